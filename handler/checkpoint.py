@@ -1,0 +1,98 @@
+"""Checkpoints: a model's weights together with what is needed to use them (architecture, labels, preprocessing).
+
+Written as safetensors with the description in the file's own metadata. Read from safetensors, or from a state dict that
+``torch.save`` wrote, with ``weights_only=True``: a pickle that would run code is refused.
+"""
+
+import json
+import os
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from handler.errors import ModelError
+from handler.preprocess import Preprocessing
+
+_WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+)  # keys under which training loops store the weights
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights and what they say of themselves; a plain state dict says nothing."""
+
+    architecture: str | None  # a torchvision registry name
+    labels: list[str] | None  # one per class, in the order of the scores
+    preprocessing: Preprocessing | None
+    state: dict[str, torch.Tensor]
+    notes: dict[str, str] = field(default_factory=dict)  # seed, accuracy and the like
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes safetensors, whole or not at all."""
+    metadata = dict(checkpoint.notes)
+    if checkpoint.architecture:
+        metadata["architecture"] = checkpoint.architecture
+    if checkpoint.labels:
+        metadata["labels"] = json.dumps(checkpoint.labels)
+    if checkpoint.preprocessing:
+        metadata["preprocessing"] = checkpoint.preprocessing.to_json()
+    unfinished = path.with_name(path.name + ".part")
+    save_file({name: value.contiguous() for name, value in checkpoint.state.items()}, unfinished, metadata)
+    os.replace(unfinished, path)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Reads safetensors or a ``torch.save``d state dict; which one is told by the content, not by the name.
+
+    Raises:
+        ModelError: no such file, neither format, or a pickle that holds more than tensors.
+    """
+    if not path.is_file():
+        raise ModelError(f"checkpoint {path} does not exist")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError:
+        return Checkpoint(None, None, None, _read_state_dict(path))
+    return _described(path, state, metadata)
+
+
+def _described(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str]) -> Checkpoint:
+    architecture = metadata.pop("architecture", None)
+    labels, preprocessing = metadata.pop("labels", None), metadata.pop("preprocessing", None)
+    try:
+        return Checkpoint(
+            architecture,
+            json.loads(labels) if labels else None,
+            Preprocessing.from_json(preprocessing) if preprocessing else None,
+            state,
+            metadata,
+        )
+    except ValueError as error:
+        raise ModelError(f"checkpoint {path} describes itself wrongly: {error}") from error
+
+
+def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"checkpoint {path} is neither safetensors nor a state dict that loads with weights_only=True; "
+            "save it with safetensors.torch.save_file(model.state_dict(), path) or torch.save(model.state_dict(), path)"
+        ) from error
+    for wrapper in _WRAPPERS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict) or not loaded or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
+        raise ModelError(f"checkpoint {path} holds no state dict (a mapping of parameter names to tensors)")
+    return {name.removeprefix("module."): value for name, value in loaded.items()}

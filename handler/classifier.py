@@ -1,0 +1,187 @@
+"""An eval-mode torchvision classifier with all it takes to use it: labels, preprocessing, layers.
+
+Built from a checkpoint; the checkpoint comes from a file or from torchvision's registry.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from handler.checkpoint import Checkpoint, read_checkpoint
+from handler.errors import ModelError
+from handler.layers import last_feature_layer, spatial_layers
+from handler.preprocess import Preprocessing
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A classifier ready to be explained."""
+
+    module: nn.Module  # eval mode, all parameters frozen
+    architecture: str
+    labels: list[str]
+    preprocessing: Preprocessing
+    layers: dict[str, tuple[int, int, int]]  # layers with maps: module path to (C, h, w)
+    default_layer: str  # the last of them that holds features
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.module.parameters()).device
+
+
+def load_classifier(
+    architecture: str | None = None,
+    *,
+    weights: str | None = None,
+    checkpoint: Path | str | None = None,
+    labels: list[str] | None = None,
+    device: str | torch.device = "cpu",
+) -> Classifier:
+    """Loads a classifier from torchvision's weights or from a checkpoint.
+
+    Args:
+        architecture: a name of torchvision's registry; may be left out if the checkpoint says it.
+        weights: "DEFAULT" or another of the architecture's weights, downloaded by torchvision.
+        checkpoint: a safetensors file or a state dict, instead of ``weights``.
+        labels: one per class; may be left out if weights or checkpoint say them.
+        device: where to put it.
+
+    Raises:
+        ModelError: anything missing, unknown or contradictory; the message says what is valid.
+    """
+    source = find_checkpoint(architecture, weights=weights, checkpoint=checkpoint, labels=labels)
+    return build_classifier(source, device)
+
+
+def find_checkpoint(
+    architecture: str | None = None,
+    *,
+    weights: str | None = None,
+    checkpoint: Path | str | None = None,
+    labels: list[str] | None = None,
+) -> Checkpoint:
+    """As ``load_classifier``, up to the complete checkpoint: architecture, labels and preprocessing are known."""
+    if (weights is None) == (checkpoint is None):
+        raise ModelError("give either weights (WEIGHTS=DEFAULT) or a checkpoint (CHECKPOINT=file)")
+    if checkpoint is not None:
+        return _complete(read_checkpoint(Path(checkpoint)), architecture, labels)
+    if architecture is None:
+        raise ModelError("weights belong to an architecture: give its name (MODEL=resnet18)")
+    return _complete(_download(architecture, str(weights)), architecture, labels)
+
+
+def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> Classifier:
+    """Builds the network of a complete checkpoint, in eval mode and frozen.
+
+    Raises:
+        ModelError: weights that do not fit the architecture or the labels, or a network without a map.
+    """
+    if checkpoint.architecture is None or checkpoint.labels is None or checkpoint.preprocessing is None:
+        raise ModelError("the checkpoint does not say its architecture, labels and preprocessing")
+    module = _build(checkpoint.architecture, num_classes=len(checkpoint.labels))
+    _load_state(module, checkpoint)
+    module = module.eval().requires_grad_(False).to(device)
+    layers = spatial_layers(module, checkpoint.preprocessing.crop_size)
+    default_layer = last_feature_layer(module, layers)
+    if default_layer is None:
+        raise ModelError(f"no layer of {checkpoint.architecture} returns a map (N, C, h, w) of more than one cell")
+    return Classifier(
+        module,
+        checkpoint.architecture,
+        checkpoint.labels,
+        checkpoint.preprocessing,
+        layers,
+        default_layer,
+    )
+
+
+def known_architectures() -> list[str]:
+    """The classifiers of torchvision's registry."""
+    names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return names
+
+
+def _builder(architecture: str) -> Callable[..., nn.Module]:
+    if architecture not in known_architectures():
+        raise ModelError(
+            f"architecture {architecture!r} is no torchvision classifier, valid are {', '.join(known_architectures())}"
+        )
+    builder: Callable[..., nn.Module] = torchvision.models.get_model_builder(architecture)
+    return builder
+
+
+def _build(architecture: str, num_classes: int) -> nn.Module:
+    options: dict[str, Any] = {"init_weights": False} if architecture in ("googlenet", "inception_v3") else {}
+    return _builder(architecture)(weights=None, num_classes=num_classes, **options)
+
+
+def _download(architecture: str, weights: str) -> Checkpoint:
+    _builder(architecture)
+    choices = torchvision.models.get_model_weights(architecture)
+    if weights not in choices.__members__:
+        raise ModelError(
+            f"weights {weights!r} do not exist for {architecture}, valid are {', '.join(choices.__members__)}"
+        )
+    chosen = choices[weights]
+    try:
+        state = chosen.get_state_dict(progress=True, check_hash=True)
+    except OSError as error:  # URLError and HTTPError are OSErrors
+        raise ModelError(
+            f"the weights of {architecture} could not be downloaded from {chosen.url} ({error}); "
+            "download the file elsewhere and give it with CHECKPOINT=file and LABELS=file"
+        ) from error
+    return Checkpoint(architecture, list(chosen.meta["categories"]), _preprocessing_of(chosen), dict(state))
+
+
+def _complete(checkpoint: Checkpoint, architecture: str | None, labels: list[str] | None) -> Checkpoint:
+    name = architecture or checkpoint.architecture
+    if name is None:
+        raise ModelError("the checkpoint does not say its architecture: give its name (MODEL=resnet18)")
+    if architecture and checkpoint.architecture and architecture != checkpoint.architecture:
+        raise ModelError(f"the checkpoint is of {checkpoint.architecture}, not of {architecture}")
+    _builder(name)
+    names = labels or checkpoint.labels
+    if not names:
+        raise ModelError("the checkpoint does not say its labels: give a file with one per line (LABELS=labels.txt)")
+    how = checkpoint.preprocessing or _preprocessing_of(torchvision.models.get_model_weights(name)["DEFAULT"])
+    return replace(checkpoint, architecture=name, labels=names, preprocessing=how)
+
+
+def _preprocessing_of(weights: Any) -> Preprocessing:
+    preset = weights.transforms()
+    return Preprocessing(
+        resize_size=preset.resize_size[0],
+        crop_size=preset.crop_size[0],
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        interpolation=preset.interpolation.value,
+    )
+
+
+def _load_state(module: nn.Module, checkpoint: Checkpoint) -> None:
+    expected = module.state_dict()
+    classes = len(checkpoint.labels or [])
+    for name, value in checkpoint.state.items():
+        if name in expected and expected[name].shape != value.shape:
+            if expected[name].shape[:1] == (classes,) and expected[name].shape[1:] == value.shape[1:]:
+                raise ModelError(
+                    f"the checkpoint's head {name!r} scores {value.shape[0]} classes, but there are {classes} labels; "
+                    "valid is one label per score"
+                )
+            raise ModelError(
+                f"the checkpoint's {name!r} has shape {tuple(value.shape)}, "
+                f"{checkpoint.architecture} wants {tuple(expected[name].shape)}"
+            )
+    missing, unexpected = module.load_state_dict(checkpoint.state, strict=False)
+    if missing or unexpected:
+        raise ModelError(
+            f"the checkpoint is not one of {checkpoint.architecture}: "
+            f"{len(missing)} weights missing ({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}), "
+            f"{len(unexpected)} unknown ({', '.join(unexpected[:3])}{', …' if len(unexpected) > 3 else ''})"
+        )

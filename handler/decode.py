@@ -1,0 +1,94 @@
+"""From the bytes of an upload to an upright RGB picture.
+
+cv2 decodes (on the formats below it gives Pillow's very pixels, and twice as fast); Pillow reads the header first, so
+that size and format are judged before a single pixel is decoded.
+
+What becomes of unusual pictures:
+
+* grey and palette pictures become RGB; of a GIF's or a TIFF's pages the first is taken;
+* transparency is dropped, as in Pillow's ``convert("RGB")``: the picture is laid over nothing, the colours stored under
+  transparent pixels show;
+* 16-bit values are scaled to 8 bits (Pillow's ``convert("RGB")`` clips 16-bit grey instead, which leaves it white);
+* a camera's EXIF orientation is applied.
+"""
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from handler.errors import BadRequest, NotAnImage, TooLarge
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+DEFAULT_MAX_PIXELS = 50_000_000
+
+# Pillow's own guard warns or raises at sizes of its choosing; max_pixels is judged here instead.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+@dataclass(frozen=True)
+class _Header:
+    format: str
+    width: int
+    height: int
+    mode: str  # Pillow's name: "L", "P", "RGB", "CMYK", …
+
+
+def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """Decodes a picture to uint8 RGB (H, W, 3), upright.
+
+    Raises:
+        NotAnImage: none of ``FORMATS``; the message names the first bytes.
+        TooLarge: more than ``max_pixels`` according to the header; nothing was decoded.
+        BadRequest: one of ``FORMATS``, but truncated or corrupt.
+    """
+    header = _read_header(data, max_pixels)
+    if header.width * header.height > max_pixels:
+        raise TooLarge(
+            f"the picture has {header.width}x{header.height} = {header.width * header.height} pixels, "
+            f"valid are at most {max_pixels}"
+        )
+    image = _decode_cmyk(data) if header.mode == "CMYK" else _decode(data)
+    if image is None:
+        raise BadRequest(f"the {header.format} picture is truncated or corrupt and cannot be decoded")
+    return image
+
+
+def _read_header(data: bytes, max_pixels: int) -> _Header:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return _Header(str(image.format), image.width, image.height, image.mode)
+    except Image.DecompressionBombError as error:
+        raise TooLarge(f"the picture has more pixels than the valid {max_pixels}") from error
+    except UnidentifiedImageError as error:
+        raise NotAnImage(
+            f"not a picture: the upload begins with the bytes {data[:8].hex(' ')} ({_printable(data[:8])}), "
+            f"valid are {', '.join(FORMATS)}"
+        ) from error
+    except Exception as error:  # Pillow's parsers raise whatever a bent header makes them stumble over
+        raise BadRequest("the picture's header is truncated or corrupt") from error
+
+
+def _printable(data: bytes) -> str:
+    return "".join(chr(byte) if 32 <= byte < 127 else "." for byte in data)
+
+
+def _decode(data: bytes) -> npt.NDArray[np.uint8] | None:
+    try:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:
+        return None
+    return None if decoded is None else np.asarray(decoded, np.uint8)
+
+
+def _decode_cmyk(data: bytes) -> npt.NDArray[np.uint8] | None:
+    """Pillow's CMYK conversion is what torchvision gets; cv2's is one grey level off."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except Exception:  # as above: a bent file, whatever Pillow calls it
+        return None

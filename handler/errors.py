@@ -1,0 +1,61 @@
+"""Everything that can be wrong, as one tree.
+
+    ServiceError
+    ├── RequestError            one row's mistake: becomes that row's answer, its neighbours are untouched
+    │   ├── BadRequest          400  cannot be parsed, or out of range
+    │   ├── NotFound            404  a path below the model's own that nothing answers at
+    │   ├── TooLarge            413  too many bytes or pixels, or an answer too large to send
+    │   ├── NotAnImage          415  not a picture
+    │   └── Unprocessable       422  a picture the model cannot take, or an option the architecture does not have
+    └── ModelError              the model, its weights or its settings: told at start-up or export, never per row
+
+Messages say what was wrong and what is valid. They go into the body only: the reason phrase is a fixed ASCII word,
+because TorchServe's wire format breaks on anything else.
+"""
+
+
+class ServiceError(Exception):
+    """Base of all errors that this project raises on purpose."""
+
+
+class ModelError(ServiceError):
+    """The model, its weights, labels or settings cannot be used; the message says why and what would do."""
+
+
+class RequestError(ServiceError):
+    """One row cannot be answered as asked."""
+
+    status: int = 400  # HTTP status of the row
+    phrase: str = "Bad Request"  # ASCII, fixed; never anything a client sent
+
+
+class BadRequest(RequestError):
+    """The row cannot be parsed, or one of its options is unknown or out of range."""
+
+
+class TooLarge(RequestError):
+    """The upload has too many bytes or pixels, or the answer would be too large to send."""
+
+    status = 413
+    phrase = "Content Too Large"
+
+
+class NotAnImage(RequestError):
+    """The upload is not a picture that can be decoded."""
+
+    status = 415
+    phrase = "Unsupported Media Type"
+
+
+class Unprocessable(RequestError):
+    """The model cannot take this picture, or its architecture lacks what the option asks for."""
+
+    status = 422
+    phrase = "Unprocessable Content"
+
+
+class NotFound(RequestError):
+    """A path below the model's own that nothing answers at."""
+
+    status = 404
+    phrase = "Not Found"

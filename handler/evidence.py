@@ -1,0 +1,86 @@
+"""What an engine is asked for and what it finds: plain arrays that every method of ``cam.py`` can combine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+
+TOP = -1  # as a target: the class with the highest score
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Which evidence is wanted beside the scores. Rows with equal needs can share a pass."""
+
+    layers: tuple[str, ...] = ()  # module paths whose activation and gradient are wanted
+    guided: bool = False  # the guided gradient at the input
+    saliency: bool = False  # the plain gradient at the input
+
+    @property
+    def backward(self) -> bool:
+        """Whether any gradient is wanted."""
+        return bool(self.layers) or self.guided or self.saliency
+
+
+@dataclass(frozen=True)
+class LayerEvidence:
+    """What one layer returned, and the gradient of the target's score with respect to that."""
+
+    activation: Floats  # (M, C, h, w)
+    gradient: Floats  # (M, C, h, w)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Scores for N inputs and evidence for M (input, target) pairs, in the order in which they were asked for."""
+
+    logits: Floats  # (N, K)
+    input_size: tuple[int, int]  # H, W of the inputs
+    rows: Indices  # (M,) which input a pair belongs to
+    classes: Indices  # (M,) the pair's class, TOP resolved
+    layers: dict[str, LayerEvidence] = field(default_factory=dict)
+    guided: Floats | None = None  # (M, 3, H, W)
+    saliency: Floats | None = None  # (M, 3, H, W)
+    coverage: str | None = None  # "57 of 57 activations" of the guided gradient
+    infer_ms: float = 0.0
+    explain_ms: float = 0.0
+
+
+class Engine(Protocol):
+    """Computes evidence. One verb, no per-request state."""
+
+    name: str  # as the answer reports it: "torch" or "onnx"
+
+    def run(self, inputs: Floats, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
+        """Scores ``inputs`` and gathers evidence for each row's targets.
+
+        Args:
+            inputs: (N, 3, H, W), normalised.
+            targets: for each of the N rows, class indices or ``TOP``.
+            needs: the evidence wanted.
+
+        Raises:
+            Unprocessable: the model has no such evidence.
+        """
+        ...
+
+
+def softmax(logits: Floats) -> Floats:
+    """Probabilities along the last axis, in float64 inside so that they add up to 1."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), np.float32)
+
+
+def resolve_pairs(targets: Sequence[Sequence[int]], logits: Floats) -> tuple[Indices, Indices]:
+    """Flattens per-row targets to (rows, classes), with ``TOP`` replaced by the row's best class."""
+    best = logits.argmax(axis=1)
+    pairs = [
+        (row, int(best[row]) if target == TOP else target) for row, wanted in enumerate(targets) for target in wanted
+    ]
+    flat = np.array(pairs, np.int64).reshape(-1, 2)
+    return flat[:, 0], flat[:, 1]

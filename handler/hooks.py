@@ -1,0 +1,38 @@
+"""Registered hooks that keep what layers return, and leave the model as it was."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def captured(module: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
+    """Keeps what the named layers return during a forward pass inside the block.
+
+    The rest of the network continues on a clone, so that an in-place activation behind the layer cannot rewrite what
+    was kept. Where no gradient flows into a layer, the kept tensor becomes a leaf: the backward pass ends there.
+    All hooks are removed on leaving, whatever happened. Of a layer that runs several times, the last run is kept.
+
+    Args:
+        module: the network.
+        layers: module paths as in ``module.named_modules()``.
+
+    Yields:
+        Filled by the forward pass: path to activation, as the module returned it, requiring gradients.
+    """
+    kept: dict[str, torch.Tensor] = {}
+
+    def keep(path: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+            kept[path] = output if output.requires_grad else output.detach().requires_grad_()
+            return kept[path].clone()
+
+        return hook
+
+    with ExitStack() as stack:
+        for path in dict.fromkeys(layers):
+            stack.callback(module.get_submodule(path).register_forward_hook(keep(path)).remove)
+        yield kept

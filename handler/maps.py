@@ -1,0 +1,84 @@
+"""From evidence to the maps of one explanation, at the size that was asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from handler.cam import METHODS
+from handler.evidence import Evidence, Floats, Needs
+from handler.scaling import combine, scale
+
+
+@dataclass(frozen=True)
+class Map:
+    """One map of one explanation."""
+
+    values: Floats  # (h, w) on [0, 1] for gradcam, (H, W, 3) signed and unscaled for the others
+    maximum: (
+        float | list[float]
+    )  # of the unscaled map, a list for several layers; of the absolute values without a layer
+    degenerate: bool  # no positive evidence (gradcam), or no gradient at all
+    coverage: str | None = None  # of guided maps: how many of the network's activations were guided
+
+
+def needs_of(maps: Sequence[str], layers: Sequence[str]) -> Needs:
+    """The evidence that these maps are made of."""
+    return Needs(
+        layers=tuple(layers) if {"gradcam", "guided_gradcam"} & set(maps) else (),
+        guided=bool({"guided_backprop", "guided_gradcam"} & set(maps)),
+        saliency="saliency" in maps,
+    )
+
+
+def make_maps(evidence: Evidence, pair: int, maps: Sequence[str], method: str, *, at_layer: bool) -> dict[str, Map]:
+    """Makes the maps of one (input, target) pair.
+
+    Args:
+        evidence: with all that ``needs_of(maps, …)`` names.
+        pair: index into the evidence's pairs.
+        maps: names out of ``options.MAPS``.
+        method: name of a formula in ``cam.METHODS``.
+        at_layer: leave gradcam at the layer's own few cells, instead of the input's size.
+
+    Returns:
+        Name to map, in the order of ``maps``.
+    """
+    unscaled = [
+        METHODS[method].formula(layer.activation[pair : pair + 1], layer.gradient[pair : pair + 1])[0]
+        for layer in evidence.layers.values()
+    ]
+    made: dict[str, Map] = {}
+    for name in maps:
+        if name == "gradcam":
+            made[name] = _cam(unscaled, *(unscaled[0].shape if at_layer else evidence.input_size))
+        elif name == "guided_backprop":
+            made[name] = _pixels(evidence.guided, pair, evidence.coverage)
+        elif name == "guided_gradcam":
+            made[name] = _guided_cam(evidence, pair, unscaled)
+        else:
+            made[name] = _pixels(evidence.saliency, pair, None)
+    return made
+
+
+def _cam(unscaled: list[Floats], height: int, width: int) -> Map:
+    maxima = [float(values.max()) for values in unscaled]
+    alone = len(unscaled) == 1
+    values = scale(unscaled[0]) if alone and unscaled[0].shape == (height, width) else combine(unscaled, height, width)
+    return Map(values, maxima[0] if alone else maxima, degenerate=max(maxima) <= 0)
+
+
+def _pixels(gradients: Floats | None, pair: int, coverage: str | None) -> Map:
+    if gradients is None:
+        raise ValueError("the evidence lacks the gradient at the input")
+    values = np.ascontiguousarray(gradients[pair].transpose(1, 2, 0))
+    largest = float(np.abs(values).max())
+    return Map(values, largest, degenerate=largest == 0, coverage=coverage)
+
+
+def _guided_cam(evidence: Evidence, pair: int, unscaled: list[Floats]) -> Map:
+    guided = _pixels(evidence.guided, pair, evidence.coverage)
+    cam = _cam(unscaled, *guided.values.shape[:2])
+    values = guided.values * cam.values[:, :, None]
+    largest = float(np.abs(values).max())
+    return Map(values, largest, degenerate=largest == 0, coverage=evidence.coverage)

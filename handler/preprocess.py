@@ -1,0 +1,125 @@
+"""From a decoded picture to what the network sees, exactly as torchvision's own ``weights.transforms()`` does it.
+
+Resizing is Pillow's antialiased filter, the very function torchvision calls, so that the result equals torchvision's to
+the last bit; ``cv2.resize`` has no antialiased filter and would be several grey levels off.
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+_WIDEST_WHOLE_RESIZE = 8  # longer sides than 8:1 are resized inside the crop only: 1x30000 would become 256x7680000
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a set of weights wants done to a picture: resize the shorter side, crop the centre, scale, normalise."""
+
+    resize_size: int  # pixels of the shorter side after resizing
+    crop_size: int  # side of the square centre crop in pixels; not above resize_size
+    mean: tuple[float, ...]  # per RGB channel, of values in [0, 1]
+    std: tuple[float, ...]  # per RGB channel, of values in [0, 1]
+    interpolation: str = "bilinear"  # "nearest", "bilinear" or "bicubic"
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in _FILTERS:
+            raise ValueError(f"interpolation {self.interpolation!r} is not one of {', '.join(_FILTERS)}")
+        if not 0 < self.crop_size <= self.resize_size:
+            raise ValueError(f"crop_size {self.crop_size} is not between 1 and resize_size {self.resize_size}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(f"mean {self.mean} and std {self.std} must be three numbers each, std above 0")
+
+    def normalise(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Scales uint8 RGB (H, W, 3) to [0, 1] and normalises it to float32 (3, H, W)."""
+        scaled = image.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+        mean = np.asarray(self.mean, np.float32)[:, None, None]
+        std = np.asarray(self.std, np.float32)[:, None, None]
+        return np.ascontiguousarray((scaled - mean) / std)
+
+    def describe(self) -> str:
+        """The steps in words, for people."""
+        return (
+            f"shorter side resized to {self.resize_size} ({self.interpolation}, antialiased), centre crop of "
+            f"{self.crop_size}x{self.crop_size}, values in [0, 1] minus {list(self.mean)}, divided by {list(self.std)}"
+        )
+
+    def to_json(self) -> str:
+        """The fields as one JSON object; ``from_json`` reads it back."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Preprocessing":
+        """Reads what ``to_json`` wrote.
+
+        Raises:
+            ValueError: not JSON, or fields missing, unknown or out of range.
+        """
+        values = json.loads(text)
+        known = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or not {"resize_size", "crop_size", "mean", "std"} <= set(values) <= known:
+            raise ValueError(f"preprocessing must be an object with the fields {sorted(known)}, not {text[:200]}")
+        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+
+@dataclass(frozen=True)
+class View:
+    """How the network's crop lies in the upload, both in pixels of the upright, decoded picture."""
+
+    image: tuple[int, int]  # height, width of the upload
+    crop: tuple[float, float, float, float]  # top, left, bottom, right; fractions where resizing makes them so
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the JSON answer has it."""
+        return {"image": list(self.image), "crop": [round(edge, 3) for edge in self.crop]}
+
+
+@dataclass(frozen=True)
+class Input:
+    """One picture, ready for the network."""
+
+    tensor: npt.NDArray[np.float32]  # (3, crop, crop), normalised
+    picture: npt.NDArray[np.uint8]  # (crop, crop, 3) RGB: the same crop, for people
+    view: View
+
+
+def preprocess(image: npt.NDArray[np.uint8], how: Preprocessing) -> Input:
+    """Resizes, crops and normalises uint8 RGB (H, W, 3) of any size from one pixel up."""
+    height, width = image.shape[:2]
+    resized_height, resized_width = _resized(height, width, how.resize_size)
+    top = round((resized_height - how.crop_size) / 2.0)  # round half to even, as torchvision's center_crop
+    left = round((resized_width - how.crop_size) / 2.0)
+    down, right = height / resized_height, width / resized_width  # upload pixels per resized pixel
+    crop = (top * down, left * right, (top + how.crop_size) * down, (left + how.crop_size) * right)
+    picture = _resize_and_crop(image, how, (resized_height, resized_width), (top, left), crop)
+    return Input(how.normalise(picture), picture, View((height, width), crop))
+
+
+def _resized(height: int, width: int, shorter: int) -> tuple[int, int]:
+    if height <= width:
+        return shorter, int(shorter * width / height)
+    return int(shorter * height / width), shorter
+
+
+def _resize_and_crop(
+    image: npt.NDArray[np.uint8],
+    how: Preprocessing,
+    resized: tuple[int, int],
+    corner: tuple[int, int],
+    crop: tuple[float, float, float, float],
+) -> npt.NDArray[np.uint8]:
+    upload, side, method = Image.fromarray(image), how.crop_size, _FILTERS[how.interpolation]
+    if max(resized) > _WIDEST_WHOLE_RESIZE * min(resized):
+        height, width = image.shape[:2]
+        box = (crop[1], crop[0], min(crop[3], width), min(crop[2], height))
+        return np.asarray(upload.resize((side, side), method, box=box))
+    whole = upload.resize((resized[1], resized[0]), method)
+    return np.asarray(whole.crop((corner[1], corner[0], corner[1] + side, corner[0] + side)))

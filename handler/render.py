@@ -1,0 +1,66 @@
+"""Draws maps as pictures. The overlay and the guided pictures equal pytorch-grad-cam's, pixel by pixel."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from handler.evidence import Floats
+from handler.options import COLORMAPS
+
+Picture = npt.NDArray[np.uint8]  # (H, W, 3) RGB
+
+_CAPTION_HEIGHT = 22  # pixels
+_GAP = 4  # pixels between the panels of a sheet
+
+
+def overlay(picture: Picture, values: Floats, image_weight: float, colormap: str) -> Picture:
+    """Blends a map into a picture, as pytorch-grad-cam's ``show_cam_on_image`` does.
+
+    ``(1 - w) · heat + w · picture`` on [0, 1], divided by its maximum.
+
+    Args:
+        picture: uint8 RGB (H, W, 3).
+        values: (H, W) on [0, 1].
+        image_weight: w, 0 to 1.
+        colormap: a name out of ``COLORMAPS``.
+    """
+    heat = cv2.applyColorMap(np.uint8(255 * values), COLORMAPS[colormap])  # type: ignore[call-overload]
+    heat = np.float32(cv2.cvtColor(heat, cv2.COLOR_BGR2RGB)) / 255
+    blended = (1 - image_weight) * heat + image_weight * (np.float32(picture) / 255)
+    brightest = blended.max()
+    return np.asarray(255 * (blended / brightest if brightest > 0 else blended), np.uint8)
+
+
+def deprocess(values: Floats) -> Picture:
+    """Makes a picture of a signed gradient (H, W, 3), as pytorch-grad-cam's ``deprocess_image`` does.
+
+    Standardised (``1e-5`` is added to the deviation), times 0.1, plus 0.5, clipped to [0, 1]. All-zero is mid grey.
+    """
+    standardised = (values - np.mean(values)) / (np.std(values) + 1e-5)
+    return np.asarray(np.clip(standardised * 0.1 + 0.5, 0, 1) * 255, np.uint8)
+
+
+def sheet(rows: Sequence[Sequence[tuple[str, Picture]]]) -> Picture:
+    """Lays out captioned pictures, one row per explanation, on white."""
+    return np.vstack([np.hstack([_panel(caption, picture) for caption, picture in row]) for row in rows])
+
+
+def encode_png(picture: npt.NDArray[np.uint8]) -> bytes:
+    """PNG bytes of an RGB or RGBA picture."""
+    code = cv2.COLOR_RGBA2BGRA if picture.shape[2] == 4 else cv2.COLOR_RGB2BGR
+    done, data = cv2.imencode(".png", cv2.cvtColor(picture, code), [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    if not done:
+        raise RuntimeError("PNG encoding failed")
+    return data.tobytes()
+
+
+def _panel(caption: str, picture: Picture) -> Picture:
+    height, width = picture.shape[:2]
+    panel = np.full((height + _CAPTION_HEIGHT + _GAP, width + _GAP, 3), 255, np.uint8)
+    panel[_CAPTION_HEIGHT : _CAPTION_HEIGHT + height, :width] = picture
+    text = caption.encode("ascii", "replace").decode()
+    scale = min(0.45, 0.45 * width / max(1, cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)[0][0]))
+    cv2.putText(panel, text, (1, 15), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
+    return panel

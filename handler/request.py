@@ -1,0 +1,149 @@
+"""From one TorchServe row to the picture's bytes and the options.
+
+Three forms are understood: multipart with the picture in ``data``, ``body`` or ``image`` and the options as further
+parts; the picture alone as the body, with the options as ``X-Explain-<Option>`` headers; JSON with the picture in
+base64.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from handler.errors import BadRequest
+from handler.options import Options, parse_options
+
+IMAGE_FIELDS = ("data", "body", "image")
+_HEADER_PREFIX = "x-explain-"
+_FORMS = (
+    "post the picture with curl -F data=@cat.jpg, with curl -T cat.jpg, "
+    'or as JSON {"image": "<base64>", "target": "tabby"}'
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One row, parsed but not yet checked against the model."""
+
+    image: bytes  # the encoded picture
+    options: Options
+    accept: str  # "application/json" or "image/png"
+
+
+@dataclass(frozen=True)
+class Headers:
+    """A row's headers, looked up without regard to case.
+
+    TorchServe mixes the multipart parts' own headers into the same mapping, as dictionaries under the part's name; only
+    text counts here, so that a part named "Accept" changes nothing.
+    """
+
+    values: Mapping[str, Any]
+
+    def get(self, name: str) -> str | None:
+        """The value of a header, or None."""
+        return next((v for k, v in self.values.items() if k.lower() == name and isinstance(v, str)), None)
+
+    def options(self) -> dict[str, str]:
+        """The ``X-Explain-<Option>`` headers, by option name."""
+        return {
+            key.lower().removeprefix(_HEADER_PREFIX).replace("-", "_"): value
+            for key, value in self.values.items()
+            if key.lower().startswith(_HEADER_PREFIX) and isinstance(value, str)
+        }
+
+
+def parse_row(row: Mapping[str, Any], headers: Headers, defaults: Options) -> Request:
+    """Reads one row of what TorchServe hands to a handler.
+
+    Args:
+        row: part name to bytes, text or parsed JSON.
+        headers: of the same row.
+        defaults: for the options that are not given.
+
+    Raises:
+        BadRequest: no picture, bad base64, malformed JSON, an unknown option or a bad value.
+    """
+    given: dict[str, Any] = dict(headers.options())
+    fields = dict(row)
+    if set(fields) == {"body"}:
+        body = _json_body(fields["body"], headers)
+        if isinstance(body, str):  # text/*: no picture, but its bytes shall be named
+            body = body.encode()
+        if not isinstance(body, (bytes, bytearray, dict)):
+            raise BadRequest(f"a JSON request must be an object with the picture in base64 under image; {_FORMS}")
+        fields = body if isinstance(body, dict) else {"body": body}
+    image = _take_image(fields)
+    given.update(fields)
+    return Request(image, parse_options(given, defaults), accepted(headers.get("accept")))
+
+
+def _json_body(body: Any, headers: Headers) -> Any:
+    """TorchServe parses JSON itself, but hands over the bytes if it cannot, or if no header says that it is JSON."""
+    if not isinstance(body, (bytes, bytearray)):
+        return body
+    declared = "json" in (headers.get("content-type") or "").lower()
+    if not declared and not bytes(body[:64]).lstrip().startswith(b"{"):
+        return body
+    try:
+        return json.loads(bytes(body))
+    except RecursionError as error:
+        raise BadRequest("malformed JSON: nested too deeply") from error
+    except ValueError as error:  # also bytes that are not UTF-8
+        raise BadRequest(f"malformed JSON: {str(error)[:200]}") from error
+
+
+def _take_image(fields: dict[str, Any]) -> bytes:
+    """Takes the picture out of the fields; what is left are options."""
+    present = [name for name in IMAGE_FIELDS if name in fields]
+    if len(present) != 1:
+        found = f"the fields {', '.join(present)} all hold one" if present else "there is none"
+        raise BadRequest(f"one picture is needed under one of {', '.join(IMAGE_FIELDS)}, but {found}; {_FORMS}")
+    value = fields.pop(present[0])
+    if isinstance(value, dict) and set(value) == {"b64"}:
+        value = value["b64"]
+    if isinstance(value, str):
+        value = _from_base64(value)
+    if not isinstance(value, (bytes, bytearray)):
+        raise BadRequest(f"{present[0]} must hold a picture or its base64 text; {_FORMS}")
+    if not value:
+        raise BadRequest(f"the picture is empty; {_FORMS}")
+    return bytes(value)
+
+
+def _from_base64(text: str) -> bytes:
+    prefix, comma, rest = text.partition(",")
+    encoded = rest if comma and prefix.startswith("data:") else text
+    try:
+        return base64.b64decode("".join(encoded.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadRequest(
+            f"the picture is text and not valid base64 ({error}); valid is the base64 of a picture file"
+        ) from error
+
+
+def accepted(header: str | None) -> str:
+    """The form of the answer for an ``Accept`` header: ``image/png`` if it is preferred to JSON, else JSON."""
+    quality = {"application/json": 0.0, "image/png": 0.0}
+    for item in (header or "*/*").lower().split(","):
+        media, *parameters = (part.strip() for part in item.split(";"))
+        weight = _quality(parameters)
+        if media in quality:
+            quality[media] = weight
+        elif media in ("*/*", "application/*"):
+            quality["application/json"] = max(quality["application/json"], weight)
+        elif media == "image/*":
+            quality["image/png"] = max(quality["image/png"], weight)
+    return "image/png" if quality["image/png"] > quality["application/json"] else "application/json"
+
+
+def _quality(parameters: list[str]) -> float:
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                return float(parameter[2:])
+            except ValueError:
+                return 0.0
+    return 1.0

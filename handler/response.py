@@ -1,0 +1,90 @@
+"""One row's result as the content of its answer: the JSON object, or all its pictures on one sheet."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from handler.canvas import Canvas, draw_map, encode_map
+from handler.evidence import Evidence, Floats, softmax
+from handler.maps import Map
+from handler.model_card import ModelCard
+from handler.render import Picture, sheet
+
+DEFAULT_TOP_K = 5
+_PANELS = {  # in the order of the sheet
+    "gradcam": "Grad-CAM",
+    "guided_gradcam": "guided Grad-CAM",
+    "guided_backprop": "guided backprop",
+    "saliency": "saliency",
+}
+
+
+@dataclass(frozen=True)
+class Explained:
+    """The maps of one of the row's targets."""
+
+    pair: int  # index into the evidence's pairs
+    maps: dict[str, Map]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found for one row."""
+
+    evidence: Evidence
+    row: int  # of the evidence's inputs
+    explained: list[Explained]  # one per target; none for a prediction only
+    canvas: Canvas
+
+    @property
+    def probabilities(self) -> Floats:
+        """(K,), softmax of the row's logits."""
+        return softmax(self.evidence.logits[self.row])
+
+
+def describe_result(result: Result, card: ModelCard, engine: str) -> dict[str, Any]:
+    """The JSON answer, timings aside."""
+    layers = list(result.evidence.layers)
+    probabilities = result.probabilities
+    return {
+        "model": card.summary(engine),
+        "predictions": _predictions(probabilities, card, result.canvas.options.top_k or DEFAULT_TOP_K),
+        "explanations": [
+            {
+                "target": _target(result.evidence, one.pair, probabilities, card),
+                "method": result.canvas.options.method if layers else None,
+                "layer": layers[0] if len(layers) == 1 else layers or None,
+                "maps": {name: encode_map(name, values, result.canvas) for name, values in one.maps.items()},
+            }
+            for one in result.explained
+        ],
+        "view": result.canvas.seen.view.to_dict(),
+    }
+
+
+def draw_sheet(result: Result, card: ModelCard) -> Picture:
+    """One row of captioned pictures per target, what the network saw first; all at the size it saw."""
+    canvas = replace(result.canvas, upload=None)
+    rows = []
+    for one in result.explained:
+        target = _target(result.evidence, one.pair, result.probabilities, card)
+        row = [(f"{target['label']} {target['probability']:.2f}", canvas.seen.picture)]
+        row += [(_PANELS[name], draw_map(name, one.maps[name], canvas)) for name in _PANELS if name in one.maps]
+        rows.append(row)
+    return sheet(rows)
+
+
+def _predictions(probabilities: Floats, card: ModelCard, top_k: int) -> list[dict[str, Any]]:
+    best = np.argsort(-probabilities, kind="stable")[:top_k]
+    return [{"index": int(i), "label": card.labels[i], "probability": float(probabilities[i])} for i in best]
+
+
+def _target(evidence: Evidence, pair: int, probabilities: Floats, card: ModelCard) -> dict[str, Any]:
+    index = int(evidence.classes[pair])
+    return {
+        "index": index,
+        "label": card.labels[index],
+        "logit": float(evidence.logits[evidence.rows[pair], index]),
+        "probability": float(probabilities[index]),
+    }

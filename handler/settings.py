@@ -1,0 +1,40 @@
+"""The ``explain`` section of ``model-config.yaml``: defaults for clients, and limits."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from handler.decode import DEFAULT_MAX_PIXELS
+from handler.errors import BadRequest, ModelError
+from handler.options import Options, parse_options
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the operator decides."""
+
+    defaults: Options = Options()  # for what a request does not say
+    max_pixels: int = DEFAULT_MAX_PIXELS  # of an upload, judged by its header
+    max_answer_bytes: int = 16_000_000  # per row; below config.properties' max_response_size, which kills the worker
+    threads: int = 0  # of the worker's engine; 0 is one per core
+
+
+def read_settings(section: Mapping[str, Any] | None) -> Settings:
+    """Reads the section as YAML gave it.
+
+    Raises:
+        ModelError: an unknown key or a value of the wrong kind; the message lists what is valid.
+    """
+    values = dict(section or {})
+    known = [field.name for field in fields(Settings)]
+    unknown = [str(key) for key in values if key not in known]
+    if unknown:
+        raise ModelError(f"model-config.yaml: explain.{unknown[0]} does not exist, valid are {', '.join(known)}")
+    try:
+        defaults = parse_options(dict(values.pop("defaults", None) or {}), Options())
+    except (BadRequest, TypeError, ValueError) as error:
+        raise ModelError(f"model-config.yaml: explain.defaults: {error}") from error
+    for key, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < (0 if key == "threads" else 1):
+            raise ModelError(f"model-config.yaml: explain.{key} must be a whole number above 0, not {value!r}")
+    return Settings(defaults=defaults, **values)
