@@ -3,7 +3,9 @@
 The boxes of the drawn objects are known, so that it can be measured where a map lies.
 """
 
+import argparse
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -150,3 +152,20 @@ def _contrasting_colour(
 def _fill(image: np.ndarray, contours: list[np.ndarray], colour: tuple[float, ...]) -> None:
     fixed = [np.round(contour * (1 << _SUBPIXEL_BITS)).astype(np.int32) for contour in contours]
     cv2.fillPoly(image, fixed, colour, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+
+def main() -> None:
+    """The command line: draws one picture, ``python -m examples.shapes.draw --help``."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("labels", nargs="+", choices=LABELS, metavar="LABEL", help=", ".join(LABELS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--side", type=int, default=480, help="pixels (default: %(default)s)")
+    parser.add_argument("--output", type=Path, required=True, help="a .jpg or .png file")
+    options = parser.parse_args()
+    picture = draw(np.random.default_rng(options.seed), options.labels, options.side)
+    if not cv2.imwrite(str(options.output), cv2.cvtColor(picture.image, cv2.COLOR_RGB2BGR)):
+        parser.error(f"{options.output} cannot be written")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,8 +2,9 @@
 
     python -m examples.shapes.train          # writes shapes.safetensors beside this file
 
-The network sees small pictures first, with objects of the same size in pixels, and the served size last: that takes
-half the time of the served size throughout.
+The network sees small pictures first, with objects of the same size in pixels, and the served size last: that takes a
+quarter of the time of the served size throughout. That is 352 rather than the usual 224, because the map has a
+cell every 32 pixels and the smallest objects are a sixth of the side: at 224 a cell is as large as they are.
 """
 
 import argparse
@@ -47,9 +48,11 @@ class Phase:
     highest_rate: float  # learning rate at the top of the one-cycle schedule
 
 
-SCHEDULE = (
-    Phase(side=112, sizes=(2 * SIZES[0], 0.9), pictures=80_000, highest_rate=3e-3),
-    Phase(side=224, sizes=SIZES, pictures=40_000, highest_rate=1.5e-3),
+SIDE = PREPROCESSING.crop_size
+SCHEDULE = (  # objects of the same sizes in pixels throughout; the share of background grows
+    Phase(side=128, sizes=(SIZES[0] * SIDE / 128, 0.9), pictures=140_000, highest_rate=1.2e-2),
+    Phase(side=224, sizes=(SIZES[0] * SIDE / 224, 0.75), pictures=40_000, highest_rate=6e-3),
+    Phase(side=SIDE, sizes=SIZES, pictures=16_000, highest_rate=2e-3),
 )
 
 
@@ -85,18 +88,20 @@ def train(seed: int, schedule: tuple[Phase, ...] = SCHEDULE) -> nn.Module:
     for phase in schedule:
         _train_phase(model, phase, seed, start=drawn)
         drawn += phase.pictures
-    return model.eval()
+    return model.eval().to(memory_format=torch.contiguous_format)
 
 
 def _train_phase(model: nn.Module, phase: Phase, seed: int, start: int) -> None:
     drawings = Drawings(TRAIN, seed, start, phase.pictures, phase.side, phase.sizes)
     loader = DataLoader(drawings, batch_size=64, num_workers=1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=phase.highest_rate, weight_decay=0.02)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=phase.highest_rate, total_steps=len(loader))
-    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=phase.highest_rate, betas=(0.9, 0.95), weight_decay=0.02)
+    rate = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=phase.highest_rate, total_steps=len(loader), pct_start=0.1
+    )
+    model.train().to(memory_format=torch.channels_last)  # a sixth faster on CPUs
     right = 0.0
     for images, targets in (bar := tqdm(loader, desc=f"train at {phase.side} px", unit="batch")):
-        logits = model(images)
+        logits = model(images.contiguous(memory_format=torch.channels_last))
         loss = nn.functional.cross_entropy(logits, targets)
         optimizer.zero_grad()
         loss.backward()

@@ -1,0 +1,73 @@
+# Everything a newcomer, an operator and CI do with this project. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+
+# What is packed and exported: the embedded model, unless MODEL, WEIGHTS or CHECKPOINT say otherwise.
+NAME   ?= shufflenet_cam
+MODEL  ?=
+WEIGHTS ?=
+LABELS ?=
+CHECKPOINT ?= $(if $(MODEL)$(WEIGHTS),,examples/shapes/shapes.safetensors)
+SOURCE := $(if $(MODEL),--model $(MODEL)) $(if $(WEIGHTS),--weights $(WEIGHTS)) \
+          $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(if $(LABELS),--labels $(LABELS))
+CONFIG ?= config.properties
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check test demo archive export serve stop train localisation lock clean
+
+help: ## list the targets
+	@echo "make TARGET [VARIABLE=value …]"
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 16
+	@echo
+	@echo "archive and export take MODEL=resnet18 WEIGHTS=DEFAULT, or CHECKPOINT=file LABELS=file, and NAME=name;"
+	@echo "by default they take the embedded model. serve takes NAME and CONFIG."
+
+setup: $(READY) ## build the environment in .venv (about 6 GB, a few minutes)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' \
+	    || { echo "error: Python 3.11 or newer is needed; name one with PYTHON=python3.11"; exit 1; }
+	@echo "building the environment in $(VENV): about 6 GB, a few minutes"
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@# without its dependencies: it wants the GUI build of cv2, which would replace the headless one
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps grad-cam==1.5.7
+	@touch $@
+
+check: $(READY) ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+test: $(READY) ## all tests, the real server among them
+	$(PY) -m pytest
+
+demo: $(READY) archive ## pack, serve, post two pictures, show what comes back, stop
+	$(PY) -m examples.demo --model $(NAME)
+
+archive: $(READY) ## write model_store/NAME.mar for TorchServe
+	$(PY) -m export archive --name $(NAME) $(SOURCE)
+
+export: $(READY) ## write model_store/NAME.onnx for ONNX Runtime, verified against PyTorch
+	$(PY) -m export prediction --name $(NAME) $(SOURCE)
+
+serve: $(READY) ## start TorchServe with model_store/NAME.mar and wait until it answers
+	$(PY) -m deploy.local_server start --config $(CONFIG) --model $(NAME)
+
+stop: $(READY) ## stop the server that `make serve` started
+	$(PY) -m deploy.local_server stop --config $(CONFIG)
+
+train: $(READY) ## train the embedded model anew (half an hour on two cores)
+	$(PY) -m examples.shapes.train
+
+localisation: $(READY) ## measure where the embedded model's maps lie on 500 two-object pictures
+	$(PY) -m examples.shapes.localisation
+
+lock: $(READY) ## write the exact versions of the present environment to constraints.txt
+	$(PY) -m pip freeze --exclude-editable --exclude grad-cam | grep -v '^-e' > constraints.txt
+
+clean: ## remove what the targets above wrote, but not .venv
+	rm -rf build dist out logs *.egg-info .mypy_cache .ruff_cache .pytest_cache model_store/*.mar model_store/*.onnx

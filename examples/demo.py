@@ -1,0 +1,69 @@
+"""Serves the packed model, posts two pictures and shows what comes back: ``make demo``.
+
+The second picture holds two objects of different classes and is explained for each of them.
+"""
+
+import argparse
+import base64
+import json
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from deploy.local_server import LocalServer, ServerError, temporary_server
+
+PICTURES = {"one": "top", "two": "heart,arrow"}  # file in examples/shapes to target
+_FOLDER = Path(__file__).parent / "shapes"
+
+
+def post(server: LocalServer, picture: Path, target: str, accept: str) -> bytes:
+    """Posts a picture as the body, with the options as headers, and returns the answer's body."""
+    headers = {"X-Explain-Target": target, "Accept": accept, "Content-Type": "image/jpeg"}
+    address = f"{server.address}/predictions/{server.model}"
+    request = urllib.request.Request(address, data=picture.read_bytes(), headers=headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        body: bytes = answer.read()
+    return body
+
+
+def explain(server: LocalServer, name: str, target: str, output: Path) -> None:
+    """Posts one picture twice, for JSON and for the sheet, writes both and the single maps, and prints what it says."""
+    picture = _FOLDER / f"{name}.jpg"
+    print(f"\nposting {picture} with target {target}")
+    answer: dict[str, Any] = json.loads(post(server, picture, target, "application/json"))
+    for prediction in answer["predictions"][:3]:
+        print(f"  {prediction['probability']:6.3f}  {prediction['label']}")
+    (output / f"{name}.json").write_text(json.dumps(answer, indent=1), encoding="utf-8")
+    written = [f"{name}.json", f"{name}.png"]
+    (output / f"{name}.png").write_bytes(post(server, picture, target, "image/png"))
+    for explanation in answer["explanations"]:
+        for kind, one in explanation["maps"].items():
+            written.append(f"{name}-{explanation['target']['label']}-{kind}.png")
+            (output / written[-1]).write_bytes(base64.b64decode(one["data"]))
+    print("  wrote", ", ".join(str(output / file) for file in written))
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="shufflenet_cam", help="archive in the model store (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("out/demo"), help="folder (default: %(default)s)")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    print("starting TorchServe on free ports …", flush=True)
+    try:
+        with temporary_server(Path("config.properties"), options.model, options.output / "logs") as server:
+            print(f"ready: {server.address}")
+            for name, target in PICTURES.items():
+                explain(server, name, target, options.output)
+            print("\nstopping the server")
+    except ServerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"look at {options.output / 'two.png'}: each row is the evidence for one of the two objects")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""The command line, ``python -m export --help``. Each command imports only what it needs; ``predict`` no torch."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from handler.errors import ServiceError
+from handler.labels import read_labels
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; mistakes are told in one line, with exit status 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except (ServiceError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m export", description="Everything that leaves Python.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    archive = commands.add_parser("archive", help="pack a classifier into a TorchServe archive")
+    _add_model(archive)
+    archive.add_argument("--version", default="1.0", help="of the model on the server")
+    archive.add_argument("--config", type=Path, help="model-config.yaml to pack (default: handler/model-config.yaml)")
+    archive.set_defaults(command=_archive)
+    prediction = commands.add_parser("prediction", help="write a classifier's prediction graph as ONNX")
+    _add_model(prediction)
+    prediction.set_defaults(command=_prediction)
+    predict = commands.add_parser("predict", help="predict pictures with an ONNX graph; runs without torch")
+    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    predict.add_argument("--model", type=Path, required=True, metavar="FILE.onnx")
+    predict.add_argument("--top-k", type=int, help="classes to show (default: 5, or all if there are fewer)")
+    predict.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    predict.set_defaults(command=_predict)
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="torchvision architecture, e.g. resnet18; a checkpoint may say it itself")
+    parser.add_argument("--weights", help="torchvision weights to download: DEFAULT or a name")
+    parser.add_argument("--checkpoint", type=Path, help="safetensors or state dict, instead of --weights")
+    parser.add_argument("--labels", type=Path, help="one label per line, or JSON; weights and checkpoints may say them")
+    parser.add_argument("--name", default="shufflenet_cam", help="of the model and the file (default: %(default)s)")
+    parser.add_argument("--store", type=Path, default=Path("model_store"), help="folder (default: %(default)s)")
+
+
+def _archive(options: argparse.Namespace) -> None:
+    from export.archive import DEFAULT_CONFIG, write_archive
+    from handler.classifier import find_checkpoint
+
+    labels = read_labels(options.labels) if options.labels else None
+    checkpoint = find_checkpoint(options.model, weights=options.weights, checkpoint=options.checkpoint, labels=labels)
+    path = write_archive(checkpoint, options.store, options.name, options.version, options.config or DEFAULT_CONFIG)
+    print(
+        f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB): {checkpoint.architecture}, "
+        f"{len(checkpoint.labels or [])} classes"
+    )
+
+
+def _prediction(options: argparse.Namespace) -> None:
+    from export.prediction_graph import export_prediction
+    from export.verification import table
+    from handler.classifier import load_classifier
+
+    labels = read_labels(options.labels) if options.labels else None
+    classifier = load_classifier(options.model, weights=options.weights, checkpoint=options.checkpoint, labels=labels)
+    path = options.store / f"{options.name}.onnx"
+    checks = export_prediction(classifier, path)
+    print(table(checks))
+    print(
+        f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB): {classifier.architecture}, "
+        f"{len(classifier.labels)} classes"
+    )
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from export.prediction_client import PredictionClient
+
+    client = PredictionClient(options.model)
+    top_k = options.top_k or min(5, len(client.description.labels))
+    predictions = {str(path): client.predict(path.read_bytes(), top_k) for path in options.images}
+    if options.json:
+        print(json.dumps({path: [asdict(one) for one in best] for path, best in predictions.items()}, indent=2))
+        return
+    for path, best in predictions.items():
+        print(path)
+        for one in best:
+            print(f"  {one.probability:6.3f}  {one.label}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

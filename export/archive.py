@@ -1,0 +1,82 @@
+"""Packs a classifier and this package into a TorchServe archive that needs nothing else on the server."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+import handler
+from handler.checkpoint import Checkpoint, write_checkpoint
+from handler.classifier import build_classifier
+from handler.errors import ModelError
+from handler.service import CHECKPOINT_NAME
+from handler.settings import read_settings
+
+_PACKAGE = Path(handler.__file__).parent
+_ENTRY = "torchserve_entry.py"
+DEFAULT_CONFIG = _PACKAGE / "model-config.yaml"
+
+
+def write_archive(
+    checkpoint: Checkpoint, store: Path, name: str, version: str = "1.0", config: Path = DEFAULT_CONFIG
+) -> Path:
+    """Writes ``store/name.mar``, whole or not at all.
+
+    The classifier is built and the settings are read once before anything is packed, so that what cannot work on the
+    server fails here.
+
+    Args:
+        checkpoint: complete, see ``find_checkpoint``.
+        store: folder for the archive, made if need be.
+        name: of the model on the server.
+        version: likewise.
+        config: the ``model-config.yaml`` to pack.
+
+    Raises:
+        ModelError: the model, its settings or its name cannot be served.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise ModelError(f"name {name!r} is not valid, valid are letters, digits, '_', '-' and '.'")
+    build_classifier(checkpoint)
+    _check_config(config)
+    store.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="archive-", dir=store) as folder:
+        work = Path(folder)
+        stage = work / "stage"
+        shutil.copytree(_PACKAGE, stage / "handler", ignore=shutil.ignore_patterns("__pycache__", "*.yaml", _ENTRY))
+        write_checkpoint(stage / CHECKPOINT_NAME, checkpoint)
+        shutil.copy(config, work / DEFAULT_CONFIG.name)
+        _run_archiver(work, stage, name, version)
+        archive = store / f"{name}.mar"
+        os.replace(work / archive.name, archive)
+    return archive
+
+
+def _check_config(config: Path) -> None:
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ModelError(f"{config} cannot be read as YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{config} must be a YAML mapping")
+    read_settings(content.get("explain"))
+
+
+def _run_archiver(work: Path, stage: Path, name: str, version: str) -> None:
+    command = [sys.executable, "-m", "model_archiver.model_packaging"]
+    command += ["--model-name", name, "--version", version, "--export-path", str(work)]
+    command += ["--handler", str(_PACKAGE / _ENTRY), "--extra-files", str(stage)]
+    command += ["--config-file", str(work / DEFAULT_CONFIG.name)]
+    # the archiver empties $TMPDIR/<model-name> first: give it a TMPDIR in which nothing else can be meant
+    temporary = work / "tmp"
+    temporary.mkdir()
+    done = subprocess.run(
+        command, env={**os.environ, "TMPDIR": str(temporary)}, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0 or not (work / f"{name}.mar").is_file():
+        raise ModelError(f"torch-model-archiver failed:\n{done.stderr[-2000:]}")
