@@ -1,0 +1,112 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import GuidedBackprop, LayerGradCam
+from PIL import Image
+from pytorch_grad_cam import GradCAM, GuidedBackpropReLUModel
+from pytorch_grad_cam.utils.image import deprocess_image, show_cam_on_image
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import nn
+
+from handler.cam import gradcam
+from handler.maps import make_maps, needs_of
+from handler.options import SEED_MAPS
+from handler.preprocess import preprocess
+from handler.render import deprocess, overlay
+from handler.torch_engine import TorchEngine
+from tests.models import random_classifier, random_inputs
+
+SIDE, TARGET = 96, 3
+pytestmark = pytest.mark.filterwarnings("ignore:Setting backward hooks:UserWarning")  # captum's, on every call
+
+
+def peers_copy(module: nn.Module) -> nn.Module:
+    """For the peers, which replace modules, fill ``.grad`` and want parameters that require gradients."""
+    return copy.deepcopy(module).requires_grad_(True)
+
+
+def assert_same(found, expected, tolerance):
+    """Equal up to a share of the largest absolute expected value."""
+    largest = np.abs(expected).max()
+    assert largest > 1e-3
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= tolerance * largest
+
+
+def run(classifier, inputs, layers, target=TARGET):
+    return TorchEngine(classifier).run(inputs, [[target]] * len(inputs), needs_of(SEED_MAPS, layers))
+
+
+def gradcam_of_peer(module, inputs, layers, target=TARGET):
+    module = peers_copy(module)
+    with GradCAM(module, [module.get_submodule(path) for path in layers]) as cam:
+        return cam(torch.from_numpy(inputs), [ClassifierOutputTarget(target)] * len(inputs))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layers"),
+    [
+        ("shufflenet_v2_x2_0", ["conv5"]),
+        ("shufflenet_v2_x2_0", ["stage3", "conv5"]),
+        ("resnet18", ["layer4"]),
+        ("resnet18", ["layer3", "layer4"]),
+        ("vgg11", ["features"]),
+    ],
+)
+def test_gradcam_equals_pytorch_grad_cam(architecture, layers):
+    classifier, inputs = random_classifier(architecture, side=SIDE), random_inputs(2, SIDE)
+    found = run(classifier, inputs, layers)
+    expected = gradcam_of_peer(classifier.module, inputs, layers)
+    for pair in range(2):
+        values = make_maps(found, pair, ["gradcam"], "gradcam", at_layer=False)["gradcam"].values
+        assert values.max() > 0.99
+        np.testing.assert_allclose(values, expected[pair], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layer"), [("shufflenet_v2_x2_0", "conv5"), ("resnet18", "layer4"), ("vgg11", "features")]
+)
+def test_unscaled_gradcam_equals_captum(architecture, layer):
+    classifier, inputs = random_classifier(architecture, side=SIDE), random_inputs(2, SIDE)
+    found = run(classifier, inputs, [layer]).layers[layer]
+    module = peers_copy(classifier.module)
+    expected = LayerGradCam(module, module.get_submodule(layer)).attribute(
+        torch.from_numpy(inputs), target=TARGET, relu_attributions=True
+    )
+    assert_same(gradcam(found.activation, found.gradient), expected[:, 0].detach().numpy(), 1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["shufflenet_v2_x2_0", "resnet18", "vgg11"])
+def test_guided_backprop_equals_pytorch_grad_cam_and_captum(architecture):
+    classifier, inputs = random_classifier(architecture, side=SIDE), random_inputs(1, SIDE)
+    found = make_maps(run(classifier, inputs, []), 0, ["guided_backprop"], "gradcam", at_layer=False)
+    values = found["guided_backprop"].values
+    by_captum = GuidedBackprop(peers_copy(classifier.module)).attribute(
+        torch.from_numpy(inputs).requires_grad_(), target=TARGET
+    )
+    assert_same(values, by_captum[0].detach().numpy().transpose(1, 2, 0), 1e-6)
+    by_pytorch_grad_cam = GuidedBackpropReLUModel(peers_copy(classifier.module))(torch.from_numpy(inputs), TARGET)
+    assert_same(values, by_pytorch_grad_cam, 1e-6)
+
+
+def test_the_seeds_pictures_are_those_of_its_own_script():
+    classifier = random_classifier("shufflenet_v2_x2_0", side=224)
+    photo = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
+    seen = preprocess(np.asarray(Image.fromarray(photo).resize((320, 240))), classifier.preprocessing)
+    inputs = seen.tensor[None]
+
+    cam = gradcam_of_peer(classifier.module, inputs, ["conv5"])[0]
+    guided = GuidedBackpropReLUModel(peers_copy(classifier.module))(torch.from_numpy(inputs), TARGET)
+    expected = {
+        "gradcam": show_cam_on_image(np.float32(seen.picture) / 255, cam, use_rgb=True),
+        "guided_backprop": deprocess_image(guided),
+        "guided_gradcam": deprocess_image(np.dstack([cam] * 3) * guided),
+    }
+    maps = make_maps(run(classifier, inputs, ["conv5"]), 0, SEED_MAPS, "gradcam", at_layer=False)
+    pictures = {name: deprocess(one.values) for name, one in maps.items()}
+    pictures["gradcam"] = overlay(seen.picture, maps["gradcam"].values, 0.5, "jet")
+    for name in SEED_MAPS:
+        assert expected[name].std() > 5
+        assert np.abs(pictures[name].astype(int) - expected[name]).max() <= 1, name

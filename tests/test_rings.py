@@ -1,0 +1,59 @@
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+WITH_TORCH = {"checkpoint", "classifier", "layers", "hooks", "guided", "torch_engine", "service", "torchserve_entry"}
+WITHOUT_TORCH = sorted({path.stem for path in ROOT.glob("handler/*.py")} - WITH_TORCH - {"__init__"})
+
+_IMPORT_ALL = """
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(f"handler.{name}")
+    loaded = {"torch", "torchvision", "ts"} & set(sys.modules)
+    if loaded:
+        sys.exit(f"handler.{name} loads {', '.join(sorted(loaded))}")
+"""
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names that a file imports; of ``from a import b`` both ``a`` and ``a.b``."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def files(*folders: str) -> list[Path]:
+    found = [path for folder in folders for path in sorted(ROOT.glob(f"{folder}/**/*.py"))]
+    assert found
+    return found
+
+
+def test_ring_0_does_not_load_torch_in_a_fresh_process():
+    assert {"cam", "decode", "preprocess", "explainer", "render", "response"} <= set(WITHOUT_TORCH)
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORT_ALL, *WITHOUT_TORCH], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", files("handler"), ids=lambda path: path.stem)
+def test_handler_imports_neither_export_nor_tests(path):
+    assert {name.split(".")[0] for name in imports(path)}.isdisjoint({"export", "tests", "examples", "benchmarks"})
+
+
+@pytest.mark.parametrize("path", files("handler", "export", "examples"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_imports_the_entry_file(path):
+    assert "handler.torchserve_entry" not in imports(path)
+
+
+@pytest.mark.parametrize("package", ["handler", "export", "tests"])
+def test_package_files_are_empty(package):
+    assert (ROOT / package / "__init__.py").read_text() == ""
