@@ -2,7 +2,8 @@
 
 ``R_in = 1[x > 0] · 1[R_out > 0] · R_out`` (Springenberg et al. 2015, arXiv 1412.6806). Autograd's ReLU nodes apply the
 first gate; a hook on each of them clamps the gradient and so adds the second. Functional, in-place and reused ReLUs and
-ReLU6 are nodes like any other, which replacing ``nn.ReLU`` modules would miss.
+ReLU6 are nodes like any other, which replacing ``nn.ReLU`` modules would miss. ``x.clamp(min=0)`` is no such node: it
+is neither guided nor counted.
 """
 
 from collections.abc import Iterator

@@ -5,6 +5,7 @@ the last bit; ``cv2.resize`` has no antialiased filter and would be several grey
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -17,7 +18,7 @@ _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
-_WIDEST_WHOLE_RESIZE = 8  # longer sides than 8:1 are resized inside the crop only: 1x30000 would become 256x7680000
+_LARGEST_WHOLE_RESIZE = 32_000_000  # pixels; beyond, only the crop is made: 1x30000 would become 256x7680000
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,13 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.interpolation not in _FILTERS:
             raise ValueError(f"interpolation {self.interpolation!r} is not one of {', '.join(_FILTERS)}")
-        if not 0 < self.crop_size <= self.resize_size:
-            raise ValueError(f"crop_size {self.crop_size} is not between 1 and resize_size {self.resize_size}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(f"mean {self.mean} and std {self.std} must be three numbers each, std above 0")
+        sizes = (self.resize_size, self.crop_size)
+        if not all(type(size) is int for size in sizes) or not 0 < self.crop_size <= self.resize_size:
+            raise ValueError(
+                f"resize_size and crop_size {sizes} must be whole numbers, crop_size not the larger"
+            )
+        if not _three_numbers(self.mean) or not _three_numbers(self.std) or min(self.std) <= 0:
+            raise ValueError(f"mean {self.mean!r} and std {self.std!r} must be three numbers each, std above 0")
 
     def normalise(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Scales uint8 RGB (H, W, 3) to [0, 1] and normalises it to float32 (3, H, W)."""
@@ -67,7 +71,14 @@ class Preprocessing:
         known = {field.name for field in fields(cls)}
         if not isinstance(values, dict) or not {"resize_size", "crop_size", "mean", "std"} <= set(values) <= known:
             raise ValueError(f"preprocessing must be an object with the fields {sorted(known)}, not {text[:200]}")
-        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, **lists})
+
+
+def _three_numbers(values: Any) -> bool:
+    if not isinstance(values, tuple) or len(values) != 3:
+        return False
+    return all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
 
 
 @dataclass(frozen=True)
@@ -117,9 +128,25 @@ def _resize_and_crop(
     crop: tuple[float, float, float, float],
 ) -> npt.NDArray[np.uint8]:
     upload, side, method = Image.fromarray(image), how.crop_size, _FILTERS[how.interpolation]
-    if max(resized) > _WIDEST_WHOLE_RESIZE * min(resized):
-        height, width = image.shape[:2]
-        box = (crop[1], crop[0], min(crop[3], width), min(crop[2], height))
-        return np.asarray(upload.resize((side, side), method, box=box))
+    if resized[0] * resized[1] > _LARGEST_WHOLE_RESIZE:
+        return _crop_in_two_passes(upload, resized, crop, side, method)
     whole = upload.resize((resized[1], resized[0]), method)
     return np.asarray(whole.crop((corner[1], corner[0], corner[1] + side, corner[0] + side)))
+
+
+def _crop_in_two_passes(
+    upload: Image.Image,
+    resized: tuple[int, int],
+    crop: tuple[float, float, float, float],
+    side: int,
+    method: Image.Resampling,
+) -> npt.NDArray[np.uint8]:
+    """Resizes the crop only, columns first as Pillow does, from the rows that the filter reaches."""
+    top, left, bottom, right = crop
+    width, height = upload.size
+    reach = 4 * (int(height / resized[0]) + 2)
+    first, last = max(0, int(top) - reach), min(height, int(bottom) + 1 + reach)
+    rows = upload.crop((0, first, width, last))
+    narrow = rows.resize((side, last - first), method, box=(left, 0, min(right, width), last - first))
+    box = (0, top - first, side, min(bottom, height) - first)
+    return np.asarray(narrow.resize((side, side), method, box=box))

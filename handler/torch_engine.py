@@ -33,7 +33,8 @@ class TorchEngine:
         Raises:
             Unprocessable: no ReLU to guide, or a layer the scores do not depend on.
         """
-        with self._one_at_a_time:
+        # gradients are recorded here whatever mode the caller is in, no_grad and inference_mode included
+        with self._one_at_a_time, torch.inference_mode(False), torch.enable_grad():
             batch = torch.from_numpy(inputs).to(self._classifier.device)
             return self._explain(batch, targets, needs) if needs.backward else self._predict(batch, targets)
 
@@ -46,7 +47,7 @@ class TorchEngine:
 
     def _explain(self, batch: torch.Tensor, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
         started = time.perf_counter()
-        with torch.enable_grad(), captured(self._classifier.module, needs.layers) as kept:
+        with captured(self._classifier.module, needs.layers) as kept:
             batch.requires_grad_(needs.guided or needs.saliency)
             scores = self._classifier.module(batch)
         missing = [path for path in needs.layers if path not in kept]

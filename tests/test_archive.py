@@ -1,0 +1,47 @@
+import json
+import zipfile
+
+import pytest
+import yaml
+
+from export.archive import write_archive
+from handler.classifier import find_checkpoint
+from handler.errors import ModelError
+from tests.serving import CHECKPOINT
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    return find_checkpoint(checkpoint=CHECKPOINT)
+
+
+def test_the_archive_holds_package_entry_checkpoint_and_settings(tmp_path, checkpoint):
+    path = write_archive(checkpoint, tmp_path / "store", "shapes", "2.1")
+    with zipfile.ZipFile(path) as archive:
+        names = set(archive.namelist())
+        manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))
+        settings = yaml.safe_load(archive.read("model-config.yaml"))
+    assert {"torchserve_entry.py", "handler/service.py", "handler/__init__.py", "model.safetensors"} <= names
+    assert not any("__pycache__" in name or name.startswith("export") for name in names)
+    assert manifest["model"]["handler"] == "torchserve_entry.py"
+    assert manifest["model"]["modelVersion"] == "2.1"
+    assert settings["explain"]["max_pixels"] == 50_000_000
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a b", "-x", "a/b"])
+def test_a_name_that_torchserve_would_refuse_is_refused(tmp_path, checkpoint, name):
+    with pytest.raises(ModelError, match="is not valid"):
+        write_archive(checkpoint, tmp_path, name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["explain: {max_pixel: 3}", "- a", "a: [", "explain: {defaults: {maps: heat}}"])
+def test_settings_that_cannot_work_leave_the_old_archive(tmp_path, checkpoint, text):
+    (tmp_path / "old.mar").write_bytes(b"old")
+    config = tmp_path / "config.yaml"
+    config.write_text(text)
+    with pytest.raises(ModelError):
+        write_archive(checkpoint, tmp_path, "old", config=config)
+    assert (tmp_path / "old.mar").read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "old.mar"]

@@ -1,0 +1,107 @@
+from urllib.error import URLError
+
+import pytest
+import torch
+import torchvision
+
+from handler.checkpoint import Checkpoint, write_checkpoint
+from handler.classifier import find_checkpoint, load_classifier
+from handler.errors import ModelError
+from tests.models import random_classifier
+
+
+def saved(tmp_path, architecture="shufflenet_v2_x0_5", labels=None, **description):
+    """A checkpoint of ten classes that describes itself only as told."""
+    state = dict(random_classifier(architecture).module.state_dict())
+    path = tmp_path / "model.safetensors"
+    write_checkpoint(path, Checkpoint(description.get("says"), labels, None, state))
+    return path
+
+
+TEN = [str(number) for number in range(10)]
+
+
+def test_a_checkpoint_becomes_a_frozen_classifier_in_eval_mode(tmp_path):
+    classifier = load_classifier("shufflenet_v2_x0_5", checkpoint=saved(tmp_path), labels=TEN)
+    assert classifier.labels == TEN
+    assert not any(module.training for module in classifier.module.modules())
+    assert not any(parameter.requires_grad for parameter in classifier.module.parameters())
+    assert classifier.preprocessing.crop_size == 224  # of torchvision's weights for this architecture
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layer"),
+    [
+        ("shufflenet_v2_x0_5", "conv5"),
+        ("resnet18", "layer4"),
+        ("vgg11", "features"),
+        ("densenet121", "features"),
+        ("mobilenet_v2", "features"),
+        ("googlenet", "inception5b"),
+    ],
+)
+def test_the_last_feature_layer_is_found(architecture, layer):
+    assert random_classifier(architecture).default_layer == layer
+
+
+def test_a_head_that_disagrees_with_the_labels_is_refused(tmp_path):
+    with pytest.raises(ModelError, match=r"head 'fc.weight' scores 10 classes, but there are 2 labels"):
+        load_classifier("shufflenet_v2_x0_5", checkpoint=saved(tmp_path), labels=["cat", "dog"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, "either weights"),
+        ({"weights": "DEFAULT"}, "belong to an architecture"),
+        (
+            {"architecture": "resnet19", "weights": "DEFAULT"},
+            "'resnet19' is no torchvision classifier, valid are alexnet",
+        ),
+        ({"architecture": "fcn_resnet50", "weights": "DEFAULT"}, "is no torchvision classifier"),
+        ({"architecture": "resnet18", "weights": "BEST"}, "valid are IMAGENET1K_V1, DEFAULT"),
+    ],
+)
+def test_a_source_that_is_no_source_is_refused(arguments, said):
+    with pytest.raises(ModelError, match=said):
+        load_classifier(**arguments)
+
+
+def test_a_checkpoint_without_description_needs_one(tmp_path):
+    with pytest.raises(ModelError, match="architecture"):
+        load_classifier(checkpoint=saved(tmp_path), labels=TEN)
+    with pytest.raises(ModelError, match="LABELS="):
+        load_classifier("shufflenet_v2_x0_5", checkpoint=saved(tmp_path))
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    with pytest.raises(ModelError, match="not of resnet18"):
+        load_classifier("resnet18", checkpoint=saved(tmp_path, says="shufflenet_v2_x0_5", labels=TEN))
+    with pytest.raises(ModelError, match=r"weights missing|wants"):
+        load_classifier("resnet18", checkpoint=saved(tmp_path), labels=TEN)
+
+
+def test_default_weights_bring_their_labels_and_preprocessing(monkeypatch):
+    """The download is torchvision's own code; here its last step, the transfer, hands over random weights."""
+    asked = []
+
+    def transfer(url, *_args, **_kwargs):
+        asked.append(url)
+        return torchvision.models.squeezenet1_1(num_classes=1000).state_dict()
+
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", transfer)
+    checkpoint = find_checkpoint("squeezenet1_1", weights="DEFAULT")
+    assert asked[0].startswith("https://download.pytorch.org/models/squeezenet1_1")
+    assert len(checkpoint.labels) == 1000
+    assert "tabby" in checkpoint.labels
+    assert checkpoint.preprocessing.resize_size == 256
+    assert isinstance(checkpoint.state["features.0.weight"], torch.Tensor)
+
+
+def test_a_download_that_fails_names_the_way_out(monkeypatch):
+    def transfer(*_args, **_kwargs):
+        raise URLError("no route")
+
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", transfer)
+    with pytest.raises(ModelError, match=r"could not be downloaded .*no route.*CHECKPOINT=file"):
+        load_classifier("resnet18", weights="DEFAULT")

@@ -1,0 +1,114 @@
+"""What a batch gets, with an engine that fails on demand: no server, no torch."""
+
+import json
+
+import numpy as np
+import pytest
+
+from handler.errors import Unprocessable
+from handler.evidence import Evidence, LayerEvidence, resolve_pairs
+from handler.explainer import Explainer
+from handler.model_card import ModelCard
+from handler.options import Options
+from handler.preprocess import Preprocessing
+from handler.render import encode_png
+from handler.request import Headers
+from handler.settings import Settings
+
+SIDE = 8
+CARD = ModelCard(
+    "m", "1.0", "tiny", ["dark", "light"], Preprocessing(SIDE, SIDE, (0, 0, 0), (1, 1, 1)), "c", {"c": (1, 2, 2)}
+)
+
+
+class BrightnessEngine:
+    """Scores a picture by its brightness; fails on pictures that are all white."""
+
+    name = "test"
+
+    def __init__(self):
+        self.batches = []
+
+    def run(self, inputs, targets, needs):
+        self.batches.append(len(inputs))
+        if (inputs.reshape(len(inputs), -1).min(axis=1) == 1).any():
+            raise RuntimeError("too bright: secret detail")
+        if (inputs.reshape(len(inputs), -1).max(axis=1) == 0).any():
+            raise Unprocessable("too dark")
+        light = inputs.mean(axis=(1, 2, 3))
+        logits = np.stack([1 - light, light], axis=1)
+        rows, classes = resolve_pairs(targets, logits)
+        cell = np.ones((len(rows), 1, 2, 2), np.float32) * classes[:, None, None, None]
+        return Evidence(
+            logits, (SIDE, SIDE), rows, classes, {layer: LayerEvidence(cell, cell) for layer in needs.layers}
+        )
+
+
+def picture(value):
+    return encode_png(np.full((SIDE, SIDE, 3), value, np.uint8))
+
+
+def answer(rows, headers=None, settings=None, card=CARD):
+    engine = BrightnessEngine()
+    explainer = Explainer(engine, card, settings or Settings(Options(maps=("gradcam",))))
+    return explainer.answer(rows, [Headers(one) for one in headers or [{}] * len(rows)]), engine
+
+
+def test_rows_with_equal_needs_share_a_pass_and_keep_their_order():
+    rows = [{"data": picture(50)}, {"data": picture(200), "maps": "none"}, {"data": picture(210)}]
+    answers, engine = answer(rows)
+    assert engine.batches == [2, 1]
+    best = [json.loads(one.body)["predictions"][0]["label"] for one in answers]
+    assert best == ["dark", "light", "light"]
+
+
+def test_a_row_that_fails_in_the_engine_does_not_harm_its_neighbours():
+    answers, engine = answer([{"data": picture(value)} for value in (50, 255, 0, 200)])
+    assert [one.status for one in answers] == [200, 500, 422, 200]
+    assert engine.batches == [4, 1, 1, 1, 1]
+    assert b"secret" not in answers[1].body
+    assert json.loads(answers[2].body) == {"code": 422, "type": "Unprocessable", "message": "too dark"}
+
+
+def test_no_positive_evidence_is_said():
+    answers, _ = answer([{"data": picture(50), "target": b"dark,light", "encoding": b"list"}])
+    dark, light = (one["maps"]["gradcam"] for one in json.loads(answers[0].body)["explanations"])
+    assert dark["degenerate"]
+    assert dark["max"] == 0
+    assert np.all(np.array(dark["data"]) == 0)
+    assert not light["degenerate"]
+    assert light["max"] == 1
+
+
+def test_predictions_only_by_default_still_explains_on_explanations():
+    settings = Settings(Options(maps=()))
+    card = ModelCard(**{**CARD.__dict__, "guided_refusal": "no ReLU"})
+    rows = [{"data": picture(50)}] * 2
+    answers, _ = answer(rows, [{"explain": "False"}, {"explain": "True"}], settings, card)
+    assert [len(json.loads(one.body)["explanations"]) for one in answers] == [0, 1]
+
+
+def test_a_map_that_the_architecture_lacks_is_refused_by_its_reason():
+    card = ModelCard(**{**CARD.__dict__, "guided_refusal": "this one has GELU"})
+    answers, _ = answer([{"data": picture(50), "maps": "guided_backprop"}], card=card)
+    assert answers[0].status == 422
+    assert b"GELU" in answers[0].body
+
+
+def test_an_answer_above_the_limit_is_refused():
+    settings = Settings(Options(maps=("gradcam",)), max_answer_bytes=600)
+    answers, _ = answer(
+        [{"data": picture(50), "encoding": "list"}, {"data": picture(50), "maps": "none"}], None, settings
+    )
+    assert [one.status for one in answers] == [413, 200]
+
+
+@pytest.mark.parametrize("target", ["dark", "DARK", "0", 0])
+def test_a_class_is_found_by_index_and_label(target):
+    assert CARD.class_index(target) == 0
+
+
+def test_a_label_that_several_classes_share_is_refused():
+    card = ModelCard(**{**CARD.__dict__, "labels": ["crane", "crane"]})
+    answers, _ = answer([{"data": picture(50), "target": "crane"}], card=card)
+    assert b"names the classes [0, 1]" in answers[0].body

@@ -1,0 +1,79 @@
+"""The README's commands and code, run as they stand, against a server on other ports."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from export.archive import write_archive
+from export.prediction_graph import export_prediction
+from handler.classifier import find_checkpoint, load_classifier
+from tests.serving import CHECKPOINT, ROOT, serving
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands(program: str) -> list[str]:
+    lines = [line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    return [part.strip() for line in lines for part in line.split("&&") if part.strip().startswith(program)]
+
+
+def run(command: list[str], **options):
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
+
+
+def test_every_make_command_is_known_to_make():
+    targets = {shlex.split(command)[1] for command in commands("make ")}
+    assert {"demo", "test", "archive", "serve", "stop"} <= targets
+    for command in commands("make "):
+        done = run([*shlex.split(command), "--dry-run", "-o", ".venv/.ready"])
+        assert done.returncode == 0, (command, done.stderr)
+
+
+def test_every_target_is_listed_by_make_help():
+    listed = run(["make", "help"]).stdout
+    phony = re.search(r"\.PHONY: (.*)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert phony
+    for target in phony[1].split():
+        assert re.search(rf"^  {target}\s", listed, re.MULTILINE), target
+
+
+@pytest.mark.server
+def test_the_curl_commands_are_answered(tmp_path):
+    write_archive(find_checkpoint(checkpoint=CHECKPOINT), tmp_path, "shufflenet_cam")
+    asked = commands("curl ")
+    assert len(asked) >= 3
+    with serving(tmp_path, "shufflenet_cam", tmp_path / "logs") as client:
+        for command in asked:
+            assert "localhost:8080" in command
+            local = command.replace("localhost:8080", client.server.address).replace(
+                "sheet.png", f"{tmp_path}/sheet.png"
+            )
+            done = run([*shlex.split(local), "--silent", "--show-error", "--fail-with-body"])
+            assert done.returncode == 0, (command, done.stdout, done.stderr)
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_python_code_runs_and_the_export_commands_too():
+    model = ROOT / "model_store" / "shufflenet_cam.onnx"
+    export_prediction(load_classifier(checkpoint=CHECKPOINT), model)
+    for code in blocks("python"):
+        done = run([sys.executable, "-c", code])
+        assert done.returncode == 0, done.stderr
+        assert "star" in done.stdout
+    (command,) = commands(".venv/bin/python -m export predict")
+    done = run([sys.executable, *shlex.split(command)[1:]])
+    assert done.returncode == 0, done.stderr
+    assert "star" in done.stdout
+
+
+def test_every_module_stands_in_the_code_map():
+    for folder in ("handler", "export"):
+        for path in (ROOT / folder).glob("*.py"):
+            assert path.name.startswith("__") or f"`{path.name}`" in README, path

@@ -1,0 +1,77 @@
+import base64
+
+import pytest
+
+from handler.errors import BadRequest
+from handler.options import Options
+from handler.request import Headers, accepted, parse_row
+
+PICTURE = b"\x89PNG..."
+TEXT = base64.b64encode(PICTURE).decode()
+
+
+def parse(row, **headers):
+    return parse_row(row, Headers({key.replace("_", "-"): value for key, value in headers.items()}), Options())
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"data": bytearray(PICTURE)},
+        {"image": PICTURE},
+        {"body": bytearray(PICTURE)},
+        {"body": {"image": TEXT}},
+        {"body": {"data": TEXT[:4] + "\n" + TEXT[4:]}},
+        {"body": {"image": {"b64": TEXT}}},
+        {"body": {"image": "data:image/png;base64," + TEXT}},
+        {"body": b' {"image": "' + TEXT.encode() + b'"}'},
+    ],
+)
+def test_the_picture_is_found_in_every_form(row):
+    assert parse(row).image == PICTURE
+
+
+def test_headers_are_options_without_regard_to_case_and_fields_go_before_them():
+    row = {"data": PICTURE, "size": b"layer"}
+    request = parse(row, **{"x_explain_TOP_K": "3", "X_Explain_Size": "image"})
+    assert request.options.top_k == 3
+    assert request.options.size == "layer"
+
+
+def test_a_parts_own_headers_are_not_taken_for_the_rows():
+    headers = Headers({"Accept": {"content-type": "image/png"}, "accept": "image/png", "X-Explain-Size": {"a": "b"}})
+    assert headers.get("accept") == "image/png"
+    assert headers.options() == {}
+
+
+@pytest.mark.parametrize("body", [None, 5, [1], True])
+def test_json_that_is_no_object_is_refused(body):
+    with pytest.raises(BadRequest, match="must be an object"):
+        parse({"body": body})
+
+
+def test_no_picture_and_two_pictures_are_refused():
+    with pytest.raises(BadRequest, match="there is none"):
+        parse({})
+    with pytest.raises(BadRequest, match="data, image all hold one"):
+        parse({"data": PICTURE, "image": PICTURE})
+
+
+@pytest.mark.parametrize(
+    ("header", "form"),
+    [
+        (None, "application/json"),
+        ("*/*", "application/json"),
+        ("image/png", "image/png"),
+        ("IMAGE/PNG", "image/png"),
+        ("image/png, application/json", "application/json"),
+        ("application/json;q=0.5, image/png", "image/png"),
+        ("image/*, */*;q=0.1", "image/png"),
+        ("text/html, */*;q=0.8", "application/json"),
+        ("image/png;q=oops", "application/json"),
+        ("", "application/json"),
+        (";;,,", "application/json"),
+    ],
+)
+def test_accept_chooses_the_form_of_the_answer(header, form):
+    assert accepted(header) == form

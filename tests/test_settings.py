@@ -1,0 +1,34 @@
+import pytest
+import yaml
+
+from export.archive import DEFAULT_CONFIG
+from handler.errors import ModelError
+from handler.options import Options
+from handler.settings import Settings, read_settings
+
+
+def test_the_packed_settings_are_the_documented_defaults():
+    section = yaml.safe_load(DEFAULT_CONFIG.read_text(encoding="utf-8"))["explain"]
+    assert read_settings(section) == Settings() == read_settings(None)
+
+
+def test_defaults_are_read_like_a_request():
+    settings = read_settings({"defaults": {"maps": "none", "top_k": 3}, "max_pixels": 100})
+    assert settings.defaults == Options(maps=(), top_k=3)
+    assert settings.max_pixels == 100
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"max_pixel": 5}, "explain.max_pixel does not exist, valid are defaults, max_pixels"),
+        ({"max_pixels": "many"}, "explain.max_pixels must be a whole number"),
+        ({"max_pixels": 0}, "explain.max_pixels"),
+        ({"threads": -1}, "explain.threads"),
+        ({"defaults": {"maps": "heat"}}, "explain.defaults: map 'heat' does not exist"),
+        ({"defaults": 3}, "explain.defaults"),
+    ],
+)
+def test_wrong_settings_are_refused(section, said):
+    with pytest.raises(ModelError, match=said):
+        read_settings(section)
