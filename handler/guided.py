@@ -1,9 +1,9 @@
 """Guided backpropagation on the autograd graph, without touching the model.
 
 ``R_in = 1[x > 0] · 1[R_out > 0] · R_out`` (Springenberg et al. 2015, arXiv 1412.6806). Autograd's ReLU nodes apply the
-first gate; a hook on each of them clamps the gradient and so adds the second. Functional, in-place and reused ReLUs and
-ReLU6 are nodes like any other, which replacing ``nn.ReLU`` modules would miss. ``x.clamp(min=0)`` is no such node: it
-is neither guided nor counted.
+first gate; a hook on each of them rectifies the gradient that arrives and so adds the second. Functional, in-place and
+reused ReLUs and ReLU6 are nodes like any other, which replacing ``nn.ReLU`` modules would miss. ``x.clamp(min=0)`` is
+no such node: it is neither guided nor counted.
 """
 
 from collections.abc import Iterator
@@ -81,9 +81,9 @@ def guided(gates: Gates) -> Iterator[None]:
     """Inside the block a backward pass through the graph is guided; afterwards it is an ordinary one again."""
     with ExitStack() as stack:
         for node in gates.rectifiers:
-            stack.callback(node.register_hook(_clamp).remove)
+            stack.callback(node.register_prehook(_rectify).remove)
         yield
 
 
-def _clamp(inner: tuple[torch.Tensor | None, ...], _outer: Any) -> tuple[torch.Tensor | None, ...]:
-    return tuple(None if gradient is None else gradient.clamp(min=0) for gradient in inner)
+def _rectify(arriving: tuple[torch.Tensor | None, ...]) -> tuple[torch.Tensor | None, ...]:
+    return tuple(None if gradient is None else gradient.relu() for gradient in arriving)

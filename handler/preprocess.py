@@ -36,9 +36,7 @@ class Preprocessing:
             raise ValueError(f"interpolation {self.interpolation!r} is not one of {', '.join(_FILTERS)}")
         sizes = (self.resize_size, self.crop_size)
         if not all(type(size) is int for size in sizes) or not 0 < self.crop_size <= self.resize_size:
-            raise ValueError(
-                f"resize_size and crop_size {sizes} must be whole numbers, crop_size not the larger"
-            )
+            raise ValueError(f"resize_size and crop_size {sizes} must be whole numbers, crop_size not the larger")
         if not _three_numbers(self.mean) or not _three_numbers(self.std) or min(self.std) <= 0:
             raise ValueError(f"mean {self.mean!r} and std {self.std!r} must be three numbers each, std above 0")
 

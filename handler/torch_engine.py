@@ -1,7 +1,6 @@
 """The reference engine: the eval-mode classifier with registered activation and gradient hooks.
 
-One forward pass serves everything: the plain gradient is taken first, down to the layers only (and to the input where
-saliency is wanted), the guided one second, down to the input. Several targets of one row share the forward pass too.
+One forward pass serves everything that a batch wants, several targets of one row included.
 """
 
 import threading
@@ -12,10 +11,8 @@ import numpy as np
 import torch
 
 from handler.classifier import Classifier
-from handler.errors import Unprocessable
 from handler.evidence import Evidence, Floats, Indices, LayerEvidence, Needs, resolve_pairs
-from handler.guided import Gates, find_gates, guided
-from handler.hooks import captured
+from handler.tape import Tape, differentiate, record
 
 
 class TorchEngine:
@@ -47,67 +44,51 @@ class TorchEngine:
 
     def _explain(self, batch: torch.Tensor, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
         started = time.perf_counter()
-        with captured(self._classifier.module, needs.layers) as kept:
-            batch.requires_grad_(needs.guided or needs.saliency)
-            scores = self._classifier.module(batch)
-        missing = [path for path in needs.layers if path not in kept]
-        if missing:
-            raise Unprocessable(f"layer {missing[0]!r} does not run in eval mode, so that it has no map")
-        logits, infer_ms = _numpy(scores), _since(started)
+        tape = record(self._classifier.module, batch, needs)
+        logits, infer_ms = _numpy(tape.scores), _since(started)
         started = time.perf_counter()
         rows, classes = resolve_pairs(targets, logits)
-        gates = find_gates(scores) if needs.guided else None
-        found = _Gradients(kept, batch, needs, len(rows))
+        collected = _Collected(tape, len(rows))
         for pairs in _rounds(rows):
-            found.gather(scores, rows[pairs], classes[pairs], pairs, gates)
-        layers = {path: LayerEvidence(_numpy(kept[path])[rows], gradient) for path, gradient in found.of_layers.items()}
+            collected.add(tape, rows[pairs], classes[pairs], pairs)
         return Evidence(
             logits,
             _size(batch),
             rows,
             classes,
-            layers,
-            guided=found.guided,
-            saliency=found.saliency,
-            coverage=gates.coverage if gates else None,
+            {
+                path: LayerEvidence(_numpy(activation)[rows], collected.layers[path])
+                for path, activation in tape.layers.items()
+            },
+            guided=collected.guided,
+            saliency=collected.saliency,
+            coverage=tape.gates.coverage if tape.gates else None,
             infer_ms=infer_ms,
             explain_ms=_since(started),
         )
 
 
-class _Gradients:
-    """Collects the gradients of M (row, class) pairs, one backward pass per round."""
+class _Collected:
+    """The gradients of M (row, class) pairs, gathered over rounds in which each row appears at most once."""
 
-    def __init__(self, kept: dict[str, torch.Tensor], batch: torch.Tensor, needs: Needs, pairs: int) -> None:
-        self._kept, self._batch, self._needs = kept, batch, needs
-        pixels = (pairs, *batch.shape[1:])
-        self.of_layers = {path: np.empty((pairs, *kept[path].shape[1:]), np.float32) for path in needs.layers}
-        self.guided = np.empty(pixels, np.float32) if needs.guided else None
-        self.saliency = np.empty(pixels, np.float32) if needs.saliency else None
+    def __init__(self, tape: Tape, pairs: int) -> None:
+        pixels = (pairs, *tape.pictures.shape[1:])
+        self.layers = {
+            path: np.empty((pairs, *activation.shape[1:]), np.float32) for path, activation in tape.layers.items()
+        }
+        self.guided = np.empty(pixels, np.float32) if tape.gates else None
+        self.saliency = np.empty(pixels, np.float32) if tape.saliency else None
 
-    def gather(
-        self,
-        scores: torch.Tensor,
-        rows: Indices,
-        classes: Indices,
-        pairs: Indices,
-        gates: Gates | None,
-    ) -> None:
-        """Writes the gradients of one round, in which each row appears at most once, to their places."""
-        score = scores[torch.from_numpy(rows), torch.from_numpy(classes)].sum()  # rows do not mix in eval mode
-        wanted = [self._kept[path] for path in self._needs.layers]
-        if self.saliency is not None:
-            wanted.append(self._batch)
-        if wanted:
-            gradients = list(torch.autograd.grad(score, wanted, retain_graph=True, allow_unused=True))
-            if self.saliency is not None:
-                self.saliency[pairs] = _reached(gradients.pop(), "the input")[rows]
-            for path, gradient in zip(self._needs.layers, gradients, strict=True):
-                self.of_layers[path][pairs] = _reached(gradient, f"layer {path!r}")[rows]
-        if self.guided is not None and gates is not None:
-            with guided(gates):
-                gradient = torch.autograd.grad(score, self._batch, retain_graph=True)[0]
-            self.guided[pairs] = _numpy(gradient)[rows]
+    def add(self, tape: Tape, rows: Indices, classes: Indices, pairs: Indices) -> None:
+        """Writes the gradients of one round to the places ``pairs``."""
+        chosen = torch.from_numpy(rows), torch.from_numpy(classes)
+        gradients = differentiate(tape, tape.scores[chosen].sum())  # rows do not mix in eval mode
+        for path, gradient in gradients.layers.items():
+            self.layers[path][pairs] = _numpy(gradient)[rows]
+        if self.guided is not None and gradients.guided is not None:
+            self.guided[pairs] = _numpy(gradients.guided)[rows]
+        if self.saliency is not None and gradients.saliency is not None:
+            self.saliency[pairs] = _numpy(gradients.saliency)[rows]
 
 
 def _rounds(rows: Indices) -> list[Indices]:
@@ -118,12 +99,6 @@ def _rounds(rows: Indices) -> list[Indices]:
         turn.append(seen.get(row, 0))
         seen[row] = turn[-1] + 1
     return [np.flatnonzero(np.array(turn) == number) for number in range(max(turn, default=-1) + 1)]
-
-
-def _reached(gradient: torch.Tensor | None, what: str) -> Floats:
-    if gradient is None:
-        raise Unprocessable(f"the scores do not depend on {what}, so that it has no gradient")
-    return _numpy(gradient)
 
 
 def _numpy(tensor: torch.Tensor) -> Floats:

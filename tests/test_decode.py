@@ -172,7 +172,7 @@ def no_decoding(monkeypatch):
         pytest.fail("decoding was reached")
 
     monkeypatch.setattr(cv2, "imdecode", reached)
-    monkeypatch.setattr(decoding, "_decode_cmyk", reached)
+    monkeypatch.setattr(decoding, "_decode_with_pillow", reached)
 
 
 KINDS = ["PNG", "JPEG", "JPEG-CMYK", "WEBP", "BMP"]

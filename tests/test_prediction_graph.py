@@ -53,7 +53,7 @@ def test_the_graph_holds_no_gradient_and_no_training_operator(graph):
 
 @pytest.mark.parametrize("batch", [1, 3, 8, 2])
 def test_the_graph_equals_pytorch_on_pictures_it_was_not_exported_with(graph, classifier, batch):
-    inputs = np.random.default_rng(batch).standard_normal((batch, 3, 352, 352), dtype=np.float32)
+    inputs = np.random.default_rng(batch).standard_normal((batch, 3, 320, 320), dtype=np.float32)
     session = onnxruntime.InferenceSession(str(graph))
     logits, probabilities = session.run(["logits", "probabilities"], {"input": inputs})
     with torch.inference_mode():

@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-WITH_TORCH = {"checkpoint", "classifier", "layers", "hooks", "guided", "torch_engine", "service", "torchserve_entry"}
+WITH_TORCH = {
+    "checkpoint",
+    "classifier",
+    "layers",
+    "hooks",
+    "guided",
+    "tape",
+    "torch_engine",
+    "service",
+    "torchserve_entry",
+}
 WITHOUT_TORCH = sorted({path.stem for path in ROOT.glob("handler/*.py")} - WITH_TORCH - {"__init__"})
 
 _IMPORT_ALL = """

@@ -22,7 +22,7 @@ from tests.serving import CHECKPOINT, ONE, ROOT, TWO, Client, array_of, encoded,
 pytestmark = pytest.mark.server
 
 PICTURE = ONE.read_bytes()
-SIDE = 224
+SIDE = 320
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_maps_none_gives_a_prediction_only_and_all_gives_every_map(client):
     assert client.form(PICTURE, maps="none").json()["explanations"] == []
     every = client.form(PICTURE, maps="all", size="layer", encoding="npy").json()["explanations"][0]["maps"]
     assert list(every) == ["gradcam", "guided_backprop", "guided_gradcam", "saliency"]
-    assert array_of(every["gradcam"]).shape == (11, 11)
+    assert array_of(every["gradcam"]).shape == (10, 10)
     assert array_of(every["saliency"]).shape == (SIDE, SIDE, 3)
     assert every["guided_backprop"]["coverage"] == "37 of 37 activations"
 
@@ -107,7 +107,7 @@ def test_layers_are_chosen_and_averaged(client):
     assert one.shape == two.shape == (SIDE, SIDE)
     assert not np.allclose(one, two)
     shallow = array_of(only_map(client.form(PICTURE, maps="gradcam", layer="stage2.0", size="layer", encoding="npy")))
-    assert shallow.shape == (44, 44)
+    assert shallow.shape == (40, 40)
 
 
 def test_top_k_limits_the_predictions(client):
@@ -174,7 +174,7 @@ def test_healthz_answers_and_describe_describes(client):
         described = yaml.safe_load(described)
     assert described["labels"][4] == "star"
     assert described["layer"] == "conv5"
-    assert described["layers"]["conv5"] == [1024, 11, 11]
+    assert described["layers"]["conv5"] == [1024, 10, 10]
     assert described["engine"] == "torch"
     assert "gradcam" in described["methods"]
     assert described["input"]["size"] == [SIDE, SIDE]
