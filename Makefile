@@ -1,18 +1,18 @@
 # Everything a newcomer, an operator and CI do with this project. `make help` lists the targets.
 
-PYTHON ?= python3
+PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
 # What is packed and exported: the embedded model, unless MODEL, WEIGHTS or CHECKPOINT say otherwise.
-NAME   ?= shufflenet_cam
+NAME   ?= $(if $(MODEL),$(MODEL),shufflenet_cam)
 MODEL  ?=
 WEIGHTS ?=
 LABELS ?=
 CHECKPOINT ?= $(if $(MODEL)$(WEIGHTS),,examples/shapes/shapes.safetensors)
-SOURCE := $(if $(MODEL),--model $(MODEL)) $(if $(WEIGHTS),--weights $(WEIGHTS)) \
-          $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(if $(LABELS),--labels $(LABELS))
+SOURCE := $(if $(MODEL),--model '$(MODEL)') $(if $(WEIGHTS),--weights '$(WEIGHTS)') \
+          $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') $(if $(LABELS),--labels '$(LABELS)')
 CONFIG ?= config.properties
 
 .DEFAULT_GOAL := help
@@ -23,7 +23,7 @@ help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 16
 	@echo
 	@echo "archive and export take MODEL=resnet18 WEIGHTS=DEFAULT, or CHECKPOINT=file LABELS=file, and NAME=name;"
-	@echo "by default they take the embedded model. serve takes NAME and CONFIG."
+	@echo "by default they take the embedded model. NAME is MODEL if that is given, else shufflenet_cam; serve takes it too."
 
 setup: $(READY) ## build the environment in .venv (about 6 GB, a few minutes)
 
@@ -45,20 +45,21 @@ check: $(READY) ## ruff and mypy
 test: $(READY) ## all tests, the real server among them
 	$(PY) -m pytest
 
-demo: $(READY) archive ## pack, serve, post two pictures, show what comes back, stop
-	$(PY) -m examples.demo --model $(NAME)
+demo: $(READY) ## pack and serve the embedded model, post two pictures, show what comes back, stop
+	$(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
+	$(PY) -m examples.demo
 
 archive: $(READY) ## write model_store/NAME.mar for TorchServe
-	$(PY) -m export archive --name $(NAME) $(SOURCE)
+	$(PY) -m export archive --name '$(NAME)' $(SOURCE)
 
 export: $(READY) ## write model_store/NAME.onnx for ONNX Runtime, verified against PyTorch
-	$(PY) -m export prediction --name $(NAME) $(SOURCE)
+	$(PY) -m export prediction --name '$(NAME)' $(SOURCE)
 
 serve: $(READY) ## start TorchServe with model_store/NAME.mar and wait until it answers
-	$(PY) -m deploy.local_server start --config $(CONFIG) --model $(NAME)
+	$(PY) -m deploy.local_server start --config '$(CONFIG)' --model '$(NAME)'
 
 stop: $(READY) ## stop the server that `make serve` started
-	$(PY) -m deploy.local_server stop --config $(CONFIG)
+	$(PY) -m deploy.local_server stop --config '$(CONFIG)'
 
 train: $(READY) ## train the embedded model anew (half an hour on two cores)
 	$(PY) -m examples.shapes.train

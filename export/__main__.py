@@ -83,7 +83,7 @@ def _predict(options: argparse.Namespace) -> None:
     from export.prediction_client import PredictionClient
 
     client = PredictionClient(options.model)
-    top_k = options.top_k or min(5, len(client.description.labels))
+    top_k = min(5, len(client.description.labels)) if options.top_k is None else options.top_k
     predictions = {str(path): client.predict(path.read_bytes(), top_k) for path in options.images}
     if options.json:
         print(json.dumps({path: [asdict(one) for one in best] for path, best in predictions.items()}, indent=2))

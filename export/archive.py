@@ -14,8 +14,9 @@ import handler
 from handler.checkpoint import Checkpoint, write_checkpoint
 from handler.classifier import build_classifier
 from handler.errors import ModelError
-from handler.service import CHECKPOINT_NAME
-from handler.settings import read_settings
+from handler.service import CHECKPOINT_NAME, check_defaults, describe_model
+from handler.settings import Settings, read_settings
+from handler.torch_engine import TorchEngine
 
 _PACKAGE = Path(handler.__file__).parent
 _ENTRY = "torchserve_entry.py"
@@ -40,10 +41,11 @@ def write_archive(
     Raises:
         ModelError: the model, its settings or its name cannot be served.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise ModelError(f"name {name!r} is not valid, valid are letters, digits, '_', '-' and '.'")
-    build_classifier(checkpoint)
-    _check_config(config)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*(?<!\.mar)", name):
+        raise ModelError(f"name {name!r} is not valid, valid are letters, digits, '_', '-' and '.', without .mar")
+    classifier = build_classifier(checkpoint)
+    card = describe_model(classifier, TorchEngine(classifier), name, version)
+    check_defaults(_read_config(config).defaults, card)
     store.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="archive-", dir=store) as folder:
         work = Path(folder)
@@ -57,14 +59,14 @@ def write_archive(
     return archive
 
 
-def _check_config(config: Path) -> None:
+def _read_config(config: Path) -> Settings:
     try:
         content = yaml.safe_load(config.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ModelError(f"{config} cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{config} must be a YAML mapping")
-    read_settings(content.get("explain"))
+    return read_settings(content.get("explain"))
 
 
 def _run_archiver(work: Path, stage: Path, name: str, version: str) -> None:

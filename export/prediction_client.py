@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 
 from export.metadata import GraphDescription
 from handler.decode import decode
 from handler.errors import ModelError
+from handler.evidence import best_classes
 from handler.preprocess import preprocess
 
 
@@ -46,8 +46,8 @@ class PredictionClient:
             raise ValueError(f"top_k {top_k} is not valid, valid are 1 to {len(labels)}")
         seen = preprocess(decode(image), self.description.preprocessing)
         probabilities: Any = self._session.run(["probabilities"], {"input": seen.tensor[None]})[0][0]
-        best = np.argsort(-probabilities, kind="stable")[:top_k]
-        return [Prediction(int(i), labels[i], float(probabilities[i])) for i in best]
+        best = best_classes(probabilities, top_k)
+        return [Prediction(index, labels[index], float(probabilities[index])) for index in best]
 
 
 def _open(path: Path) -> Any:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from export.metadata import KIND_PREDICTION, GraphDescription, hash_weights
-from export.verification import Check, Floats, Run, table, verify
+from export.verification import Check, Floats, Run, VerificationError, table, verify
 from handler.classifier import Classifier
 
 OUTPUTS = ["logits", "probabilities"]
@@ -37,7 +37,7 @@ class PredictionGraph(nn.Module):
 
 
 def export_prediction(classifier: Classifier, path: Path) -> list[Check]:
-    """Writes the graph if it equals PyTorch on fresh inputs, and nothing otherwise.
+    """Writes the graph if it equals PyTorch on fresh pictures; otherwise no file is left, an older one included.
 
     Returns:
         The comparison, one entry per output and batch size.
@@ -46,7 +46,11 @@ def export_prediction(classifier: Classifier, path: Path) -> list[Check]:
         VerificationError: the graph differs from PyTorch.
     """
     model = _trace(classifier)
-    checks = verify(_torch_run(classifier), _onnx_run(model), classifier.preprocessing.crop_size, TOLERANCE)
+    try:
+        checks = verify(_torch_run(classifier), _onnx_run(model), classifier.preprocessing, TOLERANCE)
+    except VerificationError:
+        path.unlink(missing_ok=True)  # an older graph must not be taken for this one
+        raise
     description = GraphDescription(
         KIND_PREDICTION,
         classifier.architecture,

@@ -1,6 +1,7 @@
 """Maps as clients see them: as pictures drawn on what was seen, as arrays, or as numbers."""
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,8 @@ from handler.preprocess import Input
 from handler.projection import onto_region, onto_upload, seen_region, show_seen
 from handler.render import Picture, deprocess, encode_png, overlay
 
-_BYTES_PER_NUMBER = {"npy": 16 / 3, "list": 6.0}  # of the encoded text; of a list the least
-_LARGEST_PICTURE = 16_000_000  # pixels of a picture drawn at the size of the upload
+_BYTES_PER_NUMBER = {"npy": 16 / 3, "list": 8.0}  # of the encoded text; lists mostly have more
+_MOST_PIXELS = 16_000_000  # of all pictures of an answer
 
 
 @dataclass(frozen=True)
@@ -30,20 +31,39 @@ class Canvas:
     max_answer_bytes: int
 
 
-def encode_map(name: str, one: Map, canvas: Canvas) -> dict[str, Any]:
-    """A map as the JSON answer has it: encoding, shape, data, max, degenerate, coverage.
+def check_budget(canvas: Canvas, maps: Sequence[str], targets: int) -> None:
+    """Refuses what could only end in an answer too large, before anything is computed.
+
+    Args:
+        canvas: what would be drawn on.
+        maps: the maps of each target.
+        targets: how many.
 
     Raises:
-        TooLarge: the data alone would not fit into an answer.
+        TooLarge: naming what would be smaller.
     """
+    height, width = (canvas.seen.picture if canvas.upload is None else canvas.upload).shape[:2]
+    drawn = [name for name in maps if name != "gradcam" or canvas.options.size != "layer"]
+    advice = "ask for fewer targets or maps, a smaller size (layer, input) or another encoding (png)"
+    if canvas.options.encoding == "png":
+        pixels = height * width * len(drawn) * targets
+        if pixels > _MOST_PIXELS:
+            raise TooLarge(f"the pictures would have {pixels} pixels, valid are at most {_MOST_PIXELS}; {advice}")
+        return
+    numbers = height * width * sum(1 if name == "gradcam" else 3 for name in drawn) * targets
+    size = int(numbers * _BYTES_PER_NUMBER[canvas.options.encoding])
+    if size > canvas.max_answer_bytes:
+        raise TooLarge(f"the answer would take {size} bytes, valid are at most {canvas.max_answer_bytes}; {advice}")
+
+
+def encode_map(name: str, one: Map, canvas: Canvas) -> dict[str, Any]:
+    """A map as the JSON answer has it: encoding, shape, data, max, degenerate, coverage."""
     encoding = canvas.options.encoding
     data: str | list[Any]
     if encoding == "png":
         picture = draw_map(name, one, canvas)
         shape, data = picture.shape, base64.b64encode(encode_png(picture)).decode()
     else:
-        shape = _shape(one, canvas)
-        _check_size(int(np.prod(shape)) * _BYTES_PER_NUMBER[encoding], canvas)
         values = one.values if canvas.upload is None else onto_upload(one.values, canvas.seen.view)
         shape, data = values.shape, encode_npy(values) if encoding == "npy" else encode_list(values)
     content = {
@@ -60,16 +80,12 @@ def draw_map(name: str, one: Map, canvas: Canvas) -> npt.NDArray[np.uint8]:
     """A map as a picture: gradcam blended into what was seen, gradients in relief on grey.
 
     At the upload's size, what the network did not see is dark grey (gradcam) or transparent (gradients, RGBA).
-
-    Raises:
-        TooLarge: more pixels than are drawn.
     """
     if name != "gradcam":
         return _draw_gradient(deprocess(one.values), canvas)
     weight, colormap = canvas.options.overlay.image_weight, canvas.options.overlay.colormap
     if canvas.upload is None:
         return overlay(_picture_of_size(canvas, *one.values.shape), one.values, weight, colormap)
-    _check_pixels(canvas)
     view = canvas.seen.view
     below = canvas.upload[seen_region(view).slices]
     return show_seen(overlay(below, onto_region(one.values, view), weight, colormap), canvas.upload, view)
@@ -78,7 +94,6 @@ def draw_map(name: str, one: Map, canvas: Canvas) -> npt.NDArray[np.uint8]:
 def _draw_gradient(picture: Picture, canvas: Canvas) -> npt.NDArray[np.uint8]:
     if canvas.upload is None:
         return picture
-    _check_pixels(canvas)
     whole = np.zeros((*canvas.upload.shape[:2], 4), np.uint8)
     seen = onto_region(picture.astype(np.float32), canvas.seen.view)
     whole[seen_region(canvas.seen.view).slices] = np.dstack([seen, np.full(seen.shape[:2], 255)]).astype(np.uint8)
@@ -90,26 +105,3 @@ def _picture_of_size(canvas: Canvas, height: int, width: int) -> Picture:
     if picture.shape[:2] == (height, width):
         return picture
     return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _shape(one: Map, canvas: Canvas) -> tuple[int, ...]:
-    if canvas.upload is None:
-        return one.values.shape
-    return (*canvas.upload.shape[:2], *one.values.shape[2:])
-
-
-def _check_size(size: float, canvas: Canvas) -> None:
-    if size > canvas.max_answer_bytes:
-        raise TooLarge(
-            f"a map alone would take {size / 1e6:.1f} MB of an answer's {canvas.max_answer_bytes / 1e6:.1f} MB; "
-            "valid is a smaller size (layer, input) or another encoding (png)"
-        )
-
-
-def _check_pixels(canvas: Canvas) -> None:
-    height, width = canvas.seen.view.image
-    if height * width > _LARGEST_PICTURE:
-        raise TooLarge(
-            f"size image would draw {height * width} pixels, valid are at most {_LARGEST_PICTURE}; "
-            "valid sizes are layer and input"
-        )

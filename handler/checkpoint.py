@@ -6,7 +6,6 @@ Written as safetensors with the description in the file's own metadata. Read fro
 
 import json
 import os
-import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ class Checkpoint:
     preprocessing: Preprocessing | None
     state: dict[str, torch.Tensor]
     notes: dict[str, str] = field(default_factory=dict)  # seed, accuracy and the like
+    options: dict[str, Any] = field(default_factory=dict)  # of torchvision's builder; JSON values
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -45,9 +45,14 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         metadata["labels"] = json.dumps(checkpoint.labels)
     if checkpoint.preprocessing:
         metadata["preprocessing"] = checkpoint.preprocessing.to_json()
+    if checkpoint.options:
+        metadata["options"] = json.dumps(checkpoint.options)
     unfinished = path.with_name(path.name + ".part")
-    save_file({name: value.contiguous() for name, value in checkpoint.state.items()}, unfinished, metadata)
-    os.replace(unfinished, path)
+    try:
+        save_file({name: value.contiguous() for name, value in checkpoint.state.items()}, unfinished, metadata)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -70,6 +75,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def _described(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str]) -> Checkpoint:
     architecture = metadata.pop("architecture", None)
     labels, preprocessing = metadata.pop("labels", None), metadata.pop("preprocessing", None)
+    options = metadata.pop("options", "{}")
     try:
         return Checkpoint(
             architecture,
@@ -77,15 +83,16 @@ def _described(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, s
             Preprocessing.from_json(preprocessing) if preprocessing else None,
             state,
             metadata,
+            dict(json.loads(options)),
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ModelError(f"checkpoint {path} describes itself wrongly: {error}") from error
 
 
 def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # torch.load raises whatever foreign bytes make it stumble over
         raise ModelError(
             f"checkpoint {path} is neither safetensors nor a state dict that loads with weights_only=True; "
             "save it with safetensors.torch.save_file(model.state_dict(), path) or torch.save(model.state_dict(), path)"
@@ -95,4 +102,4 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             loaded = loaded[wrapper]
     if not isinstance(loaded, dict) or not loaded or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
         raise ModelError(f"checkpoint {path} holds no state dict (a mapping of parameter names to tensors)")
-    return {name.removeprefix("module."): value for name, value in loaded.items()}
+    return {str(name).removeprefix("module."): value for name, value in loaded.items()}

@@ -17,6 +17,9 @@ from handler.errors import ModelError
 from handler.layers import last_feature_layer, spatial_layers
 from handler.preprocess import Preprocessing
 
+_INPUT_TRANSFORMERS = ("googlenet", "inception_v3")  # normalise once more themselves, if made for torchvision's weights
+_TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.")  # heads that do not run in eval mode and need no weights
+
 
 @dataclass(frozen=True)
 class Classifier:
@@ -84,7 +87,7 @@ def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu")
     """
     if checkpoint.architecture is None or checkpoint.labels is None or checkpoint.preprocessing is None:
         raise ModelError("the checkpoint does not say its architecture, labels and preprocessing")
-    module = _build(checkpoint.architecture, num_classes=len(checkpoint.labels))
+    module = _build(checkpoint, num_classes=len(checkpoint.labels), side=checkpoint.preprocessing.crop_size)
     _load_state(module, checkpoint)
     module = module.eval().requires_grad_(False).to(device)
     layers = spatial_layers(module, checkpoint.preprocessing.crop_size)
@@ -116,9 +119,19 @@ def _builder(architecture: str) -> Callable[..., nn.Module]:
     return builder
 
 
-def _build(architecture: str, num_classes: int) -> nn.Module:
-    options: dict[str, Any] = {"init_weights": False} if architecture in ("googlenet", "inception_v3") else {}
+def _build(checkpoint: Checkpoint, num_classes: int, side: int) -> nn.Module:
+    architecture = str(checkpoint.architecture)
+    options = dict(checkpoint.options)
+    if architecture in _INPUT_TRANSFORMERS:
+        options["init_weights"] = False
+    if architecture.startswith("vit_"):
+        options["image_size"] = side
     return _builder(architecture)(weights=None, num_classes=num_classes, **options)
+
+
+def _options_of_weights(architecture: str) -> dict[str, Any]:
+    """What torchvision's builder sets by itself when it is given weights, and would not set for our state dict."""
+    return {"transform_input": True} if architecture in _INPUT_TRANSFORMERS else {}
 
 
 def _download(architecture: str, weights: str) -> Checkpoint:
@@ -136,7 +149,8 @@ def _download(architecture: str, weights: str) -> Checkpoint:
             f"the weights of {architecture} could not be downloaded from {chosen.url} ({error}); "
             "download the file elsewhere and give it with CHECKPOINT=file and LABELS=file"
         ) from error
-    return Checkpoint(architecture, list(chosen.meta["categories"]), _preprocessing_of(chosen), dict(state))
+    labels, how = list(chosen.meta["categories"]), _preprocessing_of(chosen)
+    return Checkpoint(architecture, labels, how, dict(state), options=_options_of_weights(architecture))
 
 
 def _complete(checkpoint: Checkpoint, architecture: str | None, labels: list[str] | None) -> Checkpoint:
@@ -150,7 +164,9 @@ def _complete(checkpoint: Checkpoint, architecture: str | None, labels: list[str
     if not names:
         raise ModelError("the checkpoint does not say its labels: give a file with one per line (LABELS=labels.txt)")
     how = checkpoint.preprocessing or _preprocessing_of(torchvision.models.get_model_weights(name)["DEFAULT"])
-    return replace(checkpoint, architecture=name, labels=names, preprocessing=how)
+    # a plain state dict is taken for one that was fine-tuned from torchvision's weights
+    options = checkpoint.options if checkpoint.architecture else _options_of_weights(name)
+    return replace(checkpoint, architecture=name, labels=names, preprocessing=how, options=options)
 
 
 def _preprocessing_of(weights: Any) -> Preprocessing:
@@ -179,6 +195,7 @@ def _load_state(module: nn.Module, checkpoint: Checkpoint) -> None:
                 f"{checkpoint.architecture} wants {tuple(expected[name].shape)}"
             )
     missing, unexpected = module.load_state_dict(checkpoint.state, strict=False)
+    missing = [name for name in missing if not name.startswith(_TRAINING_ONLY)]
     if missing or unexpected:
         raise ModelError(
             f"the checkpoint is not one of {checkpoint.architecture}: "

@@ -24,10 +24,11 @@ from handler.errors import BadRequest, NotAnImage, TooLarge
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 DEFAULT_MAX_PIXELS = 50_000_000
+LONGEST_SIDE = 65_535  # pixels; JPEG's own limit
 
 # Pillow's own guard warns or raises at sizes of its choosing; max_pixels is judged here instead.
 Image.MAX_IMAGE_PIXELS = None
-# cv2 would write a line to the server's log for every bent file that a client sends; what counts is in the answer.
+# cv2's own lines about bent files only fill the server's log (those of libpng and libjpeg cannot be turned off).
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
@@ -44,10 +45,14 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.
 
     Raises:
         NotAnImage: none of ``FORMATS``; the message names the first bytes.
-        TooLarge: more than ``max_pixels`` according to the header; nothing was decoded.
+        TooLarge: more than ``max_pixels``, or a side above ``LONGEST_SIDE``, by the header; nothing was decoded.
         BadRequest: one of ``FORMATS``, but truncated or corrupt.
     """
     header = _read_header(data)
+    if max(header.width, header.height) > LONGEST_SIDE:
+        raise TooLarge(
+            f"the picture is {header.width}x{header.height}, valid are sides of at most {LONGEST_SIDE} pixels"
+        )
     if header.width * header.height > max_pixels:
         raise TooLarge(
             f"the picture has {header.width}x{header.height} = {header.width * header.height} pixels, "
@@ -90,7 +95,7 @@ def _differs_in_cv2(header: _Header) -> bool:
     Its CMYK is one grey level off, and it blanks or premultiplies transparent pixels of GIF and TIFF. 16-bit grey is
     cv2's all the same, because Pillow clips it.
     """
-    return header.mode == "CMYK" or (header.format in ("GIF", "TIFF") and not header.mode.startswith("I"))
+    return header.mode == "CMYK" or (header.format in ("GIF", "TIFF") and not header.mode.startswith("I;16"))
 
 
 def _decode_with_pillow(data: bytes) -> npt.NDArray[np.uint8] | None:

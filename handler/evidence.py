@@ -76,6 +76,12 @@ def softmax(logits: Floats) -> Floats:
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), np.float32)
 
 
+def best_classes(probabilities: Floats, count: int) -> list[int]:
+    """The indices of the highest of (K,), best first; of equal ones the lower index."""
+    best: list[int] = np.argsort(-probabilities, kind="stable")[:count].tolist()
+    return best
+
+
 def resolve_pairs(targets: Sequence[Sequence[int]], logits: Floats) -> tuple[Indices, Indices]:
     """Flattens per-row targets to (rows, classes), with ``TOP`` replaced by the row's best class."""
     best = logits.argmax(axis=1)

@@ -7,17 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from handler.answer import PNG, Answer, error_answer, failure_answer, json_answer
-from handler.canvas import Canvas
+from handler.canvas import Canvas, check_budget
 from handler.decode import decode
 from handler.errors import BadRequest, RequestError, TooLarge, Unprocessable
-from handler.evidence import TOP, Engine, Evidence, Needs
+from handler.evidence import Engine, Evidence, Needs
 from handler.maps import make_maps, needs_of
 from handler.model_card import ModelCard
-from handler.options import MAPS, Options
-from handler.preprocess import Input, preprocess
+from handler.options import ALL_MAPS, Options
+from handler.preprocess import preprocess
 from handler.render import encode_png
 from handler.request import Headers, Request, parse_row
 from handler.response import Explained, Result, describe_result, draw_sheet
@@ -33,8 +32,7 @@ class _Job:
     place: int  # in the batch
     options: Options
     accept: str
-    seen: Input
-    upload: npt.NDArray[np.uint8] | None
+    canvas: Canvas
     targets: list[int]
     maps: tuple[str, ...]
     needs: Needs
@@ -89,21 +87,22 @@ class Explainer:
     def _prepare(self, place: int, request: Request) -> _Job:
         started = time.perf_counter()
         options = request.options
-        targets = [TOP if target == "top" else self._card.class_index(target) for target in options.target]
+        targets = self._card.target_indices(options)
         maps = self._maps(options)
-        layers = list(dict.fromkeys(self._card.layer_path(layer) for layer in options.layer))
-        if options.top_k is not None and options.top_k > len(self._card.labels):
-            raise BadRequest(f"top_k {options.top_k} is not valid, valid are 1 to {len(self._card.labels)}")
+        layers = self._card.layer_paths(options)
+        self._card.check_top_k(options)
         if request.accept == PNG and not maps:
             raise BadRequest("image/png shows maps and maps is none, valid is Accept: application/json")
         upload = decode(request.image, self._settings.max_pixels)
         seen = preprocess(upload, self._card.preprocessing)
+        on_upload = options.size == "image" and request.accept != PNG
+        canvas = Canvas(seen, upload if on_upload else None, options, self._settings.max_answer_bytes)
+        check_budget(canvas, maps, len(targets))
         return _Job(
             place,
             options,
             request.accept,
-            seen,
-            upload if options.size == "image" else None,
+            canvas,
             targets,
             maps,
             needs_of(maps, layers),
@@ -114,7 +113,7 @@ class Explainer:
         """The maps wanted; by default those of the seed that the model has."""
         if options.maps is None:
             return self._card.default_maps
-        if options.maps == MAPS:  # "all": all there are
+        if options.maps == ALL_MAPS:
             return self._card.maps
         refused = [name for name in options.maps if name not in self._card.maps]
         if refused:
@@ -137,7 +136,7 @@ class Explainer:
         return answers
 
     def _run(self, jobs: list[_Job]) -> list[_Found]:
-        inputs = np.stack([job.seen.tensor for job in jobs])
+        inputs = np.stack([job.canvas.seen.tensor for job in jobs])
         evidence = self._engine.run(inputs, [job.targets for job in jobs], jobs[0].needs)
         return [_Found(evidence, row, np.flatnonzero(evidence.rows == row).tolist()) for row in range(len(jobs))]
 
@@ -151,8 +150,7 @@ class Explainer:
             )
             for pair in (found.pairs if job.maps else [])
         ]
-        canvas = Canvas(job.seen, job.upload, job.options, self._settings.max_answer_bytes)
-        result = Result(found.evidence, found.row, explained, canvas)
+        result = Result(found.evidence, found.row, explained, job.canvas)
         if job.accept == PNG:
             answer = Answer(encode_png(draw_sheet(result, self._card)), PNG)
         else:

@@ -3,7 +3,7 @@
 ``R_in = 1[x > 0] · 1[R_out > 0] · R_out`` (Springenberg et al. 2015, arXiv 1412.6806). Autograd's ReLU nodes apply the
 first gate; a hook on each of them rectifies the gradient that arrives and so adds the second. Functional, in-place and
 reused ReLUs and ReLU6 are nodes like any other, which replacing ``nn.ReLU`` modules would miss. ``x.clamp(min=0)`` is
-no such node: it is neither guided nor counted.
+no such node, and neither is an in-place ReLU on a slice: they are neither guided nor counted.
 """
 
 from collections.abc import Iterator

@@ -26,7 +26,10 @@ def captured(module: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, tor
     kept: dict[str, torch.Tensor] = {}
 
     def keep(path: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        def hook(_module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+            # an identity returns a tensor that others still hold, and may rewrite
+            if any(output is one for one in inputs):
+                output = output.clone()
             kept[path] = output if output.requires_grad else output.detach().requires_grad_()
             return kept[path].clone()
 

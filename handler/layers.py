@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torchvision.ops import Permute
 
+_NOT_MAPS = (nn.LayerNorm, nn.Linear, Permute)  # their four dimensions are not (N, C, h, w)
 _NOT_FEATURES = (  # they resample or pass on what another layer found
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool2d,
@@ -52,6 +54,6 @@ def _noting(module: nn.Module, found: dict[str, tuple[int, int, int]]) -> Iterat
 
     with ExitStack() as stack:
         for path, layer in module.named_modules():
-            if path:
+            if path and not isinstance(layer, _NOT_MAPS):
                 stack.callback(layer.register_forward_hook(note(path)).remove)
         yield

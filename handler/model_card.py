@@ -1,11 +1,13 @@
 """What is known of a model without loading it: enough to check a request and to describe the model to a client."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from handler.cam import METHODS
 from handler.errors import BadRequest
-from handler.options import ENCODINGS, MAPS, SEED_MAPS, SIZES
+from handler.evidence import TOP
+from handler.options import ENCODINGS, MAPS, SEED_MAPS, SIZES, Options, shown
 from handler.preprocess import Preprocessing
 
 
@@ -60,39 +62,65 @@ class ModelCard:
             "encodings": list(ENCODINGS),
         }
 
-    def class_index(self, target: int | str) -> int:
-        """The index of a class given as index, as digits, or as label.
+    def target_indices(self, options: Options) -> list[int]:
+        """The classes to explain, ``TOP`` for the prediction.
 
         Raises:
             BadRequest: no such class, or a label that several classes share.
         """
-        if isinstance(target, int) or target.lstrip("-").isdecimal():
-            index = int(target[:20]) if isinstance(target, str) else target
-            if not 0 <= index < len(self.labels):
-                raise BadRequest(f"target {index} is not a class index, valid are 0 to {len(self.labels) - 1}")
-            return index
+        return [self.class_index(target) for target in options.target]
+
+    def class_index(self, target: int | str) -> int:
+        """The index of a class given as index, as label, or as digits; a label that is a number goes before the index.
+
+        Raises:
+            BadRequest: no such class, or a label that several classes share.
+        """
+        if isinstance(target, int):
+            return self._checked_index(target)
         exact = [index for index, label in enumerate(self.labels) if label == target]
         found = exact or [i for i, label in enumerate(self.labels) if label.casefold() == target.casefold()]
-        if len(found) > 1:
-            raise BadRequest(f"target {target!r} names the classes {found}; give the index of one")
-        if not found:
-            raise BadRequest(f"target {target[:80]!r} is no label of this model, valid are {_listed(self.labels)}")
-        return found[0]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise BadRequest(f"target {target[:80]!r} names the classes {found[:20]}; give the index of one")
+        if target.casefold() == "top":
+            return TOP
+        if re.fullmatch(r"-?[0-9]{1,9}", target):
+            return self._checked_index(int(target))
+        raise BadRequest(f"target {target[:80]!r} is no label of this model, valid are {_listed(self.labels)}")
 
-    def layer_path(self, layer: str) -> str:
-        """The module path of a layer, ``auto`` resolved.
+    def layer_paths(self, options: Options) -> list[str]:
+        """The layers to look at, ``auto`` resolved, each once.
 
         Raises:
             BadRequest: not a layer with a map.
         """
-        if layer == "auto":
+        return list(dict.fromkeys(self._layer_path(layer) for layer in options.layer))
+
+    def check_top_k(self, options: Options) -> None:
+        """Refuses more classes than there are.
+
+        Raises:
+            BadRequest: naming how many there are.
+        """
+        if options.top_k is not None and options.top_k > len(self.labels):
+            raise BadRequest(f"top_k {shown(options.top_k)} is not valid, valid are 1 to {len(self.labels)}")
+
+    def _checked_index(self, index: int) -> int:
+        if not 0 <= index < len(self.labels):
+            raise BadRequest(f"target {shown(index)} is not a class index, valid are 0 to {len(self.labels) - 1}")
+        return index
+
+    def _layer_path(self, layer: str) -> str:
+        if layer in self.layers:
+            return layer
+        if layer.casefold() == "auto":
             return self.default_layer
-        if layer not in self.layers:
-            outermost_first = sorted(self.layers, key=lambda path: path.count("."))
-            raise BadRequest(
-                f"layer {layer[:80]!r} has no map in {self.architecture}, valid are auto, {_listed(outermost_first)}"
-            )
-        return layer
+        outermost_first = sorted(self.layers, key=lambda path: path.count("."))
+        raise BadRequest(
+            f"layer {layer[:80]!r} has no map in {self.architecture}, valid are auto, {_listed(outermost_first)}"
+        )
 
 
 def _listed(names: list[str], most: int = 20) -> str:

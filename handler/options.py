@@ -15,6 +15,7 @@ from handler.errors import BadRequest
 
 SEED_MAPS = ("gradcam", "guided_backprop", "guided_gradcam")
 MAPS = (*SEED_MAPS, "saliency")
+ALL_MAPS = ("all",)  # all that the architecture has
 SIZES = ("layer", "input", "image")
 ENCODINGS = ("png", "npy", "list")
 COLORMAPS = {
@@ -57,10 +58,13 @@ def parse_options(given: Mapping[str, Any], defaults: Options) -> Options:
         BadRequest: an unknown option or a value out of range; the message lists what is valid.
     """
     read: dict[str, Any] = {}
-    for name, value in given.items():
+    for written, value in given.items():
+        name = written.lower().replace("-", "_")
         if name not in _READERS:
-            raise BadRequest(f"unknown option {_shown(name)}, valid are {', '.join(_READERS)}")
+            raise BadRequest(f"unknown option {shown(written)}, valid are {', '.join(_READERS)}")
         read[name] = _READERS[name](_text(name, value))
+    if "overlay" in read:
+        read["overlay"] = replace(defaults.overlay, **read["overlay"])
     return replace(defaults, **read)
 
 
@@ -73,9 +77,12 @@ def _text(name: str, value: Any) -> Any:
         raise BadRequest(f"option {name} is not valid UTF-8") from error
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A client's value, short enough to repeat in a message."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write out integers of thousands of digits
+        return "that many digits"
     return text if len(text) <= 80 else text[:77] + "…"
 
 
@@ -90,7 +97,7 @@ def _items(name: str, value: Any, valid: str) -> list[Any]:
 
 def _choice(name: str, value: Any, valid: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value.lower() not in valid:
-        raise BadRequest(f"{name} {_shown(value)} does not exist, valid are {', '.join(valid)}")
+        raise BadRequest(f"{name} {shown(value)} does not exist, valid are {', '.join(valid)}")
     return value.lower()
 
 
@@ -99,7 +106,7 @@ def _target(value: Any) -> tuple[int | str, ...]:
     targets = _items("target", value, valid)
     for target in targets:
         if isinstance(target, bool) or not isinstance(target, (int, str)):
-            raise BadRequest(f"target {_shown(target)} is not valid, valid are {valid}")
+            raise BadRequest(f"target {shown(target)} is not valid, valid are {valid}")
     if len(targets) > MAX_TARGETS:
         raise BadRequest(f"{len(targets)} targets are too many, valid are 1 to {MAX_TARGETS}")
     return tuple(targets)
@@ -107,11 +114,13 @@ def _target(value: Any) -> tuple[int | str, ...]:
 
 def _maps(value: Any) -> tuple[str, ...]:
     valid = (*MAPS, "all", "none")
+    if value == []:
+        return ()
     chosen = [_choice("map", item, valid) for item in _items("maps", value, ", ".join(valid))]
     if chosen == ["none"]:
         return ()
     if chosen == ["all"]:
-        return MAPS
+        return ALL_MAPS
     if "all" in chosen or "none" in chosen:
         raise BadRequest("maps all and none stand alone, valid are one of them or a list of " + ", ".join(MAPS))
     return tuple(dict.fromkeys(chosen))
@@ -124,14 +133,14 @@ def _method(value: Any) -> str:
 def _layer(value: Any) -> tuple[str, ...]:
     layers = _items("layer", value, "auto or module paths")
     if not all(isinstance(layer, str) for layer in layers) or len(layers) > MAX_LAYERS:
-        raise BadRequest(f"layer {_shown(value)} is not valid, valid are auto or 1 to {MAX_LAYERS} module paths")
+        raise BadRequest(f"layer {shown(value)} is not valid, valid are auto or 1 to {MAX_LAYERS} module paths")
     return tuple(dict.fromkeys(layers))
 
 
 def _top_k(value: Any) -> int:
     number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 10 else value
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise BadRequest(f"top_k {_shown(value)} is not valid, valid are 1 to the number of classes")
+        raise BadRequest(f"top_k {shown(value)} is not valid, valid are 1 to the number of classes")
     return number
 
 
@@ -143,21 +152,26 @@ def _encoding(value: Any) -> str:
     return _choice("encoding", value, ENCODINGS)
 
 
-def _overlay(value: Any) -> Overlay:
+def _overlay(value: Any) -> dict[str, Any]:
+    """The parts of an ``Overlay`` that were given."""
     valid = f"an image weight of 0 to 1, a colour map out of {', '.join(COLORMAPS)}, or both"
-    overlay = Overlay()
+    parts: dict[str, Any] = {}
     for item in _items("overlay", value, valid):
-        if isinstance(item, str) and item.lower() in COLORMAPS:
-            overlay = replace(overlay, colormap=item.lower())
-            continue
-        try:
-            weight = float("nan") if isinstance(item, bool) else float(item)
-        except (TypeError, ValueError, OverflowError):
-            weight = float("nan")
-        if not 0 <= weight <= 1:
-            raise BadRequest(f"overlay {_shown(item)} is not valid, valid are {valid}")
-        overlay = replace(overlay, image_weight=weight)
-    return overlay
+        known = isinstance(item, str) and item.lower() in COLORMAPS
+        part, read = ("colormap", item.lower()) if known else ("image_weight", _weight(item))
+        if part in parts or read is None:
+            raise BadRequest(f"overlay {shown(value)} is not valid, valid are {valid}")
+        parts[part] = read
+    return parts
+
+
+def _weight(value: Any) -> float | None:
+    """A number from 0 to 1, None for anything else."""
+    try:
+        weight = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return weight if 0 <= weight <= 1 else None
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {

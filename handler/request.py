@@ -71,7 +71,7 @@ def parse_row(row: Mapping[str, Any], headers: Headers, defaults: Options) -> Re
     if set(fields) == {"body"}:
         body = _json_body(fields["body"], headers)
         if isinstance(body, str):  # text/*: no picture, but its bytes shall be named
-            body = body.encode()
+            body = body.encode("utf-8", "replace")
         if not isinstance(body, (bytes, bytearray, dict)):
             raise BadRequest(f"a JSON request must be an object with the picture in base64 under image; {_FORMS}")
         fields = body if isinstance(body, dict) else {"body": body}
@@ -125,18 +125,19 @@ def _from_base64(text: str) -> bytes:
 
 
 def accepted(header: str | None) -> str:
-    """The form of the answer for an ``Accept`` header: ``image/png`` if it is preferred to JSON, else JSON."""
-    quality = {"application/json": 0.0, "image/png": 0.0}
+    """The form of the answer for an ``Accept`` header: ``image/png`` if it is preferred to JSON, else JSON.
+
+    The higher quality is preferred; at equal quality a form that is named goes before one that a ``*`` covers.
+    """
+    forms = {"application/json": (0.0, 0), "image/png": (0.0, 0)}  # quality, how specific
     for item in (header or "*/*").lower().split(","):
         media, *parameters = (part.strip() for part in item.split(";"))
-        weight = _quality(parameters)
-        if media in quality:
-            quality[media] = weight
-        elif media in ("*/*", "application/*"):
-            quality["application/json"] = max(quality["application/json"], weight)
-        elif media == "image/*":
-            quality["image/png"] = max(quality["image/png"], weight)
-    return "image/png" if quality["image/png"] > quality["application/json"] else "application/json"
+        for form in forms:
+            specific = {form: 2, form.partition("/")[0] + "/*": 1, "*/*": 0}.get(media)
+            if specific is not None and not (media == "*/*" and form == "image/png"):
+                forms[form] = max(forms[form], (_quality(parameters), specific))
+    png_preferred = forms["image/png"] > forms["application/json"] and forms["image/png"][0] > 0
+    return "image/png" if png_preferred else "application/json"
 
 
 def _quality(parameters: list[str]) -> float:

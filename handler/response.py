@@ -1,12 +1,10 @@
 """One row's result as the content of its answer: the JSON object, or all its pictures on one sheet."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from handler.canvas import Canvas, draw_map, encode_map
-from handler.evidence import Evidence, Floats, softmax
+from handler.evidence import Evidence, Floats, best_classes, softmax
 from handler.maps import Map
 from handler.model_card import ModelCard
 from handler.render import Picture, sheet
@@ -65,7 +63,7 @@ def describe_result(result: Result, card: ModelCard, engine: str) -> dict[str, A
 
 def draw_sheet(result: Result, card: ModelCard) -> Picture:
     """One row of captioned pictures per target, what the network saw first; all at the size it saw."""
-    canvas = replace(result.canvas, upload=None)
+    canvas = result.canvas
     rows = []
     for one in result.explained:
         target = _target(result.evidence, one.pair, result.probabilities, card)
@@ -76,8 +74,10 @@ def draw_sheet(result: Result, card: ModelCard) -> Picture:
 
 
 def _predictions(probabilities: Floats, card: ModelCard, top_k: int) -> list[dict[str, Any]]:
-    best = np.argsort(-probabilities, kind="stable")[:top_k]
-    return [{"index": int(i), "label": card.labels[i], "probability": float(probabilities[i])} for i in best]
+    return [
+        {"index": index, "label": card.labels[index], "probability": float(probabilities[index])}
+        for index in best_classes(probabilities, top_k)
+    ]
 
 
 def _target(evidence: Evidence, pair: int, probabilities: Floats, card: ModelCard) -> dict[str, Any]:

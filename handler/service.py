@@ -12,10 +12,11 @@ import torch
 from handler.answer import Answer, error_answer, json_answer
 from handler.checkpoint import read_checkpoint
 from handler.classifier import Classifier, build_classifier
-from handler.errors import NotFound, Unprocessable
+from handler.errors import ModelError, NotFound, RequestError, Unprocessable
 from handler.evidence import TOP, Engine, Needs
 from handler.explainer import Explainer
 from handler.model_card import ModelCard
+from handler.options import Options
 from handler.request import Headers
 from handler.settings import read_settings
 from handler.torch_engine import TorchEngine
@@ -55,10 +56,11 @@ class Service:
             ModelError: what the archive or its settings lack.
         """
         settings = read_settings((config or {}).get("explain"))
-        torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+        torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
         classifier = build_classifier(read_checkpoint(folder / CHECKPOINT_NAME), device)
         engine = TorchEngine(classifier)
         card = describe_model(classifier, engine, name, version)
+        check_defaults(settings.defaults, card)
         logger.info("%s is ready: %s on %s, layer %s", name, card.architecture, device, card.default_layer)
         return cls(Explainer(engine, card, settings), engine, card)
 
@@ -81,6 +83,20 @@ class Service:
         if path:
             return error_answer(NotFound("nothing answers below the model's path but healthz"))
         return None
+
+
+def check_defaults(defaults: Options, card: ModelCard) -> None:
+    """Refuses defaults that every request would be refused for.
+
+    Raises:
+        ModelError: naming the default and what is valid.
+    """
+    try:
+        card.target_indices(defaults)
+        card.layer_paths(defaults)
+        card.check_top_k(defaults)
+    except RequestError as error:
+        raise ModelError(f"model-config.yaml: explain.defaults: {error}") from error
 
 
 def describe_model(classifier: Classifier, engine: Engine, name: str, version: str) -> ModelCard:

@@ -25,6 +25,8 @@ def read_settings(section: Mapping[str, Any] | None) -> Settings:
     Raises:
         ModelError: an unknown key or a value of the wrong kind; the message lists what is valid.
     """
+    if section is not None and not isinstance(section, Mapping):
+        raise ModelError(f"model-config.yaml: explain must be a mapping, not {section!r}")
     values = dict(section or {})
     known = [field.name for field in fields(Settings)]
     unknown = [str(key) for key in values if key not in known]
@@ -36,5 +38,6 @@ def read_settings(section: Mapping[str, Any] | None) -> Settings:
         raise ModelError(f"model-config.yaml: explain.defaults: {error}") from error
     for key, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < (0 if key == "threads" else 1):
-            raise ModelError(f"model-config.yaml: explain.{key} must be a whole number above 0, not {value!r}")
+            least = 0 if key == "threads" else 1
+            raise ModelError(f"model-config.yaml: explain.{key} must be a whole number from {least} up, not {value!r}")
     return Settings(defaults=defaults, **values)

@@ -29,14 +29,24 @@ def test_the_archive_holds_package_entry_checkpoint_and_settings(tmp_path, check
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("name", ["", "../up", "a b", "-x", "a/b"])
+@pytest.mark.parametrize("name", ["", "../up", "a b", "-x", "a/b", "x.mar"])
 def test_a_name_that_torchserve_would_refuse_is_refused(tmp_path, checkpoint, name):
     with pytest.raises(ModelError, match="is not valid"):
         write_archive(checkpoint, tmp_path, name)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["explain: {max_pixel: 3}", "- a", "a: [", "explain: {defaults: {maps: heat}}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "explain: {max_pixel: 3}",
+        "- a",
+        "a: [",
+        "explain: {defaults: {maps: heat}}",
+        "explain: {defaults: {target: zebra}}",
+        "explain: {defaults: {layer: fc}}",
+    ],
+)
 def test_settings_that_cannot_work_leave_the_old_archive(tmp_path, checkpoint, text):
     (tmp_path / "old.mar").write_bytes(b"old")
     config = tmp_path / "config.yaml"

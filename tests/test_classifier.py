@@ -45,7 +45,7 @@ def test_the_last_feature_layer_is_found(architecture, layer):
 
 
 def test_a_head_that_disagrees_with_the_labels_is_refused(tmp_path):
-    with pytest.raises(ModelError, match=r"head 'fc.weight' scores 10 classes, but there are 2 labels"):
+    with pytest.raises(ModelError, match=r"head 'fc.(weight|bias)' scores 10 classes, but there are 2 labels"):
         load_classifier("shufflenet_v2_x0_5", checkpoint=saved(tmp_path), labels=["cat", "dog"])
 
 
@@ -96,6 +96,29 @@ def test_default_weights_bring_their_labels_and_preprocessing(monkeypatch):
     assert "tabby" in checkpoint.labels
     assert checkpoint.preprocessing.resize_size == 256
     assert isinstance(checkpoint.state["features.0.weight"], torch.Tensor)
+
+
+@pytest.mark.parametrize("architecture", ["googlenet", "inception_v3"])
+def test_networks_that_transform_their_input_do_so_with_torchvisions_weights(tmp_path, monkeypatch, architecture):
+    """torchvision's builder sets transform_input when it is given weights, and so must we."""
+    theirs = torchvision.models.get_model(architecture, weights=None, init_weights=False)
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", lambda *_, **__: theirs.state_dict())
+    builder = torchvision.models.get_model_builder(architecture)
+    expected = builder(weights=torchvision.models.get_model_weights(architecture).DEFAULT).eval()
+    checkpoint = find_checkpoint(architecture, weights="DEFAULT")
+    write_checkpoint(tmp_path / "a.safetensors", checkpoint)
+    ours = load_classifier(checkpoint=tmp_path / "a.safetensors").module
+    assert ours.transform_input is expected.transform_input is True
+    picture = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(picture), expected(picture))
+
+
+def test_heads_that_only_train_are_not_missed(tmp_path):
+    state = random_classifier("googlenet").module.state_dict()
+    path = tmp_path / "a.pth"
+    torch.save({name: value for name, value in state.items() if not name.startswith("aux")}, path)
+    assert load_classifier("googlenet", checkpoint=path, labels=TEN).architecture == "googlenet"
 
 
 def test_a_download_that_fails_names_the_way_out(monkeypatch):

@@ -216,3 +216,11 @@ def test_a_bent_file_gives_a_picture_or_the_rows_own_error(name):
             continue
         assert (found.dtype, found.ndim, found.shape[2]) == (np.uint8, 3, 3)
         assert 0 < found.shape[0] * found.shape[1] <= 100_000
+
+
+def test_a_side_that_no_camera_makes_is_refused_by_the_header(monkeypatch):
+    data = io.BytesIO()
+    Image.new("L", (70_000, 1)).save(data, "PNG")
+    monkeypatch.setattr(decoding.cv2, "imdecode", None)
+    with pytest.raises(TooLarge, match="sides up to|sides of at most"):
+        decoding.decode(data.getvalue())

@@ -1,5 +1,6 @@
 """What a batch gets, with an engine that fails on demand: no server, no torch."""
 
+import base64
 import json
 
 import numpy as np
@@ -95,8 +96,43 @@ def test_a_map_that_the_architecture_lacks_is_refused_by_its_reason():
     assert b"GELU" in answers[0].body
 
 
+def test_all_is_what_there_is_but_a_list_is_taken_at_its_word():
+    card = ModelCard(**{**CARD.__dict__, "guided_refusal": "no ReLU"})
+    listed = {"data": picture(50), "maps": "gradcam,guided_backprop,guided_gradcam,saliency"}
+    answers, _ = answer([listed], card=card)
+    assert answers[0].status == 422
+
+
+@pytest.mark.parametrize("target", ["--3", "0" * 25 + "1", "٣", "²", "9" * 5000, 10**4000, "-1", 2])
+def test_a_target_that_is_no_class_is_refused_in_few_words(target):
+    answers, _ = answer([{"body": {"image": base64.b64encode(picture(50)).decode(), "target": target}}])
+    assert answers[0].status == 400
+    assert len(answers[0].body) < 500
+
+
+def test_a_label_that_is_a_number_goes_before_the_index():
+    card = ModelCard(**{**CARD.__dict__, "labels": ["1", "0"]})
+    assert card.class_index("1") == 0
+    assert card.class_index(1) == 1
+
+
+@pytest.mark.parametrize("encoding", ["png", "npy", "list"])
+def test_what_can_only_be_too_large_is_refused_before_it_is_computed(encoding):
+    upload = encode_png(np.zeros((2000, 2000, 3), np.uint8) + 50)
+    row = {"data": upload, "size": "image", "encoding": encoding, "target": "0,1,0,1,0,1"}
+    answers, engine = answer([row])
+    assert answers[0].status == 413
+    assert b"fewer targets or maps" in answers[0].body
+    assert engine.batches == []
+
+
+def test_a_lone_surrogate_is_no_picture():
+    answers, _ = answer([{"body": "\ud800"}])
+    assert answers[0].status == 415
+
+
 def test_an_answer_above_the_limit_is_refused():
-    settings = Settings(Options(maps=("gradcam",)), max_answer_bytes=600)
+    settings = Settings(Options(maps=("gradcam",)), max_answer_bytes=700)
     answers, _ = answer(
         [{"data": picture(50), "encoding": "list"}, {"data": picture(50), "maps": "none"}], None, settings
     )

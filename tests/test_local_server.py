@@ -73,6 +73,18 @@ def test_a_port_in_use_is_named(tmp_path):
             server.start()
 
 
+def test_a_pid_file_that_outlived_its_server_harms_nobody(tmp_path):
+    server = server_in(tmp_path)
+    server.folder.mkdir()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as neighbour:
+        (server.folder / ".model_server.pid").write_text(str(neighbour.pid))
+        assert server.pid is None
+        assert not server.stop()
+        assert neighbour.poll() is None
+        neighbour.communicate(b"\n")
+    assert not (server.folder / ".model_server.pid").exists()
+
+
 @pytest.mark.server
 def test_a_model_that_cannot_load_stops_the_server_and_shows_its_log(tmp_path):
     (tmp_path / "m.mar").write_bytes(b"no archive")

@@ -1,7 +1,7 @@
 import pytest
 
 from handler.errors import BadRequest
-from handler.options import COLORMAPS, MAPS, Options, Overlay, parse_options
+from handler.options import ALL_MAPS, COLORMAPS, Options, Overlay, parse_options
 
 DEFAULTS = Options()
 
@@ -14,7 +14,8 @@ DEFAULTS = Options()
         ({"target": b" top, tabby "}, "target", ("top", "tabby")),
         ({"target": [3, "tabby"]}, "target", (3, "tabby")),
         ({"maps": "none"}, "maps", ()),
-        ({"maps": "ALL"}, "maps", MAPS),
+        ({"maps": "ALL"}, "maps", ALL_MAPS),
+        ({"maps": []}, "maps", ()),
         ({"maps": "saliency,gradcam,saliency"}, "maps", ("saliency", "gradcam")),
         ({"maps": ["gradcam"]}, "maps", ("gradcam",)),
         ({"layer": "conv5, stage4.3"}, "layer", ("conv5", "stage4.3")),
@@ -53,6 +54,8 @@ def test_what_is_not_given_keeps_its_default():
         ({"top_k": "9" * 5000}, "top_k"),
         ({"size": b"\xff"}, "size is not valid UTF-8"),
         ({"encoding": None}, "encoding None does not exist"),
+        ({"overlay": "0.2,0.9"}, "overlay '0.2,0.9'"),
+        ({"overlay": "jet,bone"}, "overlay"),
         ({"overlay": "inf"}, "overlay 'inf'"),
         ({"overlay": True}, "overlay True"),
         ({"overlay": 10**400}, "overlay"),
@@ -64,6 +67,16 @@ def test_what_is_not_valid_is_refused(given, said):
         parse_options(given, DEFAULTS)
     assert said in str(refusal.value)
     assert len(str(refusal.value)) < 600
+
+
+def test_names_are_read_without_regard_to_case_and_dashes():
+    assert parse_options({"Top-K": "3"}, DEFAULTS).top_k == 3
+
+
+def test_an_overlays_parts_keep_the_other_parts_default():
+    defaults = Options(overlay=Overlay(0.3, "viridis"))
+    assert parse_options({"overlay": 0.7}, defaults).overlay == Overlay(0.7, "viridis")
+    assert parse_options({"overlay": "bone"}, defaults).overlay == Overlay(0.3, "bone")
 
 
 def test_the_colour_maps_are_those_of_cv2():

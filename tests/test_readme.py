@@ -73,6 +73,14 @@ def test_the_python_code_runs_and_the_export_commands_too():
     assert "star" in done.stdout
 
 
+def test_every_file_that_the_readme_points_to_exists():
+    pointed = re.findall(r"\]\((?!http|#)([^)]+)\)", README)
+    assert "docs/demo.png" in pointed
+    assert all((ROOT / path).is_file() for path in pointed)
+    anchors = {re.sub(r"[^a-z- ]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in README.splitlines()}
+    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= anchors
+
+
 def test_every_module_stands_in_the_code_map():
     for folder in ("handler", "export"):
         for path in (ROOT / folder).glob("*.py"):

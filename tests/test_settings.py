@@ -27,6 +27,8 @@ def test_defaults_are_read_like_a_request():
         ({"threads": -1}, "explain.threads"),
         ({"defaults": {"maps": "heat"}}, "explain.defaults: map 'heat' does not exist"),
         ({"defaults": 3}, "explain.defaults"),
+        ([1], "must be a mapping"),
+        (5, "must be a mapping"),
     ],
 )
 def test_wrong_settings_are_refused(section, said):
