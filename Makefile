@@ -16,7 +16,7 @@ SOURCE := $(if $(MODEL),--model '$(MODEL)') $(if $(WEIGHTS),--weights '$(WEIGHTS
 CONFIG ?= config.properties
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo archive export serve stop train localisation lock clean
+.PHONY: help setup check test demo archive export explanation serve stop train localisation lock clean
 
 help: ## list the targets
 	@echo "make TARGET [VARIABLE=value …]"
@@ -54,6 +54,9 @@ archive: $(READY) ## write model_store/NAME.mar for TorchServe
 
 export: $(READY) ## write model_store/NAME.onnx for ONNX Runtime, verified against PyTorch
 	$(PY) -m export prediction --name '$(NAME)' $(SOURCE)
+
+explanation: $(READY) ## write model_store/NAME.explain.onnx: scores, Grad-CAM and guided backprop in one ONNX graph
+	$(PY) -m export explanation --name '$(NAME)' $(SOURCE)
 
 serve: $(READY) ## start TorchServe with model_store/NAME.mar and wait until it answers
 	$(PY) -m deploy.local_server start --config '$(CONFIG)' --model '$(NAME)'

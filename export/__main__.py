@@ -3,11 +3,17 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from handler.errors import ServiceError
 from handler.labels import read_labels
+
+if TYPE_CHECKING:
+    from export.verification import Check
+    from handler.classifier import Classifier
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,6 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     prediction = commands.add_parser("prediction", help="write a classifier's prediction graph as ONNX")
     _add_model(prediction)
     prediction.set_defaults(command=_prediction)
+    explanation = commands.add_parser("explanation", help="write a classifier's whole explanation as one ONNX graph")
+    _add_model(explanation)
+    explanation.set_defaults(command=_explanation)
     predict = commands.add_parser("predict", help="predict pictures with an ONNX graph; runs without torch")
     predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     predict.add_argument("--model", type=Path, required=True, metavar="FILE.onnx")
@@ -65,18 +74,26 @@ def _archive(options: argparse.Namespace) -> None:
 
 def _prediction(options: argparse.Namespace) -> None:
     from export.prediction_graph import export_prediction
+
+    _export(options, f"{options.name}.onnx", export_prediction)
+
+
+def _explanation(options: argparse.Namespace) -> None:
+    from export.explanation_graph import export_explanation
+
+    _export(options, f"{options.name}.explain.onnx", export_explanation)
+
+
+def _export(options: argparse.Namespace, file: str, export: Callable[["Classifier", Path], list["Check"]]) -> None:
     from export.verification import table
     from handler.classifier import load_classifier
 
     labels = read_labels(options.labels) if options.labels else None
     classifier = load_classifier(options.model, weights=options.weights, checkpoint=options.checkpoint, labels=labels)
-    path = options.store / f"{options.name}.onnx"
-    checks = export_prediction(classifier, path)
-    print(table(checks))
-    print(
-        f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB): {classifier.architecture}, "
-        f"{len(classifier.labels)} classes"
-    )
+    path = options.store / file
+    print(table(export(classifier, path)))
+    size = path.stat().st_size / 1e6
+    print(f"wrote {path} ({size:.1f} MB): {classifier.architecture}, {len(classifier.labels)} classes")
 
 
 def _predict(options: argparse.Namespace) -> None:

@@ -9,19 +9,21 @@ from handler.errors import ModelError
 from handler.preprocess import Preprocessing
 
 KIND_PREDICTION = "prediction"
+KIND_EXPLANATION = "explanation"
 
 
 @dataclass(frozen=True)
 class GraphDescription:
     """The metadata of a graph. Written as one string per field; what is not text is JSON."""
 
-    kind: str  # KIND_PREDICTION
+    kind: str  # KIND_PREDICTION or KIND_EXPLANATION
     architecture: str
     labels: list[str]  # one per score
     preprocessing: Preprocessing
     weights_sha256: str  # of the weights it was made from
     versions: dict[str, str] = field(default_factory=dict)  # package to version
     verification: str = ""  # the record of the comparison with PyTorch, as text
+    layer: str = ""  # of an explanation: where activations and gradients are taken
 
     def to_properties(self) -> dict[str, str]:
         """As ONNX stores it: text to text."""
@@ -33,6 +35,7 @@ class GraphDescription:
             "weights_sha256": self.weights_sha256,
             "versions": json.dumps(self.versions),
             "verification": self.verification,
+            "layer": self.layer,
         }
 
     @classmethod
@@ -51,6 +54,7 @@ class GraphDescription:
                 properties["weights_sha256"],
                 json.loads(properties.get("versions", "{}")),
                 properties.get("verification", ""),
+                properties.get("layer", ""),
             )
         except (KeyError, ValueError) as error:
             raise ModelError(f"the graph does not describe itself ({error}); make it with `make export`") from error

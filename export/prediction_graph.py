@@ -1,26 +1,32 @@
 """Exports the gradient-free prediction graph: pictures in, logits and probabilities out, batch dimension dynamic."""
 
 import logging
-import os
-import platform
 import warnings
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import nn
 
-from export.metadata import KIND_PREDICTION, GraphDescription, hash_weights
-from export.verification import Check, Floats, Run, VerificationError, table, verify
+from export.graph_file import OPSET, graph_run, hash_state, package_versions, write_model
+from export.metadata import KIND_PREDICTION, GraphDescription
+from export.verification import (
+    Check,
+    Floats,
+    Inputs,
+    Run,
+    Tolerance,
+    VerificationError,
+    fresh_pictures,
+    table,
+    verify,
+)
 from handler.classifier import Classifier
 
 OUTPUTS = ["logits", "probabilities"]
-TOLERANCE = 1e-4  # largest absolute difference to PyTorch
-OPSET = 18  # the exporter's own, which every ONNX Runtime since 1.14 reads
+TOLERANCES = {name: Tolerance(1e-4) for name in OUTPUTS}
 
 
 class PredictionGraph(nn.Module):
@@ -46,8 +52,12 @@ def export_prediction(classifier: Classifier, path: Path) -> list[Check]:
         VerificationError: the graph differs from PyTorch.
     """
     model = _trace(classifier)
+
+    def fresh(rng: np.random.Generator, count: int) -> Inputs:
+        return {"input": fresh_pictures(rng, count, classifier.preprocessing)}
+
     try:
-        checks = verify(_torch_run(classifier), _onnx_run(model), classifier.preprocessing, TOLERANCE)
+        checks = verify(_torch_run(classifier), graph_run(model), fresh, TOLERANCES)
     except VerificationError:
         path.unlink(missing_ok=True)  # an older graph must not be taken for this one
         raise
@@ -57,31 +67,12 @@ def export_prediction(classifier: Classifier, path: Path) -> list[Check]:
         classifier.labels,
         classifier.preprocessing,
         hash_state(classifier.module),
-        _versions(),
+        package_versions(),
         table(checks),
     )
     onnx.helper.set_model_props(model, description.to_properties())
     write_model(model, path)
     return checks
-
-
-def write_model(model: onnx.ModelProto, path: Path) -> None:
-    """Checks the model with ``onnx.checker`` and writes it, whole or not at all."""
-    onnx.checker.check_model(model, full_check=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        unfinished.write_bytes(model.SerializeToString())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def hash_state(module: nn.Module) -> str:
-    """SHA-256 of all weights and buffers."""
-    return hash_weights(
-        {name: value.cpu().contiguous().numpy().tobytes() for name, value in module.state_dict().items()}
-    )
 
 
 def _trace(classifier: Classifier) -> onnx.ModelProto:
@@ -106,26 +97,9 @@ def _trace(classifier: Classifier) -> onnx.ModelProto:
 
 
 def _torch_run(classifier: Classifier) -> Run:
-    def run(inputs: Floats) -> Mapping[str, Floats]:
+    def run(inputs: Inputs) -> Mapping[str, Floats]:
         with torch.inference_mode():
-            outputs = PredictionGraph(classifier.module)(torch.from_numpy(inputs).to(classifier.device))
+            outputs = PredictionGraph(classifier.module)(torch.from_numpy(inputs["input"]).to(classifier.device))
         return {name: value.cpu().numpy() for name, value in zip(OUTPUTS, outputs, strict=True)}
 
     return run
-
-
-def _onnx_run(model: onnx.ModelProto) -> Run:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-
-    def run(inputs: Floats) -> Mapping[str, Floats]:
-        names = [output.name for output in session.get_outputs()]
-        return {
-            name: np.asarray(value) for name, value in zip(names, session.run(None, {"input": inputs}), strict=True)
-        }
-
-    return run
-
-
-def _versions() -> dict[str, str]:
-    packages = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")
-    return {"python": platform.python_version(), **{package: version(package) for package in packages}}

@@ -13,12 +13,12 @@ import export.prediction_graph as prediction_graph
 from export.metadata import GraphDescription
 from export.prediction_client import PredictionClient
 from export.prediction_graph import export_prediction
-from export.verification import VerificationError, compare, fresh_pictures, table, verify
+from export.verification import Tolerance, VerificationError, compare, fresh_pictures, table, verify
 from handler.classifier import load_classifier
 from handler.decode import decode
 from handler.errors import BadRequest, ModelError
 from handler.evidence import softmax
-from handler.preprocess import Preprocessing, preprocess
+from handler.preprocess import preprocess
 from tests.models import random_classifier
 from tests.serving import CHECKPOINT, ONE, ROOT
 
@@ -79,24 +79,38 @@ def test_a_graph_that_differs_is_not_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-TINY = Preprocessing(2, 2, (0, 0, 0), (1, 1, 1))
+CLOSE = {"logits": Tolerance(1e-4)}
+
+
+def _ones(_rng, count):
+    return {"a": np.ones((count, 2), np.float32)}
+
+
+def test_a_few_elements_may_be_beyond_only_where_that_is_allowed():
+    expected, actual = np.zeros((1, 1000), np.float32), np.zeros((1, 1000), np.float32)
+    expected[0, 0] = actual[0, 0] = 10
+    actual[0, 1] = 1
+    for allowed, most, passed in [(0.0, 0.0, False), (0.002, 0.2, True), (0.002, 0.01, False)]:
+        (check,) = compare({"map": expected}, {"map": actual}, {"map": Tolerance(1e-4, True, allowed, most)})
+        assert check.passed == passed
+        assert check.max_error == pytest.approx(0.1)
 
 
 def test_nan_never_counts_as_equal():
     expected = {"logits": np.zeros((1, 2), np.float32)}
-    checks = compare(expected, {"logits": np.full((1, 2), np.nan, np.float32)}, 1e-4)
+    checks = compare(expected, {"logits": np.full((1, 2), np.nan, np.float32)}, CLOSE)
     assert not checks[0].passed
     assert "DIFFERS" in table(checks)
     with pytest.raises(VerificationError):
-        verify(lambda x: {"logits": x[:, 0, 0]}, lambda x: {"logits": x[:, 0, 0] * np.nan}, TINY, 1e-4)
+        verify(lambda x: {"logits": x["a"]}, lambda x: {"logits": x["a"] * np.nan}, _ones, CLOSE)
 
 
 def test_names_and_shapes_are_compared_first():
     one = {"logits": np.zeros((1, 2), np.float32)}
     with pytest.raises(VerificationError, match="outputs are"):
-        compare(one, {"scores": one["logits"]}, 1)
+        compare(one, {"scores": one["logits"]}, CLOSE)
     with pytest.raises(VerificationError, match="has shape"):
-        compare(one, {"logits": np.zeros((1, 3), np.float32)}, 1)
+        compare(one, {"logits": np.zeros((1, 3), np.float32)}, CLOSE)
 
 
 def test_the_client_predicts_what_pytorch_predicts(graph, classifier):

@@ -1,0 +1,194 @@
+"""Backward operators as forward operators: what ONNX has no operator for, one short function per rule.
+
+A trace of the explanation (``make_fx``) contains ATen's backward operators. ``RULES`` is the decomposition table that
+replaces them by convolutions, matrix products, comparisons and sums, which every ONNX runtime has. Only gradients at
+inputs are defined: parameters are frozen.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._decomp import get_decompositions
+
+aten = torch.ops.aten
+Rule = Callable[..., Any]
+_RULES: dict[Any, Rule] = {}
+
+
+def rule(operator: Any) -> Callable[[Rule], Rule]:
+    """Registers a rule for an ATen operator overload.
+
+    Raises:
+        ValueError: the operator has a rule already.
+    """
+
+    def register(function: Rule) -> Rule:
+        if operator in _RULES:
+            raise ValueError(f"{operator} has a rule already")
+        _RULES[operator] = function
+        return function
+
+    return register
+
+
+def backward_rules() -> dict[Any, Rule]:
+    """The decomposition table for ``make_fx``: the rules below, and torch's own where they are good enough."""
+    return {**get_decompositions(_TORCHS_OWN), **_RULES}
+
+
+@rule(aten.convolution_backward.default)
+def convolution_backward(
+    gradient: Tensor,
+    inputs: Tensor,
+    weight: Tensor,
+    _bias_sizes: list[int] | None,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    _output_padding: list[int],
+    groups: int,
+    output_mask: list[bool],
+) -> tuple[Tensor | None, None, None]:
+    """dL/dx of a convolution.
+
+    At stride 1 it is a convolution with the transposed, flipped kernel, which runtimes do two to three times faster
+    than a transposed convolution; at larger strides a transposed convolution.
+    """
+    if transposed or output_mask[1] or output_mask[2]:
+        raise NotImplementedError("the gradient at weights, or of a transposed convolution")
+    size, kernel = inputs.shape[2:], weight.shape[2:]
+    reach = [dilation[i] * (kernel[i] - 1) for i in range(len(size))]
+    if all(step == 1 for step in stride) and all(padding[i] <= reach[i] for i in range(len(size))):
+        mirrored = _transposed_kernel(weight, groups)
+        around = [reach[i] - padding[i] for i in range(len(size))]
+        return (
+            aten.convolution(gradient, mirrored, None, stride, around, dilation, False, [0] * len(size), groups),
+            None,
+            None,
+        )
+    missing = [
+        size[i] - ((gradient.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + reach[i] + 1) for i in range(len(size))
+    ]
+    spread = aten.convolution(gradient, weight, None, stride, padding, dilation, True, missing, groups)
+    return spread, None, None
+
+
+def _transposed_kernel(weight: Tensor, groups: int) -> Tensor:
+    """(O, I/g, …) to (I, O/g, …), flipped in space; a constant, folded when a runtime loads the graph."""
+    outputs, per_group, *kernel = weight.shape
+    grouped = weight.reshape(groups, outputs // groups, per_group, *kernel).transpose(1, 2)
+    swapped = grouped.reshape(groups * per_group, outputs // groups, *kernel)
+    return swapped if all(size == 1 for size in kernel) else swapped.flip(list(range(2, 2 + len(kernel))))
+
+
+@rule(aten.threshold_backward.default)
+def threshold_backward(gradient: Tensor, inputs: Tensor, threshold: float) -> Tensor:
+    """dL/dx of ReLU, as a product: a choice (``Where``) costs three times as much in ONNX Runtime."""
+    return gradient * (inputs > threshold).to(gradient.dtype)
+
+
+@rule(aten.hardtanh_backward.default)
+def hardtanh_backward(gradient: Tensor, inputs: Tensor, low: float, high: float) -> Tensor:
+    """dL/dx of ReLU6 and Hardtanh; zero at both bounds, as torch has it."""
+    return gradient * ((inputs > low) & (inputs < high)).to(gradient.dtype)
+
+
+@rule(aten.hardsigmoid_backward.default)
+def hardsigmoid_backward(gradient: Tensor, inputs: Tensor) -> Tensor:
+    """dL/dx of ``clip(x / 6 + 1/2, 0, 1)``."""
+    return gradient * ((inputs > -3) & (inputs < 3)).to(gradient.dtype) / 6
+
+
+@rule(aten.max_pool2d_with_indices_backward.default)
+def max_pool2d_backward(
+    gradient: Tensor,
+    inputs: Tensor,
+    _kernel: Sequence[int],
+    _stride: Sequence[int],
+    _padding: Sequence[int],
+    _dilation: Sequence[int],
+    _ceil_mode: bool,
+    indices: Tensor,
+) -> Tensor:
+    """dL/dx of max pooling: the gradients are added up at the indices of the maxima; of equal ones the first counts."""
+    height, width = inputs.shape[2:]
+    flat = torch.zeros_like(inputs).flatten(2)
+    return flat.scatter_add(2, indices.flatten(2), gradient.flatten(2)).reshape(*inputs.shape[:2], height, width)
+
+
+@rule(aten.avg_pool2d_backward.default)
+def avg_pool2d_backward(
+    gradient: Tensor,
+    inputs: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    _ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Tensor:
+    """dL/dx of average pooling, as two products with constant matrices that say which cell lies in which window."""
+    kernel, padding = _pair(kernel), _pair(padding)
+    stride = _pair(stride) if len(stride) else kernel
+    axes = [
+        _windows(inputs.shape[2 + i], gradient.shape[2 + i], kernel[i], stride[i], padding[i], count_include_pad)
+        for i in range(2)
+    ]
+    (rows, row_counts), (columns, column_counts) = axes
+    counts = row_counts[:, None] * column_counts[None, :] if divisor_override is None else divisor_override
+    counts = counts.to(gradient) if isinstance(counts, Tensor) else counts
+    return _spread(gradient / counts, rows.to(gradient), columns.to(gradient))
+
+
+@rule(aten._adaptive_avg_pool2d_backward.default)
+def adaptive_avg_pool2d_backward(gradient: Tensor, inputs: Tensor) -> Tensor:
+    """dL/dx of adaptive average pooling: window k covers the cells from floor(k·n/m) up to ceil((k+1)·n/m)."""
+    rows, columns = (_adaptive_windows(inputs.shape[2 + i], gradient.shape[2 + i]).to(gradient) for i in range(2))
+    return _spread(gradient, rows, columns)
+
+
+def _spread(gradient: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(N, C, m, n) to (N, C, H, W) with windows (m, H) and (n, W)."""
+    return rows.transpose(0, 1) @ (gradient @ columns)
+
+
+def _windows(
+    size: int, count: int, kernel: int, stride: int, padding: int, count_include_pad: bool
+) -> tuple[Tensor, Tensor]:
+    """Which of ``size`` cells lie in which of ``count`` windows (count, size), and the windows' divisors (count,)."""
+    starts = torch.arange(count) * stride - padding
+    stops = torch.minimum(starts + kernel, torch.tensor(size + padding))
+    cells = torch.arange(size)
+    inside = ((cells >= starts[:, None]) & (cells < stops[:, None])).double()
+    return inside, (stops - starts).double() if count_include_pad else inside.sum(1)
+
+
+def _adaptive_windows(size: int, count: int) -> Tensor:
+    """(count, size): 1 / (cells of the window) inside, 0 outside."""
+    windows = torch.zeros(count, size, dtype=torch.float64)
+    for index in range(count):
+        start, stop = index * size // count, -(-(index + 1) * size // count)
+        windows[index, start:stop] = 1 / (stop - start)
+    return windows
+
+
+def _pair(values: Sequence[int]) -> list[int]:
+    return list(values) * 2 if len(values) == 1 else list(values)
+
+
+_TORCHS_OWN = [
+    aten.elu_backward,
+    aten.gelu_backward,
+    aten.hardswish_backward,
+    aten.leaky_relu_backward,
+    aten.native_layer_norm_backward,
+    aten._softmax_backward_data,
+    aten.select_backward,
+    aten.sigmoid_backward,
+    aten.silu_backward,
+    aten.slice_backward,
+    aten.tanh_backward,
+]

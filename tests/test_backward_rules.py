@@ -1,0 +1,127 @@
+"""Every rule against autograd, over the shapes and settings that trip up hand-written gradients."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from export.backward_rules import backward_rules, rule
+
+aten = torch.ops.aten
+
+
+def traced_gradient(function, inputs):
+    """Autograd's gradient of a weighted sum of the output, and the same through the rules."""
+
+    def gradient(x):
+        x = x.detach().requires_grad_(True)
+        y = function(x)
+        weights = torch.linspace(-1, 1, y.numel(), dtype=x.dtype).reshape(y.shape)
+        return torch.autograd.grad((y * weights).sum(), x)[0]
+
+    graph = make_fx(gradient, decomposition_table=backward_rules())(inputs)
+    left = [str(node.target) for node in graph.graph.nodes if "backward" in str(node.target)]
+    assert left == []
+    return gradient(inputs), graph(inputs)
+
+
+def pictures(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_equal(function, inputs):
+    expected, actual = traced_gradient(function, inputs)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(7, 9), (8, 8), (5, 12)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation", "groups"),
+    [
+        (1, 1, 0, 1, 1),
+        (1, 2, 0, 1, 1),
+        (3, 1, 1, 1, 1),
+        (3, 1, 0, 1, 2),
+        (3, 2, 1, 1, 1),
+        (3, 2, 1, 1, 4),
+        (3, 3, 2, 1, 1),
+        (3, 1, 2, 2, 1),
+        (3, 2, 2, 2, 2),
+        (5, 2, 1, 1, 1),
+        (2, 2, 0, 1, 1),
+        ((1, 3), 1, (0, 1), 1, 1),
+        ((3, 1), (2, 1), (1, 0), 1, 2),
+        (1, 1, 2, 1, 1),
+    ],
+)
+def test_convolution(size, kernel, stride, padding, dilation, groups):
+    sides = (kernel, kernel) if isinstance(kernel, int) else kernel
+    weight = pictures(8, 4 // groups, *sides, seed=1)
+    bias = pictures(8, seed=2)
+    assert_equal(lambda x: F.conv2d(x, weight, bias, stride, padding, dilation, groups), pictures(2, 4, *size))
+
+
+@pytest.mark.parametrize("activation", [F.relu, F.relu6, F.hardtanh, F.hardswish, F.silu, F.gelu, F.elu])
+def test_activations(activation):
+    assert_equal(activation, pictures(3, 50) * 4)
+
+
+def test_hardsigmoid():
+    expected, actual = traced_gradient(F.hardsigmoid, pictures(3, 50) * 4)
+    torch.testing.assert_close(actual, expected, rtol=1e-7, atol=0)  # torch's own kernel takes 1/6 in float32
+
+
+@pytest.mark.parametrize("activation", [F.relu, F.relu6])
+def test_the_corners_of_relu_pass_what_autograd_passes(activation):
+    assert_equal(activation, torch.tensor([-1.0, -0.0, 0.0, 1e-300, 6.0, 6.1], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("size", [(7, 9), (8, 8)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "ceil_mode"),
+    [(3, 2, 1, False), (3, 2, 0, True), (2, 2, 0, False), (3, 1, 1, False), ((2, 3), (1, 2), (1, 1), True)],
+)
+def test_max_pooling(size, kernel, stride, padding, ceil_mode):
+    assert_equal(lambda x: F.max_pool2d(x, kernel, stride, padding, ceil_mode=ceil_mode), pictures(2, 3, *size))
+
+
+def test_max_pooling_gives_ties_to_the_first():
+    ties = torch.zeros(1, 2, 6, 6, dtype=torch.float64)
+    ties[0, 1, ::2] = 1
+    assert_equal(lambda x: F.max_pool2d(x, 3, 2, 1), ties)
+
+
+@pytest.mark.parametrize("size", [(7, 9), (8, 8)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "ceil_mode", "include", "divisor"),
+    [
+        (*case, include, divisor)
+        for case in [(3, 2, 1, False), (3, 2, 1, True), (2, None, 0, False), ((3, 2), (1, 2), (1, 0), True)]
+        for include, divisor in itertools.product([True, False], [None, 5])
+    ],
+)
+def test_average_pooling(size, kernel, stride, padding, ceil_mode, include, divisor):
+    assert_equal(lambda x: F.avg_pool2d(x, kernel, stride, padding, ceil_mode, include, divisor), pictures(2, 3, *size))
+
+
+@pytest.mark.parametrize("size", [(7, 9), (8, 6), (3, 4)])
+@pytest.mark.parametrize("output", [(7, 7), (1, 2), (5, 3), (2, 2)])
+def test_adaptive_average_pooling(size, output):
+    assert_equal(lambda x: F.adaptive_avg_pool2d(x, output), pictures(2, 3, *size))
+
+
+def test_layer_norm_and_softmax():
+    assert_equal(lambda x: F.layer_norm(x, (6,)), pictures(4, 6))
+    assert_equal(lambda x: F.softmax(x, dim=1), pictures(4, 6))
+
+
+def test_slices_and_selections():
+    assert_equal(lambda x: x[:, 1:3].square(), pictures(2, 4, 3))
+    assert_equal(lambda x: x[:, 1].square(), pictures(2, 4, 3))
+
+
+def test_an_operator_has_one_rule():
+    with pytest.raises(ValueError, match="has a rule already"):
+        rule(aten.threshold_backward.default)(lambda: None)

@@ -1,0 +1,127 @@
+import copy
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+import export.explanation_graph as explanation_graph
+from export.explanation_graph import NoRuleError, export_explanation
+from export.metadata import GraphDescription
+from export.prediction_graph import export_prediction
+from export.verification import VerificationError, fresh_pictures
+from handler.cam import METHODS
+from handler.classifier import Classifier, load_classifier
+from handler.errors import Unprocessable
+from handler.evidence import TOP, Needs
+from handler.torch_engine import TorchEngine
+from tests.models import random_classifier
+from tests.serving import CHECKPOINT
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return load_classifier(checkpoint=CHECKPOINT)
+
+
+@pytest.fixture(scope="module")
+def graph(classifier, tmp_path_factory):
+    path = tmp_path_factory.mktemp("store") / "shapes.explain.onnx"
+    export_explanation(classifier, path)
+    return path
+
+
+def test_the_file_is_valid_describes_itself_and_stores_the_weights_once(graph, classifier, tmp_path):
+    model = onnx.load(graph)
+    onnx.checker.check_model(model, full_check=True)
+    description = GraphDescription.from_properties({one.key: one.value for one in model.metadata_props})
+    assert description.kind == "explanation"
+    assert description.layer == "conv5"
+    assert description.labels == classifier.labels
+    assert "guided_backprop" in description.verification
+    export_prediction(classifier, tmp_path / "shapes.onnx")
+    assert graph.stat().st_size <= 1.2 * (tmp_path / "shapes.onnx").stat().st_size
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8, 2])
+def test_the_graph_equals_the_hooks_on_pictures_and_targets_it_was_not_exported_with(graph, classifier, batch):
+    rng = np.random.default_rng([200, batch])
+    pictures = fresh_pictures(rng, batch, classifier.preprocessing)
+    targets = rng.integers(0, 10, batch)
+    session = onnxruntime.InferenceSession(str(graph))
+    found = dict(zip(explanation_graph.OUTPUTS, session.run(None, {"input": pictures, "target": targets}), strict=True))
+    evidence = TorchEngine(classifier).run(pictures, [[int(t)] for t in targets], Needs(("conv5",), guided=True))
+    layer = evidence.layers["conv5"]
+    expected = {
+        "logits": evidence.logits,
+        "activations": layer.activation,
+        "gradients": layer.gradient,
+        "gradcam": METHODS["gradcam"].formula(layer.activation, layer.gradient),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-4 * np.abs(value).max(), err_msg=name)
+    beyond = np.abs(found["guided_backprop"] - evidence.guided) > 1e-4 * np.abs(evidence.guided).max()
+    assert beyond.mean() <= 0.005
+
+
+def test_a_target_below_zero_is_the_top_class(graph, classifier):
+    pictures = fresh_pictures(np.random.default_rng(300), 2, classifier.preprocessing)
+    session = onnxruntime.InferenceSession(str(graph))
+    logits, *_, top = session.run(None, {"input": pictures, "target": np.array([TOP, TOP])})
+    *_, named = session.run(None, {"input": pictures, "target": logits.argmax(1)})
+    np.testing.assert_array_equal(top, named)
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "mobilenet_v2", "squeezenet1_1"])
+def test_other_families_export_and_verify(tmp_path, architecture):
+    checks = export_explanation(random_classifier(architecture), tmp_path / "a.onnx")
+    assert {check.batch for check in checks} == {1, 3, 8}
+    assert (tmp_path / "a.onnx").is_file()
+
+
+def test_gradients_that_were_frozen_into_the_graph_are_found_out(tmp_path, monkeypatch):
+    """A graph that always answers with the example's gradients: what naive tracing makes."""
+    (tmp_path / "a.onnx").write_bytes(b"older")
+    run = explanation_graph.graph_run
+
+    def frozen(model):
+        genuine = run(model)
+
+        def always_the_first(inputs):
+            outputs = dict(genuine(inputs))
+            outputs["gradients"] = np.repeat(outputs["gradients"][:1], len(inputs["target"]), axis=0)
+            outputs["guided_backprop"] = np.repeat(outputs["guided_backprop"][:1], len(inputs["target"]), axis=0)
+            return outputs
+
+        return always_the_first
+
+    monkeypatch.setattr(explanation_graph, "graph_run", frozen)
+    with pytest.raises(VerificationError, match="DIFFERS"):
+        export_explanation(random_classifier("shufflenet_v2_x0_5"), tmp_path / "a.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_operator_without_a_rule_is_refused_by_name(monkeypatch):
+    rules = explanation_graph.backward_rules()
+    rules.pop(torch.ops.aten.convolution_backward.default)
+    monkeypatch.setattr(explanation_graph, "backward_rules", lambda: rules)
+    with pytest.raises(NoRuleError, match=r"shufflenet_v2_x0_5 needs aten\.convolution_backward"):
+        explanation_graph.trace(random_classifier("shufflenet_v2_x0_5"))
+
+
+def test_a_network_without_relu_is_refused(tmp_path):
+    with pytest.raises(Unprocessable, match="SiLU"):
+        export_explanation(random_classifier("efficientnet_b0"), tmp_path / "a.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_classifier_is_left_as_it_was(tmp_path):
+    classifier = random_classifier("shufflenet_v2_x0_5")
+    before = copy.deepcopy(classifier.module.state_dict())
+    export_explanation(classifier, tmp_path / "a.onnx")
+    after = classifier.module.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert any(isinstance(layer, nn.BatchNorm2d) for layer in classifier.module.modules())
+    assert not any(layer._forward_hooks for layer in classifier.module.modules())
