@@ -17,17 +17,15 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from export.backward_rules import backward_rules
 from export.folding import fold_batch_norms
-from export.graph_file import OPSET, graph_run, hash_state, package_versions, write_model
-from export.metadata import KIND_EXPLANATION, GraphDescription
+from export.graph_file import OPSET, graph_run, write_verified
+from export.metadata import KIND_EXPLANATION
 from export.verification import (
     Check,
     Floats,
     Inputs,
     Run,
     Tolerance,
-    VerificationError,
     fresh_pictures,
-    table,
     verify,
 )
 from handler.cam import gradcam
@@ -73,24 +71,10 @@ def export_explanation(classifier: Classifier, path: Path) -> list[Check]:
         targets = rng.integers(TOP, classes, count)
         return {"input": fresh_pictures(rng, count, side), "target": targets}
 
-    try:
-        checks = verify(_eager_run(classifier), graph_run(model), fresh, TOLERANCES)
-    except VerificationError:
-        path.unlink(missing_ok=True)  # an older graph must not be taken for this one
-        raise
-    description = GraphDescription(
-        KIND_EXPLANATION,
-        classifier.architecture,
-        classifier.labels,
-        classifier.preprocessing,
-        hash_state(classifier.module),
-        package_versions(),
-        table(checks),
-        layer=classifier.default_layer,
-    )
-    onnx.helper.set_model_props(model, description.to_properties())
-    write_model(model, path)
-    return checks
+    def verified() -> list[Check]:
+        return verify(_eager_run(classifier), graph_run(model), fresh, TOLERANCES)
+
+    return write_verified(model, path, classifier, KIND_EXPLANATION, verified)
 
 
 def trace(classifier: Classifier) -> fx.GraphModule:

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,8 +11,9 @@ import onnx
 import onnxruntime
 from torch import nn
 
-from export.metadata import hash_weights
-from export.verification import Floats, Inputs, Run
+from export.metadata import GraphDescription, hash_weights
+from export.verification import Check, Floats, Inputs, Run, VerificationError, table
+from handler.classifier import Classifier
 
 OPSET = 18  # the exporter's own, which every ONNX Runtime since 1.14 reads
 
@@ -27,6 +28,44 @@ def graph_run(model: onnx.ModelProto) -> Run:
         return {name: np.asarray(value) for name, value in zip(names, outputs, strict=True)}
 
     return run
+
+
+def write_verified(
+    model: onnx.ModelProto, path: Path, classifier: Classifier, kind: str, verified: Callable[[], list[Check]]
+) -> list[Check]:
+    """Verifies a graph, describes it in its metadata and writes it; if it differs no file is left, nor an older one.
+
+    Args:
+        model: the graph, without metadata.
+        path: of the file.
+        classifier: that it was made from.
+        kind: of graph, see ``metadata``.
+        verified: compares it with PyTorch.
+
+    Returns:
+        What ``verified`` returned.
+
+    Raises:
+        VerificationError: from ``verified``.
+    """
+    try:
+        checks = verified()
+    except VerificationError:
+        path.unlink(missing_ok=True)  # an older graph must not be taken for this one
+        raise
+    description = GraphDescription(
+        kind,
+        classifier.architecture,
+        classifier.labels,
+        classifier.preprocessing,
+        hash_state(classifier.module),
+        package_versions(),
+        table(checks),
+        classifier.default_layer,
+    )
+    onnx.helper.set_model_props(model, description.to_properties())
+    write_model(model, path)
+    return checks
 
 
 def write_model(model: onnx.ModelProto, path: Path) -> None:

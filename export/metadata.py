@@ -23,7 +23,7 @@ class GraphDescription:
     weights_sha256: str  # of the weights it was made from
     versions: dict[str, str] = field(default_factory=dict)  # package to version
     verification: str = ""  # the record of the comparison with PyTorch, as text
-    layer: str = ""  # of an explanation: where activations and gradients are taken
+    layer: str = ""  # the classifier's default layer; an explanation's activations and gradients are taken there
 
     def to_properties(self) -> dict[str, str]:
         """As ONNX stores it: text to text."""

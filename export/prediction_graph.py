@@ -10,17 +10,15 @@ import onnx
 import torch
 from torch import nn
 
-from export.graph_file import OPSET, graph_run, hash_state, package_versions, write_model
-from export.metadata import KIND_PREDICTION, GraphDescription
+from export.graph_file import OPSET, graph_run, write_verified
+from export.metadata import KIND_PREDICTION
 from export.verification import (
     Check,
     Floats,
     Inputs,
     Run,
     Tolerance,
-    VerificationError,
     fresh_pictures,
-    table,
     verify,
 )
 from handler.classifier import Classifier
@@ -56,23 +54,10 @@ def export_prediction(classifier: Classifier, path: Path) -> list[Check]:
     def fresh(rng: np.random.Generator, count: int) -> Inputs:
         return {"input": fresh_pictures(rng, count, classifier.preprocessing)}
 
-    try:
-        checks = verify(_torch_run(classifier), graph_run(model), fresh, TOLERANCES)
-    except VerificationError:
-        path.unlink(missing_ok=True)  # an older graph must not be taken for this one
-        raise
-    description = GraphDescription(
-        KIND_PREDICTION,
-        classifier.architecture,
-        classifier.labels,
-        classifier.preprocessing,
-        hash_state(classifier.module),
-        package_versions(),
-        table(checks),
-    )
-    onnx.helper.set_model_props(model, description.to_properties())
-    write_model(model, path)
-    return checks
+    def verified() -> list[Check]:
+        return verify(_torch_run(classifier), graph_run(model), fresh, TOLERANCES)
+
+    return write_verified(model, path, classifier, KIND_PREDICTION, verified)
 
 
 def _trace(classifier: Classifier) -> onnx.ModelProto:
