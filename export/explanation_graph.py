@@ -4,8 +4,6 @@ The graph is a trace of the eager explanation (``handler.tape`` and ``handler.ca
 included; what ONNX has no operator for is replaced by the rules of ``backward_rules``.
 """
 
-import logging
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from export.backward_rules import backward_rules
 from export.folding import fold_batch_norms
-from export.graph_file import OPSET, graph_run, write_verified
+from export.graph_file import graph_run, to_onnx, write_verified
 from export.metadata import KIND_EXPLANATION
 from export.verification import (
     Check,
@@ -116,23 +114,8 @@ def _explain(module: nn.Module, layer: str) -> Explain:
 
 def _export(classifier: Classifier) -> onnx.ModelProto:
     side = classifier.preprocessing.crop_size
-    batch = torch.export.Dim("batch")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's notes to its own developers
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.onnx.export(
-            trace(classifier),
-            (torch.zeros(2, 3, side, side), torch.tensor([TOP, 0])),
-            input_names=INPUTS,
-            output_names=OUTPUTS,
-            dynamic_shapes=({0: batch}, {0: batch}),
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    if program is None:
-        raise RuntimeError("the exporter returned no program")
-    return program.model_proto
+    example = torch.zeros(2, 3, side, side), torch.tensor([TOP, 0])
+    return to_onnx(trace(classifier), example, INPUTS, OUTPUTS)
 
 
 def _eager_run(classifier: Classifier) -> Run:

@@ -1,7 +1,9 @@
-"""What all exported graphs share: running them, hashing the weights they were made from, writing them whole."""
+"""What all exported graphs share: exporting, running and verifying them, hashing their weights, writing them whole."""
 
+import logging
 import os
 import platform
+import warnings
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import torch
 from torch import nn
 
 from export.metadata import GraphDescription, hash_weights
@@ -16,6 +19,36 @@ from export.verification import Check, Floats, Inputs, Run, VerificationError, t
 from handler.classifier import Classifier
 
 OPSET = 18  # the exporter's own, which every ONNX Runtime since 1.14 reads
+
+
+def to_onnx(
+    module: nn.Module, example: tuple[torch.Tensor, ...], inputs: list[str], outputs: list[str]
+) -> onnx.ModelProto:
+    """Exports a module; the first dimension of every input is the same dynamic batch.
+
+    Args:
+        module: in eval mode.
+        example: its inputs, with a batch of at least 2 (torch.export takes a batch of 1 for a constant).
+        inputs: names, in the module's order.
+        outputs: likewise.
+    """
+    batch = torch.export.Dim("batch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's notes to its own developers
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            module,
+            example,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=tuple({0: batch} for _ in example),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("the exporter returned no program")
+    return program.model_proto
 
 
 def graph_run(model: onnx.ModelProto) -> Run:

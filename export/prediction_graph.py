@@ -1,7 +1,5 @@
 """Exports the gradient-free prediction graph: pictures in, logits and probabilities out, batch dimension dynamic."""
 
-import logging
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import onnx
 import torch
 from torch import nn
 
-from export.graph_file import OPSET, graph_run, write_verified
+from export.graph_file import graph_run, to_onnx, write_verified
 from export.metadata import KIND_PREDICTION
 from export.verification import (
     Check,
@@ -63,22 +61,8 @@ def export_prediction(classifier: Classifier, path: Path) -> list[Check]:
 def _trace(classifier: Classifier) -> onnx.ModelProto:
     side = classifier.preprocessing.crop_size
     example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's notes to its own developers
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.onnx.export(
-            PredictionGraph(classifier.module).eval(),
-            (example.to(classifier.device),),
-            input_names=["input"],
-            output_names=OUTPUTS,
-            dynamic_shapes={"pictures": {0: torch.export.Dim("batch")}},
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    if program is None:
-        raise RuntimeError("the exporter returned no program")
-    return program.model_proto
+    module = PredictionGraph(classifier.module).eval()
+    return to_onnx(module, (example.to(classifier.device),), ["input"], OUTPUTS)
 
 
 def _torch_run(classifier: Classifier) -> Run:
