@@ -13,10 +13,12 @@ LABELS ?=
 CHECKPOINT ?= $(if $(MODEL)$(WEIGHTS),,examples/shapes/shapes.safetensors)
 SOURCE := $(if $(MODEL),--model '$(MODEL)') $(if $(WEIGHTS),--weights '$(WEIGHTS)') \
           $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') $(if $(LABELS),--labels '$(LABELS)')
+# 0 packs no ONNX graphs into the archive
+SIDECAR ?= 1
 CONFIG ?= config.properties
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo archive export explanation serve stop train localisation lock clean
+.PHONY: help setup check test demo archive export explanation serve stop train localisation bench lock clean
 
 help: ## list the targets
 	@echo "make TARGET [VARIABLE=value …]"
@@ -49,8 +51,8 @@ demo: $(READY) ## pack and serve the embedded model, post two pictures, show wha
 	$(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
 	$(PY) -m examples.demo
 
-archive: $(READY) ## write model_store/NAME.mar for TorchServe
-	$(PY) -m export archive --name '$(NAME)' $(SOURCE)
+archive: $(READY) ## write model_store/NAME.mar for TorchServe, ONNX graphs included (SIDECAR=0 leaves them out)
+	$(PY) -m export archive --name '$(NAME)' $(SOURCE) $(if $(filter 0,$(SIDECAR)),--no-sidecar)
 
 export: $(READY) ## write model_store/NAME.onnx for ONNX Runtime, verified against PyTorch
 	$(PY) -m export prediction --name '$(NAME)' $(SOURCE)
@@ -69,6 +71,9 @@ train: $(READY) ## train the embedded model anew (half an hour on two cores)
 
 localisation: $(READY) ## measure where the embedded model's maps lie on 500 two-object pictures
 	$(PY) -m examples.shapes.localisation
+
+bench: $(READY) ## measure this project side by side with its peers, see benchmarks/RESULTS.md (an hour or two)
+	$(PY) -m benchmarks $(BENCH)
 
 lock: $(READY) ## write the exact versions of the present environment to constraints.txt
 	$(PY) -m pip freeze --exclude-editable --exclude grad-cam | grep -v '^-e' > constraints.txt

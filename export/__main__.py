@@ -1,6 +1,7 @@
 """The command line, ``python -m export --help``. Each command imports only what it needs; ``predict`` no torch."""
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -17,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; mistakes are told in one line, with exit status 2."""
+    """Runs one command; mistakes are told in one line, with exit status 2. Only ``verify`` has status 1: it differs."""
     options = _parser().parse_args(arguments)
     try:
-        options.command(options)
+        status: int | None = options.command(options)
     except (ServiceError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    return status or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(archive)
     archive.add_argument("--version", default="1.0", help="of the model on the server")
     archive.add_argument("--config", type=Path, help="model-config.yaml to pack (default: handler/model-config.yaml)")
+    archive.add_argument("--no-sidecar", action="store_true", help="pack no ONNX graphs: quicker, and slower to serve")
     archive.set_defaults(command=_archive)
     prediction = commands.add_parser("prediction", help="write a classifier's prediction graph as ONNX")
     _add_model(prediction)
@@ -41,6 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     explanation = commands.add_parser("explanation", help="write a classifier's whole explanation as one ONNX graph")
     _add_model(explanation)
     explanation.set_defaults(command=_explanation)
+    verify = commands.add_parser("verify", help="compare a written ONNX graph with the classifier it was made from")
+    verify.add_argument("file", type=Path, metavar="FILE.onnx")
+    _add_source(verify)
+    verify.add_argument("--seed", type=int, default=2, help="of the pictures; the export's is 1 (default: %(default)s)")
+    verify.set_defaults(command=_verify)
     predict = commands.add_parser("predict", help="predict pictures with an ONNX graph; runs without torch")
     predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     predict.add_argument("--model", type=Path, required=True, metavar="FILE.onnx")
@@ -51,12 +58,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
+    _add_source(parser)
+    parser.add_argument("--name", default="shufflenet_cam", help="of the model and the file (default: %(default)s)")
+    parser.add_argument("--store", type=Path, default=Path("model_store"), help="folder (default: %(default)s)")
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="torchvision architecture, e.g. resnet18; a checkpoint may say it itself")
     parser.add_argument("--weights", help="torchvision weights to download: DEFAULT or a name")
     parser.add_argument("--checkpoint", type=Path, help="safetensors or state dict, instead of --weights")
     parser.add_argument("--labels", type=Path, help="one label per line, or JSON; weights and checkpoints may say them")
-    parser.add_argument("--name", default="shufflenet_cam", help="of the model and the file (default: %(default)s)")
-    parser.add_argument("--store", type=Path, default=Path("model_store"), help="folder (default: %(default)s)")
 
 
 def _archive(options: argparse.Namespace) -> None:
@@ -65,7 +76,15 @@ def _archive(options: argparse.Namespace) -> None:
 
     labels = read_labels(options.labels) if options.labels else None
     checkpoint = find_checkpoint(options.model, weights=options.weights, checkpoint=options.checkpoint, labels=labels)
-    path = write_archive(checkpoint, options.store, options.name, options.version, options.config or DEFAULT_CONFIG)
+    path = write_archive(
+        checkpoint,
+        options.store,
+        options.name,
+        options.version,
+        options.config or DEFAULT_CONFIG,
+        sidecar=not options.no_sidecar,
+        report=functools.partial(print, flush=True),
+    )
     print(
         f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB): {checkpoint.architecture}, "
         f"{len(checkpoint.labels or [])} classes"
@@ -94,6 +113,23 @@ def _export(options: argparse.Namespace, file: str, export: Callable[["Classifie
     print(table(export(classifier, path)))
     size = path.stat().st_size / 1e6
     print(f"wrote {path} ({size:.1f} MB): {classifier.architecture}, {len(classifier.labels)} classes")
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from export.reverification import reverify
+    from export.verification import VerificationError, table
+    from handler.classifier import load_classifier
+
+    labels = read_labels(options.labels) if options.labels else None
+    classifier = load_classifier(options.model, weights=options.weights, checkpoint=options.checkpoint, labels=labels)
+    try:
+        checks = reverify(options.file, classifier, options.seed)
+    except VerificationError as error:  # its message is the verdict and the table
+        print(f"{options.file}: {error}")
+        return 1
+    print(table(checks))
+    print(f"{options.file}: the graph equals PyTorch")
+    return 0
 
 
 def _predict(options: argparse.Namespace) -> None:

@@ -1,22 +1,30 @@
 """Packs a classifier and this package into a TorchServe archive that needs nothing else on the server."""
 
+import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 
 import handler
+from export.sidecar import write_sidecar
 from handler.checkpoint import Checkpoint, write_checkpoint
-from handler.classifier import build_classifier
+from handler.classifier import Classifier, build_classifier
+from handler.engine_choice import choose_engine
 from handler.errors import ModelError
+from handler.metrics import Counters
 from handler.service import CHECKPOINT_NAME, check_defaults, describe_model
 from handler.settings import Settings, read_settings
+from handler.threads import usable_cores
 from handler.torch_engine import TorchEngine
+
+logger = logging.getLogger(__name__)
 
 _PACKAGE = Path(handler.__file__).parent
 _ENTRY = "torchserve_entry.py"
@@ -24,12 +32,19 @@ DEFAULT_CONFIG = _PACKAGE / "model-config.yaml"
 
 
 def write_archive(
-    checkpoint: Checkpoint, store: Path, name: str, version: str = "1.0", config: Path = DEFAULT_CONFIG
+    checkpoint: Checkpoint,
+    store: Path,
+    name: str,
+    version: str = "1.0",
+    config: Path = DEFAULT_CONFIG,
+    *,
+    sidecar: bool = True,
+    report: Callable[[str], None] = logger.info,
 ) -> Path:
     """Writes ``store/name.mar``, whole or not at all.
 
-    The classifier is built and the settings are read once before anything is packed, so that what cannot work on the
-    server fails here.
+    The classifier is built, the settings are read and the engine is opened before anything is packed, so that what
+    cannot work on the server fails here.
 
     Args:
         checkpoint: complete, see ``find_checkpoint``.
@@ -37,21 +52,26 @@ def write_archive(
         name: of the model on the server.
         version: likewise.
         config: the ``model-config.yaml`` to pack.
+        sidecar: whether the ONNX graphs are exported and packed, too; not for explain.engine torch.
+        report: is told what takes long, in lines.
 
     Raises:
-        ModelError: the model, its settings or its name cannot be served.
+        ModelError: the model, its settings or its name cannot be served, or a graph differs from PyTorch.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*(?<!\.mar)", name):
         raise ModelError(f"name {name!r} is not valid, valid are letters, digits, '_', '-' and '.', without .mar")
-    classifier = build_classifier(checkpoint)
-    card = describe_model(classifier, TorchEngine(classifier), name, version)
-    check_defaults(_read_config(config).defaults, card)
+    classifier, settings = build_classifier(checkpoint), _read_config(config)
+    hooks = TorchEngine(classifier)
+    check_defaults(settings.defaults, describe_model(classifier, hooks, name, version), hooks)
     store.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="archive-", dir=store) as folder:
         work = Path(folder)
         stage = work / "stage"
         shutil.copytree(_PACKAGE, stage / "handler", ignore=shutil.ignore_patterns("__pycache__", "*.yaml", _ENTRY))
         write_checkpoint(stage / CHECKPOINT_NAME, checkpoint)
+        if sidecar and settings.engine != "torch":
+            write_sidecar(classifier, stage, report)
+        _check_engine(settings, stage, classifier)
         shutil.copy(config, work / DEFAULT_CONFIG.name)
         _run_archiver(work, stage, name, version)
         archive = store / f"{name}.mar"
@@ -67,6 +87,16 @@ def _read_config(config: Path) -> Settings:
     if not isinstance(content, dict):
         raise ModelError(f"{config} must be a YAML mapping")
     return read_settings(content.get("explain"))
+
+
+def _check_engine(settings: Settings, stage: Path, classifier: Classifier) -> None:
+    """Opens the engine as the server will.
+
+    Raises:
+        ModelError: it would not start, or it would refuse every request.
+    """
+    engine = choose_engine(settings.engine, stage, classifier, usable_cores(), Counters()).engine
+    check_defaults(settings.defaults, describe_model(classifier, engine, "", ""), engine)
 
 
 def _run_archiver(work: Path, stage: Path, name: str, version: str) -> None:

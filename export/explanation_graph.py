@@ -14,9 +14,9 @@ from torch import fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from export.backward_rules import backward_rules
-from export.folding import fold_batch_norms
 from export.graph_file import graph_run, to_onnx, write_verified
-from export.metadata import KIND_EXPLANATION
+from export.graph_rewrites import plane_indices, rewrite
+from export.simplifying import simplified
 from export.verification import (
     Check,
     Floats,
@@ -30,11 +30,13 @@ from handler.cam import gradcam
 from handler.classifier import Classifier
 from handler.errors import ModelError
 from handler.evidence import TOP, Needs
+from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM
 from handler.tape import differentiate, record
 from handler.torch_engine import TorchEngine
 
 INPUTS = ["input", "target"]
 OUTPUTS = ["logits", "activations", "gradients", "gradcam", "guided_backprop"]
+GRADCAM_OUTPUTS = OUTPUTS[:-1]
 _CLOSE = Tolerance(1e-4, relative=True)
 TOLERANCES = {
     **{name: _CLOSE for name in OUTPUTS},
@@ -62,77 +64,134 @@ def export_explanation(classifier: Classifier, path: Path) -> list[Check]:
         Unprocessable: guided backpropagation is not defined for the architecture.
         VerificationError: the graph differs from PyTorch.
     """
-    model = _export(classifier)
-    side, classes = classifier.preprocessing, len(classifier.labels)
+    return _export_verified(classifier, path, guided=True)
+
+
+def export_gradcam(classifier: Classifier, path: Path) -> list[Check]:
+    """Writes the graph of ``export_explanation`` without guided backpropagation, which takes most of its time.
+
+    Inputs and outputs are the same but for ``guided_backprop``; architectures without ReLU can be exported, too.
+
+    Returns:
+        The comparison, one entry per output and batch size.
+
+    Raises:
+        NoRuleError: an operator that cannot be exported.
+        VerificationError: the graph differs from PyTorch.
+    """
+    return _export_verified(classifier, path, guided=False)
+
+
+def _export_verified(classifier: Classifier, path: Path, guided: bool) -> list[Check]:
+    model = _export(classifier, guided)
 
     def fresh(rng: np.random.Generator, count: int) -> Inputs:
-        targets = rng.integers(TOP, classes, count)
-        return {"input": fresh_pictures(rng, count, side), "target": targets}
+        targets = rng.integers(TOP, len(classifier.labels), count)
+        return {"input": fresh_pictures(rng, count, classifier.preprocessing), "target": targets}
 
     def verified() -> list[Check]:
-        return verify(_eager_run(classifier), graph_run(model), fresh, TOLERANCES)
+        return verify(eager_run(classifier, guided), graph_run(model), fresh, TOLERANCES)
 
-    return write_verified(model, path, classifier, KIND_EXPLANATION, verified)
+    kind, coverage = (KIND_EXPLANATION, _coverage(classifier)) if guided else (KIND_GRADCAM, "")
+    return write_verified(model, path, classifier, kind, verified, coverage=coverage)
 
 
-def trace(classifier: Classifier) -> fx.GraphModule:
+def trace(classifier: Classifier, guided: bool = True) -> fx.GraphModule:
     """Traces the explanation of (N, 3, H, W) pictures and (N) targets with a symbolic batch.
+
+    Args:
+        classifier: left as it is.
+        guided: whether guided backpropagation is part of it.
 
     Raises:
         NoRuleError: the trace has backward operators without a rule.
     """
     layer = classifier.default_layer
-    folded = fold_batch_norms(classifier.module, keep=[layer])
+    module = simplified(classifier.module, keep=[layer])
     side = classifier.preprocessing.crop_size
     example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     tracing = make_fx(
-        _explain(folded, layer),
+        _explain(module, layer, guided),
         decomposition_table=backward_rules(),
         tracing_mode="symbolic",
         _allow_non_fake_inputs=True,
     )
     graph = tracing(example, torch.tensor([TOP, 0]))
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
+    rewrite(graph)
     left = sorted({str(node.target) for node in graph.graph.nodes if "backward" in str(node.target)})
     if left:
-        raise NoRuleError(f"the explanation of {classifier.architecture} needs {', '.join(left)}, without a rule")
+        where = _origins(module, example)
+        named = ", ".join(f"{name} (of {where.get(_stem(name), 'no module of its own')})" for name in left)
+        raise NoRuleError(f"the explanation of {classifier.architecture} needs {named}, without a rule")
     return graph
 
 
-def _explain(module: nn.Module, layer: str) -> Explain:
+def _explain(module: nn.Module, layer: str, guided: bool) -> Explain:
     def explain(pictures: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        tape = record(module, pictures, Needs((layer,), guided=True))
+        tape = record(module, pictures, Needs((layer,), guided=guided))
         chosen = torch.where(target < 0, tape.scores.argmax(dim=1), target)
         found = differentiate(tape, tape.scores.gather(1, chosen[:, None]).sum())
         activation, gradient = tape.layers[layer], found.layers[layer]
-        assert found.guided is not None
-        return tape.scores, activation.clone(), gradient, gradcam(activation, gradient), found.guided
+        outputs = tape.scores, activation.clone(), gradient, gradcam(activation, gradient)
+        return outputs if found.guided is None else (*outputs, found.guided)
 
     return explain
 
 
-def _export(classifier: Classifier) -> onnx.ModelProto:
+def _origins(module: nn.Module, example: torch.Tensor) -> dict[str, str]:
+    """Which module first computes with an operator, by the operator's stem: where its last step is that operator."""
+    found: dict[str, str] = {}
+
+    def note(path: str, output: object) -> None:
+        step = output.grad_fn if isinstance(output, torch.Tensor) else None
+        if step is not None:
+            found.setdefault(_stem(step.name()), path)
+
+    modules = [(path, one) for path, one in module.named_modules() if path]
+    hooks = [one.register_forward_hook(lambda _1, _2, output, path=path: note(path, output)) for path, one in modules]
+    try:
+        module(example.clone().requires_grad_(True))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _stem(operator: str) -> str:
+    """``aten.max_pool2d_backward.default`` and ``MaxPool2DBackward0`` to ``maxpool2d``."""
+    return operator.removeprefix("aten.").lower().partition("backward")[0].replace("_", "")
+
+
+def _export(classifier: Classifier, guided: bool = True) -> onnx.ModelProto:
     side = classifier.preprocessing.crop_size
     example = torch.zeros(2, 3, side, side), torch.tensor([TOP, 0])
-    return to_onnx(trace(classifier), example, INPUTS, OUTPUTS)
+    model = to_onnx(trace(classifier, guided), example, INPUTS, OUTPUTS if guided else GRADCAM_OUTPUTS)
+    plane_indices(model)
+    return model
 
 
-def _eager_run(classifier: Classifier) -> Run:
+def eager_run(classifier: Classifier, guided: bool = True) -> Run:
+    """PyTorch's own answer: what the graph is compared with.
+
+    Args:
+        classifier: run eagerly, with its hooks.
+        guided: whether ``guided_backprop`` is among the outputs.
+    """
     engine, layer = TorchEngine(classifier), classifier.default_layer
 
     def run(inputs: Inputs) -> Mapping[str, Floats]:
         targets = [[int(target)] for target in inputs["target"]]
-        evidence = engine.run(inputs["input"], targets, Needs((layer,), guided=True))
+        evidence = engine.run(inputs["input"], targets, Needs((layer,), guided=guided))
         found = evidence.layers[layer]
-        assert evidence.guided is not None
         maps = gradcam(found.activation, found.gradient)
-        return dict(
-            zip(
-                OUTPUTS,
-                [evidence.logits, found.activation, found.gradient, maps, evidence.guided],
-                strict=True,
-            )
-        )
+        outputs = dict(zip(GRADCAM_OUTPUTS, [evidence.logits, found.activation, found.gradient, maps], strict=True))
+        return outputs if evidence.guided is None else {**outputs, "guided_backprop": evidence.guided}
 
     return run
+
+
+def _coverage(classifier: Classifier) -> str:
+    """How many of the network's activations guided backpropagation reaches, as text."""
+    side = classifier.preprocessing.crop_size
+    needs = Needs((classifier.default_layer,), guided=True)
+    return TorchEngine(classifier).run(np.zeros((1, 3, side, side), np.float32), [[TOP]], needs).coverage or ""

@@ -14,9 +14,10 @@ import onnxruntime
 import torch
 from torch import nn
 
-from export.metadata import GraphDescription, hash_weights
 from export.verification import Check, Floats, Inputs, Run, VerificationError, table
 from handler.classifier import Classifier
+from handler.fingerprint import hash_state
+from handler.graph_description import GraphDescription
 
 OPSET = 18  # the exporter's own, which every ONNX Runtime since 1.14 reads
 
@@ -64,7 +65,13 @@ def graph_run(model: onnx.ModelProto) -> Run:
 
 
 def write_verified(
-    model: onnx.ModelProto, path: Path, classifier: Classifier, kind: str, verified: Callable[[], list[Check]]
+    model: onnx.ModelProto,
+    path: Path,
+    classifier: Classifier,
+    kind: str,
+    verified: Callable[[], list[Check]],
+    *,
+    coverage: str = "",
 ) -> list[Check]:
     """Verifies a graph, describes it in its metadata and writes it; if it differs no file is left, nor an older one.
 
@@ -72,8 +79,9 @@ def write_verified(
         model: the graph, without metadata.
         path: of the file.
         classifier: that it was made from.
-        kind: of graph, see ``metadata``.
+        kind: of graph, see ``handler.graph_description``.
         verified: compares it with PyTorch.
+        coverage: how far guided backpropagation reaches, of explanations only.
 
     Returns:
         What ``verified`` returned.
@@ -95,6 +103,7 @@ def write_verified(
         package_versions(),
         table(checks),
         classifier.default_layer,
+        coverage,
     )
     onnx.helper.set_model_props(model, description.to_properties())
     write_model(model, path)
@@ -111,12 +120,6 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def hash_state(module: nn.Module) -> str:
-    """SHA-256 of all weights and buffers."""
-    state = module.state_dict().items()
-    return hash_weights({name: value.cpu().contiguous().numpy().tobytes() for name, value in state})
 
 
 def package_versions() -> dict[str, str]:

@@ -2,14 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import onnxruntime
-
-from export.metadata import GraphDescription
 from handler.decode import decode
-from handler.errors import ModelError
 from handler.evidence import best_classes
+from handler.graph_description import KIND_PREDICTION
+from handler.graph_session import GraphSession
 from handler.preprocess import preprocess
 
 
@@ -29,10 +26,10 @@ class PredictionClient:
         """Loads the graph.
 
         Raises:
-            ModelError: no such file, no ONNX graph, or one that this project did not write.
+            ModelError: no such file, no ONNX graph, one that this project did not write, or no prediction graph.
         """
-        self._session = _open(Path(path))
-        self.description = GraphDescription.from_properties(self._session.get_modelmeta().custom_metadata_map)
+        self._graph = GraphSession.open(Path(path), KIND_PREDICTION)
+        self.description = self._graph.description
 
     def predict(self, image: bytes, top_k: int = 5) -> list[Prediction]:
         """The ``top_k`` most probable classes of an encoded picture, best first.
@@ -45,15 +42,6 @@ class PredictionClient:
         if not 1 <= top_k <= len(labels):
             raise ValueError(f"top_k {top_k} is not valid, valid are 1 to {len(labels)}")
         seen = preprocess(decode(image), self.description.preprocessing)
-        probabilities: Any = self._session.run(["probabilities"], {"input": seen.tensor[None]})[0][0]
+        probabilities = self._graph.run({"input": seen.tensor[None]}, ["probabilities"])[0][0]
         best = best_classes(probabilities, top_k)
         return [Prediction(index, labels[index], float(probabilities[index])) for index in best]
-
-
-def _open(path: Path) -> Any:
-    if not path.is_file():
-        raise ModelError(f"model {path} does not exist; `make export` writes model_store/shufflenet_cam.onnx")
-    try:
-        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions have no common base but this
-        raise ModelError(f"model {path} cannot be loaded by ONNX Runtime: {str(error)[:300]}") from error

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from export.graph_file import graph_run, to_onnx, write_verified
-from export.metadata import KIND_PREDICTION
+from export.simplifying import simplified
 from export.verification import (
     Check,
     Floats,
@@ -20,6 +20,7 @@ from export.verification import (
     verify,
 )
 from handler.classifier import Classifier
+from handler.graph_description import KIND_PREDICTION
 
 OUTPUTS = ["logits", "probabilities"]
 TOLERANCES = {name: Tolerance(1e-4) for name in OUTPUTS}
@@ -53,7 +54,7 @@ def export_prediction(classifier: Classifier, path: Path) -> list[Check]:
         return {"input": fresh_pictures(rng, count, classifier.preprocessing)}
 
     def verified() -> list[Check]:
-        return verify(_torch_run(classifier), graph_run(model), fresh, TOLERANCES)
+        return verify(torch_run(classifier), graph_run(model), fresh, TOLERANCES)
 
     return write_verified(model, path, classifier, KIND_PREDICTION, verified)
 
@@ -61,11 +62,13 @@ def export_prediction(classifier: Classifier, path: Path) -> list[Check]:
 def _trace(classifier: Classifier) -> onnx.ModelProto:
     side = classifier.preprocessing.crop_size
     example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-    module = PredictionGraph(classifier.module).eval()
+    module = PredictionGraph(simplified(classifier.module)).eval()
     return to_onnx(module, (example.to(classifier.device),), ["input"], OUTPUTS)
 
 
-def _torch_run(classifier: Classifier) -> Run:
+def torch_run(classifier: Classifier) -> Run:
+    """PyTorch's own answer: what the graph is compared with."""
+
     def run(inputs: Inputs) -> Mapping[str, Floats]:
         with torch.inference_mode():
             outputs = PredictionGraph(classifier.module)(torch.from_numpy(inputs["input"]).to(classifier.device))

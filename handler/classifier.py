@@ -18,7 +18,7 @@ from handler.layers import last_feature_layer, spatial_layers
 from handler.preprocess import Preprocessing
 
 _INPUT_TRANSFORMERS = ("googlenet", "inception_v3")  # normalise once more themselves, if made for torchvision's weights
-_TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.")  # heads that do not run in eval mode and need no weights
+TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.")  # heads that do not run in eval mode and need no weights
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def _load_state(module: nn.Module, checkpoint: Checkpoint) -> None:
                 f"{checkpoint.architecture} wants {tuple(expected[name].shape)}"
             )
     missing, unexpected = module.load_state_dict(checkpoint.state, strict=False)
-    missing = [name for name in missing if not name.startswith(_TRAINING_ONLY)]
+    missing = [name for name in missing if not name.startswith(TRAINING_ONLY)]
     if missing or unexpected:
         raise ModelError(
             f"the checkpoint is not one of {checkpoint.architecture}: "

@@ -48,13 +48,14 @@ class Evidence:
     saliency: Floats | None = None  # (M, 3, H, W)
     coverage: str | None = None  # "57 of 57 activations" of the guided gradient
     infer_ms: float = 0.0
-    explain_ms: float = 0.0
+    explain_ms: float = 0.0  # of an engine that does both in one run: of both, and infer_ms is 0
+    engine: str = "torch"  # which one found it
 
 
 class Engine(Protocol):
     """Computes evidence. One verb, no per-request state."""
 
-    name: str  # as the answer reports it: "torch" or "onnx"
+    name: str  # "torch", "onnx" or "auto"; the evidence says which one found it
 
     def run(self, inputs: Floats, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
         """Scores ``inputs`` and gathers evidence for each row's targets.

@@ -11,11 +11,11 @@ import numpy as np
 from handler.answer import PNG, Answer, error_answer, failure_answer, json_answer
 from handler.canvas import Canvas, check_budget
 from handler.decode import decode
-from handler.errors import BadRequest, RequestError, TooLarge, Unprocessable
+from handler.errors import BadRequest, RequestError, TooLarge
 from handler.evidence import Engine, Evidence, Needs
 from handler.maps import make_maps, needs_of
 from handler.model_card import ModelCard
-from handler.options import ALL_MAPS, Options
+from handler.options import Options
 from handler.preprocess import preprocess
 from handler.render import encode_png
 from handler.request import Headers, Request, parse_row
@@ -88,7 +88,7 @@ class Explainer:
         started = time.perf_counter()
         options = request.options
         targets = self._card.target_indices(options)
-        maps = self._maps(options)
+        maps = self._card.map_names(options)
         layers = self._card.layer_paths(options)
         self._card.check_top_k(options)
         if request.accept == PNG and not maps:
@@ -108,17 +108,6 @@ class Explainer:
             needs_of(maps, layers),
             (time.perf_counter() - started) * 1e3,
         )
-
-    def _maps(self, options: Options) -> tuple[str, ...]:
-        """The maps wanted; by default those of the seed that the model has."""
-        if options.maps is None:
-            return self._card.default_maps
-        if options.maps == ALL_MAPS:
-            return self._card.maps
-        refused = [name for name in options.maps if name not in self._card.maps]
-        if refused:
-            raise Unprocessable(f"{refused[0]}: {self._card.guided_refusal}")
-        return options.maps
 
     def _answer_group(self, jobs: list[_Job]) -> dict[int, Answer]:
         try:
@@ -154,7 +143,7 @@ class Explainer:
         if job.accept == PNG:
             answer = Answer(encode_png(draw_sheet(result, self._card)), PNG)
         else:
-            content = describe_result(result, self._card, self._engine.name)
+            content = describe_result(result, self._card)
             timings = {
                 "decode": job.decode_ms,
                 "infer": found.evidence.infer_ms,

@@ -1,13 +1,13 @@
 """What is known of a model without loading it: enough to check a request and to describe the model to a client."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from handler.cam import METHODS
-from handler.errors import BadRequest
+from handler.errors import BadRequest, Unprocessable
 from handler.evidence import TOP
-from handler.options import ENCODINGS, MAPS, SEED_MAPS, SIZES, Options, shown
+from handler.options import ALL_MAPS, ENCODINGS, MAPS, SEED_MAPS, SIZES, Options, shown
 from handler.preprocess import Preprocessing
 
 
@@ -23,16 +23,16 @@ class ModelCard:
     default_layer: str
     layers: dict[str, tuple[int, int, int]]  # module path to (C, h, w) at the crop's size
     guided_coverage: str | None = None  # "37 of 37 activations"; None where guided backpropagation is not defined
-    guided_refusal: str | None = None  # then: why not
+    refusals: dict[str, str] = field(default_factory=dict)  # maps that there are not, and why
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """The maps that this architecture has."""
-        return MAPS if self.guided_coverage else tuple(name for name in MAPS if "guided" not in name)
+        """The maps that the architecture and the engine have."""
+        return tuple(name for name in MAPS if name not in self.refusals)
 
     @property
     def default_maps(self) -> tuple[str, ...]:
-        """The seed's three, as far as this architecture has them."""
+        """The seed's three, as far as there are."""
         return tuple(name for name in self.maps if name in SEED_MAPS)
 
     def summary(self, engine: str) -> dict[str, Any]:
@@ -61,6 +61,21 @@ class ModelCard:
             "sizes": list(SIZES),
             "encodings": list(ENCODINGS),
         }
+
+    def map_names(self, options: Options) -> tuple[str, ...]:
+        """The maps wanted; by default the seed's.
+
+        Raises:
+            Unprocessable: a map that there is not, with the reason.
+        """
+        if options.maps is None:
+            return self.default_maps
+        if options.maps == ALL_MAPS:
+            return self.maps
+        for name in options.maps:
+            if name in self.refusals:
+                raise Unprocessable(f"{name}: {self.refusals[name]}")
+        return options.maps
 
     def target_indices(self, options: Options) -> list[int]:
         """The classes to explain, ``TOP`` for the prediction.

@@ -41,12 +41,12 @@ class Result:
         return softmax(self.evidence.logits[self.row])
 
 
-def describe_result(result: Result, card: ModelCard, engine: str) -> dict[str, Any]:
+def describe_result(result: Result, card: ModelCard) -> dict[str, Any]:
     """The JSON answer, timings aside."""
     layers = list(result.evidence.layers)
     probabilities = result.probabilities
     return {
-        "model": card.summary(engine),
+        "model": card.summary(result.evidence.engine),
         "predictions": _predictions(probabilities, card, result.canvas.options.top_k or DEFAULT_TOP_K),
         "explanations": [
             {

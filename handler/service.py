@@ -1,7 +1,6 @@
 """The served model: loads what the archive holds, and answers rows, probes and questions about the model."""
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,18 @@ import torch
 from handler.answer import Answer, error_answer, json_answer
 from handler.checkpoint import read_checkpoint
 from handler.classifier import Classifier, build_classifier
+from handler.engine_choice import Choice, choose_engine
 from handler.errors import ModelError, NotFound, RequestError, Unprocessable
-from handler.evidence import TOP, Engine, Needs
+from handler.evidence import TOP, Engine, Floats
 from handler.explainer import Explainer
+from handler.maps import needs_of
+from handler.metrics import Counters
 from handler.model_card import ModelCard
 from handler.options import Options
+from handler.preprocess import Preprocessing
 from handler.request import Headers
 from handler.settings import read_settings
-from handler.torch_engine import TorchEngine
+from handler.threads import threads_per_worker
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +32,11 @@ CHECKPOINT_NAME = "model.safetensors"  # in the archive
 class Service:
     """One loaded model. It has explained a picture of zeros before it is ready, so that a probe finds it warm."""
 
-    def __init__(self, explainer: Explainer, engine: Engine, card: ModelCard) -> None:
+    def __init__(self, explainer: Explainer, choice: Choice, card: ModelCard, counters: Counters) -> None:
         self._explainer = explainer
-        self._engine = engine
+        self._choice = choice
         self._card = card
+        self.counters = counters  # for the entry file to emit
 
     @classmethod
     def load(
@@ -56,13 +60,19 @@ class Service:
             ModelError: what the archive or its settings lack.
         """
         settings = read_settings((config or {}).get("explain"))
-        torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
+        threads = threads_per_worker(settings.threads, config or {})
+        torch.set_num_threads(threads)
         classifier = build_classifier(read_checkpoint(folder / CHECKPOINT_NAME), device)
-        engine = TorchEngine(classifier)
-        card = describe_model(classifier, engine, name, version)
-        check_defaults(settings.defaults, card)
-        logger.info("%s is ready: %s on %s, layer %s", name, card.architecture, device, card.default_layer)
-        return cls(Explainer(engine, card, settings), engine, card)
+        counters = Counters()
+        choice = choose_engine(settings.engine, folder, classifier, threads, counters)
+        card = describe_model(classifier, choice.engine, name, version)
+        check_defaults(settings.defaults, card, choice.engine)
+        logger.info(
+            "%s is ready: %s on %s, layer %s, engine %s with %d threads, graphs: %s",
+            *(name, card.architecture, device, card.default_layer, choice.engine.name, threads),
+            ", ".join(choice.graphs) or "none",
+        )
+        return cls(Explainer(choice.engine, card, settings), choice, card, counters)
 
     def answer(self, rows: Sequence[Mapping[str, Any]], headers: Sequence[Headers]) -> list[Answer]:
         """Answers a batch, whatever its rows are: pictures, probes (``…/healthz``) or questions about the model."""
@@ -77,47 +87,54 @@ class Service:
         """The answer to a row that carries no picture; None for those that do."""
         path = (headers.get("url_path") or "").strip("/")
         if headers.get("describe") == "True":
-            return json_answer(self._card.description(self._engine.name))
+            return json_answer({**self._card.description(self._choice.engine.name), "engines": self._choice.to_dict()})
         if path == "healthz":
-            return json_answer({"status": "ready", "model": self._card.summary(self._engine.name)})
+            summary = self._card.summary(self._choice.engine.name)
+            return json_answer({"status": "ready", "model": summary, "engines": self._choice.to_dict()})
         if path:
             return error_answer(NotFound("nothing answers below the model's path but healthz"))
         return None
 
 
-def check_defaults(defaults: Options, card: ModelCard) -> None:
-    """Refuses defaults that every request would be refused for.
+def check_defaults(defaults: Options, card: ModelCard, engine: Engine) -> None:
+    """Refuses defaults that every request would be refused for, with a picture of zeros.
 
     Raises:
         ModelError: naming the default and what is valid.
     """
     try:
-        card.target_indices(defaults)
-        card.layer_paths(defaults)
+        targets = card.target_indices(defaults)
         card.check_top_k(defaults)
+        engine.run(
+            _blank(card.preprocessing), [targets], needs_of(card.map_names(defaults), card.layer_paths(defaults))
+        )
     except RequestError as error:
         raise ModelError(f"model-config.yaml: explain.defaults: {error}") from error
 
 
 def describe_model(classifier: Classifier, engine: Engine, name: str, version: str) -> ModelCard:
-    """Makes the model's card; explains a picture of zeros to see what the architecture has."""
-    side = classifier.preprocessing.crop_size
-    blank = np.zeros((1, 3, side, side), np.float32)
-    coverage, refusal = None, None
-    try:
-        needs = Needs((classifier.default_layer,), guided=True)
-        coverage = engine.run(blank, [[TOP]], needs).coverage
-    except Unprocessable as error:
-        refusal = str(error)
-        engine.run(blank, [[TOP]], Needs((classifier.default_layer,)))
+    """Makes the model's card; explains a picture of zeros to see what the architecture and the engine have."""
+    blank, layer = _blank(classifier.preprocessing), classifier.default_layer
+    coverage: str | None = None
+    refusals: dict[str, str] = {}
+    for maps in (("gradcam", "guided_gradcam"), ("guided_backprop", "guided_gradcam"), ("saliency",)):
+        try:
+            evidence = engine.run(blank, [[TOP]], needs_of(maps[:1], [layer]))
+            coverage = evidence.coverage or coverage
+        except Unprocessable as error:
+            refusals |= dict.fromkeys(maps, str(error))
     return ModelCard(
         name,
         version,
         classifier.architecture,
         classifier.labels,
         classifier.preprocessing,
-        classifier.default_layer,
+        layer,
         classifier.layers,
         coverage,
-        refusal,
+        refusals,
     )
+
+
+def _blank(how: Preprocessing) -> Floats:
+    return np.zeros((1, 3, how.crop_size, how.crop_size), np.float32)

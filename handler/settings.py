@@ -8,6 +8,8 @@ from handler.decode import DEFAULT_MAX_PIXELS
 from handler.errors import BadRequest, ModelError
 from handler.options import Options, parse_options
 
+ENGINES = ("auto", "torch", "onnx")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -16,7 +18,8 @@ class Settings:
     defaults: Options = Options()  # for what a request does not say
     max_pixels: int = DEFAULT_MAX_PIXELS  # of an upload, judged by its header
     max_answer_bytes: int = 16_000_000  # per row; below config.properties' max_response_size, which kills the worker
-    threads: int = 0  # of the worker's engine; 0 is one per core
+    engine: str = "auto"  # one of ENGINES: graphs where they hold what is asked for, hooks alone, or graphs alone
+    threads: int = 0  # of a worker's engine; 0 is cores / workers
 
 
 def read_settings(section: Mapping[str, Any] | None) -> Settings:
@@ -36,8 +39,11 @@ def read_settings(section: Mapping[str, Any] | None) -> Settings:
         defaults = parse_options(dict(values.pop("defaults", None) or {}), Options())
     except (BadRequest, TypeError, ValueError) as error:
         raise ModelError(f"model-config.yaml: explain.defaults: {error}") from error
+    engine = values.pop("engine", "auto")
+    if engine not in ENGINES:
+        raise ModelError(f"model-config.yaml: explain.engine {engine!r} is not valid, valid are {', '.join(ENGINES)}")
     for key, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < (0 if key == "threads" else 1):
             least = 0 if key == "threads" else 1
             raise ModelError(f"model-config.yaml: explain.{key} must be a whole number from {least} up, not {value!r}")
-    return Settings(defaults=defaults, **values)
+    return Settings(defaults=defaults, engine=engine, **values)

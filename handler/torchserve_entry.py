@@ -43,6 +43,7 @@ class ExplainedClassifier:
         for place, answer in enumerate(answers):
             context.set_response_status(answer.status, answer.phrase, place)
             context.set_response_content_type(place, answer.content_type)
+        self._emit_counters(context)
         return [answer.body for answer in answers]
 
     def _answer(self, data: Sequence[dict[str, Any]], headers: list[Headers]) -> list[Answer]:
@@ -54,3 +55,11 @@ class ExplainedClassifier:
         except Exception:
             logger.exception("a batch of %d failed", len(data))
             return [failure_answer() for _ in data]
+
+    def _emit_counters(self, context: Any) -> None:
+        """TorchServe takes metrics only while it handles a batch; what was counted at start-up waits for the first."""
+        try:
+            for name, count in (self._service.counters.take() if self._service else {}).items():
+                context.metrics.add_counter(name, count)
+        except Exception:  # a batch that is answered must not fail for want of a metric
+            logger.exception("counters are lost")

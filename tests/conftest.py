@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import zipfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,3 +22,31 @@ def classifier() -> Classifier:
     from tests.models import random_classifier
 
     return random_classifier("shufflenet_v2_x0_5")
+
+
+@pytest.fixture(scope="session")
+def shapes() -> Classifier:
+    """The embedded model."""
+    from handler.classifier import load_classifier
+    from tests.serving import CHECKPOINT
+
+    return load_classifier(checkpoint=CHECKPOINT)
+
+
+@pytest.fixture(scope="session")
+def shapes_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model's archive with its graphs, which take most of a minute to export: made once."""
+    from export.archive import write_archive
+    from handler.classifier import find_checkpoint
+    from tests.serving import CHECKPOINT
+
+    return write_archive(find_checkpoint(checkpoint=CHECKPOINT), tmp_path_factory.mktemp("shapes"), "shapes")
+
+
+@pytest.fixture(scope="session")
+def shapes_graphs(shapes_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the archive's content: checkpoint and graphs. Not to be changed."""
+    folder = tmp_path_factory.mktemp("graphs")
+    with zipfile.ZipFile(shapes_archive) as archive:
+        archive.extractall(folder)
+    return folder

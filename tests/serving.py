@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,13 @@ class Client:
 def serving(store: Path, model: str, logs: Path) -> Iterator[Client]:
     with temporary_server(ROOT / "config.properties", model, logs, {"model_store": str(store)}) as server:
         yield Client(server)
+
+
+def repacked(archive: Path, target: Path, config: str) -> None:
+    """Writes a copy of an archive with another ``model-config.yaml``."""
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, config if name == "model-config.yaml" else old.read(name))
 
 
 def picture_of(map_content: dict[str, Any]) -> np.ndarray:

@@ -17,6 +17,7 @@ from handler.request import Headers
 from handler.settings import Settings
 
 SIDE = 8
+GUIDED = ("guided_backprop", "guided_gradcam")
 CARD = ModelCard(
     "m", "1.0", "tiny", ["dark", "light"], Preprocessing(SIDE, SIDE, (0, 0, 0), (1, 1, 1)), "c", {"c": (1, 2, 2)}
 )
@@ -83,21 +84,21 @@ def test_no_positive_evidence_is_said():
 
 def test_predictions_only_by_default_still_explains_on_explanations():
     settings = Settings(Options(maps=()))
-    card = ModelCard(**{**CARD.__dict__, "guided_refusal": "no ReLU"})
+    card = ModelCard(**{**CARD.__dict__, "refusals": dict.fromkeys(GUIDED, "no ReLU")})
     rows = [{"data": picture(50)}] * 2
     answers, _ = answer(rows, [{"explain": "False"}, {"explain": "True"}], settings, card)
     assert [len(json.loads(one.body)["explanations"]) for one in answers] == [0, 1]
 
 
 def test_a_map_that_the_architecture_lacks_is_refused_by_its_reason():
-    card = ModelCard(**{**CARD.__dict__, "guided_refusal": "this one has GELU"})
+    card = ModelCard(**{**CARD.__dict__, "refusals": dict.fromkeys(GUIDED, "this one has GELU")})
     answers, _ = answer([{"data": picture(50), "maps": "guided_backprop"}], card=card)
     assert answers[0].status == 422
     assert b"GELU" in answers[0].body
 
 
 def test_all_is_what_there_is_but_a_list_is_taken_at_its_word():
-    card = ModelCard(**{**CARD.__dict__, "guided_refusal": "no ReLU"})
+    card = ModelCard(**{**CARD.__dict__, "refusals": dict.fromkeys(GUIDED, "no ReLU")})
     listed = {"data": picture(50), "maps": "gradcam,guided_backprop,guided_gradcam,saliency"}
     answers, _ = answer([listed], card=card)
     assert answers[0].status == 422

@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 import export.explanation_graph as explanation_graph
-from export.explanation_graph import NoRuleError, export_explanation
-from export.metadata import GraphDescription
+from export.explanation_graph import NoRuleError, export_explanation, export_gradcam
 from export.prediction_graph import export_prediction
 from export.verification import VerificationError, fresh_pictures
 from handler.cam import METHODS
 from handler.classifier import Classifier, load_classifier
 from handler.errors import Unprocessable
 from handler.evidence import TOP, Needs
+from handler.graph_description import GraphDescription
 from handler.torch_engine import TorchEngine
 from tests.models import random_classifier
 from tests.serving import CHECKPOINT
@@ -39,6 +39,7 @@ def test_the_file_is_valid_describes_itself_and_stores_the_weights_once(graph, c
     description = GraphDescription.from_properties({one.key: one.value for one in model.metadata_props})
     assert description.kind == "explanation"
     assert description.layer == "conv5"
+    assert description.coverage == "37 of 37 activations"
     assert description.labels == classifier.labels
     assert "guided_backprop" in description.verification
     export_prediction(classifier, tmp_path / "shapes.onnx")
@@ -74,6 +75,18 @@ def test_a_target_below_zero_is_the_top_class(graph, classifier):
     np.testing.assert_array_equal(top, named)
 
 
+@pytest.mark.parametrize("architecture", ["shufflenet_v2_x0_5", "mobilenet_v3_small"])
+def test_gradcam_alone_stops_at_the_layer_and_needs_no_relu(tmp_path, architecture):
+    classifier = random_classifier(architecture)
+    checks = export_gradcam(classifier, tmp_path / "a.onnx")
+    assert {check.output for check in checks} == {"logits", "activations", "gradients", "gradcam"}
+    model = onnx.load(tmp_path / "a.onnx")
+    description = GraphDescription.from_properties({one.key: one.value for one in model.metadata_props})
+    assert (description.kind, description.coverage) == ("gradcam", "")
+    convolutions = sum(node.op_type in ("Conv", "ConvTranspose") for node in model.graph.node)
+    assert convolutions == sum(isinstance(layer, nn.Conv2d) for layer in classifier.module.modules())
+
+
 @pytest.mark.parametrize("architecture", ["resnet18", "mobilenet_v2", "squeezenet1_1"])
 def test_other_families_export_and_verify(tmp_path, architecture):
     checks = export_explanation(random_classifier(architecture), tmp_path / "a.onnx")
@@ -107,7 +120,7 @@ def test_an_operator_without_a_rule_is_refused_by_name(monkeypatch):
     rules = explanation_graph.backward_rules()
     rules.pop(torch.ops.aten.convolution_backward.default)
     monkeypatch.setattr(explanation_graph, "backward_rules", lambda: rules)
-    with pytest.raises(NoRuleError, match=r"shufflenet_v2_x0_5 needs aten\.convolution_backward"):
+    with pytest.raises(NoRuleError, match=r"shufflenet_v2_x0_5 needs aten\.convolution_backward\S* \(of conv1\.0\)"):
         explanation_graph.trace(random_classifier("shufflenet_v2_x0_5"))
 
 

@@ -2,14 +2,14 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from export.archive import write_archive
 from export.prediction_graph import export_prediction
-from handler.classifier import find_checkpoint, load_classifier
+from handler.classifier import load_classifier
 from tests.serving import CHECKPOINT, ROOT, serving
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -45,8 +45,8 @@ def test_every_target_is_listed_by_make_help():
 
 
 @pytest.mark.server
-def test_the_curl_commands_are_answered(tmp_path):
-    write_archive(find_checkpoint(checkpoint=CHECKPOINT), tmp_path, "shufflenet_cam")
+def test_the_curl_commands_are_answered(tmp_path, shapes_archive):
+    shutil.copy(shapes_archive, tmp_path / "shufflenet_cam.mar")
     asked = commands("curl ")
     assert len(asked) >= 3
     with serving(tmp_path, "shufflenet_cam", tmp_path / "logs") as client:

@@ -14,6 +14,8 @@ WITH_TORCH = {
     "guided",
     "tape",
     "torch_engine",
+    "fingerprint",
+    "engine_choice",
     "service",
     "torchserve_entry",
 }
@@ -47,7 +49,9 @@ def files(*folders: str) -> list[Path]:
 
 
 def test_ring_0_does_not_load_torch_in_a_fresh_process():
-    assert {"cam", "decode", "preprocess", "explainer", "render", "response"} <= set(WITHOUT_TORCH)
+    assert {"cam", "decode", "preprocess", "explainer", "render", "response", "onnx_engine", "auto_engine"} <= set(
+        WITHOUT_TORCH
+    )
     done = subprocess.run(
         [sys.executable, "-c", _IMPORT_ALL, *WITHOUT_TORCH], cwd=ROOT, capture_output=True, text=True, check=False
     )

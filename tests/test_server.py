@@ -3,21 +3,36 @@
 import base64
 import concurrent.futures
 import io
+import re
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import requests
 import yaml
 from PIL import Image
 
 from deploy.local_server import read_properties
-from export.archive import DEFAULT_CONFIG, write_archive
-from handler.classifier import find_checkpoint
+from export.archive import DEFAULT_CONFIG
 from handler.settings import read_settings
-from tests.serving import CHECKPOINT, ONE, ROOT, TWO, Client, array_of, encoded, error_of, only_map, picture_of, serving
+from tests.serving import (
+    CHECKPOINT,
+    ONE,
+    ROOT,
+    TWO,
+    Client,
+    array_of,
+    encoded,
+    error_of,
+    only_map,
+    picture_of,
+    repacked,
+    serving,
+)
 
 pytestmark = pytest.mark.server
 
@@ -26,10 +41,8 @@ SIDE = 320
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
-    store = tmp_path_factory.mktemp("store")
-    write_archive(find_checkpoint(checkpoint=CHECKPOINT), store, "shapes")
-    with serving(store, "shapes", tmp_path_factory.mktemp("logs")) as client:
+def client(tmp_path_factory, shapes_archive):
+    with serving(shapes_archive.parent, "shapes", tmp_path_factory.mktemp("logs")) as client:
         yield client
 
 
@@ -52,7 +65,7 @@ def test_a_multipart_picture_is_predicted_and_explained(client, field):
         "name": "shapes",
         "version": "1.0",
         "architecture": "shufflenet_v2_x0_5",
-        "engine": "torch",
+        "engine": "onnx",
     }
     (explanation,) = content["explanations"]
     assert explanation["target"]["label"] == "star"
@@ -108,6 +121,22 @@ def test_layers_are_chosen_and_averaged(client):
     assert not np.allclose(one, two)
     shallow = array_of(only_map(client.form(PICTURE, maps="gradcam", layer="stage2.0", size="layer", encoding="npy")))
     assert shallow.shape == (40, 40)
+
+
+@pytest.mark.parametrize(
+    ("options", "engine"),
+    [
+        ({"maps": "none"}, "onnx"),
+        ({"maps": "gradcam"}, "onnx"),
+        ({"maps": "gradcam", "layer": "conv5", "target": "0,1,2,3,4,5,6,7,8,9"}, "onnx"),
+        ({"maps": "gradcam", "layer": "stage4"}, "torch"),
+        ({"maps": "gradcam", "layer": "stage4,conv5"}, "torch"),
+        ({"maps": "saliency"}, "torch"),
+        ({"maps": "all"}, "torch"),
+    ],
+)
+def test_the_answer_says_which_engine_found_it(client, options, engine):
+    assert client.form(PICTURE, **options).json()["model"]["engine"] == engine
 
 
 def test_top_k_limits_the_predictions(client):
@@ -175,7 +204,8 @@ def test_healthz_answers_and_describe_describes(client):
     assert described["labels"][4] == "star"
     assert described["layer"] == "conv5"
     assert described["layers"]["conv5"] == [1024, 10, 10]
-    assert described["engine"] == "torch"
+    assert described["engine"] == probe.json()["model"]["engine"] == "auto"
+    assert described["engines"]["graphs"] == ["prediction", "gradcam", "explanation"]
     assert "gradcam" in described["methods"]
     assert described["input"]["size"] == [SIDE, SIDE]
 
@@ -360,10 +390,9 @@ def test_the_seeds_three_pictures_are_returned(client):
         assert difference.max() <= 1, name
 
 
-def test_rows_of_one_batch_stand_alone(tmp_path):
-    config = tmp_path / "model-config.yaml"
-    config.write_text(DEFAULT_CONFIG.read_text().replace("batchSize: 1", "batchSize: 8").replace(": 10\n", ": 500\n"))
-    write_archive(find_checkpoint(checkpoint=CHECKPOINT), tmp_path, "batched", config=config)
+def test_rows_of_one_batch_stand_alone(tmp_path, shapes_archive):
+    config = DEFAULT_CONFIG.read_text().replace("batchSize: 1", "batchSize: 8").replace(": 10\n", ": 500\n")
+    repacked(shapes_archive, tmp_path / "batched.mar", config)
     requests_of_batch = [
         {"files": {"data": PICTURE}, "data": {"maps": "none"}},
         {"files": {"data": PICTURE}, "data": {"target": "zebra"}},
@@ -378,6 +407,8 @@ def test_rows_of_one_batch_stand_alone(tmp_path):
         alone = [client.post(**one) for one in requests_of_batch]
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             together = list(pool.map(lambda one: client.post(**one), requests_of_batch))
+    engines = [one.json()["model"]["engine"] for one in together if '"model"' in one.text]
+    assert engines == ["onnx", "onnx", "onnx", "torch"]
     assert [one.status_code for one in together] == [200, 400, 200, 415, 200, 200, 400, 200]
     for single, batched in zip(alone, together, strict=True):
         assert single.status_code == batched.status_code
@@ -395,6 +426,29 @@ def _assert_equal_explanations(single, batched):
         for name in one["maps"]:
             first, second = array_of(one["maps"][name]), array_of(other["maps"][name])
             np.testing.assert_allclose(second, first, atol=1e-4 * np.abs(first).max())
+
+
+def test_graphs_that_differ_are_counted_where_prometheus_reads(tmp_path, shapes_archive):
+    with zipfile.ZipFile(shapes_archive) as old, zipfile.ZipFile(tmp_path / "altered.mar", "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, _altered(content) if name == "model.onnx" else content)
+    with serving(tmp_path, "altered", tmp_path / "logs") as client:
+        answer = client.form(PICTURE, maps="none")
+        metrics = requests.get(f"{client.server.properties['metrics_address']}/metrics", timeout=60).text
+        described = client.describe()["customizedMetadata"]
+    assert answer.json()["model"]["engine"] == "torch"
+    assert "logits differs by up to 1.00e+00" in str(described)
+    assert re.search(r"^engine_disagreements\{.*\} 1\.0$", metrics, re.MULTILINE), metrics
+
+
+def _altered(graph: bytes) -> bytes:
+    """A prediction graph whose scores are all 1 higher."""
+    model = onnx.load_from_string(graph)
+    bias = next(one for one in model.graph.initializer if one.name.endswith("fc.bias"))
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 1, bias.name))
+    changed: bytes = model.SerializeToString()
+    return changed
 
 
 def test_the_handler_stops_large_answers_before_the_server_would():

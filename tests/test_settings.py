@@ -18,12 +18,20 @@ def test_defaults_are_read_like_a_request():
     assert settings.max_pixels == 100
 
 
+@pytest.mark.parametrize("engine", ["auto", "torch", "onnx"])
+def test_the_engine_is_read(engine):
+    assert read_settings({"engine": engine}).engine == engine
+
+
 @pytest.mark.parametrize(
     ("section", "said"),
     [
         ({"max_pixel": 5}, "explain.max_pixel does not exist, valid are defaults, max_pixels"),
         ({"max_pixels": "many"}, "explain.max_pixels must be a whole number"),
         ({"max_pixels": 0}, "explain.max_pixels"),
+        ({"engine": "onxx"}, "explain.engine 'onxx' is not valid, valid are auto, torch, onnx"),
+        ({"engine": None}, "explain.engine None"),
+        ({"engine": ["onnx"]}, "explain.engine"),
         ({"threads": -1}, "explain.threads"),
         ({"defaults": {"maps": "heat"}}, "explain.defaults: map 'heat' does not exist"),
         ({"defaults": 3}, "explain.defaults"),

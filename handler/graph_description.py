@@ -1,6 +1,5 @@
 """What an exported graph says of itself, in the ONNX file's own metadata: enough to use it without this project."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,14 +8,37 @@ from handler.errors import ModelError
 from handler.preprocess import Preprocessing
 
 KIND_PREDICTION = "prediction"
+KIND_GRADCAM = "gradcam"
 KIND_EXPLANATION = "explanation"
+
+
+@dataclass(frozen=True)
+class GraphKind:
+    """What all graphs of a kind have in common."""
+
+    file: str  # name in an archive
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+KINDS = {
+    KIND_PREDICTION: GraphKind("model.onnx", ("input",), ("logits", "probabilities")),
+    KIND_GRADCAM: GraphKind(
+        "model.gradcam.onnx", ("input", "target"), ("logits", "activations", "gradients", "gradcam")
+    ),
+    KIND_EXPLANATION: GraphKind(
+        "model.explain.onnx",
+        ("input", "target"),
+        ("logits", "activations", "gradients", "gradcam", "guided_backprop"),
+    ),
+}
 
 
 @dataclass(frozen=True)
 class GraphDescription:
     """The metadata of a graph. Written as one string per field; what is not text is JSON."""
 
-    kind: str  # KIND_PREDICTION or KIND_EXPLANATION
+    kind: str  # a key of KINDS
     architecture: str
     labels: list[str]  # one per score
     preprocessing: Preprocessing
@@ -24,6 +46,7 @@ class GraphDescription:
     versions: dict[str, str] = field(default_factory=dict)  # package to version
     verification: str = ""  # the record of the comparison with PyTorch, as text
     layer: str = ""  # the classifier's default layer; an explanation's activations and gradients are taken there
+    coverage: str = ""  # "37 of 37 activations": how far guided backpropagation reaches; of explanations only
 
     def to_properties(self) -> dict[str, str]:
         """As ONNX stores it: text to text."""
@@ -36,6 +59,7 @@ class GraphDescription:
             "versions": json.dumps(self.versions),
             "verification": self.verification,
             "layer": self.layer,
+            "coverage": self.coverage,
         }
 
     @classmethod
@@ -46,24 +70,19 @@ class GraphDescription:
             ModelError: fields missing or malformed; then the file was not written by this project.
         """
         try:
+            labels, versions = json.loads(properties["labels"]), json.loads(properties.get("versions", "{}"))
+            if not isinstance(labels, list) or not isinstance(versions, dict):
+                raise ValueError("labels must be a list, versions an object")
             return cls(
                 properties["kind"],
                 properties["architecture"],
-                json.loads(properties["labels"]),
+                labels,
                 Preprocessing.from_json(properties["preprocessing"]),
                 properties["weights_sha256"],
-                json.loads(properties.get("versions", "{}")),
+                versions,
                 properties.get("verification", ""),
                 properties.get("layer", ""),
+                properties.get("coverage", ""),
             )
         except (KeyError, ValueError) as error:
             raise ModelError(f"the graph does not describe itself ({error}); make it with `make export`") from error
-
-
-def hash_weights(arrays: Mapping[str, bytes]) -> str:
-    """SHA-256 over names and raw bytes, in the order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(f"{name}:{len(arrays[name])}:".encode())
-        digest.update(arrays[name])
-    return digest.hexdigest()

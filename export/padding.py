@@ -1,0 +1,103 @@
+"""Pads channel counts that ONNX Runtime's blocked convolutions do not take, with channels that are always zero.
+
+Exact: what is added is zero behind a convolution and its ReLU, and multiplied by zero before the next convolution.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import fx, nn
+
+MULTIPLE = 16  # float32 values in an AVX-512 register; ONNX Runtime's blocked layout has 8 or 16 channels in a block
+_ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.Identity)  # what keeps a zero zero
+
+
+def pad_channels(module: nn.Module, keep: Sequence[str] = ()) -> nn.Module:
+    """A copy of an eval-mode network in which inner channel counts are multiples of ``MULTIPLE``.
+
+    Padded is what lies between two dense convolutions with nothing but depthwise convolutions and ReLUs in between:
+    ShuffleNet's branches, inverted residuals. All else, and all that is returned or shared, stays as it is.
+
+    Args:
+        module: with batch norms folded, see ``folding``; left as it is.
+        keep: paths of layers whose own output matters; a chain that one of them is part of is not padded.
+    """
+    padded = copy.deepcopy(module)
+    for chain in _chains(padded):
+        first, *between, last = chain
+        missing = -_convolution(padded, first).out_channels % MULTIPLE
+        inside = [path for path in chain if path != last]
+        if missing and not _kept(inside, keep):
+            for path in (first, *between):
+                _pad_outputs(padded.get_submodule(path), missing)
+            _pad_inputs(_convolution(padded, last), missing)
+    return padded
+
+
+def _chains(module: nn.Module) -> list[list[str]]:
+    """Paths from one dense convolution to the next, each module called once and read by the next one alone."""
+    calls = [node for node in fx.symbolic_trace(module).graph.nodes if node.op == "call_module"]
+    paths = [str(node.target) for node in calls]
+    chains = []
+    for node in calls:
+        if not _is_dense(module.get_submodule(str(node.target))):
+            continue
+        chain = [node]
+        while len(chain[-1].users) == 1:
+            following = next(iter(chain[-1].users))
+            if following.op != "call_module":
+                break
+            chain.append(following)
+            if not _passes(module.get_submodule(str(following.target))):
+                break
+        ends = _is_dense(module.get_submodule(str(chain[-1].target))) and len(chain) > 1
+        if ends and all(paths.count(str(one.target)) == 1 for one in chain):
+            chains.append([str(one.target) for one in chain])
+    return chains
+
+
+def _kept(paths: Sequence[str], keep: Sequence[str]) -> bool:
+    """Whether one of the paths, or a module around it, is to be kept."""
+    return any(path == one or path.startswith(f"{one}.") for path in paths for one in keep)
+
+
+def _is_dense(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and module.groups == 1
+
+
+def _passes(module: nn.Module) -> bool:
+    """Whether a channel that is zero before it is zero behind it, and touches no other channel."""
+    return isinstance(module, _ELEMENTWISE) or _is_depthwise(module)
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
+
+
+def _convolution(module: nn.Module, path: str) -> nn.Conv2d:
+    convolution = module.get_submodule(path)
+    assert isinstance(convolution, nn.Conv2d)
+    return convolution
+
+
+def _pad_outputs(module: nn.Module, missing: int) -> None:
+    """Adds output channels without weights or bias; for depthwise convolutions groups, too."""
+    if not isinstance(module, nn.Conv2d):
+        return
+    module.weight = _frozen(nn.functional.pad(module.weight, (0, 0, 0, 0, 0, 0, 0, missing)))
+    if module.bias is not None:
+        module.bias = _frozen(nn.functional.pad(module.bias, (0, missing)))
+    if _is_depthwise(module):
+        module.in_channels += missing
+        module.groups += missing
+    module.out_channels += missing
+
+
+def _pad_inputs(convolution: nn.Conv2d, missing: int) -> None:
+    convolution.weight = _frozen(nn.functional.pad(convolution.weight, (0, 0, 0, 0, 0, missing)))
+    convolution.in_channels += missing
+
+
+def _frozen(values: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(values.detach(), requires_grad=False)

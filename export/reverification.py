@@ -1,0 +1,81 @@
+"""Repeats the verification of a written graph against the classifier it was made from.
+
+It tells whether the file was changed since, and whether another ONNX Runtime or machine computes something else.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from export import explanation_graph, prediction_graph
+from export.verification import (
+    Check,
+    Floats,
+    Inputs,
+    Run,
+    Tolerance,
+    VerificationError,
+    fresh_pictures,
+    verify,
+)
+from handler.classifier import Classifier
+from handler.errors import ModelError
+from handler.evidence import TOP
+from handler.fingerprint import hash_state
+from handler.graph_description import KIND_EXPLANATION, KIND_PREDICTION, KINDS
+from handler.graph_folder import Origin, check_origin
+from handler.graph_session import GraphSession
+
+SEED = 2  # not the export's: its pictures would find nothing new
+
+
+def reverify(path: Path, classifier: Classifier, seed: int = SEED) -> list[Check]:
+    """Compares a graph of any kind with PyTorch on fresh pictures at batch sizes 1, 3 and 8.
+
+    Args:
+        path: of the graph.
+        classifier: that it was made from.
+        seed: of the pictures and targets.
+
+    Returns:
+        The comparison, one entry per output and batch size.
+
+    Raises:
+        VerificationError: the graph differs from PyTorch.
+        ModelError: no graph, or one that was made from another classifier or for another layer.
+    """
+    graph = GraphSession.open(path)
+    description = graph.description
+    origin = Origin(classifier.architecture, hash_state(classifier.module), classifier.labels, classifier.preprocessing)
+    check_origin(path, description, origin)
+    if description.kind != KIND_PREDICTION and description.layer != classifier.default_layer:
+        raise ModelError(f"graph {path} was made for layer {description.layer}, not for {classifier.default_layer}")
+    reference, tolerances = _reference(classifier, description.kind)
+    takes = KINDS[description.kind].inputs
+
+    def fresh(rng: np.random.Generator, count: int) -> Inputs:
+        pictures = {"input": fresh_pictures(rng, count, classifier.preprocessing)}
+        targets = {"target": rng.integers(TOP, len(classifier.labels), count)}
+        return pictures | targets if "target" in takes else pictures
+
+    return verify(reference, _graph_run(graph), fresh, tolerances, seed)
+
+
+def _reference(classifier: Classifier, kind: str) -> tuple[Run, Mapping[str, Tolerance]]:
+    if kind == KIND_PREDICTION:
+        return prediction_graph.torch_run(classifier), prediction_graph.TOLERANCES
+    reference = explanation_graph.eager_run(classifier, guided=kind == KIND_EXPLANATION)
+    return reference, explanation_graph.TOLERANCES
+
+
+def _graph_run(graph: GraphSession) -> Run:
+    names = KINDS[graph.description.kind].outputs
+
+    def run(inputs: Inputs) -> Mapping[str, Floats]:
+        try:
+            return dict(zip(names, graph.run(inputs, names), strict=True))
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+            raise VerificationError(f"the graph fails where PyTorch answers: {str(error)[:300]}") from error
+
+    return run

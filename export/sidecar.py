@@ -1,0 +1,35 @@
+"""The ONNX graphs that travel in an archive, beside the checkpoint that they are made from."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from export.explanation_graph import NoRuleError, export_explanation, export_gradcam
+from export.prediction_graph import export_prediction
+from handler.classifier import Classifier
+from handler.errors import Unprocessable
+from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KINDS
+
+_EXPORTERS = {
+    KIND_PREDICTION: export_prediction,
+    KIND_GRADCAM: export_gradcam,
+    KIND_EXPLANATION: export_explanation,
+}
+
+
+def write_sidecar(classifier: Classifier, folder: Path, report: Callable[[str], None]) -> None:
+    """Writes every graph that the classifier's architecture can have, each verified.
+
+    Args:
+        classifier: that they are made from.
+        folder: for the files.
+        report: is told what is being done, and which graph cannot be made and why; in lines.
+
+    Raises:
+        VerificationError: a graph differs from PyTorch.
+    """
+    for number, (kind, export) in enumerate(_EXPORTERS.items(), start=1):
+        report(f"graph {number} of {len(_EXPORTERS)}: exporting and verifying {KINDS[kind].file} …")
+        try:
+            export(classifier, folder / KINDS[kind].file)
+        except (NoRuleError, Unprocessable) as error:
+            report(f"the archive goes without {KINDS[kind].file}: {error}")

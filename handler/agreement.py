@@ -1,0 +1,80 @@
+"""Whether the graphs and the hooks find the same, on one fixed picture: asked once, before the first client.
+
+The graphs were verified when they were written. This catches what happened since: another ONNX Runtime, another CPU,
+other operators chosen for it, a damaged file that still loads.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from handler.evidence import TOP, Engine, Evidence, Floats, Needs
+from handler.onnx_engine import OnnxEngine
+from handler.preprocess import Preprocessing
+
+TOLERANCE = 1e-4  # of the largest value: what float32 sums in another order differ by, with room
+# Where a ReLU's input is within rounding of zero, its gate opens in one engine and not in the other. A gate in an early
+# layer changes a few pixels, one in a late layer all of them by a little. So pixels are counted that differ by more
+# than a little, and few of them may; with other weights, or without the guided rule, most of those that matter would.
+GATE_TOLERANCE = 0.02  # of the largest value
+GATE_SHARE = 0.01  # of the pixels that may be beyond
+
+
+def disagreements(graphs: OnnxEngine, hooks: Engine, preprocessing: Preprocessing) -> list[str]:
+    """Runs both on the fixed picture, for its top class and another one.
+
+    Returns:
+        One line for each output that differs, naming the graph and by how much; none if they agree.
+    """
+    picture, targets = fixed_picture(preprocessing)[None], [[TOP, 0]]
+    at_layer = (graphs.layer,) if graphs.layer is not None else ()
+    asked = {
+        "prediction": Needs(),
+        "gradcam": Needs(at_layer),
+        "explanation": Needs(at_layer, guided=True),
+    }
+    covered = {name: needs for name, needs in asked.items() if name in graphs.kinds and graphs.covers(needs)}
+    reference = hooks.run(picture, targets, asked["explanation"] if "explanation" in covered else Needs(at_layer))
+    return [
+        f"{name} graph: {line}"
+        for name, needs in covered.items()
+        for line in _differing(graphs.run(picture, targets, needs), reference)
+    ]
+
+
+def fixed_picture(how: Preprocessing) -> Floats:
+    """(3, crop, crop), normalised: waves of several lengths and directions, another mixture in each channel."""
+    y, x = np.mgrid[: how.crop_size, : how.crop_size] / how.crop_size
+    waves = [(3, 2, 5), (1, 7, 3), (11, 4, 2)]  # per channel: down, right, diagonally
+    channels = [np.sin(6 * a * y) + np.sin(6 * b * x) * np.cos(6 * c * (x + y)) for a, b, c in waves]
+    return how.normalise((255 * (np.stack(channels, axis=2) + 2) / 4).astype(np.uint8))
+
+
+def _differing(found: Evidence, reference: Evidence) -> Iterator[str]:
+    yield from _beyond("logits", found.logits, reference.logits)
+    if not np.array_equal(found.classes, reference.classes):
+        yield f"the top class is {found.classes[0]}, not {reference.classes[0]}"
+    for path, layer in found.layers.items():
+        yield from _beyond(f"activation at {path}", layer.activation, reference.layers[path].activation)
+        yield from _beyond(f"gradient at {path}", layer.gradient, reference.layers[path].gradient)
+    if found.guided is not None and reference.guided is not None:
+        yield from _beyond("guided gradient", found.guided, reference.guided, GATE_TOLERANCE, GATE_SHARE)
+        if found.coverage != reference.coverage:
+            yield f"guided are {found.coverage or 'unknown activations'}, not {reference.coverage}"
+
+
+def _beyond(
+    name: str, found: Floats, reference: Floats, tolerance: float = TOLERANCE, share: float = 0.0
+) -> Iterator[str]:
+    """Says so if more than a share of the values differ by more than a part of the largest."""
+    if found.shape != reference.shape:
+        yield f"{name} has shape {found.shape}, not {reference.shape}"
+        return
+    largest = float(np.abs(reference).max())
+    error = np.abs(found.astype(np.float64) - reference)
+    beyond = 1 - float((error <= tolerance * largest).mean())  # NaN is beyond
+    if not beyond <= share:
+        yield (
+            f"{name} differs by up to {float(error.max()):.2e} of at most {largest:.2e}; {beyond:.2%} of the values by "
+            f"more than {tolerance:.0e} of that, allowed are {share:.2%}"
+        )

@@ -1,0 +1,63 @@
+"""The graphs of an archive: found by name, opened, and refused if they were not made from the model beside them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from handler.errors import ModelError
+from handler.graph_description import KIND_PREDICTION, KINDS, GraphDescription
+from handler.graph_session import GraphSession
+from handler.preprocess import Preprocessing
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What graphs are made from, as far as their answers depend on it."""
+
+    architecture: str
+    weights_sha256: str  # see ``fingerprint.hash_state``
+    labels: list[str]
+    preprocessing: Preprocessing
+
+
+def find_graphs(folder: Path) -> dict[str, Path]:
+    """The graphs in a folder by kind, judged by their names."""
+    files = {kind: folder / its.file for kind, its in KINDS.items()}
+    return {kind: path for kind, path in files.items() if path.exists()}
+
+
+def open_graphs(folder: Path, origin: Origin, *, threads: int) -> dict[str, GraphSession]:
+    """Opens all graphs in a folder.
+
+    Args:
+        folder: of the archive's content.
+        origin: of the model beside them.
+        threads: of one run.
+
+    Returns:
+        By kind.
+
+    Raises:
+        ModelError: none is there, or one cannot be used; the message names the file and says why.
+    """
+    paths = find_graphs(folder)
+    if not paths:
+        raise ModelError(f"{folder} holds no graph, valid are {', '.join(its.file for its in KINDS.values())}")
+    graphs = {kind: GraphSession.open(path, kind, threads=threads) for kind, path in paths.items()}
+    for kind, graph in graphs.items():
+        check_origin(paths[kind], graph.description, origin)
+    layers = {graph.description.layer for kind, graph in graphs.items() if kind != KIND_PREDICTION}
+    if len(layers) > 1:
+        raise ModelError(f"the graphs in {folder} were made for different layers: {', '.join(sorted(layers))}")
+    return graphs
+
+
+def check_origin(path: Path, description: GraphDescription, origin: Origin) -> None:
+    """Refuses a graph that was made from something else.
+
+    Raises:
+        ModelError: naming what differs.
+    """
+    differing = [part for part in vars(origin) if getattr(description, part) != getattr(origin, part)]
+    if differing:
+        parts = " and ".join(part.replace("weights_sha256", "weights") for part in differing)
+        raise ModelError(f"graph {path} was made for other {parts} than the model's; export it from the same model")

@@ -1,0 +1,117 @@
+"""One verified graph in ONNX Runtime: the only place that opens one.
+
+A file that is not what it should be is refused here, before it answers anything.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import onnxruntime
+
+from handler.errors import ModelError
+from handler.evidence import Floats
+from handler.graph_description import KINDS, GraphDescription
+
+_TYPES = {"target": "tensor(int64)"}  # all others are tensor(float)
+
+
+@dataclass(frozen=True)
+class GraphSession:
+    """An open graph. Runs may overlap."""
+
+    description: GraphDescription
+    session: Any  # onnxruntime.InferenceSession, which has no types
+
+    @classmethod
+    def open(cls, path: Path, kind: str | None = None, *, threads: int = 0) -> "GraphSession":
+        """Opens a graph that this project wrote.
+
+        Args:
+            path: of the file.
+            kind: that it must have, a key of ``KINDS``; None is any of them.
+            threads: of one run; 0 is one per core.
+
+        Raises:
+            ModelError: no such file, no ONNX, too new for this ONNX Runtime, not this project's, of another kind, or
+                with other inputs and outputs than graphs of its kind have.
+        """
+        if not path.is_file():
+            raise ModelError(f"graph {path} does not exist; `make export` and `make explanation` write graphs")
+        session = _load(path, threads)
+        try:
+            description = GraphDescription.from_properties(session.get_modelmeta().custom_metadata_map)
+        except ModelError as error:
+            raise ModelError(f"graph {path}: {error}") from error
+        needed = KINDS if kind is None else (kind,)
+        if description.kind not in needed:
+            raise ModelError(f"graph {path} is of the kind {description.kind!r}, needed is {' or '.join(needed)}")
+        _check_signature(path, session, description)
+        return cls(description, session)
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[Floats]:
+        """The named outputs, in that order; the batch is the inputs' first dimension."""
+        found: list[Floats] = self.session.run(list(outputs), dict(inputs))
+        return found
+
+
+def _load(path: Path, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3  # errors; they are raised anyway
+    # threads spin during a run, which makes it faster, but not after it: there they would halve torch's speed
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+        raise ModelError(f"graph {path} cannot be loaded by ONNX Runtime: {_explained(str(error))}") from error
+
+
+def _explained(message: str) -> str:
+    """ONNX Runtime's message as one line; what it says about versions in words."""
+    about = f"ONNX Runtime {onnxruntime.__version__} reads"
+    if found := re.search(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)", message):
+        return f"the file has ONNX IR version {found[1]}, {about} at most {found[2]}"
+    if found := re.search(r"Opset (\d+) is under development.*till opset (\d+)", message, re.DOTALL):
+        return f"the file has opset {found[1]}, {about} at most {found[2]}"
+    return " ".join(message.split())[:300]
+
+
+def _check_signature(path: Path, session: Any, description: GraphDescription) -> None:
+    """Names, types and shapes: a graph that takes or gives something else must not be run."""
+    kind, shapes = KINDS[description.kind], _shapes(description)
+    inputs = {one.name: one for one in session.get_inputs()}
+    outputs = {one.name: one for one in session.get_outputs()}
+    for what, found, wanted in (("inputs", inputs, kind.inputs), ("outputs", outputs, kind.outputs)):
+        if set(found) != set(wanted):
+            raise ModelError(f"graph {path} has the {what} {', '.join(found)}, needed are {', '.join(wanted)}")
+    for name, one in {**inputs, **outputs}.items():
+        tensor, shape = _TYPES.get(name, "tensor(float)"), shapes[name]
+        if one.type != tensor or not _fits(one.shape, shape):
+            raise ModelError(f"graph {path}: {name} is {one.type} {one.shape}, needed is {tensor} {shape}")
+
+
+def _shapes(description: GraphDescription) -> dict[str, list[int | str]]:
+    """Of all that graphs take and give; a name is any size, "batch" one that each run chooses."""
+    side, classes = description.preprocessing.crop_size, len(description.labels)
+    return {
+        "input": ["batch", 3, side, side],
+        "target": ["batch"],
+        "logits": ["batch", classes],
+        "probabilities": ["batch", classes],
+        "activations": ["batch", "channels", "height", "width"],
+        "gradients": ["batch", "channels", "height", "width"],
+        "gradcam": ["batch", "height", "width"],
+        "guided_backprop": ["batch", 3, side, side],
+    }
+
+
+def _fits(found: list[int | str | None], needed: list[int | str]) -> bool:
+    if len(found) != len(needed) or isinstance(found[0], int):
+        return False
+    return all(isinstance(size, str) or size == its for size, its in zip(needed, found, strict=True))

@@ -1,0 +1,138 @@
+"""The fast engine: ONNX graphs that were traced from the eager explanation and verified against it. No PyTorch.
+
+It holds what the graphs hold: predictions, and evidence at one layer. A graph takes one target per picture, so that a
+row with several targets is computed once for each of them.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from handler.errors import Unprocessable
+from handler.evidence import TOP, Evidence, Floats, Indices, LayerEvidence, Needs
+from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION
+from handler.graph_folder import Origin, open_graphs
+from handler.graph_session import GraphSession
+
+_AT_ONCE = 16  # pictures in one run: bounds the memory that a batch with many targets takes
+
+
+class OnnxEngine:
+    """Predictions, and evidence at the layer that the graphs were made for. Runs may overlap."""
+
+    name = "onnx"
+
+    def __init__(self, graphs: dict[str, GraphSession]) -> None:
+        """Takes graphs by kind, at least one, all of the same origin and layer."""
+        self._graphs = graphs
+        layers = [graph.description.layer for kind, graph in graphs.items() if kind != KIND_PREDICTION]
+        self.layer = layers[0] if layers else None  # whose evidence it holds
+
+    @classmethod
+    def open(cls, folder: Path, origin: Origin, *, threads: int) -> "OnnxEngine":
+        """Opens the graphs in a folder, see ``open_graphs``."""
+        return cls(open_graphs(folder, origin, threads=threads))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Which graphs it has."""
+        return tuple(self._graphs)
+
+    @property
+    def held(self) -> str:
+        """What the graphs hold, in a client's words."""
+        parts = ["maps none"] if KIND_PREDICTION in self._graphs else []
+        if self.layer is not None:
+            maps = "gradcam, guided_backprop, guided_gradcam" if KIND_EXPLANATION in self._graphs else "gradcam"
+            parts.append(f"maps {maps} at layer {self.layer}")
+        return " and ".join(parts)
+
+    def covers(self, needs: Needs) -> bool:
+        """Whether a graph holds all of this evidence."""
+        return self._graph_for(needs) is not None
+
+    def run(self, inputs: Floats, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
+        """See ``Engine.run``. An explanation is one run, forward and backward: ``explain_ms`` is the time of both.
+
+        Raises:
+            Unprocessable: no graph holds that evidence; the message says what the graphs hold.
+        """
+        graph = self._graph_for(needs)
+        if graph is None:
+            raise Unprocessable(f"the model is served by its ONNX graphs alone, valid are {self.held}")
+        if needs.backward:
+            return _explain(graph, inputs, targets, needs)
+        return _predict(graph, inputs, targets)
+
+    def _graph_for(self, needs: Needs) -> GraphSession | None:
+        """The smallest graph that holds the evidence."""
+        if needs.saliency or needs.layers not in ((), (self.layer,)):
+            return None
+        if not needs.backward:
+            return self._graphs.get(KIND_PREDICTION)
+        whole = self._graphs.get(KIND_EXPLANATION)
+        return whole if needs.guided else self._graphs.get(KIND_GRADCAM, whole)
+
+
+def _predict(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int]]) -> Evidence:
+    started = time.perf_counter()
+    logits = _run(graph, inputs, np.arange(len(inputs)), None, ["logits"])["logits"]
+    rows, wanted = _pairs(targets)
+    return Evidence(
+        logits, _size(inputs), rows, _classes(wanted, logits[rows]), infer_ms=_since(started), engine=OnnxEngine.name
+    )
+
+
+def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
+    started = time.perf_counter()
+    rows, wanted = _pairs([its or (TOP,) for its in targets])  # a row without a target has scores, too
+    names = ["logits", *(["activations", "gradients"] if needs.layers else [])]
+    names += ["guided_backprop"] if needs.guided else []
+    found = _run(graph, inputs, rows, wanted, names)
+    asked = np.array([bool(targets[row]) for row in rows], bool)
+    of_pairs = {name: values[asked] for name, values in found.items()} if not asked.all() else found
+    return Evidence(
+        found["logits"][np.unique(rows, return_index=True)[1]],  # of each row's first pair: the others' are the same
+        _size(inputs),
+        rows[asked],
+        _classes(wanted[asked], of_pairs["logits"]),  # by the pair's own scores, as the graph chose it
+        {path: LayerEvidence(of_pairs["activations"], of_pairs["gradients"]) for path in needs.layers},
+        guided=of_pairs.get("guided_backprop"),
+        coverage=graph.description.coverage if needs.guided else None,
+        explain_ms=_since(started),
+        engine=OnnxEngine.name,
+    )
+
+
+def _run(
+    graph: GraphSession, inputs: Floats, rows: Indices, targets: Indices | None, names: list[str]
+) -> dict[str, Floats]:
+    """Runs ``inputs[rows]`` in chunks; the outputs by name, a graph's batch by pair."""
+    parts = []
+    for start in range(0, len(rows), _AT_ONCE):
+        chunk = slice(start, start + _AT_ONCE)
+        feeds = {"input": inputs[rows[chunk]]}
+        parts.append(graph.run(feeds if targets is None else {**feeds, "target": targets[chunk]}, names))
+    return {name: np.concatenate(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}
+
+
+def _pairs(targets: Sequence[Sequence[int]]) -> tuple[Indices, Indices]:
+    """Per-row targets as (rows, targets), ``TOP`` left in."""
+    pairs = [(row, target) for row, wanted in enumerate(targets) for target in wanted]
+    flat = np.array(pairs, np.int64).reshape(-1, 2)
+    return np.ascontiguousarray(flat[:, 0]), np.ascontiguousarray(flat[:, 1])
+
+
+def _classes(targets: Indices, logits: Floats) -> Indices:
+    """The classes of (M,) targets, ``TOP`` resolved by the pairs' scores (M, K)."""
+    return np.where(targets == TOP, logits.argmax(axis=1), targets)
+
+
+def _size(inputs: Floats) -> tuple[int, int]:
+    return inputs.shape[2], inputs.shape[3]
+
+
+def _since(started: float) -> float:
+    return (time.perf_counter() - started) * 1e3

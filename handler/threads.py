@@ -1,0 +1,66 @@
+"""How many threads an engine may use: workers x threads = cores, decided here and nowhere else."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUP = Path("/proc/self/cgroup")
+
+
+def threads_per_worker(wanted: int, config: Mapping[str, Any]) -> int:
+    """Threads of one worker's engine.
+
+    Args:
+        wanted: ``explain.threads``; 0 leaves it to this function.
+        config: ``model-config.yaml`` as parsed, which says how many workers share the cores.
+
+    Returns:
+        At least 1.
+    """
+    return wanted or max(1, usable_cores() // _workers(config))
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: those it is bound to, and no more than a container's CPU limit allows.
+
+    A limit of 2.5 CPUs counts as 2: a third thread would have the others stopped when the quota is used up.
+    """
+    bound = len(os.sched_getaffinity(0))
+    return max(1, min([bound, *(int(limit) for limit in cpu_limits())]))
+
+
+def cpu_limits(cgroups: Path = _CGROUPS, own_group: Path = _OWN_GROUP) -> Iterator[float]:
+    """The CPU limits (in CPUs) of the control group this process is in and of those around it, versions 2 and 1."""
+    for line in _read(own_group).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "cpu", "cpu,cpuacct", "cpuacct,cpu"):
+            continue
+        # a container's own group is mounted as the root, whatever its path outside is
+        for part in {path, *map(str, Path(path).parents), "/"}:
+            folder = cgroups / controllers / part.strip("/")
+            quota, _, period = _read(folder / "cpu.max").partition(" ")
+            yield from _limit(quota, period)
+            yield from _limit(_read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us"))
+
+
+def _workers(config: Mapping[str, Any]) -> int:
+    named = [config.get(key) for key in ("maxWorkers", "minWorkers")]
+    return next((count for count in named if type(count) is int and count > 0), 1)
+
+
+def _limit(quota: str, period: str) -> Iterator[float]:
+    try:
+        allowed, per = int(quota), int(period)
+    except ValueError:  # "max", or no such file
+        return
+    if allowed > 0 and per > 0:  # version 1 says -1 for no limit
+        yield allowed / per
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""

@@ -1,0 +1,137 @@
+"""The graphs against the hooks, on the embedded model: everything that ``Engine.run`` promises."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+import handler.onnx_engine as onnx_engine
+from export.verification import fresh_pictures
+from handler.engine_choice import origin_of
+from handler.errors import ModelError, Unprocessable
+from handler.evidence import TOP, Needs
+from handler.onnx_engine import OnnxEngine
+from handler.torch_engine import TorchEngine
+
+LAYER = ("conv5",)
+SEVERAL = [[TOP, 3, 7], [0], [5, TOP]]
+ALL_NEEDS = [
+    Needs(),
+    Needs(LAYER),
+    Needs(guided=True),
+    Needs(LAYER, guided=True),
+]
+
+
+@pytest.fixture(scope="module")
+def engine(shapes, shapes_graphs):
+    return OnnxEngine.open(shapes_graphs, origin_of(shapes), threads=1)
+
+
+@pytest.fixture(scope="module")
+def pictures(shapes):
+    return fresh_pictures(np.random.default_rng(400), 3, shapes.preprocessing)
+
+
+@pytest.fixture
+def opened(shapes, shapes_graphs, tmp_path):
+    """Opens an engine on some of the graphs."""
+
+    def open_some(*files):
+        for file in files:
+            shutil.copy(shapes_graphs / file, tmp_path)
+        return OnnxEngine.open(tmp_path, origin_of(shapes), threads=1)
+
+    return open_some
+
+
+def close(found, expected, name=""):
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max(), rtol=0, err_msg=name)
+
+
+def assert_same_evidence(found, expected):
+    assert found.input_size == expected.input_size
+    np.testing.assert_array_equal(found.rows, expected.rows)
+    np.testing.assert_array_equal(found.classes, expected.classes)
+    close(found.logits, expected.logits, "logits")
+    assert list(found.layers) == list(expected.layers)
+    for path, layer in expected.layers.items():
+        close(found.layers[path].activation, layer.activation, "activation")
+        close(found.layers[path].gradient, layer.gradient, "gradient")
+    assert (found.guided is None) == (expected.guided is None)
+    if expected.guided is not None:
+        assert found.guided.shape == expected.guided.shape
+        beyond = np.abs(found.guided - expected.guided) > 1e-4 * np.abs(expected.guided).max()
+        assert beyond.mean() <= 0.005  # a ReLU's gate can flip where rounding decides
+    assert found.coverage == expected.coverage
+    assert found.saliency is None
+
+
+@pytest.mark.parametrize("needs", ALL_NEEDS, ids=str)
+@pytest.mark.parametrize("targets", [[[TOP], [TOP], [TOP]], SEVERAL, [[2], [], [TOP, 4]]], ids=str)
+def test_the_graphs_find_what_the_hooks_find(engine, shapes, pictures, needs, targets):
+    found, expected = engine.run(pictures, targets, needs), TorchEngine(shapes).run(pictures, targets, needs)
+    assert_same_evidence(found, expected)
+    assert (found.engine, expected.engine) == ("onnx", "torch")
+
+
+@pytest.mark.parametrize("needs", ALL_NEEDS, ids=str)
+def test_chunks_change_nothing(engine, pictures, monkeypatch, needs):
+    whole = engine.run(pictures, SEVERAL, needs)
+    monkeypatch.setattr(onnx_engine, "_AT_ONCE", 2)
+    assert_same_evidence(engine.run(pictures, SEVERAL, needs), whole)
+
+
+def test_no_run_has_more_pictures_than_memory_is_meant_for(engine, pictures, monkeypatch):
+    batches = []
+    run = onnx_engine.GraphSession.run
+
+    def watched(self, inputs, outputs):
+        batches.append(len(inputs["input"]))
+        return run(self, inputs, outputs)
+
+    monkeypatch.setattr(onnx_engine.GraphSession, "run", watched)
+    engine.run(pictures[:2], [list(range(10)), list(range(9))], Needs(LAYER))
+    assert batches == [16, 3]
+
+
+def test_the_time_of_both_passes_is_told_as_one(engine, pictures):
+    explained, predicted = engine.run(pictures, SEVERAL, Needs(LAYER)), engine.run(pictures, SEVERAL, Needs())
+    assert explained.infer_ms == 0 < explained.explain_ms
+    assert predicted.explain_ms == 0 < predicted.infer_ms
+
+
+@pytest.mark.parametrize(
+    "needs",
+    [Needs(("stage4",)), Needs(("stage4", "conv5")), Needs(saliency=True), Needs(LAYER, saliency=True)],
+    ids=str,
+)
+def test_what_no_graph_holds_is_refused_and_what_they_hold_is_said(engine, pictures, needs):
+    assert not engine.covers(needs)
+    with pytest.raises(Unprocessable, match="valid are maps none and maps gradcam, guided_.* at layer conv5"):
+        engine.run(pictures, SEVERAL, needs)
+
+
+@pytest.mark.parametrize(
+    ("files", "covered"),
+    [
+        (["model.onnx"], [True, False, False, False]),
+        (["model.gradcam.onnx"], [False, True, False, False]),
+        (["model.explain.onnx"], [False, True, True, True]),
+        (["model.onnx", "model.gradcam.onnx"], [True, True, False, False]),
+        (["model.onnx", "model.gradcam.onnx", "model.explain.onnx"], [True, True, True, True]),
+    ],
+)
+def test_each_graph_covers_what_it_holds(opened, files, covered):
+    engine = opened(*files)
+    assert [engine.covers(needs) for needs in ALL_NEEDS] == covered
+
+
+def test_without_a_gradcam_graph_the_explanation_gives_its_evidence(opened, shapes, pictures):
+    found = opened("model.explain.onnx").run(pictures, SEVERAL, Needs(LAYER))
+    assert_same_evidence(found, TorchEngine(shapes).run(pictures, SEVERAL, Needs(LAYER)))
+
+
+def test_a_folder_without_graphs_is_no_engine(opened):
+    with pytest.raises(ModelError, match=r"holds no graph, valid are model\.onnx"):
+        opened()

@@ -1,0 +1,58 @@
+import pytest
+
+import handler.threads as threads
+from handler.threads import cpu_limits, threads_per_worker, usable_cores
+
+
+@pytest.mark.parametrize(
+    ("wanted", "config", "expected"),
+    [
+        (0, {}, 8),
+        (0, {"minWorkers": 1, "maxWorkers": 1}, 8),
+        (0, {"minWorkers": 1, "maxWorkers": 4}, 2),
+        (0, {"minWorkers": 2}, 4),
+        (0, {"maxWorkers": 3}, 2),
+        (0, {"maxWorkers": 20}, 1),
+        (0, {"maxWorkers": "two", "minWorkers": True}, 8),
+        (3, {"maxWorkers": 4}, 3),
+    ],
+)
+def test_workers_times_threads_are_the_cores(monkeypatch, wanted, config, expected):
+    monkeypatch.setattr(threads, "usable_cores", lambda: 8)
+    assert threads_per_worker(wanted, config) == expected
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"), [([], 4), ([2.0], 2), ([2.9], 2), ([0.5], 1), ([64.0], 4), ([3.0, 1.5], 1)]
+)
+def test_usable_cores_are_the_bound_ones_within_the_limits(monkeypatch, limits, expected):
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr(threads, "cpu_limits", lambda: iter(limits))
+    assert usable_cores() == expected
+
+
+def test_this_machine_has_cores():
+    assert usable_cores() >= 1
+
+
+def test_limits_of_version_2_are_found_at_the_group_and_around_it(tmp_path):
+    (tmp_path / "self").write_text("0::/pods/one\n")
+    (tmp_path / "pods/one").mkdir(parents=True)
+    (tmp_path / "pods/one/cpu.max").write_text("150000 100000\n")
+    (tmp_path / "pods/cpu.max").write_text("max 100000\n")
+    (tmp_path / "cpu.max").write_text("400000 100000\n")
+    assert sorted(cpu_limits(tmp_path, tmp_path / "self")) == [1.5, 4.0]
+
+
+def test_limits_of_version_1_are_found_where_a_container_sees_its_own_group_as_the_root(tmp_path):
+    (tmp_path / "self").write_text("4:memory:/outside\n1:cpu,cpuacct:/outside/group\n")
+    (tmp_path / "cpu,cpuacct").mkdir()
+    (tmp_path / "cpu,cpuacct/cpu.cfs_quota_us").write_text("200000\n")
+    (tmp_path / "cpu,cpuacct/cpu.cfs_period_us").write_text("100000\n")
+    assert list(cpu_limits(tmp_path, tmp_path / "self")) == [2.0]
+    (tmp_path / "cpu,cpuacct/cpu.cfs_quota_us").write_text("-1\n")
+    assert list(cpu_limits(tmp_path, tmp_path / "self")) == []
+
+
+def test_no_control_groups_are_no_limits(tmp_path):
+    assert list(cpu_limits(tmp_path, tmp_path / "self")) == []
