@@ -62,6 +62,8 @@ class Service:
         settings = read_settings((config or {}).get("explain"))
         threads = threads_per_worker(settings.threads, config or {})
         torch.set_num_threads(threads)
+        if settings.engine == "onnx":
+            device = "cpu"  # where the graphs run, and what they are compared with
         classifier = build_classifier(read_checkpoint(folder / CHECKPOINT_NAME), device)
         counters = Counters()
         choice = choose_engine(settings.engine, folder, classifier, threads, counters)

@@ -40,7 +40,7 @@ class TorchEngine:
         with torch.inference_mode():
             logits = _numpy(self._classifier.module(batch))
         rows, classes = resolve_pairs(targets, logits)
-        return Evidence(logits, _size(batch), rows, classes, infer_ms=_since(started))
+        return Evidence(logits, _size(batch), rows, classes, engine=self.name, infer_ms=_since(started))
 
     def _explain(self, batch: torch.Tensor, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
         started = time.perf_counter()
@@ -63,6 +63,7 @@ class TorchEngine:
             guided=collected.guided,
             saliency=collected.saliency,
             coverage=tape.gates.coverage if tape.gates else None,
+            engine=self.name,
             infer_ms=infer_ms,
             explain_ms=_since(started),
         )

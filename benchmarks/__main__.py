@@ -1,0 +1,126 @@
+"""Measures this project side by side with its peers: ``python -m benchmarks``; ``make bench`` runs all of it."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from benchmarks import results as record
+from benchmarks.plot import plot
+from benchmarks.report import write_report
+from benchmarks.rounds import ChildError
+from benchmarks.served import CONCURRENCIES, SERVED_TASKS, WrongAnswer, measure_served
+from benchmarks.settings import measure_settings, warm_disk
+from benchmarks.work import KEY_NETWORK, NETWORKS, Work
+from deploy.local_server import ServerError
+
+_MORE_ROUNDS = 3  # the setting whose ratios have targets has so many times the rounds
+
+
+def main() -> int:
+    """The command line."""
+    options = _parser().parse_args()
+    if options.quick:
+        options.networks, options.batches, options.threads = [KEY_NETWORK], [1], [2]
+    results = record.read_results(options.results)
+    try:
+        if not options.only_report:
+            _measure(options, results)
+    except (ChildError, ServerError, WrongAnswer) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    record.write_results(options.results, results)
+    write_report(options.results)
+    plot(options.results)
+    for key, detail in record.target_details(results).items():
+        sign, value = ">=" if detail["at_least"] else "<=", detail["value"]
+        verdict = {True: "reached", False: "MISSED", None: "not measured"}[detail["reached"]]
+        print(f"{key:45} {value if value is None else round(value, 3)!s:>8}  {sign} {detail['threshold']}  {verdict}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16], metavar="N")
+    parser.add_argument("--threads", nargs="+", type=int, default=[2, 1], metavar="N")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="of each setting; three times as many of the one with targets"
+    )
+    parser.add_argument("--seconds", type=float, default=0.4, help="of timed calls in a contender's turn")
+    parser.add_argument(
+        "--limit", type=float, default=300, help="seconds for a setting; slow ones get 3 rounds at least"
+    )
+    parser.add_argument("--serve-rounds", type=int, default=5)
+    parser.add_argument("--serve-seconds", type=float, default=5.0, help="of load in a server's turn")
+    parser.add_argument("--skip-served", action="store_true", help="only what runs in processes of its own")
+    parser.add_argument("--only-served", action="store_true", help="only TorchServe")
+    parser.add_argument("--only-report", action="store_true", help="measure nothing, write table and plot anew")
+    parser.add_argument("--missing", action="store_true", help="leave out what the results have already")
+    parser.add_argument("--quick", action="store_true", help="only the setting with targets, and TorchServe")
+    parser.add_argument("--work", type=Path, default=Path("out/bench"), help="folder for weights, graphs and logs")
+    parser.add_argument("--results", type=Path, default=record.PATH)
+    return parser
+
+
+def _measure(options: argparse.Namespace, results: record.Results) -> None:
+    folder = options.work.resolve()
+    if not options.only_served:
+        warm = False
+        for network in options.networks:
+            work = _prepared(network, folder, results)
+            if work is None:
+                continue
+            if not warm:
+                warm_disk(work)
+                warm = True
+            for threads in options.threads:
+                _measure_network(options, results, work, threads)
+    if not (options.skip_served or (options.missing and "served" in results)):
+        work = _prepared(KEY_NETWORK, folder, results)
+        if work is None:
+            return
+        turns = options.serve_rounds * len(SERVED_TASKS) * len(CONCURRENCIES)
+        with tqdm(total=turns, desc="served") as progress:
+            results["served"] = measure_served(
+                work, options.serve_rounds, options.serve_seconds, progress.set_postfix_str, progress.update
+            )
+        record.write_results(options.results, results)
+
+
+def _measure_network(options: argparse.Namespace, results: record.Results, work: Work, threads: int) -> None:
+    settings = results.setdefault("settings", {})
+    rounds = {}
+    for batch in options.batches:
+        key = record.setting_key(work.network, batch, threads)
+        if not (options.missing and key in settings):
+            rounds[batch] = options.rounds * (_MORE_ROUNDS if key == record.KEY_SETTING else 1)
+    if not rounds:
+        return
+    with tqdm(total=len(rounds), desc=f"{work.network}, threads {threads}") as progress:
+        tell = progress.set_postfix_str
+        for batch, setting in measure_settings(work, threads, rounds, options.seconds, options.limit, tell):
+            settings[record.setting_key(work.network, batch, threads)] = setting
+            record.write_results(options.results, results)
+            progress.update()
+
+
+def _prepared(network: str, folder: Path, results: record.Results) -> Work | None:
+    """The network's work; None, with the reason among the results, if its graphs cannot be exported."""
+    print(f"{network}: weights, pictures and graphs (minutes, if they are not there yet)", flush=True)
+    command = [sys.executable, "-m", "benchmarks.prepare", network, str(folder / network)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    left_out = results.setdefault("left_out", {})
+    left_out.pop(network, None)
+    if done.returncode == 0:
+        return Work.read(folder / network)
+    said = done.stderr.strip().splitlines()
+    left_out[network] = next((line for line in said if "Error: " in line), said[-1] if said else "no reason given")
+    print(f"left out: {left_out[network]}\n{done.stderr[-2000:]}", file=sys.stderr)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""The plot of ``results.json``: how long an explanation takes, network by network, and what a server answers."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.contenders import CAPTUM, EAGER, OURS_ONNX, OURS_TORCH, PYTORCH_GRAD_CAM, TORCHCAM
+from benchmarks.ratios import NAIVE, OURS, STOCK
+from benchmarks.results import Results, read_results, setting_key
+from benchmarks.work import EXPLAIN, NETWORKS, PREDICT
+
+_COLOURS = {
+    PYTORCH_GRAD_CAM: "#c44e52",
+    CAPTUM: "#dd8452",
+    TORCHCAM: "#937860",
+    EAGER: "#8c8c8c",
+    OURS_TORCH: "#8fb0dc",
+    OURS_ONNX: "#2f5c9e",
+    OURS: "#2f5c9e",
+    NAIVE: "#c44e52",
+    STOCK: "#8c8c8c",
+}
+_SERVED_NAMES = {OURS: "ours", NAIVE: "plain handler around pytorch-grad-cam", STOCK: "stock image_classifier"}
+
+
+def plot(results: Path) -> None:
+    """Writes ``results.png`` beside ``results.json``."""
+    matplotlib.use("Agg")
+    found = read_results(results)
+    figure = Figure(figsize=(13, 7.5), layout="constrained")
+    axes = figure.subplot_mosaic([["time", "time"], ["explain", "predict"]])
+    _times(axes["time"], found)
+    _rates(axes["explain"], found, EXPLAIN, "Served explanations (prediction and three PNG pictures)")
+    _rates(axes["predict"], found, PREDICT, "Served predictions")
+    figure.savefig(results.with_name("results.png"), dpi=110)
+
+
+def _times(axes: Axes, results: Results) -> None:
+    """Grouped bars: an explanation by each contender, and PyTorch's bare prediction, for each network."""
+    bars: dict[str, dict[str, float]] = {}
+    for network in NETWORKS:
+        setting = results.get("settings", {}).get(setting_key(network, 1, 2), {"contenders": []})
+        for one in setting["contenders"]:
+            if one["task"] == EXPLAIN or one["contender"] == EAGER:
+                bars.setdefault(one["contender"], {})[network] = one["median_ms"]
+    names = [name for name in _COLOURS if name in bars]
+    networks = [network for network in NETWORKS if any(network in its for its in bars.values())]
+    labels = {EAGER: f"{EAGER}: prediction only"}
+    _grouped(axes, [[bars[name].get(network) for network in networks] for name in names], names, labels)
+    axes.set_xticks(range(len(networks)), networks)
+    axes.set_yscale("log")
+    times = [time for its in bars.values() for time in its.values()] or [1.0]
+    axes.set_ylim(min(times) / 2, max(times) * 4)  # room for the legend
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(lambda value, _: "")
+    axes.set_ylabel("milliseconds (log scale)")
+    axes.set_title("Prediction, Grad-CAM and guided backprop of one 224x224 picture, 2 threads (lower is better)")
+
+
+def _rates(axes: Axes, results: Results, task: str, title: str) -> None:
+    measured: list[dict[str, Any]] = results.get("served", {}).get("measured", [])
+    rates = {(one["contender"], one["concurrency"]): one["per_s"] for one in measured if one["task"] == task}
+    names = [name for name in _SERVED_NAMES if any(name == key[0] for key in rates)]
+    levels = sorted({key[1] for key in rates})
+    _grouped(axes, [[rates.get((name, level)) for level in levels] for name in names], names, _SERVED_NAMES)
+    axes.set_xticks(range(len(levels)), [str(level) for level in levels])
+    axes.set_xlabel("requests at once")
+    axes.set_ylabel("requests per second")
+    axes.set_title(f"{title} (higher is better)")
+
+
+def _grouped(axes: Axes, rows: list[list[float | None]], names: list[str], labels: dict[str, str]) -> None:
+    width = 0.8 / max(1, len(rows))
+    for place, (name, row) in enumerate(zip(names, rows, strict=True)):
+        offset = (place - (len(rows) - 1) / 2) * width
+        positions = [index + offset for index, value in enumerate(row) if value is not None]
+        values = [value for value in row if value is not None]
+        bars = axes.bar(positions, values, width * 0.95, color=_COLOURS[name], label=labels.get(name, name))
+        axes.bar_label(bars, fmt=lambda value: f"{value:.0f}" if value >= 10 else f"{value:.1f}", fontsize=8, padding=1)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(y=0.22)  # room for the legend
+    if rows:
+        axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, 1.0), ncols=len(rows))

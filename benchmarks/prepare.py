@@ -1,0 +1,74 @@
+"""Writes the work: ``python -m benchmarks.prepare NETWORK FOLDER``. A process of its own, because it loads torch."""
+
+import argparse
+import hashlib
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.work import PICTURES, Work, is_fresh
+from export.explanation_graph import export_explanation, export_gradcam
+from export.prediction_graph import export_prediction
+from handler.checkpoint import Checkpoint, write_checkpoint
+from handler.classifier import build_classifier
+from handler.fingerprint import hash_state
+from handler.preprocess import Preprocessing
+from tests.models import random_classifier, random_inputs
+
+_ROOT = Path(__file__).parent.parent
+_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")
+
+
+def prepare(network: str, folder: Path, *, side: int = 224, classes: int = 1000, pictures: int = 32) -> Work:
+    """Makes weights, pictures and graphs, or leaves the folder as it is if this code made it before.
+
+    The weights are random with the magnitudes of trained ones, and the statistics of the batch norms are those of a
+    few pictures: activations neither vanish nor explode.
+
+    Args:
+        network: a torchvision registry name.
+        folder: to write into.
+        side: of the square pictures, in pixels.
+        classes: number of scores.
+        pictures: how many different ones.
+    """
+    stamp = _stamp(network, side, classes, pictures)
+    if is_fresh(folder, stamp):
+        return Work.read(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    how = Preprocessing(side * 8 // 7, side, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    state = random_classifier(network, classes, side).module.state_dict()
+    labels = [f"class {index}" for index in range(classes)]
+    checkpoint = Checkpoint(network, labels, how, state)
+    classifier = build_classifier(checkpoint)
+    work = Work(folder, network, classifier.default_layer, labels, how, hash_state(classifier.module), stamp)
+    write_checkpoint(work.checkpoint, checkpoint)
+    np.save(folder / PICTURES, random_inputs(pictures, side))
+    export_prediction(classifier, folder / "model.onnx")
+    export_gradcam(classifier, folder / "model.gradcam.onnx")
+    export_explanation(classifier, folder / "model.explain.onnx")
+    work.write()
+    return work
+
+
+def _stamp(*arguments: object) -> str:
+    sources = [path for part in ("handler", "export") for path in sorted((_ROOT / part).glob("*.py"))]
+    digest = hashlib.sha256(json.dumps([*arguments, *map(version, _PACKAGES)]).encode())
+    for path in (*sources, Path(__file__), _ROOT / "tests" / "models.py"):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.prepare", description=__doc__)
+    parser.add_argument("network")
+    parser.add_argument("folder", type=Path)
+    options = parser.parse_args()
+    prepare(options.network, options.folder)
+
+
+if __name__ == "__main__":
+    main()

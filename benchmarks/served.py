@@ -1,0 +1,175 @@
+"""Requests per second and their times through the real TorchServe: ours, a plain handler, the stock handler."""
+
+import base64
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.load import Answer, Load, post_for
+from benchmarks.machine import describe_machine
+from benchmarks.ratios import NAIVE, OURS, STOCK, percentile, summarise
+from benchmarks.rounds import turns
+from benchmarks.servers import PlainServer, plain_server
+from benchmarks.work import EXPLAIN, PREDICT, Work
+
+CONCURRENCIES = (1, 4, 16)
+_PAUSE = 0.5  # seconds before each turn
+_MAPS = ("gradcam", "guided_backprop", "guided_gradcam")
+WHAT = """\
+A Python client (one thread and one open connection per concurrent request) on the same cores posts JPEG pictures of
+500x375 to one TorchServe per handler: one worker, batches of one, the same frontend settings. Only one server is under
+load at a time; they take turns in rounds. An explanation is the prediction with three PNG pictures (overlay, guided
+backprop, guided Grad-CAM) in base64. Every answer is checked: status, content, and the same top class
+from all handlers.
+A ratio is that of requests per second, and the smallest of the three concurrencies'."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A way to ask one of the servers."""
+
+    task: str
+    name: str  # of the archive
+    headers: dict[str, str]
+
+
+_JPEG = {"Content-Type": "image/jpeg"}
+SERVED_TASKS = (
+    Served(EXPLAIN, OURS, _JPEG),
+    Served(EXPLAIN, NAIVE, _JPEG),
+    Served(PREDICT, OURS, {**_JPEG, "X-Explain-Maps": "none"}),
+    Served(PREDICT, STOCK, _JPEG),
+)
+
+
+class WrongAnswer(Exception):
+    """An answer that no client would want, so that its time counts for nothing."""
+
+
+def measure_served(
+    work: Work, rounds: int, seconds: float, tell: Callable[[str], None], advance: Callable[[], Any]
+) -> dict[str, Any]:
+    """Serves all archives and puts one after the other under load.
+
+    Args:
+        work: of the network that is served.
+        rounds: turns of each handler and task at each concurrency.
+        seconds: of load in a turn.
+        tell: is told what runs.
+        advance: is called after each turn.
+
+    Raises:
+        WrongAnswer: any answer that is not what was asked for.
+    """
+    store = work.folder / "store"
+    tell("packing")
+    subprocess.run([sys.executable, "-m", "benchmarks.archives", str(work.folder), str(store)], check=True)
+    pictures = [path.read_bytes() for path in sorted((store / "pictures").glob("*.jpg"))]
+    with ExitStack() as stack:
+        servers = {}
+        for name in (OURS, NAIVE, STOCK):
+            tell(f"starting TorchServe for {name}")
+            servers[name] = stack.enter_context(plain_server(store, name))
+        tell("checking")
+        expected = _agreed_classes(servers, pictures)
+        measured = []
+        for concurrency in CONCURRENCIES:
+            loads: dict[tuple[str, str], list[Load]] = {(one.task, one.name): [] for one in SERVED_TASKS}
+            by_name = {(one.task, one.name): one for one in SERVED_TASKS}
+            for number in range(rounds):
+                for who in turns(list(by_name), number):
+                    tell(f"concurrency {concurrency}, round {number + 1} of {rounds}: {who[1]}, {who[0]}")
+                    loads[who].append(_turn(servers, by_name[who], pictures, expected, concurrency, seconds))
+                    advance()
+            measured += [_described(who, concurrency, its) for who, its in loads.items()]
+    return {
+        "what": WHAT.replace("\n", " "),
+        "network": work.network,
+        "machine": describe_machine(),
+        "measured": measured,
+    }
+
+
+def _turn(
+    servers: Mapping[str, PlainServer],
+    asked: Served,
+    pictures: list[bytes],
+    expected: list[int],
+    concurrency: int,
+    seconds: float,
+) -> Load:
+    time.sleep(_PAUSE)
+    address = servers[asked.name].predictions
+    post_for(address, asked.headers, pictures, concurrency, min(1.0, seconds / 4))  # warm up
+    load = post_for(address, asked.headers, pictures, concurrency, seconds)
+    for answer in load.answers:
+        check(asked, answer, expected[answer.picture])
+    return load
+
+
+def _agreed_classes(servers: Mapping[str, PlainServer], pictures: list[bytes]) -> list[int]:
+    """The top class of each picture, which must be the same from every handler."""
+    found = {}
+    for asked in SERVED_TASKS:
+        address = servers[asked.name].predictions
+        answers = [post_for(address, asked.headers, [one], 1, 0.0).answers for one in pictures]
+        found[asked.task, asked.name] = [top_class(asked, one[0]) for one in answers]
+    first = next(iter(found.values()))
+    for who, classes in found.items():
+        if classes != first:
+            raise WrongAnswer(
+                f"{who[1]} ({who[0]}) finds other classes than {SERVED_TASKS[0].name}: {classes}, {first}"
+            )
+    return first
+
+
+def top_class(asked: Served, answer: Answer) -> int:
+    """The class with the highest probability.
+
+    Raises:
+        WrongAnswer: an error, or no predictions.
+    """
+    if answer.status != 200:
+        raise WrongAnswer(f"{asked.name} answered {answer.status}: {answer.body[:300]!r}")
+    content = json.loads(answer.body)
+    if asked.name == STOCK:  # {"17": 0.4, …}, best first
+        return int(next(iter(content)))
+    return int(content["predictions"][0]["index"])
+
+
+def check(asked: Served, answer: Answer, expected: int) -> None:
+    """Checks one answer.
+
+    Raises:
+        WrongAnswer: an error, another class, or pictures that are none.
+    """
+    if top_class(asked, answer) != expected:
+        raise WrongAnswer(f"{asked.name}: class {top_class(asked, answer)}, expected {expected}")
+    if asked.task != EXPLAIN:
+        return
+    content = json.loads(answer.body)
+    if asked.name == OURS:
+        maps = content["explanations"][0]["maps"]
+        content = {name: maps[name]["data"] for name in _MAPS}
+    for name in _MAPS:
+        if not base64.b64decode(content[name]).startswith(b"\x89PNG"):
+            raise WrongAnswer(f"{asked.name}: {name} is no PNG")
+
+
+def _described(who: tuple[str, str], concurrency: int, loads: list[Load]) -> dict[str, Any]:
+    times = [answer.ms for load in loads for answer in load.answers]
+    rates = [load.per_s for load in loads]
+    return {
+        "task": who[0],
+        "contender": who[1],
+        "concurrency": concurrency,
+        "per_s": summarise(rates).median,
+        "rounds_per_s": rates,
+        **{f"p{percent}_ms": percentile(times, percent) for percent in (50, 95, 99)},
+        "requests": len(times),
+    }

@@ -1,0 +1,80 @@
+"""What all contenders work on: one network's weights, pictures and graphs in a folder. Loads no torch."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from handler.evidence import Floats
+from handler.preprocess import Preprocessing
+
+PREDICT, GRADCAM, EXPLAIN = "predict", "gradcam", "explain"
+TASKS = (PREDICT, GRADCAM, EXPLAIN)
+KEY_NETWORK = "shufflenet_v2_x2_0"
+NETWORKS = (KEY_NETWORK, "resnet18", "resnet50", "mobilenet_v2", "vgg16")
+CHECKPOINT = "model.safetensors"
+PICTURES = "pictures.npy"
+_DESCRIPTION = "work.json"
+
+
+@dataclass(frozen=True)
+class Work:
+    """One network with random weights, ready for every contender."""
+
+    folder: Path  # of the files above and the graphs model.onnx, model.gradcam.onnx, model.explain.onnx
+    network: str  # a torchvision registry name
+    layer: str  # module path of the layer that Grad-CAM looks at
+    labels: list[str]
+    preprocessing: Preprocessing
+    weights_sha256: str
+    stamp: str  # of the code and the package versions that wrote the folder
+
+    @classmethod
+    def read(cls, folder: Path) -> "Work":
+        """Reads what ``write`` wrote."""
+        content = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        content["preprocessing"] = Preprocessing.from_json(content["preprocessing"])
+        return cls(folder, **content)
+
+    def write(self) -> None:
+        """Writes the description; last of all files, so that a folder that has one is complete."""
+        content = {**vars(self), "preprocessing": self.preprocessing.to_json()}
+        del content["folder"]
+        (self.folder / _DESCRIPTION).write_text(json.dumps(content), encoding="utf-8")
+
+    @property
+    def checkpoint(self) -> Path:
+        """The weights as safetensors, with the project's description in its metadata."""
+        return self.folder / CHECKPOINT
+
+    def pictures(self) -> Floats:
+        """(P, 3, H, W), normalised, no two alike."""
+        pictures: Floats = np.load(self.folder / PICTURES)
+        return pictures
+
+
+def is_fresh(folder: Path, stamp: str) -> bool:
+    """Whether the folder holds work that this code and these packages wrote."""
+    path = folder / _DESCRIPTION
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["stamp"] == stamp
+
+
+class Batches:
+    """Hands out batches of different pictures, one after the other and round again, so that nothing can be cached."""
+
+    def __init__(self, pictures: Floats, size: int) -> None:
+        if size * 2 > len(pictures):
+            raise ValueError(f"{len(pictures)} pictures are too few for batches of {size} that differ")
+        count = len(pictures) // size
+        self._batches = [np.ascontiguousarray(pictures[i * size : (i + 1) * size]) for i in range(count)]
+        self._next = 0
+
+    def __next__(self) -> Floats:
+        """(size, 3, H, W)."""
+        batch = self._batches[self._next]
+        self._next = (self._next + 1) % len(self._batches)
+        return batch
+
+    def __iter__(self) -> "Batches":
+        return self
