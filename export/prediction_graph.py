@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from export.graph_file import graph_run, to_onnx, write_verified
-from export.simplifying import simplified
 from export.verification import (
     Check,
     Floats,
@@ -62,7 +61,7 @@ def export_prediction(classifier: Classifier, path: Path) -> list[Check]:
 def _trace(classifier: Classifier) -> onnx.ModelProto:
     side = classifier.preprocessing.crop_size
     example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-    module = PredictionGraph(simplified(classifier.module)).eval()
+    module = PredictionGraph(classifier.module).eval()
     return to_onnx(module, (example.to(classifier.device),), ["input"], OUTPUTS)
 
 
