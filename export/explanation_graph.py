@@ -70,7 +70,7 @@ def export_explanation(classifier: Classifier, path: Path) -> list[Check]:
 def export_gradcam(classifier: Classifier, path: Path) -> list[Check]:
     """Writes the graph of ``export_explanation`` without guided backpropagation, which takes most of its time.
 
-    Inputs and outputs are the same but for ``guided_backprop``; architectures without ReLU can be exported, too.
+    Inputs and outputs are the same but for ``guided_backprop``; no ReLU is needed.
 
     Returns:
         The comparison, one entry per output and batch size.
