@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from export.backward_rules import backward_rules
 from export.graph_file import graph_run, to_onnx, write_verified
-from export.graph_rewrites import plane_indices, rewrite
+from export.graph_rewrites import rewrite, scatter_flat
 from export.simplifying import simplified
 from export.verification import (
     Check,
@@ -106,10 +106,9 @@ def trace(classifier: Classifier, guided: bool = True) -> fx.GraphModule:
     Raises:
         NoRuleError: the trace has backward operators without a rule.
     """
-    layer = classifier.default_layer
-    module = simplified(classifier.module, keep=[layer])
     side = classifier.preprocessing.crop_size
     example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    module, layer = simplified(classifier.module, classifier.default_layer, example)
     tracing = make_fx(
         _explain(module, layer, guided),
         decomposition_table=backward_rules(),
@@ -166,7 +165,7 @@ def _export(classifier: Classifier, guided: bool = True) -> onnx.ModelProto:
     side = classifier.preprocessing.crop_size
     example = torch.zeros(2, 3, side, side), torch.tensor([TOP, 0])
     model = to_onnx(trace(classifier, guided), example, INPUTS, OUTPUTS if guided else GRADCAM_OUTPUTS)
-    plane_indices(model)
+    scatter_flat(model)
     return model
 
 

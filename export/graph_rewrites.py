@@ -1,9 +1,10 @@
-"""Rewrites of a traced explanation into what runtimes do faster; each gives the same numbers, bit for bit.
+"""Rewrites of a traced explanation into what runtimes do faster; each gives the same numbers.
 
 A pass takes a graph of ATen operators, changes it in place and says how often it did. What it leaves without users is
-removed by ``rewrite``. One pass, ``plane_indices``, comes after the export to ONNX.
+removed by ``rewrite``. One pass, ``scatter_flat``, comes after the export to ONNX.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -22,9 +23,9 @@ def rewrite(module: fx.GraphModule) -> dict[str, int]:
     Returns:
         Name of pass to number of rewrites.
     """
-    counts = {}
+    counts = dict.fromkeys((one.__name__ for one in PASSES), 0)
     for one in PASSES:
-        counts[one.__name__] = one(module.graph)
+        counts[one.__name__] += one(module.graph)
         module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
@@ -134,42 +135,153 @@ def divide_before_expanding(graph: fx.Graph) -> int:
     return count
 
 
-PASSES: tuple[Pass, ...] = (specialise_sizes, without_mutation, merge_equal, pick_rows, divide_before_expanding)
+def rectify_once(graph: fx.Graph) -> int:
+    """``relu(x)`` to ``x``.
+
+    Condition: ``x`` is made of what was rectified before by joins, splits and slices alone.
+    """
+    found = [node for node in _calls(graph, aten.relu.default) if _is_rectified(node.args[0])]
+    for node in found:
+        node.replace_all_uses_with(node.args[0])
+    return len(found)
 
 
-def plane_indices(model: onnx.ModelProto) -> int:
-    """Indices of maxima within their plane: the remainder by the plane's size, instead of a second pooling.
+def gate_by_bias(graph: fx.Graph) -> int:
+    """``relu(convolution) * gate`` to ``relu(convolution + bias)``, where the bias is 0 or far below zero.
 
-    ONNX counts them through the whole tensor. The exporter subtracts where each plane starts, which it takes from a
-    pooling of the same tensor with kernel 1; that takes as long as the pooling itself. Changes the model in place.
+    The gate is ``y > 0`` of ReLU's, or ``0 < y < 6`` of ReLU6's output. The bias is a depthwise convolution of ``y``
+    with kernel 1, clipped; ReLU6 has two of them. So all of it stays in the blocked layout that ONNX Runtime has for
+    convolutions, and the second rectifier becomes part of the first convolution.
 
-    Condition: ``Sub(MaxPool(x).Indices, Slice(MaxPool(x, kernel 1).Indices))`` and the plane's size is known.
+    Condition: the convolution's result, or its sum with others, is read by the ReLU alone. Exact for values of ``y``
+    that are 0 or at least 2^-57, and gradients below 2^70.
+    """
+    count = 0
+    for node in _calls(graph, aten.mul.Tensor):
+        rectified, gate = node.args
+        found = _gated(gate)
+        if not _is(rectified, aten.relu.default) or len(rectified.users) != 1 or found is None:
+            continue
+        values, six = found
+        gradient, shape = rectified.args[0], values.meta["val"].shape
+        if not _is_convolved(gradient) or len(gradient.users) != 1 or not _same(shape, node.meta["val"].shape):
+            continue
+        with graph.inserting_before(rectified):
+            closed = _closing(graph, values, int(shape[1]), *_ABOVE_ZERO)
+            if six:
+                below = _closing(graph, values, int(shape[1]), *_BELOW_SIX)
+                closed = graph.call_function(aten.add.Tensor, (closed, below))
+            summed = graph.call_function(aten.add.Tensor, (gradient, closed))
+            _replace(node, graph.call_function(aten.relu.default, (summed,)))
+        count += 1
+    return count
+
+
+_CLOSED = -(2.0**70)
+_ABOVE_ZERO = 2.0**127, _CLOSED
+# float32 values from 4 to 8 are multiples of 2^-21: of those below 6 none is scaled to less than 6 * 2^91 - 2^70
+_BELOW_SIX = -(2.0**91), 6 * 2.0**91 - 2.0**70
+
+
+def _closing(graph: fx.Graph, values: fx.Node, channels: int, scale: float, offset: float) -> fx.Node:
+    """``scale * values + offset`` where that is between ``_CLOSED`` and 0, else the nearer of the two."""
+    weight = graph.call_function(aten.full.default, ([channels, 1, 1, 1], scale))
+    bias = graph.call_function(aten.full.default, ([channels], offset))
+    options = ([1, 1], [0, 0], [1, 1], False, [0, 0], channels)
+    scaled = graph.call_function(aten.convolution.default, (values, weight, bias, *options))
+    return graph.call_function(aten.hardtanh.default, (scaled, _CLOSED, 0.0))
+
+
+def _gated(gate: Any) -> tuple[Any, bool] | None:
+    """Of a gate as a number: the activation's output that decides it, and whether it closes at 6, too."""
+    if not _is(gate, aten._to_copy.default):
+        return None
+    decided = gate.args[0]
+    if _is(decided, aten.gt.Scalar) and decided.args[1] == 0:
+        return _original(decided.args[0]), False
+    if not _is(decided, aten.bitwise_and.Tensor):
+        return None
+    low, high = decided.args
+    if not _is(low, aten.gt.Scalar) or not _is(high, aten.lt.Scalar) or low.args[0] is not high.args[0]:
+        return None
+    before = _original(low.args[0])
+    copies = [before, *(user for user in before.users if _is_copy_of(user))]
+    outputs = [user for one in copies for user in one.users if _is(user, aten.hardtanh.default)]
+    whole = [one for one in outputs if tuple(one.args[1:]) == (0.0, 6.0) == (low.args[1], high.args[1])]
+    return (whole[0], True) if whole else None
+
+
+PASSES: tuple[Pass, ...] = (
+    specialise_sizes,
+    without_mutation,
+    merge_equal,
+    rectify_once,
+    pick_rows,
+    divide_before_expanding,
+    gate_by_bias,
+    merge_equal,  # the constants of gates of one size
+)
+
+
+def scatter_flat(model: onnx.ModelProto) -> int:
+    """Scatters by the indices of maxima in the whole tensor, as ONNX counts them, instead of by those in their planes.
+
+    The exporter subtracts from ONNX's indices where each plane starts, which it takes from a pooling of the same
+    tensor with kernel 1; that takes as long as the pooling itself. Changes the model in place.
+
+    Condition: ``ScatterElements(data, index, updates, axis 2, add)`` of 3-D tensors, and the index is a reshaped
+    ``Sub(MaxPool(x).Indices, Slice(MaxPool(x, kernel 1).Indices))`` where the data is as large as ``x``.
     """
     graph = model.graph
     makers = {name: node for node in graph.node for name in node.output}
-    planes = {value.name: _plane(value) for value in [*graph.input, *graph.value_info]}
+    shapes = {value.name: _dims(value) for value in [*graph.input, *graph.value_info]}
     count = 0
-    for node in graph.node:
-        pooling, start = (makers.get(name) for name in node.input) if node.op_type == "Sub" else (None, None)
-        ones = makers.get(start.input[0]) if start is not None and start.op_type == "Slice" else None
-        if pooling is None or ones is None or not (_gives_indices(pooling, node.input[0]) and _is_copy(ones)):
+    for node in [one for one in graph.node if one.op_type == "ScatterElements"]:
+        data, index, updates = node.input
+        pooling = _pooling(makers, index)
+        if pooling is None or _attributes(node) != {"axis": 2, "reduction": b"add"}:
             continue
-        size = planes.get(pooling.input[0])
-        if size is None or pooling.input[0] != ones.input[0]:
+        planes, whole = shapes.get(data, ()), shapes.get(pooling.input[0], ())
+        if len(planes) != 3 or len(whole) != 4 or planes[1:] != (whole[1], whole[2] * whole[3]) or 0 in planes[1:]:
             continue
-        name = f"{node.output[0]}_plane"
-        graph.initializer.append(onnx.numpy_helper.from_array(np.array(size), name))
-        node.op_type, node.input[1] = "Mod", name
+        at = list(graph.node).index(node)
+        names = [f"{node.name}_{one}" for one in ("data", "index", "updates", "sums")]
+        pieces = [(data, names[0]), (pooling.output[1], names[1]), (updates, names[2])]
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1]), f"{node.name}_flat"))
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1, *planes[1:]]), f"{node.name}_planes"))
+        flat = [onnx.helper.make_node("Reshape", [one, f"{node.name}_flat"], [name], name) for one, name in pieces]
+        sums = onnx.helper.make_node("ScatterElements", names[:3], names[3:], names[3], axis=0, reduction="add")
+        back = onnx.helper.make_node("Reshape", [names[3], f"{node.name}_planes"], list(node.output), node.name)
+        graph.node.remove(node)
+        for new in reversed([*flat, sums, back]):
+            graph.node.insert(at, new)
         count += 1
     if count:
         _remove_unused(graph)
     return count
 
 
-def _plane(value: onnx.ValueInfoProto) -> int | None:
-    """Height times width of (N, C, H, W), where they are known."""
-    sizes = [one.dim_value for one in value.type.tensor_type.shape.dim]
-    return sizes[2] * sizes[3] if len(sizes) == 4 and sizes[2] * sizes[3] > 0 else None
+def _pooling(makers: dict[str, onnx.NodeProto], index: str) -> onnx.NodeProto | None:
+    """The max pooling whose indices in planes these are."""
+    node = makers.get(index)
+    while node is not None and node.op_type == "Reshape":
+        node = makers.get(node.input[0])
+    if node is None or node.op_type != "Sub":
+        return None
+    pooling, start = (makers.get(name) for name in node.input)
+    ones = makers.get(start.input[0]) if start is not None and start.op_type == "Slice" else None
+    if pooling is None or ones is None or not (_gives_indices(pooling, node.input[0]) and _is_copy(ones)):
+        return None
+    return pooling if pooling.input[0] == ones.input[0] else None
+
+
+def _dims(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+    """0 where a dimension is not a number."""
+    return tuple(one.dim_value for one in value.type.tensor_type.shape.dim)
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
 
 
 def _gives_indices(node: onnx.NodeProto, name: str) -> bool:
@@ -178,8 +290,7 @@ def _gives_indices(node: onnx.NodeProto, name: str) -> bool:
 
 def _is_copy(node: onnx.NodeProto) -> bool:
     """Whether it is a pooling with kernel 1 that is there for its indices."""
-    options = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
-    return node.op_type == "MaxPool" and options["kernel_shape"] == [1, 1] and len(node.output) == 2
+    return node.op_type == "MaxPool" and _attributes(node)["kernel_shape"] == [1, 1] and len(node.output) == 2
 
 
 def _remove_unused(graph: onnx.GraphProto) -> None:
@@ -201,6 +312,33 @@ def _calls(graph: fx.Graph, target: Any) -> list[Any]:
 
 def _is(value: Any, target: Any) -> bool:
     return isinstance(value, fx.Node) and value.op == "call_function" and value.target == target
+
+
+def _is_convolved(value: Any) -> bool:
+    """A convolution, or the sum of one and something else."""
+    if _is(value, aten.add.Tensor):
+        return any(_is_convolved(one) for one in value.args)
+    return _is(value, aten.convolution.default)
+
+
+def _original(value: fx.Node) -> fx.Node:
+    while _is_copy_of(value):
+        value = value.args[0]  # type: ignore[assignment]
+    return value
+
+
+def _is_copy_of(value: Any) -> bool:
+    return _is(value, aten.detach.default) or _is(value, aten.clone.default)
+
+
+def _is_rectified(value: Any) -> bool:
+    if _is(value, operator.getitem):
+        return _is(value.args[0], aten.split_with_sizes.default) and _is_rectified(value.args[0].args[0])
+    if _is(value, aten.cat.default):
+        return all(_is_rectified(one) for one in value.args[0])
+    if _is_copy_of(value) or _is(value, aten.slice.Tensor):
+        return _is_rectified(value.args[0])
+    return _is(value, aten.relu.default)
 
 
 def _is_column(index: Any) -> bool:

@@ -6,8 +6,9 @@ Exact: what is added is zero behind a convolution and its ReLU, and multiplied b
 import copy
 from collections.abc import Sequence
 
-import torch
 from torch import fx, nn
+
+from export.channels import NOTHING, is_dense, is_depthwise, reorder_inputs, reorder_outputs
 
 MULTIPLE = 16  # float32 values in an AVX-512 register; ONNX Runtime's blocked layout has 8 or 16 channels in a block
 _ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.Identity)  # what keeps a zero zero
@@ -26,12 +27,14 @@ def pad_channels(module: nn.Module, keep: Sequence[str] = ()) -> nn.Module:
     padded = copy.deepcopy(module)
     for chain in _chains(padded):
         first, *between, last = chain
-        missing = -_convolution(padded, first).out_channels % MULTIPLE
+        width = _width(padded.get_submodule(first))
+        wide = [*range(width), *[NOTHING] * (-width % MULTIPLE)]
         inside = [path for path in chain if path != last]
-        if missing and not _kept(inside, keep):
+        if len(wide) > width and not _kept(inside, keep):
             for path in (first, *between):
-                _pad_outputs(padded.get_submodule(path), missing)
-            _pad_inputs(_convolution(padded, last), missing)
+                if isinstance(convolution := padded.get_submodule(path), nn.Conv2d):
+                    reorder_outputs(convolution, wide)
+            reorder_inputs(padded.get_submodule(last), wide)
     return padded
 
 
@@ -41,7 +44,7 @@ def _chains(module: nn.Module) -> list[list[str]]:
     paths = [str(node.target) for node in calls]
     chains = []
     for node in calls:
-        if not _is_dense(module.get_submodule(str(node.target))):
+        if not is_dense(module.get_submodule(str(node.target))):
             continue
         chain = [node]
         while len(chain[-1].users) == 1:
@@ -51,7 +54,7 @@ def _chains(module: nn.Module) -> list[list[str]]:
             chain.append(following)
             if not _passes(module.get_submodule(str(following.target))):
                 break
-        ends = _is_dense(module.get_submodule(str(chain[-1].target))) and len(chain) > 1
+        ends = is_dense(module.get_submodule(str(chain[-1].target))) and len(chain) > 1
         if ends and all(paths.count(str(one.target)) == 1 for one in chain):
             chains.append([str(one.target) for one in chain])
     return chains
@@ -62,42 +65,11 @@ def _kept(paths: Sequence[str], keep: Sequence[str]) -> bool:
     return any(path == one or path.startswith(f"{one}.") for path in paths for one in keep)
 
 
-def _is_dense(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and module.groups == 1
-
-
 def _passes(module: nn.Module) -> bool:
     """Whether a channel that is zero before it is zero behind it, and touches no other channel."""
-    return isinstance(module, _ELEMENTWISE) or _is_depthwise(module)
+    return isinstance(module, _ELEMENTWISE) or is_depthwise(module)
 
 
-def _is_depthwise(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
-
-
-def _convolution(module: nn.Module, path: str) -> nn.Conv2d:
-    convolution = module.get_submodule(path)
-    assert isinstance(convolution, nn.Conv2d)
-    return convolution
-
-
-def _pad_outputs(module: nn.Module, missing: int) -> None:
-    """Adds output channels without weights or bias; for depthwise convolutions groups, too."""
-    if not isinstance(module, nn.Conv2d):
-        return
-    module.weight = _frozen(nn.functional.pad(module.weight, (0, 0, 0, 0, 0, 0, 0, missing)))
-    if module.bias is not None:
-        module.bias = _frozen(nn.functional.pad(module.bias, (0, missing)))
-    if _is_depthwise(module):
-        module.in_channels += missing
-        module.groups += missing
-    module.out_channels += missing
-
-
-def _pad_inputs(convolution: nn.Conv2d, missing: int) -> None:
-    convolution.weight = _frozen(nn.functional.pad(convolution.weight, (0, 0, 0, 0, 0, missing)))
-    convolution.in_channels += missing
-
-
-def _frozen(values: torch.Tensor) -> nn.Parameter:
-    return nn.Parameter(values.detach(), requires_grad=False)
+def _width(module: nn.Module) -> int:
+    assert isinstance(module, nn.Conv2d)
+    return module.out_channels

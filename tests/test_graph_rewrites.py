@@ -1,6 +1,4 @@
-"""Every pass: the numbers stay, bit for bit, and what should go is gone; what it must not touch stays."""
-
-import itertools
+"""Every pass: the numbers stay, and what should go is gone; what it must not touch stays."""
 
 import numpy as np
 import onnx
@@ -15,10 +13,12 @@ from export.backward_rules import backward_rules
 from export.graph_file import to_onnx
 from export.graph_rewrites import (
     divide_before_expanding,
+    gate_by_bias,
     merge_equal,
     pick_rows,
-    plane_indices,
+    rectify_once,
     rewrite,
+    scatter_flat,
     specialise_sizes,
     without_mutation,
 )
@@ -149,20 +149,103 @@ def test_division_comes_before_expansion():
     assert torch.equal(module(inputs), function(inputs))
 
 
-@pytest.mark.parametrize(("size", "ceil_mode"), list(itertools.product([(8, 8), (7, 9)], [True, False])))
-def test_maxima_are_found_within_their_planes_by_one_pooling(size, ceil_mode):
-    class Pool(torch.nn.Module):
-        def forward(self, x):
-            return F.max_pool2d(x, 3, 2, 1, ceil_mode=ceil_mode, return_indices=True)
+def gate(rectified, values):
+    return torch.autograd.grad(F.relu(values), values, rectified.relu())[0]
 
-    model = to_onnx(Pool().eval(), (numbers(2, 3, *size),), ["input"], ["largest", "where"])
-    assert plane_indices(model) == 1
+
+@pytest.mark.parametrize("summed", [False, True])
+def test_a_gate_behind_a_convolution_becomes_its_bias(summed):
+    def function(x, values):
+        values = values.detach().requires_grad_(True)
+        found = F.conv2d(x, numbers(4, 3, 3, 3, seed=2))
+        return gate(found + values.detach() if summed else found, values)
+
+    module = trace(function, numbers(2, 3, 6, 6), numbers(2, 4, 4, 4))
+    apply(module, merge_equal)
+    assert apply(module, gate_by_bias) == [1]
+    assert count(module, aten.gt.Scalar) == 0
+    inputs, values = numbers(5, 3, 6, 6, seed=3), numbers(5, 4, 4, 4, seed=4)
+    values[values.abs() < 0.3] = 0
+    values[0, 0, 0] = torch.tensor([2.0**-57, -(2.0**-57), 1e30, torch.inf])
+    assert torch.equal(module(inputs, values), function(inputs, values))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_gate_with_two_bounds_becomes_a_bias_too(inplace):
+    def function(x, weight):
+        x = x.detach().requires_grad_(True)
+        values = F.conv2d(x, weight)
+        output = F.relu6(values.clone() if inplace else values, inplace=inplace)
+        arriving = F.conv2d(output.detach(), weight).relu()
+        return output.detach(), torch.autograd.grad(output, x, arriving)[0]
+
+    weight = torch.eye(4)[:, :, None, None]
+    module = trace(function, numbers(2, 4, 6, 6), weight)
+    apply(module, without_mutation, merge_equal)
+    assert apply(module, gate_by_bias) == [1]
+    assert count(module, aten.lt.Scalar) == 0
+    inputs = 4 * numbers(3, 4, 6, 6, seed=3)
+    edges = torch.tensor([0, 2.0**-57, 1, 4, 6 - 2.0**-21, 6, 6 + 2.0**-21, 1e30, -1e-30])
+    inputs[0, 0].flatten()[: len(edges)] = edges
+    found, expected = module(inputs, weight), function(inputs, weight)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_gates_that_others_read_or_that_follow_no_convolution_stay():
+    def read(x, values):
+        values = values.detach().requires_grad_(True)
+        found = F.conv2d(x, numbers(4, 3, 3, 3, seed=2))
+        return gate(found, values) + found
+
+    def product(x, values):
+        values = values.detach().requires_grad_(True)
+        return gate(x.flatten(1) @ numbers(108, 64), values)
+
+    for function, shape in ((read, (2, 4, 4, 4)), (product, (2, 64))):
+        module = trace(function, numbers(2, 3, 6, 6), numbers(*shape))
+        assert apply(module, merge_equal, gate_by_bias)[1] == 0
+
+
+def test_what_is_rectified_is_not_rectified_again():
+    def function(x, y):
+        one, other = x.relu().split([1, 2], 1)
+        joined = torch.cat([other, y.relu()[:, 1:], one], 1)
+        return joined.relu(), torch.cat([one, y], 1).relu()
+
+    module = trace(function, numbers(2, 3), numbers(2, 4))
+    assert apply(module, rectify_once) == [1]
+    assert count(module, aten.relu.default) == 3
+    inputs = numbers(5, 3, seed=1), numbers(5, 4, seed=2)
+    assert all(torch.equal(one, other) for one, other in zip(module(*inputs), function(*inputs), strict=True))
+
+
+def pooling_gradient(x, *options):
+    x = x.detach().requires_grad_(True)
+    found = F.max_pool2d(x, *options)
+    return torch.autograd.grad(found, x, torch.ones_like(found) * 1.5)[0]
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9)])
+@pytest.mark.parametrize("options", [(3, 2, 1), (2, 2), (3, 1, 1), (3, 2, 1, 1, True)])
+def test_maxima_scatter_by_their_indices_in_the_whole_tensor(size, options):
+    class Pool(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.graph = trace(lambda x: pooling_gradient(x, *options), numbers(2, 3, *size))
+            rewrite(self.graph)
+
+        def forward(self, x):
+            return self.graph(x)
+
+    model = to_onnx(Pool().eval(), (numbers(2, 3, *size),), ["input"], ["gradient"])
+    assert sum(node.op_type == "MaxPool" for node in model.graph.node) == 2
+    assert scatter_flat(model) == 1
     assert sum(node.op_type == "MaxPool" for node in model.graph.node) == 1
     onnx.checker.check_model(model, full_check=True)
     inputs = numbers(4, 3, *size, seed=1).relu()  # with ties
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    for found, expected in zip(session.run(None, {"input": inputs.numpy()}), Pool()(inputs), strict=True):
-        np.testing.assert_array_equal(found, expected.numpy())
+    (found,) = session.run(None, {"input": inputs.numpy()})
+    np.testing.assert_array_equal(found, pooling_gradient(inputs, *options).numpy())
 
 
 @pytest.mark.parametrize("architecture", ["shufflenet_v2_x0_5", "resnet18"])

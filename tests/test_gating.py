@@ -1,0 +1,69 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from export.flattening import flatten
+from export.gating import OpenReLU, move_gates
+from handler.evidence import Needs
+from handler.tape import differentiate, record
+from tests.models import random_classifier
+
+
+class Fire(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.squeeze = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True))
+        self.small, self.large = nn.Conv2d(4, 5, 1), nn.Conv2d(4, 3, 3, padding=1)
+        self.last = nn.Conv2d(8, 2, 3)
+
+    def forward(self, x):
+        x = self.squeeze(x)
+        joined = torch.cat([F.relu(self.small(x)), self.large(x).relu_() if self.partly else F.relu(self.large(x))], 1)
+        return self.last(joined).mean((2, 3))
+
+    partly = False
+
+
+class Split(Fire):
+    def forward(self, x):
+        one, other = torch.split(self.squeeze(x), [1, 3], 1)
+        return self.last(torch.cat([F.relu(self.small(torch.cat([other, one], 1))), other], 1)).mean((2, 3))
+
+
+class ReadTwice(Fire):
+    def forward(self, x):
+        x = self.squeeze(x)
+        small, large = F.relu(self.small(x)), F.relu(self.large(x))
+        return self.last(torch.cat([small, large], 1)).mean((2, 3)) + small.mean((2, 3))[:, :2]
+
+
+class Opaque(Fire):
+    partly = True
+
+
+def explained(module, pictures):
+    tape = record(module, pictures, Needs(guided=True, saliency=True))
+    found = differentiate(tape, tape.scores[:, 1].sum())
+    return tape.scores, found.guided, found.saliency
+
+
+@pytest.mark.parametrize(("kind", "moved"), [(Fire, 2), (Split, 0), (ReadTwice, 0), (Opaque, 0)])
+def test_scores_and_both_gradients_stay(kind, moved):
+    torch.manual_seed(0)
+    module = kind().eval().requires_grad_(False)
+    flat = flatten(module)
+    assert move_gates(flat) == moved
+    assert sum(isinstance(one, OpenReLU) for one in flat.modules()) == moved
+    pictures = torch.randn(3, 3, 6, 6)
+    for found, expected in zip(explained(flat, pictures), explained(module, pictures), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_a_whole_network():
+    classifier = random_classifier("squeezenet1_1")
+    flat = flatten(classifier.module)
+    assert move_gates(flat) == 16
+    pictures = torch.randn(2, 3, 64, 64)
+    for found, expected in zip(explained(flat, pictures), explained(classifier.module, pictures), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * float(expected.detach().abs().max()))
