@@ -13,7 +13,7 @@ from handler.errors import ServiceError
 from handler.labels import read_labels
 
 if TYPE_CHECKING:
-    from export.verification import Check
+    from export.verification import Verdict
     from handler.classifier import Classifier
 
 
@@ -103,7 +103,7 @@ def _explanation(options: argparse.Namespace) -> None:
     _export(options, f"{options.name}.explain.onnx", export_explanation)
 
 
-def _export(options: argparse.Namespace, file: str, export: Callable[["Classifier", Path], list["Check"]]) -> None:
+def _export(options: argparse.Namespace, file: str, export: Callable[["Classifier", Path], list["Verdict"]]) -> None:
     from export.verification import table
     from handler.classifier import load_classifier
 

@@ -14,7 +14,7 @@ import onnxruntime
 import torch
 from torch import nn
 
-from export.verification import Check, Floats, Inputs, Run, VerificationError, table
+from export.verification import Floats, Inputs, Run, Verdict, VerificationError, table
 from handler.classifier import Classifier
 from handler.fingerprint import hash_state
 from handler.graph_description import GraphDescription
@@ -69,10 +69,10 @@ def write_verified(
     path: Path,
     classifier: Classifier,
     kind: str,
-    verified: Callable[[], list[Check]],
+    verified: Callable[[], list[Verdict]],
     *,
     coverage: str = "",
-) -> list[Check]:
+) -> list[Verdict]:
     """Verifies a graph, describes it in its metadata and writes it; if it differs no file is left, nor an older one.
 
     Args:

@@ -10,11 +10,11 @@ from torch import nn
 
 from export.graph_file import graph_run, to_onnx, write_verified
 from export.verification import (
-    Check,
     Floats,
     Inputs,
     Run,
     Tolerance,
+    Verdict,
     fresh_pictures,
     verify,
 )
@@ -38,7 +38,7 @@ class PredictionGraph(nn.Module):
         return logits, logits.softmax(dim=1)
 
 
-def export_prediction(classifier: Classifier, path: Path) -> list[Check]:
+def export_prediction(classifier: Classifier, path: Path) -> list[Verdict]:
     """Writes the graph if it equals PyTorch on fresh pictures; otherwise no file is left, an older one included.
 
     Returns:
@@ -52,7 +52,7 @@ def export_prediction(classifier: Classifier, path: Path) -> list[Check]:
     def fresh(rng: np.random.Generator, count: int) -> Inputs:
         return {"input": fresh_pictures(rng, count, classifier.preprocessing)}
 
-    def verified() -> list[Check]:
+    def verified() -> list[Verdict]:
         return verify(torch_run(classifier), graph_run(model), fresh, TOLERANCES)
 
     return write_verified(model, path, classifier, KIND_PREDICTION, verified)

@@ -10,11 +10,11 @@ import numpy as np
 
 from export import explanation_graph, prediction_graph
 from export.verification import (
-    Check,
     Floats,
     Inputs,
     Run,
     Tolerance,
+    Verdict,
     VerificationError,
     fresh_pictures,
     verify,
@@ -30,7 +30,7 @@ from handler.graph_session import GraphSession
 SEED = 2  # not the export's: its pictures would find nothing new
 
 
-def reverify(path: Path, classifier: Classifier, seed: int = SEED) -> list[Check]:
+def reverify(path: Path, classifier: Classifier, seed: int = SEED) -> list[Verdict]:
     """Compares a graph of any kind with PyTorch on fresh pictures at batch sizes 1, 3 and 8.
 
     Args:
@@ -59,7 +59,8 @@ def reverify(path: Path, classifier: Classifier, seed: int = SEED) -> list[Check
         targets = {"target": rng.integers(TOP, len(classifier.labels), count)}
         return pictures | targets if "target" in takes else pictures
 
-    return verify(reference, _graph_run(graph), fresh, tolerances, seed)
+    exact = explanation_graph.exact_run(classifier) if description.kind == KIND_EXPLANATION else None
+    return verify(reference, _graph_run(graph), fresh, tolerances, seed, exact)
 
 
 def _reference(classifier: Classifier, kind: str) -> tuple[Run, Mapping[str, Tolerance]]:

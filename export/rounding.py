@@ -1,0 +1,78 @@
+"""Whether a guided gradient is as close to the exact one as PyTorch's own is in float32.
+
+Where a ReLU's input is within rounding of zero, its gate opens in one computation and not in another. A flip in an
+early layer changes a few pixels by much, one in a late layer all of them by little, and a large network has some in
+most pictures; PyTorch in float32 has them, too. So both are compared with PyTorch in float64.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+CLOSE = 1e-4  # relative error of a picture without a flip, with room
+CLOSE_AT_WORST = 1e-2
+TIMES_OWN = 4  # medians of twelve, and worst ones, of the same distribution differ by so much
+_FAINT = 1e-2  # a picture that has less than this of the largest norm is measured by that
+
+
+@dataclass
+class Deviations:
+    """From float64, collected over all pictures."""
+
+    graph: list[float] = field(default_factory=list)  # relative RMS error of each picture
+    torch: list[float] = field(default_factory=list)
+    max_error: float = 0.0
+    beyond: list[float] = field(default_factory=list)  # share of elements, one entry per picture
+
+    def add(self, exact: Floats, torch: Floats, graph: Floats) -> None:
+        """Measures one batch (N, 3, H, W)."""
+        norms = np.sqrt(_squares(exact))
+        scale = np.maximum(norms, max(_FAINT * float(norms.max()), 1e-30))
+        self.graph += list(np.sqrt(_squares(graph - exact)) / scale)
+        self.torch += list(np.sqrt(_squares(torch - exact)) / scale)
+        for one, other in zip(exact.astype(np.float64), graph, strict=True):
+            error = np.abs(other - one) / max(float(np.abs(one).max()), 1e-30)
+            self.max_error = float(np.fmax(self.max_error, error.max())) if np.isfinite(error).all() else np.inf
+            self.beyond.append(1 - float((error <= CLOSE).mean()))
+
+
+def _squares(values: Floats) -> npt.NDArray[np.float64]:
+    squares: npt.NDArray[np.float64] = (values.astype(np.float64) ** 2).reshape(len(values), -1).sum(axis=1)
+    return squares
+
+
+@dataclass(frozen=True)
+class RoundingCheck:
+    """One output, over all pictures."""
+
+    output: str
+    batch: int  # pictures in all
+    max_error: float  # of the largest of its picture
+    share_beyond: float  # of the elements, further than ``CLOSE`` of the largest
+    graph: tuple[float, float]  # relative RMS error of the pictures: median, worst
+    torch: tuple[float, float]  # the same of PyTorch in float32
+
+    @classmethod
+    def of(cls, output: str, found: Deviations) -> "RoundingCheck":
+        """The verdict on what was collected."""
+        share = float(np.mean(found.beyond))
+        return cls(output, len(found.graph), found.max_error, share, _spread(found.graph), _spread(found.torch))
+
+    @property
+    def passed(self) -> bool:
+        """Whether the median and the worst picture are close, or not much further away than PyTorch's."""
+        allowed = [max(close, TIMES_OWN * own) for close, own in zip((CLOSE, CLOSE_AT_WORST), self.torch, strict=True)]
+        return all(found <= most for found, most in zip(self.graph, allowed, strict=True))
+
+    @property
+    def limit(self) -> str:
+        """What it was held to, for people."""
+        return f"RMS {self.graph[0]:.0e}/{self.graph[1]:.0e}, torch {self.torch[0]:.0e}/{self.torch[1]:.0e}"
+
+
+def _spread(errors: Sequence[float]) -> tuple[float, float]:
+    return float(np.median(errors)), float(np.max(errors))

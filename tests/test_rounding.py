@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from export.rounding import Deviations, RoundingCheck
+
+
+def pictures(count, seed=0):
+    return np.random.default_rng(seed).standard_normal((count, 3, 8, 8)).astype(np.float32)
+
+
+def flipped(exact, which, by=0.05):
+    """Some cells of some pictures are off by much, as behind a gate in an early layer that flipped."""
+    found = exact.copy()
+    found[which, :, 2, 3] += by
+    return found
+
+
+def verdict(exact, torch, graph):
+    deviations = Deviations()
+    for rows in (slice(0, 1), slice(1, 4), slice(4, 12)):
+        deviations.add(exact[rows], torch[rows], graph[rows])
+    return RoundingCheck.of("guided_backprop", deviations)
+
+
+def test_rounding_passes_and_is_measured():
+    exact = pictures(12)
+    check = verdict(exact, exact, exact * np.float32(1 + 2e-6))
+    assert check.passed
+    assert check.batch == 12
+    assert check.graph == pytest.approx((2e-6, 2e-6), rel=0.1)
+    assert check.share_beyond == 0
+    assert check.torch == (0, 0)
+
+
+def test_a_few_flips_pass_even_where_pytorch_has_none():
+    exact = pictures(12)
+    check = verdict(exact, exact, flipped(exact, [2, 7]))
+    assert check.passed
+    assert check.max_error == pytest.approx(0.02, rel=0.5)
+    assert check.share_beyond == pytest.approx(2 / 12 / 64)
+
+
+def test_flips_in_most_pictures_pass_only_where_pytorch_has_them_too():
+    exact = pictures(12)
+    graph = flipped(exact, slice(0, 9))
+    assert not verdict(exact, exact, graph).passed
+    assert verdict(exact, flipped(exact, slice(3, 12)), graph).passed
+    assert not verdict(exact, flipped(exact, slice(3, 12), by=0.01), graph).passed
+
+
+@pytest.mark.parametrize("wrong", [1, 2, 11])
+def test_one_wrong_picture_is_enough_to_fail(wrong):
+    exact = pictures(12)
+    graph = exact.copy()
+    graph[wrong] = pictures(1, seed=1)
+    assert not verdict(exact, exact, graph).passed
+
+
+def test_all_pictures_a_little_wrong_fail():
+    exact = pictures(12)
+    assert not verdict(exact, exact, exact * np.float32(1.0005)).passed
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_fails(value):
+    exact = pictures(12)
+    graph = exact.copy()
+    graph[5, 0, 0, 0] = value
+    check = verdict(exact, exact, graph)
+    assert not check.passed
+    assert check.max_error == np.inf
+
+
+def test_a_gradient_that_is_zero_must_stay_zero():
+    exact = pictures(12)
+    exact[[0, 6]] = 0
+    graph = exact.copy()
+    assert verdict(exact, exact, graph).passed
+    graph[0, 0, 0, 0] = 1
+    assert not verdict(exact, exact, graph).passed
