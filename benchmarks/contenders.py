@@ -121,14 +121,15 @@ def torchcam(work: Work, task: str, threads: int) -> Call:
 
 @contender(OURS_TORCH, PREDICT, GRADCAM, EXPLAIN)
 def ours_torch(work: Work, task: str, threads: int) -> Call:
-    """``TorchEngine`` and ``cam.gradcam``."""
+    """``TorchEngine``, as served, and ``cam.gradcam``."""
     import torch
 
     from handler.classifier import load_classifier
+    from handler.memory_layout import in_fast_layout
     from handler.torch_engine import TorchEngine
 
     torch.set_num_threads(threads)
-    return _engine_call(TorchEngine(load_classifier(checkpoint=work.checkpoint)), work.layer, task)
+    return _engine_call(TorchEngine(in_fast_layout(load_classifier(checkpoint=work.checkpoint))), work.layer, task)
 
 
 @contender(OURS_ONNX, PREDICT, GRADCAM, EXPLAIN)

@@ -62,7 +62,7 @@ def encode_map(name: str, one: Map, canvas: Canvas) -> dict[str, Any]:
     data: str | list[Any]
     if encoding == "png":
         picture = draw_map(name, one, canvas)
-        shape, data = picture.shape, base64.b64encode(encode_png(picture)).decode()
+        shape, data = picture.shape, base64.b64encode(encode_png(picture, smooth=name == "gradcam")).decode()
     else:
         values = one.values if canvas.upload is None else onto_upload(one.values, canvas.seen.view)
         shape, data = values.shape, encode_npy(values) if encoding == "npy" else encode_list(values)

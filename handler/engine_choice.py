@@ -13,6 +13,7 @@ from handler.errors import ModelError
 from handler.evidence import Engine
 from handler.fingerprint import hash_state
 from handler.graph_folder import Origin, find_graphs
+from handler.memory_layout import in_fast_layout
 from handler.metrics import ENGINE_DISAGREEMENTS, Counters
 from handler.onnx_engine import OnnxEngine
 from handler.torch_engine import TorchEngine
@@ -48,7 +49,7 @@ def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: in
     Raises:
         ModelError: a graph that cannot be used; for "onnx" also: none is there, or they differ from the hooks.
     """
-    hooks = TorchEngine(classifier)
+    hooks = TorchEngine(in_fast_layout(classifier))
     if wanted == "torch":
         return Choice(hooks, wanted)
     reason = _against_graphs(folder, classifier)

@@ -1,7 +1,9 @@
 """What is known of a model without loading it: enough to check a request and to describe the model to a client."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from handler.cam import METHODS
@@ -93,8 +95,7 @@ class ModelCard:
         """
         if isinstance(target, int):
             return self._checked_index(target)
-        exact = [index for index, label in enumerate(self.labels) if label == target]
-        found = exact or [i for i, label in enumerate(self.labels) if label.casefold() == target.casefold()]
+        found = self._by_label.get(target) or self._by_folded_label.get(target.casefold()) or []
         if len(found) == 1:
             return found[0]
         if found:
@@ -122,6 +123,14 @@ class ModelCard:
         if options.top_k is not None and options.top_k > len(self.labels):
             raise BadRequest(f"top_k {shown(options.top_k)} is not valid, valid are 1 to {len(self.labels)}")
 
+    @cached_property
+    def _by_label(self) -> dict[str, list[int]]:
+        return _places(self.labels)
+
+    @cached_property
+    def _by_folded_label(self) -> dict[str, list[int]]:
+        return _places(label.casefold() for label in self.labels)
+
     def _checked_index(self, index: int) -> int:
         if not 0 <= index < len(self.labels):
             raise BadRequest(f"target {shown(index)} is not a class index, valid are 0 to {len(self.labels) - 1}")
@@ -136,6 +145,13 @@ class ModelCard:
         raise BadRequest(
             f"layer {layer[:80]!r} has no map in {self.architecture}, valid are auto, {_listed(outermost_first)}"
         )
+
+
+def _places(names: Iterable[str]) -> dict[str, list[int]]:
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        places.setdefault(name, []).append(place)
+    return places
 
 
 def _listed(names: list[str], most: int = 20) -> str:

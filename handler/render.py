@@ -11,8 +11,9 @@ from handler.options import COLORMAPS
 
 Picture = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 
-# maps are photographs and noise: searching them for repeated strings takes twice as long and saves nothing
-_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 2, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+# maps are photographs and noise: searching them for repeated strings takes twice as long and saves nothing, and so does
+# trying all filters on each line
+_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 2, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_FILTER]
 _CAPTION_HEIGHT = 22  # pixels
 _GAP = 4  # pixels between the panels of a sheet
 
@@ -49,10 +50,16 @@ def sheet(rows: Sequence[Sequence[tuple[str, Picture]]]) -> Picture:
     return np.vstack([np.hstack([_panel(caption, picture) for caption, picture in row]) for row in rows])
 
 
-def encode_png(picture: npt.NDArray[np.uint8]) -> bytes:
-    """PNG bytes of an RGB or RGBA picture."""
+def encode_png(picture: npt.NDArray[np.uint8], *, smooth: bool = True) -> bytes:
+    """PNG bytes of an RGB or RGBA picture.
+
+    Args:
+        picture: uint8 (H, W, 3) or (H, W, 4).
+        smooth: whether neighbours resemble each other, as in photographs; the pixels are the same, the size is not.
+    """
     code = cv2.COLOR_RGBA2BGRA if picture.shape[2] == 4 else cv2.COLOR_RGB2BGR
-    done, data = cv2.imencode(".png", cv2.cvtColor(picture, code), _PNG)
+    line_filter = cv2.IMWRITE_PNG_FILTER_UP if smooth else cv2.IMWRITE_PNG_FILTER_NONE
+    done, data = cv2.imencode(".png", cv2.cvtColor(picture, code), [*_PNG, line_filter])
     if not done:
         raise RuntimeError("PNG encoding failed")
     return data.tobytes()

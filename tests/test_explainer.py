@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,21 +85,21 @@ def test_no_positive_evidence_is_said():
 
 def test_predictions_only_by_default_still_explains_on_explanations():
     settings = Settings(Options(maps=()))
-    card = ModelCard(**{**CARD.__dict__, "refusals": dict.fromkeys(GUIDED, "no ReLU")})
+    card = replace(CARD, refusals=dict.fromkeys(GUIDED, "no ReLU"))
     rows = [{"data": picture(50)}] * 2
     answers, _ = answer(rows, [{"explain": "False"}, {"explain": "True"}], settings, card)
     assert [len(json.loads(one.body)["explanations"]) for one in answers] == [0, 1]
 
 
 def test_a_map_that_the_architecture_lacks_is_refused_by_its_reason():
-    card = ModelCard(**{**CARD.__dict__, "refusals": dict.fromkeys(GUIDED, "this one has GELU")})
+    card = replace(CARD, refusals=dict.fromkeys(GUIDED, "this one has GELU"))
     answers, _ = answer([{"data": picture(50), "maps": "guided_backprop"}], card=card)
     assert answers[0].status == 422
     assert b"GELU" in answers[0].body
 
 
 def test_all_is_what_there_is_but_a_list_is_taken_at_its_word():
-    card = ModelCard(**{**CARD.__dict__, "refusals": dict.fromkeys(GUIDED, "no ReLU")})
+    card = replace(CARD, refusals=dict.fromkeys(GUIDED, "no ReLU"))
     listed = {"data": picture(50), "maps": "gradcam,guided_backprop,guided_gradcam,saliency"}
     answers, _ = answer([listed], card=card)
     assert answers[0].status == 422
@@ -112,7 +113,7 @@ def test_a_target_that_is_no_class_is_refused_in_few_words(target):
 
 
 def test_a_label_that_is_a_number_goes_before_the_index():
-    card = ModelCard(**{**CARD.__dict__, "labels": ["1", "0"]})
+    card = replace(CARD, labels=["1", "0"])
     assert card.class_index("1") == 0
     assert card.class_index(1) == 1
 
@@ -146,6 +147,6 @@ def test_a_class_is_found_by_index_and_label(target):
 
 
 def test_a_label_that_several_classes_share_is_refused():
-    card = ModelCard(**{**CARD.__dict__, "labels": ["crane", "crane"]})
+    card = replace(CARD, labels=["crane", "crane"])
     answers, _ = answer([{"data": picture(50), "target": "crane"}], card=card)
     assert b"names the classes [0, 1]" in answers[0].body

@@ -12,6 +12,7 @@ WITH_TORCH = {
     "layers",
     "hooks",
     "guided",
+    "memory_layout",
     "tape",
     "torch_engine",
     "fingerprint",
