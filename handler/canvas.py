@@ -1,7 +1,8 @@
 """Maps as clients see them: as pictures drawn on what was seen, as arrays, or as numbers."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,11 @@ from handler.options import Options
 from handler.preprocess import Input
 from handler.projection import onto_region, onto_upload, seen_region, show_seen
 from handler.render import Picture, deprocess, encode_png, overlay
+from handler.threads import usable_cores
 
 _BYTES_PER_NUMBER = {"npy": 16 / 3, "list": 8.0}  # of the encoded text; lists mostly have more
 _MOST_PIXELS = 16_000_000  # of all pictures of an answer
+_PAINTERS = ThreadPoolExecutor(usable_cores(), "painter")
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,12 @@ def check_budget(canvas: Canvas, maps: Sequence[str], targets: int) -> None:
     size = int(numbers * _BYTES_PER_NUMBER[canvas.options.encoding])
     if size > canvas.max_answer_bytes:
         raise TooLarge(f"the answer would take {size} bytes, valid are at most {canvas.max_answer_bytes}; {advice}")
+
+
+def encode_maps(maps: Mapping[str, Map], canvas: Canvas) -> dict[str, dict[str, Any]]:
+    """Each map as the JSON answer has it; pictures side by side, because deflating does not hold the interpreter."""
+    encoded = _PAINTERS.map(lambda name: encode_map(name, maps[name], canvas), maps)
+    return dict(zip(maps, encoded, strict=True))
 
 
 def encode_map(name: str, one: Map, canvas: Canvas) -> dict[str, Any]:

@@ -48,16 +48,17 @@ def make_maps(evidence: Evidence, pair: int, maps: Sequence[str], method: str, *
         METHODS[method].formula(layer.activation[pair : pair + 1], layer.gradient[pair : pair + 1])[0]
         for layer in evidence.layers.values()
     ]
+    guided = None
+    if {"guided_backprop", "guided_gradcam"} & set(maps):
+        guided = _pixels(evidence.guided, pair, evidence.coverage)
     made: dict[str, Map] = {}
     for name in maps:
         if name == "gradcam":
             made[name] = _cam(unscaled, *(unscaled[0].shape if at_layer else evidence.input_size))
-        elif name == "guided_backprop":
-            made[name] = _pixels(evidence.guided, pair, evidence.coverage)
-        elif name == "guided_gradcam":
-            made[name] = _guided_cam(evidence, pair, unscaled)
-        else:
+        elif name == "saliency":
             made[name] = _pixels(evidence.saliency, pair, None)
+        elif guided is not None:
+            made[name] = guided if name == "guided_backprop" else _guided_cam(guided, unscaled)
     return made
 
 
@@ -76,9 +77,8 @@ def _pixels(gradients: Floats | None, pair: int, coverage: str | None) -> Map:
     return Map(values, largest, degenerate=largest == 0, coverage=coverage)
 
 
-def _guided_cam(evidence: Evidence, pair: int, unscaled: list[Floats]) -> Map:
-    guided = _pixels(evidence.guided, pair, evidence.coverage)
+def _guided_cam(guided: Map, unscaled: list[Floats]) -> Map:
     cam = _cam(unscaled, *guided.values.shape[:2])
     values = guided.values * cam.values[:, :, None]
     largest = float(np.abs(values).max())
-    return Map(values, largest, degenerate=largest == 0, coverage=evidence.coverage)
+    return Map(values, largest, degenerate=largest == 0, coverage=guided.coverage)

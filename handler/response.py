@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from handler.canvas import Canvas, draw_map, encode_map
+from handler.canvas import Canvas, draw_map, encode_maps
 from handler.evidence import Evidence, Floats, best_classes, softmax
 from handler.maps import Map
 from handler.model_card import ModelCard
@@ -53,7 +53,7 @@ def describe_result(result: Result, card: ModelCard) -> dict[str, Any]:
                 "target": _target(result.evidence, one.pair, probabilities, card),
                 "method": result.canvas.options.method if layers else None,
                 "layer": layers[0] if len(layers) == 1 else layers or None,
-                "maps": {name: encode_map(name, values, result.canvas) for name, values in one.maps.items()},
+                "maps": encode_maps(one.maps, result.canvas),
             }
             for one in result.explained
         ],
