@@ -18,13 +18,13 @@ SIDECAR ?= 1
 CONFIG ?= config.properties
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo archive export explanation serve stop train localisation bench lock clean
+.PHONY: help setup check test demo archive export explanation gradcam serve stop train localisation bench lock clean
 
 help: ## list the targets
 	@echo "make TARGET [VARIABLE=value …]"
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 16
 	@echo
-	@echo "archive and export take MODEL=resnet18 WEIGHTS=DEFAULT, or CHECKPOINT=file LABELS=file, and NAME=name;"
+	@echo "archive, export, explanation and gradcam take MODEL=resnet18 WEIGHTS=DEFAULT, or CHECKPOINT=file LABELS=file, and NAME=name;"
 	@echo "by default they take the embedded model. NAME is MODEL if that is given, else shufflenet_cam; serve takes it too."
 
 setup: $(READY) ## build the environment in .venv (about 6 GB, a few minutes)
@@ -59,6 +59,9 @@ export: $(READY) ## write model_store/NAME.onnx for ONNX Runtime, verified again
 
 explanation: $(READY) ## write model_store/NAME.explain.onnx: scores, Grad-CAM and guided backprop in one ONNX graph
 	$(PY) -m export explanation --name '$(NAME)' $(SOURCE)
+
+gradcam: $(READY) ## write model_store/NAME.gradcam.onnx: scores and Grad-CAM, hardly slower than scores alone
+	$(PY) -m export gradcam --name '$(NAME)' $(SOURCE)
 
 serve: $(READY) ## start TorchServe with model_store/NAME.mar and wait until it answers
 	$(PY) -m deploy.local_server start --config '$(CONFIG)' --model '$(NAME)'

@@ -43,6 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     explanation = commands.add_parser("explanation", help="write a classifier's whole explanation as one ONNX graph")
     _add_model(explanation)
     explanation.set_defaults(command=_explanation)
+    gradcam = commands.add_parser(
+        "gradcam", help="write scores and Grad-CAM as one ONNX graph, hardly slower than scores"
+    )
+    _add_model(gradcam)
+    gradcam.set_defaults(command=_gradcam)
     verify = commands.add_parser("verify", help="compare a written ONNX graph with the classifier it was made from")
     verify.add_argument("file", type=Path, metavar="FILE.onnx")
     _add_source(verify)
@@ -54,6 +59,14 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--top-k", type=int, help="classes to show (default: 5, or all if there are fewer)")
     predict.add_argument("--json", action="store_true", help="print JSON instead of a table")
     predict.set_defaults(command=_predict)
+    explain = commands.add_parser(
+        "explain", help="draw explanations of pictures with an ONNX graph; runs without torch"
+    )
+    explain.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    explain.add_argument("--model", type=Path, required=True, metavar="FILE.onnx")
+    explain.add_argument("--target", default="top", help="classes: top, a label or an index, several with commas")
+    explain.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures (default: %(default)s)")
+    explain.set_defaults(command=_explain)
     return parser
 
 
@@ -103,6 +116,12 @@ def _explanation(options: argparse.Namespace) -> None:
     _export(options, f"{options.name}.explain.onnx", export_explanation)
 
 
+def _gradcam(options: argparse.Namespace) -> None:
+    from export.explanation_graph import export_gradcam
+
+    _export(options, f"{options.name}.gradcam.onnx", export_gradcam)
+
+
 def _export(options: argparse.Namespace, file: str, export: Callable[["Classifier", Path], list["Verdict"]]) -> None:
     from export.verification import table
     from handler.classifier import load_classifier
@@ -145,6 +164,18 @@ def _predict(options: argparse.Namespace) -> None:
         print(path)
         for one in best:
             print(f"  {one.probability:6.3f}  {one.label}")
+
+
+def _explain(options: argparse.Namespace) -> None:
+    from export.explanation_client import ExplanationClient
+
+    client = ExplanationClient(options.model)
+    for image in options.images:
+        drawn = client.draw(image.read_bytes(), target=options.target)
+        path = options.out / f"{image.stem}.explained.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(drawn)
+        print(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -60,9 +60,10 @@ def test_the_curl_commands_are_answered(tmp_path, shapes_archive):
     assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_python_code_runs_and_the_export_commands_too():
+def test_the_python_code_runs_and_the_export_commands_too(shapes_graphs, tmp_path):
     model = ROOT / "model_store" / "shufflenet_cam.onnx"
     export_prediction(load_classifier(checkpoint=CHECKPOINT), model)
+    shutil.copy(shapes_graphs / "model.explain.onnx", model.with_suffix(".explain.onnx"))
     for code in blocks("python"):
         done = run([sys.executable, "-c", code])
         assert done.returncode == 0, done.stderr
@@ -71,6 +72,10 @@ def test_the_python_code_runs_and_the_export_commands_too():
     done = run([sys.executable, *shlex.split(command)[1:]])
     assert done.returncode == 0, done.stderr
     assert "star" in done.stdout
+    (command,) = commands(".venv/bin/python -m export explain")
+    done = run([sys.executable, *shlex.split(command)[1:], "--out", str(tmp_path)])
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "one.explained.png").is_file()
 
 
 def test_every_file_that_the_readme_points_to_exists():
