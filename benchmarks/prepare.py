@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import nn
 
 from benchmarks.work import PICTURES, Work, is_fresh
 from export.explanation_graph import export_explanation, export_gradcam
@@ -18,6 +20,7 @@ from handler.preprocess import Preprocessing
 from tests.models import random_classifier, random_inputs
 
 _ROOT = Path(__file__).parent.parent
+_SPREAD = 3.0  # standard deviation of the scores
 _PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -25,7 +28,7 @@ def prepare(network: str, folder: Path, *, side: int = 224, classes: int = 1000,
     """Makes weights, pictures and graphs, or leaves the folder as it is if this code made it before.
 
     The weights are random with the magnitudes of trained ones, and the statistics of the batch norms are those of a
-    few pictures: activations neither vanish nor explode.
+    few pictures: activations neither vanish nor explode. Scores spread as those of trained classifiers do.
 
     Args:
         network: a torchvision registry name.
@@ -39,7 +42,7 @@ def prepare(network: str, folder: Path, *, side: int = 224, classes: int = 1000,
         return Work.read(folder)
     folder.mkdir(parents=True, exist_ok=True)
     how = Preprocessing(side * 8 // 7, side, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    state = random_classifier(network, classes, side).module.state_dict()
+    state = _with_ordinary_scores(random_classifier(network, classes, side).module, side)
     labels = [f"class {index}" for index in range(classes)]
     checkpoint = Checkpoint(network, labels, how, state)
     classifier = build_classifier(checkpoint)
@@ -51,6 +54,18 @@ def prepare(network: str, folder: Path, *, side: int = 224, classes: int = 1000,
     export_explanation(classifier, folder / "model.explain.onnx")
     work.write()
     return work
+
+
+def _with_ordinary_scores(module: nn.Module, side: int) -> dict[str, torch.Tensor]:
+    """The state with a head so scaled that scores have the standard deviation ``_SPREAD``.
+
+    A deep network's random scores are in the hundreds, where float32 itself is coarser than what exports are held to.
+    """
+    heads = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    with torch.inference_mode():
+        spread = float(module(torch.from_numpy(random_inputs(8, side))).std())
+    factors = dict.fromkeys((f"{heads[-1]}.weight", f"{heads[-1]}.bias"), _SPREAD / spread)
+    return {name: value * factors[name] if name in factors else value for name, value in module.state_dict().items()}
 
 
 def _stamp(*arguments: object) -> str:
