@@ -36,6 +36,7 @@ from handler.evidence import TOP, Needs
 from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM
 from handler.tape import differentiate, record
 from handler.torch_engine import TorchEngine
+from handler.views import CHANNELS_FIRST, View
 
 INPUTS = ["input", "target"]
 OUTPUTS = ["logits", "activations", "gradients", "gradcam", "guided_backprop"]
@@ -111,7 +112,7 @@ def trace(classifier: Classifier, guided: bool = True) -> fx.GraphModule:
     example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     module, layer = simplified(classifier.module, classifier.default_layer, example)
     tracing = make_fx(
-        _explain(module, layer, guided),
+        _explain(module, layer, classifier.views.get(classifier.default_layer, CHANNELS_FIRST), guided),
         decomposition_table=backward_rules(),
         tracing_mode="symbolic",
         _allow_non_fake_inputs=True,
@@ -126,9 +127,9 @@ def trace(classifier: Classifier, guided: bool = True) -> fx.GraphModule:
     return graph
 
 
-def _explain(module: nn.Module, layer: str, guided: bool) -> Explain:
+def _explain(module: nn.Module, layer: str, view: View, guided: bool) -> Explain:
     def explain(pictures: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        tape = record(module, pictures, Needs((layer,), guided=guided))
+        tape = record(module, pictures, Needs((layer,), guided=guided), {layer: view})
         chosen = torch.where(target < 0, tape.scores.argmax(dim=1), target)
         found = differentiate(tape, tape.scores.gather(1, chosen[:, None]).sum())
         activation, gradient = tape.layers[layer], found.layers[layer]

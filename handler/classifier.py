@@ -4,7 +4,7 @@ Built from a checkpoint; the checkpoint comes from a file or from torchvision's 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from handler.checkpoint import Checkpoint, read_checkpoint
 from handler.errors import ModelError
 from handler.layers import last_feature_layer, spatial_layers
 from handler.preprocess import Preprocessing
+from handler.views import CHANNELS_FIRST, View
 
 _INPUT_TRANSFORMERS = ("googlenet", "inception_v3")  # normalise once more themselves, if made for torchvision's weights
 TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.")  # heads that do not run in eval mode and need no weights
@@ -31,6 +32,7 @@ class Classifier:
     preprocessing: Preprocessing
     layers: dict[str, tuple[int, int, int]]  # layers with maps: module path to (C, h, w)
     default_layer: str  # the last of them that holds features
+    views: dict[str, View] = field(default_factory=dict)  # of those that have their channels elsewhere
 
     @property
     def device(self) -> torch.device:
@@ -90,8 +92,8 @@ def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu")
     module = _build(checkpoint, num_classes=len(checkpoint.labels), side=checkpoint.preprocessing.crop_size)
     _load_state(module, checkpoint)
     module = module.eval().requires_grad_(False).to(device)
-    layers = spatial_layers(module, checkpoint.preprocessing.crop_size)
-    default_layer = last_feature_layer(module, layers)
+    found = spatial_layers(module, checkpoint.preprocessing.crop_size)
+    default_layer = last_feature_layer(module, found)
     if default_layer is None:
         raise ModelError(f"no layer of {checkpoint.architecture} returns a map (N, C, h, w) of more than one cell")
     return Classifier(
@@ -99,8 +101,9 @@ def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu")
         checkpoint.architecture,
         checkpoint.labels,
         checkpoint.preprocessing,
-        layers,
+        {path: layer.shape for path, layer in found.items()},
         default_layer,
+        {path: layer.view for path, layer in found.items() if layer.view != CHANNELS_FIRST},
     )
 
 

@@ -3,7 +3,7 @@
 The torch engine runs it eagerly, and the explanation graph is a trace of it: there is no second definition.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from handler.errors import Unprocessable
 from handler.evidence import Needs
 from handler.guided import Gates, find_gates, guided
 from handler.hooks import captured
+from handler.views import View
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,19 @@ class Gradients:
     saliency: torch.Tensor | None  # (N, 3, H, W)
 
 
-def record(module: nn.Module, pictures: torch.Tensor, needs: Needs) -> Tape:
+def record(module: nn.Module, pictures: torch.Tensor, needs: Needs, views: Mapping[str, View] | None = None) -> Tape:
     """Runs the network once; gradients are recorded only as far down as ``needs`` wants them.
+
+    Args:
+        module: in eval mode.
+        pictures: (N, 3, H, W), normalised.
+        needs: what is wanted.
+        views: of layers that have their channels elsewhere than (N, C, h, w).
 
     Raises:
         Unprocessable: a layer that does not run, or no ReLU to guide.
     """
-    with captured(module, needs.layers) as kept:
+    with captured(module, needs.layers, views) as kept:
         pictures = pictures.detach().requires_grad_(needs.guided or needs.saliency)
         scores = module(pictures)
     missing = [path for path in needs.layers if path not in kept]

@@ -44,7 +44,7 @@ class TorchEngine:
 
     def _explain(self, batch: torch.Tensor, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
         started = time.perf_counter()
-        tape = record(self._classifier.module, batch, needs)
+        tape = record(self._classifier.module, batch, needs, self._classifier.views)
         logits, infer_ms = _numpy(tape.scores), _since(started)
         started = time.perf_counter()
         rows, classes = resolve_pairs(targets, logits)

@@ -3,6 +3,7 @@
 import copy
 import functools
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,9 @@ def random_inputs(rows: int, side: int = 64, seed: int = 0) -> Floats:
 
 
 def _random_state(architecture: str, classes: int, side: int, seed: int) -> dict[str, torch.Tensor]:
-    options = {"init_weights": False} if architecture in ("googlenet", "inception_v3") else {}
+    options: dict[str, Any] = {"init_weights": False} if architecture in ("googlenet", "inception_v3") else {}
+    if architecture.startswith("vit_"):
+        options["image_size"] = side
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         module = torchvision.models.get_model(architecture, weights=None, num_classes=classes, **options).eval()
@@ -54,7 +57,8 @@ def _random_state(architecture: str, classes: int, side: int, seed: int) -> dict
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             elif isinstance(layer, nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                nn.init.normal_(layer.bias, std=0.1)
+                if layer.bias is not None:
+                    nn.init.normal_(layer.bias, std=0.1)
             elif isinstance(layer, _BATCH_NORMS):
                 nn.init.uniform_(layer.weight, 0.5, 1.5)
                 nn.init.normal_(layer.bias, std=0.1)
