@@ -1,4 +1,4 @@
-"""The command line, ``python -m export --help``. Each command imports only what it needs; ``predict`` no torch."""
+"""The command line, ``python -m export --help``. Commands import what they need: ``predict``, ``explain`` no torch."""
 
 import argparse
 import functools
@@ -168,13 +168,14 @@ def _predict(options: argparse.Namespace) -> None:
 
 def _explain(options: argparse.Namespace) -> None:
     from export.explanation_client import ExplanationClient
+    from export.whole_file import write_whole
 
+    files = {image: options.out / f"{image.stem}.explained.png" for image in options.images}
+    if len(set(files.values())) < len(options.images):
+        raise ValueError("two of the pictures have the same name, so that one explanation would overwrite the other's")
     client = ExplanationClient(options.model)
-    for image in options.images:
-        drawn = client.draw(image.read_bytes(), target=options.target)
-        path = options.out / f"{image.stem}.explained.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(drawn)
+    for image, path in files.items():
+        write_whole(path, client.draw(image.read_bytes(), target=options.target))
         print(f"wrote {path}")
 
 

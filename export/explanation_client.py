@@ -34,30 +34,32 @@ class ExplanationClient:
         self.description = graph.description
         self._explainer = Explainer(OnnxEngine({graph.description.kind: graph}), _card(path, graph), Settings())
 
-    def explain(self, image: bytes, **options: str) -> dict[str, Any]:
+    def explain(self, image: bytes, **options: Any) -> dict[str, Any]:
         """The server's JSON answer for an encoded picture: predictions, and maps as ``options`` want them.
 
         Args:
             image: JPEG, PNG or what else the server takes.
-            options: as in requests: ``target``, ``maps``, ``method``, ``size``, ``encoding`` and so on.
+            options: as in JSON requests: ``target=3``, ``maps=["gradcam"]``, ``encoding="npy"`` and so on.
 
         Raises:
             ValueError: the bytes are no picture, or an option is not valid; the message says what is.
+            ModelError: the graph failed on this picture; the log says why.
         """
         content: dict[str, Any] = json.loads(self._answer(image, JSON, options).body)
         return content
 
-    def draw(self, image: bytes, **options: str) -> bytes:
+    def draw(self, image: bytes, **options: Any) -> bytes:
         """All maps on one sheet, beside what the network saw: a PNG file.
 
         Raises:
-            ValueError: as ``explain``.
+            ValueError: as ``explain``; ModelError, too.
         """
         return self._answer(image, PNG, options).body
 
-    def _answer(self, image: bytes, accept: str, options: dict[str, str]) -> Answer:
-        said = {f"x-explain-{name.replace('_', '-')}": value for name, value in options.items()}
-        (answer,) = self._explainer.answer([{"body": image}], [Headers({**said, "accept": accept})])
+    def _answer(self, image: bytes, accept: str, options: dict[str, Any]) -> Answer:
+        (answer,) = self._explainer.answer([{"image": image, **options}], [Headers({"accept": accept})])
+        if answer.status >= 500:
+            raise ModelError("the graph failed on this picture; the log says why")
         if answer.status != 200:
             raise ValueError(json.loads(answer.body)["message"])
         return answer

@@ -16,7 +16,7 @@ from torch import fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from export.backward_rules import backward_rules
-from export.graph_file import graph_run, to_onnx, write_verified
+from export.graph_file import graph_run, no_older_file, to_onnx, write_verified
 from export.graph_rewrites import rewrite, scatter_flat
 from export.simplifying import simplified
 from export.verification import (
@@ -51,7 +51,7 @@ class NoRuleError(ModelError):
 
 
 def export_explanation(classifier: Classifier, path: Path) -> list[Verdict]:
-    """Writes the graph if it equals eager PyTorch on fresh pictures; otherwise no file is left, an older one included.
+    """Writes the graph if it equals eager PyTorch on fresh pictures; whatever fails, no file is left, nor an older one.
 
     Inputs: ``input`` (N, 3, H, W), normalised, and ``target`` (N), int64 class indices, -1 for the top class. Outputs:
     ``logits`` (N, K), ``activations`` and ``gradients`` (N, C, h, w) of the default layer, ``gradcam`` (N, h, w),
@@ -84,6 +84,11 @@ def export_gradcam(classifier: Classifier, path: Path) -> list[Verdict]:
 
 
 def _export_verified(classifier: Classifier, path: Path, guided: bool) -> list[Verdict]:
+    with no_older_file(path):
+        return _write(classifier, path, guided)
+
+
+def _write(classifier: Classifier, path: Path, guided: bool) -> list[Verdict]:
     model = _export(classifier, guided)
 
     def fresh(rng: np.random.Generator, count: int) -> Inputs:
@@ -121,7 +126,7 @@ def trace(classifier: Classifier, guided: bool = True) -> fx.GraphModule:
     rewrite(graph)
     left = sorted({str(node.target) for node in graph.graph.nodes if "backward" in str(node.target)})
     if left:
-        where = _origins(module, example)
+        where = _origins(classifier.module, example)
         named = ", ".join(f"{name} (of {where.get(_stem(name), 'no module of its own')})" for name in left)
         raise NoRuleError(f"the explanation of {classifier.architecture} needs {named}, without a rule")
     return graph

@@ -1,9 +1,12 @@
-"""One flat graph of a network's leaf modules, in which the layers whose output matters are marked."""
+"""One flat, purely functional graph of a network's leaf modules, in which layers whose output matters are marked."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 from torch import fx, nn
+
+_VIEWS = {"chunk", "split", "view", "reshape", "transpose", "permute", "contiguous", "flatten", "getitem", "squeeze"}
 
 
 class LayerOutput(nn.Identity):
@@ -11,7 +14,7 @@ class LayerOutput(nn.Identity):
 
 
 def flatten(module: nn.Module, keep: Sequence[str] = ()) -> fx.GraphModule:
-    """A network as one graph of calls of its leaf modules, whose paths and weights it shares.
+    """A copy of a network as one graph of calls of its leaf modules, whose paths stay; nothing in it works in place.
 
     Args:
         module: in eval mode; left as it is.
@@ -19,16 +22,20 @@ def flatten(module: nn.Module, keep: Sequence[str] = ()) -> fx.GraphModule:
 
     Raises:
         Exception: whatever a forward raises that ``torch.fx`` cannot trace, as one that branches on values.
-        ValueError: a layer to keep does not run.
+        ValueError: a layer to keep does not run, or a tensor that others read is changed in place.
     """
-    marks = {output_of(path): LayerOutput() for path in keep}
-    graph = _MarkingTracer(module, keep).trace(module)
+    root = copy.deepcopy(module)
+    tracer = _MarkingTracer(root, keep)
+    graph = tracer.trace(root)
     called = {str(node.target) for node in graph.nodes}
     missing = [path for path in keep if output_of(path) not in called]
     if missing:
         raise ValueError(f"layer {missing[0]!r} does not run")
-    members: dict[str, Any] = {**dict(module.named_modules()), **dict(module.named_parameters())}
-    return fx.GraphModule({**members, **dict(module.named_buffers()), **marks}, graph, type(module).__name__)
+    for path in keep:
+        root.add_module(output_of(path), LayerOutput())
+    network = fx.GraphModule(root, graph, type(module).__name__)
+    _out_of_place(network)
+    return network
 
 
 def output_of(path: str) -> str:
@@ -45,3 +52,36 @@ class _MarkingTracer(fx.Tracer):
         output = super().call_module(m, forward, args, kwargs)
         mark = self._marks.get(m)
         return output if mark is None else self.create_proxy("call_module", mark, (output,), {})
+
+
+def _out_of_place(network: fx.GraphModule) -> None:
+    """Has activations in place return what they found instead.
+
+    Raises:
+        ValueError: others read the tensor that one of them changes, or share its memory.
+    """
+    for node in network.graph.nodes:
+        if not _in_place(network, node):
+            continue
+        changed = node.args[0]
+        if len(changed.users) > 1 or not node.users or _name(changed) in _VIEWS:
+            raise ValueError(f"{node.name} changes in place what others read")
+        if node.op == "call_module":
+            network.get_submodule(str(node.target)).inplace = False  # type: ignore[assignment]
+        elif "inplace" in node.kwargs:
+            node.kwargs = {**node.kwargs, "inplace": False}
+    network.recompile()
+
+
+def _in_place(network: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(network.get_submodule(str(node.target)), "inplace", False))
+    name = _name(node)
+    augmented = name.startswith("i") and name in ("iadd", "imul", "isub", "itruediv")
+    return bool(node.kwargs.get("inplace")) or augmented or (name.endswith("_") and not name.endswith("__"))
+
+
+def _name(node: fx.Node) -> str:
+    if node.op == "call_function":
+        return str(getattr(node.target, "__name__", ""))
+    return str(node.target) if node.op == "call_method" else ""

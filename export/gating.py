@@ -70,14 +70,25 @@ def _rectifiers(network: fx.GraphModule, join: fx.Node) -> set[fx.Node] | None:
     """The ReLUs whose channels a join reads; None if it reads others, too, or what others read."""
     found = set()
     pieces = join.args[0] if join.args else ()
-    for piece in pieces if isinstance(pieces, list | tuple) else ():
+    if not isinstance(pieces, list | tuple) or len(set(pieces)) < len(pieces):
+        return None
+    for piece in pieces:
         if not isinstance(piece, fx.Node) or len(piece.users) != 1:
             return None
         source = _split_of(piece) or piece
-        if not _is_rectifier(network, source):
+        if not _is_rectifier(network, source) or not _read_once(source):
             return None
         found.add(source)
     return found
+
+
+def _read_once(source: fx.Node) -> bool:
+    """Whether there is one reader, and if that is a split, of each piece one."""
+    if len(source.users) != 1:
+        return False
+    split = next(iter(source.users))
+    pieces = [piece.args[1] for piece in split.users] if split.target is torch.split else []
+    return len(set(pieces)) == len(pieces)
 
 
 def _split_of(piece: fx.Node) -> fx.Node | None:

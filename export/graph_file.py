@@ -1,10 +1,10 @@
 """What all exported graphs share: exporting, running and verifying them, hashing their weights, writing them whole."""
 
 import logging
-import os
 import platform
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,7 +14,8 @@ import onnxruntime
 import torch
 from torch import nn
 
-from export.verification import Floats, Inputs, Run, Verdict, VerificationError, table
+from export.verification import Floats, Inputs, Run, Verdict, table
+from export.whole_file import write_whole
 from handler.classifier import Classifier
 from handler.fingerprint import hash_state
 from handler.graph_description import GraphDescription
@@ -64,6 +65,16 @@ def graph_run(model: onnx.ModelProto) -> Run:
     return run
 
 
+@contextmanager
+def no_older_file(path: Path) -> Iterator[None]:
+    """Removes the file if the block fails: an older graph must not be taken for the one that could not be made."""
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
 def write_verified(
     model: onnx.ModelProto,
     path: Path,
@@ -73,7 +84,7 @@ def write_verified(
     *,
     coverage: str = "",
 ) -> list[Verdict]:
-    """Verifies a graph, describes it in its metadata and writes it; if it differs no file is left, nor an older one.
+    """Verifies a graph, describes it in its metadata and writes it.
 
     Args:
         model: the graph, without metadata.
@@ -89,11 +100,7 @@ def write_verified(
     Raises:
         VerificationError: from ``verified``.
     """
-    try:
-        checks = verified()
-    except VerificationError:
-        path.unlink(missing_ok=True)  # an older graph must not be taken for this one
-        raise
+    checks = verified()
     description = GraphDescription(
         kind,
         classifier.architecture,
@@ -113,13 +120,7 @@ def write_verified(
 def write_model(model: onnx.ModelProto, path: Path) -> None:
     """Checks the model with ``onnx.checker`` and writes it, whole or not at all."""
     onnx.checker.check_model(model, full_check=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        unfinished.write_bytes(model.SerializeToString())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(path, model.SerializeToString())
 
 
 def package_versions() -> dict[str, str]:

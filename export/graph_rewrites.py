@@ -138,8 +138,11 @@ def divide_before_expanding(graph: fx.Graph) -> int:
 def rectify_once(graph: fx.Graph) -> int:
     """``relu(x)`` to ``x``.
 
-    Condition: ``x`` is made of what was rectified before by joins, splits and slices alone.
+    Condition: ``x`` is made of what was rectified before by joins, splits and slices alone, and nothing in the graph
+    mutates a tensor.
     """
+    if any(_mutates(node) for node in graph.nodes):
+        return 0
     found = [node for node in _calls(graph, aten.relu.default) if _is_rectified(node.args[0])]
     for node in found:
         node.replace_all_uses_with(node.args[0])

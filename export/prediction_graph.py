@@ -8,7 +8,7 @@ import onnx
 import torch
 from torch import nn
 
-from export.graph_file import graph_run, to_onnx, write_verified
+from export.graph_file import graph_run, no_older_file, to_onnx, write_verified
 from export.verification import (
     Floats,
     Inputs,
@@ -39,7 +39,7 @@ class PredictionGraph(nn.Module):
 
 
 def export_prediction(classifier: Classifier, path: Path) -> list[Verdict]:
-    """Writes the graph if it equals PyTorch on fresh pictures; otherwise no file is left, an older one included.
+    """Writes the graph if it equals PyTorch on fresh pictures; whatever fails, no file is left, nor an older one.
 
     Returns:
         The comparison, one entry per output and batch size.
@@ -47,6 +47,11 @@ def export_prediction(classifier: Classifier, path: Path) -> list[Verdict]:
     Raises:
         VerificationError: the graph differs from PyTorch.
     """
+    with no_older_file(path):
+        return _write(classifier, path)
+
+
+def _write(classifier: Classifier, path: Path) -> list[Verdict]:
     model = _trace(classifier)
 
     def fresh(rng: np.random.Generator, count: int) -> Inputs:

@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils._pytree import tree_leaves
 
 from export.channels import NOTHING, is_dense, is_depthwise, reorder_inputs, reorder_outputs
 
 ALIGNMENT = 4  # ONNX Runtime's blocked convolutions read multiples of so many channels only
-_MOVES_FUNCTIONS = {torch.cat, torch.concat, torch.chunk, torch.split, torch.transpose, torch.permute, torch.reshape}
+_JOINS = {torch.cat, torch.concat}
+_MOVES_FUNCTIONS = {*_JOINS, torch.chunk, torch.split, torch.transpose, torch.permute, torch.reshape}
 _MOVES_METHODS = {"chunk", "split", "view", "reshape", "transpose", "permute", "contiguous"}
 _ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.Identity)
 
@@ -56,15 +58,24 @@ def fold_shuffles(network: fx.GraphModule, example: torch.Tensor) -> int:
 
     Returns:
         The number of joins that have been put in the place of shuffles.
+
+    Raises:
+        ValueError: the network needs the sizes of tensors that are others now; it is no longer usable.
     """
+    if not any(_moves(node) and node.target not in _JOINS for node in network.graph.nodes):
+        return 0
     tracker = _ChannelTracker(network)
     with torch.no_grad():
         tracker.run(example)
     count = 0
+    asked: set[fx.Node] = set()
     for sources, joins in _routes(network, tracker):
+        asked |= tracker.questions([*(source.node for source in sources), *(join.node for join in joins)])
         _fold(network, sources, joins)
         count += len(joins)
     network.graph.eliminate_dead_code()
+    if alive := asked & set(network.graph.nodes):
+        raise ValueError(f"{min(alive).name} asks for the size of what would be padded")
     network.graph.lint()
     network.recompile()
     return count
@@ -84,6 +95,8 @@ class _ChannelTracker(fx.Interpreter):
         if _moves(n):
             self.numbers[n] = self._move(n)
             self.moved.add(n)
+        elif isinstance(value, torch.Tensor) and not any(_moves(user) for user in n.users):
+            self.numbers[n] = torch.empty(0)  # nobody asks for them
         elif isinstance(value, torch.Tensor) and value.dim() == 4:
             made = torch.arange(self._next, self._next + value.shape[1])
             self.numbers[n] = made[None, :, None, None] * _CELLS + _cells(value)
@@ -116,7 +129,18 @@ class _ChannelTracker(fx.Interpreter):
     def readers(self, node: fx.Node) -> list[fx.Node]:
         """Who does more with its channels than to move them or to ask for their size."""
         others = [user for user in node.users if user not in self.moved]
-        return [user for user in others if user.op == "output" or self.is_tensor(user)]
+        return [user for user in others if user.op == "output" or _holds_tensor(self.numbers[user])]
+
+    def questions(self, nodes: Sequence[fx.Node]) -> set[fx.Node]:
+        """Who asks for the size of these, or of what is moved on the way between them."""
+        seen, waiting = set(nodes), list(nodes)
+        while waiting:
+            for user in waiting.pop().users:
+                if user in self.moved and user not in seen:
+                    seen.add(user)
+                    waiting.append(user)
+        users = {user for node in seen for user in node.users if user not in self.moved}
+        return {user for user in users if user.op != "output" and not _holds_tensor(self.numbers[user])}
 
 
 _CELLS = 2**32  # more than a batch has in one channel
@@ -126,6 +150,10 @@ def _cells(values: torch.Tensor) -> torch.Tensor:
     """The number of every cell of (N, C, H, W) in its channel: (N, 1, H, W)."""
     rows, _, height, width = values.shape
     return torch.arange(rows * height * width).reshape(rows, 1, height, width)
+
+
+def _holds_tensor(value: Any) -> bool:
+    return any(isinstance(one, torch.Tensor) for one in tree_leaves(value))
 
 
 def _moves(node: fx.Node) -> bool:
@@ -141,7 +169,7 @@ def _routes(network: fx.GraphModule, tracker: _ChannelTracker) -> Iterator[tuple
     ends = [node for node in network.graph.nodes if node in moved and tracker.is_tensor(node) and tracker.readers(node)]
     starts = {arg for node in moved for arg in node.all_input_nodes if arg not in moved and tracker.is_tensor(arg)}
     for nodes in _connected(starts, ends, moved):
-        if all(node.target in (torch.cat, torch.concat) for node in nodes & moved):
+        if all(node.target in _JOINS for node in nodes & moved):
             continue  # no shuffle
         sources = [_source(network, tracker, node) for node in sorted(nodes & starts, key=order.__getitem__)]
         joins = [_join(network, tracker, node) for node in sorted(nodes & set(ends), key=order.__getitem__)]

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Callable
 
 import torch
 from torch import fx, nn
@@ -11,12 +12,19 @@ from export.folding import fold_batch_norms
 from export.gating import move_gates
 from export.padding import pad_channels
 from export.routing import fold_shuffles
+from handler.errors import Unprocessable
+from handler.evidence import Needs
+from handler.tape import differentiate, record
 
 logger = logging.getLogger(__name__)
 
+_ALIKE = 1e-2  # relative RMS error; what rounding and flipped gates differ by, with room: exports are verified anyway
+
 
 def simplified(module: nn.Module, layer: str, example: torch.Tensor) -> tuple[nn.Module, str]:
-    """A copy with batch norms and shuffles folded, channels padded, gates moved; a plain copy if ``torch.fx`` fails.
+    """A copy with batch norms folded, channels padded, shuffles folded, gates moved.
+
+    A step that fails, or after which scores, evidence or the guided gradient of the example are others, is left out.
 
     Args:
         module: in eval mode; left as it is.
@@ -26,12 +34,57 @@ def simplified(module: nn.Module, layer: str, example: torch.Tensor) -> tuple[nn
     Returns:
         The copy, and the path of the module in it that returns the layer's output.
     """
+    best, path = copy.deepcopy(module).eval().requires_grad_(False), layer
+    expected = _answers(best, path, example)
+    steps: tuple[tuple[str, Callable[[nn.Module], nn.Module], str], ...] = (
+        ("batch norms are not folded", lambda one: fold_batch_norms(one, [layer]), layer),
+        ("channels are not padded", lambda one: pad_channels(one, [layer]), layer),
+        ("the network is not flat", lambda one: flatten(one, [layer]), output_of(layer)),
+        ("shuffles are not folded", lambda one: _routed(one, example), output_of(layer)),
+        ("gates are not moved", _gated, output_of(layer)),
+    )
+    for otherwise, step, then in steps:
+        try:
+            changed = step(best)
+            _check_alike(_answers(changed, then, example), expected)
+        except Exception as error:  # a forward that torch.fx cannot trace raises whatever it stumbles over
+            logger.info("%s: %s", otherwise, error)
+            continue
+        best, path = changed, then
+    return best, path
+
+
+def _routed(network: nn.Module, example: torch.Tensor) -> nn.Module:
+    changed = _flat_copy(network)
+    fold_shuffles(changed, example)
+    return changed
+
+
+def _gated(network: nn.Module) -> nn.Module:
+    changed = _flat_copy(network)
+    move_gates(changed)
+    return changed
+
+
+def _flat_copy(network: nn.Module) -> fx.GraphModule:
+    if not isinstance(network, fx.GraphModule):
+        raise ValueError("only flat networks can be")
+    return copy.deepcopy(network)
+
+
+def _answers(module: nn.Module, layer: str, example: torch.Tensor) -> list[torch.Tensor]:
+    """Scores, evidence at the layer and, where it is defined, the guided gradient, of each picture's top class."""
     try:
-        fx.symbolic_trace(module)
-    except Exception as error:  # a forward that branches on values raises whatever it stumbles over
-        logger.info("exported without simplifying it: torch.fx cannot trace the network (%s)", error)
-        return copy.deepcopy(module).eval().requires_grad_(False), layer
-    network = flatten(pad_channels(fold_batch_norms(module, [layer]), [layer]), [layer])
-    fold_shuffles(network, example)
-    move_gates(network)
-    return network.eval(), output_of(layer)
+        tape = record(module, example, Needs((layer,), guided=True))
+    except Unprocessable:
+        tape = record(module, example, Needs((layer,)))
+    found = differentiate(tape, tape.scores.max(dim=1).values.sum())
+    answers = [tape.scores, tape.layers[layer], found.layers[layer]]
+    return [one.detach() for one in (answers if found.guided is None else [*answers, found.guided])]
+
+
+def _check_alike(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        error = float((one - other).norm() / other.norm().clamp(min=1e-30))
+        if not error <= _ALIKE:
+            raise ValueError(f"the answers would differ by {error:.1e}")

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,9 @@ from handler.options import Options
 from handler.preprocess import Input
 from handler.projection import onto_region, onto_upload, seen_region, show_seen
 from handler.render import Picture, deprocess, encode_png, overlay
-from handler.threads import usable_cores
 
 _BYTES_PER_NUMBER = {"npy": 16 / 3, "list": 8.0}  # of the encoded text; lists mostly have more
 _MOST_PIXELS = 16_000_000  # of all pictures of an answer
-_PAINTERS = ThreadPoolExecutor(usable_cores(), "painter")
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,7 @@ class Canvas:
     upload: npt.NDArray[np.uint8] | None  # (H, W, 3) RGB; None unless the answer has its size
     options: Options
     max_answer_bytes: int
+    painters: Executor  # that draw and deflate pictures side by side
 
 
 def check_budget(canvas: Canvas, maps: Sequence[str], targets: int) -> None:
@@ -61,7 +60,7 @@ def check_budget(canvas: Canvas, maps: Sequence[str], targets: int) -> None:
 
 def encode_maps(maps: Mapping[str, Map], canvas: Canvas) -> dict[str, dict[str, Any]]:
     """Each map as the JSON answer has it; pictures side by side, because deflating does not hold the interpreter."""
-    encoded = _PAINTERS.map(lambda name: encode_map(name, maps[name], canvas), maps)
+    encoded = canvas.painters.map(lambda name: encode_map(name, maps[name], canvas), maps)
     return dict(zip(maps, encoded, strict=True))
 
 

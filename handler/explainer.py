@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,7 +52,9 @@ class _Found:
 class Explainer:
     """Stateless apart from the engine and what is known of the model."""
 
-    def __init__(self, engine: Engine, card: ModelCard, settings: Settings) -> None:
+    def __init__(self, engine: Engine, card: ModelCard, settings: Settings, threads: int = 1) -> None:
+        """Threads are those that draw; the engine has its own, which rest then."""
+        self._painters = ThreadPoolExecutor(threads, "painter")
         self._engine = engine
         self._card = card
         self._settings = settings
@@ -96,7 +99,7 @@ class Explainer:
         upload = decode(request.image, self._settings.max_pixels)
         seen = preprocess(upload, self._card.preprocessing)
         on_upload = options.size == "image" and request.accept != PNG
-        canvas = Canvas(seen, upload if on_upload else None, options, self._settings.max_answer_bytes)
+        canvas = Canvas(seen, upload if on_upload else None, options, self._settings.max_answer_bytes, self._painters)
         check_budget(canvas, maps, len(targets))
         return _Job(
             place,

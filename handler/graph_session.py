@@ -40,7 +40,9 @@ class GraphSession:
                 with other inputs and outputs than graphs of its kind have.
         """
         if not path.is_file():
-            raise ModelError(f"graph {path} does not exist; `make export` and `make explanation` write graphs")
+            raise ModelError(
+                f"graph {path} does not exist; `make export`, `make explanation` and `make gradcam` write graphs"
+            )
         session = _load(path, threads)
         try:
             description = GraphDescription.from_properties(session.get_modelmeta().custom_metadata_map)

@@ -74,7 +74,7 @@ class Service:
             *(name, card.architecture, device, card.default_layer, choice.engine.name, threads),
             ", ".join(choice.graphs) or "none",
         )
-        return cls(Explainer(choice.engine, card, settings), choice, card, counters)
+        return cls(Explainer(choice.engine, card, settings, threads), choice, card, counters)
 
     def answer(self, rows: Sequence[Mapping[str, Any]], headers: Sequence[Headers]) -> list[Answer]:
         """Answers a batch, whatever its rows are: pictures, probes (``…/healthz``) or questions about the model."""

@@ -23,7 +23,7 @@ def client(shapes_graphs):
 
 
 def test_it_answers_what_the_hooks_find(client, shapes):
-    answer = client.explain(ONE.read_bytes(), target="heart", encoding="npy", top_k="2")
+    answer = client.explain(ONE.read_bytes(), target=shapes.labels.index("heart"), encoding="npy", top_k=2)
     assert [one["label"] for one in answer["predictions"]][0] == "star"
     assert len(answer["predictions"]) == 2
     (explained,) = answer["explanations"]
@@ -95,7 +95,11 @@ def test_the_command_tells_mistakes_in_one_line(shapes_graphs, tmp_path, capsys)
         (["explain", graph, "--model", graph], "not a picture"),
         (["explain", str(ONE), "--model", graph, "--target", "unicorn"], "no label"),
         (["explain", str(ONE), "--model", str(tmp_path / "gone.onnx")], "does not exist"),
+        (["explain", str(ONE), str(tmp_path / ONE.name), "--model", graph], "same name"),
     ]:
         assert main([*arguments, "--out", str(tmp_path)]) == 2
-        assert said in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert said in told
+        assert told.startswith("error: ")
+        assert told.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from export.flattening import LayerOutput, flatten, output_of
@@ -19,11 +20,64 @@ def test_the_flat_graph_gives_the_same_scores_and_the_same_layer(architecture, l
     assert torch.equal(found[output_of(layer)], expected[layer])
 
 
-def test_weights_are_shared_and_the_module_stays_as_it_was():
-    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
+def test_the_module_stays_as_it_was():
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True))
     flat = flatten(module, ["1"])
-    assert flat.get_submodule("0").weight is module[0].weight
+    assert flat.get_submodule("0").weight is not module[0].weight
+    assert not flat.get_submodule("1").inplace
+    assert module[1].inplace
     assert not any(isinstance(one, LayerOutput) for one in module.modules())
+
+
+def test_constants_that_tracing_makes_come_along():
+    class Rotated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("order", torch.tensor([[2, 0, 1]]))
+
+        def forward(self, x):
+            return x[:, self.order.view(-1)]
+
+    module = Rotated()
+    flat = flatten(module)
+    pictures = torch.randn(2, 3, 2, 2)
+    assert torch.equal(flat(pictures), module(pictures))
+    assert set(vars(module)) == set(vars(Rotated()))
+
+
+class InPlace(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.convolution, self.how = nn.Conv2d(3, 4, 1), how
+
+    def forward(self, x):
+        return self.how(self.convolution(x))
+
+
+def unread(y):
+    y.relu_()
+    return y.sum(1)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        unread,
+        lambda y: F.relu(y, inplace=True) + y,
+        lambda y: F.relu(y[:, :2], inplace=True) + y[:, 2:],
+        lambda y: y.chunk(2, 1)[0].relu_() + y.chunk(2, 1)[1],
+    ],
+)
+def test_what_is_changed_in_place_under_other_readers_is_refused(how):
+    with pytest.raises(ValueError, match="changes in place what others read"):
+        flatten(InPlace(how))
+
+
+@pytest.mark.parametrize("how", [lambda y: F.relu(y, inplace=True), lambda y: y.relu_(), lambda y: y.clamp(0).add_(1)])
+def test_what_is_changed_in_place_alone_is_the_same(how):
+    module = InPlace(how)
+    pictures = torch.randn(2, 3, 2, 2)
+    assert torch.equal(flatten(module)(pictures), module(pictures))
 
 
 def test_parameters_and_buffers_of_the_network_itself_come_along():

@@ -4,10 +4,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from export.flattening import flatten
+from export.folding import fold_batch_norms
 from export.gating import OpenReLU, move_gates
+from export.routing import fold_shuffles
 from handler.evidence import Needs
 from handler.tape import differentiate, record
-from tests.models import random_classifier
+from tests.models import in_double_precision, random_classifier
 
 
 class Fire(nn.Module):
@@ -19,7 +21,7 @@ class Fire(nn.Module):
 
     def forward(self, x):
         x = self.squeeze(x)
-        joined = torch.cat([F.relu(self.small(x)), self.large(x).relu_() if self.partly else F.relu(self.large(x))], 1)
+        joined = torch.cat([F.relu(self.small(x)), self.large(x) if self.partly else F.relu(self.large(x))], 1)
         return self.last(joined).mean((2, 3))
 
     partly = False
@@ -31,6 +33,37 @@ class Split(Fire):
         return self.last(torch.cat([F.relu(self.small(torch.cat([other, one], 1))), other], 1)).mean((2, 3))
 
 
+class Pieces(Fire):
+    """Split and joined again in another order, as ShuffleNet's channels are."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Conv2d(5, 2, 3)
+
+    def forward(self, x):
+        one, other = torch.split(self.squeeze(x), [1, 3], 1)
+        return self.last(self.small(torch.cat([other, one], 1))).mean((2, 3))
+
+
+class JoinedTwice(Fire):
+    def forward(self, x):
+        x = self.squeeze(x)
+        return self.last(torch.cat([x, x], 1)).mean((2, 3))
+
+
+class PieceTwice(Fire):
+    def forward(self, x):
+        pieces = torch.split(self.squeeze(x), 2, 1)
+        return self.last(torch.cat([pieces[0], pieces[1], pieces[0], pieces[1]], 1)).mean((2, 3))
+
+
+class SplitTwice(Fire):
+    def forward(self, x):
+        x = self.squeeze(x)
+        first, second = torch.split(x, [1, 3], 1), torch.split(x, [2, 2], 1)
+        return self.last(torch.cat([first[1], second[0], first[0], second[1]], 1)).mean((2, 3))
+
+
 class ReadTwice(Fire):
     def forward(self, x):
         x = self.squeeze(x)
@@ -39,6 +72,8 @@ class ReadTwice(Fire):
 
 
 class Opaque(Fire):
+    """A join that reads what is not rectified, too."""
+
     partly = True
 
 
@@ -48,7 +83,19 @@ def explained(module, pictures):
     return tape.scores, found.guided, found.saliency
 
 
-@pytest.mark.parametrize(("kind", "moved"), [(Fire, 2), (Split, 0), (ReadTwice, 0), (Opaque, 0)])
+@pytest.mark.parametrize(
+    ("kind", "moved"),
+    [
+        (Fire, 2),
+        (Pieces, 1),
+        (Split, 0),
+        (ReadTwice, 0),
+        (JoinedTwice, 0),
+        (PieceTwice, 0),
+        (SplitTwice, 0),
+        (Opaque, 0),
+    ],
+)
 def test_scores_and_both_gradients_stay(kind, moved):
     torch.manual_seed(0)
     module = kind().eval().requires_grad_(False)
@@ -60,10 +107,12 @@ def test_scores_and_both_gradients_stay(kind, moved):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
-def test_a_whole_network():
-    classifier = random_classifier("squeezenet1_1")
-    flat = flatten(classifier.module)
-    assert move_gates(flat) == 16
-    pictures = torch.randn(2, 3, 64, 64)
-    for found, expected in zip(explained(flat, pictures), explained(classifier.module, pictures), strict=True):
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * float(expected.detach().abs().max()))
+@pytest.mark.parametrize(("architecture", "moved"), [("squeezenet1_1", 16), ("shufflenet_v2_x0_5", 19)])
+def test_a_whole_network(architecture, moved):
+    module = in_double_precision(random_classifier(architecture)).module  # where no gate flips
+    pictures = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    flat = flatten(fold_batch_norms(module))
+    fold_shuffles(flat, pictures)
+    assert move_gates(flat) == moved
+    for found, expected in zip(explained(flat, pictures), explained(module, pictures), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-9 * float(expected.detach().abs().max()))

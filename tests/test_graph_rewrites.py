@@ -248,6 +248,21 @@ def test_maxima_scatter_by_their_indices_in_the_whole_tensor(size, options):
     np.testing.assert_array_equal(found, pooling_gradient(inputs, *options).numpy())
 
 
+def test_other_scatters_stay():
+    class Scatter(torch.nn.Module):
+        def forward(self, x):
+            found, where = F.max_pool2d(x, 2, return_indices=True)
+            other = where // 2
+            sums = torch.zeros_like(x).flatten(2)
+            return sums.scatter_add(2, other.flatten(2), found.flatten(2)), sums.scatter(
+                2, where.flatten(2), found.flatten(2)
+            )
+
+    model = to_onnx(Scatter().eval(), (numbers(2, 3, 4, 4),), ["input"], ["a", "b"])
+    assert sum(node.op_type == "ScatterElements" for node in model.graph.node) == 2
+    assert scatter_flat(model) == 0
+
+
 @pytest.mark.parametrize("architecture", ["shufflenet_v2_x0_5", "resnet18"])
 def test_a_whole_explanation_stays_what_it_was(monkeypatch, architecture):
     classifier = random_classifier(architecture)

@@ -105,6 +105,11 @@ def test_nan_never_counts_as_equal():
         verify(lambda x: {"logits": x["a"]}, lambda x: {"logits": x["a"] * np.nan}, _ones, CLOSE)
 
 
+def test_an_output_without_a_tolerance_needs_float64():
+    with pytest.raises(ValueError, match="map: outputs without a tolerance"):
+        verify(lambda x: {"logits": x["a"], "map": x["a"]}, lambda x: {"logits": x["a"], "map": x["a"]}, _ones, CLOSE)
+
+
 def test_names_and_shapes_are_compared_first():
     one = {"logits": np.zeros((1, 2), np.float32)}
     with pytest.raises(VerificationError, match="outputs are"):

@@ -61,6 +61,23 @@ def test_all_pictures_a_little_wrong_fail():
     assert not verdict(exact, exact, exact * np.float32(1.0005)).passed
 
 
+def test_however_bad_pytorch_is_another_gradient_fails():
+    exact = pictures(12)
+    bad = exact + 0.26 * pictures(12, seed=1)
+    assert not verdict(exact, bad, np.zeros_like(exact)).passed
+    one_bad = exact.copy()
+    one_bad[9] = bad[9]
+    first_four = exact.copy()
+    first_four[:4] = 0
+    assert not verdict(exact, one_bad, first_four).passed
+
+
+def test_the_limits_are_told():
+    exact = pictures(12)
+    said = verdict(exact, exact, exact).limit
+    assert said == "RMS of the median 1e-04 (is 0e+00), of the worst 1e-02 (is 0e+00)"
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_no_number_fails(value):
     exact = pictures(12)

@@ -105,17 +105,40 @@ class Mixed(Block):
         return (self.second(torch.cat([shuffled[1:], shuffled[:1]])),)  # moves pictures, too
 
 
+class ReadInParts(Block):
+    def forward(self, x):
+        shuffled = shuffle(self.right(x))
+        return self.second(shuffled), torch.tensor_split(shuffled, 6, 1)[0]
+
+
+class Largest(Block):
+    def forward(self, x):
+        shuffled = shuffle(self.right(x))
+        return self.second(shuffled), shuffled.max(dim=1)[0]
+
+
 class Again(Block):
     def forward(self, x):
         return self.second(shuffle(self.right(x))), self.second(self.right(x))
 
 
-@pytest.mark.parametrize("kind", [Returned, Twice, Transposed, Mixed, Again])
+@pytest.mark.parametrize("kind", [Returned, Twice, Transposed, Mixed, ReadInParts, Largest, Again])
 def test_what_cannot_be_reordered_stays(kind):
     module = kind().eval().requires_grad_(False)
     flat, count = fold(module)
     assert count == 0
     assert_same(flat, module)
+
+
+class Asking(Block):
+    def forward(self, x):
+        shuffled = shuffle(self.right(x), groups=3)
+        return self.second(shuffled) / shuffled.shape[1]
+
+
+def test_sizes_that_padding_would_change_are_not_lost():
+    with pytest.raises(ValueError, match="asks for the size"):
+        fold(Asking().eval().requires_grad_(False))
 
 
 @pytest.mark.parametrize(

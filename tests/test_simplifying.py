@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+import export.simplifying as simplifying
 from export.simplifying import simplified
 from handler.evidence import Needs
 from handler.tape import differentiate, record
@@ -30,6 +31,31 @@ def test_scores_and_gradients_stay_and_batch_norms_go(architecture):
         answers.append((tape.scores, tape.layers[path], differentiate(tape, tape.scores[:, 3].sum()).layers[path]))
     for one, other in zip(*answers, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=3e-5 * float(other.detach().abs().max()))
+
+
+@pytest.mark.parametrize("step", ["fold_batch_norms", "pad_channels", "flatten", "fold_shuffles", "move_gates"])
+@pytest.mark.parametrize("how", ["fails", "spoils"])
+def test_a_step_that_fails_or_spoils_the_answers_is_left_out(monkeypatch, caplog, step, how):
+    classifier = random_classifier("shufflenet_v2_x0_5")
+    pictures = torch.from_numpy(random_inputs(2))
+    run = getattr(simplifying, step)
+
+    def broken(network, *rest):
+        if how == "fails":
+            raise RuntimeError("broken")
+        result = run(network, *rest)
+        changed = result if isinstance(result, nn.Module) else network
+        with torch.no_grad():
+            changed.get_submodule("stage3.1.branch2.0").weight.mul_(1.5)
+        return result
+
+    monkeypatch.setattr(simplifying, step, broken)
+    with caplog.at_level("INFO"):
+        found, layer = simplified(classifier.module, classifier.default_layer, pictures)
+    assert caplog.messages
+    expected = classifier.module(pictures)
+    torch.testing.assert_close(found(pictures), expected, rtol=0, atol=3e-5 * float(expected.abs().max()))
+    assert found.get_submodule(layer) is not None
 
 
 def test_what_cannot_be_traced_is_copied():
