@@ -54,7 +54,8 @@ class Tokens:
 
     def to_maps(self, output: torch.Tensor) -> torch.Tensor:
         """See ``View``."""
-        return output[:, self.others :].transpose(1, 2).unflatten(2, (self.height, self.width))
+        cells = output[:, self.others :].transpose(1, 2)
+        return cells.reshape(output.shape[0], output.shape[2], self.height, self.width)
 
     def from_maps(self, maps: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """See ``View``."""
