@@ -101,10 +101,19 @@ def _measure_network(options: argparse.Namespace, results: record.Results, work:
         return
     with tqdm(total=len(rounds), desc=f"{work.network}, threads {threads}") as progress:
         tell = progress.set_postfix_str
-        for batch, setting in measure_settings(work, threads, rounds, options.seconds, options.limit, tell):
-            settings[record.setting_key(work.network, batch, threads)] = setting
+        left = sorted(rounds)
+        try:
+            for batch, setting in measure_settings(work, threads, rounds, options.seconds, options.limit, tell):
+                settings[record.setting_key(work.network, batch, threads)] = setting
+                record.write_results(options.results, results)
+                left.remove(batch)
+                progress.update()
+        except ChildError as error:  # most often killed for memory: twelve processes hold one network each
+            print(f"left out: {error}", file=sys.stderr)
+            reason = str(error).strip().splitlines()[-1].rpartition("/")[2]
+            for batch in left:
+                results.setdefault("left_out", {})[record.setting_key(work.network, batch, threads)] = reason
             record.write_results(options.results, results)
-            progress.update()
 
 
 def _prepared(network: str, folder: Path, results: record.Results) -> Work | None:
