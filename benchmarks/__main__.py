@@ -101,10 +101,18 @@ def _measure_network(options: argparse.Namespace, results: record.Results, work:
         return
     with tqdm(total=len(rounds), desc=f"{work.network}, threads {threads}") as progress:
         tell = progress.set_postfix_str
-        for batch, setting in measure_settings(work, threads, rounds, options.seconds, options.limit, tell):
-            settings[record.setting_key(work.network, batch, threads)] = setting
+        left_out = results.setdefault("left_out", {})
+        left = [record.setting_key(work.network, batch, threads) for batch in sorted(rounds)]
+        try:
+            for _, setting in measure_settings(work, threads, rounds, options.seconds, options.limit, tell):
+                settings[left[0]] = setting
+                left_out.pop(left.pop(0), None)
+                record.write_results(options.results, results)
+                progress.update()
+        except ChildError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            left_out |= dict.fromkeys(left, f"a process ended, most often for want of memory: {error.brief}")
             record.write_results(options.results, results)
-            progress.update()
 
 
 def _prepared(network: str, folder: Path, results: record.Results) -> Work | None:

@@ -118,8 +118,8 @@ def _all_table(results: Results) -> str:
             row = cells.setdefault((setting["network"], one["task"], one["contender"]), {})
             row[setting["threads"], setting["batch"]] = one
     text = "## All networks\n\nMilliseconds of a call.\n"
-    for network, reason in results.get("left_out", {}).items():
-        text += f"\n{network} is left out, because its graphs could not be exported: {reason}\n"
+    for left_out, reason in results.get("left_out", {}).items():
+        text += f"\n{left_out} is left out: {reason}\n"
     for task in TASKS:
         rows = [
             [network, name, *(f"{row[column]['median_ms']:.1f}" if column in row else "" for column in columns)]

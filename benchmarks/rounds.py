@@ -24,6 +24,11 @@ _LONG = 1.0  # seconds: a call that takes longer is its own warm-up
 class ChildError(Exception):
     """A contender's process ended; the message is the end of what it wrote to stderr."""
 
+    def __init__(self, log: Path, code: int) -> None:
+        said = log.read_text(encoding="utf-8")[-1500:]
+        super().__init__(f"{log} (exit code {code}): {said}")
+        self.brief = f"{log.stem}, exit code {code}"
+
 
 class Child:
     """The parent's end of one contender's process."""
@@ -68,7 +73,7 @@ class Child:
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()
-            raise ChildError(f"{self._log} (exit code {code}): {self._log.read_text(encoding='utf-8')[-1500:]}")
+            raise ChildError(self._log, code)
         answer: dict[str, Any] = json.loads(line)
         return answer
 

@@ -5,11 +5,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+import benchmarks.__main__ as command
 from benchmarks import contenders
 from benchmarks.agreement import agrees, differences
 from benchmarks.child import timed_round
@@ -19,7 +21,7 @@ from benchmarks.prepare import prepare
 from benchmarks.ratios import TARGETS, percentile, ratio, summarise
 from benchmarks.report import render
 from benchmarks.results import KEY_SETTING, read_results, target_details, write_results
-from benchmarks.rounds import Child, affordable, turns
+from benchmarks.rounds import Child, ChildError, affordable, turns
 from benchmarks.work import EXPLAIN, GRADCAM, PREDICT, Batches, is_fresh
 
 pytestmark = pytest.mark.filterwarnings("ignore:Setting backward hooks:UserWarning")  # captum's, on every call
@@ -201,6 +203,25 @@ def test_the_committed_page_is_what_the_committed_results_give():
         assert results[target.key] == pytest.approx(details[target.key]["value"], rel=1e-3)
         assert results["targets"][target.key]["threshold"] == target.threshold
         assert target.key in page
+
+
+def test_a_process_that_is_killed_leaves_its_settings_out_by_name(work, tmp_path, monkeypatch):
+    log = tmp_path / "explain-captum.log"
+    log.write_text("", encoding="utf-8")
+
+    def killed_at_batch_4(*_):
+        yield 1, {"batch": 1}
+        raise ChildError(log, -9)
+
+    monkeypatch.setattr(command, "measure_settings", killed_at_batch_4)
+    options = SimpleNamespace(
+        batches=[1, 4, 16], rounds=3, missing=False, seconds=0, limit=0, results=tmp_path / "results.json"
+    )
+    results = {"left_out": {f"{work.network}, batch 1, threads 1": "an earlier run's"}}
+    command._measure_network(options, results, work, 1)
+    assert list(results["settings"]) == [f"{work.network}, batch 1, threads 1"]
+    assert list(results["left_out"]) == [f"{work.network}, batch {batch}, threads 1" for batch in (4, 16)]
+    assert "explain-captum, exit code -9" in results["left_out"][f"{work.network}, batch 4, threads 1"]
 
 
 def test_the_command_line_explains_itself():
