@@ -10,6 +10,7 @@ WITH_TORCH = {
     "checkpoint",
     "classifier",
     "layers",
+    "views",
     "hooks",
     "guided",
     "memory_layout",
