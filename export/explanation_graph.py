@@ -16,8 +16,9 @@ from torch import fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from export.backward_rules import backward_rules
+from export.flat_scatter import scatter_flat
 from export.graph_file import graph_run, no_older_file, to_onnx, write_verified
-from export.graph_rewrites import rewrite, scatter_flat
+from export.graph_rewrites import rewrite
 from export.simplifying import simplified
 from export.verification import (
     Exact,

@@ -10,6 +10,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import export.explanation_graph as explanation_graph
 from export.backward_rules import backward_rules
+from export.flat_scatter import scatter_flat
 from export.graph_file import to_onnx
 from export.graph_rewrites import (
     divide_before_expanding,
@@ -18,7 +19,6 @@ from export.graph_rewrites import (
     pick_rows,
     rectify_once,
     rewrite,
-    scatter_flat,
     specialise_sizes,
     without_mutation,
 )
