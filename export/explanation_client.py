@@ -7,7 +7,7 @@ from typing import Any
 from handler.answer import JSON, PNG, Answer
 from handler.errors import ModelError
 from handler.explainer import Explainer
-from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM
+from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY
 from handler.graph_session import GraphSession
 from handler.model_card import ModelCard
 from handler.onnx_engine import OnnxEngine
@@ -27,7 +27,7 @@ class ExplanationClient:
         """
         path = Path(path)
         graph = GraphSession.open(path)
-        if graph.description.kind not in (KIND_EXPLANATION, KIND_GRADCAM):
+        if graph.description.kind == KIND_PREDICTION:
             raise ModelError(
                 f"graph {path} holds predictions only; `make explanation` and `make gradcam` write explanations"
             )
@@ -65,9 +65,16 @@ class ExplanationClient:
         return answer
 
 
+_HELD = {
+    KIND_GRADCAM: ("gradcam",),
+    KIND_EXPLANATION: ("gradcam", "guided_backprop", "guided_gradcam"),
+    KIND_SALIENCY: ("gradcam", "saliency"),
+}
+
+
 def _card(path: Path, graph: GraphSession) -> ModelCard:
     known = graph.description
-    held = ("gradcam",) if known.kind == KIND_GRADCAM else ("gradcam", "guided_backprop", "guided_gradcam")
+    held = _HELD[known.kind]
     refusals = {name: f"this graph holds {', '.join(held)}" for name in MAPS if name not in held}
     shape = next(one.shape for one in graph.session.get_outputs() if one.name == "activations")
     layers = {known.layer: tuple(shape[1:])}

@@ -13,13 +13,21 @@ import numpy as np
 import onnx
 import torch
 from torch import fx, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from export.backward_rules import backward_rules
 from export.flat_scatter import scatter_flat
-from export.graph_file import graph_run, no_older_file, to_onnx, write_verified
+from export.graph_file import (
+    NotExportableError,
+    check_size,
+    first_line,
+    graph_run,
+    no_older_file,
+    to_onnx,
+    write_verified,
+)
 from export.graph_rewrites import rewrite
 from export.simplifying import simplified
+from export.tracing import trace_batch
 from export.verification import (
     Exact,
     Floats,
@@ -32,23 +40,32 @@ from export.verification import (
 )
 from handler.cam import gradcam
 from handler.classifier import Classifier
-from handler.errors import ModelError
+from handler.errors import Unprocessable
 from handler.evidence import TOP, Needs
-from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM
+from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM, KIND_SALIENCY, KINDS
 from handler.tape import differentiate, record
 from handler.torch_engine import TorchEngine
 from handler.views import CHANNELS_FIRST, View
 
-INPUTS = ["input", "target"]
-OUTPUTS = ["logits", "activations", "gradients", "gradcam", "guided_backprop"]
-GRADCAM_OUTPUTS = OUTPUTS[:-1]
+GATED = ("gradients", "gradcam")  # a ReLU behind the layer is a gate that rounding can flip
 _CLOSE = Tolerance(1e-4, relative=True)
-TOLERANCES = {name: _CLOSE for name in GRADCAM_OUTPUTS}  # guided backpropagation is judged by its rounding
+# guided backpropagation is judged by its rounding
+TOLERANCES = {name: _CLOSE for name in ("logits", "activations", "gradients", "gradcam", "saliency")}
 Explain = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]
 
 
-class NoRuleError(ModelError):
-    """The explanation has operators that ONNX has not and for which there is no rule; the message names them."""
+class NoRuleError(NotExportableError):
+    """The explanation has backward operators for which there is no rule; the message names them."""
+
+
+def explanation_kind(classifier: Classifier) -> str:
+    """Which whole explanation a classifier can have: ``KIND_EXPLANATION``, or ``KIND_SALIENCY`` without a ReLU."""
+    side = classifier.preprocessing.crop_size
+    try:
+        TorchEngine(classifier).run(np.zeros((1, 3, side, side), np.float32), [[TOP]], Needs(guided=True))
+    except Unprocessable:
+        return KIND_SALIENCY
+    return KIND_EXPLANATION
 
 
 def export_explanation(classifier: Classifier, path: Path) -> list[Verdict]:
@@ -56,74 +73,80 @@ def export_explanation(classifier: Classifier, path: Path) -> list[Verdict]:
 
     Inputs: ``input`` (N, 3, H, W), normalised, and ``target`` (N), int64 class indices, -1 for the top class. Outputs:
     ``logits`` (N, K), ``activations`` and ``gradients`` (N, C, h, w) of the default layer, ``gradcam`` (N, h, w),
-    unscaled, and ``guided_backprop`` (N, 3, H, W).
+    unscaled, and ``guided_backprop`` (N, 3, H, W); of a network without a ReLU, for which that is not defined,
+    ``saliency`` (N, 3, H, W), the plain gradient, instead.
 
     Returns:
         The comparison, one entry per output and batch size.
 
     Raises:
-        NoRuleError: an operator that cannot be exported.
-        Unprocessable: guided backpropagation is not defined for the architecture.
+        NotExportableError: an operator that cannot be exported, or a network that cannot be traced.
         VerificationError: the graph differs from PyTorch.
     """
-    return _export_verified(classifier, path, guided=True)
+    with no_older_file(path):
+        return _write(classifier, path, explanation_kind(classifier))
 
 
 def export_gradcam(classifier: Classifier, path: Path) -> list[Verdict]:
-    """Writes the graph of ``export_explanation`` without guided backpropagation, which takes most of its time.
-
-    Inputs and outputs are the same but for ``guided_backprop``; no ReLU is needed.
+    """Writes the graph of ``export_explanation`` without the gradient at the input, which takes most of its time.
 
     Returns:
         The comparison, one entry per output and batch size.
 
     Raises:
-        NoRuleError: an operator that cannot be exported.
+        NotExportableError: an operator that cannot be exported, or a network that cannot be traced.
         VerificationError: the graph differs from PyTorch.
     """
-    return _export_verified(classifier, path, guided=False)
-
-
-def _export_verified(classifier: Classifier, path: Path, guided: bool) -> list[Verdict]:
     with no_older_file(path):
-        return _write(classifier, path, guided)
+        return _write(classifier, path, KIND_GRADCAM)
 
 
-def _write(classifier: Classifier, path: Path, guided: bool) -> list[Verdict]:
-    model = _export(classifier, guided)
+def _write(classifier: Classifier, path: Path, kind: str) -> list[Verdict]:
+    model = _export(classifier, kind)
 
     def fresh(rng: np.random.Generator, count: int) -> Inputs:
         targets = rng.integers(TOP, len(classifier.labels), count)
         return {"input": fresh_pictures(rng, count, classifier.preprocessing), "target": targets}
 
     def verified() -> list[Verdict]:
-        exact = exact_run(classifier) if guided else None
-        return verify(eager_run(classifier, guided), graph_run(model), fresh, TOLERANCES, exact=exact)
+        return verify(
+            eager_run(classifier, kind),
+            graph_run(model),
+            fresh,
+            TOLERANCES,
+            exact=exact_run(classifier, kind),
+            gated=GATED,
+        )
 
-    kind, coverage = (KIND_EXPLANATION, _coverage(classifier)) if guided else (KIND_GRADCAM, "")
+    coverage = _coverage(classifier) if kind == KIND_EXPLANATION else ""
     return write_verified(model, path, classifier, kind, verified, coverage=coverage)
 
 
-def trace(classifier: Classifier, guided: bool = True) -> fx.GraphModule:
+def _needs(classifier: Classifier, kind: str) -> Needs:
+    return Needs((classifier.default_layer,), guided=kind == KIND_EXPLANATION, saliency=kind == KIND_SALIENCY)
+
+
+def trace(classifier: Classifier, kind: str = KIND_EXPLANATION) -> fx.GraphModule:
     """Traces the explanation of (N, 3, H, W) pictures and (N) targets with a symbolic batch.
 
     Args:
         classifier: left as it is.
-        guided: whether guided backpropagation is part of it.
+        kind: of graph, see ``handler.graph_description``.
 
     Raises:
         NoRuleError: the trace has backward operators without a rule.
+        NotExportableError: the network cannot be traced, or is too large for one file.
     """
+    check_size(classifier.module)
     side = classifier.preprocessing.crop_size
     example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     module, layer = simplified(classifier.module, classifier.default_layer, example)
-    tracing = make_fx(
-        _explain(module, layer, classifier.views.get(classifier.default_layer, CHANNELS_FIRST), guided),
-        decomposition_table=backward_rules(),
-        tracing_mode="symbolic",
-        _allow_non_fake_inputs=True,
-    )
-    graph = tracing(example, torch.tensor([TOP, 0]))
+    needs = replace(_needs(classifier, kind), layers=(layer,))
+    explain = _explain(module, needs, classifier.views.get(classifier.default_layer, CHANNELS_FIRST))
+    try:
+        graph = trace_batch(explain, (example, torch.tensor([TOP, 0])), backward_rules())
+    except Exception as error:  # whatever the network's own code raises where its values are symbols
+        raise NotExportableError(f"{classifier.architecture} cannot be traced: {first_line(error)}") from error
     rewrite(graph)
     left = sorted({str(node.target) for node in graph.graph.nodes if "backward" in str(node.target)})
     if left:
@@ -133,14 +156,16 @@ def trace(classifier: Classifier, guided: bool = True) -> fx.GraphModule:
     return graph
 
 
-def _explain(module: nn.Module, layer: str, view: View, guided: bool) -> Explain:
+def _explain(module: nn.Module, needs: Needs, view: View) -> Explain:
+    (layer,) = needs.layers
+
     def explain(pictures: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        tape = record(module, pictures, Needs((layer,), guided=guided), {layer: view})
+        tape = record(module, pictures, needs, {layer: view})
         chosen = torch.where(target < 0, tape.scores.argmax(dim=1), target)
         found = differentiate(tape, tape.scores.gather(1, chosen[:, None]).sum())
         activation, gradient = tape.layers[layer], found.layers[layer]
-        outputs = tape.scores, activation.clone(), gradient, gradcam(activation, gradient)
-        return outputs if found.guided is None else (*outputs, found.guided)
+        pixels = [one for one in (found.guided, found.saliency) if one is not None]
+        return tape.scores, activation.clone(), gradient, gradcam(activation, gradient), *pixels
 
     return explain
 
@@ -169,39 +194,48 @@ def _stem(operator: str) -> str:
     return operator.removeprefix("aten.").lower().partition("backward")[0].replace("_", "")
 
 
-def _export(classifier: Classifier, guided: bool = True) -> onnx.ModelProto:
+def _export(classifier: Classifier, kind: str) -> onnx.ModelProto:
     side = classifier.preprocessing.crop_size
     example = torch.zeros(2, 3, side, side), torch.tensor([TOP, 0])
-    model = to_onnx(trace(classifier, guided), example, INPUTS, OUTPUTS if guided else GRADCAM_OUTPUTS)
+    inputs, outputs = list(KINDS[kind].inputs), list(KINDS[kind].outputs)
+    model = to_onnx(trace(classifier, kind), example, inputs, outputs, rewrites=False)
     scatter_flat(model)
     return model
 
 
-def eager_run(classifier: Classifier, guided: bool = True) -> Run:
-    """PyTorch's own answer: what the graph is compared with.
+def eager_run(classifier: Classifier, kind: str = KIND_EXPLANATION) -> Run:
+    """PyTorch's own answer, picture by picture: what the graph is compared with.
 
     Args:
         classifier: run eagerly, with its hooks.
-        guided: whether ``guided_backprop`` is among the outputs.
+        kind: of graph, which says what is among the outputs.
     """
-    engine, layer = TorchEngine(classifier), classifier.default_layer
+    engine, needs = TorchEngine(classifier), _needs(classifier, kind)
+
+    def run_one(picture: Floats, target: int) -> dict[str, Floats]:
+        evidence = engine.run(picture[None], [[target]], needs)
+        found = evidence.layers[classifier.default_layer]
+        outputs = {
+            "logits": evidence.logits,
+            "activations": found.activation,
+            "gradients": found.gradient,
+            "gradcam": gradcam(found.activation, found.gradient),
+        }
+        pixels = {"guided_backprop": evidence.guided, "saliency": evidence.saliency}
+        return outputs | {name: values for name, values in pixels.items() if values is not None}
 
     def run(inputs: Inputs) -> Mapping[str, Floats]:
-        targets = [[int(target)] for target in inputs["target"]]
-        evidence = engine.run(inputs["input"], targets, Needs((layer,), guided=guided))
-        found = evidence.layers[layer]
-        maps = gradcam(found.activation, found.gradient)
-        outputs = dict(zip(GRADCAM_OUTPUTS, [evidence.logits, found.activation, found.gradient, maps], strict=True))
-        return outputs if evidence.guided is None else {**outputs, "guided_backprop": evidence.guided}
+        rows = [run_one(*one) for one in zip(inputs["input"], inputs["target"].tolist(), strict=True)]
+        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     return run
 
 
-def exact_run(classifier: Classifier) -> Exact:
+def exact_run(classifier: Classifier, kind: str = KIND_EXPLANATION) -> Exact:
     """``eager_run`` in float64, for the classes that float32 found where the top class is asked for."""
-    run = eager_run(replace(classifier, module=copy.deepcopy(classifier.module).double()))
 
     def exact(inputs: Inputs, found: Mapping[str, Floats]) -> Mapping[str, Floats]:
+        run = eager_run(replace(classifier, module=copy.deepcopy(classifier.module).double()), kind)
         targets = np.where(inputs["target"] < 0, found["logits"].argmax(axis=1), inputs["target"])
         return run({"input": inputs["input"].astype(np.float64), "target": targets})
 
@@ -211,5 +245,5 @@ def exact_run(classifier: Classifier) -> Exact:
 def _coverage(classifier: Classifier) -> str:
     """How many of the network's activations guided backpropagation reaches, as text."""
     side = classifier.preprocessing.crop_size
-    needs = Needs((classifier.default_layer,), guided=True)
-    return TorchEngine(classifier).run(np.zeros((1, 3, side, side), np.float32), [[TOP]], needs).coverage or ""
+    evidence = TorchEngine(classifier).run(np.zeros((1, 3, side, side), np.float32), [[TOP]], Needs(guided=True))
+    return evidence.coverage or ""

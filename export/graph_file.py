@@ -2,6 +2,7 @@
 
 import logging
 import platform
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,21 +11,58 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
 import onnxruntime
 import torch
+from onnxscript.optimizer import fold_constants_ir
 from torch import nn
 
 from export.verification import Floats, Inputs, Run, Verdict, table
 from export.whole_file import write_whole
 from handler.classifier import Classifier
+from handler.errors import ModelError
 from handler.fingerprint import hash_state
 from handler.graph_description import GraphDescription
 
 OPSET = 18  # the exporter's own, which every ONNX Runtime since 1.14 reads
 
 
+_LARGEST = 2**31 - 1  # bytes of a protobuf message: ONNX keeps the weights of larger models in a second file
+
+
+class NotExportableError(ModelError):
+    """A network that no ONNX graph can be made of; the message says what is in the way."""
+
+
+def first_line(error: Exception) -> str:
+    """What an exception of a tracer or an exporter says, without its pages of advice."""
+    operators = sorted(set(re.findall(r"<OpOverload\(op='([^']+)'", _chain(error))))
+    if operators:
+        return f"ONNX has no operator for {', '.join(operators)}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def _chain(error: BaseException | None) -> str:
+    return "" if error is None else f"{error}\n{_chain(error.__cause__)}"
+
+
+def check_size(module: nn.Module) -> None:
+    """Refuses a network before any work is done.
+
+    Raises:
+        NotExportableError: its weights do not fit into one ONNX file.
+    """
+    weights = sum(one.numel() * one.element_size() for one in module.parameters())
+    if weights > _LARGEST:
+        raise NotExportableError(
+            f"the weights take {weights / 1e9:.1f} GB, and one ONNX file holds at most {_LARGEST / 1e9:.1f} GB"
+        )
+
+
 def to_onnx(
-    module: nn.Module, example: tuple[torch.Tensor, ...], inputs: list[str], outputs: list[str]
+    module: nn.Module, example: tuple[torch.Tensor, ...], inputs: list[str], outputs: list[str], *, rewrites: bool
 ) -> onnx.ModelProto:
     """Exports a module; the first dimension of every input is the same dynamic batch.
 
@@ -33,24 +71,53 @@ def to_onnx(
         example: its inputs, with a batch of at least 2 (torch.export takes a batch of 1 for a constant).
         inputs: names, in the module's order.
         outputs: likewise.
+        rewrites: whether the exporter's own optimiser runs, which also folds batch norms.
+
+    Raises:
+        NotExportableError: the exporter fails.
     """
     batch = torch.export.Dim("batch")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's notes to its own developers
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.onnx.export(
-            module,
-            example,
-            input_names=inputs,
-            output_names=outputs,
-            dynamic_shapes=tuple({0: batch} for _ in example),
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                module,
+                example,
+                input_names=inputs,
+                output_names=outputs,
+                dynamic_shapes=tuple({0: batch} for _ in example),
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+                optimize=rewrites,
+            )
+        except Exception as error:  # of torch.export and of the exporter, which share no base
+            raise NotExportableError(f"the network cannot be exported: {first_line(error)}") from error
     if program is None:
         raise RuntimeError("the exporter returned no program")
-    return program.model_proto
+    return program.model_proto if rewrites else ir.to_proto(_tidied(program.model))
+
+
+def _tidied(model: ir.Model) -> ir.Model:
+    """Constants folded, equal and unused nodes removed.
+
+    The exporter's own optimiser also runs rewrite rules, one of which (``SlicesSplit``) takes time quadratic in the
+    graph's size: minutes for DenseNet's, for nothing that ONNX Runtime would not do itself.
+    """
+    common_passes.InlinePass()(model)
+    fold_constants_ir(model)
+    for one in (
+        common_passes.RemoveUnusedNodesPass(),
+        common_passes.RemoveUnusedOpsetsPass(),
+        common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common_passes.DeduplicateInitializersPass(),
+        common_passes.CommonSubexpressionEliminationPass(),
+        common_passes.OutputFixPass(),
+        common_passes.NameFixPass(),
+    ):
+        one(model)
+    return model
 
 
 def graph_run(model: onnx.ModelProto) -> Run:

@@ -8,7 +8,7 @@ import onnx
 import torch
 from torch import nn
 
-from export.graph_file import graph_run, no_older_file, to_onnx, write_verified
+from export.graph_file import check_size, graph_run, no_older_file, to_onnx, write_verified
 from export.verification import (
     Floats,
     Inputs,
@@ -45,6 +45,7 @@ def export_prediction(classifier: Classifier, path: Path) -> list[Verdict]:
         The comparison, one entry per output and batch size.
 
     Raises:
+        NotExportableError: a network that cannot be exported, or is too large for one file.
         VerificationError: the graph differs from PyTorch.
     """
     with no_older_file(path):
@@ -64,10 +65,11 @@ def _write(classifier: Classifier, path: Path) -> list[Verdict]:
 
 
 def _trace(classifier: Classifier) -> onnx.ModelProto:
+    check_size(classifier.module)
     side = classifier.preprocessing.crop_size
     example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     module = PredictionGraph(classifier.module).eval()
-    return to_onnx(module, (example.to(classifier.device),), ["input"], OUTPUTS)
+    return to_onnx(module, (example.to(classifier.device),), ["input"], OUTPUTS, rewrites=True)
 
 
 def torch_run(classifier: Classifier) -> Run:

@@ -23,7 +23,7 @@ from handler.classifier import Classifier
 from handler.errors import ModelError
 from handler.evidence import TOP
 from handler.fingerprint import hash_state
-from handler.graph_description import KIND_EXPLANATION, KIND_PREDICTION, KINDS
+from handler.graph_description import KIND_PREDICTION, KINDS
 from handler.graph_folder import Origin, check_origin
 from handler.graph_session import GraphSession
 
@@ -59,15 +59,14 @@ def reverify(path: Path, classifier: Classifier, seed: int = SEED) -> list[Verdi
         targets = {"target": rng.integers(TOP, len(classifier.labels), count)}
         return pictures | targets if "target" in takes else pictures
 
-    exact = explanation_graph.exact_run(classifier) if description.kind == KIND_EXPLANATION else None
-    return verify(reference, _graph_run(graph), fresh, tolerances, seed, exact)
+    exact = None if description.kind == KIND_PREDICTION else explanation_graph.exact_run(classifier, description.kind)
+    return verify(reference, _graph_run(graph), fresh, tolerances, seed, exact, explanation_graph.GATED)
 
 
 def _reference(classifier: Classifier, kind: str) -> tuple[Run, Mapping[str, Tolerance]]:
     if kind == KIND_PREDICTION:
         return prediction_graph.torch_run(classifier), prediction_graph.TOLERANCES
-    reference = explanation_graph.eager_run(classifier, guided=kind == KIND_EXPLANATION)
-    return reference, explanation_graph.TOLERANCES
+    return explanation_graph.eager_run(classifier, kind), explanation_graph.TOLERANCES
 
 
 def _graph_run(graph: GraphSession) -> Run:

@@ -3,16 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from export.explanation_graph import NoRuleError, export_explanation, export_gradcam
+from export.explanation_graph import explanation_kind, export_explanation, export_gradcam
+from export.graph_file import NotExportableError
 from export.prediction_graph import export_prediction
 from handler.classifier import Classifier
-from handler.errors import Unprocessable
-from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KINDS
+from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY, KINDS
 
 _EXPORTERS = {
     KIND_PREDICTION: export_prediction,
     KIND_GRADCAM: export_gradcam,
     KIND_EXPLANATION: export_explanation,
+    KIND_SALIENCY: export_explanation,
 }
 
 
@@ -27,9 +28,10 @@ def write_sidecar(classifier: Classifier, folder: Path, report: Callable[[str], 
     Raises:
         VerificationError: a graph differs from PyTorch.
     """
-    for number, (kind, export) in enumerate(_EXPORTERS.items(), start=1):
-        report(f"graph {number} of {len(_EXPORTERS)}: exporting and verifying {KINDS[kind].file} …")
+    kinds = KIND_PREDICTION, KIND_GRADCAM, explanation_kind(classifier)
+    for number, kind in enumerate(kinds, start=1):
+        report(f"graph {number} of {len(kinds)}: exporting and verifying {KINDS[kind].file} …")
         try:
-            export(classifier, folder / KINDS[kind].file)
-        except (NoRuleError, Unprocessable) as error:
+            _EXPORTERS[kind](classifier, folder / KINDS[kind].file)
+        except NotExportableError as error:
             report(f"the archive goes without {KINDS[kind].file}: {error}")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import fx, nn
 
+from export.attention import with_constants
 from export.flattening import flatten, output_of
 from export.folding import fold_batch_norms
 from export.gating import move_gates
@@ -37,6 +38,7 @@ def simplified(module: nn.Module, layer: str, example: torch.Tensor) -> tuple[nn
     best, path = copy.deepcopy(module).eval().requires_grad_(False), layer
     expected = _answers(best, path, example)
     steps: tuple[tuple[str, Callable[[nn.Module], nn.Module], str], ...] = (
+        ("attention is not simplified", lambda one: with_constants(one, example), layer),
         ("batch norms are not folded", lambda one: fold_batch_norms(one, [layer]), layer),
         ("channels are not padded", lambda one: pad_channels(one, [layer]), layer),
         ("the network is not flat", lambda one: flatten(one, [layer]), output_of(layer)),

@@ -32,9 +32,11 @@ def disagreements(graphs: OnnxEngine, hooks: Engine, preprocessing: Preprocessin
         "prediction": Needs(),
         "gradcam": Needs(at_layer),
         "explanation": Needs(at_layer, guided=True),
+        "saliency": Needs(at_layer, saliency=True),
     }
     covered = {name: needs for name, needs in asked.items() if name in graphs.kinds and graphs.covers(needs)}
-    reference = hooks.run(picture, targets, asked["explanation"] if "explanation" in covered else Needs(at_layer))
+    needed = Needs(at_layer, guided="explanation" in covered, saliency="saliency" in covered)
+    reference = hooks.run(picture, targets, needed)
     return [
         f"{name} graph: {line}"
         for name, needs in covered.items()
@@ -61,6 +63,8 @@ def _differing(found: Evidence, reference: Evidence) -> Iterator[str]:
         yield from _beyond("guided gradient", found.guided, reference.guided, GATE_TOLERANCE, GATE_SHARE)
         if found.coverage != reference.coverage:
             yield f"guided are {found.coverage or 'unknown activations'}, not {reference.coverage}"
+    if found.saliency is not None and reference.saliency is not None:
+        yield from _beyond("saliency", found.saliency, reference.saliency)
 
 
 def _beyond(

@@ -10,6 +10,7 @@ from handler.preprocess import Preprocessing
 KIND_PREDICTION = "prediction"
 KIND_GRADCAM = "gradcam"
 KIND_EXPLANATION = "explanation"
+KIND_SALIENCY = "saliency"  # the whole explanation of networks that guided backpropagation is not defined for
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ KINDS = {
         "model.explain.onnx",
         ("input", "target"),
         ("logits", "activations", "gradients", "gradcam", "guided_backprop"),
+    ),
+    KIND_SALIENCY: GraphKind(
+        "model.saliency.onnx",
+        ("input", "target"),
+        ("logits", "activations", "gradients", "gradcam", "saliency"),
     ),
 }
 

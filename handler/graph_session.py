@@ -110,6 +110,7 @@ def _shapes(description: GraphDescription) -> dict[str, list[int | str]]:
         "gradients": ["batch", "channels", "height", "width"],
         "gradcam": ["batch", "height", "width"],
         "guided_backprop": ["batch", 3, side, side],
+        "saliency": ["batch", 3, side, side],
     }
 
 

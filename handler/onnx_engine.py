@@ -12,7 +12,7 @@ import numpy as np
 
 from handler.errors import Unprocessable
 from handler.evidence import TOP, Evidence, Floats, Indices, LayerEvidence, Needs
-from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION
+from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY
 from handler.graph_folder import Origin, open_graphs
 from handler.graph_session import GraphSession
 
@@ -45,8 +45,10 @@ class OnnxEngine:
         """What the graphs hold, in a client's words."""
         parts = ["maps none"] if KIND_PREDICTION in self._graphs else []
         if self.layer is not None:
-            maps = "gradcam, guided_backprop, guided_gradcam" if KIND_EXPLANATION in self._graphs else "gradcam"
-            parts.append(f"maps {maps} at layer {self.layer}")
+            maps = ["gradcam"]
+            maps += ["guided_backprop", "guided_gradcam"] if KIND_EXPLANATION in self._graphs else []
+            maps += ["saliency"] if KIND_SALIENCY in self._graphs else []
+            parts.append(f"maps {', '.join(maps)} at layer {self.layer}")
         return " and ".join(parts)
 
     def covers(self, needs: Needs) -> bool:
@@ -68,12 +70,16 @@ class OnnxEngine:
 
     def _graph_for(self, needs: Needs) -> GraphSession | None:
         """The smallest graph that holds the evidence."""
-        if needs.saliency or needs.layers not in ((), (self.layer,)):
+        if needs.layers not in ((), (self.layer,)) or (needs.guided and needs.saliency):
             return None
         if not needs.backward:
             return self._graphs.get(KIND_PREDICTION)
-        whole = self._graphs.get(KIND_EXPLANATION)
-        return whole if needs.guided else self._graphs.get(KIND_GRADCAM, whole)
+        if needs.guided:
+            return self._graphs.get(KIND_EXPLANATION)
+        if needs.saliency:
+            return self._graphs.get(KIND_SALIENCY)
+        of_layer = (KIND_GRADCAM, KIND_EXPLANATION, KIND_SALIENCY)
+        return next((self._graphs[kind] for kind in of_layer if kind in self._graphs), None)
 
 
 def _predict(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int]]) -> Evidence:
@@ -89,7 +95,7 @@ def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int
     started = time.perf_counter()
     rows, wanted = _pairs([its or (TOP,) for its in targets])  # a row without a target has scores, too
     names = ["logits", *(["activations", "gradients"] if needs.layers else [])]
-    names += ["guided_backprop"] if needs.guided else []
+    names += ["guided_backprop"] if needs.guided else ["saliency"] if needs.saliency else []
     found = _run(graph, inputs, rows, wanted, names)
     asked = np.array([bool(targets[row]) for row in rows], bool)
     of_pairs = {name: values[asked] for name, values in found.items()} if not asked.all() else found
@@ -100,6 +106,7 @@ def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int
         _classes(wanted[asked], of_pairs["logits"]),  # by the pair's own scores, as the graph chose it
         {path: LayerEvidence(of_pairs["activations"], of_pairs["gradients"]) for path in needs.layers},
         guided=of_pairs.get("guided_backprop"),
+        saliency=of_pairs.get("saliency"),
         coverage=graph.description.coverage if needs.guided else None,
         explain_ms=_since(started),
         engine=OnnxEngine.name,

@@ -18,6 +18,7 @@ _OPERATORS = {
     "gradients": [("Neg", "input", "gradients", {})],
     "gradcam": [("ReduceMean", ["input", "channels"], "gradcam", {"keepdims": 0})],
     "guided_backprop": [("Abs", "input", "guided_backprop", {})],
+    "saliency": [("Abs", "input", "saliency", {})],
 }
 _SHAPES: dict[str, list[Any]] = {
     "input": ["batch", 3, SIDE, SIDE],

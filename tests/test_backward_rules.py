@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from export.backward_rules import backward_rules, rule
+from export.tracing import trace_batch
 
 aten = torch.ops.aten
 
@@ -125,3 +126,60 @@ def test_slices_and_selections():
 def test_an_operator_has_one_rule():
     with pytest.raises(ValueError, match="has a rule already"):
         rule(aten.threshold_backward.default)(lambda: None)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_layer_norm(affine):
+    weights = (pictures(6, seed=1), pictures(6, seed=2)) if affine else ()
+    assert_equal(lambda x: F.layer_norm(x, (6,), *weights), pictures(2, 3, 4, 6))
+    assert_equal(lambda x: F.layer_norm(x, (4, 6)), pictures(2, 3, 4, 6))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm(affine):
+    mean, variance = pictures(3, seed=1), pictures(3, seed=2).abs() + 0.1
+    weights = (pictures(3, seed=3), pictures(3, seed=4)) if affine else ()
+    assert_equal(lambda x: F.batch_norm(x, mean, variance, *weights), pictures(2, 3, 4, 5))
+
+
+def test_a_batch_norm_that_uses_the_batch_has_no_rule():
+    with pytest.raises(NotImplementedError, match="the batch's statistics"):
+        traced_gradient(lambda x: F.batch_norm(x, None, None, training=True), pictures(2, 3, 4, 5))
+
+
+@pytest.mark.parametrize(("shifts", "dims"), [(2, None), ((-3, 1), (1, 2)), ((0, 9), (2, 1)), ((1, 1), (1, 1))])
+def test_window_shifts(shifts, dims):
+    assert_equal(lambda x: torch.roll(x, shifts, dims) ** 2, pictures(2, 4, 5, 3))
+
+
+@pytest.mark.parametrize("padding", [(1, 2), (1, 0, 2, 3), (-1, 2, 0, -1), (0, 0, 0, 0)])
+def test_padding(padding):
+    assert_equal(lambda x: F.pad(x, padding) ** 2, pictures(2, 3, 4, 5))
+
+
+def test_attention():
+    bias = pictures(4, 4, seed=1)
+
+    def attend(x):
+        query, key, value = x.chunk(3, dim=-1)
+        return (query @ key.transpose(-2, -1) + bias).softmax(-1) @ value
+
+    assert_equal(attend, pictures(2, 3, 4, 15))
+
+
+def test_a_trace_with_a_symbolic_batch_serves_every_batch():
+    """Padding and pooling are what a batch of two was once frozen into."""
+
+    def gradient(x):
+        x = x.detach().requires_grad_(True)
+        y = F.adaptive_avg_pool2d(F.pad(x.roll(1, 2), (0, 1, 1, 0)).permute(0, 2, 3, 1).contiguous(), 1)
+        return torch.autograd.grad((y**2).sum(), x)[0]
+
+    graph = trace_batch(gradient, [pictures(2, 3, 4, 5)], backward_rules())
+    for batch in (1, 2, 5):
+        torch.testing.assert_close(graph(pictures(batch, 3, 4, 5)), gradient(pictures(batch, 3, 4, 5)))
+
+
+def test_a_function_that_is_made_for_one_batch_size_is_refused():
+    with pytest.raises(ValueError, match="it works on a batch of 2 only"):
+        trace_batch(lambda x: x.reshape(2, 3), [pictures(2, 3)], {})

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -8,16 +9,20 @@ import torch
 from torch import nn
 
 import export.explanation_graph as explanation_graph
-from export.explanation_graph import NoRuleError, export_explanation, export_gradcam
+from benchmarks.zoo.weights import random_classifier as well_conditioned
+from export.explanation_client import ExplanationClient
+from export.explanation_graph import NoRuleError, explanation_kind, export_explanation, export_gradcam
+from export.graph_file import NotExportableError
 from export.prediction_graph import export_prediction
-from export.verification import VerificationError, fresh_pictures
+from export.rounding import RoundingCheck
+from export.verification import Check, VerificationError, fresh_pictures
 from handler.cam import METHODS
 from handler.classifier import Classifier, load_classifier
-from handler.errors import Unprocessable
 from handler.evidence import TOP, Needs
-from handler.graph_description import GraphDescription
+from handler.graph_description import KIND_EXPLANATION, KIND_SALIENCY, KINDS, GraphDescription
+from handler.render import encode_png
 from handler.torch_engine import TorchEngine
-from tests.models import random_classifier
+from tests.models import random_classifier, tiny_classifier
 from tests.serving import CHECKPOINT
 
 
@@ -52,7 +57,9 @@ def test_the_graph_equals_the_hooks_on_pictures_and_targets_it_was_not_exported_
     pictures = fresh_pictures(rng, batch, classifier.preprocessing)
     targets = rng.integers(0, 10, batch)
     session = onnxruntime.InferenceSession(str(graph))
-    found = dict(zip(explanation_graph.OUTPUTS, session.run(None, {"input": pictures, "target": targets}), strict=True))
+    found = dict(
+        zip(KINDS[KIND_EXPLANATION].outputs, session.run(None, {"input": pictures, "target": targets}), strict=True)
+    )
     evidence = TorchEngine(classifier).run(pictures, [[int(t)] for t in targets], Needs(("conv5",), guided=True))
     layer = evidence.layers["conv5"]
     expected = {
@@ -125,10 +132,70 @@ def test_an_operator_without_a_rule_is_refused_by_name(monkeypatch):
         explanation_graph.trace(random_classifier("shufflenet_v2_x0_5"))
 
 
-def test_a_network_without_relu_is_refused(tmp_path):
-    with pytest.raises(Unprocessable, match="SiLU"):
-        export_explanation(random_classifier("efficientnet_b0"), tmp_path / "a.onnx")
+def test_of_a_network_without_relu_the_plain_gradient_is_explained(tmp_path):
+    classifier = well_conditioned("efficientnet_b0", side=64)
+    assert explanation_kind(classifier) == KIND_SALIENCY
+    checks = export_explanation(classifier, tmp_path / "a.onnx")
+    assert {check.output for check in checks} == {"logits", "activations", "gradients", "gradcam", "saliency"}
+    client = ExplanationClient(tmp_path / "a.onnx")
+    picture = encode_png(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    answer = client.explain(picture, maps="saliency", encoding="npy", target=3)
+    assert answer["explanations"][0]["maps"]["saliency"]["shape"] == [64, 64, 3]
+    with pytest.raises(ValueError, match="this graph holds gradcam, saliency"):
+        client.explain(picture, maps="guided_backprop")
+
+
+class Branching(nn.Module):
+    """Looks at its values, which a trace has not."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, pictures):
+        found = self.convolution(pictures).relu()
+        if found.sum() > 0:
+            found = found * 2
+        return self.head(found.mean((2, 3)))
+
+
+@pytest.mark.parametrize("export", [export_explanation, export_gradcam])
+def test_a_network_that_branches_on_its_values_is_refused(tmp_path, export):
+    (tmp_path / "a.onnx").write_bytes(b"older")
+    classifier = replace(tiny_classifier(Branching()), default_layer="convolution")
+    classifier = replace(classifier, preprocessing=replace(classifier.preprocessing, resize_size=8, crop_size=8))
+    with pytest.raises(NotExportableError, match="tiny cannot be traced: "):
+        export(classifier, tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_flipped_gate_behind_the_layer_is_judged_by_its_rounding(tmp_path, monkeypatch):
+    """One element of one picture's gradient is another: rounding can do that, and nothing more is forgiven."""
+    run = explanation_graph.graph_run
+
+    def flipping(elements):
+        def opened(model):
+            genuine = run(model)
+
+            def flipped(inputs):
+                outputs = {name: values.copy() for name, values in genuine(inputs).items()}
+                if len(inputs["target"]) == 3:
+                    outputs["gradients"][1].flat[:elements] += 0.5 * np.abs(outputs["gradients"]).max()
+                return outputs
+
+            return flipped
+
+        return opened
+
+    classifier = random_classifier("shufflenet_v2_x0_5")
+    monkeypatch.setattr(explanation_graph, "graph_run", flipping(1))
+    checks = {check.output: check for check in export_gradcam(classifier, tmp_path / "a.onnx")}
+    assert isinstance(checks["gradients"], RoundingCheck)
+    assert isinstance(checks["gradcam"], Check)
+    monkeypatch.setattr(explanation_graph, "graph_run", flipping(1000))
+    with pytest.raises(VerificationError, match="gradients .* DIFFERS"):
+        export_gradcam(classifier, tmp_path / "a.onnx")
 
 
 def test_the_classifier_is_left_as_it_was(tmp_path):

@@ -4,8 +4,9 @@ import pytest
 
 import export.sidecar as sidecar
 from export.explanation_graph import NoRuleError
+from export.graph_file import NotExportableError
 from export.verification import VerificationError
-from handler.errors import Unprocessable
+from handler.graph_description import KIND_EXPLANATION, KIND_SALIENCY
 
 
 @pytest.fixture
@@ -22,6 +23,7 @@ def exporters(monkeypatch):
         return export
 
     monkeypatch.setattr(sidecar, "_EXPORTERS", {kind: exporter(kind) for kind in sidecar._EXPORTERS})
+    monkeypatch.setattr(sidecar, "explanation_kind", lambda classifier: classifier or KIND_EXPLANATION)
     return raised
 
 
@@ -37,7 +39,13 @@ def test_all_graphs_are_written_and_each_is_announced(tmp_path, exporters):
     assert len(said) == 3
 
 
-@pytest.mark.parametrize("error", [Unprocessable("this one has GELU"), NoRuleError("needs aten.x, without a rule")])
+def test_of_a_network_without_relu_the_saliency_graph_is_packed(tmp_path, exporters):
+    sidecar.write_sidecar(KIND_SALIENCY, tmp_path, [].append)
+    assert (tmp_path / "model.saliency.onnx").is_file()
+    assert not (tmp_path / "model.explain.onnx").exists()
+
+
+@pytest.mark.parametrize("error", [NotExportableError("cannot be traced"), NoRuleError("needs aten.x, without a rule")])
 def test_a_graph_that_cannot_be_made_is_left_out_and_the_reason_named(tmp_path, exporters, error):
     exporters["explanation"] = error
     said = []

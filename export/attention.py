@@ -1,0 +1,262 @@
+"""Attention with everything in it that does not depend on the picture made a constant: biases, masks, scales.
+
+torchvision's modules compute queries, keys and values in one product and select from it, and draw the masks of shifted
+windows anew in every run; the backward pass of both is scatters. Here each is a linear layer of its own.
+
+Vision transformer: Dosovitskiy et al. 2021, arXiv 2010.11929. Swin: Liu et al. 2021, arXiv 2103.14030, and (cosine
+attention) 2022, arXiv 2111.09883. MaxViT: Tu et al. 2022, arXiv 2204.01697.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.maxvit import RelativePositionalMultiHeadAttention
+from torchvision.models.swin_transformer import (
+    PatchMerging,
+    PatchMergingV2,
+    ShiftedWindowAttention,
+    ShiftedWindowAttentionV2,
+)
+from torchvision.models.vision_transformer import EncoderBlock
+
+_MASKED = -100.0  # torchvision's score for tokens that are neighbours by the shift alone
+_LARGEST_SCALE = 100.0  # of cosine attention
+
+
+class Attention(nn.Module):
+    """``softmax(q · kᵀ + bias) · v`` by heads, between the tokens of each group: (…, T, C) to (…, T, C)."""
+
+    bias: Tensor | None
+    cosine_scale: Tensor | None
+
+    def __init__(
+        self,
+        weight: Tensor,
+        weight_bias: Tensor | None,
+        merge: nn.Linear,
+        heads: int,
+        *,
+        scale: float = 1.0,
+        bias: Tensor | None = None,
+        cosine_scale: Tensor | None = None,
+    ) -> None:
+        """Splits the product that gives queries, keys and values.
+
+        Args:
+            weight: (3 · C, C), of queries, keys and values.
+            weight_bias: (3 · C), likewise.
+            merge: mixes what the heads found.
+            heads: their number, a divisor of C.
+            scale: of q · kᵀ.
+            bias: (…, heads, T, T), added to the scores.
+            cosine_scale: (heads, 1, 1), where q and k are divided by their lengths.
+        """
+        super().__init__()
+        weights = weight.chunk(3)
+        biases = [None] * 3 if weight_bias is None else weight_bias.chunk(3)
+        self.query, self.key, self.value = (_linear(*parts) for parts in zip(weights, biases, strict=True))
+        if cosine_scale is None:
+            self.query = _linear(self.query.weight * scale, None if biases[0] is None else self.query.bias * scale)
+        self.merge = merge
+        self.heads = heads
+        self.register_buffer("bias", bias)
+        self.register_buffer("cosine_scale", cosine_scale)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(…, T, C) to (…, T, C)."""
+        query, key, value = (self._by_heads(layer(tokens)) for layer in (self.query, self.key, self.value))
+        if self.cosine_scale is not None:
+            query, key = _unit_length(query) * self.cosine_scale, _unit_length(key)
+        scores = query @ key.transpose(-2, -1)
+        if self.bias is not None:
+            scores = scores + self.bias
+        found = scores.softmax(-1) @ value
+        merged: Tensor = self.merge(found.transpose(-3, -2).flatten(-2))
+        return merged
+
+    def _by_heads(self, tokens: Tensor) -> Tensor:
+        """(…, T, C) to (…, heads, T, C / heads)."""
+        return tokens.reshape(tokens.shape[:-1] + (self.heads, -1)).transpose(-3, -2)
+
+
+class SelfAttention(nn.Module):
+    """Stands where ``nn.MultiheadAttention`` is called with the same tokens three times."""
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, query: Tensor, _key: Tensor, _value: Tensor, need_weights: bool = False) -> tuple[Tensor, None]:
+        """(N, T, C) to (N, T, C), and no weights."""
+        found: Tensor = self.attention(query)
+        return found, None
+
+
+class WindowAttention(nn.Module):
+    """Attention inside the windows of a map (N, H, W, C), which a shifted layer moves across its edges first."""
+
+    def __init__(self, attention: Attention, size: tuple[int, int], window: list[int], shift: list[int]) -> None:
+        """Takes the size of the map, of the windows and of the shift, each (rows, columns), in cells."""
+        super().__init__()
+        self.attention = attention
+        self.size = size
+        self.window = window
+        self.shift = shift
+        self.missing = [-cells % its for cells, its in zip(size, window, strict=True)]  # up to whole windows
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """(N, H, W, C) to (N, H, W, C)."""
+        (height, width), (rows, columns) = self.size, self.window
+        if any(self.missing):
+            cells = F.pad(cells, (0, 0, 0, self.missing[1], 0, self.missing[0]))
+        if any(self.shift):
+            cells = cells.roll((-self.shift[0], -self.shift[1]), (1, 2))
+        down, across = (height + self.missing[0]) // rows, (width + self.missing[1]) // columns
+        windows = cells.reshape(-1, down, rows, across, columns, cells.shape[3]).permute(0, 1, 3, 2, 4, 5)
+        tokens = windows.reshape(-1, down * across, rows * columns, cells.shape[3])
+        attended: Tensor = self.attention(tokens)
+        found = attended.reshape(-1, down, across, rows, columns, cells.shape[3])
+        moved = found.permute(0, 1, 3, 2, 4, 5).reshape(-1, down * rows, across * columns, cells.shape[3])
+        if any(self.shift):
+            moved = moved.roll((self.shift[0], self.shift[1]), (1, 2))
+        return moved[:, :height, :width] if any(self.missing) else moved
+
+
+class JoinedPatches(nn.Module):
+    """Joins the channels of each 2 by 2 cells by reshaping instead of strided slices, then mixes them."""
+
+    def __init__(self, merging: PatchMerging | PatchMergingV2, size: tuple[int, int]) -> None:
+        """Takes torchvision's layer and the size of its map: rows, columns."""
+        super().__init__()
+        self.norm = merging.norm
+        self.reduction = merging.reduction
+        self.norm_first = isinstance(merging, PatchMerging)
+        self.missing = [cells % 2 for cells in size]
+        self.size = [-(-cells // 2) for cells in size]
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """(N, H, W, C) to (N, H/2, W/2, 2C)."""
+        if any(self.missing):
+            cells = F.pad(cells, (0, 0, 0, self.missing[1], 0, self.missing[0]))
+        patches = cells.reshape(-1, self.size[0], 2, self.size[1], 2, cells.shape[3])
+        joined = patches.permute(0, 1, 3, 4, 2, 5).flatten(3)  # of a patch: down the first column, then the second
+        found: Tensor = self.reduction(self.norm(joined)) if self.norm_first else self.norm(self.reduction(joined))
+        return found
+
+
+def with_constants(module: nn.Module, example: Tensor) -> nn.Module:
+    """A copy in which the attention of torchvision's transformers is that of this module; of others a plain copy.
+
+    Args:
+        module: in eval mode; left as it is.
+        example: pictures (N, 3, H, W); the copy takes such of this size.
+    """
+    changed = copy.deepcopy(module)
+    sizes = _sizes_at(changed, (ShiftedWindowAttention, PatchMerging, PatchMergingV2), example)
+    for path, layer in list(changed.named_modules()):
+        if isinstance(layer, ShiftedWindowAttention):
+            changed.set_submodule(path, _window_attention(layer, sizes[path]))
+        elif isinstance(layer, PatchMerging | PatchMergingV2):
+            changed.set_submodule(path, JoinedPatches(layer, sizes[path]))
+        elif isinstance(layer, RelativePositionalMultiHeadAttention):
+            changed.set_submodule(path, _relative_attention(layer))
+        elif isinstance(layer, EncoderBlock) and isinstance(layer.self_attention, nn.MultiheadAttention):
+            changed.set_submodule(f"{path}.self_attention", _self_attention(layer.self_attention))
+    return changed.eval().requires_grad_(False)
+
+
+def _self_attention(layer: nn.MultiheadAttention) -> SelfAttention:
+    width = layer.embed_dim // layer.num_heads
+    attention = Attention(
+        layer.in_proj_weight, layer.in_proj_bias, layer.out_proj, layer.num_heads, scale=1 / math.sqrt(width)
+    )
+    return SelfAttention(attention)
+
+
+def _relative_attention(layer: RelativePositionalMultiHeadAttention) -> Attention:
+    bias = layer.get_relative_positional_bias()
+    return Attention(
+        layer.to_qkv.weight, layer.to_qkv.bias, layer.merge, layer.n_heads, scale=layer.scale_factor, bias=bias
+    )
+
+
+def _window_attention(layer: ShiftedWindowAttention, size: tuple[int, int]) -> WindowAttention:
+    window = list(layer.window_size)
+    # a map of a single window is not shifted
+    shift = [0 if its >= cells else step for cells, its, step in zip(size, window, layer.shift_size, strict=True)]
+    bias = layer.get_relative_position_bias()
+    if any(shift):
+        bias = bias + _mask(size, window, shift)[:, None].to(bias)
+    weight_bias, cosine_scale = layer.qkv.bias, None
+    if isinstance(layer, ShiftedWindowAttentionV2):
+        cosine_scale = layer.logit_scale.clamp(max=math.log(_LARGEST_SCALE)).exp()
+        if weight_bias is not None:
+            query, key, value = weight_bias.chunk(3)
+            weight_bias = torch.cat([query, torch.zeros_like(key), value])
+    attention = Attention(
+        layer.qkv.weight,
+        weight_bias,
+        layer.proj,
+        layer.num_heads,
+        scale=(layer.qkv.in_features // layer.num_heads) ** -0.5,
+        bias=bias,
+        cosine_scale=cosine_scale,
+    )
+    return WindowAttention(attention, size, window, shift)
+
+
+def _mask(size: tuple[int, int], window: list[int], shift: list[int]) -> Tensor:
+    """(windows, T, T): 0 between tokens of the same part of the map, ``_MASKED`` between those of different ones."""
+    rows, columns = (_parts(-(-size[i] // window[i]) * window[i], window[i], shift[i]) for i in range(2))
+    part = 3 * rows[:, None] + columns[None, :]  # of each cell of the shifted map
+    windows = part.reshape(len(rows) // window[0], window[0], len(columns) // window[1], window[1])
+    tokens = windows.permute(0, 2, 1, 3).reshape(-1, window[0] * window[1])
+    return torch.where(tokens[:, None, :] == tokens[:, :, None], 0.0, _MASKED)
+
+
+def _parts(cells: int, window: int, shift: int) -> Tensor:
+    """(cells,): 0 before the last window, 2 for those that the shift brought there from the other edge, 1 between."""
+    place = torch.arange(cells)
+    return (place >= cells - window).long() + (place >= cells - shift).long() if shift else torch.zeros_like(place)
+
+
+def _unit_length(vectors: Tensor) -> Tensor:
+    """Along the last dimension; those shorter than 1e-12 stay short, as in ``F.normalize``."""
+    return vectors * (vectors * vectors).sum(-1, keepdim=True).clamp(min=1e-24).rsqrt()
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=weight.dtype, device=weight.device)
+    layer.weight = nn.Parameter(weight.clone())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.clone())
+    return layer
+
+
+def _sizes_at(module: nn.Module, kinds: tuple[type[nn.Module], ...], example: Tensor) -> dict[str, tuple[int, int]]:
+    """Height and width of the (N, H, W, C) maps that arrive at layers of some kinds, by path."""
+    sizes: dict[str, tuple[int, int]] = {}
+
+    def note(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            sizes[path] = (inputs[0].shape[1], inputs[0].shape[2])
+
+        return hook
+
+    hooks = [
+        layer.register_forward_pre_hook(note(path))
+        for path, layer in module.named_modules()
+        if isinstance(layer, kinds)
+    ]
+    try:
+        if hooks:
+            with torch.inference_mode():
+                module(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sizes

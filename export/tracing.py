@@ -1,0 +1,68 @@
+"""Traces a function of tensors, autograd included, into one graph of ATen operators with a symbolic batch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
+from torch._dynamo.source import ConstantSource
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+
+def trace_batch(
+    function: Callable[..., Any], example: Sequence[Tensor], decompositions: Mapping[Any, Callable[..., Any]]
+) -> fx.GraphModule:
+    """Traces ``function(*example)``; the first dimension of all inputs is one symbol, all other sizes are numbers.
+
+    Args:
+        function: of tensors with the same first dimension, to a tuple of tensors.
+        example: inputs, at least 2 in the first dimension: 1 is taken for a constant.
+        decompositions: operator overload to what replaces it.
+
+    Raises:
+        Exception: whatever a function raises that branches on values, or works on a batch of this size only.
+    """
+    shapes = ShapeEnv()
+    fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=shapes)
+    inputs = [_with_symbolic_batch(fake, one, f"input_{number}") for number, one in enumerate(example)]
+    with ExitStack() as stack:
+        # fused attention has no backward operator that could be replaced
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        fast_path = torch.backends.mha.get_fastpath_enabled()
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(_GlobalPoolingAsMean())
+        stack.enter_context(fake)
+        stack.enter_context(enable_python_dispatcher())  # of some operators only that one knows symbolic sizes
+        graph = make_fx(
+            function, decomposition_table=dict(decompositions), tracing_mode="real", _allow_non_fake_inputs=True
+        )(*inputs)
+    batches: list[Any] = [one.shape[0] for one in inputs]
+    if any(batch.node.expr.is_number for batch in batches):
+        raise ValueError(f"it works on a batch of {batches[0]} only")
+    return graph
+
+
+def _with_symbolic_batch(fake: FakeTensorMode, tensor: Tensor, name: str) -> Tensor:
+    sizes = [DimDynamic.DUCK] + [DimDynamic.STATIC] * (tensor.dim() - 1)  # equal batches share their symbol
+    context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
+    return fake.from_tensor(tensor, symbolic_context=context, source=ConstantSource(name))
+
+
+class _GlobalPoolingAsMean(TorchFunctionMode):
+    """Of a map whose channels lie last in memory, ATen computes it with strides that ONNX has no notion of."""
+
+    def __torch_function__(
+        self, function: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function is F.adaptive_avg_pool2d and (*args, *kwargs.values())[1] in (1, (1, 1), [1, 1]):
+            return args[0].mean((2, 3), keepdim=True)
+        return function(*args, **kwargs)
