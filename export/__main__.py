@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from handler.errors import ServiceError
+from handler.errors import ModelError, ServiceError
 from handler.labels import read_labels
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     archive.add_argument("--version", default="1.0", help="of the model on the server")
     archive.add_argument("--config", type=Path, help="model-config.yaml to pack (default: handler/model-config.yaml)")
     archive.add_argument("--no-sidecar", action="store_true", help="pack no ONNX graphs: quicker, and slower to serve")
+    archive.add_argument(
+        "--pack", action="append", default=[], metavar="PACKAGE", help="further package that --arch needs; repeatable"
+    )
     archive.set_defaults(command=_archive)
     prediction = commands.add_parser("prediction", help="write a classifier's prediction graph as ONNX")
     _add_model(prediction)
@@ -78,17 +81,37 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="torchvision architecture, e.g. resnet18; a checkpoint may say it itself")
+    parser.add_argument("--arch", metavar="PACKAGE.MODULE:FACTORY", help="a network of your own, instead of --model")
     parser.add_argument("--weights", help="torchvision weights to download: DEFAULT or a name")
     parser.add_argument("--checkpoint", type=Path, help="safetensors or state dict, instead of --weights")
     parser.add_argument("--labels", type=Path, help="one label per line, or JSON; weights and checkpoints may say them")
+
+
+def _architecture(options: argparse.Namespace) -> str | None:
+    """What --model or --arch name.
+
+    Raises:
+        ModelError: both are given, or one holds what the other is for.
+    """
+    model: str | None = options.model
+    arch: str | None = options.arch
+    if model and arch:
+        raise ModelError("give either a torchvision architecture (MODEL=resnet18) or ARCH=package.module:factory")
+    if arch and ":" not in arch:
+        raise ModelError(f"ARCH={arch} is not package.module:factory; torchvision's are named by MODEL=")
+    return model or arch
+
+
+def _source(options: argparse.Namespace) -> dict[str, Any]:
+    labels = read_labels(options.labels) if options.labels else None
+    return {"weights": options.weights, "checkpoint": options.checkpoint, "labels": labels}
 
 
 def _archive(options: argparse.Namespace) -> None:
     from export.archive import DEFAULT_CONFIG, write_archive
     from handler.classifier import find_checkpoint
 
-    labels = read_labels(options.labels) if options.labels else None
-    checkpoint = find_checkpoint(options.model, weights=options.weights, checkpoint=options.checkpoint, labels=labels)
+    checkpoint = find_checkpoint(_architecture(options), **_source(options))
     path = write_archive(
         checkpoint,
         options.store,
@@ -96,6 +119,7 @@ def _archive(options: argparse.Namespace) -> None:
         options.version,
         options.config or DEFAULT_CONFIG,
         sidecar=not options.no_sidecar,
+        pack=options.pack,
         report=functools.partial(print, flush=True),
     )
     print(
@@ -126,8 +150,7 @@ def _export(options: argparse.Namespace, file: str, export: Callable[["Classifie
     from export.verification import table
     from handler.classifier import load_classifier
 
-    labels = read_labels(options.labels) if options.labels else None
-    classifier = load_classifier(options.model, weights=options.weights, checkpoint=options.checkpoint, labels=labels)
+    classifier = load_classifier(_architecture(options), **_source(options))
     path = options.store / file
     print(table(export(classifier, path)))
     size = path.stat().st_size / 1e6
@@ -139,8 +162,7 @@ def _verify(options: argparse.Namespace) -> int:
     from export.verification import VerificationError, table
     from handler.classifier import load_classifier
 
-    labels = read_labels(options.labels) if options.labels else None
-    classifier = load_classifier(options.model, weights=options.weights, checkpoint=options.checkpoint, labels=labels)
+    classifier = load_classifier(_architecture(options), **_source(options))
     try:
         checks = reverify(options.file, classifier, options.seed)
     except VerificationError as error:  # its message is the verdict and the table

@@ -7,18 +7,21 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import yaml
 
 import handler
 from export.sidecar import write_sidecar
+from export.source_packing import pack_sources
+from export.standing_alone import check_alone
 from handler.checkpoint import Checkpoint, write_checkpoint
 from handler.classifier import Classifier, build_classifier
 from handler.engine_choice import choose_engine
 from handler.errors import ModelError
 from handler.metrics import Counters
+from handler.own_architecture import is_own
 from handler.service import CHECKPOINT_NAME, check_defaults, describe_model
 from handler.settings import Settings, read_settings
 from handler.threads import usable_cores
@@ -39,6 +42,7 @@ def write_archive(
     config: Path = DEFAULT_CONFIG,
     *,
     sidecar: bool = True,
+    pack: Iterable[str] = (),
     report: Callable[[str], None] = logger.info,
 ) -> Path:
     """Writes ``store/name.mar``, whole or not at all.
@@ -53,6 +57,7 @@ def write_archive(
         version: likewise.
         config: the ``model-config.yaml`` to pack.
         sidecar: whether the ONNX graphs are exported and packed, too; not for explain.engine torch.
+        pack: packages and modules that an architecture of one's own needs besides its own package.
         report: is told what takes long, in lines.
 
     Raises:
@@ -69,14 +74,37 @@ def write_archive(
         stage = work / "stage"
         shutil.copytree(_PACKAGE, stage / "handler", ignore=shutil.ignore_patterns("__pycache__", "*.yaml", _ENTRY))
         write_checkpoint(stage / CHECKPOINT_NAME, checkpoint)
+        _pack_own(classifier.architecture, pack, stage, report)
         if sidecar and settings.engine != "torch":
-            write_sidecar(classifier, stage, report)
+            _write_graphs(classifier, stage, report)
         _check_engine(settings, stage, classifier)
         shutil.copy(config, work / DEFAULT_CONFIG.name)
         _run_archiver(work, stage, name, version)
         archive = store / f"{name}.mar"
         os.replace(work / archive.name, archive)
     return archive
+
+
+def _pack_own(architecture: str, pack: Iterable[str], stage: Path, report: Callable[[str], None]) -> None:
+    if not is_own(architecture):
+        if tuple(pack):
+            raise ModelError(f"{architecture} is torchvision's and needs no source: PACK= goes with ARCH=")
+        return
+    pack_sources(architecture, pack, stage, report)
+    foreign = check_alone(stage, architecture)
+    if foreign:
+        report(f"not in the archive, so install it on the server or name it in PACK=: {', '.join(foreign)}")
+
+
+def _write_graphs(classifier: Classifier, stage: Path, report: Callable[[str], None]) -> None:
+    """Writes the graphs; an architecture of one's own is archived without those that fail, for PyTorch answers too."""
+    if not is_own(classifier.architecture):
+        write_sidecar(classifier, stage, report)
+        return
+    try:
+        write_sidecar(classifier, stage, report)
+    except Exception as error:  # exporters raise whatever foreign code makes them stumble over
+        report(f"the archive goes without this graph and those after it ({type(error).__name__}): {error}")
 
 
 def _read_config(config: Path) -> Settings:

@@ -6,6 +6,7 @@ Written as safetensors with the description in the file's own metadata. Read fro
 
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,14 @@ _WRAPPERS = (
     "model_state_dict",
     "model",
 )  # keys under which training loops store the weights
+_DENSENETS_OLD_NAMES = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """Weights and what they say of themselves; a plain state dict says nothing."""
 
-    architecture: str | None  # a torchvision registry name
+    architecture: str | None  # a torchvision registry name, or package.module:factory
     labels: list[str] | None  # one per class, in the order of the scores
     preprocessing: Preprocessing | None
     state: dict[str, torch.Tensor]
@@ -49,10 +51,20 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         metadata["options"] = json.dumps(checkpoint.options)
     unfinished = path.with_name(path.name + ".part")
     try:
-        save_file({name: value.contiguous() for name, value in checkpoint.state.items()}, unfinished, metadata)
+        save_file(_apart(checkpoint.state), unfinished, metadata)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _apart(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same values, none in the memory of another: safetensors refuses weights that two layers share."""
+    found, places = {}, set()
+    for name, value in state.items():
+        place = value.untyped_storage().data_ptr()
+        found[name] = value.clone(memory_format=torch.contiguous_format) if place in places else value.contiguous()
+        places.add(place)
+    return found
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -70,6 +82,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except SafetensorError:
         return Checkpoint(None, None, None, _read_state_dict(path))
     return _described(path, state, metadata)
+
+
+def with_present_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Renames what torchvision's own DenseNet files still call ``norm.1``, and its networks ``norm1``."""
+    return {_DENSENETS_OLD_NAMES.sub(r"\1\2", name): value for name, value in state.items()}
 
 
 def _described(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str]) -> Checkpoint:

@@ -1,6 +1,7 @@
-"""An eval-mode torchvision classifier with all it takes to use it: labels, preprocessing, layers.
+"""An eval-mode classifier with all it takes to use it: labels, preprocessing, layers.
 
-Built from a checkpoint; the checkpoint comes from a file or from torchvision's registry.
+Built from a checkpoint; the checkpoint comes from a file, from torchvision's registry or from the code of an
+architecture of one's own.
 """
 
 from collections.abc import Callable
@@ -11,15 +12,18 @@ from typing import Any
 import torch
 import torchvision
 from torch import nn
+from torchvision.models import GoogLeNet, Inception3
 
-from handler.checkpoint import Checkpoint, read_checkpoint
+from handler.checkpoint import Checkpoint, read_checkpoint, with_present_names
 from handler.errors import ModelError
 from handler.layers import last_feature_layer, spatial_layers
+from handler.own_architecture import build_own, check_scores, find_factory, is_own
+from handler.own_declarations import declared_checkpoint, declared_labels, declared_preprocessing
 from handler.preprocess import Preprocessing
 from handler.views import CHANNELS_FIRST, View
 
 _INPUT_TRANSFORMERS = ("googlenet", "inception_v3")  # normalise once more themselves, if made for torchvision's weights
-TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.")  # heads that do not run in eval mode and need no weights
+_TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.")  # heads of those two: they do not run in eval mode
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,14 @@ def load_classifier(
     labels: list[str] | None = None,
     device: str | torch.device = "cpu",
 ) -> Classifier:
-    """Loads a classifier from torchvision's weights or from a checkpoint.
+    """Loads a classifier from torchvision's weights, from a checkpoint, or from code.
 
     Args:
-        architecture: a name of torchvision's registry; may be left out if the checkpoint says it.
-        weights: "DEFAULT" or another of the architecture's weights, downloaded by torchvision.
-        checkpoint: a safetensors file or a state dict, instead of ``weights``.
+        architecture: a name of torchvision's registry, or ``package.module:factory``; torchvision's may be left out if
+            the checkpoint says it.
+        weights: "DEFAULT" or another of torchvision's weights for the architecture, downloaded by torchvision.
+        checkpoint: a safetensors file or a state dict, instead of ``weights``. A factory whose module has a function
+            ``weights`` needs neither.
         labels: one per class; may be left out if weights or checkpoint say them.
         device: where to put it.
 
@@ -72,6 +78,12 @@ def find_checkpoint(
     labels: list[str] | None = None,
 ) -> Checkpoint:
     """As ``load_classifier``, up to the complete checkpoint: architecture, labels and preprocessing are known."""
+    if architecture is not None and is_own(architecture) and checkpoint is None:
+        if weights is not None:
+            raise ModelError(
+                f"weights {weights!r} are torchvision's; {architecture} takes a checkpoint (CHECKPOINT=file)"
+            )
+        return _complete(declared_checkpoint(architecture), architecture, labels)
     if (weights is None) == (checkpoint is None):
         raise ModelError("give either weights (WEIGHTS=DEFAULT) or a checkpoint (CHECKPOINT=file)")
     if checkpoint is not None:
@@ -91,7 +103,10 @@ def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu")
         raise ModelError("the checkpoint does not say its architecture, labels and preprocessing")
     module = _build(checkpoint, num_classes=len(checkpoint.labels), side=checkpoint.preprocessing.crop_size)
     _load_state(module, checkpoint)
-    module = module.eval().requires_grad_(False).to(device)
+    module = module.eval().requires_grad_(False)
+    if is_own(checkpoint.architecture):
+        check_scores(module, checkpoint.architecture, checkpoint.preprocessing.crop_size, len(checkpoint.labels))
+    module = module.to(device)
     found = spatial_layers(module, checkpoint.preprocessing.crop_size)
     default_layer = last_feature_layer(module, found)
     if default_layer is None:
@@ -107,6 +122,23 @@ def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu")
     )
 
 
+def complete(checkpoint: Checkpoint, architecture: str | None = None, labels: list[str] | None = None) -> Checkpoint:
+    """Adds what a checkpoint does not say itself: names as given, the rest as torchvision's registry has it."""
+    return _complete(checkpoint, architecture, labels)
+
+
+def build_network(checkpoint: Checkpoint) -> nn.Module:
+    """The network that a complete checkpoint describes, with the weights of a new one: ``state`` is not loaded."""
+    assert checkpoint.labels is not None
+    assert checkpoint.preprocessing is not None
+    return _build(checkpoint, num_classes=len(checkpoint.labels), side=checkpoint.preprocessing.crop_size)
+
+
+def training_only(module: nn.Module) -> tuple[str, ...]:
+    """How the names of weights begin that do not run in eval mode, so that a checkpoint may lack them."""
+    return _TRAINING_ONLY if isinstance(module, (GoogLeNet, Inception3)) else ()
+
+
 def known_architectures() -> list[str]:
     """The classifiers of torchvision's registry."""
     names: list[str] = torchvision.models.list_models(module=torchvision.models)
@@ -116,7 +148,8 @@ def known_architectures() -> list[str]:
 def _builder(architecture: str) -> Callable[..., nn.Module]:
     if architecture not in known_architectures():
         raise ModelError(
-            f"architecture {architecture!r} is no torchvision classifier, valid are {', '.join(known_architectures())}"
+            f"architecture {architecture!r} is no torchvision classifier, valid are "
+            f"{', '.join(known_architectures())}; one of your own is package.module:factory (ARCH=)"
         )
     builder: Callable[..., nn.Module] = torchvision.models.get_model_builder(architecture)
     return builder
@@ -124,6 +157,8 @@ def _builder(architecture: str) -> Callable[..., nn.Module]:
 
 def _build(checkpoint: Checkpoint, num_classes: int, side: int) -> nn.Module:
     architecture = str(checkpoint.architecture)
+    if is_own(architecture):
+        return build_own(architecture, num_classes)
     options = dict(checkpoint.options)
     if architecture in _INPUT_TRANSFORMERS:
         options["init_weights"] = False
@@ -162,6 +197,8 @@ def _complete(checkpoint: Checkpoint, architecture: str | None, labels: list[str
         raise ModelError("the checkpoint does not say its architecture: give its name (MODEL=resnet18)")
     if architecture and checkpoint.architecture and architecture != checkpoint.architecture:
         raise ModelError(f"the checkpoint is of {checkpoint.architecture}, not of {architecture}")
+    if is_own(name):
+        return _complete_own(checkpoint, name, labels, trusted=architecture is not None)
     _builder(name)
     names = labels or checkpoint.labels
     if not names:
@@ -169,7 +206,26 @@ def _complete(checkpoint: Checkpoint, architecture: str | None, labels: list[str
     how = checkpoint.preprocessing or _preprocessing_of(torchvision.models.get_model_weights(name)["DEFAULT"])
     # a plain state dict is taken for one that was fine-tuned from torchvision's weights
     options = checkpoint.options if checkpoint.architecture else _options_of_weights(name)
-    return replace(checkpoint, architecture=name, labels=names, preprocessing=how, options=options)
+    state = with_present_names(checkpoint.state)
+    return replace(checkpoint, architecture=name, labels=names, preprocessing=how, options=options, state=state)
+
+
+def _complete_own(checkpoint: Checkpoint, name: str, labels: list[str] | None, *, trusted: bool) -> Checkpoint:
+    if not trusted:  # weights are data; that a file names code must not be enough to run it
+        raise ModelError(f"the checkpoint is of {name}, which is code: say that it may run (ARCH={name})")
+    find_factory(name)
+    names = labels or checkpoint.labels or declared_labels(name)
+    if not names:
+        raise ModelError(
+            f"{name} does not say its labels: give a file with one per line (LABELS=labels.txt), or LABELS"
+        )
+    how = checkpoint.preprocessing or declared_preprocessing(name)
+    if how is None:
+        raise ModelError(
+            f"neither the checkpoint nor the module of {name} says what is done to a picture: define "
+            'PREPROCESSING = {"resize_size": 256, "crop_size": 224, "mean": [0, 0, 0], "std": [1, 1, 1]} in the module'
+        )
+    return replace(checkpoint, architecture=name, labels=names, preprocessing=how)
 
 
 def _preprocessing_of(weights: Any) -> Preprocessing:
@@ -198,7 +254,7 @@ def _load_state(module: nn.Module, checkpoint: Checkpoint) -> None:
                 f"{checkpoint.architecture} wants {tuple(expected[name].shape)}"
             )
     missing, unexpected = module.load_state_dict(checkpoint.state, strict=False)
-    missing = [name for name in missing if not name.startswith(TRAINING_ONLY)]
+    missing = [name for name in missing if not name.startswith(training_only(module))]
     if missing or unexpected:
         raise ModelError(
             f"the checkpoint is not one of {checkpoint.architecture}: "

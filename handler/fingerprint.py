@@ -5,7 +5,7 @@ import hashlib
 import torch
 from torch import nn
 
-from handler.classifier import TRAINING_ONLY
+from handler.classifier import training_only
 
 
 def hash_state(module: nn.Module) -> str:
@@ -15,7 +15,7 @@ def hash_state(module: nn.Module) -> str:
     """
     digest = hashlib.sha256()
     state = module.state_dict()
-    for name in sorted(name for name in state if not name.startswith(TRAINING_ONLY)):
+    for name in sorted(name for name in state if not name.startswith(training_only(module))):
         content = state[name].cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()  # numpy has no bfloat16
         digest.update(f"{name}:{len(content)}:".encode())
         digest.update(content)

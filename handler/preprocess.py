@@ -1,7 +1,8 @@
 """From a decoded picture to what the network sees, exactly as torchvision's own ``weights.transforms()`` does it.
 
 Resizing is Pillow's antialiased filter, the very function torchvision calls, so that the result equals torchvision's to
-the last bit; ``cv2.resize`` has no antialiased filter and would be several grey levels off.
+the last bit; ``cv2.resize`` has no antialiased filter and would be several grey levels off. Weights from elsewhere may
+want the crop before the resizing, and cv2's area average.
 """
 
 import json
@@ -19,22 +20,31 @@ _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+_AREA = "area"  # cv2's: the average of the pixels below each new one; what is enlarged is interpolated linearly
 _LARGEST_WHOLE_RESIZE = 32_000_000  # pixels; beyond, only the crop is made: 1x30000 would become 256x7680000
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a set of weights wants done to a picture: resize the shorter side, crop the centre, scale, normalise."""
+    """What a set of weights wants done to a picture: resize the shorter side, crop the centre, scale, normalise.
+
+    With ``crop_first`` the same share of the picture is cut out before it is resized, at whole pixels of the upload.
+    """
 
     resize_size: int  # pixels of the shorter side after resizing
     crop_size: int  # side of the square centre crop in pixels; not above resize_size
     mean: tuple[float, ...]  # per RGB channel, of values in [0, 1]
     std: tuple[float, ...]  # per RGB channel, of values in [0, 1]
-    interpolation: str = "bilinear"  # "nearest", "bilinear" or "bicubic"
+    interpolation: str = "bilinear"  # "nearest", "bilinear" or "bicubic"; with crop_first also "area"
+    crop_first: bool = False  # cut crop_size / resize_size of the shorter side out of the upload, then resize that
 
     def __post_init__(self) -> None:
-        if self.interpolation not in _FILTERS:
-            raise ValueError(f"interpolation {self.interpolation!r} is not one of {', '.join(_FILTERS)}")
+        if type(self.crop_first) is not bool:
+            raise ValueError(f"crop_first {self.crop_first!r} must be true or false")
+        valid = [*_FILTERS, *([_AREA] if self.crop_first else [])]
+        if self.interpolation not in valid:
+            hint = " (area goes with crop_first)" if self.interpolation == _AREA else ""
+            raise ValueError(f"interpolation {self.interpolation!r} is not one of {', '.join(valid)}{hint}")
         sizes = (self.resize_size, self.crop_size)
         if not all(type(size) is int for size in sizes) or not 0 < self.crop_size <= self.resize_size:
             raise ValueError(f"resize_size and crop_size {sizes} must be whole numbers, crop_size not the larger")
@@ -50,10 +60,12 @@ class Preprocessing:
 
     def describe(self) -> str:
         """The steps in words, for people."""
-        return (
-            f"shorter side resized to {self.resize_size} ({self.interpolation}, antialiased), centre crop of "
-            f"{self.crop_size}x{self.crop_size}, values in [0, 1] minus {list(self.mean)}, divided by {list(self.std)}"
-        )
+        side, filtered = f"{self.crop_size}x{self.crop_size}", f"({self.interpolation}, antialiased)"
+        steps = f"shorter side resized to {self.resize_size} {filtered}, centre crop of {side}"
+        if self.crop_first:
+            share = "" if self.crop_size == self.resize_size else f" of {self.crop_size}/{self.resize_size} of its side"
+            steps = f"centre square{share} cropped, resized to {side} {filtered}"
+        return f"{steps}, values in [0, 1] minus {list(self.mean)}, divided by {list(self.std)}"
 
     def to_json(self) -> str:
         """The fields as one JSON object; ``from_json`` reads it back."""
@@ -103,6 +115,8 @@ class Input:
 
 def preprocess(image: npt.NDArray[np.uint8], how: Preprocessing) -> Input:
     """Resizes, crops and normalises uint8 RGB (H, W, 3) of any size from one pixel up."""
+    if how.crop_first:
+        return _crop_then_resize(image, how)
     height, width = image.shape[:2]
     resized_height, resized_width = _resized(height, width, how.resize_size)
     top = round((resized_height - how.crop_size) / 2.0)  # round half to even, as torchvision's center_crop
@@ -111,6 +125,18 @@ def preprocess(image: npt.NDArray[np.uint8], how: Preprocessing) -> Input:
     crop = (top * down, left * right, (top + how.crop_size) * down, (left + how.crop_size) * right)
     picture = _resize_and_crop(image, how, (resized_height, resized_width), (top, left), crop)
     return Input(how.normalise(picture), picture, View((height, width), crop))
+
+
+def _crop_then_resize(image: npt.NDArray[np.uint8], how: Preprocessing) -> Input:
+    height, width = image.shape[:2]
+    side = max(1, min(height, width) * how.crop_size // how.resize_size)
+    top, left = (height - side) // 2, (width - side) // 2
+    square, size = image[top : top + side, left : left + side], (how.crop_size, how.crop_size)
+    if how.interpolation == _AREA:
+        picture = np.asarray(cv2.resize(square, size, interpolation=cv2.INTER_AREA), np.uint8)
+    else:
+        picture = np.asarray(Image.fromarray(square).resize(size, _FILTERS[how.interpolation]))
+    return Input(how.normalise(picture), picture, View((height, width), (top, left, top + side, left + side)))
 
 
 def _resized(height: int, width: int, shorter: int) -> tuple[int, int]:

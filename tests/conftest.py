@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,3 +52,24 @@ def shapes_graphs(shapes_archive: Path, tmp_path_factory: pytest.TempPathFactory
     with zipfile.ZipFile(shapes_archive) as archive:
         archive.extractall(folder)
     return folder
+
+
+@pytest.fixture
+def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on sys.path; what is imported from it is forgotten afterwards."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    before = set(sys.modules)
+    yield folder
+    for name in set(sys.modules) - before:
+        if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def ownnet(importable: Path) -> Path:
+    """The package of a network of one's own, importable."""
+    from tests.own import write_package
+
+    return write_package(importable)

@@ -1,3 +1,4 @@
+import re
 from urllib.error import URLError
 
 import pytest
@@ -112,6 +113,15 @@ def test_networks_that_transform_their_input_do_so_with_torchvisions_weights(tmp
     picture = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         torch.testing.assert_close(ours(picture), expected(picture))
+
+
+def test_the_old_names_in_torchvisions_densenet_files_are_understood(tmp_path):
+    state = random_classifier("densenet121").module.state_dict()
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", name): value for name, value in state.items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    torch.save(old, tmp_path / "densenet121-a639ec97.pth")
+    loaded = load_classifier("densenet121", checkpoint=tmp_path / "densenet121-a639ec97.pth", labels=TEN)
+    assert loaded.module.state_dict().keys() == state.keys()
 
 
 def test_heads_that_only_train_are_not_missed(tmp_path):

@@ -115,6 +115,38 @@ def test_view_says_where_the_crop_lies_in_the_upload(size, resize, crop, expecte
     np.testing.assert_allclose(view.crop, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("size", "resize", "crop", "expected"),
+    [
+        ((300, 451), 224, 224, (0, 75, 300, 375)),
+        ((400, 600), 224, 224, (0, 100, 400, 500)),
+        ((300, 451), 256, 224, (19, 94, 281, 356)),  # 262.5 is cut to 262
+        ((1, 1), 256, 224, (0, 0, 1, 1)),
+        ((3, 2000), 256, 224, (0, 999, 2, 1001)),
+    ],
+)
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "area"])
+def test_a_crop_that_comes_first_lies_at_whole_pixels_of_the_upload(size, resize, crop, expected, interpolation):
+    how = Preprocessing(resize, crop, (0, 0, 0), (1, 1, 1), interpolation, crop_first=True)
+    seen = preprocess(noise(*size), how)
+    assert seen.view.crop == expected
+    assert seen.picture.shape == (crop, crop, 3)
+
+
+def test_area_is_the_average_of_what_lies_below():
+    image = noise(8, 12)
+    seen = preprocess(image, Preprocessing(4, 4, (0, 0, 0), (1, 1, 1), "area", crop_first=True))
+    average = image[:, 2:10].reshape(4, 2, 4, 2, 3).mean(axis=(1, 3))
+    assert np.abs(seen.picture - average).max() <= 0.5
+
+
+def test_a_crop_that_comes_first_is_what_torchvision_makes_of_the_cut_picture():
+    image, how = noise(90, 131), Preprocessing(32, 28, (0, 0, 0), (1, 1, 1), "bicubic", crop_first=True)
+    cut = Image.fromarray(image).crop((26, 6, 104, 84))  # 78 = 90 * 28 // 32
+    expected = functional.resize(cut, [28, 28], functional.InterpolationMode.BICUBIC)
+    np.testing.assert_array_equal(preprocess(image, how).picture, np.asarray(expected))
+
+
 def test_view_shows_where_the_picture_was_taken_from():
     image = noise(50, 100)
     seen = preprocess(image, Preprocessing(50, 40, (0, 0, 0), (1, 1, 1)))
@@ -146,6 +178,8 @@ def test_json_restores_every_field(architecture):
         json.dumps({**FIELDS, "colour": "blue"}),
         json.dumps({**FIELDS, "interpolation": "lanczos"}),
         json.dumps({**FIELDS, "interpolation": None}),
+        json.dumps({**FIELDS, "interpolation": "area"}),
+        json.dumps({**FIELDS, "crop_first": 1}),
         json.dumps({**FIELDS, "crop_size": 0}),
         json.dumps({**FIELDS, "crop_size": 257}),
         json.dumps({**FIELDS, "resize_size": -1, "crop_size": -2}),
@@ -171,3 +205,11 @@ def test_says_in_words_what_is_done():
         "shorter side resized to 256 (bilinear, antialiased), centre crop of 224x224, values in [0, 1] minus "
         "[0.485, 0.456, 0.406], divided by [0.229, 0.224, 0.225]"
     )
+    first = Preprocessing(256, 224, (0, 0, 0), (1, 1, 1), "area", crop_first=True)
+    assert first.describe().startswith("centre square of 224/256 of its side cropped, resized to 224x224 (area, anti")
+    assert Preprocessing.from_json(first.to_json()) == first
+
+
+def test_descriptions_without_the_newer_field_are_read():
+    older = {name: value for name, value in FIELDS.items() if name != "crop_first"}
+    assert Preprocessing.from_json(json.dumps(older)) == PLAIN

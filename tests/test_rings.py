@@ -9,6 +9,8 @@ ROOT = Path(__file__).parents[1]
 WITH_TORCH = {
     "checkpoint",
     "classifier",
+    "own_architecture",
+    "own_declarations",
     "layers",
     "views",
     "hooks",

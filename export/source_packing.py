@@ -1,0 +1,124 @@
+"""The source of an architecture of one's own, as it travels in an archive.
+
+Of ``a.b.net:factory`` these are the folder of the innermost package, ``a/b``, and the ``__init__.py`` above it, so that
+``import a.b.net`` works beside the archive's other files; of a module without a package its one file. Further packages
+and modules travel if they are named.
+"""
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from importlib.machinery import ModuleSpec
+from pathlib import Path, PurePosixPath
+
+from export.server_libraries import server_libraries
+from handler.errors import ModelError
+from handler.own_architecture import module_name
+from handler.own_declarations import declared_packages
+
+_OURS = ("handler", "export", "torchserve_entry", "__main__")
+_MOST_BYTES = 50_000_000  # of source; weights travel as the checkpoint
+_LEFT_OUT = ("__pycache__",)
+
+Files = dict[PurePosixPath, Path | None]  # place in the archive to file here; None: an empty file
+
+
+def pack_sources(architecture: str, further: Iterable[str], stage: Path, report: Callable[[str], None]) -> None:
+    """Copies the factory's package, what its module declares and what is named besides.
+
+    Args:
+        architecture: ``package.module:factory``.
+        further: names of packages and modules.
+        stage: folder of the archive's content.
+        report: is told what is packed, in lines.
+
+    Raises:
+        ModelError: a name that cannot be packed, or far more than source; the message says what is valid.
+    """
+    files = _around(module_name(architecture))
+    for name in dict.fromkeys([*declared_packages(architecture), *further]):
+        files |= _all_of(name)
+    sizes = {place: file.stat().st_size if file else 0 for place, file in files.items()}
+    if sum(sizes.values()) > _MOST_BYTES:
+        largest = max(sizes, key=lambda place: sizes[place])
+        raise ModelError(
+            f"the source of {architecture} would take {sum(sizes.values()) / 1e6:.0f} MB, {largest} alone "
+            f"{sizes[largest] / 1e6:.0f} MB; valid are at most {_MOST_BYTES / 1e6:.0f} MB: move out what is no source"
+        )
+    for place, file in files.items():
+        (stage / place).parent.mkdir(parents=True, exist_ok=True)
+        if file is None:
+            (stage / place).touch()
+        else:
+            shutil.copyfile(file, stage / place)
+    folders = sorted({str(place.parent if place.parent.name else place) for place in files if files[place]})
+    report(f"packing {len(files)} source files ({sum(sizes.values()) / 1e3:.0f} kB): {', '.join(folders)}")
+
+
+def _around(module: str) -> Files:
+    """The innermost package that a module lies in, or the file of one without a package."""
+    package = module.rpartition(".")[0]
+    if _spec(module).submodule_search_locations:  # the factory stands in a package's __init__.py
+        return _all_of(module)
+    return _all_of(package) if package else _all_of(module)
+
+
+def _all_of(name: str) -> Files:
+    """A package's folder, or a module's file, with the ``__init__.py`` of the packages above."""
+    _check_name(name)
+    spec = _spec(name)
+    above = PurePosixPath(*name.split(".")[:-1])
+    files: Files = {}
+    for depth in range(1, len(above.parts) + 1):
+        files |= _package_file(".".join(above.parts[:depth]))
+    folders = spec.submodule_search_locations
+    if folders is None:
+        source = Path(spec.origin or "")
+        if source.suffix != ".py" or not source.is_file():
+            raise ModelError(f"{name} cannot be packed: it has no source file, but {spec.origin}")
+        return files | {above / source.name: source}
+    # a folder without __init__.py gets an empty one: else a package of that name on the server would go before it
+    files |= _package_file(name)
+    for folder in folders:
+        files |= {above / name.split(".")[-1] / place: file for place, file in _files_below(Path(folder)).items()}
+    return files
+
+
+def _package_file(package: str) -> Files:
+    spec = _spec(package)
+    return {PurePosixPath(*package.split("."), "__init__.py"): Path(spec.origin) if spec.origin else None}
+
+
+def _files_below(folder: Path) -> dict[PurePosixPath, Path]:
+    found = {}
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(one for one in folders if one not in _LEFT_OUT and not one.startswith("."))
+        for one in folders:
+            if (Path(parent) / one).is_symlink():
+                raise ModelError(f"{Path(parent, one)} is a link to a folder and cannot be packed, valid are folders")
+        for one in sorted(names):
+            if not one.endswith(".pyc") and not one.startswith("."):
+                found[PurePosixPath(Path(parent, one).relative_to(folder))] = Path(parent, one)
+    return found
+
+
+def _check_name(name: str) -> None:
+    top = name.partition(".")[0]
+    if top in _OURS:
+        raise ModelError(f"{name} cannot be packed: {top} is this project's own name, valid is another")
+    if top in server_libraries():
+        raise ModelError(
+            f"{name} cannot be packed: it would replace the server's own {top}; valid are names that are neither in "
+            "the standard library nor in what the server has installed"
+        )
+
+
+def _spec(name: str) -> ModuleSpec:
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError) as error:
+        raise ModelError(f"{name} cannot be packed: it cannot be found ({error})") from error
+    if spec is None:
+        raise ModelError(f"{name} cannot be packed: it cannot be found; valid are importable packages and modules")
+    return spec

@@ -1,0 +1,58 @@
+"""Shows that an archive's content runs with its own source: in a new process that sees no other copy of it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from export.server_libraries import server_libraries
+from handler.errors import ModelError
+
+# isolated (-I): neither the current folder nor PYTHONPATH; then as TorchServe does it, the content goes first
+_LOAD = """
+import json, sys
+from pathlib import Path
+stage = sys.argv[1]
+sys.path.insert(0, stage)
+from handler.checkpoint import read_checkpoint
+from handler.classifier import build_classifier
+from handler.errors import ModelError
+from handler.service import CHECKPOINT_NAME
+before = set(sys.modules)  # what every worker loads
+try:
+    build_classifier(read_checkpoint(Path(stage) / CHECKPOINT_NAME))
+except ModelError as error:
+    sys.exit(f"refused: {error}")
+tops = {name.partition(".")[0] for name in set(sys.modules) - before}
+files = {name: getattr(sys.modules.get(name), "__file__", None) for name in tops}
+packed = Path(stage).resolve()
+outside = [name for name, file in files.items() if file and packed not in Path(file).resolve().parents]
+print(json.dumps(outside))
+"""
+
+
+def check_alone(stage: Path, architecture: str) -> Sequence[str]:
+    """Builds the network as the server will.
+
+    Args:
+        stage: folder of the archive's content.
+        architecture: for the messages.
+
+    Returns:
+        The packages that its code imports, which are neither packed nor on every server.
+
+    Raises:
+        ModelError: it cannot be built from what is packed.
+    """
+    # -B: no .pyc files beside the source
+    command = [sys.executable, "-I", "-B", "-c", _LOAD, str(stage.resolve())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        words = done.stderr.strip().splitlines() or ["without a word"]
+        raise ModelError(
+            f"{architecture} does not run with the source that is packed ({words[-1].removeprefix('refused: ')}); "
+            "name what is missing (PACK=package), or in PACKED in its module"
+        )
+    loaded = json.loads(done.stdout.strip().splitlines()[-1])
+    return sorted(name for name in loaded if name not in server_libraries() and not name.startswith("_"))

@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+import torch
+
+from handler.checkpoint import read_checkpoint, write_checkpoint
+from handler.classifier import find_checkpoint, load_classifier
+from handler.errors import ModelError
+from handler.maps import needs_of
+from handler.memory_layout import in_fast_layout
+from handler.options import SEED_MAPS
+from handler.own_architecture import build_own, find_factory
+from handler.torch_engine import TorchEngine
+from tests.own import save_state
+
+
+@pytest.mark.usefixtures("ownnet")
+def test_a_factory_becomes_a_classifier_with_layers_and_every_map():
+    classifier = load_classifier("ownnet.net:Network")
+    assert classifier.labels == ["red", "green", "blue"]
+    assert classifier.preprocessing.crop_size == 32
+    assert list(classifier.layers) == ["pair.first", "pair.second", "pair"]
+    assert classifier.default_layer == "pair"
+    assert not classifier.module.training
+    inputs = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    evidence = TorchEngine(classifier).run(inputs, [[1]], needs_of(SEED_MAPS, ["pair"]))
+    assert evidence.coverage == "2 of 2 activations"
+    assert np.abs(evidence.guided).max() > 0
+
+
+@pytest.mark.usefixtures("ownnet")
+def test_the_head_is_sized_from_the_labels_if_the_factory_takes_num_classes(tmp_path):
+    state = build_own("ownnet.net:Network", 5).state_dict()
+    path, five = save_state(tmp_path / "five.pth", state), list("abcde")
+    classifier = load_classifier("ownnet.net:Network", checkpoint=path, labels=five)
+    assert classifier.labels == five
+    assert torch.equal(classifier.module.head.weight, state["head.weight"])
+    with pytest.raises(ModelError, match="head 'head.weight' scores 5 classes, but there are 3 labels"):
+        load_classifier("ownnet.net:Network", checkpoint=path)
+    with pytest.raises(ModelError, match=r"'head.weight' has shape \(5, 8\), ownnet.net:fixed wants \(3, 8\)"):
+        load_classifier("ownnet.net:fixed", checkpoint=path, labels=five)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "said"),
+    [
+        ("ownnet.net", "is no torchvision classifier.*package.module:factory"),
+        ("ownnet.net:", "valid is package.module:factory"),
+        ("own-net:Network", "valid is package.module:factory"),
+        ("ownnet.nothing:Network", "ownnet.nothing cannot be imported .ModuleNotFoundError.*valid is a module"),
+        ("nowhere:Network", "No module named 'nowhere'"),
+        ("broken:network", r"broken cannot be imported \(ZeroDivisionError: division by zero\)"),
+        ("ownnet.net:Netwrk", "there is no 'Netwrk', there are Network, Pair, Path, fails"),
+        ("ownnet.net:constant", "constant is an int and cannot be called, valid is a function or class"),
+        ("ownnet.net:no_network", "returns a dict, valid is a torch.nn.Module"),
+        ("ownnet.net:no_weights", "has no weights"),
+        ("ownnet.net:fails", r"ownnet.net:fails fails \(RuntimeError: out of cheese\)"),
+    ],
+)
+def test_a_factory_that_is_none_is_refused(ownnet, tmp_path, architecture, said):
+    (ownnet.parent / "broken.py").write_text("1 / 0")
+    path = save_state(tmp_path / "a.pth", {"weight": torch.zeros(1)})
+    with pytest.raises(ModelError, match=said):
+        load_classifier(architecture, checkpoint=path, labels=["a", "b", "c"])
+
+
+@pytest.mark.usefixtures("ownnet")
+@pytest.mark.parametrize(
+    ("factory", "labels", "said"),
+    [
+        ("tuple_of_scores", 3, r"answers with a tuple, valid is one tensor of float32 scores \(N, 3\)"),
+        ("maps", 3, r"answers two pictures with torch.float32 \(2, 3, 32, 32\), valid is"),
+        ("infinite", 3, "not finite"),
+        ("wants_grey", 3, r"fails on pictures \(2, 3, 32, 32\) \(RuntimeError.*valid is a network that takes float32"),
+        ("fixed", 2, "scores 3 classes, but there are 2 labels"),
+    ],
+)
+def test_scores_that_are_none_are_refused(tmp_path, factory, labels, said):
+    architecture = f"ownnet.net:{factory}"
+    path = save_state(tmp_path / "a.pth", build_own(architecture, 3).state_dict())
+    with pytest.raises(ModelError, match=said):
+        load_classifier(architecture, checkpoint=path, labels=list("abc")[:labels])
+
+
+@pytest.mark.usefixtures("ownnet")
+def test_a_checkpoint_alone_does_not_run_the_code_that_it_names(tmp_path):
+    write_checkpoint(tmp_path / "a.safetensors", find_checkpoint("ownnet.net:Network"))
+    with pytest.raises(ModelError, match="which is code: say that it may run .ARCH=ownnet.net:Network"):
+        load_classifier(checkpoint=tmp_path / "a.safetensors")
+    assert load_classifier("ownnet.net:Network", checkpoint=tmp_path / "a.safetensors").labels[0] == "red"
+
+
+@pytest.mark.usefixtures("ownnet")
+def test_its_layout_in_memory_is_left_to_its_code():
+    classifier = in_fast_layout(load_classifier("ownnet.net:Network"))
+    assert classifier.module.pair.second.weight.is_contiguous()
+
+
+@pytest.mark.usefixtures("ownnet")
+def test_a_factory_may_stand_in_a_class():
+    assert callable(find_factory("ownnet.net:Network.forward"))
+
+
+def test_weights_that_two_layers_share_are_stored(importable, tmp_path):
+    (importable / "tied.py").write_text(
+        "from torch import nn\nLABELS = ['a', 'b']\n"
+        "PREPROCESSING = {'resize_size': 8, 'crop_size': 8, 'mean': [0, 0, 0], 'std': [1, 1, 1]}\n"
+        "def network():\n"
+        "    one = nn.Conv2d(3, 3, 3, padding=1)\n"
+        "    return nn.Sequential(one, nn.ReLU(), one, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))\n"
+        "def weights():\n    return network().state_dict()\n"
+    )
+    write_checkpoint(tmp_path / "tied.safetensors", find_checkpoint("tied:network"))
+    state = read_checkpoint(tmp_path / "tied.safetensors").state
+    assert torch.equal(state["0.weight"], state["2.weight"])
