@@ -1,0 +1,75 @@
+"""Serves EfficientNet-Lite0, explains two photographs and draws the README's picture strip: ``make demo-photo``."""
+
+import argparse
+import io
+import json
+import sys
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from deploy.local_server import DIRECT, LocalServer, ServerError, temporary_server
+from examples.efficientnet_lite0.photographs import NAMES, photograph
+
+STEP = 6  # grey levels of the strip
+
+
+def post(server: LocalServer, picture: bytes, accept: str) -> bytes:
+    """Posts a picture as the body and returns the answer's body."""
+    address = f"{server.address}/predictions/{server.model}"
+    headers = {"Accept": accept, "Content-Type": "image/png"}
+    with DIRECT.open(urllib.request.Request(address, data=picture, headers=headers), timeout=60) as answer:
+        body: bytes = answer.read()
+    return body
+
+
+def explain(server: LocalServer, name: str, output: Path) -> bytes:
+    """Posts one photograph twice, prints what it is taken for, writes the answer and returns the sheet (PNG)."""
+    picture = photograph(name)
+    answer: dict[str, Any] = json.loads(post(server, picture, "application/json"))
+    print(f"\n{name}, answered by engine {answer['model']['engine']}")
+    for prediction in answer["predictions"][:3]:
+        print(f"  {prediction['probability']:6.3f}  {prediction['label']}")
+    (output / f"{name}.json").write_text(json.dumps(answer, indent=1), encoding="utf-8")
+    return post(server, picture, "image/png")
+
+
+def stack(sheets: Sequence[bytes]) -> bytes:
+    """Pictures of the same width, one below the other, as one PNG file of a few grey levels less."""
+    pixels = np.vstack([np.asarray(Image.open(io.BytesIO(one)).convert("RGB"), np.uint16) for one in sheets])
+    coarse = ((pixels + STEP // 2) // STEP * STEP).clip(max=255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(coarse).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m examples.efficientnet_lite0.demo", description=__doc__)
+    parser.add_argument(
+        "--model", default="efficientnet_lite0", help="archive in the model store (default: %(default)s)"
+    )
+    parser.add_argument("--output", type=Path, default=Path("out/demo-photo"), help="folder (default: %(default)s)")
+    parser.add_argument("--strip", type=Path, default=Path("docs/photo.png"), help="to write (default: %(default)s)")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    print("starting TorchServe on free ports …", flush=True)
+    try:
+        with temporary_server(Path("config.properties"), options.model, options.output / "logs") as server:
+            print(f"ready: {server.address}")
+            strip = stack([explain(server, name, options.output) for name in NAMES])
+            print("\nstopping the server")
+    except ServerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    options.strip.write_bytes(strip)
+    print(f"wrote {options.strip} ({len(strip) / 1e3:.0f} kB): photograph, Grad-CAM, guided Grad-CAM, guided backprop")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
