@@ -1,0 +1,187 @@
+"""The network that is trained: built for the data's classes, with the pretrained weights that fit.
+
+Where a network keeps its head differs (``fc``, ``classifier.6``, ``heads.head``, a convolution, several with auxiliary
+ones), so it is not looked up by name: the head is what has another shape when the network is built for another number
+of classes.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+from torchvision.models.googlenet import GoogLeNetOutputs
+from torchvision.models.inception import InceptionOutputs
+from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
+
+from examples.finetune.errors import FineTuningError
+from handler.checkpoint import Checkpoint
+from handler.classifier import build_network, complete, find_checkpoint
+
+RANDOM = "none"  # instead of a name of weights
+_COUNTER = "num_batches_tracked"  # of batch norms; old files lack it, and nothing here reads it
+_AUXILIARY_SHARE: dict[type, float] = {GoogLeNetOutputs: 0.3, InceptionOutputs: 0.4}  # of the loss, as in the papers
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network before its first step."""
+
+    module: nn.Module
+    head: frozenset[str]  # parameters whose shape follows the number of classes
+    fresh: list[str]  # tensors that start from random, the head's among them
+
+
+def find_start(
+    architecture: str | None, weights: str, checkpoint: Path | None, labels: list[str], size: int | None
+) -> Checkpoint:
+    """What training starts from: its weights, and the description of what will be served.
+
+    Args:
+        architecture: a name of torchvision's registry; may be left out if the checkpoint says it.
+        weights: torchvision's, by name, or ``RANDOM``; unused with a checkpoint.
+        checkpoint: a state dict or a safetensors file.
+        labels: the data's classes.
+        size: side of the crop in pixels; None for what the weights were made for.
+
+    Raises:
+        ModelError: unknown names, a failed download, a file that is no checkpoint.
+    """
+    if checkpoint is None and weights == RANDOM:
+        found = complete(Checkpoint(architecture, None, None, {}), labels=labels)
+    else:
+        chosen = None if checkpoint else weights
+        found = find_checkpoint(architecture, weights=chosen, checkpoint=checkpoint, labels=labels)
+    how = found.preprocessing
+    if size is None or how is None:
+        return found
+    return replace(
+        found, preprocessing=replace(how, crop_size=size, resize_size=round(size * how.resize_size / how.crop_size))
+    )
+
+
+def build(start: Checkpoint) -> Network:
+    """Builds the network for the start's labels and loads all pretrained weights that fit, but none into the head.
+
+    Random weights come from torch's global generator.
+
+    Raises:
+        FineTuningError: the weights are of another network, or the pictures too small for this one.
+    """
+    head = _head(start)
+    _try_out(start)
+    # the head is a new layer, made before the optimiser is: `fc.out_features = 2` would keep the old one's 1000 scores
+    module = build_network(start)
+    fresh = _load_fitting(module, start, head) if start.state else sorted(module.state_dict())
+    return Network(module, head, fresh)
+
+
+class _ShapesOnly(TorchFunctionMode):
+    """Weights without content: a network of any size is built at once and takes no memory."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, arguments: Any = (), named: dict[str, Any] | None = None
+    ) -> Any:
+        named = dict(named or {})
+        if function is torch.empty:
+            named["device"] = "meta"
+        return function(*arguments, **named)
+
+
+def _shapes(start: Checkpoint) -> nn.Module:
+    with torch.random.fork_rng(devices=[]), _ShapesOnly():
+        return build_network(start).to("meta")
+
+
+def _head(start: Checkpoint) -> frozenset[str]:
+    labels = list(start.labels or [])
+    here, elsewhere = (_shapes(replace(start, labels=some)).state_dict() for some in (labels, [*labels, "one more"]))
+    return frozenset(name for name, value in here.items() if elsewhere[name].shape != value.shape)
+
+
+def _try_out(start: Checkpoint) -> None:
+    """A training step's forward pass, shapes only."""
+    side = start.preprocessing.crop_size if start.preprocessing else 224
+    try:
+        with torch.no_grad():
+            output = _shapes(start).train()(torch.empty(2, 3, side, side, device="meta"))
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        raise FineTuningError(
+            f"{start.architecture} cannot be trained on pictures of {side}x{side} pixels ({_first_line(error)}); "
+            "valid is what its weights were made for (leave out --size), or larger"
+        ) from error
+    scores = output[0] if isinstance(output, tuple) else output
+    if tuple(scores.shape) != (2, len(start.labels or [])):
+        raise FineTuningError(f"{start.architecture} returns {tuple(scores.shape)}, not a score for each class")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _load_fitting(module: nn.Module, start: Checkpoint, head: frozenset[str]) -> list[str]:
+    own = {name: value.shape for name, value in module.state_dict().items()}
+    state = _positions_fitted(module, start) if isinstance(module, VisionTransformer) else start.state
+    fitting = {name: state[name] for name in own if name in state and own[name] == state[name].shape}
+    fitting = {name: value for name, value in fitting.items() if name not in head}
+    if 2 * len(fitting) < len(own):
+        raise FineTuningError(
+            f"the checkpoint is not one of {start.architecture}: only {len(fitting)} of {len(own)} weights fit; "
+            "name its own architecture with --model"
+        )
+    module.load_state_dict(fitting, strict=False)
+    return [name for name in own if name not in fitting and not name.endswith(_COUNTER)]
+
+
+def _positions_fitted(module: VisionTransformer, start: Checkpoint) -> dict[str, torch.Tensor]:
+    """Of a vision transformer: positions of another picture size are interpolated, as torchvision does it."""
+    if "encoder.pos_embedding" not in start.state:
+        return start.state
+    return dict(interpolate_embeddings(module.image_size, module.patch_size, OrderedDict(start.state)))
+
+
+def freeze_all_but(module: nn.Module, trained: frozenset[str]) -> None:
+    """Leaves only the named parameters to be trained: the network below becomes a fixed feature extractor."""
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in trained)
+
+
+def train_mode(module: nn.Module) -> None:
+    """Training mode; frozen batch norms stay in eval mode, or their statistics and so the features would drift."""
+    module.train()
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm) and not _learns(layer):
+            layer.eval()
+
+
+def learns_batch_norm(module: nn.Module) -> bool:
+    """Whether a batch norm takes its statistics from the training batches."""
+    return any(isinstance(layer, _BatchNorm) and _learns(layer) for layer in module.modules())
+
+
+def _learns(layer: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in layer.parameters())
+
+
+def scores_and_losses(output: Any, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Cross-entropy, with the auxiliary heads' that GoogLeNet and Inception have in training mode.
+
+    Args:
+        output: what the network returned.
+        targets: class indices, int64 (N,).
+
+    Returns:
+        Scores (N, K) of the main head, its loss, and the loss to go down on.
+    """
+    if not isinstance(output, tuple):
+        loss = nn.functional.cross_entropy(output, targets)
+        return output, loss, loss
+    scores, *auxiliary = output
+    loss = nn.functional.cross_entropy(scores, targets)
+    share = _AUXILIARY_SHARE[type(output)]
+    return scores, loss, loss + share * sum(nn.functional.cross_entropy(one, targets) for one in auxiliary)
