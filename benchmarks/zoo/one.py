@@ -1,0 +1,204 @@
+"""Everything about one network: ``python -m benchmarks.zoo.one NETWORK FOLDER`` writes ``FOLDER/NETWORK.json``.
+
+A process of its own, so that one that is killed for its memory takes nothing else down.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.child import peak_memory
+from benchmarks.zoo.plain_autograd import Found, explain
+from benchmarks.zoo.weights import random_classifier
+from export.explanation_graph import explanation_kind, export_explanation, export_gradcam
+from export.prediction_graph import export_prediction
+from export.rounding import RoundingCheck
+from export.verification import Verdict, fresh_pictures
+from export.whole_file import write_whole
+from handler.cam import gradcam
+from handler.classifier import Classifier
+from handler.engine_choice import origin_of
+from handler.errors import ModelError, Unprocessable
+from handler.evidence import TOP, Engine, Evidence, Floats, Needs
+from handler.graph_description import KIND_GRADCAM, KIND_PREDICTION, KINDS
+from handler.graph_session import GraphSession
+from handler.memory_layout import in_fast_layout
+from handler.onnx_engine import OnnxEngine
+from handler.scaling import scale
+from handler.torch_engine import TorchEngine
+from handler.views import ChannelsLast, Tokens
+
+PICTURES = 2  # that engines are compared with plain autograd on, one after the other
+SEED = 77  # of them: neither the export's nor the verification's
+ROUNDS = 7  # of timing
+_ROW_VERSION = 1
+
+
+@dataclass(frozen=True)
+class EngineErrors:
+    """Of one engine against plain autograd, the largest over all pictures."""
+
+    scores: float  # of the largest score
+    gradcam: float  # of maps on [0, 1]
+    guided: float | None  # relative RMS error; gates that rounding flips included
+    saliency: float | None  # of the largest value
+
+
+def look_at(architecture: str, side: int | None = None, *, folder: Path | None = None) -> dict[str, Any]:
+    """The row of one network.
+
+    Args:
+        architecture: a name of torchvision's registry.
+        side: of the pictures; None is that of the architecture's own weights.
+        folder: for the graphs; None is one that is removed afterwards.
+    """
+    started = time.perf_counter()
+    classifier = random_classifier(architecture, side)
+    layer = classifier.default_layer
+    engine = TorchEngine(in_fast_layout(classifier))
+    row: dict[str, Any] = {
+        "version": _ROW_VERSION,
+        "network": architecture,
+        "parameters": sum(one.numel() for one in classifier.module.parameters()),
+        "side": classifier.preprocessing.crop_size,
+        "layer": layer,
+        "map": list(classifier.layers[layer]),
+        "layers": len(classifier.layers),
+        "guided": _guided(classifier),
+    }
+    truth = _plain(classifier)
+    row["engines"] = {"torch": asdict(_errors(engine, classifier, truth))}
+    with tempfile.TemporaryDirectory() as temporary:
+        where = folder or Path(temporary)
+        row["graphs"] = graphs = _graphs(classifier, where)
+        usable = [kind for kind, its in graphs.items() if "refused" not in its]
+        if usable:
+            onnx = OnnxEngine.open(where, origin_of(classifier), threads=torch.get_num_threads())
+            row["engines"]["onnx"] = asdict(_errors(onnx, classifier, truth))
+            row["times"] = _times(classifier, where, usable)
+    row["peak_mb"] = round(peak_memory())
+    row["seconds"] = round(time.perf_counter() - started)
+    return row
+
+
+def _guided(classifier: Classifier) -> dict[str, str]:
+    picture = _picture(classifier, 0)
+    try:
+        evidence = TorchEngine(classifier).run(picture, [[TOP]], Needs(guided=True))
+    except Unprocessable as error:
+        return {"refused": str(error)}
+    return {"coverage": evidence.coverage or ""}
+
+
+def _picture(classifier: Classifier, number: int) -> Floats:
+    return fresh_pictures(np.random.default_rng([SEED, number]), 1, classifier.preprocessing)
+
+
+def _plain(classifier: Classifier) -> list[Found]:
+    view = classifier.views.get(classifier.default_layer)
+    layout = {ChannelsLast: "channels last", Tokens: "tokens"}.get(type(view), "channels first")
+    pictures = [torch.from_numpy(_picture(classifier, number)) for number in range(PICTURES)]
+    return [explain(classifier.module, picture, classifier.default_layer, layout) for picture in pictures]
+
+
+def _errors(engine: Engine, classifier: Classifier, truth: Sequence[Found]) -> EngineErrors:
+    scores, maps, guided, saliency = [], [], [], []
+    for number, found in enumerate(truth):
+        picture, layer = _picture(classifier, number), (classifier.default_layer,)
+        evidence = engine.run(picture, [[TOP]], Needs(layer)) if _covers(engine, Needs(layer)) else None
+        if evidence is not None:
+            scores.append(_relative(evidence.logits[0], found.scores.numpy()))
+            maps.append(float(np.abs(_map(evidence, layer[0]) - scale(found.gradcam.numpy())).max()))
+        if found.guided is not None and _covers(engine, Needs(guided=True)):
+            its = engine.run(picture, [[TOP]], Needs(guided=True)).guided
+            assert its is not None
+            guided.append(_rms(its[0], found.guided.numpy()))
+        if _covers(engine, Needs(saliency=True)):
+            its = engine.run(picture, [[TOP]], Needs(saliency=True)).saliency
+            assert its is not None
+            saliency.append(_relative(its[0], found.saliency.numpy()))
+    return EngineErrors(_worst(scores), _worst(maps), max(guided, default=None), max(saliency, default=None))
+
+
+def _covers(engine: Engine, needs: Needs) -> bool:
+    return engine.covers(needs) if isinstance(engine, OnnxEngine) else True
+
+
+def _map(evidence: Evidence, layer: str) -> Floats:
+    its = evidence.layers[layer]
+    return scale(gradcam(its.activation, its.gradient)[0])
+
+
+def _relative(found: Floats, expected: Floats) -> float:
+    return float(np.abs(found.astype(np.float64) - expected).max() / max(float(np.abs(expected).max()), 1e-30))
+
+
+def _rms(found: Floats, expected: Floats) -> float:
+    expected = expected.astype(np.float64)
+    return float(np.linalg.norm(found - expected) / max(float(np.linalg.norm(expected)), 1e-30))
+
+
+def _worst(errors: Sequence[float]) -> float:
+    return max(errors, default=float("nan"))
+
+
+def _graphs(classifier: Classifier, folder: Path) -> dict[str, dict[str, Any]]:
+    exports: dict[str, Callable[[Classifier, Path], list[Verdict]]] = {
+        KIND_PREDICTION: export_prediction,
+        KIND_GRADCAM: export_gradcam,
+        explanation_kind(classifier): export_explanation,
+    }
+    return {kind: _graph(export, classifier, folder / KINDS[kind].file) for kind, export in exports.items()}
+
+
+def _graph(export: Callable[[Classifier, Path], list[Verdict]], classifier: Classifier, path: Path) -> dict[str, Any]:
+    started = time.perf_counter()
+    try:
+        checks = export(classifier, path)
+    except (ModelError, Unprocessable) as error:
+        return {"refused": str(error), "seconds": round(time.perf_counter() - started, 1)}
+    errors: dict[str, Any] = {}
+    for check in checks:
+        if isinstance(check, RoundingCheck):
+            errors[check.output] = {"graph": check.graph, "torch": check.torch}  # relative RMS: lower quartile, worst
+        else:
+            errors[check.output] = max(check.max_error, errors.get(check.output, 0.0))
+    seconds = round(time.perf_counter() - started, 1)
+    return {"errors": errors, "bytes": path.stat().st_size, "seconds": seconds}
+
+
+def _times(classifier: Classifier, folder: Path, kinds: Sequence[str]) -> dict[str, float]:
+    """Milliseconds of one picture in ONNX Runtime, medians of rounds that take turns."""
+    graphs = {kind: GraphSession.open(folder / KINDS[kind].file, threads=torch.get_num_threads()) for kind in kinds}
+    feeds = {"input": _picture(classifier, 0), "target": np.array([TOP])}
+    spent: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for number in range(ROUNDS + 1):
+        for kind, graph in graphs.items():
+            started = time.perf_counter()
+            graph.run({name: feeds[name] for name in KINDS[kind].inputs}, KINDS[kind].outputs)
+            if number:  # the first is a warm-up
+                spent[kind].append((time.perf_counter() - started) * 1e3)
+    return {kind: round(float(np.median(its)), 2) for kind, its in spent.items()}
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo.one", description=__doc__)
+    parser.add_argument("network")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--side", type=int, help="of the pictures (default: that of the network's own weights)")
+    options = parser.parse_args()
+    row = look_at(options.network, options.side)
+    write_whole(options.folder / f"{options.network}.json", json.dumps(row, indent=1).encode())
+
+
+if __name__ == "__main__":
+    main()

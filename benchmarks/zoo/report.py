@@ -1,0 +1,165 @@
+"""The page about all networks, from their rows."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+
+CLOSE = 1e-4  # relative error that an explanation graph is held to
+CLOSE_MAP = 1e-3  # of maps on [0, 1]
+_HEAD = (
+    *("network", "million weights", "pixels", "layer", "map", "guided backprop", "torch engine", "ONNX engine"),
+    *("prediction graph", "Grad-CAM graph", "explanation graph", "error", "guided RMS error", "explain / predict"),
+)
+_INTRODUCTION = """# Every torchvision classifier
+
+Made by `make zoo`; the figures are in [zoo.json](zoo.json). Weights are random, so drawn that activations have ordinary
+magnitudes (`benchmarks/zoo/weights.py`), pictures are those of the networks' own sizes.
+
+* **layer**: what `layer=auto` takes; **map**: its channels and cells.
+* **guided backprop**: how many of the network's activations it reaches, or what is there instead of a ReLU: then it is
+  refused with 422, and `saliency` is offered.
+* **torch engine**, **ONNX engine**: Grad-CAM on [0, 1] against plain autograd, written without this project's code; the
+  largest difference on fresh pictures.
+* **graphs**: size and time to export and verify, on one core of the machine below. An explanation graph holds guided
+  backprop where there is a ReLU, else saliency.
+* **error**: of the explanation graph against PyTorch over twelve fresh pictures at batch 1, 3 and 8: the largest
+  difference of scores, activations, gradients, Grad-CAM and saliency, as a part of the largest value.
+* **guided RMS error**: of the guided gradient, against float64: the lower quartile of the pictures and the worst; in
+  brackets those of PyTorch's own float32. Gates whose input is within rounding of zero flip in either. A letter r marks
+  a gradient or a Grad-CAM that was judged in the same way, because such a gate lies right behind the layer.
+* **explain / predict**: time of the explanation graph by that of the prediction graph in ONNX Runtime, one picture.
+"""
+
+
+def render(content: Mapping[str, Any]) -> str:
+    """Markdown of ``zoo.json``'s content."""
+    rows: list[Row] = content["networks"]
+    machine = content["machine"]
+    lines = [
+        _INTRODUCTION,
+        summary(rows),
+        "",
+        *_table(_HEAD, [_line(row) for row in rows if "graphs" in row]),
+        "",
+        *_refusals(rows),
+        f"Measured on {machine['cores']} cores of {machine['cpu']}, {machine['memory_gb']} GB, "
+        f"Python {machine['python']}, {', '.join(f'{name} {its}' for name, its in machine['packages'].items())}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """How many networks have what."""
+    measured = [row for row in rows if "graphs" in row]
+    explained = [row for row in measured if worst_error(row) is not None]
+    close = [row for row in explained if is_close(row)]
+    holds = Counter(explanation(row)[0] for row in explained)
+    return (
+        f"{len(rows)} networks: {len(measured)} measured, {len(explained)} with an explanation graph "
+        f"({holds['explanation']} with guided backprop, {holds['saliency']} with saliency), of {len(close)} of which "
+        f"every error is at most {CLOSE:g} (maps: {CLOSE_MAP:g})."
+    )
+
+
+def explanation(row: Row) -> tuple[str, Mapping[str, Any]]:
+    """The kind of the whole explanation's graph, and what is known of it."""
+    ((kind, graph),) = [one for one in row["graphs"].items() if one[0] in ("explanation", "saliency")]
+    return kind, graph
+
+
+def worst_error(row: Row) -> float | None:
+    """Of the explanation graph, guided backprop aside; None if there is no such graph."""
+    _, graph = explanation(row)
+    if "refused" in graph:
+        return None
+    return max(_error(its) for name, its in graph["errors"].items() if name != "guided_backprop")
+
+
+def is_close(row: Row) -> bool:
+    """Whether the explanation graph is as close as an exact one is: of the guided gradient the lower quartile."""
+    error, (_, graph) = worst_error(row), explanation(row)
+    guided = graph["errors"].get("guided_backprop")
+    small = guided is None or guided["graph"][0] <= max(CLOSE, guided["torch"][0])
+    return error is not None and error <= CLOSE and row["engines"]["onnx"]["gradcam"] <= CLOSE_MAP and small
+
+
+def _error(its: Any) -> float:
+    """Of one output; where it was judged by its rounding, the lower quartile's."""
+    return float(its["graph"][0] if isinstance(its, Mapping) else its)
+
+
+def _line(row: Row) -> list[str]:
+    channels, height, width = row["map"]
+    kind, graph = explanation(row)
+    engines = row["engines"]
+    return [
+        row["network"],
+        f"{row['parameters'] / 1e6:.1f}",
+        str(row["side"]),
+        f"`{row['layer']}`",
+        f"{channels} × {height} × {width}",
+        _guided(row["guided"]),
+        _number(engines["torch"]["gradcam"]),
+        _number(engines["onnx"]["gradcam"]) if "onnx" in engines else "–",
+        _graph(row["graphs"]["prediction"]),
+        _graph(row["graphs"]["gradcam"]),
+        _graph(graph),
+        _errors(row),
+        _rounding(graph),
+        f"{row['times'][kind] / row['times']['prediction']:.2f}" if _both(row, kind) else "–",
+    ]
+
+
+def _both(row: Row, kind: str) -> bool:
+    return {kind, "prediction"} <= set(row.get("times", {}))
+
+
+def _guided(its: Mapping[str, str]) -> str:
+    if "coverage" in its:
+        return its["coverage"].removesuffix(" activations")
+    return "only " + its["refused"].partition("this one has ")[2].partition(";")[0]
+
+
+def _graph(its: Mapping[str, Any]) -> str:
+    return "refused" if "refused" in its else f"{its['bytes'] / 1e6:.1f} MB, {its['seconds']:.0f} s"
+
+
+def _errors(row: Row) -> str:
+    error = worst_error(row)
+    if error is None:
+        return "–"
+    rounded = any(
+        isinstance(its, Mapping) for name, its in explanation(row)[1]["errors"].items() if "guided" not in name
+    )
+    return _number(error) + (" r" if rounded else "")
+
+
+def _rounding(graph: Mapping[str, Any]) -> str:
+    its = graph.get("errors", {}).get("guided_backprop")
+    if its is None:
+        return "–"
+    (quartile, worst), (own, own_worst) = its["graph"], its["torch"]
+    return f"{_number(quartile)}, {_number(worst)} ({_number(own)}, {_number(own_worst)})"
+
+
+def _number(value: float) -> str:
+    return "0" if value == 0 else "–" if math.isnan(value) else f"{value:.0e}"
+
+
+def _refusals(rows: Sequence[Row]) -> list[str]:
+    lines = [f"* {row['network']}: not run, it {row['skipped']}" for row in rows if "skipped" in row]
+    lines += [f"* {row['network']}: its process died, {row['died']}" for row in rows if "died" in row]
+    for row in rows:
+        for kind, graph in row.get("graphs", {}).items():
+            if "refused" in graph:
+                lines.append(f"* {row['network']}, {kind} graph: {graph['refused'].splitlines()[0]}")
+    return ["## What there is not", "", *lines, ""] if lines else []
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    rows = [head, ["---"] * len(head), *lines]
+    return ["| " + " | ".join(row) + " |" for row in rows]

@@ -1,0 +1,112 @@
+"""Random weights with which a network behaves like a trained one: nothing vanishes, explodes or saturates.
+
+A deep random network with batch norms is chaotic: it blows a difference in the last bit up layer by layer (Yang et al.
+2019, arXiv 1902.08129), until float32 itself is far from float64. Here most ReLUs are open, which keeps it tame, and
+every layer's output has the variance 1 on pictures of the kind that exports are verified with.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model, get_model_weights
+
+from export.verification import fresh_pictures
+from handler.checkpoint import Checkpoint
+from handler.classifier import Classifier, build_classifier
+from handler.preprocess import Preprocessing
+
+CLASSES = 1000
+_SPREAD = 2.0  # standard deviation of the scores
+_PICTURES = 4
+
+
+def random_classifier(architecture: str, side: int | None = None, seed: int = 0) -> Classifier:
+    """A torchvision classifier; the same one for the same arguments.
+
+    Args:
+        architecture: a name of torchvision's registry.
+        side: of the pictures; None is that of the architecture's own weights.
+        seed: of the weights.
+    """
+    how = preprocessing_of(architecture, side)
+    module = build(architecture, how.crop_size)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        _draw(module)
+        _calibrate(module, _pictures(how, seed))
+    labels = [f"class {index}" for index in range(CLASSES)]
+    return build_classifier(Checkpoint(architecture, labels, how, module.state_dict()))
+
+
+def build(architecture: str, side: int) -> nn.Module:
+    """The network as torchvision builds it, in eval mode."""
+    options: dict[str, Any] = {"init_weights": False} if architecture in ("googlenet", "inception_v3") else {}
+    if architecture.startswith("vit_"):
+        options["image_size"] = side
+    module: nn.Module = get_model(architecture, weights=None, num_classes=CLASSES, **options).eval()
+    return module
+
+
+def preprocessing_of(architecture: str, side: int | None = None) -> Preprocessing:
+    """That of the architecture's default weights, which need not be there for it."""
+    preset = get_model_weights(architecture)["DEFAULT"].transforms()
+    return Preprocessing(
+        side or preset.resize_size[0],
+        side or preset.crop_size[0],
+        tuple(preset.mean),
+        tuple(preset.std),
+        preset.interpolation.value,
+    )
+
+
+def _pictures(how: Preprocessing, seed: int) -> Tensor:
+    fields = fresh_pictures(np.random.default_rng(1000 + seed), _PICTURES - 1, how)
+    return torch.cat([torch.from_numpy(fields), torch.randn(1, 3, how.crop_size, how.crop_size)])
+
+
+def _draw(module: nn.Module) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.normal_(layer.bias, std=0.1)
+        elif isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 1.0)
+            nn.init.normal_(layer.bias, 0.5, 0.3)
+    for name, parameter in module.named_parameters():
+        if name.endswith("relative_position_bias_table"):
+            nn.init.normal_(parameter, std=0.5)
+        elif name.endswith("layer_scale"):
+            nn.init.uniform_(parameter, 0.1, 0.5)
+
+
+def _calibrate(module: nn.Module, pictures: Tensor) -> None:
+    """One pass: weights are divided by the spread of what their layer returns, batch norms take statistics."""
+
+    def to_unit_spread(layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        spread = output.std()
+        if not spread > 0:
+            return output
+        layer.weight.div_(spread)  # type: ignore[operator,union-attr]
+        if layer.bias is not None:
+            layer.bias.div_(spread)  # type: ignore[operator,union-attr]
+        return output / spread
+
+    weighted = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    hooks = [layer.register_forward_hook(to_unit_spread) for layer in weighted]
+    for norm in norms:
+        norm.train().momentum = None  # statistics are those of the next batch alone
+    try:
+        module(pictures)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        module.eval()
+    heads = [layer for layer in weighted if isinstance(layer, nn.Linear) and layer.out_features == CLASSES]
+    for head in heads:
+        head.weight.mul_(_SPREAD)
+        if head.bias is not None:
+            head.bias.mul_(_SPREAD)
