@@ -5,27 +5,43 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
-# What is packed and exported: the embedded model, unless MODEL, WEIGHTS or CHECKPOINT say otherwise.
-NAME   ?= $(if $(MODEL),$(MODEL),shufflenet_cam)
+# What is packed and exported: the embedded model, unless MODEL, ARCH, WEIGHTS or CHECKPOINT say otherwise.
+NAME   ?= $(or $(MODEL),$(lastword $(subst :, ,$(ARCH))),shufflenet_cam)
 MODEL  ?=
+ARCH   ?=
+PACK   ?=
 WEIGHTS ?=
 LABELS ?=
-CHECKPOINT ?= $(if $(MODEL)$(WEIGHTS),,examples/shapes/shapes.safetensors)
-SOURCE := $(if $(MODEL),--model '$(MODEL)') $(if $(WEIGHTS),--weights '$(WEIGHTS)') \
+CHECKPOINT ?= $(if $(MODEL)$(ARCH)$(WEIGHTS),,examples/shapes/shapes.safetensors)
+SOURCE := $(if $(MODEL),--model '$(MODEL)') $(if $(ARCH),--arch '$(ARCH)') $(if $(WEIGHTS),--weights '$(WEIGHTS)') \
           $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') $(if $(LABELS),--labels '$(LABELS)')
 # 0 packs no ONNX graphs into the archive
 SIDECAR ?= 1
 CONFIG ?= config.properties
+# what demo-photo writes
+STRIP ?= docs/photo.png
+
+# What is fine-tuned and how; FINETUNE takes further options, see `python -m examples.finetune --help`
+DATA   ?=
+EPOCHS ?=
+BATCH  ?=
+SEED   ?=
+OUT    ?= out/finetune
+FINETUNE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo archive export explanation gradcam serve stop train localisation bench lock clean
+.PHONY: help setup check test demo demo-photo archive export explanation gradcam serve stop finetune train localisation bench \
+        zoo lock clean
 
 help: ## list the targets
 	@echo "make TARGET [VARIABLE=value …]"
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
 	@echo
 	@echo "archive, export, explanation and gradcam take MODEL=resnet18 WEIGHTS=DEFAULT, or CHECKPOINT=file LABELS=file, and NAME=name;"
-	@echo "by default they take the embedded model. NAME is MODEL if that is given, else shufflenet_cam; serve takes it too."
+	@echo "or ARCH=package.module:factory for a network of your own, with PACK=package for what else its code imports;"
+	@echo "by default they take the embedded model. NAME is MODEL or the factory if given, else shufflenet_cam; serve takes"
+	@echo "NAME, MODEL and ARCH, too. finetune takes DATA=folder, MODEL, WEIGHTS or CHECKPOINT to start from, EPOCHS, BATCH,"
+	@echo "SEED, OUT, and FINETUNE='--freeze …'."
 
 setup: $(READY) ## build the environment in .venv (about 6 GB, a few minutes)
 
@@ -51,8 +67,12 @@ demo: $(READY) ## pack and serve the embedded model, post two pictures, show wha
 	$(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
 	$(PY) -m examples.demo
 
+demo-photo: $(READY) ## serve real ImageNet weights, explain two photographs, write the README's picture strip, stop
+	$(PY) -m export archive --name efficientnet_lite0 --arch examples.efficientnet_lite0.network:efficientnet_lite0
+	$(PY) -m examples.efficientnet_lite0.demo --strip '$(STRIP)'
+
 archive: $(READY) ## write model_store/NAME.mar for TorchServe, ONNX graphs included (SIDECAR=0 leaves them out)
-	$(PY) -m export archive --name '$(NAME)' $(SOURCE) $(if $(filter 0,$(SIDECAR)),--no-sidecar)
+	$(PY) -m export archive --name '$(NAME)' $(SOURCE) $(if $(filter 0,$(SIDECAR)),--no-sidecar)$(foreach package,$(PACK), --pack '$(package)')
 
 export: $(READY) ## write model_store/NAME.onnx for ONNX Runtime, verified against PyTorch
 	$(PY) -m export prediction --name '$(NAME)' $(SOURCE)
@@ -69,6 +89,12 @@ serve: $(READY) ## start TorchServe with model_store/NAME.mar and wait until it 
 stop: $(READY) ## stop the server that `make serve` started
 	$(PY) -m deploy.local_server stop --config '$(CONFIG)'
 
+finetune: $(READY) ## fine-tune a classifier on the pictures in DATA=folder (train/ and val/): writes and resumes out/finetune/
+	@test -n '$(DATA)' || { echo "error: name a folder with train/ and val/, a folder per class in both: DATA=folder"; exit 2; }
+	$(PY) -m examples.finetune '$(DATA)' $(if $(MODEL),--model '$(MODEL)') $(if $(WEIGHTS),--weights '$(WEIGHTS)') \
+	    $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') $(if $(EPOCHS),--epochs '$(EPOCHS)') \
+	    $(if $(BATCH),--batch-size '$(BATCH)') $(if $(SEED),--seed '$(SEED)') --out '$(OUT)' $(FINETUNE)
+
 train: $(READY) ## train the embedded model anew (half an hour on two cores)
 	$(PY) -m examples.shapes.train
 
@@ -77,6 +103,9 @@ localisation: $(READY) ## measure where the embedded model's maps lie on 500 two
 
 bench: $(READY) ## measure this project side by side with its peers, see benchmarks/RESULTS.md (an hour or two)
 	$(PY) -m benchmarks $(BENCH)
+
+zoo: $(READY) ## run every torchvision classifier through everything, see docs/ZOO.md (an hour or two; resumable)
+	$(PY) -m benchmarks.zoo --docs docs $(ZOO)
 
 lock: $(READY) ## write the exact versions of the present environment to constraints.txt
 	$(PY) -m pip freeze --exclude-editable --exclude grad-cam | grep -v '^-e' > constraints.txt

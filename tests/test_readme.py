@@ -1,13 +1,17 @@
 """The README's commands and code, run as they stand, against a server on other ports."""
 
+import importlib
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import pytest
+import torch
 
+from export.__main__ import main
 from export.prediction_graph import export_prediction
 from handler.classifier import load_classifier
 from tests.serving import CHECKPOINT, ROOT, serving
@@ -17,6 +21,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def files() -> dict[str, str]:
+    """The blocks of Python that are files: their first line is a comment that names them."""
+    named = {re.match(r"# (\w+\.py)\n", code): code for code in blocks("python")}
+    return {name[1]: code for name, code in named.items() if name}
 
 
 def commands(program: str) -> list[str]:
@@ -64,7 +74,7 @@ def test_the_python_code_runs_and_the_export_commands_too(shapes_graphs, tmp_pat
     model = ROOT / "model_store" / "shufflenet_cam.onnx"
     export_prediction(load_classifier(checkpoint=CHECKPOINT), model)
     shutil.copy(shapes_graphs / "model.explain.onnx", model.with_suffix(".explain.onnx"))
-    for code in blocks("python"):
+    for code in [code for code in blocks("python") if code not in files().values()]:
         done = run([sys.executable, "-c", code])
         assert done.returncode == 0, done.stderr
         assert "star" in done.stdout
@@ -78,8 +88,24 @@ def test_the_python_code_runs_and_the_export_commands_too(shapes_graphs, tmp_pat
     assert (tmp_path / "one.explained.png").is_file()
 
 
+def test_the_network_of_ones_own_is_packed_as_it_stands(tmp_path, importable):
+    code = files()["mynet.py"]
+    assert len([line for line in code.splitlines() if line]) <= 10
+    (importable / "mynet.py").write_text(code, encoding="utf-8")
+    torch.save(importlib.import_module("mynet").network(3).state_dict(), tmp_path / "mynet.pth")
+    (command,) = [one for one in commands("make archive") if "mynet:network" in one]
+    dry = [*shlex.split(command), f"CHECKPOINT={tmp_path}/mynet.pth", "--dry-run", "-o", ".venv/.ready"]
+    packed = run(dry).stdout
+    arguments = shlex.split(packed[packed.index("-m export") :])[2:]
+    assert main([*arguments, "--store", str(tmp_path)]) == 0
+    with zipfile.ZipFile(tmp_path / "network.mar") as archive:
+        assert archive.read("mynet.py").decode() == code
+        assert "model.explain.onnx" in archive.namelist()
+
+
 def test_every_file_that_the_readme_points_to_exists():
     pointed = re.findall(r"\]\((?!http|#)([^)]+)\)", README)
+    assert pointed[0] == "docs/photo.png"
     assert "docs/demo.png" in pointed
     assert all((ROOT / path).is_file() for path in pointed)
     anchors = {re.sub(r"[^a-z- ]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in README.splitlines()}
