@@ -4,6 +4,9 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
+# the client package of KServe, in an environment of its own: it wants an older protobuf than onnx does
+KSERVE := .venv-kserve
+KSERVE_READY := $(KSERVE)/.ready
 
 # What is packed and exported: the embedded model, unless MODEL, ARCH, WEIGHTS or CHECKPOINT say otherwise.
 NAME   ?= $(or $(MODEL),$(lastword $(subst :, ,$(ARCH))),shufflenet_cam)
@@ -30,8 +33,7 @@ OUT    ?= out/finetune
 FINETUNE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo demo-photo archive export explanation gradcam serve stop finetune train localisation bench \
-        zoo lock clean
+.PHONY: help setup check test demo demo-photo archive export explanation gradcam serve stop finetune train localisation bench zoo lock clean
 
 help: ## list the targets
 	@echo "make TARGET [VARIABLE=value …]"
@@ -55,12 +57,18 @@ $(READY): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps grad-cam==1.5.7
 	@touch $@
 
+$(KSERVE_READY): deploy/kserve/constraints.txt
+	@echo "building the environment of the KServe client in $(KSERVE): about 450 MB, half a minute"
+	$(PYTHON) -m venv $(KSERVE)
+	$(KSERVE)/bin/python -m pip install --quiet --disable-pip-version-check -c deploy/kserve/constraints.txt kserve
+	@touch $@
+
 check: $(READY) ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-test: $(READY) ## all tests, the real server among them
+test: $(READY) $(KSERVE_READY) ## all tests, the real server among them
 	$(PY) -m pytest
 
 demo: $(READY) ## pack and serve the embedded model, post two pictures, show what comes back, stop

@@ -94,7 +94,8 @@ def test_the_network_of_ones_own_is_packed_as_it_stands(tmp_path, importable):
     (importable / "mynet.py").write_text(code, encoding="utf-8")
     torch.save(importlib.import_module("mynet").network(3).state_dict(), tmp_path / "mynet.pth")
     (command,) = [one for one in commands("make archive") if "mynet:network" in one]
-    dry = [*shlex.split(command), f"CHECKPOINT={tmp_path}/mynet.pth", "--dry-run", "-o", ".venv/.ready"]
+    quietly = ["--dry-run", "--no-print-directory", "-o", ".venv/.ready"]
+    dry = [*shlex.split(command), f"CHECKPOINT={tmp_path}/mynet.pth", *quietly]
     packed = run(dry).stdout
     arguments = shlex.split(packed[packed.index("-m export") :])[2:]
     assert main([*arguments, "--store", str(tmp_path)]) == 0
