@@ -35,6 +35,7 @@ from export.verification import (
     Run,
     Tolerance,
     Verdict,
+    batch_sizes,
     fresh_pictures,
     verify,
 )
@@ -116,6 +117,7 @@ def _write(classifier: Classifier, path: Path, kind: str) -> list[Verdict]:
             TOLERANCES,
             exact=exact_run(classifier, kind),
             gated=GATED,
+            batches=batch_sizes(classifier.preprocessing.crop_size),
         )
 
     coverage = _coverage(classifier) if kind == KIND_EXPLANATION else ""

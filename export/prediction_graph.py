@@ -15,6 +15,7 @@ from export.verification import (
     Run,
     Tolerance,
     Verdict,
+    batch_sizes,
     fresh_pictures,
     verify,
 )
@@ -53,13 +54,13 @@ def export_prediction(classifier: Classifier, path: Path) -> list[Verdict]:
 
 
 def _write(classifier: Classifier, path: Path) -> list[Verdict]:
-    model = _trace(classifier)
+    model, batches = _trace(classifier), batch_sizes(classifier.preprocessing.crop_size)
 
     def fresh(rng: np.random.Generator, count: int) -> Inputs:
         return {"input": fresh_pictures(rng, count, classifier.preprocessing)}
 
     def verified() -> list[Verdict]:
-        return verify(torch_run(classifier), graph_run(model), fresh, TOLERANCES)
+        return verify(torch_run(classifier), graph_run(model), fresh, TOLERANCES, batches=batches)
 
     return write_verified(model, path, classifier, KIND_PREDICTION, verified)
 

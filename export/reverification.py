@@ -16,6 +16,7 @@ from export.verification import (
     Tolerance,
     Verdict,
     VerificationError,
+    batch_sizes,
     fresh_pictures,
     verify,
 )
@@ -31,7 +32,7 @@ SEED = 2  # not the export's: its pictures would find nothing new
 
 
 def reverify(path: Path, classifier: Classifier, seed: int = SEED) -> list[Verdict]:
-    """Compares a graph of any kind with PyTorch on fresh pictures at batch sizes 1, 3 and 8.
+    """Compares a graph of any kind with PyTorch on fresh pictures at batch sizes 1, 3 and 8 (see ``batch_sizes``).
 
     Args:
         path: of the graph.
@@ -60,7 +61,8 @@ def reverify(path: Path, classifier: Classifier, seed: int = SEED) -> list[Verdi
         return pictures | targets if "target" in takes else pictures
 
     exact = None if description.kind == KIND_PREDICTION else explanation_graph.exact_run(classifier, description.kind)
-    return verify(reference, _graph_run(graph), fresh, tolerances, seed, exact, explanation_graph.GATED)
+    batches = batch_sizes(classifier.preprocessing.crop_size)
+    return verify(reference, _graph_run(graph), fresh, tolerances, seed, exact, explanation_graph.GATED, batches)
 
 
 def _reference(classifier: Classifier, kind: str) -> tuple[Run, Mapping[str, Tolerance]]:

@@ -18,7 +18,8 @@ Run = Callable[[Inputs], Mapping[str, Floats]]  # inputs to outputs, both by nam
 
 Exact = Callable[[Inputs, Mapping[str, Floats]], Mapping[str, Floats]]  # given what ``Run`` answered, too
 
-BATCH_SIZES = (1, 3, 8)
+_BATCH_SIZES = (1, 3, 8)
+_MOST_PIXELS = 8 * 448**2  # of a batch: 8 pictures of 600 pixels would take more than 30 GB in a large network
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,16 @@ class Check:
 
 
 Verdict = Check | RoundingCheck
+
+
+def batch_sizes(side: int) -> tuple[int, ...]:
+    """Those that graphs are compared at: 1, 3 and 8, or as many instead of 8 as the memory has room for.
+
+    Args:
+        side: of the square pictures, in pixels.
+    """
+    *smaller, largest = _BATCH_SIZES
+    return (*smaller, max(smaller[-1] + 1, min(largest, _MOST_PIXELS // side**2)))
 
 
 class VerificationError(ModelError):
@@ -109,8 +120,9 @@ def verify(
     seed: int = 1,
     exact: Exact | None = None,
     gated: Sequence[str] = (),
+    batches: Sequence[int] = _BATCH_SIZES,
 ) -> list[Verdict]:
-    """Compares on fresh inputs at batch sizes 1, 3 and 8; the top class must be the same, too.
+    """Compares on fresh inputs at several batch sizes; the top class must be the same, too.
 
     Args:
         reference: PyTorch.
@@ -120,6 +132,7 @@ def verify(
         seed: of the inputs.
         exact: PyTorch in float64, where outputs are judged by their rounding; see ``export.rounding``.
         gated: outputs that are judged by their rounding if an element is beyond its tolerance.
+        batches: their sizes, see ``batch_sizes``.
 
     Raises:
         VerificationError: with the whole table, if any check fails.
@@ -127,7 +140,7 @@ def verify(
     """
     rng = np.random.default_rng(seed)
     answers = []
-    for batch in BATCH_SIZES:
+    for batch in batches:
         inputs = make_inputs(rng, batch)
         answers.append(Answers(inputs, reference(inputs), graph(inputs)))
     checks: list[Verdict] = [check for one in answers for check in compare(one.expected, one.actual, tolerances)]

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     networks = options.networks or (list(SMALL) if options.small else known_architectures())
     if not options.only_report:
         todo = [name for name in networks if options.again or not (folder / f"{name}.json").is_file()]
-        _run(todo, folder, options.jobs, options.threads)
+        _run(todo, folder, options.jobs, options.threads, options.side)
     rows = _rows(folder)
     if options.docs:
         _write_docs(rows, options.docs)
@@ -67,49 +68,57 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--again", action="store_true", help="make them anew")
     parser.add_argument("--jobs", type=int, default=max(os.cpu_count() or 1, 1), help="at once (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of each (default: %(default)s)")
+    parser.add_argument(
+        "--side", type=int, help="of the pictures, in pixels (default: that of the networks' own weights)"
+    )
     parser.add_argument("--docs", type=Path, help="folder to write ZOO.md and zoo.json into (make zoo: docs)")
     parser.add_argument("--only-report", action="store_true", help="run nothing, write the report of the rows there")
     return parser
 
 
-def _run(networks: list[str], folder: Path, jobs: int, threads: int) -> None:
+def _run(networks: list[str], folder: Path, jobs: int, threads: int, side: int | None = None) -> None:
     """Small networks first; as many at once as there are jobs and as fit into the memory."""
     memory = int(_SHARE * psutil.virtual_memory().total)
     with tqdm(total=len(networks), unit="network", disable=None) as bar:
         bar.set_postfix_str("estimating memory")
-        waiting = sorted((memory_need(name), name) for name in networks)
+        waiting = sorted((memory_need(name, side), name) for name in networks)
         running: list[_Job] = []
         try:
             while waiting or running:
-                while waiting and len(running) < jobs:
-                    need, name = waiting[0]
-                    if need > memory:
-                        _save(folder, {"network": name, "skipped": _too_large(need, memory)})
-                        bar.update()
-                    elif sum(job.need for job in running) + need > memory:
-                        break
-                    else:
-                        running.append(_start(name, need, folder, threads))
-                    waiting.pop(0)
-                    bar.set_postfix_str(", ".join(job.network for job in running))
+                if waiting and waiting[0][0] > memory:
+                    need, name = waiting.pop(0)
+                    _save(folder, {"network": name, "skipped": _too_large(need, memory)})
+                    bar.update()
+                elif waiting and len(running) < jobs and sum(job.need for job in running) + waiting[0][0] <= memory:
+                    need, name = waiting.pop(0)
+                    running.append(_start(name, need, folder, threads, side))
+                bar.set_postfix_str(", ".join(job.network for job in running))
                 for job in [one for one in running if one.process.poll() is not None]:
                     running.remove(job)
-                    _finish(job, folder)
-                    bar.update()
+                    if _killed(job) and job.need < memory:  # others took what it needed: once more, alone
+                        waiting.append((memory, job.network))
+                    else:
+                        _finish(job, folder)
+                        bar.update()
                 time.sleep(0.2)
         finally:
             for job in running:
                 job.process.kill()
 
 
+def _killed(job: _Job) -> bool:
+    return job.process.returncode == -signal.SIGKILL
+
+
 def _too_large(need: int, memory: int) -> str:
     return f"needs about {need / 1e9:.0f} GB of memory, {memory / 1e9:.0f} GB are there"
 
 
-def _start(network: str, need: int, folder: Path, threads: int) -> _Job:
+def _start(network: str, need: int, folder: Path, threads: int, side: int | None) -> _Job:
     log = folder / f"{network}.log"
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "benchmarks.zoo.one", network, str(folder.resolve())]
+    command += [] if side is None else ["--side", str(side)]
     (folder / f"{network}.json").unlink(missing_ok=True)
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=_ROOT)
@@ -118,6 +127,9 @@ def _start(network: str, need: int, folder: Path, threads: int) -> _Job:
 
 def _finish(job: _Job, folder: Path) -> None:
     if (folder / f"{job.network}.json").is_file():
+        return
+    if _killed(job):
+        _save(folder, {"network": job.network, "skipped": "needs more memory than there is: the system killed it"})
         return
     said = job.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     _save(folder, {"network": job.network, "died": f"exit status {job.process.returncode}: {(said or [''])[-1]}"})

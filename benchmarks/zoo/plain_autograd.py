@@ -89,7 +89,8 @@ class _GuidedReLUs(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        six = function is F.relu6 or (function is F.hardtanh and tuple(args[1:3]) == (0.0, 6.0))
+        limits = (*args[1:3], kwargs.get("min_val"), kwargs.get("max_val"))  # however they are handed over
+        six = function is F.relu6 or (function is F.hardtanh and [one for one in limits if one is not None] == [0, 6])
         if (six or function in self._RELUS) and args[0].requires_grad:
             self.count += 1
             return _GuidedReLU.apply(args[0], 6.0 if six else float("inf"))
