@@ -99,6 +99,7 @@ stop: $(READY) ## stop the server that `make serve` started
 
 finetune: $(READY) ## fine-tune a classifier on the pictures in DATA=folder (train/ and val/): writes and resumes out/finetune/
 	@test -n '$(DATA)' || { echo "error: name a folder with train/ and val/, a folder per class in both: DATA=folder"; exit 2; }
+	@test -z '$(ARCH)' || { echo "error: finetune trains torchvision's networks (MODEL=), not ARCH=$(ARCH)"; exit 2; }
 	$(PY) -m examples.finetune '$(DATA)' $(if $(MODEL),--model '$(MODEL)') $(if $(WEIGHTS),--weights '$(WEIGHTS)') \
 	    $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') $(if $(EPOCHS),--epochs '$(EPOCHS)') \
 	    $(if $(BATCH),--batch-size '$(BATCH)') $(if $(SEED),--seed '$(SEED)') --out '$(OUT)' $(FINETUNE)

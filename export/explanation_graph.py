@@ -85,6 +85,7 @@ def export_explanation(classifier: Classifier, path: Path) -> list[Verdict]:
         VerificationError: the graph differs from PyTorch.
     """
     with no_older_file(path):
+        check_size(classifier.module)
         return _write(classifier, path, explanation_kind(classifier))
 
 

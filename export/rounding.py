@@ -27,6 +27,7 @@ class Deviations:
 
     graph: list[float] = field(default_factory=list)  # relative RMS error of each picture
     torch: list[float] = field(default_factory=list)
+    worst_best: tuple[float, float] = (0.0, 0.0)  # of all batches of several: the best picture, of graph and PyTorch
     max_error: float = 0.0
     beyond: list[float] = field(default_factory=list)  # share of elements, one entry per picture
 
@@ -34,8 +35,11 @@ class Deviations:
         """Measures one batch (N, 3, H, W)."""
         norms = np.sqrt(_squares(exact))
         scale = np.maximum(norms, max(_FAINT * float(norms.max()), 1e-30))
-        self.graph += list(np.sqrt(_squares(graph - exact)) / scale)
-        self.torch += list(np.sqrt(_squares(torch - exact)) / scale)
+        its, own = (list(np.sqrt(_squares(found - exact)) / scale) for found in (graph, torch))
+        self.graph += its
+        self.torch += own
+        if len(its) > 1:
+            self.worst_best = max(self.worst_best[0], min(its)), max(self.worst_best[1], min(own))
         for one, other in zip(exact.astype(np.float64), graph, strict=True):
             error = np.abs(other - one) / max(float(np.abs(one).max()), 1e-30)
             self.max_error = float(np.fmax(self.max_error, error.max())) if np.isfinite(error).all() else np.inf
@@ -57,12 +61,14 @@ class RoundingCheck:
     share_beyond: float  # of the elements, further than ``CLOSE`` of the largest
     graph: tuple[float, float]  # relative RMS error of the pictures: lower quartile, worst
     torch: tuple[float, float]  # the same of PyTorch in float32
+    worst_best: tuple[float, float] = (0.0, 0.0)  # the same of the best picture of a batch, where that is worst; both
 
     @classmethod
     def of(cls, output: str, found: Deviations) -> "RoundingCheck":
         """The verdict on what was collected."""
         share = float(np.mean(found.beyond))
-        return cls(output, len(found.graph), found.max_error, share, _spread(found.graph), _spread(found.torch))
+        spreads = _spread(found.graph), _spread(found.torch)
+        return cls(output, len(found.graph), found.max_error, share, *spreads, found.worst_best)
 
     @property
     def allowed(self) -> tuple[float, float]:
@@ -73,8 +79,13 @@ class RoundingCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether the lower quartile and the worst picture are close, or not much further away than PyTorch's."""
-        return all(found <= most for found, most in zip(self.graph, self.allowed, strict=True))
+        """Whether the lower quartile and the worst picture are close, or not much further away than PyTorch's.
+
+        No batch may be wrong as a whole either, as one would be whose pictures are mixed.
+        """
+        its, own = self.worst_best
+        in_each_batch = its <= max(CLOSE_AT_WORST, TIMES_OWN * own)
+        return in_each_batch and all(found <= most for found, most in zip(self.graph, self.allowed, strict=True))
 
     @property
     def limit(self) -> str:

@@ -117,7 +117,7 @@ def _check_name(name: str) -> None:
 def _spec(name: str) -> ModuleSpec:
     try:
         spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError) as error:
+    except (Exception, SystemExit) as error:  # the packages above are imported, which may raise anything
         raise ModelError(f"{name} cannot be packed: it cannot be found ({error})") from error
     if spec is None:
         raise ModelError(f"{name} cannot be packed: it cannot be found; valid are importable packages and modules")

@@ -94,13 +94,18 @@ def _described(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, s
     labels, preprocessing = metadata.pop("labels", None), metadata.pop("preprocessing", None)
     options = metadata.pop("options", "{}")
     try:
+        named, built = json.loads(labels) if labels else None, json.loads(options)
+        if named is not None and not (isinstance(named, list) and all(isinstance(one, str) for one in named)):
+            raise TypeError("labels must be a list of texts")
+        if not isinstance(built, dict):
+            raise TypeError("options must be a mapping")
         return Checkpoint(
             architecture,
-            json.loads(labels) if labels else None,
+            named,
             Preprocessing.from_json(preprocessing) if preprocessing else None,
             state,
             metadata,
-            dict(json.loads(options)),
+            built,
         )
     except (TypeError, ValueError) as error:
         raise ModelError(f"checkpoint {path} describes itself wrongly: {error}") from error

@@ -164,7 +164,13 @@ def _build(checkpoint: Checkpoint, num_classes: int, side: int) -> nn.Module:
         options["init_weights"] = False
     if architecture.startswith("vit_"):
         options["image_size"] = side
-    return _builder(architecture)(weights=None, num_classes=num_classes, **options)
+    try:
+        return _builder(architecture)(weights=None, num_classes=num_classes, **options)
+    except (TypeError, ValueError, AssertionError) as error:  # the options are the checkpoint's, the side is a client's
+        detail = f" and options {checkpoint.options}" if checkpoint.options else ""
+        raise ModelError(
+            f"{architecture} cannot be built for pictures of {side} pixels{detail} ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _options_of_weights(architecture: str) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def _reached(module: nn.Module, views: Mapping[str, View], side: int, device: to
 
 @contextmanager
 def _noting(module: nn.Module, found: dict[str, SpatialLayer]) -> Iterator[None]:
-    noted = _Noted()
+    noted = _Noted(_token_widths(module))
 
     def note(path: str) -> Any:
         def hook(layer: nn.Module, inputs: Any, output: Any) -> None:
@@ -104,7 +104,8 @@ def _noting(module: nn.Module, found: dict[str, SpatialLayer]) -> Iterator[None]
 class _Noted:
     """The views of tensors, as far as they are alive: a tensor's view follows from who made it, and of what."""
 
-    def __init__(self) -> None:
+    def __init__(self, token_widths: set[int]) -> None:
+        self._token_widths = token_widths
         self._views: dict[int, tuple[weakref.ref[torch.Tensor], View | None]] = {}
 
     def view(self, layer: nn.Module, inputs: Any, output: torch.Tensor) -> View | None:
@@ -120,7 +121,7 @@ class _Noted:
 
     def _made(self, layer: nn.Module, inputs: Any, output: torch.Tensor) -> View | None:
         if output.dim() == 3:
-            return _token_view(output)
+            return _token_view(output) if self._are_tokens(inputs, output) else None
         if output.dim() != 4:
             return None
         if isinstance(layer, Permute):
@@ -131,7 +132,21 @@ class _Noted:
             return CHANNELS_LAST
         alike = [one for one in inputs if isinstance(one, torch.Tensor) and one.shape == output.shape]
         known = [view for view in map(self._known, alike) if view is not None]
-        return known[0] if known else CHANNELS_FIRST
+        if known:
+            return known[0]
+        # a guess; of a square picture the maps are square, and channels that lie elsewhere would make them oblong
+        return CHANNELS_FIRST if output.shape[2] == output.shape[3] else None
+
+    def _are_tokens(self, inputs: Any, output: torch.Tensor) -> bool:
+        """Whether the last dimension is channels: three dimensions can be anything, flattened maps among them."""
+        sources = [one for one in inputs if isinstance(one, torch.Tensor) and one.shape[:2] == output.shape[:2]]
+        return output.shape[2] in self._token_widths or any(isinstance(self._known(one), Tokens) for one in sources)
+
+
+def _token_widths(module: nn.Module) -> set[int]:
+    """How many channels the tokens of a network with attention have."""
+    norms = {one.normalized_shape[-1] for one in module.modules() if isinstance(one, nn.LayerNorm)}
+    return norms | {one.embed_dim for one in module.modules() if isinstance(one, nn.MultiheadAttention)}
 
 
 def _token_view(output: torch.Tensor) -> Tokens | None:

@@ -46,7 +46,7 @@ def load_module(architecture: str) -> ModuleType:
     name = module_name(architecture)
     try:
         return importlib.import_module(name)
-    except Exception as error:  # a module may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # a module may raise anything while it is imported
         raise ModelError(
             f"architecture {architecture}: {name} cannot be imported ({type(error).__name__}: {error}); "
             "valid is a module in the current folder, on PYTHONPATH or installed"
@@ -115,7 +115,8 @@ def check_scores(module: nn.Module, architecture: str, side: int, classes: int) 
     pictures = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:
         with torch.inference_mode():
-            scores = module(pictures)
+            scores = module(pictures.clone())
+            again = module(pictures.clone())
     except Exception as error:  # whatever its author did not foresee
         said = (
             f"architecture {architecture} fails on pictures {tuple(pictures.shape)} ({type(error).__name__}: {error})"
@@ -134,6 +135,16 @@ def check_scores(module: nn.Module, architecture: str, side: int, classes: int) 
         )
     if not bool(scores.isfinite().all()):
         raise ModelError(f"architecture {architecture} answers noise with scores that are not finite; {valid}")
+    if not torch.allclose(scores, again, rtol=1e-4, atol=1e-5):
+        raise ModelError(
+            f"architecture {architecture} answers the same pictures differently each time, in eval mode, too; valid is "
+            "a network without chance: F.dropout needs training=self.training"
+        )
+    if classes > 1 and bool((scores >= 0).all()) and torch.allclose(scores.sum(1), torch.ones(2), atol=1e-4):
+        raise ModelError(
+            f"architecture {architecture} ends in a softmax; valid are logits, which Grad-CAM is defined on: remove "
+            "the softmax, the probabilities are computed from the logits"
+        )
 
 
 def _takes_classes(factory: Callable[..., Any]) -> bool:

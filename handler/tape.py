@@ -50,7 +50,7 @@ def record(module: nn.Module, pictures: torch.Tensor, needs: Needs, views: Mappi
     """
     with captured(module, needs.layers, views) as kept:
         pictures = pictures.detach().requires_grad_(needs.guided or needs.saliency)
-        scores = module(pictures)
+        scores = module(pictures.clone())  # a network may begin with an operation in place
     missing = [path for path in needs.layers if path not in kept]
     if missing:
         raise Unprocessable(f"layer {missing[0]!r} does not run in eval mode, so that it has no map")

@@ -38,7 +38,7 @@ class TorchEngine:
     def _predict(self, batch: torch.Tensor, targets: Sequence[Sequence[int]]) -> Evidence:
         started = time.perf_counter()
         with torch.inference_mode():
-            logits = _numpy(self._classifier.module(batch))
+            logits = _numpy(self._classifier.module(batch.clone()))  # see tape.record
         rows, classes = resolve_pairs(targets, logits)
         return Evidence(logits, _size(batch), rows, classes, engine=self.name, infer_ms=_since(started))
 

@@ -251,6 +251,15 @@ def test_a_run_with_other_settings_is_refused_unless_it_restarts(few, tmp_path, 
     assert "is damaged" in fails(capsys, *command)
 
 
+def test_a_restart_that_cannot_begin_loses_nothing(few, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = [few, *START, "--out", out, "--epochs", "1"]
+    assert main([str(argument) for argument in command]) == 0
+    kept = {path.name: path.read_bytes() for path in out.iterdir()}
+    fails(capsys, *command, "--restart", "--batch-size", "1")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == kept
+
+
 def test_the_best_epoch_is_that_of_the_highest_accuracy_then_the_lowest_loss_then_the_first():
     def epochs(*judged):
         return [Epoch(number, 0.1, 1.0, 0.5, loss, share) for number, (share, loss) in enumerate(judged, 1)]

@@ -49,7 +49,8 @@ def test_the_head_is_sized_from_the_labels_if_the_factory_takes_num_classes(tmp_
         ("ownnet.nothing:Network", "ownnet.nothing cannot be imported .ModuleNotFoundError.*valid is a module"),
         ("nowhere:Network", "No module named 'nowhere'"),
         ("broken:network", r"broken cannot be imported \(ZeroDivisionError: division by zero\)"),
-        ("ownnet.net:Netwrk", "there is no 'Netwrk', there are Network, Pair, Path, fails"),
+        ("ownnet.net:Netwrk", "there is no 'Netwrk', there are InPlace, Network, Pair, Path, ends_in_softmax"),
+        ("leaves:network", r"leaves cannot be imported \(SystemExit: 0\)"),
         ("ownnet.net:constant", "constant is an int and cannot be called, valid is a function or class"),
         ("ownnet.net:no_network", "returns a dict, valid is a torch.nn.Module"),
         ("ownnet.net:no_weights", "has no weights"),
@@ -58,6 +59,7 @@ def test_the_head_is_sized_from_the_labels_if_the_factory_takes_num_classes(tmp_
 )
 def test_a_factory_that_is_none_is_refused(ownnet, tmp_path, architecture, said):
     (ownnet.parent / "broken.py").write_text("1 / 0")
+    (ownnet.parent / "leaves.py").write_text("import sys\nsys.exit(0)")
     path = save_state(tmp_path / "a.pth", {"weight": torch.zeros(1)})
     with pytest.raises(ModelError, match=said):
         load_classifier(architecture, checkpoint=path, labels=["a", "b", "c"])
@@ -70,6 +72,8 @@ def test_a_factory_that_is_none_is_refused(ownnet, tmp_path, architecture, said)
         ("tuple_of_scores", 3, r"answers with a tuple, valid is one tensor of float32 scores \(N, 3\)"),
         ("maps", 3, r"answers two pictures with torch.float32 \(2, 3, 32, 32\), valid is"),
         ("infinite", 3, "not finite"),
+        ("ends_in_softmax", 3, "ends in a softmax; valid are logits"),
+        ("random", 3, "answers the same pictures differently each time.*F.dropout needs training=self.training"),
         ("wants_grey", 3, r"fails on pictures \(2, 3, 32, 32\) \(RuntimeError.*valid is a network that takes float32"),
         ("fixed", 2, "scores 3 classes, but there are 2 labels"),
     ],
@@ -79,6 +83,54 @@ def test_scores_that_are_none_are_refused(tmp_path, factory, labels, said):
     path = save_state(tmp_path / "a.pth", build_own(architecture, 3).state_dict())
     with pytest.raises(ModelError, match=said):
         load_classifier(architecture, checkpoint=path, labels=list("abc")[:labels])
+
+
+@pytest.mark.usefixtures("ownnet")
+def test_a_network_that_works_in_place_leaves_its_pictures_as_they_are():
+    engine = TorchEngine(load_classifier("ownnet.net:InPlace"))
+    inputs = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    before = inputs.copy()
+    first = engine.run(inputs, [[1]], needs_of([], []))
+    explained = engine.run(inputs, [[1]], needs_of(SEED_MAPS, ["pair"]))
+    assert np.array_equal(inputs, before)
+    assert np.array_equal(first.logits, explained.logits)
+
+
+GUESSED = """
+from torch import nn
+LABELS = ["a", "b"]
+PREPROCESSING = {"resize_size": 32, "crop_size": 32, "mean": [0, 0, 0], "std": [1, 1, 1]}
+
+def flattened():
+    blocks = [nn.Conv2d(3, 64, 3, 2, 1), nn.ReLU(), nn.Flatten(2), nn.Linear(256, 1), nn.Flatten(1), nn.Linear(64, 2)]
+    return nn.Sequential(*blocks)
+
+class Scale(nn.Module):
+    def forward(self, x):
+        return x / (x * x).mean(-1, keepdim=True).add(1e-6).sqrt()
+
+class Last(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.scale, self.head = nn.Conv2d(3, 24, 3, 4, 1), Scale(), nn.Linear(24, 2)
+
+    def forward(self, x):
+        return self.head(self.scale(self.conv(x).permute(0, 2, 3, 1)).mean((1, 2)))
+
+def weights_of(network):
+    return network().state_dict()
+"""
+
+
+@pytest.mark.parametrize(("factory", "layer"), [("flattened", "1"), ("Last", "conv")])
+def test_channels_that_lie_elsewhere_are_not_taken_for_a_map(importable, tmp_path, factory, layer):
+    (importable / "guessed.py").write_text(GUESSED)
+    architecture = f"guessed:{factory}"
+    path = save_state(tmp_path / "a.pth", build_own(architecture).state_dict())
+    classifier = load_classifier(architecture, checkpoint=path)
+    assert classifier.default_layer == layer
+    assert "2" not in classifier.layers
+    assert "scale" not in classifier.layers
 
 
 @pytest.mark.usefixtures("ownnet")

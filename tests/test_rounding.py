@@ -53,6 +53,13 @@ def test_it_does_not_matter_by_chance_whether_half_of_the_pictures_have_a_flip()
     assert verdict(exact, flipped(exact, slice(0, 5)), flipped(exact, slice(5, 12))).passed
 
 
+def test_a_batch_whose_pictures_are_mixed_fails_even_where_pytorch_has_a_flip():
+    exact = pictures(12)
+    graph = exact.copy()
+    graph[4:] += np.float32(0.1) * np.roll(exact[4:], 1, axis=0)
+    assert not verdict(exact, flipped(exact, [2], by=3), graph).passed
+
+
 @pytest.mark.parametrize("wrong", [1, 2, 11])
 def test_one_wrong_picture_is_enough_to_fail(wrong):
     exact = pictures(12)

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.zoo import __main__ as zoo
 from benchmarks.zoo.memory import memory_need
+from benchmarks.zoo.one import ROW_VERSION
 from benchmarks.zoo.report import CLOSE, CLOSE_MAP, explanation, is_close, render, summary, worst_error
 from export.graph_file import NotExportableError, check_size
 from export.verification import batch_sizes
@@ -18,6 +19,7 @@ from handler.classifier import known_architectures
 from tests.serving import ROOT
 
 SIDE = 64
+WITH_FLIPS = 5e-2  # relative RMS error of a guided gradient, where gates within rounding of zero flip
 COVERAGE = {  # of activations, counted by hand in torchvision's sources; None: guided backprop is refused
     "alexnet": "7 of 7",
     "squeezenet1_1": "26 of 26",
@@ -37,7 +39,7 @@ COVERAGE = {  # of activations, counted by hand in torchvision's sources; None: 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory):
     folder = tmp_path_factory.mktemp("zoo")
-    assert zoo.main(["--small", "--side", str(SIDE), "--folder", str(folder), "--docs", str(folder)]) == 0
+    assert zoo.main(["--small", "--side", str(SIDE), "--folder", str(folder)]) == 0
     return json.loads((folder / "zoo.json").read_bytes())
 
 
@@ -58,7 +60,12 @@ def test_engines_agree_with_plain_autograd(rows, name):
         assert engines[engine]["scores"] <= CLOSE
         assert engines[engine]["gradcam"] <= CLOSE_MAP
     assert engines["torch"]["saliency"] <= CLOSE
-    assert (engines["torch"]["guided"] is None) == (COVERAGE[name] is None)
+    if COVERAGE[name] is None:
+        assert engines["torch"]["guided"] is engines["onnx"]["guided"] is None
+        assert engines["onnx"]["saliency"] <= CLOSE
+    else:
+        assert engines["torch"]["guided"] <= CLOSE
+        assert engines["onnx"]["guided"] <= WITH_FLIPS
 
 
 @pytest.mark.parametrize("name", COVERAGE)
@@ -94,9 +101,37 @@ def test_rows_that_are_there_are_not_made_anew(tmp_path, monkeypatch):
 
 def test_what_does_not_fit_the_machine_is_skipped_by_name_with_its_need(tmp_path, monkeypatch):
     monkeypatch.setattr(zoo, "_SHARE", 1e-6)
-    assert zoo.main(["vgg11", "--folder", str(tmp_path), "--docs", str(tmp_path)]) == 0
+    assert zoo.main(["vgg11", "--folder", str(tmp_path)]) == 0
     assert json.loads((tmp_path / "vgg11.json").read_bytes())["skipped"].startswith("needs about 8 GB of memory, 0 GB")
     assert "* vgg11: not run, it needs about 8 GB of memory" in (tmp_path / "ZOO.md").read_text(encoding="utf-8")
+
+
+def test_a_page_of_some_networks_leaves_that_of_all_as_it_is(tmp_path, capsys):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "zoo.json").write_text("all 80", encoding="utf-8")
+    (tmp_path / "alexnet.json").write_text('{"network": "alexnet", "skipped": "for a test"}', encoding="utf-8")
+    assert zoo.main(["alexnet", "--folder", str(tmp_path), "--docs", str(docs)]) == 0
+    assert (docs / "zoo.json").read_text(encoding="utf-8") == "all 80"
+    assert "1 of 80 networks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("row", "current"),
+    [
+        ({"version": ROW_VERSION, "side": 224}, True),
+        ({"version": ROW_VERSION, "side": 64}, False),
+        ({"version": ROW_VERSION - 1, "side": 224}, False),
+        ({"died": "exit status 1"}, False),
+        ({"skipped": "needs more memory"}, True),
+    ],
+)
+def test_only_rows_of_the_present_code_and_of_these_pictures_are_kept(tmp_path, monkeypatch, row, current):
+    (tmp_path / "alexnet.json").write_text(json.dumps({"network": "alexnet", **row}), encoding="utf-8")
+    names = started(monkeypatch, "")
+    monkeypatch.setattr(zoo, "_write_docs", lambda *_: None)
+    zoo.main(["alexnet", "--folder", str(tmp_path)])
+    assert names == ([] if current else ["alexnet"])
 
 
 def started(monkeypatch, code):
@@ -108,7 +143,7 @@ def started(monkeypatch, code):
         log = folder / f"{network}.log"
         with log.open("wb") as file:
             process = subprocess.Popen([sys.executable, "-c", code], stdout=file, stderr=file, cwd=ROOT)
-        return zoo._Job(network, need, process, log, time.perf_counter())
+        return zoo._Job(network, need, need, process, log, time.perf_counter())
 
     monkeypatch.setattr(zoo, "_start", start)
     return names
@@ -151,7 +186,17 @@ def test_the_zoo_in_the_repository_holds_every_classifier_and_none_that_is_wrong
         if "skipped" in row:
             assert "memory" in row["skipped"]
             continue
-        assert row["engines"]["torch"]["gradcam"] <= CLOSE_MAP, row["network"]
+        engines = row["engines"]
+        assert engines["torch"]["gradcam"] <= CLOSE_MAP, row["network"]
+        assert (engines["torch"]["guided"] is None) == ("refused" in row["guided"]), row["network"]
+        assert (engines["torch"]["guided"] or 0) <= CLOSE, row["network"]
+        assert engines["torch"]["saliency"] <= CLOSE, row["network"]
+        assert ("onnx" in engines) == any("errors" in graph for graph in row["graphs"].values())
+        if "onnx" in engines:
+            assert engines["onnx"]["scores"] <= CLOSE, row["network"]
+            assert (engines["onnx"]["guided"] or 0) <= WITH_FLIPS, row["network"]
+            assert (engines["onnx"]["saliency"] or 0) <= CLOSE, row["network"]
+            assert engines["onnx"]["gradcam"] <= CLOSE_MAP or f"* {row['network']}: on one of" in render(content)
         for graph in row["graphs"].values():
             assert graph.get("refused") or not any(math.isnan(_error(its)) for its in graph["errors"].values())
     assert sum("graphs" in row and "errors" in explanation(row)[1] and is_close(row) for row in rows) >= 70

@@ -16,7 +16,9 @@ from tqdm import tqdm
 
 from benchmarks.machine import describe_machine
 from benchmarks.zoo.memory import memory_need
+from benchmarks.zoo.one import ROW_VERSION
 from benchmarks.zoo.report import render
+from benchmarks.zoo.weights import preprocessing_of
 from export.whole_file import write_whole
 from handler.classifier import known_architectures
 
@@ -31,7 +33,8 @@ SMALL = (  # of different families, for CI: seconds each
 @dataclass(frozen=True)
 class _Job:
     network: str
-    need: int  # bytes
+    need: int  # bytes that are kept free for it
+    estimate: int  # bytes that it is expected to take
     process: subprocess.Popen[bytes]
     log: Path
     started: float
@@ -47,11 +50,14 @@ def main(arguments: list[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     networks = options.networks or (list(SMALL) if options.small else known_architectures())
     if not options.only_report:
-        todo = [name for name in networks if options.again or not (folder / f"{name}.json").is_file()]
+        todo = [name for name in networks if options.again or not _is_current(folder / f"{name}.json", options.side)]
         _run(todo, folder, options.jobs, options.threads, options.side)
     rows = _rows(folder)
-    if options.docs:
+    _write_docs(rows, folder)
+    if options.docs and len(rows) == len(known_architectures()):
         _write_docs(rows, options.docs)
+    elif options.docs:
+        print(f"{options.docs} is left as it is: {len(rows)} of {len(known_architectures())} networks are in {folder}")
     died = [row["network"] for row in rows if "died" in row]
     for name in died:
         print(f"{name} died, see {folder / name}.log", file=sys.stderr)
@@ -110,6 +116,16 @@ def _killed(job: _Job) -> bool:
     return job.process.returncode == -signal.SIGKILL
 
 
+def _is_current(row: Path, side: int | None) -> bool:
+    """Whether there is a row of these pictures by the present code; one that died is made anew."""
+    if not row.is_file():
+        return False
+    known = json.loads(row.read_bytes())
+    if "skipped" in known or "died" in known:
+        return "skipped" in known
+    return bool(known["version"] == ROW_VERSION and known["side"] == preprocessing_of(known["network"], side).crop_size)
+
+
 def _too_large(need: int, memory: int) -> str:
     return f"needs about {need / 1e9:.0f} GB of memory, {memory / 1e9:.0f} GB are there"
 
@@ -122,14 +138,15 @@ def _start(network: str, need: int, folder: Path, threads: int, side: int | None
     (folder / f"{network}.json").unlink(missing_ok=True)
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=_ROOT)
-    return _Job(network, need, process, log, time.perf_counter())
+    return _Job(network, need, memory_need(network, side), process, log, time.perf_counter())
 
 
 def _finish(job: _Job, folder: Path) -> None:
     if (folder / f"{job.network}.json").is_file():
         return
     if _killed(job):
-        _save(folder, {"network": job.network, "skipped": "needs more memory than there is: the system killed it"})
+        need = f"needs more memory than there is, probably about {job.estimate / 1e9:.0f} GB: the system killed it"
+        _save(folder, {"network": job.network, "skipped": need})
         return
     said = job.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     _save(folder, {"network": job.network, "died": f"exit status {job.process.returncode}: {(said or [''])[-1]}"})

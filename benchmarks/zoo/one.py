@@ -39,7 +39,7 @@ from handler.views import ChannelsLast, Tokens
 PICTURES = 2  # that engines are compared with plain autograd on, one after the other
 SEED = 77  # of them: neither the export's nor the verification's
 ROUNDS = 7  # of timing
-_ROW_VERSION = 1
+ROW_VERSION = 1  # rises with what makes older rows incomparable
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def look_at(architecture: str, side: int | None = None, *, folder: Path | None =
     layer = classifier.default_layer
     engine = TorchEngine(in_fast_layout(classifier))
     row: dict[str, Any] = {
-        "version": _ROW_VERSION,
+        "version": ROW_VERSION,
         "network": architecture,
         "parameters": sum(one.numel() for one in classifier.module.parameters()),
         "side": classifier.preprocessing.crop_size,
@@ -125,7 +125,9 @@ def _errors(engine: Engine, classifier: Classifier, truth: Sequence[Found]) -> E
             its = engine.run(picture, [[TOP]], Needs(saliency=True)).saliency
             assert its is not None
             saliency.append(_relative(its[0], found.saliency.numpy()))
-    return EngineErrors(_worst(scores), _worst(maps), max(guided, default=None), max(saliency, default=None))
+    return EngineErrors(
+        _worst(scores), _worst(maps), _worst(guided) if guided else None, _worst(saliency) if saliency else None
+    )
 
 
 def _covers(engine: Engine, needs: Needs) -> bool:
@@ -147,7 +149,8 @@ def _rms(found: Floats, expected: Floats) -> float:
 
 
 def _worst(errors: Sequence[float]) -> float:
-    return max(errors, default=float("nan"))
+    """NaN if any is."""
+    return float(np.max(errors)) if errors else float("nan")
 
 
 def _graphs(classifier: Classifier, folder: Path) -> dict[str, dict[str, Any]]:
@@ -170,7 +173,7 @@ def _graph(export: Callable[[Classifier, Path], list[Verdict]], classifier: Clas
         if isinstance(check, RoundingCheck):
             errors[check.output] = {"graph": check.graph, "torch": check.torch}  # relative RMS: lower quartile, worst
         else:
-            errors[check.output] = max(check.max_error, errors.get(check.output, 0.0))
+            errors[check.output] = _worst([check.max_error, errors.get(check.output, 0.0)])
     seconds = round(time.perf_counter() - started, 1)
     return {"errors": errors, "bytes": path.stat().st_size, "seconds": seconds}
 

@@ -17,13 +17,14 @@ _HEAD = (
 _INTRODUCTION = """# Every torchvision classifier
 
 Made by `make zoo`; the figures are in [zoo.json](zoo.json). Weights are random, so drawn that activations have ordinary
-magnitudes (`benchmarks/zoo/weights.py`), pictures are those of the networks' own sizes.
+magnitudes and most ReLUs are open (`benchmarks/zoo/weights.py`): deep random networks are chaotic otherwise, and
+float32 itself would be far from float64. Pictures are those of the networks' own sizes.
 
 * **layer**: what `layer=auto` takes; **map**: its channels and cells.
 * **guided backprop**: how many of the network's activations it reaches, or what is there instead of a ReLU: then it is
   refused with 422, and `saliency` is offered.
-* **torch engine**, **ONNX engine**: Grad-CAM on [0, 1] against plain autograd, written without this project's code; the
-  largest difference on fresh pictures.
+* **torch engine**, **ONNX engine**: against plain autograd in float32, written without this project's code, on two
+  fresh pictures: the largest difference of Grad-CAM on [0, 1], then the relative RMS error of the guided gradient.
 * **graphs**: size and time to export and verify, on one core of the machine below. An explanation graph holds guided
   backprop where there is a ReLU, else saliency.
 * **error**: of the explanation graph against PyTorch over fresh pictures at batch 1, 3 and 8 (above 448 pixels: fewer
@@ -66,10 +67,11 @@ def summary(rows: Sequence[Row]) -> str:
     return (
         f"{len(rows)} networks: {len(measured)} measured, {len(explained)} with an explanation graph "
         f"({holds['explanation']} with guided backprop, {holds['saliency']} with saliency). Of {len(close)} of these "
-        f"scores, activations, gradients, Grad-CAM and saliency are within {CLOSE:g} of PyTorch's, maps on [0, 1] "
-        f"within {CLOSE_MAP:g}. {len(guided)} of them have guided backprop: of {exact} its lower quartile, too, is "
-        f"within {CLOSE:g} of float64; of {as_torch} more it is further away, but no further than PyTorch's own "
-        f"float32; of the other {len(guided) - exact - as_torch} it is further than that, and within four times of it."
+        f"scores, activations, gradients, Grad-CAM and saliency are within {CLOSE:g} of PyTorch's (where a letter r "
+        f"stands, of float64's, by the lower quartile), and maps on [0, 1] within {CLOSE_MAP:g}. {len(guided)} of them "
+        f"have guided backprop: of {exact} its lower quartile, too, is within {CLOSE:g} of float64; of {as_torch} more "
+        f"it is further away, but no further than PyTorch's own float32; of the other {len(guided) - exact - as_torch} "
+        f"it is further than that, and within four times of it."
     )
 
 
@@ -84,7 +86,8 @@ def worst_error(row: Row) -> float | None:
     _, graph = explanation(row)
     if "refused" in graph:
         return None
-    return max(_error(its) for name, its in graph["errors"].items() if name != _GUIDED)
+    errors = [_error(its) for name, its in graph["errors"].items() if name != _GUIDED]
+    return math.nan if any(math.isnan(one) for one in errors) else max(errors)
 
 
 def is_close(row: Row) -> bool:
@@ -109,8 +112,8 @@ def _line(row: Row) -> list[str]:
         f"`{row['layer']}`",
         f"{channels} × {height} × {width}",
         _guided(row["guided"]),
-        _number(engines["torch"]["gradcam"]),
-        _number(engines["onnx"]["gradcam"]) if "onnx" in engines else "–",
+        _engine(engines["torch"]),
+        _engine(engines["onnx"]) if "onnx" in engines else "–",
         _graph(row["graphs"]["prediction"]),
         _graph(row["graphs"]["gradcam"]),
         _graph(graph),
@@ -118,6 +121,11 @@ def _line(row: Row) -> list[str]:
         _rounding(graph),
         f"{row['times'][kind] / row['times']['prediction']:.2f}" if _both(row, kind) else "–",
     ]
+
+
+def _engine(errors: Mapping[str, float | None]) -> str:
+    guided = errors["guided"]
+    return _number(errors["gradcam"] or 0) + ("" if guided is None else f", {_number(guided)}")
 
 
 def _both(row: Row, kind: str) -> bool:
@@ -159,6 +167,12 @@ def _number(value: float) -> str:
 def _refusals(rows: Sequence[Row]) -> list[str]:
     lines = [f"* {row['network']}: not run, it {row['skipped']}" for row in rows if "skipped" in row]
     lines += [f"* {row['network']}: its process died, {row['died']}" for row in rows if "died" in row]
+    far = [row for row in rows if "onnx" in row.get("engines", {}) and row["engines"]["onnx"]["gradcam"] > CLOSE_MAP]
+    lines += [
+        f"* {row['network']}: on one of its two pictures the ONNX engine's Grad-CAM differs from PyTorch's by "
+        f"{_number(row['engines']['onnx']['gradcam'])}: a gate behind the layer is within rounding of zero there"
+        for row in far
+    ]
     for row in rows:
         for kind, graph in row.get("graphs", {}).items():
             if "refused" in graph:

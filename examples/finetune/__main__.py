@@ -58,10 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     pictures = find_pictures(options.data)
     start, settings = _start(options, pictures)
-    if options.restart:
-        for name in (STATE, BEST, LABELS, CURVES):
-            (options.out / name).unlink(missing_ok=True)
-    state = read_state(options.out / STATE, settings)
+    state = None if options.restart else read_state(options.out / STATE, settings)
     if state is not None and not (options.out / BEST).exists():
         raise FineTuningError(f"{options.out / BEST} of the run there is missing; --restart begins anew")
     if state is not None and len(state["history"]) >= options.epochs:
@@ -75,6 +72,9 @@ def _run(options: argparse.Namespace) -> None:
     loaders = make_loaders(
         pictures, start, training, seed=options.seed, batch_size=options.batch_size, workers=options.workers
     )
+    if options.restart:  # not before it is sure that a new run can begin
+        for name in (STATE, BEST, LABELS, CURVES):
+            (options.out / name).unlink(missing_ok=True)
     write_whole(options.out / LABELS, "".join(f"{label}\n" for label in pictures.labels).encode())
     fine_tune(training, loaders, start, settings, epochs=options.epochs, out=options.out)
     return _conclude(options, training.history)

@@ -21,7 +21,8 @@ from torchvision.models.vision_transformer import VisionTransformer, interpolate
 
 from examples.finetune.errors import FineTuningError
 from handler.checkpoint import Checkpoint
-from handler.classifier import build_network, complete, find_checkpoint
+from handler.classifier import build_network, complete, find_checkpoint, training_only
+from handler.errors import ModelError
 
 RANDOM = "none"  # instead of a name of weights
 _COUNTER = "num_batches_tracked"  # of batch norms; old files lack it, and nothing here reads it
@@ -73,8 +74,8 @@ def build(start: Checkpoint) -> Network:
     Raises:
         FineTuningError: the weights are of another network, or the pictures too small for this one.
     """
-    head = _head(start)
     _try_out(start)
+    head = _head(start)
     # the head is a new layer, made before the optimiser is: `fc.out_features = 2` would keep the old one's 1000 scores
     module = build_network(start)
     fresh = _load_fitting(module, start, head) if start.state else sorted(module.state_dict())
@@ -110,7 +111,7 @@ def _try_out(start: Checkpoint) -> None:
     try:
         with torch.no_grad():
             output = _shapes(start).train()(torch.empty(2, 3, side, side, device="meta"))
-    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+    except (RuntimeError, ValueError, AssertionError, IndexError, ModelError) as error:
         raise FineTuningError(
             f"{start.architecture} cannot be trained on pictures of {side}x{side} pixels ({_first_line(error)}); "
             "valid is what its weights were made for (leave out --size), or larger"
@@ -129,6 +130,12 @@ def _load_fitting(module: nn.Module, start: Checkpoint, head: frozenset[str]) ->
     state = _positions_fitted(module, start) if isinstance(module, VisionTransformer) else start.state
     fitting = {name: state[name] for name in own if name in state and own[name] == state[name].shape}
     fitting = {name: value for name, value in fitting.items() if name not in head}
+    foreign = [name for name in state if name not in own and not name.startswith(training_only(module))]
+    if foreign:
+        raise FineTuningError(
+            f"the checkpoint is not one of {start.architecture}, which has no {', '.join(foreign[:3])}"
+            f"{', …' if len(foreign) > 3 else ''}; name its own architecture with --model"
+        )
     if 2 * len(fitting) < len(own):
         raise FineTuningError(
             f"the checkpoint is not one of {start.architecture}: only {len(fitting)} of {len(own)} weights fit; "
