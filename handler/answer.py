@@ -27,9 +27,14 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)  # ASCII, of our own making
 
 
+def json_text(content: Any) -> str:
+    """JSON as it is sent. NaN is refused: it is not JSON, and clients choke on it."""
+    return json.dumps(content, allow_nan=False, ensure_ascii=False)
+
+
 def json_answer(content: dict[str, Any]) -> Answer:
-    """A JSON answer. NaN is refused: it is not JSON, and clients choke on it."""
-    return Answer(json.dumps(content, allow_nan=False, ensure_ascii=False).encode(), JSON)
+    """A JSON answer."""
+    return Answer(json_text(content).encode(), JSON)
 
 
 def error_answer(error: RequestError) -> Answer:
