@@ -28,11 +28,10 @@ class ExplainedClassifier:
         properties = context.system_properties
         gpu = properties.get("gpu_id")
         device = f"cuda:{gpu}" if torch.cuda.is_available() and gpu is not None else "cpu"
-        model = context.manifest["model"]
         self._service = Service.load(
             Path(properties["model_dir"]),
-            model["modelName"],
-            model["modelVersion"],
+            context.model_name,  # as it is registered; the archive's own name may be another
+            context.manifest["model"]["modelVersion"],
             context.model_yaml_config,
             device,
         )

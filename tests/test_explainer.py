@@ -228,3 +228,20 @@ def test_the_upload_is_named_in_every_answer_about_it():
     assert [one.status for one in answers] == [200, 200, 400, 200, 400]
     assert [one.headers for one in answers] == [wanted, wanted, wanted, wanted, {}]
     assert json.loads(answers[0].body)["image"] == {"sha256": wanted["X-Image-Sha256"], "bytes": len(upload)}
+
+
+class DazedEngine(BrightnessEngine):
+    """Scores bright pictures with NaN, as a network does whose weights overflowed."""
+
+    def run(self, inputs, targets, needs):
+        evidence = super().run(inputs, targets, needs)
+        evidence.logits[inputs.mean(axis=(1, 2, 3)) > 0.5] = np.nan
+        return evidence
+
+
+def test_scores_that_are_no_numbers_are_the_rows_own_failure():
+    explainer = Explainer(DazedEngine(), CARD, Settings(Options(maps=("gradcam",))))
+    rows = [{"data": picture(50)}, {"data": picture(200)}, {"body": {"instances": [text_of(50), text_of(200)]}}]
+    answers = explainer.answer(rows, [Headers({})] * 3)
+    assert [one.status for one in answers] == [200, 500, 500]
+    assert b"NaN" not in b"".join(one.body for one in answers)
