@@ -78,6 +78,7 @@ def exchange(tmp_path_factory):
     service = Service("shapes", str(folder), manifest, handler.handle, None, 8, metrics_cache=metrics)
     service.context.metrics = metrics
     service.set_cl_socket(None)
+    service.context.model_yaml_config = {"explain": {"threads": 1}}
     handler.initialize(service.context)
 
     def exchange(*batch: Sent) -> list[Received]:
@@ -183,6 +184,13 @@ def test_whatever_a_row_holds_its_answer_and_its_neighbours_can_be_read(exchange
         assert status == 200 or content["code"] == status
     else:
         assert answer.body.startswith(b"\x89PNG")
+
+
+def test_json_nested_as_deeply_as_it_can_be_parsed_is_the_clients_mistake(exchange):
+    nested = [b"[" * depth + b"]" * depth for depth in range(850, 1000, 3)]
+    bodies = [b'{"image": "%s", "target": %s}' % (TEXT.encode(), value) for value in nested]
+    bodies += [b'{"inputs": [{"datatype": %s}]}' % value for value in nested]
+    assert {one.status for one in exchange(*map(as_json, bodies))} == {400}
 
 
 def test_all_of_them_in_one_batch(exchange):
