@@ -8,48 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from handler.errors import Unprocessable
-from handler.evidence import Evidence, LayerEvidence, resolve_pairs
 from handler.explainer import Explainer
-from handler.model_card import ModelCard
 from handler.options import Options
-from handler.preprocess import Preprocessing
 from handler.render import encode_png
 from handler.request import Headers
 from handler.settings import Settings
+from tests.engines import CARD, BrightnessEngine, picture, text_of
 
-SIDE = 8
 GUIDED = ("guided_backprop", "guided_gradcam")
-CARD = ModelCard(
-    "m", "1.0", "tiny", ["dark", "light"], Preprocessing(SIDE, SIDE, (0, 0, 0), (1, 1, 1)), "c", {"c": (1, 2, 2)}
-)
-
-
-class BrightnessEngine:
-    """Scores a picture by its brightness; fails on pictures that are all white."""
-
-    name = "test"
-
-    def __init__(self):
-        self.batches = []
-
-    def run(self, inputs, targets, needs):
-        self.batches.append(len(inputs))
-        if (inputs.reshape(len(inputs), -1).min(axis=1) == 1).any():
-            raise RuntimeError("too bright: secret detail")
-        if (inputs.reshape(len(inputs), -1).max(axis=1) == 0).any():
-            raise Unprocessable("too dark")
-        light = inputs.mean(axis=(1, 2, 3))
-        logits = np.stack([1 - light, light], axis=1)
-        rows, classes = resolve_pairs(targets, logits)
-        cell = np.ones((len(rows), 1, 2, 2), np.float32) * classes[:, None, None, None]
-        return Evidence(
-            logits, (SIDE, SIDE), rows, classes, {layer: LayerEvidence(cell, cell) for layer in needs.layers}
-        )
-
-
-def picture(value):
-    return encode_png(np.full((SIDE, SIDE, 3), value, np.uint8))
 
 
 def answer(rows, headers=None, settings=None, card=CARD):
@@ -151,10 +117,6 @@ def test_a_label_that_several_classes_share_is_refused():
     card = replace(CARD, labels=["crane", "crane"])
     answers, _ = answer([{"data": picture(50), "target": "crane"}], card=card)
     assert b"names the classes [0, 1]" in answers[0].body
-
-
-def text_of(value):
-    return base64.b64encode(picture(value)).decode()
 
 
 def test_a_requests_pictures_share_passes_with_other_rows_and_come_back_in_order():
