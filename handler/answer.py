@@ -3,7 +3,8 @@
 import base64
 import io
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,17 @@ class Answer:
     content_type: str
     status: int = 200
     phrase: str = "OK"  # ASCII, from a fixed set
+    headers: Mapping[str, str] = field(default_factory=dict)  # ASCII, of our own making
+
+
+def json_text(content: Any) -> str:
+    """JSON as it is sent. NaN is refused: it is not JSON, and clients choke on it."""
+    return json.dumps(content, allow_nan=False, ensure_ascii=False)
 
 
 def json_answer(content: dict[str, Any]) -> Answer:
-    """A JSON answer. NaN is refused: it is not JSON, and clients choke on it."""
-    return Answer(json.dumps(content, allow_nan=False, ensure_ascii=False).encode(), JSON)
+    """A JSON answer."""
+    return Answer(json_text(content).encode(), JSON)
 
 
 def error_answer(error: RequestError) -> Answer:

@@ -1,7 +1,7 @@
 """Maps as clients see them: as pictures drawn on what was seen, as arrays, or as numbers."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.answer import encode_list, encode_npy
-from handler.errors import TooLarge
 from handler.maps import Map
 from handler.options import Options
 from handler.preprocess import Input
 from handler.projection import onto_region, onto_upload, seen_region, show_seen
 from handler.render import Picture, deprocess, encode_png, overlay
-
-_BYTES_PER_NUMBER = {"npy": 16 / 3, "list": 8.0}  # of the encoded text; lists mostly have more
-_MOST_PIXELS = 16_000_000  # of all pictures of an answer
 
 
 @dataclass(frozen=True)
@@ -29,33 +25,7 @@ class Canvas:
     seen: Input
     upload: npt.NDArray[np.uint8] | None  # (H, W, 3) RGB; None unless the answer has its size
     options: Options
-    max_answer_bytes: int
     painters: Executor  # that draw and deflate pictures side by side
-
-
-def check_budget(canvas: Canvas, maps: Sequence[str], targets: int) -> None:
-    """Refuses what could only end in an answer too large, before anything is computed.
-
-    Args:
-        canvas: what would be drawn on.
-        maps: the maps of each target.
-        targets: how many.
-
-    Raises:
-        TooLarge: naming what would be smaller.
-    """
-    height, width = (canvas.seen.picture if canvas.upload is None else canvas.upload).shape[:2]
-    drawn = [name for name in maps if name != "gradcam" or canvas.options.size != "layer"]
-    advice = "ask for fewer targets or maps, a smaller size (layer, input) or another encoding (png)"
-    if canvas.options.encoding == "png":
-        pixels = height * width * len(drawn) * targets
-        if pixels > _MOST_PIXELS:
-            raise TooLarge(f"the pictures would have {pixels} pixels, valid are at most {_MOST_PIXELS}; {advice}")
-        return
-    numbers = height * width * sum(1 if name == "gradcam" else 3 for name in drawn) * targets
-    size = int(numbers * _BYTES_PER_NUMBER[canvas.options.encoding])
-    if size > canvas.max_answer_bytes:
-        raise TooLarge(f"the answer would take {size} bytes, valid are at most {canvas.max_answer_bytes}; {advice}")
 
 
 def encode_maps(maps: Mapping[str, Map], canvas: Canvas) -> dict[str, dict[str, Any]]:

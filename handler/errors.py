@@ -13,6 +13,9 @@ Messages say what was wrong and what is valid. They go into the body only: the r
 because TorchServe's wire format breaks on anything else.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class ServiceError(Exception):
     """Base of all errors that this project raises on purpose."""
@@ -59,3 +62,12 @@ class NotFound(RequestError):
 
     status = 404
     phrase = "Not Found"
+
+
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Lets the errors of a request with several pictures say which one they are about; an empty place adds nothing."""
+    try:
+        yield
+    except RequestError as error:
+        raise type(error)(f"{place}: {error}" if place else str(error)) from error

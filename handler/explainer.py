@@ -1,23 +1,23 @@
-"""Answers a batch of rows: each on its own merits, those with equal needs in one pass through the engine."""
+"""Answers a batch of rows: each on its own merits, all pictures with equal needs in one pass through the engine."""
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from handler.answer import PNG, Answer, error_answer, failure_answer, json_answer
-from handler.canvas import Canvas, check_budget
-from handler.decode import decode
-from handler.errors import BadRequest, RequestError, TooLarge
-from handler.evidence import Engine, Evidence, Needs
-from handler.maps import make_maps, needs_of
+from handler.answer import JSON, PNG, Answer, error_answer, failure_answer, json_text
+from handler.budget import check_size
+from handler.envelope import Written
+from handler.errors import RequestError, naming
+from handler.evidence import Engine, Evidence
+from handler.jobs import Job, in_passes, prepare
+from handler.maps import make_maps
 from handler.model_card import ModelCard
 from handler.options import Options
-from handler.preprocess import preprocess
 from handler.render import encode_png
 from handler.request import Headers, Request, parse_row
 from handler.response import Explained, Result, describe_result, draw_sheet
@@ -25,19 +25,16 @@ from handler.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+_Shown = Written | bytes | Exception  # a picture's answer: as JSON, as a PNG, or what went wrong
+
 
 @dataclass(frozen=True)
-class _Job:
-    """A row that can go to the engine: parsed, checked, decoded."""
+class _Row:
+    """A row on its way: read as far as possible."""
 
-    place: int  # in the batch
-    options: Options
-    accept: str
-    canvas: Canvas
-    targets: list[int]
-    maps: tuple[str, ...]
-    needs: Needs
-    decode_ms: float
+    request: Request | None = None
+    jobs: Sequence[Job] = ()
+    error: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -69,109 +66,90 @@ class Explainer:
         Returns:
             As many answers as rows, in their order.
         """
-        answers: dict[int, Answer] = {}
-        jobs: list[_Job] = []
-        for place, (row, its_headers) in enumerate(zip(rows, headers, strict=True)):
-            try:
-                jobs.append(self._prepare(place, parse_row(row, its_headers, self._defaults(its_headers))))
-            except Exception as error:
-                answers[place] = _answer_for(error)
-        for group in _with_equal_needs(jobs):
-            answers.update(self._answer_group(group))
-        return [answers[place] for place in range(len(rows))]
+        batch = [self._open(row, its) for row, its in zip(rows, headers, strict=True)]
+        shown: dict[int, _Shown] = {}  # by the job's identity: equal jobs are different rows' all the same
+        for jobs in in_passes(job for row in batch for job in row.jobs):
+            shown.update(zip(map(id, jobs), self._show_all(jobs), strict=True))
+        return [self._close(row, [shown[id(job)] for job in row.jobs]) for row in batch]
+
+    def _open(self, row: Mapping[str, Any], headers: Headers) -> _Row:
+        request = None
+        try:
+            request = parse_row(row, headers, self._defaults(headers))
+            return _Row(request, prepare(request, self._card, self._settings, self._painters))
+        except Exception as error:
+            return _Row(request, error=error)
 
     def _defaults(self, headers: Headers) -> Options:
         """What is not said: on /explanations the maps are shown even where predictions are the default."""
         defaults = self._settings.defaults
-        if defaults.maps == () and headers.get("explain") == "True":
-            return replace(defaults, maps=None)
-        return defaults
+        return replace(defaults, maps=None) if defaults.maps == () and headers.explains else defaults
 
-    def _prepare(self, place: int, request: Request) -> _Job:
-        started = time.perf_counter()
-        options = request.options
-        targets = self._card.target_indices(options)
-        maps = self._card.map_names(options)
-        layers = self._card.layer_paths(options)
-        self._card.check_top_k(options)
-        if request.accept == PNG and not maps:
-            raise BadRequest("image/png shows maps and maps is none, valid is Accept: application/json")
-        upload = decode(request.image, self._settings.max_pixels)
-        seen = preprocess(upload, self._card.preprocessing)
-        on_upload = options.size == "image" and request.accept != PNG
-        canvas = Canvas(seen, upload if on_upload else None, options, self._settings.max_answer_bytes, self._painters)
-        check_budget(canvas, maps, len(targets))
-        return _Job(
-            place,
-            options,
-            request.accept,
-            canvas,
-            targets,
-            maps,
-            needs_of(maps, layers),
-            (time.perf_counter() - started) * 1e3,
-        )
+    def _close(self, row: _Row, shown: Sequence[_Shown]) -> Answer:
+        try:
+            answer = self._put_together(row, shown)
+        except Exception as error:
+            answer = _answer_for(error)
+        if row.request is None or len(row.request.asked) != 1:
+            return answer
+        return replace(answer, headers=row.request.asked[0].receipt.headers())
 
-    def _answer_group(self, jobs: list[_Job]) -> dict[int, Answer]:
+    def _put_together(self, row: _Row, shown: Sequence[_Shown]) -> Answer:
+        if row.request is None or row.error:
+            raise row.error or RuntimeError("a row has neither a request nor an error")
+        written = []
+        for job, one in zip(row.jobs, shown, strict=True):
+            if isinstance(one, bytes):
+                return self._checked(Answer(one, PNG))
+            if isinstance(one, Exception):
+                with naming(job.asked.place):
+                    raise one
+            written.append(one)
+        return self._checked(Answer(row.request.envelope.seal(written).encode(), JSON))
+
+    def _checked(self, answer: Answer) -> Answer:
+        check_size(len(answer.body), self._settings.max_answer_bytes)
+        return answer
+
+    def _show_all(self, jobs: Sequence[Job]) -> list[_Shown]:
         try:
             found = self._run(jobs)
         except Exception as error:
-            if len(jobs) == 1:
-                return {jobs[0].place: _answer_for(error)}
-            return {place: answer for job in jobs for place, answer in self._answer_group([job]).items()}
-        answers = {}
-        for job, its in zip(jobs, found, strict=True):
-            try:
-                answers[job.place] = self._present(job, its)
-            except Exception as error:
-                answers[job.place] = _answer_for(error)
-        return answers
+            return [error] if len(jobs) == 1 else [one for job in jobs for one in self._show_all([job])]
+        return [self._show_safely(job, its) for job, its in zip(jobs, found, strict=True)]
 
-    def _run(self, jobs: list[_Job]) -> list[_Found]:
+    def _run(self, jobs: Sequence[Job]) -> list[_Found]:
         inputs = np.stack([job.canvas.seen.tensor for job in jobs])
         evidence = self._engine.run(inputs, [job.targets for job in jobs], jobs[0].needs)
         return [_Found(evidence, row, np.flatnonzero(evidence.rows == row).tolist()) for row in range(len(jobs))]
 
-    def _present(self, job: _Job, found: _Found) -> Answer:
+    def _show_safely(self, job: Job, found: _Found) -> _Shown:
+        try:
+            return self._show(job, found)
+        except Exception as error:
+            return error
+
+    def _show(self, job: Job, found: _Found) -> _Shown:
         started = time.perf_counter()
-        at_layer = job.options.size == "layer" and job.accept != PNG
+        at_layer = job.asked.options.size == "layer" and job.accept != PNG
         explained = [
-            Explained(
-                pair,
-                make_maps(found.evidence, pair, job.maps, job.options.method, at_layer=at_layer),
-            )
+            Explained(pair, make_maps(found.evidence, pair, job.maps, job.asked.options.method, at_layer=at_layer))
             for pair in (found.pairs if job.maps else [])
         ]
-        result = Result(found.evidence, found.row, explained, job.canvas)
+        result = Result(found.evidence, found.row, explained, job.canvas, job.asked.receipt)
         if job.accept == PNG:
-            answer = Answer(encode_png(draw_sheet(result, self._card)), PNG)
-        else:
-            content = describe_result(result, self._card)
-            timings = {
-                "decode": job.decode_ms,
-                "infer": found.evidence.infer_ms,
-                "explain": found.evidence.explain_ms,
-                "render": (time.perf_counter() - started) * 1e3,
-            }
-            answer = json_answer(
-                {
-                    **content,
-                    "timings_ms": {name: round(value, 2) for name, value in timings.items()},
-                }
-            )
-        if len(answer.body) > self._settings.max_answer_bytes:
-            raise TooLarge(
-                f"the answer would take {len(answer.body)} bytes, valid are at most {self._settings.max_answer_bytes}; "
-                "ask for fewer targets or maps, a smaller size (layer, input) or another encoding (png)"
-            )
-        return answer
-
-
-def _with_equal_needs(jobs: Iterable[_Job]) -> list[list[_Job]]:
-    groups: dict[Needs, list[_Job]] = {}
-    for job in jobs:
-        groups.setdefault(job.needs, []).append(job)
-    return list(groups.values())
+            return encode_png(draw_sheet(result, self._card))
+        content = describe_result(result, self._card)
+        timings = {
+            "decode": job.decode_ms,
+            "infer": found.evidence.infer_ms,
+            "explain": found.evidence.explain_ms,
+            "render": (time.perf_counter() - started) * 1e3,
+        }
+        rounded = {name: round(value, 2) for name, value in timings.items()}
+        text = json_text({**content, "timings_ms": rounded})
+        check_size(len(text), self._settings.max_answer_bytes)
+        return Written(text, content["model"], content["predictions"])
 
 
 def _answer_for(error: Exception) -> Answer:

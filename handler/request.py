@@ -1,19 +1,24 @@
-"""From one TorchServe row to the picture's bytes and the options.
+"""From one TorchServe row to its pictures' bytes and their options.
 
-Three forms are understood: multipart with the picture in ``data``, ``body`` or ``image`` and the options as further
-parts; the picture alone as the body, with the options as ``X-Explain-<Option>`` headers; JSON with the picture in
-base64.
+These forms are understood: multipart, or gRPC, with the picture in ``data``, ``body`` or ``image`` and the options as
+further parts; the picture alone as the body, with the options as ``X-Explain-<Option>`` headers; JSON with the picture
+in base64; and KServe's envelopes around several such pictures.
 """
 
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from handler.errors import BadRequest
+from handler.answer import JSON, PNG
+from handler.envelope import Envelope, Single
+from handler.errors import BadRequest, naming
+from handler.kserve import BINARY_HEADER, open_kserve, refuse_binary
 from handler.options import Options, parse_options
+from handler.receipt import Receipt
 
 IMAGE_FIELDS = ("data", "body", "image")
 _HEADER_PREFIX = "x-explain-"
@@ -24,12 +29,26 @@ _FORMS = (
 
 
 @dataclass(frozen=True)
-class Request:
-    """One row, parsed but not yet checked against the model."""
+class Asked:
+    """One picture and what is asked about it, parsed but not yet checked against the model."""
 
     image: bytes  # the encoded picture
     options: Options
+    place: str = ""  # in the request, for messages; empty where it is the only one
+
+    @cached_property
+    def receipt(self) -> Receipt:
+        """Tells this upload from others."""
+        return Receipt.of(self.image)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One row."""
+
+    asked: Sequence[Asked]  # at least one
     accept: str  # "application/json" or "image/png"
+    envelope: Envelope  # that the pictures came in and that their answers go into
 
 
 @dataclass(frozen=True)
@@ -45,6 +64,11 @@ class Headers:
     def get(self, name: str) -> str | None:
         """The value of a header, or None."""
         return next((v for k, v in self.values.items() if k.lower() == name and isinstance(v, str)), None)
+
+    @property
+    def explains(self) -> bool:
+        """Whether the row was posted to an address for explanations: TorchServe says so, whatever a client sends."""
+        return self.get("explain") == "True"
 
     def options(self) -> dict[str, str]:
         """The ``X-Explain-<Option>`` headers, by option name."""
@@ -66,18 +90,31 @@ def parse_row(row: Mapping[str, Any], headers: Headers, defaults: Options) -> Re
     Raises:
         BadRequest: no picture, bad base64, malformed JSON, an unknown option or a bad value.
     """
-    given: dict[str, Any] = dict(headers.options())
-    fields = dict(row)
-    if set(fields) == {"body"}:
-        body = _json_body(fields["body"], headers)
-        if isinstance(body, str):  # text/*: no picture, but its bytes shall be named
-            body = body.encode("utf-8", "replace")
-        if not isinstance(body, (bytes, bytearray, dict)):
-            raise BadRequest(f"a JSON request must be an object with the picture in base64 under image; {_FORMS}")
-        fields = body if isinstance(body, dict) else {"body": body}
-    image = _take_image(fields)
-    given.update(fields)
-    return Request(image, parse_options(given, defaults), accepted(headers.get("accept")))
+    envelope = _open(row, headers)
+    accept = accepted(headers.get("accept"))
+    if accept == PNG and not isinstance(envelope, Single):
+        raise BadRequest(f"image/png is the form of one picture's answer, valid is Accept: {JSON}")
+    asked = []
+    for part in envelope.parts:
+        with naming(part.place):
+            fields = dict(part.fields)
+            image = _take_image(fields)
+            asked.append(Asked(image, parse_options({**headers.options(), **fields}, defaults), part.place))
+    return Request(asked, accept, envelope)
+
+
+def _open(row: Mapping[str, Any], headers: Headers) -> Envelope:
+    """The fields of the row's pictures, whatever form they came in."""
+    if set(row) != {"body"}:
+        return Single(dict(row))
+    body = _json_body(row["body"], headers)
+    if isinstance(body, str):  # text/*: no picture, but its bytes shall be named
+        body = body.encode("utf-8", "replace")
+    if isinstance(body, (bytes, bytearray)):
+        return Single({"body": body})
+    if not isinstance(body, dict):
+        raise BadRequest(f"a JSON request must be an object with the picture in base64 under image; {_FORMS}")
+    return open_kserve(body, headers.explains) or Single(body)
 
 
 def _json_body(body: Any, headers: Headers) -> Any:
@@ -87,6 +124,7 @@ def _json_body(body: Any, headers: Headers) -> Any:
     declared = "json" in (headers.get("content-type") or "").lower()
     if not declared and not bytes(body[:64]).lstrip().startswith(b"{"):
         return body
+    refuse_binary(headers.get(BINARY_HEADER))
     try:
         return json.loads(bytes(body))
     except RecursionError as error:
@@ -129,15 +167,14 @@ def accepted(header: str | None) -> str:
 
     The higher quality is preferred; at equal quality a form that is named goes before one that a ``*`` covers.
     """
-    forms = {"application/json": (0.0, 0), "image/png": (0.0, 0)}  # quality, how specific
+    forms = {JSON: (0.0, 0), PNG: (0.0, 0)}  # quality, how specific
     for item in (header or "*/*").lower().split(","):
         media, *parameters = (part.strip() for part in item.split(";"))
         for form in forms:
             specific = {form: 2, form.partition("/")[0] + "/*": 1, "*/*": 0}.get(media)
-            if specific is not None and not (media == "*/*" and form == "image/png"):
+            if specific is not None and not (media == "*/*" and form == PNG):
                 forms[form] = max(forms[form], (_quality(parameters), specific))
-    png_preferred = forms["image/png"] > forms["application/json"] and forms["image/png"][0] > 0
-    return "image/png" if png_preferred else "application/json"
+    return PNG if forms[PNG] > forms[JSON] and forms[PNG][0] > 0 else JSON
 
 
 def _quality(parameters: list[str]) -> float:

@@ -28,11 +28,10 @@ class ExplainedClassifier:
         properties = context.system_properties
         gpu = properties.get("gpu_id")
         device = f"cuda:{gpu}" if torch.cuda.is_available() and gpu is not None else "cpu"
-        model = context.manifest["model"]
         self._service = Service.load(
             Path(properties["model_dir"]),
-            model["modelName"],
-            model["modelVersion"],
+            context.model_name,  # as it is registered; the archive's own name may be another
+            context.manifest["model"]["modelVersion"],
             context.model_yaml_config,
             device,
         )
@@ -43,6 +42,8 @@ class ExplainedClassifier:
         for place, answer in enumerate(answers):
             context.set_response_status(answer.status, answer.phrase, place)
             context.set_response_content_type(place, answer.content_type)
+            for name, value in answer.headers.items():
+                context.set_response_header(place, name, value)
         self._emit_counters(context)
         return [answer.body for answer in answers]
 

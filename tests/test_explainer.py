@@ -1,54 +1,21 @@
 """What a batch gets, with an engine that fails on demand: no server, no torch."""
 
 import base64
+import hashlib
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from handler.errors import Unprocessable
-from handler.evidence import Evidence, LayerEvidence, resolve_pairs
 from handler.explainer import Explainer
-from handler.model_card import ModelCard
 from handler.options import Options
-from handler.preprocess import Preprocessing
 from handler.render import encode_png
 from handler.request import Headers
 from handler.settings import Settings
+from tests.engines import CARD, BrightnessEngine, picture, text_of
 
-SIDE = 8
 GUIDED = ("guided_backprop", "guided_gradcam")
-CARD = ModelCard(
-    "m", "1.0", "tiny", ["dark", "light"], Preprocessing(SIDE, SIDE, (0, 0, 0), (1, 1, 1)), "c", {"c": (1, 2, 2)}
-)
-
-
-class BrightnessEngine:
-    """Scores a picture by its brightness; fails on pictures that are all white."""
-
-    name = "test"
-
-    def __init__(self):
-        self.batches = []
-
-    def run(self, inputs, targets, needs):
-        self.batches.append(len(inputs))
-        if (inputs.reshape(len(inputs), -1).min(axis=1) == 1).any():
-            raise RuntimeError("too bright: secret detail")
-        if (inputs.reshape(len(inputs), -1).max(axis=1) == 0).any():
-            raise Unprocessable("too dark")
-        light = inputs.mean(axis=(1, 2, 3))
-        logits = np.stack([1 - light, light], axis=1)
-        rows, classes = resolve_pairs(targets, logits)
-        cell = np.ones((len(rows), 1, 2, 2), np.float32) * classes[:, None, None, None]
-        return Evidence(
-            logits, (SIDE, SIDE), rows, classes, {layer: LayerEvidence(cell, cell) for layer in needs.layers}
-        )
-
-
-def picture(value):
-    return encode_png(np.full((SIDE, SIDE, 3), value, np.uint8))
 
 
 def answer(rows, headers=None, settings=None, card=CARD):
@@ -150,3 +117,93 @@ def test_a_label_that_several_classes_share_is_refused():
     card = replace(CARD, labels=["crane", "crane"])
     answers, _ = answer([{"data": picture(50), "target": "crane"}], card=card)
     assert b"names the classes [0, 1]" in answers[0].body
+
+
+def test_a_requests_pictures_share_passes_with_other_rows_and_come_back_in_order():
+    instances = [text_of(50), {"image": text_of(200), "maps": "none"}, {"image": text_of(210)}]
+    rows = [{"body": {"instances": instances}}, {"data": picture(220)}]
+    answers, engine = answer(rows)
+    assert engine.batches == [3, 1]
+    predictions = json.loads(answers[0].body)["predictions"]
+    assert [one["predictions"][0]["label"] for one in predictions] == ["dark", "light", "light"]
+    assert [len(one["explanations"]) for one in predictions] == [1, 0, 1]
+    assert [one["image"]["bytes"] for one in predictions] == [len(picture(value)) for value in (50, 200, 210)]
+    assert json.loads(answers[1].body)["predictions"][0]["label"] == "light"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status", "said"),
+    [
+        (base64.b64encode(b"hello").decode(), 415, "instances[1]: not a picture"),
+        ({"image": text_of(50), "target": "zebra"}, 400, "instances[1]: target 'zebra'"),
+        ({"image": text_of(50), "top_k": 3}, 400, "instances[1]: top_k 3"),
+        (text_of(0), 422, "instances[1]: too dark"),
+        (text_of(255), 500, "the explanation failed"),
+    ],
+)
+def test_one_wrong_picture_is_the_whole_requests_error_and_no_other_rows(wrong, status, said):
+    rows = [{"body": {"instances": [text_of(50), wrong, text_of(60)]}}, {"data": picture(50)}]
+    answers, engine = answer(rows)
+    assert [one.status for one in answers] == [status, 200]
+    assert said in json.loads(answers[0].body)["message"]
+    if status in (400, 415):  # told before the engine runs
+        assert engine.batches == [1]
+
+
+def test_the_pictures_of_a_request_have_one_budget_together():
+    large = base64.b64encode(encode_png(np.zeros((2000, 2000, 3), np.uint8) + 50)).decode()
+    each = {"image": large, "size": "image"}
+    few, many = ({"body": {"instances": [each] * count}} for count in (2, 5))
+    answers, _ = answer([few, many])
+    assert [one.status for one in answers] == [200, 413]
+    assert b"instances[4]: the pictures would have 20000000 pixels" in answers[1].body
+    settings = Settings(Options(maps=()), max_pixels=9_000_000)
+    answers, _ = answer([few, {"body": {"instances": [large] * 3}}], settings=settings)
+    assert [one.status for one in answers] == [200, 413]
+    assert b"instances[2]: the request's pictures have 12000000 pixels together" in answers[1].body
+
+
+def test_the_sum_of_a_requests_answers_is_limited_too():
+    row = {"body": {"instances": [{"image": text_of(50), "encoding": "list"}] * 3}}
+    (alone,), _ = answer([{"data": picture(50), "encoding": "list"}])
+    limit = Settings(Options(maps=("gradcam",)), max_answer_bytes=2 * len(alone.body))
+    answers, _ = answer([row, {"data": picture(50), "encoding": "list"}], settings=limit)
+    assert [one.status for one in answers] == [413, 200]
+    assert b"fewer pictures in one request" in answers[0].body
+
+
+def test_passes_are_no_larger_than_memory_should_bear():
+    pictures = [{"image": text_of(value), "target": [0, 1, 0]} for value in range(50, 62)]
+    answers, engine = answer([{"body": {"instances": pictures}}])
+    assert engine.batches == [5, 5, 2]
+    assert len(json.loads(answers[0].body)["predictions"]) == 12
+
+
+def test_the_upload_is_named_in_every_answer_about_it():
+    upload = picture(50)
+    wanted = {"X-Image-Sha256": hashlib.sha256(upload).hexdigest()}
+    wrong = {"data": upload, "target": "zebra"}
+    answers, _ = answer(
+        [{"data": upload}, {"data": upload}, wrong, {"body": {"instances": [text_of(50)]}}, {"target": "1"}],
+        [{}, {"Accept": "image/png"}, {}, {}, {}],
+    )
+    assert [one.status for one in answers] == [200, 200, 400, 200, 400]
+    assert [one.headers for one in answers] == [wanted, wanted, wanted, wanted, {}]
+    assert json.loads(answers[0].body)["image"] == {"sha256": wanted["X-Image-Sha256"], "bytes": len(upload)}
+
+
+class DazedEngine(BrightnessEngine):
+    """Scores bright pictures with NaN, as a network does whose weights overflowed."""
+
+    def run(self, inputs, targets, needs):
+        evidence = super().run(inputs, targets, needs)
+        evidence.logits[inputs.mean(axis=(1, 2, 3)) > 0.5] = np.nan
+        return evidence
+
+
+def test_scores_that_are_no_numbers_are_the_rows_own_failure():
+    explainer = Explainer(DazedEngine(), CARD, Settings(Options(maps=("gradcam",))))
+    rows = [{"data": picture(50)}, {"data": picture(200)}, {"body": {"instances": [text_of(50), text_of(200)]}}]
+    answers = explainer.answer(rows, [Headers({})] * 3)
+    assert [one.status for one in answers] == [200, 500, 500]
+    assert b"NaN" not in b"".join(one.body for one in answers)

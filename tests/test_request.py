@@ -28,14 +28,14 @@ def parse(row, **headers):
     ],
 )
 def test_the_picture_is_found_in_every_form(row):
-    assert parse(row).image == PICTURE
+    assert parse(row).asked[0].image == PICTURE
 
 
 def test_headers_are_options_without_regard_to_case_and_fields_go_before_them():
     row = {"data": PICTURE, "size": b"layer"}
     request = parse(row, **{"x_explain_TOP_K": "3", "X_Explain_Size": "image"})
-    assert request.options.top_k == 3
-    assert request.options.size == "layer"
+    assert request.asked[0].options.top_k == 3
+    assert request.asked[0].options.size == "layer"
 
 
 def test_a_parts_own_headers_are_not_taken_for_the_rows():

@@ -1,7 +1,7 @@
 """Everything a client can do, over HTTP against a real TorchServe."""
 
 import base64
-import concurrent.futures
+import hashlib
 import io
 import re
 import struct
@@ -30,7 +30,6 @@ from tests.serving import (
     error_of,
     only_map,
     picture_of,
-    repacked,
     serving,
 )
 
@@ -72,6 +71,8 @@ def test_a_multipart_picture_is_predicted_and_explained(client, field):
     assert explanation["layer"] == "conv5"
     assert list(explanation["maps"]) == ["gradcam", "guided_backprop", "guided_gradcam"]
     assert all(picture_of(one).shape == (SIDE, SIDE, 3) for one in explanation["maps"].values())
+    assert content["image"] == {"sha256": hashlib.sha256(PICTURE).hexdigest(), "bytes": len(PICTURE)}
+    assert answer.headers["X-Image-Sha256"] == content["image"]["sha256"]
     assert content["view"] == {"image": [480, 480], "crop": [0.0, 0.0, 480.0, 480.0]}
     assert set(content["timings_ms"]) == {"decode", "infer", "explain", "render"}
 
@@ -184,6 +185,7 @@ def test_overlay_sets_weight_and_colour_map(client):
 def test_accept_png_gives_one_captioned_sheet(client):
     answer = client.post(files={"data": PICTURE}, data={"target": "0,1"}, headers={"Accept": "image/png"})
     assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["X-Image-Sha256"] == hashlib.sha256(PICTURE).hexdigest()
     sheet = Image.open(io.BytesIO(answer.content))
     assert sheet.size[0] > 4 * SIDE
     assert sheet.size[1] > 2 * SIDE
@@ -388,44 +390,6 @@ def test_the_seeds_three_pictures_are_returned(client):
     for name, picture in expected.items():
         difference = np.abs(picture_of(maps[name]).astype(int) - picture.astype(int))
         assert difference.max() <= 1, name
-
-
-def test_rows_of_one_batch_stand_alone(tmp_path, shapes_archive):
-    config = DEFAULT_CONFIG.read_text().replace("batchSize: 1", "batchSize: 8").replace(": 10\n", ": 500\n")
-    repacked(shapes_archive, tmp_path / "batched.mar", config)
-    requests_of_batch = [
-        {"files": {"data": PICTURE}, "data": {"maps": "none"}},
-        {"files": {"data": PICTURE}, "data": {"target": "zebra"}},
-        {"files": {"data": TWO.read_bytes()}, "data": {"target": "heart", "maps": "gradcam", "encoding": "npy"}},
-        {"files": {"data": b"no picture"}},
-        {"files": {"data": TWO.read_bytes()}, "data": {"target": "arrow", "maps": "gradcam", "encoding": "npy"}},
-        {"files": {"data": PICTURE}, "headers": {"Accept": "image/png"}},
-        {"data": b"{", "headers": {"Content-Type": "application/json"}},
-        {"files": {"data": PICTURE}, "data": {"maps": "saliency", "encoding": "npy"}},
-    ]
-    with serving(tmp_path, "batched", tmp_path / "logs") as client:
-        alone = [client.post(**one) for one in requests_of_batch]
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            together = list(pool.map(lambda one: client.post(**one), requests_of_batch))
-    engines = [one.json()["model"]["engine"] for one in together if '"model"' in one.text]
-    assert engines == ["onnx", "onnx", "onnx", "torch"]
-    assert [one.status_code for one in together] == [200, 400, 200, 415, 200, 200, 400, 200]
-    for single, batched in zip(alone, together, strict=True):
-        assert single.status_code == batched.status_code
-        assert single.headers["content-type"] == batched.headers["content-type"]
-        if single.status_code != 200:
-            assert single.content == batched.content
-        elif single.headers["content-type"] == "application/json":
-            _assert_equal_explanations(single.json(), batched.json())
-
-
-def _assert_equal_explanations(single, batched):
-    assert [one["index"] for one in single["predictions"]] == [one["index"] for one in batched["predictions"]]
-    for one, other in zip(single["explanations"], batched["explanations"], strict=True):
-        assert one["target"]["index"] == other["target"]["index"]
-        for name in one["maps"]:
-            first, second = array_of(one["maps"][name]), array_of(other["maps"][name])
-            np.testing.assert_allclose(second, first, atol=1e-4 * np.abs(first).max())
 
 
 def test_graphs_that_differ_are_counted_where_prometheus_reads(tmp_path, shapes_archive):

@@ -1,0 +1,69 @@
+"""What one request may cost, judged before anything is computed: its pictures draw on it one after the other."""
+
+from collections.abc import Sequence
+
+from handler.canvas import Canvas
+from handler.errors import TooLarge
+
+_BYTES_PER_NUMBER = {"npy": 16 / 3, "list": 8.0}  # of the encoded text; lists mostly have more
+_MOST_PIXELS = 16_000_000  # of all pictures of an answer
+_ADVICE = (
+    "ask for fewer targets or maps, fewer pictures in one request, a smaller size (layer, input) "
+    "or another encoding (png)"
+)
+
+
+class Budget:
+    """Of one request, whether it has one picture or several."""
+
+    def __init__(self, max_upload_pixels: int, max_answer_bytes: int) -> None:
+        self._max_upload_pixels = max_upload_pixels
+        self._max_answer_bytes = max_answer_bytes
+        self._decoded = 0  # pixels
+        self._drawn = 0  # pixels
+        self._listed = 0.0  # bytes
+
+    def decode(self, height: int, width: int) -> None:
+        """Counts a picture that was decoded: many small uploads may not hold more pixels than a large one.
+
+        Raises:
+            TooLarge: more than one request may have.
+        """
+        self._decoded += height * width
+        if self._decoded > self._max_upload_pixels:
+            raise TooLarge(
+                f"the request's pictures have {self._decoded} pixels together, valid are at most "
+                f"{self._max_upload_pixels}; send them in several requests"
+            )
+
+    def draw(self, canvas: Canvas, maps: Sequence[str], targets: int) -> None:
+        """Counts what could only end in an answer too large.
+
+        Args:
+            canvas: what would be drawn on.
+            maps: the maps of each target.
+            targets: how many.
+
+        Raises:
+            TooLarge: naming what would be smaller.
+        """
+        height, width = (canvas.seen.picture if canvas.upload is None else canvas.upload).shape[:2]
+        drawn = [name for name in maps if name != "gradcam" or canvas.options.size != "layer"]
+        if canvas.options.encoding == "png":
+            self._drawn += height * width * len(drawn) * targets
+        else:
+            numbers = height * width * sum(1 if name == "gradcam" else 3 for name in drawn) * targets
+            self._listed += numbers * _BYTES_PER_NUMBER[canvas.options.encoding]
+        if self._drawn > _MOST_PIXELS:
+            raise TooLarge(f"the pictures would have {self._drawn} pixels, valid are at most {_MOST_PIXELS}; {_ADVICE}")
+        check_size(int(self._listed), self._max_answer_bytes)
+
+
+def check_size(size: int, most: int) -> None:
+    """Refuses an answer that TorchServe's frontend would kill the worker for.
+
+    Raises:
+        TooLarge: more than ``most`` bytes.
+    """
+    if size > most:
+        raise TooLarge(f"the answer would take {size} bytes, valid are at most {most}; {_ADVICE}")

@@ -1,0 +1,163 @@
+"""KServe's inference protocols V1 and V2, as far as pictures go through them.
+
+They are told by the body's keys, because a TorchServe handler does not see the path that was posted to:
+V1 has ``instances``, V2 has ``inputs``. TorchServe's own service envelopes stay unused: they break batches.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from handler.answer import json_text
+from handler.envelope import MAX_PICTURES, Envelope, Part, Written
+from handler.errors import BadRequest
+from handler.options import shown
+
+OUTPUT = "answer"  # the name of V2's only output tensor
+BINARY_HEADER = "inference-header-content-length"  # of V2's binary tensor extension
+_LONGEST_ID = 128
+_V1 = '{"instances": [{"image": "<base64>", "target": "tabby"}]}'
+_V2 = '{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["<base64>"]}], "parameters": {…}}'
+_V2_KEYS = ("id", "model_name", "model_version", "parameters", "inputs", "outputs")
+_INPUT_KEYS = ("name", "datatype", "shape", "data", "parameters")
+_NO_BINARY = "binary tensor data is not understood, valid are BYTES tensors with base64 text under data"
+
+
+@dataclass(frozen=True)
+class V1:
+    """``instances``, answered by ``predictions``, on the explain address by ``explanations`` beside them."""
+
+    parts: Sequence[Part]
+    explain: bool
+
+    def seal(self, answers: Sequence[Written]) -> str:
+        """An answer per instance; beside explanations, predictions are the classes found for each."""
+        whole = f"[{', '.join(answer.text for answer in answers)}]"
+        if not self.explain:
+            return f'{{"predictions": {whole}}}'
+        classes = json_text([list(answer.predictions) for answer in answers])
+        return f'{{"predictions": {classes}, "explanations": {whole}}}'
+
+
+@dataclass(frozen=True)
+class V2:
+    """One BYTES tensor of pictures, answered by one BYTES tensor of JSON texts."""
+
+    parts: Sequence[Part]
+    id: str | None
+
+    def seal(self, answers: Sequence[Written]) -> str:
+        """The tensor ``answer`` of shape [n]: each element is the JSON text that the picture alone would get."""
+        data = [answer.text for answer in answers]
+        model = answers[0].model
+        content = {"model_name": model["name"], "model_version": model["version"], "id": self.id}
+        output = {"name": OUTPUT, "datatype": "BYTES", "shape": [len(data)], "data": data}
+        known = {key: value for key, value in content.items() if value is not None}
+        return json_text({**known, "outputs": [output]})
+
+
+def open_kserve(body: Mapping[str, Any], explain: bool) -> Envelope | None:
+    """Reads a JSON body if it is KServe's.
+
+    Args:
+        body: as parsed.
+        explain: whether it was posted to an address for explanations.
+
+    Returns:
+        None for a body that has neither ``instances`` nor ``inputs``.
+
+    Raises:
+        BadRequest: what is not of the protocol's shape, or a part of it that is not understood.
+    """
+    if "instances" in body:
+        _only(body, ("instances",), "a V1 request")
+        return V1(_instances(body["instances"]), explain)
+    if "inputs" in body:
+        _only(body, _V2_KEYS, "a V2 request")
+        _check_outputs(body.get("outputs"))
+        return V2(_tensor(body["inputs"], _parameters(body, "parameters")), _id(body.get("id")))
+    return None
+
+
+def refuse_binary(header: str | None) -> None:
+    """Refuses V2's binary tensor extension, whose bodies are JSON with bytes behind it.
+
+    Raises:
+        BadRequest: saying what to send instead.
+    """
+    if header is not None:
+        raise BadRequest(f"{_NO_BINARY}: {_V2}")
+
+
+def _instances(instances: Any) -> list[Part]:
+    _check_length(instances, "instances", _V1)
+    return [Part(f"instances[{place}]", _fields(one, place)) for place, one in enumerate(instances)]
+
+
+def _fields(instance: Any, place: int) -> dict[str, Any]:
+    """An instance's picture and options; one that is base64 text, or TensorFlow's form of it, has no options."""
+    if isinstance(instance, str) or (isinstance(instance, dict) and set(instance) == {"b64"}):
+        return {"image": instance}
+    if not isinstance(instance, dict):
+        raise BadRequest(f"instances[{place}] must be an object with a picture in base64, valid is {_V1}")
+    return dict(instance)
+
+
+def _tensor(inputs: Any, options: Mapping[str, Any]) -> list[Part]:
+    if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
+        raise BadRequest(f"inputs must be a list of one tensor, valid is {_V2}")
+    (tensor,) = inputs
+    _only(tensor, _INPUT_KEYS, "inputs[0]")
+    options = {**options, **_parameters(tensor, "inputs[0].parameters")}
+    if tensor.get("datatype") != "BYTES":
+        raise BadRequest(f"inputs[0].datatype is {shown(tensor.get('datatype'))}, valid is BYTES: {_V2}")
+    data = tensor.get("data")
+    _check_length(data, "inputs[0].data", _V2)
+    if tensor.get("shape") != [len(data)]:
+        raise BadRequest(f"inputs[0].shape is {shown(tensor.get('shape'))}, valid is [{len(data)}], as data has")
+    for place, one in enumerate(data):
+        if not isinstance(one, str):
+            raise BadRequest(f"inputs[0].data[{place}] must be a picture's base64 text")
+    return [Part(f"inputs[0].data[{place}]", {**options, "image": one}) for place, one in enumerate(data)]
+
+
+def _parameters(holder: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Our options among a request's or a tensor's parameters."""
+    parameters = holder.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise BadRequest(f"{place} must be an object of options")
+    if parameters.get("binary_data_output") or "binary_data_size" in parameters:
+        raise BadRequest(f"{place}: {_NO_BINARY}")
+    for name in parameters:
+        if name in ("image", "data", "body"):
+            raise BadRequest(f"{place} holds {name}, but options are valid there; pictures go under data of the tensor")
+    return {name: value for name, value in parameters.items() if name != "binary_data_output"}
+
+
+def _check_outputs(outputs: Any) -> None:
+    """What a client wants back can only be what there is."""
+    for output in outputs if isinstance(outputs, list) else [outputs] if outputs is not None else []:
+        if not isinstance(output, dict) or output.get("name") != OUTPUT:
+            raise BadRequest(f'outputs are not valid, valid is [{{"name": "{OUTPUT}"}}]')
+        wanted = output.get("parameters") or {}
+        if not isinstance(wanted, dict) or any(wanted.values()) or set(output) - {"name", "parameters"}:
+            raise BadRequest(f"outputs[0] takes no parameters: {_NO_BINARY}")
+
+
+def _id(given: Any) -> str | None:
+    if given is None or (isinstance(given, str) and len(given) <= _LONGEST_ID and given.isprintable()):
+        return given
+    raise BadRequest(f"id is not valid, valid is text of at most {_LONGEST_ID} printable characters")
+
+
+def _check_length(items: Any, name: str, example: str) -> None:
+    if not isinstance(items, list) or not items:
+        raise BadRequest(f"{name} must be a list of 1 to {MAX_PICTURES} pictures, valid is {example}")
+    if len(items) > MAX_PICTURES:
+        raise BadRequest(f"{name} holds {len(items)} pictures, valid are 1 to {MAX_PICTURES} in one request")
+
+
+def _only(given: Mapping[str, Any], valid: Sequence[str], where: str) -> None:
+    unknown = next((key for key in given if key not in valid), None)
+    if unknown is not None:
+        raise BadRequest(f"{where} has no {shown(unknown)}, valid are {', '.join(valid)}")

@@ -1,0 +1,148 @@
+"""KServe's bodies as such: what is read out of them, what is refused, how answers are put together."""
+
+import base64
+import json
+
+import pytest
+
+from handler.envelope import MAX_PICTURES, Written
+from handler.errors import BadRequest
+from handler.kserve import open_kserve
+from handler.options import Options
+from handler.request import Headers, parse_row
+
+PICTURE = b"\x89PNG..."
+TEXT = base64.b64encode(PICTURE).decode()
+TENSOR = {"name": "input-0", "datatype": "BYTES", "shape": [2], "data": [TEXT, TEXT]}
+
+
+def parse(body, **headers):
+    named = {key.replace("_", "-"): value for key, value in headers.items()}
+    return parse_row({"body": body}, Headers(named), Options())
+
+
+def written(number):
+    model = {"name": "m", "version": "2.0"}
+    predictions = [{"index": number, "label": "kürbis"}]
+    return Written(json.dumps({"model": model, "predictions": predictions}), model, predictions)
+
+
+@pytest.mark.parametrize("instance", [{"image": TEXT}, {"data": {"b64": TEXT}}, {"b64": TEXT}, TEXT])
+def test_an_instance_is_a_picture_with_or_without_options(instance):
+    (asked,) = parse({"instances": [instance]}).asked
+    assert asked.image == PICTURE
+    assert asked.place == "instances[0]"
+
+
+def test_instances_have_options_of_their_own_and_headers_are_for_all():
+    body = {"instances": [{"image": TEXT, "top_k": 1}, {"image": TEXT, "size": "image"}]}
+    first, second = (asked.options for asked in parse(body, X_Explain_Size="layer").asked)
+    assert (first.top_k, first.size) == (1, "layer")
+    assert (second.top_k, second.size) == (None, "image")
+
+
+def test_a_tensors_parameters_go_before_the_requests():
+    tensor = {**TENSOR, "parameters": {"top_k": 2}}
+    body = {"inputs": [tensor], "parameters": {"top_k": 1, "maps": "none", "binary_data_output": False}}
+    for asked in parse(body).asked:
+        assert asked.image == PICTURE
+        assert (asked.options.top_k, asked.options.maps) == (2, ())
+
+
+def test_bytes_are_read_as_json_where_no_header_says_so():
+    assert len(parse(json.dumps({"instances": [TEXT, TEXT]}).encode()).asked) == 2
+
+
+def test_predictions_hold_an_answer_per_instance():
+    envelope = parse({"instances": [TEXT, TEXT]}).envelope
+    answers = [written(3), written(7)]
+    assert json.loads(envelope.seal(answers)) == {"predictions": [json.loads(one.text) for one in answers]}
+
+
+def test_explanations_hold_an_answer_per_instance_beside_its_classes():
+    envelope = parse({"instances": [TEXT, TEXT]}, explain="True").envelope
+    answers = [written(3), written(7)]
+    assert json.loads(envelope.seal(answers)) == {
+        "predictions": [one.predictions for one in answers],
+        "explanations": [json.loads(one.text) for one in answers],
+    }
+
+
+def test_a_tensor_of_json_texts_answers_a_tensor_of_pictures():
+    answers = [written(3), written(7)]
+    sealed = json.loads(parse({"inputs": [TENSOR], "id": "call 5 ü"}).envelope.seal(answers))
+    assert sealed == {
+        "model_name": "m",
+        "model_version": "2.0",
+        "id": "call 5 ü",
+        "outputs": [{"name": "answer", "datatype": "BYTES", "shape": [2], "data": [one.text for one in answers]}],
+    }
+    assert "id" not in json.loads(parse({"inputs": [TENSOR]}).envelope.seal(answers))
+
+
+def test_other_bodies_are_no_kserve_bodies():
+    assert open_kserve({"image": TEXT}, explain=False) is None
+
+
+BAD_BODIES = [
+    ({"instances": []}, "list of 1 to 16 pictures"),
+    ({"instances": {"image": TEXT}}, "list of 1 to 16 pictures"),
+    ({"instances": [TEXT] * (MAX_PICTURES + 1)}, "holds 17 pictures, valid are 1 to 16"),
+    ({"instances": [TEXT, 5]}, r"instances\[1\] must be an object"),
+    ({"instances": [TEXT, {"image": TEXT, "size": "huge"}]}, r"instances\[1\]: size 'huge' does not exist, valid are"),
+    ({"instances": [TEXT, {"target": 3}]}, r"instances\[1\]: one picture is needed"),
+    ({"instances": [{"image": "§"}]}, r"instances\[0\]: the picture is text and not valid base64"),
+    ({"instances": [TEXT], "signature_name": "x"}, "has no 'signature_name', valid are instances"),
+    ({"instances": [TEXT], "inputs": [TENSOR]}, "has no 'inputs', valid are instances"),
+    ({"inputs": []}, "inputs must be a list of one tensor"),
+    ({"inputs": [TENSOR, TENSOR]}, "inputs must be a list of one tensor"),
+    ({"inputs": [TEXT]}, "inputs must be a list of one tensor"),
+    ({"inputs": TENSOR}, "inputs must be a list of one tensor"),
+    ({"inputs": [{**TENSOR, "datatype": "FP32"}]}, "datatype is 'FP32', valid is BYTES"),
+    ({"inputs": [{**TENSOR, "shape": [1]}]}, r"shape is \[1\], valid is \[2\]"),
+    ({"inputs": [{**TENSOR, "shape": [1, 2]}]}, r"shape is \[1, 2\], valid is \[2\]"),
+    ({"inputs": [{**TENSOR, "shape": None}]}, r"shape is None, valid is \[2\]"),
+    ({"inputs": [{**TENSOR, "data": [TEXT, 5]}]}, r"inputs\[0\].data\[1\] must be a picture's base64 text"),
+    ({"inputs": [{**TENSOR, "data": [TEXT, "§"]}]}, r"inputs\[0\].data\[1\]: the picture is text and not valid"),
+    ({"inputs": [{**TENSOR, "data": []}]}, r"inputs\[0\].data must be a list of 1 to 16"),
+    ({"inputs": [{**TENSOR, "data": [TEXT] * 17, "shape": [17]}]}, "holds 17 pictures"),
+    ({"inputs": [{**TENSOR, "colour": 1}]}, r"inputs\[0\] has no 'colour', valid are name, datatype"),
+    ({"inputs": [{**TENSOR, "parameters": {"binary_data_size": 9}}]}, "binary tensor data is not understood"),
+    ({"inputs": [TENSOR], "parameters": {"binary_data_output": True}}, "binary tensor data is not understood"),
+    (
+        {"inputs": [TENSOR], "parameters": {"zoom": 2}},
+        r"data\[0\]: unknown option 'zoom', valid are target",
+    ),
+    ({"inputs": [TENSOR], "parameters": {"image": TEXT}}, "parameters holds image"),
+    ({"inputs": [TENSOR], "parameters": [1]}, "parameters must be an object"),
+    ({"inputs": [TENSOR], "outputs": [{"name": "logits"}]}, 'valid is \\[{"name": "answer"}'),
+    ({"inputs": [TENSOR], "outputs": "answer"}, "outputs are not valid"),
+    ({"inputs": [TENSOR], "outputs": [{"name": "answer", "parameters": {"binary_data": True}}]}, "no parameters"),
+    ({"inputs": [TENSOR], "id": 5}, "id is not valid"),
+    ({"inputs": [TENSOR], "id": "x" * 129}, "at most 128 printable"),
+    ({"inputs": [TENSOR], "id": "a\r\nb"}, "at most 128 printable"),
+    ({"inputs": [TENSOR], "id": "\ud800"}, "at most 128 printable"),
+    ({"inputs": [TENSOR], "more": 1}, "has no 'more', valid are id, model_name"),
+]
+
+
+@pytest.mark.parametrize(("body", "said"), BAD_BODIES, ids=[said for _, said in BAD_BODIES])
+def test_what_is_not_of_the_protocols_shape_is_refused(body, said):
+    with pytest.raises(BadRequest, match=said):
+        parse(body)
+
+
+@pytest.mark.parametrize("output", [{"name": "answer"}, {"name": "answer", "parameters": {"binary_data": False}}])
+def test_the_output_that_there_is_may_be_asked_for(output):
+    assert len(parse({"inputs": [TENSOR], "outputs": [output]}).asked) == 2
+
+
+def test_the_binary_tensor_extension_is_refused_by_name():
+    body = b'{"inputs": [{"name": "i"}]}' + bytes(9)
+    with pytest.raises(BadRequest, match="binary tensor data is not understood"):
+        parse(body, Inference_Header_Content_Length="27", Content_Type="application/octet-stream")
+
+
+def test_a_sheet_is_the_answer_to_one_picture_only():
+    with pytest.raises(BadRequest, match="image/png is the form of one picture's answer"):
+        parse({"instances": [TEXT]}, Accept="image/png")
