@@ -11,6 +11,7 @@ from handler.errors import Unprocessable
 from handler.evidence import Evidence, LayerEvidence, resolve_pairs
 from handler.explainer import Explainer
 from handler.model_card import ModelCard
+from handler.observation import STAGES
 from handler.options import Options
 from handler.preprocess import Preprocessing
 from handler.render import encode_png
@@ -150,3 +151,31 @@ def test_a_label_that_several_classes_share_is_refused():
     card = replace(CARD, labels=["crane", "crane"])
     answers, _ = answer([{"data": picture(50), "target": "crane"}], card=card)
     assert b"names the classes [0, 1]" in answers[0].body
+
+
+def test_each_answer_knows_what_was_observed_and_each_refusal_its_kind():
+    rows = [
+        {"data": picture(50), "target": b"dark,light"},
+        {"data": picture(200), "maps": "none"},
+        {"data": picture(200)},
+        {"data": picture(0)},
+        {"data": b"no picture"},
+        {"data": picture(255)},
+    ]
+    answers, _ = answer(rows, [{"accept": "image/png"} if place == 2 else {} for place in range(len(rows))])
+    assert [one.outcome for one in answers] == ["ok", "ok", "ok", "Unprocessable", "NotAnImage", "InternalError"]
+    assert [len(one.observed) for one in answers] == [1, 1, 1, 0, 0, 0]
+    explained, predicted, drawn = (one.observed[0] for one in answers[:3])
+    assert (explained.method, explained.maps, explained.targets, explained.degenerate) == (
+        "gradcam",
+        ("gradcam",),
+        2,
+        1,
+    )
+    assert explained.map_count == 2
+    assert explained.pixels == SIDE * SIDE
+    assert (predicted.method, predicted.maps, predicted.targets, predicted.map_count) == ("none", (), 0, 0)
+    assert drawn.maps == ("gradcam",)
+    assert all(
+        set(one.stages_ms) == set(STAGES) and one.stages_ms["render"] > 0 for one in (explained, predicted, drawn)
+    )
