@@ -32,6 +32,9 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopbac
 _OLDEST_JAVA = 11
 _JAVA_CLASS = "org.pytorch.serve.ModelServer"
 _ADDRESSES = ("inference_address", "management_address", "metrics_address")
+# of the surrounding shell: they would replace the archive's code, the settings and TorchServe itself, whatever
+# enable_envvars_config says
+_IGNORED = ("PYTHONPATH", "TS_CONFIG_FILE", "TS_MODEL_SERVER_HOME")
 _PORTS = (*_ADDRESSES, "grpc_inference_port", "grpc_management_port")
 
 
@@ -141,7 +144,7 @@ class LocalServer:
         return [sys.executable, "-m", "ts.model_server"]
 
     def _environment(self) -> dict[str, str]:
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        environment = {key: value for key, value in os.environ.items() if key not in _IGNORED}
         home = java_home()
         if home is not None:
             environment["JAVA_HOME"] = str(home)
@@ -155,6 +158,9 @@ class LocalServer:
         archive = Path(self.properties["model_store"]) / f"{self.model}.mar"
         if not archive.is_file():
             raise ServerError(f"{archive} does not exist; `make archive` writes it")
+        metrics = self.properties.get("metrics_config")
+        if metrics and not Path(metrics).is_file():
+            raise ServerError(f"{metrics} does not exist, seen from {Path.cwd()}; metrics_config names it")
         for key in _PORTS:
             value = self.properties.get(key, "")
             port = urlsplit(value).port if key in _ADDRESSES else int(value or 0)

@@ -11,9 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.errors import RequestError
+from handler.observation import Observation
 
 JSON, PNG = "application/json", "image/png"
 _DIGITS = 8  # significant digits of listed numbers, about those of a float32
+OK, FAILURE = "ok", "InternalError"
+PROBE = "probe"  # the outcome of what is no request for a picture; neither counted nor logged
+OUTCOMES = (OK, "BadRequest", "NotFound", "TooLarge", "NotAnImage", "Unprocessable", FAILURE)
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Answer:
     status: int = 200
     phrase: str = "OK"  # ASCII, from a fixed set
     headers: Mapping[str, str] = field(default_factory=dict)  # ASCII, of our own making
+    outcome: str = OK  # out of OUTCOMES, or PROBE
+    observed: tuple[Observation, ...] = ()  # of each picture that was explained
 
 
 def json_text(content: Any) -> str:
@@ -47,14 +53,14 @@ def failure_answer() -> Answer:
     return _error(
         500,
         "Internal Server Error",
-        "InternalError",
+        FAILURE,
         "the explanation failed on the server; see its log",
     )
 
 
 def _error(status: int, phrase: str, kind: str, message: str) -> Answer:
     content = {"code": status, "type": kind, "message": message}
-    return Answer(json.dumps(content).encode(), JSON, status, phrase)
+    return Answer(json.dumps(content).encode(), JSON, status, phrase, outcome=kind)
 
 
 def encode_npy(values: npt.NDArray[np.float32]) -> str:

@@ -17,15 +17,25 @@ from handler.evidence import Engine, Evidence
 from handler.jobs import Job, in_passes, prepare
 from handler.maps import make_maps
 from handler.model_card import ModelCard
+from handler.observation import Observation
 from handler.options import Options
 from handler.render import encode_png
 from handler.request import Headers, Request, parse_row
-from handler.response import Explained, Result, describe_result, draw_sheet
+from handler.response import Explained, Result, describe_result, draw_sheet, observe_result
 from handler.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_Shown = Written | bytes | Exception  # a picture's answer: as JSON, as a PNG, or what went wrong
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture's answer, and what the log and the metrics are told of it."""
+
+    content: Written | bytes  # as JSON, or as a PNG
+    observed: Observation
+
+
+_Shown = _Picture | Exception
 
 
 @dataclass(frozen=True)
@@ -97,15 +107,16 @@ class Explainer:
     def _put_together(self, row: _Row, shown: Sequence[_Shown]) -> Answer:
         if row.request is None or row.error:
             raise row.error or RuntimeError("a row has neither a request nor an error")
-        written = []
+        written, observed = [], []
         for job, one in zip(row.jobs, shown, strict=True):
-            if isinstance(one, bytes):
-                return self._checked(Answer(one, PNG))
             if isinstance(one, Exception):
                 with naming(job.asked.place):
                     raise one
-            written.append(one)
-        return self._checked(Answer(row.request.envelope.seal(written).encode(), JSON))
+            if isinstance(one.content, bytes):
+                return self._checked(Answer(one.content, PNG, observed=(one.observed,)))
+            written.append(one.content)
+            observed.append(one.observed)
+        return self._checked(Answer(row.request.envelope.seal(written).encode(), JSON, observed=tuple(observed)))
 
     def _checked(self, answer: Answer) -> Answer:
         check_size(len(answer.body), self._settings.max_answer_bytes)
@@ -137,9 +148,8 @@ class Explainer:
             for pair in (found.pairs if job.maps else [])
         ]
         result = Result(found.evidence, found.row, explained, job.canvas, job.asked.receipt)
-        if job.accept == PNG:
-            return encode_png(draw_sheet(result, self._card))
-        content = describe_result(result, self._card)
+        sheet = encode_png(draw_sheet(result, self._card)) if job.accept == PNG else None
+        content = describe_result(result, self._card) if sheet is None else {}
         timings = {
             "decode": job.decode_ms,
             "infer": found.evidence.infer_ms,
@@ -147,9 +157,12 @@ class Explainer:
             "render": (time.perf_counter() - started) * 1e3,
         }
         rounded = {name: round(value, 2) for name, value in timings.items()}
+        observed = observe_result(result, timings)
+        if sheet is not None:
+            return _Picture(sheet, observed)
         text = json_text({**content, "timings_ms": rounded})
         check_size(len(text), self._settings.max_answer_bytes)
-        return Written(text, content["model"], content["predictions"])
+        return _Picture(Written(text, content["model"], content["predictions"]), observed)
 
 
 def _answer_for(error: Exception) -> Answer:

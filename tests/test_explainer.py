@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from handler.explainer import Explainer
+from handler.observation import STAGES
 from handler.options import Options
 from handler.render import encode_png
 from handler.request import Headers
 from handler.settings import Settings
-from tests.engines import CARD, BrightnessEngine, picture, text_of
+from tests.engines import CARD, SIDE, BrightnessEngine, picture, text_of
 
 GUIDED = ("guided_backprop", "guided_gradcam")
 
@@ -207,3 +208,31 @@ def test_scores_that_are_no_numbers_are_the_rows_own_failure():
     answers = explainer.answer(rows, [Headers({})] * 3)
     assert [one.status for one in answers] == [200, 500, 500]
     assert b"NaN" not in b"".join(one.body for one in answers)
+
+
+def test_each_answer_knows_what_was_observed_and_each_refusal_its_kind():
+    rows = [
+        {"data": picture(50), "target": b"dark,light"},
+        {"data": picture(200), "maps": "none"},
+        {"data": picture(200)},
+        {"data": picture(0)},
+        {"data": b"no picture"},
+        {"data": picture(255)},
+    ]
+    answers, _ = answer(rows, [{"accept": "image/png"} if place == 2 else {} for place in range(len(rows))])
+    assert [one.outcome for one in answers] == ["ok", "ok", "ok", "Unprocessable", "NotAnImage", "InternalError"]
+    assert [len(one.observed) for one in answers] == [1, 1, 1, 0, 0, 0]
+    explained, predicted, drawn = (one.observed[0] for one in answers[:3])
+    assert (explained.method, explained.maps, explained.targets, explained.degenerate) == (
+        "gradcam",
+        ("gradcam",),
+        2,
+        1,
+    )
+    assert explained.map_count == 2
+    assert explained.pixels == SIDE * SIDE
+    assert (predicted.method, predicted.maps, predicted.targets, predicted.map_count) == ("none", (), 0, 0)
+    assert drawn.maps == ("gradcam",)
+    assert all(
+        set(one.stages_ms) == set(STAGES) and one.stages_ms["render"] > 0 for one in (explained, predicted, drawn)
+    )

@@ -99,3 +99,18 @@ def test_java_is_printed_for_those_who_start_torchserve_by_hand():
     command = [sys.executable, "-m", "deploy.local_server", "java"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert os.access(Path(done.stdout.strip()) / "bin" / "java", os.X_OK)
+
+
+def test_a_missing_metrics_file_is_named(tmp_path):
+    server = server_in(tmp_path, metrics_config="gone.yaml")
+    (tmp_path / "m.mar").touch()
+    with pytest.raises(ServerError, match=r"gone\.yaml does not exist, seen from .*; metrics_config names it"):
+        server.start()
+
+
+def test_the_shells_variables_replace_neither_code_nor_settings(tmp_path, monkeypatch):
+    for name in ("PYTHONPATH", "TS_CONFIG_FILE", "TS_MODEL_SERVER_HOME", "HARMLESS"):
+        monkeypatch.setenv(name, str(tmp_path))
+    environment = server_in(tmp_path)._environment()
+    assert environment["HARMLESS"] == str(tmp_path)
+    assert not {"PYTHONPATH", "TS_CONFIG_FILE", "TS_MODEL_SERVER_HOME"} & set(environment)

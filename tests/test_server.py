@@ -403,7 +403,7 @@ def test_graphs_that_differ_are_counted_where_prometheus_reads(tmp_path, shapes_
         described = client.describe()["customizedMetadata"]
     assert answer.json()["model"]["engine"] == "torch"
     assert "logits differs by up to 1.00e+00" in str(described)
-    assert re.search(r"^engine_disagreements\{.*\} 1\.0$", metrics, re.MULTILINE), metrics
+    assert re.search(r"^explainer_engine_disagreements_total\{.*\} 1\.0$", metrics, re.MULTILINE), metrics
 
 
 def _altered(graph: bytes) -> bytes:
