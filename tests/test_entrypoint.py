@@ -1,0 +1,133 @@
+"""The container's first process, run as it runs in a pod: nothing is lost while it stops, and nothing is left behind."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from tests.pods import ENTRYPOINT, HEALTHZ, USER, Pod, child, may_make_namespaces, pod
+from tests.serving import TWO
+
+pytestmark = pytest.mark.server
+PREDICTIONS = "/predictions/shufflenet_cam"
+needs_namespaces = pytest.mark.skipif(not may_make_namespaces(), reason="may not make mount and PID namespaces here")
+
+
+def explain(running: Pod) -> tuple[int, int]:
+    """One explanation over a connection of its own: status and number of maps."""
+    answer = requests.post(running.url(PREDICTIONS), files={"data": TWO.read_bytes()}, timeout=60)
+    return answer.status_code, len(answer.json()["explanations"][0]["maps"])
+
+
+def tool(name: str) -> str | None:
+    """A program that a package of the environment carries, or this machine has."""
+    return shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+
+
+def in_parallel(pool: ThreadPoolExecutor, running: Pod, count: int) -> list[Future[tuple[int, int]]]:
+    return [pool.submit(explain, running) for _ in range(count)]
+
+
+def assert_confined(running: Pod) -> None:
+    """The pod writes where it may and nowhere else: what the Deployment demands, and what this test stands on."""
+    pid = running.entrypoint.pid
+    assert "NoNewPrivs:\t1" in (status := Path(f"/proc/{pid}/status").read_text(encoding="ascii"))
+    assert "CapEff:\t0000000000000000" in status
+    for place in ("/app/x", "/x", "/usr/x"):
+        with pytest.raises(OSError, match="Read-only file system"):  # even to root
+            Path(f"/proc/{pid}/root{place}").touch()
+    assert (running.console.parent / "logs/model_log.log").stat().st_uid == USER
+    assert (running.console.parent / "tmp/torchserve/.ts.sock.9000").is_socket()
+
+
+def ended(processes: list[psutil.Process]) -> bool:
+    return not psutil.wait_procs(processes, timeout=60)[1]
+
+
+@needs_namespaces
+def test_a_pod_told_to_stop_answers_everything_first(shapes_archive: Path):
+    with pod(shapes_archive, DRAIN="4") as running, ThreadPoolExecutor(12) as pool:
+        running.await_answer(HEALTHZ)
+        family = running.family()
+        entrypoint, java = running.entrypoint, running.java
+        assert {one.uids().effective for one in (entrypoint, java, *java.children())} == {USER}
+        assert_confined(running)
+        flight = in_parallel(pool, running, 4)
+        time.sleep(0.05)
+        entrypoint.send_signal(signal.SIGTERM)
+        told = time.monotonic()
+        while time.monotonic() < told + 3.2:  # the cluster still sends requests here
+            flight += in_parallel(pool, running, 1)
+            time.sleep(0.2)
+        flight += in_parallel(pool, running, 10)  # still queued when the drain is over
+        assert [one.result() for one in flight] == [(200, 3)] * len(flight)
+        assert running.started.wait(timeout=90) == 143
+        assert time.monotonic() - told > 4
+        assert ended(family)
+        with pytest.raises(requests.ConnectionError):
+            requests.get(running.url("/ping"), timeout=5)
+
+
+def test_a_second_signal_stops_at_once(shapes_archive: Path):
+    with child(shapes_archive, DRAIN="600") as running:
+        running.await_answer("/ping")
+        family = running.family()
+        running.started.terminate()
+        running.await_that(lambda: any(one.name() == "sleep" for one in running.family()))
+        assert requests.get(running.url("/ping"), timeout=30).status_code == 200
+        family += running.family()
+        running.started.terminate()
+        assert running.started.wait(timeout=60) == 143
+        assert ended(family)
+
+
+def test_the_end_of_java_ends_the_entrypoint_with_its_status(shapes_archive: Path):
+    with child(shapes_archive) as running:
+        running.await_answer("/ping")
+        family = running.family()
+        running.java.kill()
+        assert running.started.wait(timeout=60) == 128 + signal.SIGKILL
+        assert ended(family)  # the worker among them
+
+
+def test_java_may_end_during_the_drain(shapes_archive: Path):
+    with child(shapes_archive, DRAIN="600") as running:
+        running.await_answer("/ping")
+        java = running.java
+        running.started.terminate()
+        running.await_that(lambda: any(one.name() == "sleep" for one in running.family()))
+        family = running.family()
+        java.kill()
+        assert running.started.wait(timeout=60) == 128 + signal.SIGKILL
+        assert ended(family)
+
+
+def test_a_killed_entrypoint_leaves_no_server_behind(shapes_archive: Path):
+    with child(shapes_archive) as running:
+        running.await_answer(HEALTHZ)
+        family = running.family()
+        assert len(family) >= 3  # with Java and a worker
+        running.started.kill()
+        assert ended(family)
+
+
+def test_a_missing_setting_file_is_said(tmp_path: Path):
+    environment = os.environ | {"TS_CONFIG": str(tmp_path / "none"), "TEMP": str(tmp_path)}
+    said = subprocess.run([ENTRYPOINT], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert said.returncode == 2
+    assert str(tmp_path / "none") in said.stderr
+
+
+@pytest.mark.skipif(tool("shellcheck") is None, reason="shellcheck is not installed")
+def test_the_scripts_are_clean():
+    scripts = [ENTRYPOINT, Path(__file__).parent / "pod.sh"]
+    said = subprocess.run([str(tool("shellcheck")), *scripts], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stdout
