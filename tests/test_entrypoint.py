@@ -1,10 +1,8 @@
-"""The container's first process, run as it runs in a pod: nothing is lost while it stops, and nothing is left behind."""
+"""The container's first process, run as it runs in a pod: nothing is lost while it stops, nothing is left behind."""
 
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +13,7 @@ import requests
 
 from tests.pods import ENTRYPOINT, HEALTHZ, USER, Pod, child, may_make_namespaces, pod
 from tests.serving import TWO
+from tests.tools import tool
 
 pytestmark = pytest.mark.server
 PREDICTIONS = "/predictions/shufflenet_cam"
@@ -25,11 +24,6 @@ def explain(running: Pod) -> tuple[int, int]:
     """One explanation over a connection of its own: status and number of maps."""
     answer = requests.post(running.url(PREDICTIONS), files={"data": TWO.read_bytes()}, timeout=60)
     return answer.status_code, len(answer.json()["explanations"][0]["maps"])
-
-
-def tool(name: str) -> str | None:
-    """A program that a package of the environment carries, or this machine has."""
-    return shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 
 
 def in_parallel(pool: ThreadPoolExecutor, running: Pod, count: int) -> list[Future[tuple[int, int]]]:
