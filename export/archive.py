@@ -20,7 +20,7 @@ from handler.checkpoint import Checkpoint, write_checkpoint
 from handler.classifier import Classifier, build_classifier
 from handler.engine_choice import choose_engine
 from handler.errors import ModelError
-from handler.metrics import Counters
+from handler.metrics import Metrics
 from handler.own_architecture import is_own
 from handler.service import CHECKPOINT_NAME, check_defaults, describe_model
 from handler.settings import Settings, read_settings
@@ -123,7 +123,7 @@ def _check_engine(settings: Settings, stage: Path, classifier: Classifier) -> No
     Raises:
         ModelError: it would not start, or it would refuse every request.
     """
-    engine = choose_engine(settings.engine, stage, classifier, usable_cores(), Counters()).engine
+    engine = choose_engine(settings.engine, stage, classifier, usable_cores(), Metrics()).engine
     check_defaults(settings.defaults, describe_model(classifier, engine, "", ""), engine)
 
 

@@ -10,9 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.errors import RequestError
+from handler.observation import Observation
 
 JSON, PNG = "application/json", "image/png"
 _DIGITS = 8  # significant digits of listed numbers, about those of a float32
+OK, FAILURE = "ok", "InternalError"
+PROBE = "probe"  # the outcome of what is no request for a picture; neither counted nor logged
+OUTCOMES = (OK, "BadRequest", "NotFound", "TooLarge", "NotAnImage", "Unprocessable", FAILURE)
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Answer:
     content_type: str
     status: int = 200
     phrase: str = "OK"  # ASCII, from a fixed set
+    outcome: str = OK  # out of OUTCOMES, or PROBE
+    observed: tuple[Observation, ...] = ()  # of each picture that was explained
 
 
 def json_answer(content: dict[str, Any]) -> Answer:
@@ -40,14 +46,14 @@ def failure_answer() -> Answer:
     return _error(
         500,
         "Internal Server Error",
-        "InternalError",
+        FAILURE,
         "the explanation failed on the server; see its log",
     )
 
 
 def _error(status: int, phrase: str, kind: str, message: str) -> Answer:
     content = {"code": status, "type": kind, "message": message}
-    return Answer(json.dumps(content).encode(), JSON, status, phrase)
+    return Answer(json.dumps(content).encode(), JSON, status, phrase, outcome=kind)
 
 
 def encode_npy(values: npt.NDArray[np.float32]) -> str:

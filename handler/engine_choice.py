@@ -14,7 +14,7 @@ from handler.evidence import Engine
 from handler.fingerprint import hash_state
 from handler.graph_folder import Origin, find_graphs
 from handler.memory_layout import in_fast_layout
-from handler.metrics import ENGINE_DISAGREEMENTS, Counters
+from handler.metrics import ENGINE_DISAGREEMENTS, Metrics
 from handler.onnx_engine import OnnxEngine
 from handler.torch_engine import TorchEngine
 
@@ -35,7 +35,7 @@ class Choice:
         return {"configured": self.configured, "graphs": list(self.graphs), "reason": self.reason}
 
 
-def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: int, counters: Counters) -> Choice:
+def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: int, metrics: Metrics) -> Choice:
     """Opens the engine that the settings ask for.
 
     Args:
@@ -44,7 +44,7 @@ def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: in
         folder: of the archive's content.
         classifier: that the graphs were made from.
         threads: of one run.
-        counters: where disagreements are counted.
+        metrics: where disagreements are counted.
 
     Raises:
         ModelError: a graph that cannot be used; for "onnx" also: none is there, or they differ from the hooks.
@@ -64,7 +64,7 @@ def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: in
     if wanted == "onnx":
         raise ModelError(f"{reason}; export them anew, or set explain.engine to torch")
     logger.error("engine torch answers: %s", reason)
-    counters.add(ENGINE_DISAGREEMENTS, len(differing))
+    metrics.count(ENGINE_DISAGREEMENTS, len(differing))
     return Choice(hooks, wanted, reason=reason)
 
 

@@ -20,7 +20,7 @@ from handler.options import Options
 from handler.preprocess import preprocess
 from handler.render import encode_png
 from handler.request import Headers, Request, parse_row
-from handler.response import Explained, Result, describe_result, draw_sheet
+from handler.response import Explained, Result, describe_result, draw_sheet, observe_result
 from handler.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -143,28 +143,22 @@ class Explainer:
             for pair in (found.pairs if job.maps else [])
         ]
         result = Result(found.evidence, found.row, explained, job.canvas)
-        if job.accept == PNG:
-            answer = Answer(encode_png(draw_sheet(result, self._card)), PNG)
-        else:
-            content = describe_result(result, self._card)
-            timings = {
-                "decode": job.decode_ms,
-                "infer": found.evidence.infer_ms,
-                "explain": found.evidence.explain_ms,
-                "render": (time.perf_counter() - started) * 1e3,
-            }
-            answer = json_answer(
-                {
-                    **content,
-                    "timings_ms": {name: round(value, 2) for name, value in timings.items()},
-                }
-            )
+        sheet = encode_png(draw_sheet(result, self._card)) if job.accept == PNG else None
+        content = describe_result(result, self._card) if sheet is None else {}
+        timings = {
+            "decode": job.decode_ms,
+            "infer": found.evidence.infer_ms,
+            "explain": found.evidence.explain_ms,
+            "render": (time.perf_counter() - started) * 1e3,
+        }
+        rounded = {name: round(value, 2) for name, value in timings.items()}
+        answer = json_answer({**content, "timings_ms": rounded}) if sheet is None else Answer(sheet, PNG)
         if len(answer.body) > self._settings.max_answer_bytes:
             raise TooLarge(
                 f"the answer would take {len(answer.body)} bytes, valid are at most {self._settings.max_answer_bytes}; "
                 "ask for fewer targets or maps, a smaller size (layer, input) or another encoding (png)"
             )
-        return answer
+        return replace(answer, observed=(observe_result(result, timings),))
 
 
 def _with_equal_needs(jobs: Iterable[_Job]) -> list[list[_Job]]:

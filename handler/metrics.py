@@ -1,19 +1,102 @@
-"""Counters that are raised anywhere and emitted in the entry file, where alone TorchServe takes them."""
+"""What is counted and measured, collected anywhere and emitted in the entry file, where alone TorchServe takes it.
 
-ENGINE_DISAGREEMENTS = "engine_disagreements"  # outputs in which graphs and hooks differed at start-up
+Every name stands in ``deploy/metrics.yaml`` with its labels in the order of ``LABELS``. Label values come from fixed
+sets, so that no client can make series, or lines of TorchServe's metrics protocol, of its own.
+"""
+
+import resource
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from handler.answer import OUTCOMES, Answer
+from handler.cam import METHODS
+from handler.observation import GRADIENT_ALONE, NONE, STAGES
+
+ENGINE_DISAGREEMENTS = "explainer_engine_disagreements_total"  # outputs in which graphs and hooks differed at start-up
+REQUESTS = "explainer_requests_total"
+MAPS = "explainer_maps_total"
+DEGENERATE = "explainer_degenerate_maps_total"
+REQUEST_SECONDS = "explainer_request_seconds"  # in the handler, with the batch that the request was part of
+RESIDENT = "explainer_resident_bytes"  # of the worker that answered last
+STAGE_SECONDS = {stage: f"explainer_{stage}_seconds" for stage in STAGES}
+LABELS = {  # of what a metric is labelled with at all: the values that there are
+    "engine": ("onnx", "torch", NONE),
+    "method": (*METHODS, GRADIENT_ALONE, NONE),
+    "outcome": OUTCOMES,
+}
+_OTHER = "other"
+_UNLABELLED: Mapping[str, str] = {}
 
 
-class Counters:
-    """Counts since the last time they were taken."""
+@dataclass(frozen=True)
+class Sample:
+    """A counter's rise, one value of a histogram, or a gauge."""
+
+    name: str
+    value: float
+    labels: tuple[tuple[str, str], ...] = ()  # in the order of LABELS
+    kind: str = "counter"  # or "histogram", "gauge"
+
+    @property
+    def unit(self) -> str:
+        """As it is declared."""
+        return {"counter": "count", "histogram": "s", "gauge": "B"}[self.kind]
+
+
+class Metrics:
+    """What was counted and measured since the last time it was taken."""
 
     def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
+        self._counts: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
+        self._measured: list[Sample] = []
 
-    def add(self, name: str, count: int = 1) -> None:
+    def count(self, name: str, amount: int = 1, labels: Mapping[str, str] = _UNLABELLED) -> None:
         """Raises a counter."""
-        self._counts[name] = self._counts.get(name, 0) + count
+        key = name, _in_order(labels)
+        self._counts[key] = self._counts.get(key, 0) + amount
 
-    def take(self) -> dict[str, int]:
-        """Counts by name, which start from nothing again."""
-        taken, self._counts = self._counts, {}
+    def measure(self, name: str, seconds: float, labels: Mapping[str, str]) -> None:
+        """Adds a value to a histogram."""
+        self._measured.append(Sample(name, round(seconds, 6), _in_order(labels), "histogram"))
+
+    def take(self) -> list[Sample]:
+        """All of it; collecting starts from nothing again."""
+        taken = [Sample(name, count, labels) for (name, labels), count in self._counts.items()] + self._measured
+        self._counts, self._measured = {}, []
         return taken
+
+
+def resident_memory() -> Sample:
+    """Of this process, in bytes: 0 where Linux' ``/proc`` is not."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        pages = 0
+    return Sample(RESIDENT, pages * resource.getpagesize(), kind="gauge")
+
+
+def _in_order(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, labels[name] if labels[name] in LABELS[name] else _OTHER) for name in LABELS if name in labels)
+
+
+def record(metrics: Metrics, answer: Answer, seconds: float) -> None:
+    """Counts and measures one answered request.
+
+    Args:
+        metrics: where to.
+        answer: what its client gets.
+        seconds: from the batch's arrival in the handler until it was answered.
+    """
+    first = answer.observed[0].labels() if answer.observed else {"engine": NONE, "method": NONE}
+    outcome = {"outcome": answer.outcome}
+    metrics.count(REQUESTS, 1, first | outcome)
+    metrics.measure(REQUEST_SECONDS, seconds, first | outcome)
+    for one in answer.observed:
+        labels = one.labels()
+        for stage, milliseconds in one.stages_ms.items():
+            if milliseconds > 0:  # a graph that explains has no separate forward pass
+                metrics.measure(STAGE_SECONDS[stage], milliseconds / 1e3, labels | outcome)
+        if one.map_count:
+            metrics.count(MAPS, one.map_count, labels)
+            metrics.count(DEGENERATE, one.degenerate, labels)

@@ -1,5 +1,6 @@
 """One row's result as the content of its answer: the JSON object, or all its pictures on one sheet."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ from handler.canvas import Canvas, draw_map, encode_maps
 from handler.evidence import Evidence, Floats, best_classes, softmax
 from handler.maps import Map
 from handler.model_card import ModelCard
+from handler.observation import GRADIENT_ALONE, NONE, Observation
 from handler.render import Picture, sheet
 
 DEFAULT_TOP_K = 5
@@ -71,6 +73,22 @@ def draw_sheet(result: Result, card: ModelCard) -> Picture:
         row += [(_PANELS[name], draw_map(name, one.maps[name], canvas)) for name in _PANELS if name in one.maps]
         rows.append(row)
     return sheet(rows)
+
+
+def observe_result(result: Result, stages_ms: Mapping[str, float]) -> Observation:
+    """What metrics and logs tell of it; ``stages_ms`` has the names of ``observation.STAGES``."""
+    maps = tuple(result.explained[0].maps) if result.explained else ()
+    method = result.canvas.options.method if result.evidence.layers else GRADIENT_ALONE if maps else NONE
+    height, width = result.canvas.seen.view.image
+    return Observation(
+        result.evidence.engine,
+        method,
+        maps,
+        len(result.explained),
+        sum(one.degenerate for explained in result.explained for one in explained.maps.values()),
+        height * width,
+        stages_ms,
+    )
 
 
 def _predictions(probabilities: Floats, card: ModelCard, top_k: int) -> list[dict[str, Any]]:

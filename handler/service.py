@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from handler.answer import Answer, error_answer, json_answer
+from handler.answer import PROBE, Answer, error_answer, json_answer
 from handler.checkpoint import read_checkpoint
 from handler.classifier import Classifier, build_classifier
 from handler.engine_choice import Choice, choose_engine
@@ -16,7 +17,7 @@ from handler.errors import ModelError, NotFound, RequestError, Unprocessable
 from handler.evidence import TOP, Engine, Floats
 from handler.explainer import Explainer
 from handler.maps import needs_of
-from handler.metrics import Counters
+from handler.metrics import ENGINE_DISAGREEMENTS, Metrics
 from handler.model_card import ModelCard
 from handler.options import Options
 from handler.preprocess import Preprocessing
@@ -32,11 +33,11 @@ CHECKPOINT_NAME = "model.safetensors"  # in the archive
 class Service:
     """One loaded model. It has explained a picture of zeros before it is ready, so that a probe finds it warm."""
 
-    def __init__(self, explainer: Explainer, choice: Choice, card: ModelCard, counters: Counters) -> None:
+    def __init__(self, explainer: Explainer, choice: Choice, card: ModelCard, metrics: Metrics) -> None:
         self._explainer = explainer
         self._choice = choice
         self._card = card
-        self.counters = counters  # for the entry file to emit
+        self.metrics = metrics  # for the entry file to emit
 
     @classmethod
     def load(
@@ -65,8 +66,9 @@ class Service:
         if settings.engine == "onnx":
             device = "cpu"  # where the graphs run, and what they are compared with
         classifier = build_classifier(read_checkpoint(folder / CHECKPOINT_NAME), device)
-        counters = Counters()
-        choice = choose_engine(settings.engine, folder, classifier, threads, counters)
+        metrics = Metrics()
+        metrics.count(ENGINE_DISAGREEMENTS, 0)  # a series that starts with its first rise would hide it from rate()
+        choice = choose_engine(settings.engine, folder, classifier, threads, metrics)
         card = describe_model(classifier, choice.engine, name, version)
         check_defaults(settings.defaults, card, choice.engine)
         logger.info(
@@ -74,7 +76,7 @@ class Service:
             *(name, card.architecture, device, card.default_layer, choice.engine.name, threads),
             ", ".join(choice.graphs) or "none",
         )
-        return cls(Explainer(choice.engine, card, settings, threads), choice, card, counters)
+        return cls(Explainer(choice.engine, card, settings, threads), choice, card, metrics)
 
     def answer(self, rows: Sequence[Mapping[str, Any]], headers: Sequence[Headers]) -> list[Answer]:
         """Answers a batch, whatever its rows are: pictures, probes (``…/healthz``) or questions about the model."""
@@ -89,13 +91,18 @@ class Service:
         """The answer to a row that carries no picture; None for those that do."""
         path = (headers.get("url_path") or "").strip("/")
         if headers.get("describe") == "True":
-            return json_answer({**self._card.description(self._choice.engine.name), "engines": self._choice.to_dict()})
+            description = self._card.description(self._choice.engine.name)
+            return _probe_answer({**description, "engines": self._choice.to_dict()})
         if path == "healthz":
             summary = self._card.summary(self._choice.engine.name)
-            return json_answer({"status": "ready", "model": summary, "engines": self._choice.to_dict()})
+            return _probe_answer({"status": "ready", "model": summary, "engines": self._choice.to_dict()})
         if path:
             return error_answer(NotFound("nothing answers below the model's path but healthz"))
         return None
+
+
+def _probe_answer(content: dict[str, Any]) -> Answer:
+    return replace(json_answer(content), outcome=PROBE)
 
 
 def check_defaults(defaults: Options, card: ModelCard, engine: Engine) -> None:

@@ -4,14 +4,19 @@ TorchServe wants exactly one class here, with ``initialize`` and ``handle``.
 """
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from ts.metrics.dimension import Dimension  # type: ignore[import-untyped]
+from ts.metrics.metric_type_enum import MetricTypes  # type: ignore[import-untyped]
 
-from handler.answer import Answer, failure_answer
+from handler.answer import PROBE, Answer, failure_answer
+from handler.metrics import Metrics, record, resident_memory
 from handler.request import Headers
+from handler.request_log import body_size, keep_on_one_line, request_line
 from handler.service import Service
 
 logger = logging.getLogger(__name__)
@@ -36,14 +41,21 @@ class ExplainedClassifier:
             context.model_yaml_config,
             device,
         )
+        keep_on_one_line()  # only now: before the first client a failure's traceback is easier to read on many
 
     def handle(self, data: Sequence[dict[str, Any]], context: Any) -> list[bytes]:
         """Answers a batch: as many bodies as rows, each with its own status and content type."""
-        answers = self._answer(data, [Headers(context.get_all_request_header(i)) for i in range(len(data))])
+        started = time.perf_counter()
+        headers = [Headers(context.get_all_request_header(place)) for place in range(len(data))]
+        answers = self._answer(data, headers)
         for place, answer in enumerate(answers):
             context.set_response_status(answer.status, answer.phrase, place)
             context.set_response_content_type(place, answer.content_type)
-        self._emit_counters(context)
+        try:
+            sizes = [body_size(row, its) for row, its in zip(data, headers, strict=True)]
+            self._report(answers, sizes, time.perf_counter() - started, context)
+        except Exception:  # a batch that is answered must not fail for want of a metric
+            logger.exception("metrics are lost")
         return [answer.body for answer in answers]
 
     def _answer(self, data: Sequence[dict[str, Any]], headers: list[Headers]) -> list[Answer]:
@@ -56,10 +68,13 @@ class ExplainedClassifier:
             logger.exception("a batch of %d failed", len(data))
             return [failure_answer() for _ in data]
 
-    def _emit_counters(self, context: Any) -> None:
-        """TorchServe takes metrics only while it handles a batch; what was counted at start-up waits for the first."""
-        try:
-            for name, count in (self._service.counters.take() if self._service else {}).items():
-                context.metrics.add_counter(name, count)
-        except Exception:  # a batch that is answered must not fail for want of a metric
-            logger.exception("counters are lost")
+    def _report(self, answers: Sequence[Answer], sizes: Sequence[int], seconds: float, context: Any) -> None:
+        """Metrics and a line of the log for each request; what was counted at start-up waits for the first batch."""
+        metrics = self._service.metrics if self._service else Metrics()
+        for place, (answer, size) in enumerate(zip(answers, sizes, strict=True)):
+            if answer.outcome != PROBE:
+                record(metrics, answer, seconds)
+                logger.info(request_line(answer, context.get_request_id(place), size, seconds * 1e3))
+        for one in [*metrics.take(), resident_memory()]:
+            labels = [Dimension(name, value) for name, value in one.labels]
+            context.metrics.add_metric(one.name, one.value, one.unit, None, labels, MetricTypes(one.kind))

@@ -9,10 +9,9 @@ import onnx
 import pytest
 import torch
 
-import handler.engine_choice as engine_choice
 from handler.engine_choice import choose_engine
 from handler.errors import ModelError
-from handler.metrics import Counters
+from handler.metrics import Metrics
 from handler.request import Headers
 from handler.service import Service
 from tests.serving import ONE
@@ -21,8 +20,8 @@ GRAPHS = ["prediction", "gradcam", "explanation"]
 
 
 @pytest.fixture
-def counters():
-    return Counters()
+def metrics():
+    return Metrics()
 
 
 @pytest.fixture
@@ -39,54 +38,54 @@ def altered(shapes_graphs, tmp_path):
 @pytest.mark.parametrize(
     ("wanted", "name", "graphs"), [("auto", "auto", GRAPHS), ("onnx", "onnx", GRAPHS), ("torch", "torch", [])]
 )
-def test_the_settings_choose(shapes, shapes_graphs, counters, wanted, name, graphs):
-    choice = choose_engine(wanted, shapes_graphs, shapes, 1, counters)
+def test_the_settings_choose(shapes, shapes_graphs, metrics, wanted, name, graphs):
+    choice = choose_engine(wanted, shapes_graphs, shapes, 1, metrics)
     assert choice.engine.name == name
     assert choice.to_dict() == {"configured": wanted, "graphs": graphs, "reason": None}
-    assert counters.take() == {}
+    assert metrics.take() == []
 
 
-def test_without_graphs_auto_is_torch_and_says_so(shapes, tmp_path, counters, caplog):
+def test_without_graphs_auto_is_torch_and_says_so(shapes, tmp_path, metrics, caplog):
     with caplog.at_level(logging.INFO):
-        choice = choose_engine("auto", tmp_path, shapes, 1, counters)
+        choice = choose_engine("auto", tmp_path, shapes, 1, metrics)
     assert choice.engine.name == "torch"
     assert choice.reason == "the archive holds no graphs"
     assert "engine torch answers: the archive holds no graphs" in caplog.text
     with pytest.raises(ModelError, match="holds no graph"):
-        choose_engine("onnx", tmp_path, shapes, 1, counters)
+        choose_engine("onnx", tmp_path, shapes, 1, metrics)
 
 
-def test_on_a_gpu_auto_is_torch(shapes, shapes_graphs, counters):
+def test_on_a_gpu_auto_is_torch(shapes, shapes_graphs, metrics):
     class OnGpu(type(shapes)):
         device = torch.device("cuda:0")
 
-    choice = choose_engine("auto", shapes_graphs, OnGpu(**vars(shapes)), 1, counters)
+    choice = choose_engine("auto", shapes_graphs, OnGpu(**vars(shapes)), 1, metrics)
     assert choice.engine.name == "torch"
     assert "cuda:0" in choice.reason
 
 
-def test_graphs_that_differ_are_counted_logged_and_not_used(shapes, altered, counters, caplog):
-    choice = choose_engine("auto", altered, shapes, 1, counters)
+def test_graphs_that_differ_are_counted_logged_and_not_used(shapes, altered, metrics, caplog):
+    choice = choose_engine("auto", altered, shapes, 1, metrics)
     assert choice.engine.name == "torch"
     assert "prediction graph: logits differs by up to 1.00e+00" in caplog.text
-    assert counters.take() == {"engine_disagreements": 1}
+    assert [(one.name, one.value) for one in metrics.take()] == [("explainer_engine_disagreements_total", 1)]
     with pytest.raises(ModelError, match="differ from PyTorch: prediction graph: logits"):
-        choose_engine("onnx", altered, shapes, 1, counters)
+        choose_engine("onnx", altered, shapes, 1, metrics)
 
 
 @pytest.mark.parametrize("wanted", ["auto", "onnx"])
-def test_a_graph_that_cannot_be_used_is_told_at_start_up(shapes, shapes_graphs, tmp_path, counters, wanted):
+def test_a_graph_that_cannot_be_used_is_told_at_start_up(shapes, shapes_graphs, tmp_path, metrics, wanted):
     content = (shapes_graphs / "model.gradcam.onnx").read_bytes()
     (tmp_path / "model.gradcam.onnx").write_bytes(content[: len(content) // 2])
     with pytest.raises(ModelError, match=r"model\.gradcam\.onnx cannot be loaded by ONNX Runtime"):
-        choose_engine(wanted, tmp_path, shapes, 1, counters)
-    assert choose_engine("torch", tmp_path, shapes, 1, counters).engine.name == "torch"
+        choose_engine(wanted, tmp_path, shapes, 1, metrics)
+    assert choose_engine("torch", tmp_path, shapes, 1, metrics).engine.name == "torch"
 
 
-def test_graphs_of_another_model_are_refused(shapes, shapes_graphs, counters):
+def test_graphs_of_another_model_are_refused(shapes, shapes_graphs, metrics):
     renamed = replace(shapes, labels=[*shapes.labels[:-1], "helix"])
     with pytest.raises(ModelError, match="other labels than the model's"):
-        choose_engine("auto", shapes_graphs, renamed, 1, counters)
+        choose_engine("auto", shapes_graphs, renamed, 1, metrics)
 
 
 def load(folder, **explain):
@@ -139,5 +138,5 @@ def test_prediction_graph_alone_predicts(shapes_graphs, tmp_path):
 
 def test_disagreements_are_there_for_the_entry_file_to_emit(altered):
     service = load(altered)
-    assert service.counters.take() == {engine_choice.ENGINE_DISAGREEMENTS: 1}
+    assert [one.value for one in service.metrics.take()] == [1]
     assert ask(service, maps="none")[1]["model"]["engine"] == "torch"
