@@ -21,7 +21,7 @@ ENTRYPOINT = ROOT / "deploy/entrypoint.sh"
 HEALTHZ = "/predictions/shufflenet_cam/1.0/healthz"
 USER = 65532  # as in tests/pod.sh, the Dockerfile and the Deployment
 _NAMESPACES = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
-_OWNED = ("metrics.yaml", "entrypoint.sh")  # of deploy/, what the image has in /app besides its settings
+_OWNED = ("config.properties", "metrics.yaml", "entrypoint.sh")  # of deploy/, what the image has in /app
 
 
 @dataclass(frozen=True)
@@ -93,16 +93,12 @@ def app_folder(folder: Path, archive: Path, at: str | None = None) -> dict[str, 
     """
     at = at or str(folder)
     for name in _OWNED:
-        source = ROOT / "deploy" / name
-        if source.exists():
-            shutil.copy(source, folder)
+        shutil.copy(ROOT / "deploy" / name, folder)
     (folder / "model_store").mkdir()
     shutil.copy(archive, folder / "model_store/shufflenet_cam.mar")
-    own = ROOT / "deploy/config.properties"
-    settings = with_free_ports(read_properties(own if own.exists() else ROOT / "config.properties"))
+    settings = with_free_ports(read_properties(folder / "config.properties"))
     settings |= {"model_store": f"{at}/model_store", "load_models": "shufflenet_cam=shufflenet_cam.mar"}
-    if "metrics_config" in settings:
-        settings["metrics_config"] = f"{at}/metrics.yaml"
+    settings["metrics_config"] = f"{at}/metrics.yaml"
     text = "".join(f"{key}={value}\n" for key, value in settings.items())
     (folder / "config.properties").write_text(text, encoding="utf-8")
     return settings

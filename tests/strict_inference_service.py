@@ -1,7 +1,8 @@
 """Reads InferenceServices with the ``kserve`` package's own models: run by that package's interpreter, not by pytest.
 
-``python strict_inference_service.py FILE …`` ends with 1 and says why if a file has a field that the models do not know, a
-value of another type, or does not come out of them as it went in.
+``python strict_inference_service.py FILE …`` prints a line for each file: "read", or what is wrong: a field that the
+models do not know, one that they miss, a value of another type, or that it does not come out of them as it went in. It
+ends with the number of wrong files.
 """
 
 import re
@@ -63,22 +64,24 @@ def written(content: Any) -> Any:
     return {json: written(value) for json, value in set_ones.items() if value not in (None, "")}
 
 
+def verdict(path: Path) -> str:
+    """Whether a file can be read, in one line."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if (content["apiVersion"], content["kind"]) != ("serving.kserve.io/v1beta1", "InferenceService"):
+        return "not an InferenceService of v1beta1"
+    try:
+        again = written(read(content, "V1beta1InferenceService", path.name))
+    except ValueError as error:  # pydantic's is one
+        return " ".join(str(error).split())
+    return "read" if again == content else f"what the models make of it differs: {again}"
+
+
 def main() -> int:
     """Reads all files that the command line names."""
-    for path in map(Path, sys.argv[1:]):
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        try:
-            if (content["apiVersion"], content["kind"]) != ("serving.kserve.io/v1beta1", "InferenceService"):
-                raise ValueError("not an InferenceService of v1beta1")
-            service = read(content, "V1beta1InferenceService", path.name)
-        except ValueError as error:
-            print(error)
-            return 1
-        if (again := written(service)) != content:
-            print(f"{path.name}: what the models make of it differs: {again}")
-            return 1
-        print(f"{path.name}: read")
-    return 0
+    verdicts = {path: verdict(path) for path in map(Path, sys.argv[1:])}
+    for path, said in verdicts.items():
+        print(f"{path.name}: {said}")
+    return sum(said != "read" for said in verdicts.values())
 
 
 if __name__ == "__main__":
