@@ -1,8 +1,10 @@
 """The container's first process, run as it runs in a pod: nothing is lost while it stops, nothing is left behind."""
 
+import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +13,7 @@ import psutil
 import pytest
 import requests
 
+from tests.dockerfile import of
 from tests.pods import ENTRYPOINT, HEALTHZ, USER, Pod, child, may_make_namespaces, pod
 from tests.serving import TWO
 from tests.tools import tool
@@ -104,13 +107,25 @@ def test_java_may_end_during_the_drain(shapes_archive: Path):
         assert ended(family)
 
 
+def healthcheck(running: Pod) -> int:
+    """Status of the image's HEALTHCHECK, asked of this server's port."""
+    program, *arguments = json.loads(of("HEALTHCHECK")[0].partition("CMD ")[2])
+    assert program == "python"
+    arguments = [argument.replace("http://127.0.0.1:8080", running.address) for argument in arguments]
+    assert running.address in arguments[-1]
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env={"HEALTHZ": HEALTHZ}, capture_output=True, timeout=60, check=False).returncode
+
+
 def test_a_killed_entrypoint_leaves_no_server_behind(shapes_archive: Path):
     with child(shapes_archive) as running:
         running.await_answer(HEALTHZ)
+        assert healthcheck(running) == 0
         family = running.family()
         assert len(family) >= 3  # with Java and a worker
         running.started.kill()
         assert ended(family)
+        assert healthcheck(running) != 0
 
 
 def test_a_missing_setting_file_is_said(tmp_path: Path):
