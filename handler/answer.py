@@ -3,7 +3,8 @@
 import base64
 import io
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ class Answer:
     content_type: str
     status: int = 200
     phrase: str = "OK"  # ASCII, from a fixed set
+    headers: Mapping[str, str] = field(default_factory=dict)  # ASCII, of our own making
 
 
 def json_answer(content: dict[str, Any]) -> Answer:

@@ -18,6 +18,7 @@ from handler.maps import make_maps, needs_of
 from handler.model_card import ModelCard
 from handler.options import Options
 from handler.preprocess import preprocess
+from handler.receipt import Receipt
 from handler.render import encode_png
 from handler.request import Headers, Request, parse_row
 from handler.response import Explained, Result, describe_result, draw_sheet
@@ -34,6 +35,7 @@ class _Job:
     options: Options
     accept: str
     canvas: Canvas
+    receipt: Receipt
     targets: list[int]
     maps: tuple[str, ...]
     needs: Needs
@@ -106,6 +108,7 @@ class Explainer:
             options,
             request.accept,
             canvas,
+            Receipt.of(request.image),
             targets,
             maps,
             needs_of(maps, layers),
@@ -142,7 +145,7 @@ class Explainer:
             )
             for pair in (found.pairs if job.maps else [])
         ]
-        result = Result(found.evidence, found.row, explained, job.canvas)
+        result = Result(found.evidence, found.row, explained, job.canvas, job.receipt)
         if job.accept == PNG:
             answer = Answer(encode_png(draw_sheet(result, self._card)), PNG)
         else:
@@ -164,7 +167,7 @@ class Explainer:
                 f"the answer would take {len(answer.body)} bytes, valid are at most {self._settings.max_answer_bytes}; "
                 "ask for fewer targets or maps, a smaller size (layer, input) or another encoding (png)"
             )
-        return answer
+        return replace(answer, headers=job.receipt.headers())
 
 
 def _with_equal_needs(jobs: Iterable[_Job]) -> list[list[_Job]]:

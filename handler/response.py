@@ -7,6 +7,7 @@ from handler.canvas import Canvas, draw_map, encode_maps
 from handler.evidence import Evidence, Floats, best_classes, softmax
 from handler.maps import Map
 from handler.model_card import ModelCard
+from handler.receipt import Receipt
 from handler.render import Picture, sheet
 
 DEFAULT_TOP_K = 5
@@ -34,6 +35,7 @@ class Result:
     row: int  # of the evidence's inputs
     explained: list[Explained]  # one per target; none for a prediction only
     canvas: Canvas
+    receipt: Receipt
 
     @property
     def probabilities(self) -> Floats:
@@ -57,6 +59,7 @@ def describe_result(result: Result, card: ModelCard) -> dict[str, Any]:
             }
             for one in result.explained
         ],
+        "image": result.receipt.to_dict(),
         "view": result.canvas.seen.view.to_dict(),
     }
 

@@ -43,6 +43,8 @@ class ExplainedClassifier:
         for place, answer in enumerate(answers):
             context.set_response_status(answer.status, answer.phrase, place)
             context.set_response_content_type(place, answer.content_type)
+            for name, value in answer.headers.items():
+                context.set_response_header(place, name, value)
         self._emit_counters(context)
         return [answer.body for answer in answers]
 

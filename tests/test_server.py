@@ -2,6 +2,7 @@
 
 import base64
 import concurrent.futures
+import hashlib
 import io
 import re
 import struct
@@ -72,6 +73,8 @@ def test_a_multipart_picture_is_predicted_and_explained(client, field):
     assert explanation["layer"] == "conv5"
     assert list(explanation["maps"]) == ["gradcam", "guided_backprop", "guided_gradcam"]
     assert all(picture_of(one).shape == (SIDE, SIDE, 3) for one in explanation["maps"].values())
+    assert content["image"] == {"sha256": hashlib.sha256(PICTURE).hexdigest(), "bytes": len(PICTURE)}
+    assert answer.headers["X-Image-Sha256"] == content["image"]["sha256"]
     assert content["view"] == {"image": [480, 480], "crop": [0.0, 0.0, 480.0, 480.0]}
     assert set(content["timings_ms"]) == {"decode", "infer", "explain", "render"}
 
@@ -184,6 +187,7 @@ def test_overlay_sets_weight_and_colour_map(client):
 def test_accept_png_gives_one_captioned_sheet(client):
     answer = client.post(files={"data": PICTURE}, data={"target": "0,1"}, headers={"Accept": "image/png"})
     assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["X-Image-Sha256"] == hashlib.sha256(PICTURE).hexdigest()
     sheet = Image.open(io.BytesIO(answer.content))
     assert sheet.size[0] > 4 * SIDE
     assert sheet.size[1] > 2 * SIDE
