@@ -171,6 +171,7 @@ def test_under_load_every_request_gets_its_own_answer(server, pool, tmp_path):
     with MemoryWatch(server) as watch:
         outcomes = run_mixed(server.address, job)
     found = summarise_outcomes(outcomes, REQUESTS)
+    assert found["wrong_examples"] == []
     assert nothing_lost_or_crossed(found), found
     assert found["answered"] == REQUESTS
     assert found["unidentified"] == 0

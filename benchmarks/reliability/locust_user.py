@@ -73,7 +73,8 @@ class Client(FastHttpUser):
             if not answer.status_code:
                 verdict = f"no answer: {answer.error!r}"
             else:
-                verdict = judge(asked, answer.status_code, dict(answer.headers or {}), body)
+                headers = dict((answer.headers or {}).items())  # dict() of them alone would hold pairs
+                verdict = judge(asked, answer.status_code, headers, body)
             if verdict in ("", "unidentified"):
                 answer.success()
             else:

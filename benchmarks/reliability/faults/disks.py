@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.reliability.asking import describe_seen, get
+from benchmarks.reliability.asking import Seen, describe_seen, get
 from benchmarks.reliability.faults.scenario import Finding, Impossible, Place, settle
-from deploy.local_server import LocalServer, ServerError, read_properties, with_free_ports
+from deploy.local_server import LocalServer, ServerError, java_home, read_properties, with_free_ports
 
 _LOGS_MIB = 4
+_ALONE_S = 30.0  # seconds that torchserve alone is given
 _FULL_S = 5.0  # seconds that the disk is full
 
 
@@ -58,15 +60,32 @@ def temp_not_writable(place: Place) -> Finding:
                 server.start(timeout=30)
             except ServerError as error:
                 said = str(error)
-            asked = get(server.address, f"/predictions/{place.model}/1.0/healthz", timeout=5)
-            left = _end_orphans(folder)
+            left_by_us = _end_orphans(folder)
+            asked, left_by_torchserve = _torchserve_alone(server, place)
     return Finding(
-        "TEMP on a read-only disk",
-        "the server does not get ready, and says so at once; no process is left behind",
-        bool(said) and not asked.right and not left,
+        "TEMP on a read-only disk, first with `make serve`'s check, then with torchserve alone",
+        "refused with the folder's name; torchserve alone serves nothing and may leave a Java without pid file",
+        "cannot be written" in said and not left_by_us and not asked.right,
         describe_seen([asked]),
-        detail={"said": said.splitlines()[0] if said else "", "java_left_behind": left},
+        detail={"refused": bool(said), "java_left_by_torchserve": left_by_torchserve},
     )
+
+
+def _torchserve_alone(server: LocalServer, place: Place) -> tuple[Seen, int]:
+    """What a client sees half a minute after torchserve was started by hand, and how many Java processes were left."""
+    environment = {**os.environ, "TEMP": str(server.folder), "TMPDIR": str(server.folder)}
+    environment |= {"LOG_LOCATION": str(server.logs), "METRICS_LOCATION": str(server.logs)}
+    if java_home() is not None:
+        environment["JAVA_HOME"] = str(java_home())
+    command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs", "--ts-config", str(server.config)]
+    with (place.work / "torchserve-alone.log").open("wb") as log:  # no pipe: a Java left behind would keep it open
+        subprocess.run(command, env=environment, stdout=log, stderr=log, check=False, cwd=place.work, timeout=120)
+    deadline = time.monotonic() + _ALONE_S
+    while True:
+        asked = get(server.address, f"/predictions/{place.model}/1.0/healthz", timeout=5)
+        if asked.right or time.monotonic() > deadline:
+            return asked, _end_orphans(server.folder)
+        time.sleep(1)
 
 
 @contextmanager

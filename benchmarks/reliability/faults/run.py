@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import Any
 
 import psutil
@@ -46,7 +47,7 @@ def run_faults(
             found = asdict(SCENARIOS[name](place))
         except Impossible as error:
             found = {"not_possible": str(error)}
-        except (ServerError, TimeoutError, OSError, psutil.Error) as error:
+        except (ServerError, TimeoutError, OSError, psutil.Error, SubprocessError) as error:
             found = {"as_expected": False, "failed": f"{type(error).__name__}: {error}"}
         write_record(records, f"fault-{name}", {"fault": name, **found}, settings)
         every = every and found.get("as_expected", True)
