@@ -132,7 +132,8 @@ soak: $(READY) ## an hour of low load (MINUTES=60): fails if an answer is wrong 
 	$(RELIABILITY) soak --minutes '$(MINUTES)'
 
 soak-10: $(READY) ## the same for 10 minutes
-	@$(MAKE) --no-print-directory soak MINUTES=10
+	$(PACK_EMBEDDED)
+	$(RELIABILITY) soak --minutes 10
 
 faults: $(READY) ## what clients see when processes, disks, archives and other clients fail (5 to 10 minutes; FAULTS="name …")
 	$(PACK_EMBEDDED)

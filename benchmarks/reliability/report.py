@@ -179,21 +179,19 @@ def _fuzz(records: Records) -> str:
 
 
 def _measured_on(records: Records) -> str:
-    lines = []
+    runs: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for name, record in records.items():
         machine = record.get("machine", {})
-        lines.append(
-            [
-                name,
-                f"`{record.get('command', '')}`",
-                record.get("measured_at", ""),
-                f"{machine.get('cpu', '?')}, {machine.get('cores', '?')} cores, {machine.get('memory_gb', '?')} GB",
-            ]
-        )
+        on = f"{machine.get('cpu', '?')}, {machine.get('cores', '?')} cores, {machine.get('memory_gb', '?')} GB"
+        runs.setdefault((record.get("command", "?"), on), []).append((name, record.get("measured_at", "")))
+    lines = [
+        [", ".join(name for name, _ in its), f"`{command}`", max(when for _, when in its), on]
+        for (command, on), its in runs.items()
+    ]
     settings = records.get("load", records.get("sizing", {})).get("settings", {})
     shown = ", ".join(f"`{key}={value}`" for key, value in settings.items())
     body = f"Settings of the server: {shown or 'not recorded'}.\n\n"
-    return _section("How it was measured", body + table(["record", "command", "when (UTC)", "machine"], lines), "load")
+    return _section("How it was measured", body + table(["records", "command", "when (UTC)", "machine"], lines), "load")
 
 
 def _grown(values: Mapping[str, Any]) -> str:

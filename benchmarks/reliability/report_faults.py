@@ -54,6 +54,8 @@ def _details(detail: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(str(one) for one in value)
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
