@@ -101,8 +101,8 @@ def summarise_outcomes(outcomes: Sequence[Outcome], requests: int | None = None)
 
 
 def nothing_lost_or_crossed(summary: Mapping[str, Any]) -> bool:
-    """Whether every request got exactly one answer, its own, and the right one."""
-    return not any(summary[key] for key in ("lost", "answered_twice", "crossed", "wrong"))
+    """Whether every request got exactly one answer, the right one, which says that it is its own."""
+    return not any(summary[key] for key in ("lost", "answered_twice", "crossed", "wrong", "unidentified"))
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:

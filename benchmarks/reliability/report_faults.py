@@ -60,15 +60,27 @@ def _shown(value: Any) -> str:
 
 
 def fuzz_table(record: Mapping[str, Any]) -> str:
-    """Whatever single values the record of fuzzing has, and its counts."""
-    skipped = ("name", "command", "measured_at", "machine", "settings")
-    lines = []
-    for key, value in record.items():
-        if key in skipped or isinstance(value, list):
-            continue
-        if isinstance(value, dict):
-            value = ", ".join(
-                f"{name} {_shown(one)}" for name, one in value.items() if not isinstance(one, dict | list)
-            )
-        lines.append([key.replace("_", " "), _shown(value)])
-    return table(["", ""], lines)
+    """What hostile requests were sent and what came back; the record is described in ``fuzz.py``."""
+    kinds = [[kind, one["inputs"], _counts(one["statuses"])] for kind, one in sorted(record["by_kind"].items())]
+    memory = [
+        [
+            who,
+            *(f"{one[key] / 2**20:.0f}" for key in ("start", "end", "peak")),
+            f"{one['slope']:.0f}",
+            _shown(one["flat"]),
+        ]
+        for who, one in record["memory"].items()
+    ]
+    findings, worker = record["findings"], record["worker"]
+    defects = _counts(record["torchserve_defects"]) or "none"
+    return f"""\
+{record["inputs"]} hostile requests (seed {record["seed"]}) over {record["threads"]} connections in {record["seconds"]:.0f} s:
+**{len(findings)} findings**, {"the same worker throughout" if worker["same_throughout"] else "**the worker was replaced**"}.
+Statuses: {_counts(record["statuses"])} (0: closed without an answer, where that is right). TorchServe's own 500s: {defects}.
+
+{table(["resident memory", "start MiB", "end MiB", "peak MiB", "bytes per input", "flat"], memory)}
+{table(["kind", "inputs", "statuses"], kinds)}"""
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} × {count}" for name, count in sorted(counts.items()))

@@ -79,7 +79,7 @@ def _torchserve_alone(server: LocalServer, place: Place) -> tuple[Seen, int]:
         environment["JAVA_HOME"] = str(java_home())
     command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs", "--ts-config", str(server.config)]
     with (place.work / "torchserve-alone.log").open("wb") as log:  # no pipe: a Java left behind would keep it open
-        subprocess.run(command, env=environment, stdout=log, stderr=log, check=False, cwd=place.work, timeout=120)
+        subprocess.run(command, env=environment, stdout=log, stderr=log, check=False, timeout=120)
     deadline = time.monotonic() + _ALONE_S
     while True:
         asked = get(server.address, f"/predictions/{place.model}/1.0/healthz", timeout=5)

@@ -133,6 +133,8 @@ def _described(place: Place, folder: Path) -> LocalServer:
     config = folder / "config.properties"
     settings = with_free_ports(read_properties(place.config))
     settings |= {"model_store": str(place.store), "load_models": f"{place.model}.mar"}
+    if "metrics_config" in settings:  # is seen from the working folder, which is another one here
+        settings["metrics_config"] = str(Path(settings["metrics_config"]).resolve())
     config.write_text("".join(f"{key}={value}\n" for key, value in settings.items()), encoding="utf-8")
     return LocalServer(config, place.model, folder, folder / "logs")
 
