@@ -73,10 +73,11 @@ def fuzz_table(record: Mapping[str, Any]) -> str:
     ]
     findings, worker = record["findings"], record["worker"]
     defects = _counts(record["torchserve_defects"]) or "none"
+    same = "the same worker throughout" if worker["same_throughout"] else "**the worker was replaced**"
     return f"""\
-{record["inputs"]} hostile requests (seed {record["seed"]}) over {record["threads"]} connections in {record["seconds"]:.0f} s:
-**{len(findings)} findings**, {"the same worker throughout" if worker["same_throughout"] else "**the worker was replaced**"}.
-Statuses: {_counts(record["statuses"])} (0: closed without an answer, where that is right). TorchServe's own 500s: {defects}.
+{record["inputs"]} hostile requests (seed {record["seed"]}) over {record["threads"]} connections in
+{record["seconds"]:.0f} s: **{len(findings)} findings**, {same}. Statuses: {_counts(record["statuses"])} (0: closed
+without an answer, where that is right). TorchServe's own 500s: {defects}.
 
 {table(["resident memory", "start MiB", "end MiB", "peak MiB", "bytes per input", "flat"], memory)}
 {table(["kind", "inputs", "statuses"], kinds)}"""
