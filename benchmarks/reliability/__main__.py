@@ -1,6 +1,7 @@
 """Load, soak and faults against a real TorchServe on free loopback ports: ``python -m benchmarks.reliability``."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ _SEED = 5
 def main() -> int:
     """The command line; 1 if something was lost, crossed, not as expected, or grows."""
     options = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped, as by Ctrl-C
     try:
         good = {"load": _load, "soak": _soak, "faults": _faults, "report": _report}[options.what](options)
     except (ServerError, LoadError, WrongAnswer, ValueError, TimeoutError) as error:
@@ -39,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--requests", type=int, default=10_000, help="of load (default: %(default)s)")
     parser.add_argument("--concurrency", type=int, default=32, help="of load (default: %(default)s)")
     parser.add_argument("--turn", type=float, default=10.0, help="seconds of each sizing turn (default: %(default)s)")
+    parser.add_argument("--bursts", type=int, default=5, help="larger than the queue (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=60.0, help="of soak (default: %(default)s)")
     parser.add_argument("--only", nargs="+", choices=list(SCENARIOS), default=list(SCENARIOS), help="faults to run")
     parser.add_argument("--records", type=Path, default=FOLDER, help="folder of records (default: %(default)s)")
@@ -65,7 +68,7 @@ def _load(options: argparse.Namespace) -> bool:
         sized = measure_sizing(server, place.pool, options.turn)
         write_record(options.records, "sizing", {"seconds_each": options.turn, "measured": sized}, settings)
         _tell("bursts larger than the queue …")
-        write_record(options.records, "overload", {"overload": bursts(server, place.pool)}, settings)
+        write_record(options.records, "overload", {"overload": bursts(server, place.pool, options.bursts)}, settings)
         _tell(f"{options.requests} requests at concurrency {options.concurrency} …")
         job = Job(
             *(server.model, str(place.work / "pool"), str(place.work / "outcomes.jsonl")),
