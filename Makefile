@@ -32,12 +32,20 @@ SEED   ?=
 OUT    ?= out/finetune
 FINETUNE ?=
 
+# load, soak and faults: the embedded model, packed first, whatever else lies in the model store
+REQUESTS ?= 10000
+CONCURRENCY ?= 32
+MINUTES ?= 60
+FAULTS ?=
+RELIABILITY := $(PY) -m benchmarks.reliability
+PACK_EMBEDDED = $(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
+
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo demo-photo archive export explanation gradcam serve stop finetune train localisation bench zoo lock clean
+.PHONY: help setup check test demo demo-photo archive export explanation gradcam serve stop finetune train localisation bench zoo load soak soak-10 faults lock clean
 
 help: ## list the targets
 	@echo "make TARGET [VARIABLE=value …]"
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 16
 	@echo
 	@echo "archive, export, explanation and gradcam take MODEL=resnet18 WEIGHTS=DEFAULT, or CHECKPOINT=file LABELS=file, and NAME=name;"
 	@echo "or ARCH=package.module:factory for a network of your own, with PACK=package for what else its code imports;"
@@ -115,6 +123,22 @@ bench: $(READY) ## measure this project side by side with its peers, see benchma
 
 zoo: $(READY) ## run every torchvision classifier through everything, see docs/ZOO.md (an hour or two; resumable)
 	$(PY) -m benchmarks.zoo --docs docs $(ZOO)
+
+load: $(READY) ## 10,000 mixed requests at concurrency 32, bursts and sizing, see docs/RELIABILITY.md (about 15 minutes)
+	$(PACK_EMBEDDED)
+	$(RELIABILITY) load --requests '$(REQUESTS)' --concurrency '$(CONCURRENCY)'
+
+soak: $(READY) ## an hour of low load (MINUTES=60): fails if an answer is wrong or the workers' memory grows
+	$(PACK_EMBEDDED)
+	$(RELIABILITY) soak --minutes '$(MINUTES)'
+
+soak-10: $(READY) ## the same for 10 minutes
+	$(PACK_EMBEDDED)
+	$(RELIABILITY) soak --minutes 10
+
+faults: $(READY) ## what clients see when processes, disks, archives and other clients fail (5 to 10 minutes; FAULTS="name …")
+	$(PACK_EMBEDDED)
+	$(RELIABILITY) faults $(if $(FAULTS),--only $(FAULTS))
 
 lock: $(READY) ## write the exact versions of the present environment to constraints.txt
 	$(PY) -m pip freeze --exclude-editable --exclude grad-cam | grep -v '^-e' > constraints.txt

@@ -108,6 +108,8 @@ class LocalServer:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.folder.stat().st_uid != os.getuid():
             raise ServerError(f"{self.folder} belongs to another user; remove it")
+        if not os.access(self.folder, os.W_OK):  # TorchServe would start Java and then lose it for want of a pid file
+            raise ServerError(f"{self.folder} cannot be written to, but sockets and unpacked archives must go there")
         self.logs.mkdir(parents=True, exist_ok=True)
         with (self.logs / "console.log").open("w", encoding="utf-8") as console:
             command = [*self._torchserve(), "--start", "--ncs", "--ts-config", str(self.config.resolve())]

@@ -57,6 +57,15 @@ def server_in(tmp_path, **overrides) -> LocalServer:
     return LocalServer(config, "m", tmp_path / "own", tmp_path / "logs")
 
 
+def test_a_folder_that_cannot_be_written_to_is_named_before_java_is_started(tmp_path, monkeypatch):
+    (tmp_path / "m.mar").touch()
+    server = server_in(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: not (path == server.folder and mode == os.W_OK))  # as root
+    with pytest.raises(ServerError, match=f"{server.folder} cannot be written to"):
+        server.start()
+    assert not (server.logs / "console.log").exists()
+
+
 def test_a_missing_archive_is_named(tmp_path):
     with pytest.raises(ServerError, match=r"m\.mar does not exist; `make archive`"):
         server_in(tmp_path).start()

@@ -1,0 +1,125 @@
+"""Disks that are full or read-only. Both are small file systems in memory, which only root may mount."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from benchmarks.reliability.asking import Seen, describe_seen, get
+from benchmarks.reliability.faults.scenario import Finding, Impossible, Place, settle
+from deploy.local_server import LocalServer, ServerError, java_home, read_properties, with_free_ports
+
+_LOGS_MIB = 4
+_ALONE_S = 30.0  # seconds that torchserve alone is given
+_FULL_S = 5.0  # seconds that the disk is full
+
+
+def full_disk_for_logs(place: Place) -> Finding:
+    """The log folder is a disk of its own that another program fills."""
+    with tempfile.TemporaryDirectory(prefix="logs-") as folder, _mounted(Path(folder), f"size={_LOGS_MIB}m"):
+        logs = Path(folder)
+        with place.server(logs) as server, place.clients(server) as clients:
+            settle(clients)
+            _fill(logs / "filler")
+            full = time.monotonic()
+            time.sleep(_FULL_S)
+            left = os.statvfs(logs).f_bavail
+            (logs / "filler").unlink()
+            back = clients.wait_until_back(time.monotonic())
+            before = _bytes_of(logs)
+            settle(clients, 60)
+            grown = _bytes_of(logs) > before
+        during = [one for one in clients.seen if full < one.started < full + _FULL_S]
+    return Finding(
+        f"a disk of {_LOGS_MIB} MiB for logs, filled for {_FULL_S:.0f} s",
+        "requests are answered all the same; logging goes on once there is room",
+        all(one.right for one in clients.seen) and bool(during) and left == 0,
+        clients.describe(),
+        back,
+        {"answered_while_full": len(during), "logs_grow_again": grown, "file_system": "tmpfs"},
+    )
+
+
+def temp_not_writable(place: Place) -> Finding:
+    """The folder for sockets and unpacked archives is read-only."""
+    with tempfile.TemporaryDirectory(prefix="ts-") as outer:
+        folder = Path(outer) / "temp"
+        folder.mkdir()
+        config = Path(outer) / "config.properties"
+        settings = {**with_free_ports(read_properties(place.config)), "model_store": str(place.store)}
+        config.write_text("".join(f"{key}={value}\n" for key, value in settings.items()), encoding="utf-8")
+        server, said = LocalServer(config, place.model, folder, place.work / "logs"), ""
+        with _mounted(folder, "ro"):
+            try:
+                server.start(timeout=30)
+            except ServerError as error:
+                said = str(error)
+            left_by_us = _end_orphans(folder)
+            asked, left_by_torchserve = _torchserve_alone(server, place)
+    return Finding(
+        "TEMP on a read-only disk, first with `make serve`'s check, then with torchserve alone",
+        "refused with the folder's name; torchserve alone serves nothing and may leave a Java without pid file",
+        "cannot be written" in said and not left_by_us and not asked.right,
+        describe_seen([asked]),
+        detail={"refused": bool(said), "java_left_by_torchserve": left_by_torchserve},
+    )
+
+
+def _torchserve_alone(server: LocalServer, place: Place) -> tuple[Seen, int]:
+    """What a client sees half a minute after torchserve was started by hand, and how many Java processes were left."""
+    environment = {**os.environ, "TEMP": str(server.folder), "TMPDIR": str(server.folder)}
+    environment |= {"LOG_LOCATION": str(server.logs), "METRICS_LOCATION": str(server.logs)}
+    if java_home() is not None:
+        environment["JAVA_HOME"] = str(java_home())
+    command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs", "--ts-config", str(server.config)]
+    with (place.work / "torchserve-alone.log").open("wb") as log:  # no pipe: a Java left behind would keep it open
+        subprocess.run(command, env=environment, stdout=log, stderr=log, check=False, timeout=120)
+    deadline = time.monotonic() + _ALONE_S
+    while True:
+        asked = get(server.address, f"/predictions/{place.model}/1.0/healthz", timeout=5)
+        if asked.right or time.monotonic() > deadline:
+            return asked, _end_orphans(server.folder)
+        time.sleep(1)
+
+
+@contextmanager
+def _mounted(folder: Path, options: str) -> Iterator[None]:
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise Impossible(f"a file system cannot be mounted: {error}") from error
+    if done.returncode:
+        raise Impossible(f"a file system cannot be mounted: {done.stderr.strip().splitlines()[-1:]}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=False)
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def _bytes_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _end_orphans(folder: Path) -> int:
+    """Ends Java processes of this folder, which has no pid file; says how many there were."""
+    found = 0
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if f"-Djava.io.tmpdir={folder}" in process.cmdline():
+                found += 1
+                process.kill()
+                process.wait(10)
+    return found

@@ -1,0 +1,57 @@
+"""All fault scenarios, one after the other, each with a record."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from subprocess import SubprocessError
+from typing import Any
+
+import psutil
+
+from benchmarks.reliability.faults.archives import corrupt_archive, damaged_graph, missing_sidecar
+from benchmarks.reliability.faults.clients import full_queue, largest_uploads, slow_reader, slow_upload
+from benchmarks.reliability.faults.disks import full_disk_for_logs, temp_not_writable
+from benchmarks.reliability.faults.processes import drained, second_server, stopped, worker_killed
+from benchmarks.reliability.faults.scenario import Impossible, Place, Scenario
+from benchmarks.reliability.record import write_record
+from deploy.local_server import ServerError
+
+SCENARIOS: dict[str, Scenario] = {
+    "worker-killed": worker_killed,
+    "stopped": stopped,
+    "drained": drained,
+    "full-queue": full_queue,
+    "slow-upload": slow_upload,
+    "slow-reader": slow_reader,
+    "largest-uploads": largest_uploads,
+    "full-disk-for-logs": full_disk_for_logs,
+    "corrupt-archive": corrupt_archive,
+    "missing-sidecar": missing_sidecar,
+    "damaged-graph": damaged_graph,
+    "temp-not-writable": temp_not_writable,
+    "second-server": second_server,
+}
+
+
+def run_faults(
+    names: Sequence[str], place: Place, records: Path, settings: dict[str, Any], tell: Callable[[str], None]
+) -> bool:
+    """Runs scenarios and writes ``fault-<name>.json`` for each; says whether all went as expected.
+
+    What this machine does not allow is recorded as not possible, and is no failure.
+    """
+    every = True
+    for name in names:
+        tell(f"{name} …")
+        try:
+            found = asdict(SCENARIOS[name](place))
+        except Impossible as error:
+            found = {"not_possible": str(error)}
+        except (ServerError, TimeoutError, OSError, psutil.Error, SubprocessError) as error:
+            found = {"as_expected": False, "failed": f"{type(error).__name__}: {error}"}
+        write_record(records, f"fault-{name}", {"fault": name, **found}, settings)
+        every = every and found.get("as_expected", True)
+        verdict = {True: "as expected", False: "NOT AS EXPECTED", None: "not possible here"}
+        back = f", back after {found['back_s']} s" if found.get("back_s") is not None else ""
+        tell(f"{name}: {verdict[found.get('as_expected')]}{back}; {found.get('sees', found)}")
+    return every

@@ -1,0 +1,160 @@
+"""The mixed profile: what request number n asks for, and whether an answer is its own."""
+
+import base64
+import binascii
+import hashlib
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from urllib3 import encode_multipart_formdata
+
+from benchmarks.reliability.pictures import Drawn, marked
+
+HASH_HEADER = "x-image-sha256"
+# kind to its share in per cent; the last two are mistakes of the client
+SHARES = {
+    "prediction": 42,
+    "gradcam": 20,
+    "three maps": 10,
+    "all maps": 4,
+    "two targets": 8,
+    "sheet": 6,
+    "arrays": 4,
+    "not an image": 3,
+    "bad option": 3,
+}
+FORMS = ("multipart", "raw", "json")
+_BOUNDARY = "a-boundary-that-no-picture-holds"  # a random one would make equal requests differ
+_MAPS = ("gradcam", "guided_backprop", "guided_gradcam", "saliency")
+_OPTIONS: dict[str, dict[str, str]] = {
+    "prediction": {"maps": "none"},
+    "gradcam": {"maps": "gradcam"},
+    "three maps": {},
+    "all maps": {"maps": "all"},
+    "two targets": {"target": "heart,arrow", "maps": "gradcam"},
+    "sheet": {},
+    "arrays": {"maps": "gradcam", "encoding": "npy"},
+    "not an image": {},
+    "bad option": {},
+}
+# names of the maps in the answer
+_EXPECTED_MAPS: dict[str, tuple[str, ...]] = {
+    "gradcam": _MAPS[:1],
+    "three maps": _MAPS[:3],
+    "all maps": _MAPS,
+    "two targets": _MAPS[:1],
+    "arrays": _MAPS[:1],
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request and what is known of its answer before it comes."""
+
+    number: int
+    kind: str
+    form: str
+    body: bytes
+    headers: dict[str, str]
+    upload: bytes  # the picture's bytes, whatever form carries them
+    drawn: Drawn
+    token: str  # a mistaken request's own text, which its answer repeats
+
+
+def mixed(number: int, pool: Sequence[Drawn], seed: int) -> Asked:
+    """Request ``number`` of the mixed profile; the same arguments give the same request."""
+    chance = random.Random(f"{seed}:{number}")
+    kind = chance.choices(list(SHARES), list(SHARES.values()))[0]
+    return request(number, kind, chance.choice(FORMS), chance.choice(pool), seed)
+
+
+def request(number: int, kind: str, form: str, drawn: Drawn, seed: int = 0) -> Asked:
+    """One request of a kind, with a picture that no other request has."""
+    options, token = dict(_OPTIONS[kind]), ""
+    upload = marked(drawn.jpeg, f"request {number} of load {seed}")
+    if kind == "not an image":
+        start = b"\x01" + number.to_bytes(7, "big")  # the answer names the first eight bytes
+        upload, token = start + upload[8:], start.hex(" ")
+    elif kind == "bad option":
+        token = f"zebra{number}"
+        options["target"] = token
+    headers = {"Accept": "image/png" if kind == "sheet" else "application/json"}
+    body, more = _formed(form, upload, options)
+    return Asked(number, kind, form, body, headers | more, upload, drawn, token)
+
+
+def _formed(form: str, upload: bytes, options: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
+    if form == "raw":
+        named = {f"X-Explain-{name}": value for name, value in options.items()}
+        return upload, {"Content-Type": "image/jpeg", **named}
+    if form == "json":
+        content = {"image": base64.b64encode(upload).decode("ascii"), **options}
+        return json.dumps(content).encode("ascii"), {"Content-Type": "application/json"}
+    fields = {"data": ("picture.jpg", upload, "image/jpeg"), **options}
+    body, content_type = encode_multipart_formdata(fields, boundary=_BOUNDARY)
+    return body, {"Content-Type": content_type}
+
+
+def judge(asked: Asked, status: int, headers: Mapping[str, str], body: bytes) -> str:
+    """Says what is wrong with an answer, "" if nothing is.
+
+    An answer of another request begins with "crossed". "unidentified" is a good answer that does not say which
+    picture it is of.
+    """
+    expected = {"not an image": 415, "bad option": 400}.get(asked.kind, 200)
+    if status != expected:
+        return f"status {status} instead of {expected}: {body[:120]!r}"
+    named = next((value for key, value in headers.items() if key.lower() == HASH_HEADER), None)
+    own = hashlib.sha256(asked.upload).hexdigest()
+    if named is not None and named != own:
+        return f"crossed: the answer's header names the picture {named[:12]}, not {own[:12]}"
+    if asked.token:
+        return "" if asked.token in _text(body) else f"crossed or wrong: {asked.token} is not in {body[:200]!r}"
+    if asked.kind == "sheet":
+        if not body.startswith(b"\x89PNG"):
+            return "the sheet is no PNG"
+        return "" if named else "unidentified"
+    try:
+        content = json.loads(body)
+        wrong = _judge_content(asked, content, own)
+    except (KeyError, TypeError, ValueError) as error:
+        return f"the answer cannot be read: {error!r}"
+    return wrong or ("" if named or "image" in content else "unidentified")
+
+
+def _text(body: bytes) -> str:
+    return body.decode("utf-8", "replace")
+
+
+def _judge_content(asked: Asked, content: dict[str, Any], own: str) -> str:
+    found = content.get("image", {}).get("sha256", own)
+    if found != own:
+        return f"crossed: the answer is of the picture {found[:12]}, not {own[:12]}"
+    side = [asked.drawn.side] * 2
+    if content["view"]["image"] != side:
+        return f"crossed: the answer is of a picture of {content['view']['image']}, not {side}"
+    targets = [one["target"]["label"] for one in content["explanations"]]
+    top = content["predictions"][0]["label"]
+    expected = {"prediction": [], "two targets": ["heart", "arrow"]}.get(asked.kind, [top])
+    if targets != expected:
+        return f"explained are {targets}, not {expected}"
+    return _judge_maps(asked, content["explanations"])
+
+
+def _judge_maps(asked: Asked, explanations: list[dict[str, Any]]) -> str:
+    start = b"\x93NUMPY" if asked.kind == "arrays" else b"\x89PNG"
+    for explanation in explanations:
+        maps = explanation["maps"]
+        if tuple(maps) != _EXPECTED_MAPS[asked.kind]:
+            return f"the maps are {', '.join(maps)}"
+        for name, one in maps.items():
+            try:
+                begins = base64.b64decode(one["data"][:32]).startswith(start)
+            except binascii.Error:
+                begins = False
+            if not begins:
+                return f"{name} is not what was asked for"
+    return ""

@@ -1,0 +1,69 @@
+"""What one worker answers per second, profile by profile, and how many replicas a rate of requests needs."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.load import post_for
+from benchmarks.reliability.mixed_load import percentiles
+from benchmarks.reliability.pictures import Drawn
+from deploy.local_server import LocalServer
+
+_JPEG = {"Content-Type": "image/jpeg"}
+PROFILES: Mapping[str, Mapping[str, str]] = {
+    "prediction": {**_JPEG, "X-Explain-Maps": "none"},
+    "Grad-CAM": {**_JPEG, "X-Explain-Maps": "gradcam"},
+    "three maps": _JPEG,
+    "all maps": {**_JPEG, "X-Explain-Maps": "all"},
+    "PNG sheet": {**_JPEG, "Accept": "image/png"},
+}
+CONCURRENCIES = (1, 2, 4, 8)  # below the queue, so that nothing is refused
+UTILISATION = 0.7  # of a replica: waiting times grow without bound as it nears 1, and one replica may be down
+RATES = (10, 50, 100, 500)  # requests per second that the table is made for
+
+
+class WrongAnswer(Exception):
+    """A request that sizing counts was not answered."""
+
+
+def measure_sizing(server: LocalServer, pool: Sequence[Drawn], seconds: float) -> list[dict[str, Any]]:
+    """Loads a server with one profile after the other, at each concurrency.
+
+    Raises:
+        WrongAnswer: an answer that is not 200.
+    """
+    pictures, measured = [one.jpeg for one in pool], []
+    address = f"{server.address}/predictions/{server.model}"
+    for profile, headers in PROFILES.items():
+        post_for(address, headers, pictures, 2, min(2.0, seconds / 2))  # warm up
+        for concurrency in CONCURRENCIES:
+            load = post_for(address, headers, pictures, concurrency, seconds)
+            bad = next((one for one in load.answers if one.status != 200), None)
+            if bad is not None:
+                raise WrongAnswer(f"{profile} at concurrency {concurrency}: {bad.status} {bad.body[:200]!r}")
+            times = [one.ms for one in load.answers]
+            measured.append(
+                {
+                    "profile": profile,
+                    "concurrency": concurrency,
+                    "per_s": round(load.per_s, 1),
+                    "requests": len(times),
+                    **percentiles(times),
+                }
+            )
+    return measured
+
+
+def replicas(rate: float, per_s: float) -> int:
+    """How many single-worker replicas a rate of requests needs, two at least, so that one may fail.
+
+    Args:
+        rate: requests per second.
+        per_s: that one replica answers at most.
+    """
+    return max(2, math.ceil(rate / (per_s * UTILISATION)))
+
+
+def best(measured: Sequence[Mapping[str, Any]], profile: str) -> Mapping[str, Any]:
+    """The measurement of a profile with the most requests per second."""
+    return max((one for one in measured if one["profile"] == profile), key=lambda one: float(one["per_s"]))
