@@ -83,6 +83,8 @@ def shown(value: Any) -> str:
         text = repr(value)
     except ValueError:  # Python refuses to write out integers of thousands of digits
         return "that many digits"
+    except RecursionError:  # what could just be read need not be writable, further down the stack
+        return "what is nested that deeply"
     return text if len(text) <= 80 else text[:77] + "…"
 
 
