@@ -8,7 +8,7 @@ Writes ``out/reliability/fuzz.json``::
      "torchserve_defects": {name: int},                                   its own 500s, see fuzz_judge.DEFECTS
      "worker": {"pid": int, "same_throughout": bool},
      "memory": {"worker" | "java": {"start", "end", "peak", "cap": bytes, "slope": bytes per input after the warm-up,
-                                    "growth": bytes, "flat": bool}},
+                                    "growth", "least": bytes, "flat": bool}},
      "slowest": {"seconds": float, "number": int},
      "findings": [{"fault": str, "number": int | null, "kind": str | null, "answer": {…} | null, "file": str | null}]}
 
@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=20, help="of the inputs (default: %(default)s)")
     parser.add_argument("--first", type=int, default=0, help="number of the first input (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=4, help="connections at once (default: %(default)s)")
+    parser.add_argument("--most", type=int, default=1, help="findings to stop at (default: %(default)s)")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="send a finding again, and say what comes back")
     parser.add_argument("--model", default="shufflenet_cam", help="name of the archive (default: %(default)s)")
     parser.add_argument("--store", type=Path, default=_ROOT / "model_store", help="where it lies (default: model_store)")
@@ -60,7 +61,7 @@ def _fuzz(server: LocalServer, options: argparse.Namespace) -> int:
     pid = worker_of(server).pid
     with tqdm(total=options.inputs, unit="input", disable=None) as bar:
         numbers = range(options.first, options.first + options.inputs)
-        outcome = fuzz(server, options.seed, numbers, options.threads, bar.update)
+        outcome = fuzz(server, options.seed, numbers, options.threads, options.most, bar.update)
     findings = _save_findings(outcome, options)
     content = {"machine": describe_machine(), **vars_of(options), **report(outcome, pid), "findings": findings}
     options.folder.mkdir(parents=True, exist_ok=True)

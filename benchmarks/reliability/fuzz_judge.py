@@ -28,10 +28,15 @@ class _Defect:
 
 _FORM, _PARTS, _DECODER = "application/x-www-form-urlencoded", "multipart/form-data", "ErrorDataDecoderException"
 DEFECTS = {
-    "form that is no form": _Defect(_FORM, _DECODER, "Bad string: .*|.*URLDecoder.*"),
+    "form that is no form": _Defect(_FORM, _DECODER, "Bad string: .*|Bad end of line"),
+    "form with an empty name": _Defect(_FORM, _DECODER, r"java\.lang\.IllegalArgumentException: empty name"),
+    "no boundary": _Defect(_PARTS, _DECODER, "Needs a boundary value"),
     "empty boundary": _Defect(_PARTS, "StringIndexOutOfBoundsException", "(?i)string index out of range: 0|index 0 .*"),
     "part without a name": _Defect(_PARTS, _DECODER, r"java\.lang\.NullPointerException: .*\"nameAttribute\" is null"),
     "part with an empty name": _Defect(_PARTS, _DECODER, r"java\.lang\.IllegalArgumentException: empty name"),
+    "parameter without a value": _Defect(
+        _PARTS, "ArrayIndexOutOfBoundsException", "Index 1 out of bounds for length 1"
+    ),
     "unknown transfer encoding": _Defect(_PARTS, _DECODER, "TransferEncoding Unknown: .*"),
     "unknown charset": _Defect(_PARTS, _DECODER, r"java\..*(Unsupported|Illegal)Charset(Name)?Exception: .*"),
 }

@@ -5,7 +5,7 @@ Memory is flat if both hold, for each of the two processes:
 * no trend: the median of all slopes between two samples (Theil-Sen, which single peaks do not move), over what comes
   after the warm-up, is below ``STEEPEST`` bytes per input, or adds up to less than ``LEAST`` over all these inputs. An
   input keeps some 10 kB busy: kept alive even once in twenty-five it would be seen over 100,000. ``LEAST`` is what
-  glibc's arenas and Java's heap may still stretch by; in a short run it decides.
+  glibc's arenas may still stretch by, and Java's heap, which is collected only when it is full; in a short run it decides.
 * a cap: what a process ever held (VmHWM) is below its limit. The worker's is what it takes at rest plus the largest
   valid picture three times over; Java's is its heap (-Xmx1g) plus what it needs beside it.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STEEPEST = 400.0  # bytes per input
-LEAST = 64 * 2**20  # bytes
+LEAST = {"worker": 64 * 2**20, "java": 256 * 2**20}  # bytes
 WARM_UP = 0.3  # of the inputs; arenas, caches and the heap grow to their working size
 CAPS = {"worker": 1_000 * 2**20, "java": 1_600 * 2**20}  # bytes ever resident; the worker's beyond what it has at rest
 _MOST_POINTS = 200  # in the estimate of the slope, which is quadratic
@@ -54,20 +54,23 @@ class Memory:
     peak: int
     slope: float  # bytes per input, after the warm-up
     growth: float  # slope times the inputs after the warm-up
-    cap: int
+    least: int  # growth that means nothing
+    cap: int  # of the peak
 
     @property
     def flat(self) -> bool:
         """Whether neither trend nor peak is above its limit."""
-        return (self.slope < STEEPEST or self.growth < LEAST) and self.peak < self.cap
+        return (self.slope < STEEPEST or self.growth < self.least) and self.peak < self.cap
 
 
-def describe(samples: Sequence[tuple[int, int]], peak: int, cap: int) -> Memory:
-    """Sums up samples of (inputs so far, resident bytes)."""
+def describe(name: str, samples: Sequence[tuple[int, int]], peak: int, at_rest: int) -> Memory:
+    """Sums up the samples of (inputs so far, resident bytes) of "worker" or "java"."""
     inputs = samples[-1][0]
     late = [one for one in samples if one[0] >= WARM_UP * inputs] or list(samples)
     slope = slope_of(late)
-    return Memory(samples[0][1], samples[-1][1], peak, slope, slope * (late[-1][0] - late[0][0]), cap)
+    cap = CAPS[name] + (at_rest if name == "worker" else 0)
+    growth = slope * (late[-1][0] - late[0][0])
+    return Memory(samples[0][1], samples[-1][1], peak, slope, growth, LEAST[name], cap)
 
 
 def slope_of(samples: Sequence[tuple[int, int]]) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.reliability.fuzz_input import Hostile
 from benchmarks.reliability.fuzz_judge import judge
-from benchmarks.reliability.fuzz_memory import CAPS, Memory, Process, describe
+from benchmarks.reliability.fuzz_memory import Memory, Process, describe
 from benchmarks.reliability.fuzz_requests import request
 from benchmarks.reliability.fuzz_wire import Reply, send
 from deploy.local_server import DIRECT, LocalServer
@@ -66,19 +66,25 @@ def worker_of(server: LocalServer) -> Process:
 
 
 def fuzz(
-    server: LocalServer, seed: int, numbers: range, threads: int = 4, done: Callable[[], object] = lambda: None
+    server: LocalServer,
+    seed: int,
+    numbers: range,
+    threads: int = 4,
+    most: int = 1,
+    done: Callable[[], object] = lambda: None,
 ) -> Outcome:
-    """Sends the requests of these numbers; stops at the first finding.
+    """Sends the requests of these numbers; stops when there are ``most`` findings, or another worker.
 
     Args:
         server: a running one.
         seed: of the requests.
         numbers: which of the seed's requests.
         threads: connections at once; with its queue full the server would answer 503.
+        most: findings to stop at.
         done: called after each request.
     """
     java = Process.of(server.pid or 0)
-    run = _Run(server, seed, numbers, done, {"worker": worker_of(server), "java": java})
+    run = _Run(server, seed, numbers, most, done, {"worker": worker_of(server), "java": java})
     started = time.perf_counter()
     watch = threading.Thread(target=run.watch)
     watch.start()
@@ -100,10 +106,12 @@ class _Run:
         server: LocalServer,
         seed: int,
         numbers: range,
+        most: int,
         done: Callable[[], object],
         processes: dict[str, Process],
     ) -> None:
         self._server, self._seed, self._done, self._processes = server, seed, done, processes
+        self._most = most
         self._numbers: Iterator[int] = iter(numbers)
         self._address = server.address
         self._lock = threading.Lock()
@@ -124,10 +132,8 @@ class _Run:
             try:
                 reply = send(self._address, self._server.model, hostile)
             except OSError:
-                reply = Reply(0)
-                hostile_found = Finding("the server cannot be reached", number, hostile, reply)
                 with self._lock:
-                    self._add(hostile_found)
+                    self._add(Finding("the server cannot be reached", number, hostile))
                 return
             with self._lock:
                 self._note(number, hostile, reply)
@@ -146,7 +152,8 @@ class _Run:
 
     def _add(self, finding: Finding) -> None:
         self.outcome.findings.append(finding)
-        self.stop.set()
+        if len(self.outcome.findings) >= self._most or finding.hostile is None:
+            self.stop.set()
 
     def watch(self) -> None:
         """Samples memory, and stops the run as soon as a process is gone."""
@@ -177,8 +184,7 @@ class _Run:
         if not same:
             self._add(Finding("another worker answers"))
         for name, samples in self._samples.items():
-            cap = CAPS[name] + (self._at_rest[name] if name == "worker" else 0)
-            memory = self.outcome.memory[name] = describe(samples, peaks[name], cap)
+            memory = self.outcome.memory[name] = describe(name, samples, peaks[name], self._at_rest[name])
             if not memory.flat:
                 self._add(Finding(f"memory of {name} is not flat: {memory}"))
 
