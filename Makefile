@@ -33,7 +33,7 @@ OUT    ?= out/finetune
 FINETUNE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo demo-photo archive export explanation gradcam serve stop finetune train localisation bench zoo lock clean
+.PHONY: help setup check test demo demo-photo archive export explanation gradcam serve stop finetune train localisation bench zoo fuzz lock clean
 
 help: ## list the targets
 	@echo "make TARGET [VARIABLE=value …]"
@@ -114,6 +114,10 @@ bench: $(READY) ## measure this project side by side with its peers, see benchma
 
 zoo: $(READY) ## run every torchvision classifier through everything, see docs/ZOO.md (an hour or two; resumable)
 	$(PY) -m benchmarks.zoo --docs docs $(ZOO)
+
+fuzz: $(READY) ## send 100,000 hostile requests to a server (a quarter of an hour; FUZZ='--inputs 5000 --seed 1', '--replay FILE')
+	$(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
+	$(PY) -m benchmarks.reliability.fuzz $(FUZZ)
 
 lock: $(READY) ## write the exact versions of the present environment to constraints.txt
 	$(PY) -m pip freeze --exclude-editable --exclude grad-cam | grep -v '^-e' > constraints.txt

@@ -1,8 +1,8 @@
 """From the bytes of an upload to an upright RGB picture.
 
 cv2 decodes, which gives Pillow's very pixels in half the time, except for a few kinds that Pillow decodes itself.
-Pillow reads the header first, so that size and format are judged before a single pixel is decoded; ``unpacking.py`` judges
-what the header does not tell.
+Pillow reads the header first, so that size and format are judged before a single pixel is decoded; ``unpacking.py``
+judges what the header does not tell.
 
 What becomes of unusual pictures:
 
@@ -36,6 +36,9 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
+_CHECKS = {"PNG": check_chunks, "JPEG": check_scans, "MPO": check_scans}  # of what the header does not tell
+
+
 @dataclass(frozen=True)
 class _Header:
     format: str
@@ -50,8 +53,8 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.
 
     Raises:
         NotAnImage: none of ``FORMATS``; the message names the first bytes.
-        TooLarge: more than ``max_pixels``, a side above ``LONGEST_SIDE``, or more scans than any encoder writes; nothing
-            was decoded.
+        TooLarge: more than ``max_pixels``, a side above ``LONGEST_SIDE``, or more scans than any encoder writes;
+            nothing was decoded.
         BadRequest: one of ``FORMATS``, but truncated or corrupt.
     """
     header = _read_header(data, max_pixels)
@@ -66,10 +69,7 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.
         )
     if header.tile > max_pixels:
         raise TooLarge(f"the picture's tiles have {header.tile} pixels, valid are at most {max_pixels}")
-    if header.format == "PNG":
-        check_chunks(data)
-    elif header.format in ("JPEG", "MPO"):
-        check_scans(data)
+    _CHECKS.get(header.format, lambda _data: None)(data)
     image = _decode_with_pillow(data) if _differs_in_cv2(header) else _decode(data)
     if image is None:
         raise BadRequest(f"the {header.format} picture is truncated or corrupt and cannot be decoded")

@@ -12,7 +12,9 @@ from typing import Any
 from handler.errors import BadRequest, TooLarge
 
 MOST_SCANS = 100  # encoders write about ten
-_NEXT_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # behind a scan's data, whose 0xFF are followed by 0 or a restart
+_NEXT_MARKER = re.compile(
+    rb"\xff+[^\x00\xff\xd0-\xd7]"
+)  # behind a scan's data, whose 0xFF are followed by 0 or a restart
 _START_OF_SCAN, _END_OF_IMAGE, _ALONE = 0xDA, 0xD9, (0x01, 0xD8)  # the last two have no length
 _TILE_SIDES = (322, 323)  # tags
 

@@ -3,7 +3,7 @@
 Writes ``out/reliability/fuzz.json``::
 
     {"machine": {…}, "seed": int, "first": int, "inputs": int, "threads": int, "seconds": float,
-     "by_kind": {kind: {"inputs": int, "statuses": {status: int}}},       status "0": connection closed, where that is right
+     "by_kind": {kind: {"inputs": int, "statuses": {status: int}}},       "0": closed without an answer, where that is right
      "statuses": {status: int},
      "torchserve_defects": {name: int},                                   its own 500s, see fuzz_judge.DEFECTS
      "worker": {"pid": int, "same_throughout": bool},
@@ -39,7 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; exit status 1 if there is a finding."""
     options = _parser().parse_args(arguments)
     overrides = {"model_store": str(options.store.resolve()), "load_models": f"{options.model}.mar"}
-    with temporary_server(_ROOT / "config.properties", options.model, options.folder / "fuzz-logs", overrides) as server:
+    with temporary_server(
+        _ROOT / "config.properties", options.model, options.folder / "fuzz-logs", overrides
+    ) as server:
         return _replay(server, options.replay) if options.replay else _fuzz(server, options)
 
 
@@ -52,8 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--most", type=int, default=1, help="findings to stop at (default: %(default)s)")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="send a finding again, and say what comes back")
     parser.add_argument("--model", default="shufflenet_cam", help="name of the archive (default: %(default)s)")
-    parser.add_argument("--store", type=Path, default=_ROOT / "model_store", help="where it lies (default: model_store)")
-    parser.add_argument("--folder", type=Path, default=Path("out/reliability"), help="to write into (default: %(default)s)")
+    parser.add_argument(
+        "--store", type=Path, default=_ROOT / "model_store", help="where it lies (default: model_store)"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("out/reliability"), help="to write into (default: %(default)s)"
+    )
     return parser
 
 
@@ -124,12 +130,14 @@ def _replay(server: LocalServer, path: Path) -> int:
 def _summary(outcome: Outcome) -> str:
     counts = ", ".join(f"{count} x {status or 'closed'}" for status, count in sorted(outcome.statuses.items()))
     memory = "; ".join(
-        f"{name} {one.start / 2**20:.0f} to {one.end / 2**20:.0f} MB, at most {one.peak / 2**20:.0f}, {one.slope:+.0f} bytes/input"
+        f"{name} {one.start / 2**20:.0f} to {one.end / 2**20:.0f} MB, at most {one.peak / 2**20:.0f}, "
+        f"{one.slope:+.0f} bytes/input"
         for name, one in outcome.memory.items()
     )
     defects = ", ".join(f"{count} x {name}" for name, count in sorted(outcome.defects.items()))
     return (
-        f"{sum(outcome.tried.values())} inputs in {outcome.seconds:.0f} s: {counts}\nTorchServe's own 500s: {defects or 'none'}\n"
+        f"{sum(outcome.tried.values())} inputs in {outcome.seconds:.0f} s: {counts}\n"
+        f"TorchServe's own 500s: {defects or 'none'}\n"
         f"memory: {memory}\nfindings: {len(outcome.findings)}"
     )
 

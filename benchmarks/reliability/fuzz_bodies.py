@@ -20,10 +20,39 @@ _GOOD: dict[str, tuple[Any, ...]] = {
     "overlay": (0.3, "bone", [0, "jet"]),
 }
 _TEXTS = (
-    *("", " ", "\0", "\r\n", "a" * 70_000, ",", ",,,", "top,top", "é☃𝄞", "\u202e", "１０", "-0", "+1", "1e3", "0x10", "1_0"),
+    *(
+        "",
+        " ",
+        "\0",
+        "\r\n",
+        "a" * 70_000,
+        ",",
+        ",,,",
+        "top,top",
+        "é☃𝄞",
+        "\u202e",
+        "１０",
+        "-0",
+        "+1",
+        "1e3",
+        "0x10",
+        "1_0",
+    ),
     *("NaN", "-inf", "9" * 30, "9" * 5000, "../../etc/passwd", "<script>", "{}", "[]", "null", "%00", "${jndi:x}", "'"),
 )
-_RAW = ("NaN", "Infinity", "-Infinity", "1e400", "-1e-400", "9" * 4000, "9" * 5000, "0.1", "-0", '"\\ud800"', '"\\u0000"')
+_RAW = (
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "1e400",
+    "-1e-400",
+    "9" * 4000,
+    "9" * 5000,
+    "0.1",
+    "-0",
+    '"\\ud800"',
+    '"\\u0000"',
+)
 
 
 def json_body(draw: random.Random) -> bytes:
@@ -48,7 +77,8 @@ def kserve_body(draw: random.Random) -> tuple[bytes, bytes]:
 def _first(draw: random.Random) -> Any:
     one = {"image": _picture_value(draw), "maps": "none", draw.choice(NAMES): odd_value(draw)}
     sound = {"image": _encoded(sound_picture(draw)), "maps": "none"}
-    instances = draw.choice(([sound], [one], [one, sound], [], [[]], [None], "x", {}, [{"b64": "eA=="}], [sound] * 40))
+    odd: tuple[Any, ...] = ([], [[]], [None], "x", {}, [{"b64": "eA=="}])
+    instances = draw.choice(([sound], [one], [one, sound], [sound] * 40, *odd))
     return draw.choice(({"instances": instances}, {"instances": instances, "inputs": []}, {"instance": instances}))
 
 
@@ -81,7 +111,9 @@ def multipart(draw: random.Random) -> tuple[bytes, bytes]:
     sent = draw.choice((boundary, boundary, boundary, boundary, b'"' + boundary + b'"', b"other", b"", boundary[:-1]))
     content_type = b"multipart/form-data; boundary=" + sent
     if draw.random() < 0.1:
-        content_type = draw.choice((b"multipart/form-data", b"multipart/mixed; boundary=B", b"multipart/form-data;boundary"))
+        content_type = draw.choice(
+            (b"multipart/form-data", b"multipart/mixed; boundary=B", b"multipart/form-data;boundary")
+        )
     return content_type, _bent_bytes(draw, body)
 
 
@@ -97,12 +129,20 @@ def _part_name(draw: random.Random, name: bytes) -> bytes:
 def _part(draw: random.Random, boundary: bytes, name: bytes, content: bytes) -> bytes:
     head = b"Content-Disposition: form-data; " + name + b"\r\n"
     if draw.random() < 0.3:
-        types = (b"image/jpeg", b"application/json", b"text/plain; charset=utf-16", b"text/plain; charset=no", b"\xff/\xe9")
+        types = (
+            b"image/jpeg",
+            b"application/json",
+            b"text/plain; charset=utf-16",
+            b"text/plain; charset=no",
+            b"\xff/\xe9",
+        )
         head += b"Content-Type: " + draw.choice((*types, b"multipart/mixed; boundary=C", b"")) + b"\r\n"
     if draw.random() < 0.1:
         head += b"Content-Transfer-Encoding: " + draw.choice((b"base64", b"binary", b"8bit", b"no")) + b"\r\n"
     if draw.random() < 0.05:
-        head = draw.choice((b"", b"Content-Disposition: attachment\r\n", b"X: " + b"y" * 9000 + b"\r\n", head.replace(b"\r", b"")))
+        head = draw.choice(
+            (b"", b"Content-Disposition: attachment\r\n", b"X: " + b"y" * 9000 + b"\r\n", head.replace(b"\r", b""))
+        )
     return b"--" + boundary + b"\r\n" + head + b"\r\n" + content + b"\r\n"
 
 
@@ -172,7 +212,9 @@ def _bent_text(draw: random.Random, text: bytes) -> bytes:
         lambda: text.decode().encode(draw.choice(("utf-16", "utf-8-sig", "utf-32", "utf-16-le"))),
         lambda: _bent_bytes(draw, text),
         lambda: text + draw.choice((b"{}", b"\0", b"]", b" " * 5000)),
-        lambda: draw.choice((b"", b"null", b"5", b'"x"', b"[1]", b"[" * 99_999, b'{"a":' * 99_999, b"\xef\xbb\xbf", b"{" * 3000)),
+        lambda: draw.choice(
+            (b"", b"null", b"5", b'"x"', b"[1]", b"[" * 99_999, b'{"a":' * 99_999, b"\xef\xbb\xbf", b"{" * 3000)
+        ),
     )
     return text if draw.random() < 0.6 else draw.choice(ways)()
 

@@ -14,7 +14,7 @@ from benchmarks.reliability.fuzz_input import Hostile
 from benchmarks.reliability.fuzz_wire import Reply
 
 SLOWEST = 30.0  # seconds; half of the worker's responseTimeout, after which it would be replaced
-_TRACES = re.compile(rb"Traceback \(most recent|File \"[^\"]+\.py\"|\bat (org|java|io\.netty)\.[\w.$]+\(")
+_TRACES = re.compile(rb"Traceback \(most recent|File \\?\"[^\"]+\.py\\?\"|(\\t|\s)at (org|java|io\.netty)\.[\w.$]+\(")
 
 
 @dataclass(frozen=True)
@@ -23,19 +23,24 @@ class _Defect:
 
     content_type: str
     type: str
-    message: str  # pattern
+    message: str  # pattern; optional where Java leaves it out, which it does for what it throws often
 
 
 _FORM, _PARTS, _DECODER = "application/x-www-form-urlencoded", "multipart/form-data", "ErrorDataDecoderException"
 DEFECTS = {
-    "form that is no form": _Defect(_FORM, _DECODER, "Bad string: .*|Bad end of line"),
+    "form that is no form": _Defect(_FORM, _DECODER, "Bad string: .*|Bad end of line|Invalid hex byte .*"),
     "form with an empty name": _Defect(_FORM, _DECODER, r"java\.lang\.IllegalArgumentException: empty name"),
     "no boundary": _Defect(_PARTS, _DECODER, "Needs a boundary value"),
     "empty boundary": _Defect(_PARTS, "StringIndexOutOfBoundsException", "(?i)string index out of range: 0|index 0 .*"),
-    "part without a name": _Defect(_PARTS, _DECODER, r"java\.lang\.NullPointerException: .*\"nameAttribute\" is null"),
+    "part without a name": _Defect(
+        _PARTS, _DECODER, r"java\.lang\.NullPointerException(: .*\"nameAttribute\" is null)?"
+    ),
     "part with an empty name": _Defect(_PARTS, _DECODER, r"java\.lang\.IllegalArgumentException: empty name"),
     "parameter without a value": _Defect(
-        _PARTS, "ArrayIndexOutOfBoundsException", "Index 1 out of bounds for length 1"
+        _PARTS, "ArrayIndexOutOfBoundsException", "(Index [12] out of bounds for length [12])?"
+    ),
+    "extended parameter without a value": _Defect(
+        _PARTS, _DECODER, r"java\.lang\.ArrayIndexOutOfBoundsException(: Index [12] out of bounds for length [12])?"
     ),
     "unknown transfer encoding": _Defect(_PARTS, _DECODER, "TransferEncoding Unknown: .*"),
     "unknown charset": _Defect(_PARTS, _DECODER, r"java\..*(Unsupported|Illegal)Charset(Name)?Exception: .*"),
@@ -68,11 +73,12 @@ def defect_of(hostile: Hostile, reply: Reply) -> str | None:
     if reply.status != 500:
         return None
     declared = [value.lower().decode("latin-1") for name, value in hostile.headers if name.lower() == b"content-type"]
-    said = _error_of(reply.body)
+    said = _object_of(reply.body)
+    kind, message = said.get("type"), str(said.get("message") or "")
     for name, one in DEFECTS.items():
-        if said and said["type"] == one.type and any(value.startswith(one.content_type) for value in declared):
-            if re.fullmatch(one.message, said["message"], re.DOTALL):
-                return name
+        right_request = any(value.startswith(one.content_type) for value in declared)
+        if right_request and kind == one.type and re.fullmatch(one.message, message, re.DOTALL):
+            return name
     return None
 
 
@@ -109,12 +115,18 @@ def _fault_of_success(kind: str, body: bytes) -> str | None:
 
 
 def _error_of(body: bytes) -> dict[str, Any] | None:
+    said = _object_of(body)
+    whole = isinstance(said.get("code"), int) and all(isinstance(said.get(name), str) for name in ("type", "message"))
+    return said if whole else None
+
+
+def _object_of(body: bytes) -> dict[str, Any]:
+    """The JSON object, empty if it is none."""
     try:
         said = json.loads(body, parse_constant=_refuse)
     except (ValueError, RecursionError):
-        return None
-    typed = isinstance(said, dict) and isinstance(said.get("code"), int)
-    return said if typed and all(isinstance(said.get(name), str) for name in ("type", "message")) else None
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def _refuse(constant: str) -> None:

@@ -4,8 +4,9 @@ Memory is flat if both hold, for each of the two processes:
 
 * no trend: the median of all slopes between two samples (Theil-Sen, which single peaks do not move), over what comes
   after the warm-up, is below ``STEEPEST`` bytes per input, or adds up to less than ``LEAST`` over all these inputs. An
-  input keeps some 10 kB busy: kept alive even once in twenty-five it would be seen over 100,000. ``LEAST`` is what
-  glibc's arenas may still stretch by, and Java's heap, which is collected only when it is full; in a short run it decides.
+  input keeps some 10 kB busy: kept alive even once in twenty-five it would be seen over 200,000. ``LEAST`` is what
+  glibc's arenas may still stretch by, and Java's heap, which is collected only when it is full; in a short run it
+  decides.
 * a cap: what a process ever held (VmHWM) is below its limit. The worker's is what it takes at rest plus the largest
   valid picture three times over; Java's is its heap (-Xmx1g) plus what it needs beside it.
 """
@@ -40,9 +41,16 @@ class Process:
         return cls(pid, int(fields[19]))
 
     def memory(self, name: str = "VmRSS") -> int:
-        """Bytes resident now, or ever (``VmHWM``)."""
+        """Bytes resident now, or ever (``VmHWM``).
+
+        Raises:
+            OSError: it has ended.
+        """
         lines = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+        found = [int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")]
+        if not found:  # it has ended, but its parent has not asked yet
+            raise ProcessLookupError(f"process {self.pid} holds no memory any more")
+        return found[0]
 
 
 @dataclass(frozen=True)

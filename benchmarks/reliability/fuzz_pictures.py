@@ -112,7 +112,11 @@ def _segments(data: bytes) -> list[bytes]:
     """The file cut where segments begin, as far as they are found; together they are the file."""
     if data.startswith(b"\x89PNG"):
         return _cut(data, _png_starts(data))
-    pattern = {b"\xff\xd8": rb"\xff[^\0\xff]", b"RI": rb"VP8[ LX]|ANIM|ANMF|ALPH|EXIF", b"GI": rb"\x21[\xf9\xfe\xff]|\x2c"}
+    pattern = {
+        b"\xff\xd8": rb"\xff[^\0\xff]",
+        b"RI": rb"VP8[ LX]|ANIM|ANMF|ALPH|EXIF",
+        b"GI": rb"\x21[\xf9\xfe\xff]|\x2c",
+    }
     return _cut(data, [found.start() for found in re.finditer(pattern.get(data[:2], rb"(?s).{12}"), data)])
 
 

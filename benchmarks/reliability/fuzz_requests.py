@@ -11,12 +11,33 @@ from benchmarks.reliability.fuzz_pictures import bent_picture, sound_picture
 _NO_MAPS: Pair = (b"X-Explain-Maps", b"none")
 _TYPES = (
     *(b"image/jpeg", b"image/png", b"application/octet-stream", b"text/plain", b"text/html; charset=utf-16"),
-    *(b"application/json", b"application/pdf", b"", b"image/*", b";;;", b"x" * 3000, b"image/\xe9\xff", b"\xe2\x98\x83"),
+    *(
+        b"application/json",
+        b"application/pdf",
+        b"",
+        b"image/*",
+        b";;;",
+        b"x" * 3000,
+        b"image/\xe9\xff",
+        b"\xe2\x98\x83",
+    ),
     *(b"application/json; charset=\xff", b"video/mp4", b"multipart/form-data", b"application/vnd.x+json"),
 )
-_UPSETTING = (b"", b"Transfer-Encoding", b"Upgrade", b"Expect")  # what these say of the rest of the request may be anything
+_UPSETTING = (
+    b"",
+    b"Transfer-Encoding",
+    b"Upgrade",
+    b"Expect",
+)  # what these say of the rest of the request may be anything
 _ACCEPTS = (
-    *(b"*/*", b"image/png", b"application/json;q=0.1, image/png", b"image/png;q=nan", b"image/png;q=1e999", b"image/*;q=-1"),
+    *(
+        b"*/*",
+        b"image/png",
+        b"application/json;q=0.1, image/png",
+        b"image/png;q=nan",
+        b"image/png;q=1e999",
+        b"image/*;q=-1",
+    ),
     *(b"image/png;q=", b";q=1", b",,,,", b"image/\xff", b"text/html", b"image/png" * 500, b"*;q=.5.5", b"q=1", b"\t"),
 )
 
@@ -56,7 +77,9 @@ def _form(draw: random.Random) -> Hostile:
 
 
 def _json(draw: random.Random) -> Hostile:
-    content_type = draw.choice((b"application/json", b"application/json", b"APPLICATION/JSON; charset=utf-8", b"text/plain", b""))
+    content_type = draw.choice(
+        (b"application/json", b"application/json", b"APPLICATION/JSON; charset=utf-8", b"text/plain", b"")
+    )
     return Hostile("json", json_body(draw), [(b"Content-Type", content_type)] if content_type else [])
 
 
@@ -71,8 +94,12 @@ def _headers(draw: random.Random) -> Hostile:
     for _ in range(draw.choice((1, 2, 5))):
         odd = str(odd_value(draw)).encode("utf-8", "surrogatepass")[: draw.choice((40, 3000))]
         value = draw.choice((odd, draw.randbytes(9), b"\xff\xfe", b"a" * 7000, b"top", b""))
-        name = draw.choice((b"X-Explain-" + draw.choice(NAMES).encode(), b"x-EXPLAIN-no", b"X-Explain-", b"X-\xe9", b"describe"))
-        extra = draw.choice((b"explain", b"url_path", b"Expect", b"Transfer-Encoding", b"Content-Encoding", b"Upgrade", b""))
+        name = draw.choice(
+            (b"X-Explain-" + draw.choice(NAMES).encode(), b"x-EXPLAIN-no", b"X-Explain-", b"X-\xe9", b"describe")
+        )
+        extra = draw.choice(
+            (b"explain", b"url_path", b"Expect", b"Transfer-Encoding", b"Content-Encoding", b"Upgrade", b"")
+        )
         headers.append(draw.choice(((name, value), (name, value), (b"Accept", draw.choice(_ACCEPTS)), (extra, value))))
     if draw.random() < 0.7:  # else the request may end early, and the rest of it be taken for another
         headers = [(name, _one_line(value)) for name, value in headers]
@@ -81,9 +108,21 @@ def _headers(draw: random.Random) -> Hostile:
 
 
 def _path(draw: random.Random) -> Hostile:
-    tails = (b"/1.0/healthz", b"/1.0/../..", b"/1.0/%ff%00", b"/9.9", b"/\xe2\x98\x83", b"?a=%zz", b"/1.0/" + b"a" * 3000, b"%2e", b"")
+    tails = (
+        b"/1.0/healthz",
+        b"/1.0/../..",
+        b"/1.0/%ff%00",
+        b"/9.9",
+        b"/\xe2\x98\x83",
+        b"?a=%zz",
+        b"/1.0/" + b"a" * 3000,
+        b"%2e",
+        b"",
+    )
     method = draw.choice((b"POST", b"GET", b"PUT", b"DELETE", b"OPTIONS", b"FOO", b"HEAD", b"P\xffT", b""))
-    start = draw.choice((b"/predictions/{model}", b"/explanations/{model}", b"/v1/models/{model}", b"//", b"/predictions/"))
+    start = draw.choice(
+        (b"/predictions/{model}", b"/explanations/{model}", b"/v1/models/{model}", b"//", b"/predictions/")
+    )
     framed = method.isalpha() and method.isascii()
     return Hostile("path", sound_picture(draw), [_NO_MAPS], start + draw.choice(tails), method, framed=framed)
 
@@ -91,7 +130,13 @@ def _path(draw: random.Random) -> Hostile:
 def _cut(draw: random.Random) -> Hostile:
     """The connection ends before the body does."""
     body = sound_picture(draw)
-    return Hostile("cut", body, [(b"Content-Type", b"image/jpeg"), _NO_MAPS], promised=len(body) + draw.choice((1, 9000)), framed=False)
+    return Hostile(
+        "cut",
+        body,
+        [(b"Content-Type", b"image/jpeg"), _NO_MAPS],
+        promised=len(body) + draw.choice((1, 9000)),
+        framed=False,
+    )
 
 
 def _one_line(value: bytes) -> bytes:

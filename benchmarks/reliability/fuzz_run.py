@@ -187,5 +187,3 @@ class _Run:
             memory = self.outcome.memory[name] = describe(name, samples, peaks[name], self._at_rest[name])
             if not memory.flat:
                 self._add(Finding(f"memory of {name} is not flat: {memory}"))
-
-
