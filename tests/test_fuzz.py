@@ -71,6 +71,10 @@ DEFECTIVE = {
     "part with an empty name": (b"multipart/form-data; boundary=B", b'form-data; name=""'),
     "parameter without a value": (b"multipart/form-data; boundary=B", b"form-data; name"),
     "extended parameter without a value": (b"multipart/form-data; boundary=B", b"form-data; name=a; filename*=utf-8"),
+    "extended parameter badly escaped": (
+        b"multipart/form-data; boundary=B",
+        b"form-data; name=a; filename*=utf-8''%zz",
+    ),
     "unknown transfer encoding": (
         b"multipart/form-data; boundary=B",
         b"form-data; name=a; filename=b\r\nContent-Transfer-Encoding: no",

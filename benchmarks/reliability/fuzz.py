@@ -3,7 +3,7 @@
 Writes ``out/reliability/fuzz.json``::
 
     {"machine": {…}, "seed": int, "first": int, "inputs": int, "threads": int, "seconds": float,
-     "by_kind": {kind: {"inputs": int, "statuses": {status: int}}},       "0": closed without an answer, where that is right
+     "by_kind": {kind: {"inputs": int, "statuses": {status: int}}},       "0": closed unanswered, where that is right
      "statuses": {status: int},
      "torchserve_defects": {name: int},                                   its own 500s, see fuzz_judge.DEFECTS
      "worker": {"pid": int, "same_throughout": bool},

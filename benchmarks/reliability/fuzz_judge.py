@@ -42,6 +42,9 @@ DEFECTS = {
     "extended parameter without a value": _Defect(
         _PARTS, _DECODER, r"java\.lang\.ArrayIndexOutOfBoundsException(: Index [12] out of bounds for length [12])?"
     ),
+    "extended parameter badly escaped": _Defect(
+        _PARTS, _DECODER, r"java\.lang\.IllegalArgumentException: (invalid hex byte|unterminated escape sequence) .*"
+    ),
     "unknown transfer encoding": _Defect(_PARTS, _DECODER, "TransferEncoding Unknown: .*"),
     "unknown charset": _Defect(_PARTS, _DECODER, r"java\..*(Unsupported|Illegal)Charset(Name)?Exception: .*"),
 }

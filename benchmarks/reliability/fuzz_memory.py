@@ -5,8 +5,8 @@ Memory is flat if both hold, for each of the two processes:
 * no trend: the median of all slopes between two samples (Theil-Sen, which single peaks do not move), over what comes
   after the warm-up, is below ``STEEPEST`` bytes per input, or adds up to less than ``LEAST`` over all these inputs. An
   input keeps some 10 kB busy: kept alive even once in twenty-five it would be seen over 200,000. ``LEAST`` is what
-  glibc's arenas may still stretch by, and Java's heap, which is collected only when it is full; in a short run it
-  decides.
+  glibc's arenas may still stretch by, and Java's heap, which takes what -Xmx1g allows it before it collects in earnest:
+  half of that. In a short run ``LEAST`` decides.
 * a cap: what a process ever held (VmHWM) is below its limit. The worker's is what it takes at rest plus the largest
   valid picture three times over; Java's is its heap (-Xmx1g) plus what it needs beside it.
 """
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STEEPEST = 400.0  # bytes per input
-LEAST = {"worker": 64 * 2**20, "java": 256 * 2**20}  # bytes
+LEAST = {"worker": 64 * 2**20, "java": 512 * 2**20}  # bytes
 WARM_UP = 0.3  # of the inputs; arenas, caches and the heap grow to their working size
 CAPS = {"worker": 1_000 * 2**20, "java": 1_600 * 2**20}  # bytes ever resident; the worker's beyond what it has at rest
 _MOST_POINTS = 200  # in the estimate of the slope, which is quadratic
