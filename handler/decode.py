@@ -1,7 +1,8 @@
 """From the bytes of an upload to an upright RGB picture.
 
 cv2 decodes, which gives Pillow's very pixels in half the time, except for a few kinds that Pillow decodes itself.
-Pillow reads the header first, so that size and format are judged before a single pixel is decoded.
+Pillow reads the header first, so that size and format are judged before a single pixel is decoded; ``unpacking.py``
+judges what the header does not tell.
 
 What becomes of unusual pictures:
 
@@ -13,23 +14,29 @@ What becomes of unusual pictures:
 """
 
 import io
+import warnings
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from handler.errors import BadRequest, NotAnImage, TooLarge
+from handler.unpacking import check_chunks, check_scans, tile_pixels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 DEFAULT_MAX_PIXELS = 50_000_000
 LONGEST_SIDE = 65_535  # pixels; JPEG's own limit
 
-# Pillow's own guard warns or raises at sizes of its choosing; max_pixels is judged here instead.
-Image.MAX_IMAGE_PIXELS = None
+# Pillow's own guard warns above max_pixels, which is judged here, and raises above twice as many.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # cv2's own lines about bent files only fill the server's log (those of libpng and libjpeg cannot be turned off).
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+_CHECKS = {"PNG": check_chunks, "JPEG": check_scans, "MPO": check_scans}  # of what the header does not tell
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class _Header:
     width: int
     height: int
     mode: str  # Pillow's name: "L", "P", "RGB", "CMYK", …
+    tile: int = 0  # pixels that are unpacked at once, if that is not the picture
 
 
 def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
@@ -45,10 +53,11 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.
 
     Raises:
         NotAnImage: none of ``FORMATS``; the message names the first bytes.
-        TooLarge: more than ``max_pixels``, or a side above ``LONGEST_SIDE``, by the header; nothing was decoded.
+        TooLarge: more than ``max_pixels``, a side above ``LONGEST_SIDE``, or more scans than any encoder writes;
+            nothing was decoded.
         BadRequest: one of ``FORMATS``, but truncated or corrupt.
     """
-    header = _read_header(data)
+    header = _read_header(data, max_pixels)
     if max(header.width, header.height) > LONGEST_SIDE:
         raise TooLarge(
             f"the picture is {header.width}x{header.height}, valid are sides of at most {LONGEST_SIDE} pixels"
@@ -58,21 +67,28 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.
             f"the picture has {header.width}x{header.height} = {header.width * header.height} pixels, "
             f"valid are at most {max_pixels}"
         )
+    if header.tile > max_pixels:
+        raise TooLarge(f"the picture's tiles have {header.tile} pixels, valid are at most {max_pixels}")
+    _CHECKS.get(header.format, lambda _data: None)(data)
     image = _decode_with_pillow(data) if _differs_in_cv2(header) else _decode(data)
     if image is None:
         raise BadRequest(f"the {header.format} picture is truncated or corrupt and cannot be decoded")
     return image
 
 
-def _read_header(data: bytes) -> _Header:
+def _read_header(data: bytes, max_pixels: int) -> _Header:
+    Image.MAX_IMAGE_PIXELS = max_pixels  # the only limit to what Pillow sets aside for a GIF's frame as it opens it
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return _Header(str(image.format), image.width, image.height, image.mode)
+            tile = tile_pixels(image.tag_v2) if isinstance(image, TiffImageFile) else 0
+            return _Header(str(image.format), image.width, image.height, image.mode, tile)
     except UnidentifiedImageError as error:
         raise NotAnImage(
             f"not a picture: the upload begins with the bytes {data[:8].hex(' ')} ({_printable(data[:8])}), "
             f"valid are {', '.join(FORMATS)}"
         ) from error
+    except Image.DecompressionBombError as error:
+        raise TooLarge(f"the picture has more than {2 * max_pixels} pixels, valid are at most {max_pixels}") from error
     except Exception as error:  # Pillow's parsers raise whatever a bent header makes them stumble over
         raise BadRequest("the picture's header is truncated or corrupt") from error
 

@@ -1,0 +1,146 @@
+"""Fuzzes a real server over HTTP: ``python -m benchmarks.reliability.fuzz --help``.
+
+Writes ``out/reliability/fuzz.json``::
+
+    {"machine": {…}, "seed": int, "first": int, "inputs": int, "threads": int, "seconds": float,
+     "by_kind": {kind: {"inputs": int, "statuses": {status: int}}},       "0": closed unanswered, where that is right
+     "statuses": {status: int},
+     "torchserve_defects": {name: int},                                   its own 500s, see fuzz_judge.DEFECTS
+     "worker": {"pid": int, "same_throughout": bool},
+     "memory": {"worker" | "java": {"start", "end", "peak", "cap": bytes, "slope": bytes per input after the warm-up,
+                                    "growth", "least": bytes, "flat": bool}},
+     "slowest": {"seconds": float, "number": int},
+     "findings": [{"fault": str, "number": int | null, "kind": str | null, "answer": {…} | null, "file": str | null}]}
+
+A finding's request lies in ``out/reliability/findings/``; ``--replay FILE`` sends it again.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.machine import describe_machine
+from benchmarks.reliability.fuzz_input import load, save
+from benchmarks.reliability.fuzz_judge import judge
+from benchmarks.reliability.fuzz_run import Outcome, fuzz, worker_of
+from benchmarks.reliability.fuzz_wire import send
+from deploy.local_server import LocalServer, temporary_server
+from export.whole_file import write_whole
+
+_ROOT = Path(__file__).parents[2]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; exit status 1 if there is a finding."""
+    options = _parser().parse_args(arguments)
+    overrides = {"model_store": str(options.store.resolve()), "load_models": f"{options.model}.mar"}
+    with temporary_server(
+        _ROOT / "config.properties", options.model, options.folder / "fuzz-logs", overrides
+    ) as server:
+        return _replay(server, options.replay) if options.replay else _fuzz(server, options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.reliability.fuzz", description=__doc__.splitlines()[0])
+    parser.add_argument("--inputs", type=int, default=100_000, help="how many (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=20, help="of the inputs (default: %(default)s)")
+    parser.add_argument("--first", type=int, default=0, help="number of the first input (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=4, help="connections at once (default: %(default)s)")
+    parser.add_argument("--most", type=int, default=1, help="findings to stop at (default: %(default)s)")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="send a finding again, and say what comes back")
+    parser.add_argument("--model", default="shufflenet_cam", help="name of the archive (default: %(default)s)")
+    parser.add_argument(
+        "--store", type=Path, default=_ROOT / "model_store", help="where it lies (default: model_store)"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("out/reliability"), help="to write into (default: %(default)s)"
+    )
+    return parser
+
+
+def _fuzz(server: LocalServer, options: argparse.Namespace) -> int:
+    pid = worker_of(server).pid
+    with tqdm(total=options.inputs, unit="input", disable=None) as bar:
+        numbers = range(options.first, options.first + options.inputs)
+        outcome = fuzz(server, options.seed, numbers, options.threads, options.most, bar.update)
+    findings = _save_findings(outcome, options)
+    content = {"machine": describe_machine(), **vars_of(options), **report(outcome, pid), "findings": findings}
+    options.folder.mkdir(parents=True, exist_ok=True)
+    write_whole(options.folder / "fuzz.json", (json.dumps(content, indent=1) + "\n").encode())
+    print(_summary(outcome))
+    return 1 if findings else 0
+
+
+def vars_of(options: argparse.Namespace) -> dict[str, int]:
+    """What the run can be repeated with."""
+    return {"seed": options.seed, "first": options.first, "threads": options.threads}
+
+
+def report(outcome: Outcome, pid: int) -> dict[str, Any]:
+    """The outcome as JSON values, findings aside."""
+    same = not any("process" in one.fault or "worker" in one.fault for one in outcome.findings)
+    return {
+        "inputs": sum(outcome.tried.values()),
+        "seconds": round(outcome.seconds, 1),
+        "by_kind": {
+            kind: {"inputs": count, "statuses": {str(s): n for s, n in sorted(outcome.by_kind[kind].items())}}
+            for kind, count in sorted(outcome.tried.items())
+        },
+        "statuses": {str(status): count for status, count in sorted(outcome.statuses.items())},
+        "torchserve_defects": dict(sorted(outcome.defects.items())),
+        "worker": {"pid": pid, "same_throughout": same},
+        "memory": {
+            name: {**asdict(one), "slope": round(one.slope, 1), "growth": round(one.growth), "flat": one.flat}
+            for name, one in outcome.memory.items()
+        },
+        "slowest": {"seconds": round(outcome.slowest[0], 2), "number": outcome.slowest[1]},
+    }
+
+
+def _save_findings(outcome: Outcome, options: argparse.Namespace) -> list[dict[str, Any]]:
+    found = []
+    for one in outcome.findings:
+        said: dict[str, Any] = {**one.to_dict(), "seed": options.seed, "file": None}
+        if one.hostile:
+            path = options.folder / "findings" / f"{options.seed}-{one.number}.json"
+            said["file"] = str(path)
+            save(path, one.hostile, said)
+        found.append(said)
+        print(f"finding: {one.fault} ({said['file'] or 'no single request'})", file=sys.stderr)
+    return found
+
+
+def _replay(server: LocalServer, path: Path) -> int:
+    hostile, before = load(path), worker_of(server)
+    reply = send(server.address, server.model, hostile)
+    verdict = judge(hostile, reply)
+    print(f"{hostile.kind}, {len(hostile.body)} bytes: status {reply.status} after {reply.seconds:.2f} s")
+    print(reply.body[:1000].decode("utf-8", "replace"))
+    print(f"the worker's memory was at most {before.memory('VmHWM') / 2**20:.0f} MB")
+    fault = verdict.fault or (None if worker_of(server) == before else "another worker answers")
+    print(f"finding: {fault}" if fault else f"as it should be{verdict.defect and f' ({verdict.defect})' or ''}")
+    return 1 if fault else 0
+
+
+def _summary(outcome: Outcome) -> str:
+    counts = ", ".join(f"{count} x {status or 'closed'}" for status, count in sorted(outcome.statuses.items()))
+    memory = "; ".join(
+        f"{name} {one.start / 2**20:.0f} to {one.end / 2**20:.0f} MB, at most {one.peak / 2**20:.0f}, "
+        f"{one.slope:+.0f} bytes/input"
+        for name, one in outcome.memory.items()
+    )
+    defects = ", ".join(f"{count} x {name}" for name, count in sorted(outcome.defects.items()))
+    return (
+        f"{sum(outcome.tried.values())} inputs in {outcome.seconds:.0f} s: {counts}\n"
+        f"TorchServe's own 500s: {defects or 'none'}\n"
+        f"memory: {memory}\nfindings: {len(outcome.findings)}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,234 @@
+"""Bends the bodies around a picture: multipart, JSON, and KServe's V1 and V2."""
+
+import base64
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.reliability.fuzz_pictures import bent_picture, sound_picture
+
+NAMES = ("target", "maps", "method", "layer", "top_k", "size", "encoding", "overlay")
+_GOOD: dict[str, tuple[Any, ...]] = {
+    "target": ("top", 3, "star", ["heart", 1]),
+    "maps": ("none", "gradcam", ["gradcam"], []),
+    "method": ("gradcam", "layercam", "hirescam"),
+    "layer": ("auto", "conv5", "stage4"),
+    "top_k": (1, 10, "3"),
+    "size": ("layer", "input", "image"),
+    "encoding": ("png", "npy", "list"),
+    "overlay": (0.3, "bone", [0, "jet"]),
+}
+_TEXTS = (
+    *(
+        "",
+        " ",
+        "\0",
+        "\r\n",
+        "a" * 70_000,
+        ",",
+        ",,,",
+        "top,top",
+        "é☃𝄞",
+        "\u202e",
+        "１０",
+        "-0",
+        "+1",
+        "1e3",
+        "0x10",
+        "1_0",
+    ),
+    *("NaN", "-inf", "9" * 30, "9" * 5000, "../../etc/passwd", "<script>", "{}", "[]", "null", "%00", "${jndi:x}", "'"),
+)
+_RAW = (
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "1e400",
+    "-1e-400",
+    "9" * 4000,
+    "9" * 5000,
+    "0.1",
+    "-0",
+    '"\\ud800"',
+    '"\\u0000"',
+)
+
+
+def json_body(draw: random.Random) -> bytes:
+    """A JSON request with a good or a bent value for some of its options, bent once more as text."""
+    fields: dict[str, Any] = {draw.choice(("image", "data", "body")): _picture_value(draw), "maps": "none"}
+    for name in draw.sample(NAMES, draw.choice((0, 1, 2, 8))):
+        fields[name] = draw.choice(_GOOD[name]) if draw.random() < 0.4 else odd_value(draw)
+    if draw.random() < 0.2:
+        fields[draw.choice(_TEXTS)] = odd_value(draw)
+    return _bent_text(draw, _dump(fields))
+
+
+def kserve_body(draw: random.Random) -> tuple[bytes, bytes]:
+    """A path below the model's, and a V1 or V2 body for it."""
+    if draw.random() < 0.5:
+        path = draw.choice((b"/v1/models/{model}:predict", b"/v1/models/{model}:explain"))
+        return path, _bent_text(draw, _dump(_first(draw)))
+    path = draw.choice((b"/v2/models/{model}/infer", b"/v2/models/{model}/explain"))
+    return path, _bent_text(draw, _dump(_second(draw)))
+
+
+def _first(draw: random.Random) -> Any:
+    one = {"image": _picture_value(draw), "maps": "none", draw.choice(NAMES): odd_value(draw)}
+    sound = {"image": _encoded(sound_picture(draw)), "maps": "none"}
+    odd: tuple[Any, ...] = ([], [[]], [None], "x", {}, [{"b64": "eA=="}])
+    instances = draw.choice(([sound], [one], [one, sound], [sound] * 40, *odd))
+    return draw.choice(({"instances": instances}, {"instances": instances, "inputs": []}, {"instance": instances}))
+
+
+def _second(draw: random.Random) -> Any:
+    tensor: dict[str, Any] = {
+        "name": draw.choice(("image", "data", "x", "", 3)),
+        "shape": draw.choice(([1], [2], [1, 1], [], [-1], [0], [10**30], ["1"], None, 1)),
+        "datatype": draw.choice(("BYTES", "BYTES", "UINT8", "FP32", "bytes", None, 7)),
+        "data": draw.choice(([_picture_value(draw)], _picture_value(draw), [], [[_picture_value(draw)]], [1, 2], None)),
+        "parameters": draw.choice(({}, None, {"content_type": "base64"}, {"binary_data_size": 5}, odd_value(draw))),
+    }
+    if draw.random() < 0.3:
+        tensor.pop(draw.choice(list(tensor)))
+    body: dict[str, Any] = {"id": draw.choice(("1", None, 5, "\r\nX: y")), "inputs": [tensor]}
+    body["parameters"] = draw.choice(({"maps": "none"}, {draw.choice(NAMES): odd_value(draw)}, [], "x", None))
+    body["inputs"] = draw.choice(([tensor], [tensor, tensor], [], tensor, None, [None], [[tensor]], [tensor] * 30))
+    return body
+
+
+def multipart(draw: random.Random) -> tuple[bytes, bytes]:
+    """The content type, and the body."""
+    boundary = draw.choice((b"B", b"-" * 20 + b"x", b"a" * 70, b"'()+_,-./:=?", b"\xff\xe9"))
+    parts = [(_part_name(draw, b"data"), _picture(draw)), (b'name="maps"', b"none")]
+    for _ in range(draw.choice((0, 1, 2, 5))):
+        name = draw.choice((*NAMES, "Accept", "X-Cmd", "explain", "url_path", "describe", "content-type", "data", "é☃"))
+        parts.append((_part_name(draw, name.encode()), str(odd_value(draw)).encode("utf-8", "surrogatepass")[:5000]))
+    if draw.random() < 0.03:
+        parts += [(b'name="p%d"' % number, b"x") for number in range(3000)]
+    body = b"".join(_part(draw, boundary, *one) for one in parts) + b"--" + boundary + b"--\r\n"
+    sent = draw.choice((boundary, boundary, boundary, boundary, b'"' + boundary + b'"', b"other", b"", boundary[:-1]))
+    content_type = b"multipart/form-data; boundary=" + sent
+    if draw.random() < 0.1:
+        content_type = draw.choice(
+            (b"multipart/form-data", b"multipart/mixed; boundary=B", b"multipart/form-data;boundary")
+        )
+    return content_type, _bent_bytes(draw, body)
+
+
+def _part_name(draw: random.Random, name: bytes) -> bytes:
+    plain = b'name="' + name + b'"'
+    if draw.random() < 0.85:
+        return plain + draw.choice((b"", b'; filename="a.jpg"'))
+    odd = (b"", b'name=""', b"name=", b"name", b'name="' + name, b"name*=utf-8''%ff", plain + b"; " + plain)
+    files = (plain + b'; filename=""', plain + b'; filename="../../x"', plain + b"; filename*=utf-8''%e2%98%83")
+    return draw.choice((*odd, *files, b'name="' + bytes(draw.choices(range(32, 256), k=9)) + b'"'))
+
+
+def _part(draw: random.Random, boundary: bytes, name: bytes, content: bytes) -> bytes:
+    head = b"Content-Disposition: form-data; " + name + b"\r\n"
+    if draw.random() < 0.3:
+        types = (
+            b"image/jpeg",
+            b"application/json",
+            b"text/plain; charset=utf-16",
+            b"text/plain; charset=no",
+            b"\xff/\xe9",
+        )
+        head += b"Content-Type: " + draw.choice((*types, b"multipart/mixed; boundary=C", b"")) + b"\r\n"
+    if draw.random() < 0.1:
+        head += b"Content-Transfer-Encoding: " + draw.choice((b"base64", b"binary", b"8bit", b"no")) + b"\r\n"
+    if draw.random() < 0.05:
+        head = draw.choice(
+            (b"", b"Content-Disposition: attachment\r\n", b"X: " + b"y" * 9000 + b"\r\n", head.replace(b"\r", b""))
+        )
+    return b"--" + boundary + b"\r\n" + head + b"\r\n" + content + b"\r\n"
+
+
+def _picture(draw: random.Random) -> bytes:
+    return sound_picture(draw) if draw.random() < 0.5 else bent_picture(draw)[1]
+
+
+def _picture_value(draw: random.Random) -> Any:
+    text = _encoded(_picture(draw))
+    bent: tuple[Callable[[], Any], ...] = (
+        lambda: {"b64": text},
+        lambda: "data:image/png;base64," + text,
+        lambda: text[: draw.randrange(len(text) + 1)],
+        lambda: text.replace("A", draw.choice(("_", "-", "é", "\ud800", "\n", "=", "\0"))),
+        lambda: {"b64": odd_value(draw)},
+        lambda: odd_value(draw),
+    )
+    return text if draw.random() < 0.5 else draw.choice(bent)()
+
+
+def odd_value(draw: random.Random) -> Any:
+    """Any JSON value, mostly of a wrong type; ``_Raw`` where Python's own writer would refuse."""
+    kind = draw.randrange(8)
+    if kind == 0:
+        return draw.choice(_TEXTS)
+    if kind == 1:
+        return draw.choice((0, -1, 10, 10**9, -(10**30), 0.5, True, False, None, 2**63, 10**400))
+    if kind == 2:
+        return _Raw(draw.choice(_RAW))
+    if kind == 3:
+        depth = draw.choice((3, 50, *range(900, 1010, 3), 5000))
+        return _Raw(draw.choice(("[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth)))
+    if kind == 4:
+        return [odd_value(draw) for _ in range(draw.randrange(4))]
+    if kind == 5:
+        return {draw.choice(_TEXTS): odd_value(draw) for _ in range(draw.randrange(3))}
+    if kind == 6:
+        return [draw.choice((0, "a", None, []))] * draw.choice((11, 5000))
+    return "".join(chr(draw.choice((draw.randrange(128), draw.randrange(0x300), 0xD800, 0x1F600))) for _ in range(9))
+
+
+class _Raw(str):
+    """JSON text that stands for itself."""
+
+
+def _dump(value: Any) -> bytes:
+    """JSON with raw pieces put in: each is first written as a text that nobody else writes."""
+    raw: list[str] = []
+    text = json.dumps(_marked(value, raw))
+    for number, piece in enumerate(raw):
+        text = text.replace(f'"\\u0001raw{number}\\u0001"', piece)
+    return text.encode()
+
+
+def _marked(value: Any, raw: list[str]) -> Any:
+    if isinstance(value, _Raw):
+        raw.append(value)
+        return f"\1raw{len(raw) - 1}\1"
+    if isinstance(value, list):
+        return [_marked(item, raw) for item in value]
+    return {key: _marked(item, raw) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _bent_text(draw: random.Random, text: bytes) -> bytes:
+    ways: tuple[Callable[[], bytes], ...] = (
+        lambda: text.replace(b"{", b'{"maps": "none", "target": 1, ', 1),  # keys that are there twice
+        lambda: text.decode().encode(draw.choice(("utf-16", "utf-8-sig", "utf-32", "utf-16-le"))),
+        lambda: _bent_bytes(draw, text),
+        lambda: text + draw.choice((b"{}", b"\0", b"]", b" " * 5000)),
+        lambda: draw.choice(
+            (b"", b"null", b"5", b'"x"', b"[1]", b"[" * 99_999, b'{"a":' * 99_999, b"\xef\xbb\xbf", b"{" * 3000)
+        ),
+    )
+    return text if draw.random() < 0.6 else draw.choice(ways)()
+
+
+def _bent_bytes(draw: random.Random, data: bytes) -> bytes:
+    if draw.random() < 0.6:
+        return data
+    changed = bytearray(data)
+    for _ in range(draw.choice((1, 3))):
+        place = draw.randrange(max(1, len(changed)))
+        piece = draw.choice((b"", b"\xff", b"\r\n", b"\0", b'"', b"--", b"\xed\xa0\x80", draw.randbytes(5)))
+        changed[place : place + draw.choice((0, 1, 4, 200))] = piece
+    return bytes(changed)
+
+
+def _encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()

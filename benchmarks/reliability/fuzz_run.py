@@ -1,0 +1,189 @@
+"""Sends hostile requests from several threads and notes what comes of them."""
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.reliability.fuzz_input import Hostile
+from benchmarks.reliability.fuzz_judge import judge
+from benchmarks.reliability.fuzz_memory import Memory, Process, describe
+from benchmarks.reliability.fuzz_requests import request
+from benchmarks.reliability.fuzz_wire import Reply, send
+from deploy.local_server import DIRECT, LocalServer
+
+_SAMPLED_EVERY = 0.25  # seconds
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that must not be: an answer, a worker that is another, memory that grows."""
+
+    fault: str
+    number: int | None = None  # of the request; None where it is no single one's
+    hostile: Hostile | None = None
+    reply: Reply | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the report has it; the request itself is kept in a file of its own."""
+        answer = self.reply and {
+            "status": self.reply.status,
+            "body": self.reply.body[:500].decode("utf-8", "replace"),
+            "seconds": round(self.reply.seconds, 2),
+        }
+        return {
+            "fault": self.fault,
+            "number": self.number,
+            "kind": self.hostile and self.hostile.kind,
+            "answer": answer,
+        }
+
+
+@dataclass
+class Outcome:
+    """What was tried, what came back, and what must not be."""
+
+    tried: Counter[str] = field(default_factory=Counter)  # by kind
+    statuses: Counter[int] = field(default_factory=Counter)  # 0: no answer, where none need be
+    by_kind: dict[str, Counter[int]] = field(default_factory=dict)
+    defects: Counter[str] = field(default_factory=Counter)  # TorchServe's, by name
+    findings: list[Finding] = field(default_factory=list)
+    memory: dict[str, Memory] = field(default_factory=dict)
+    slowest: tuple[float, int] = (0.0, 0)  # seconds, number
+    seconds: float = 0.0
+
+
+def worker_of(server: LocalServer) -> Process:
+    """The model's only worker, as the management address names it."""
+    address = f"{server.properties['management_address']}/models/{server.model}"
+    with DIRECT.open(address, timeout=60) as answer:
+        (worker,) = json.load(answer)[0]["workers"]
+    return Process.of(worker["pid"])
+
+
+def fuzz(
+    server: LocalServer,
+    seed: int,
+    numbers: range,
+    threads: int = 4,
+    most: int = 1,
+    done: Callable[[], object] = lambda: None,
+) -> Outcome:
+    """Sends the requests of these numbers; stops when there are ``most`` findings, or another worker.
+
+    Args:
+        server: a running one.
+        seed: of the requests.
+        numbers: which of the seed's requests.
+        threads: connections at once; with its queue full the server would answer 503.
+        most: findings to stop at.
+        done: called after each request.
+    """
+    java = Process.of(server.pid or 0)
+    run = _Run(server, seed, numbers, most, done, {"worker": worker_of(server), "java": java})
+    started = time.perf_counter()
+    watch = threading.Thread(target=run.watch)
+    watch.start()
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            for client in [pool.submit(run.client) for _ in range(threads)]:
+                client.result()
+    finally:
+        run.stop.set()
+        watch.join()
+    run.outcome.seconds = time.perf_counter() - started
+    run.conclude()
+    return run.outcome
+
+
+class _Run:
+    def __init__(
+        self,
+        server: LocalServer,
+        seed: int,
+        numbers: range,
+        most: int,
+        done: Callable[[], object],
+        processes: dict[str, Process],
+    ) -> None:
+        self._server, self._seed, self._done, self._processes = server, seed, done, processes
+        self._most = most
+        self._numbers: Iterator[int] = iter(numbers)
+        self._address = server.address
+        self._lock = threading.Lock()
+        self._samples: dict[str, list[tuple[int, int]]] = {name: [] for name in processes}
+        self._at_rest = {name: one.memory("VmHWM") for name, one in processes.items()}
+        self.outcome = Outcome()
+        self.stop = threading.Event()
+        self._sample()
+
+    def client(self) -> None:
+        """One thread's requests."""
+        while not self.stop.is_set():
+            with self._lock:
+                number = next(self._numbers, None)
+            if number is None:
+                return
+            hostile = request(self._seed, number)
+            try:
+                reply = send(self._address, self._server.model, hostile)
+            except OSError:
+                with self._lock:
+                    self._add(Finding("the server cannot be reached", number, hostile))
+                return
+            with self._lock:
+                self._note(number, hostile, reply)
+            self._done()
+
+    def _note(self, number: int, hostile: Hostile, reply: Reply) -> None:
+        kind, verdict, outcome = "/".join(hostile.kind.split("/")[:2]), judge(hostile, reply), self.outcome
+        outcome.tried[kind] += 1
+        outcome.statuses[reply.status] += 1
+        outcome.by_kind.setdefault(kind, Counter())[reply.status] += 1
+        outcome.slowest = max(outcome.slowest, (reply.seconds, number))
+        if verdict.defect:
+            outcome.defects[verdict.defect] += 1
+        if verdict.fault:
+            self._add(Finding(verdict.fault, number, hostile, reply))
+
+    def _add(self, finding: Finding) -> None:
+        self.outcome.findings.append(finding)
+        if len(self.outcome.findings) >= self._most or finding.hostile is None:
+            self.stop.set()
+
+    def watch(self) -> None:
+        """Samples memory, and stops the run as soon as a process is gone."""
+        while not self.stop.wait(_SAMPLED_EVERY):
+            try:
+                self._sample()
+                gone = [name for name, one in self._processes.items() if Process.of(one.pid) != one]
+            except OSError:
+                gone = ["worker or java"]
+            if gone:
+                with self._lock:
+                    self._add(Finding(f"{gone[0]} is not the process it was"))
+
+    def _sample(self) -> None:
+        inputs = sum(self.outcome.tried.values())
+        for name, process in self._processes.items():
+            self._samples[name].append((inputs, process.memory()))
+
+    def conclude(self) -> None:
+        """Looks once more whether the processes are the same, and whether memory stayed flat."""
+        try:
+            self._sample()
+            peaks = {name: one.memory("VmHWM") for name, one in self._processes.items()}
+            same = worker_of(self._server) == self._processes["worker"]
+        except (OSError, ValueError) as error:
+            self._add(Finding(f"the server does not tell its worker any more: {error}"))
+            return
+        if not same:
+            self._add(Finding("another worker answers"))
+        for name, samples in self._samples.items():
+            memory = self.outcome.memory[name] = describe(name, samples, peaks[name], self._at_rest[name])
+            if not memory.flat:
+                self._add(Finding(f"memory of {name} is not flat: {memory}"))

@@ -1,0 +1,137 @@
+"""Everything that reads what a client sent returns, or raises a ``RequestError``, and nothing else."""
+
+import json
+import random
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from benchmarks.reliability.fuzz_bodies import json_body, odd_value
+from benchmarks.reliability.fuzz_bombs import bomb
+from benchmarks.reliability.fuzz_pictures import bent_picture
+from benchmarks.reliability.fuzz_seeds import seed_pictures
+from handler.answer import error_answer
+from handler.decode import decode
+from handler.errors import RequestError
+from handler.options import Options, parse_options, shown
+from handler.request import Headers, accepted, parse_row
+
+NAMES = ("target", "maps", "method", "layer", "top_k", "size", "encoding", "overlay", "Top-K", "other")
+TEXT = st.text(st.characters(), max_size=40) | st.sampled_from(
+    ["top", "none", "all", "auto", "0", "1e999", "nan", "jet"]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT | st.binary(max_size=40),
+    lambda inner: st.lists(inner, max_size=12) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=12,
+)
+HEADERS = st.dictionaries(
+    TEXT | st.sampled_from(["Accept", "content-type", "X-Explain-Maps", "x-explain-", "X-EXPLAIN-TOP_K", "explain"]),
+    TEXT | st.dictionaries(st.just("content-type"), TEXT, max_size=1),
+    max_size=5,
+)
+ROWS = st.dictionaries(st.sampled_from(["body", "data", "image", *NAMES]) | TEXT, VALUES, max_size=4)
+often = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def returned_or_refused(call):
+    """What a call returned; None if it was refused, whose answer can then be sent."""
+    try:
+        return call()
+    except RequestError as error:
+        answer = error_answer(error)
+        assert json.loads(answer.body)["code"] == answer.status
+        assert len(answer.body) < 5000
+        return None
+
+
+@often
+@given(ROWS, HEADERS)
+def test_rows(row, headers):
+    request = returned_or_refused(lambda: parse_row(row, Headers(headers), Options()))
+    assert request is None or (request.image and request.accept in ("application/json", "image/png"))
+
+
+@often
+@given(
+    st.binary(max_size=300) | st.text(max_size=200).map(lambda text: ('{"image": "' + text).encode("utf-8", "replace"))
+)
+def test_bodies(body):
+    returned_or_refused(lambda: parse_row({"body": body}, Headers({}), Options()))
+    returned_or_refused(
+        lambda: parse_row({"body": bytearray(body)}, Headers({"Content-Type": "application/json"}), Options())
+    )
+
+
+@often
+@given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=3))
+def test_options(given_options):
+    options = returned_or_refused(lambda: parse_options(given_options, Options()))
+    if options is not None:
+        assert 0 <= options.overlay.image_weight <= 1
+        assert options.top_k is None or options.top_k >= 1
+        assert 1 <= len(options.target) <= 10
+
+
+@often
+@given(TEXT | st.lists(st.sampled_from(["image/png", "*/*", "q=", ";", ",", "nan", "-1", " ", "1e999"])).map("".join))
+def test_accept(header):
+    assert accepted(header) in ("application/json", "image/png")
+
+
+@often
+@given(HEADERS)
+def test_headers(values):
+    headers = Headers(values)
+    assert all(isinstance(value, str) for value in headers.options().values())
+    assert headers.get("accept") is None or isinstance(headers.get("accept"), str)
+
+
+@often
+@given(st.sampled_from(sorted(seed_pictures())), st.data())
+@pytest.mark.filterwarnings("ignore")  # Pillow's, about bent metadata
+def test_pictures(name, data):
+    seed = seed_pictures()[name]
+    place = data.draw(st.integers(0, len(seed)))
+    bent = seed[:place] + data.draw(st.binary(max_size=12)) + seed[place + data.draw(st.integers(0, 12)) :]
+    picture_or_refused(bent)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", [bent_picture, bomb])
+def test_generated_pictures(make):
+    for number in range(80):
+        picture_or_refused(make(random.Random(f"parsers:{number}"))[1])
+
+
+def picture_or_refused(data: bytes) -> None:
+    found = returned_or_refused(lambda: decode(data))
+    assert found is None or ((found.dtype, found.ndim, found.shape[2]) == (np.uint8, 3, 3) and found.size)
+
+
+def test_generated_json():
+    """As TorchServe hands it over: parsed where that is possible, else as bytes."""
+    for number in range(800):
+        body = bytearray(json_body(random.Random(f"parsers:{number}")))
+        row = {"body": body}
+        with suppress(ValueError, RecursionError):
+            row = {"body": json.loads(bytes(body))}
+        returned_or_refused(lambda row=row: parse_row(row, Headers({"content-type": "application/json"}), Options()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_generated_values(name):
+    for number in range(300):
+        value = odd_value(random.Random(f"{name}:{number}"))
+        returned_or_refused(lambda value=value: parse_options({name: value}, Options()))
+
+
+def test_a_value_nested_as_deeply_as_can_be_parsed_is_refused_like_any_other():
+    value: list = []
+    for _ in range(2000):  # deeper than repr goes from anywhere
+        value = [value]
+    assert shown(value) == "what is nested that deeply"
+    assert returned_or_refused(lambda: parse_options({"target": [value]}, Options())) is None
