@@ -84,7 +84,7 @@ def shown(value: Any) -> str:
     except ValueError:  # Python refuses to write out integers of thousands of digits
         return "that many digits"
     except RecursionError:  # lists in lists, just not too many for the JSON parser
-        return "nested that deeply"
+        return "what is nested that deeply"
     return text if len(text) <= 80 else text[:77] + "…"
 
 
