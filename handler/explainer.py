@@ -28,14 +28,11 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """A picture's answer, and what the log and the metrics are told of it."""
+class _Shown:
+    """What came of a picture."""
 
-    content: Written | bytes  # as JSON, or as a PNG
-    observed: Observation
-
-
-_Shown = _Picture | Exception
+    content: Written | bytes | Exception  # its answer as JSON, as a PNG, or what went wrong
+    observed: Observation | None = None
 
 
 @dataclass(frozen=True)
@@ -97,26 +94,26 @@ class Explainer:
 
     def _close(self, row: _Row, shown: Sequence[_Shown]) -> Answer:
         try:
-            answer = self._put_together(row, shown)
+            answer = self._put_together(row, [one.content for one in shown])
         except Exception as error:
             answer = _answer_for(error)
+        answer = replace(answer, observed=tuple(one.observed for one in shown if one.observed))
         if row.request is None or len(row.request.asked) != 1:
             return answer
         return replace(answer, headers=row.request.asked[0].receipt.headers())
 
-    def _put_together(self, row: _Row, shown: Sequence[_Shown]) -> Answer:
+    def _put_together(self, row: _Row, shown: Sequence[Written | bytes | Exception]) -> Answer:
         if row.request is None or row.error:
             raise row.error or RuntimeError("a row has neither a request nor an error")
-        written, observed = [], []
+        written = []
         for job, one in zip(row.jobs, shown, strict=True):
+            if isinstance(one, bytes):
+                return self._checked(Answer(one, PNG))
             if isinstance(one, Exception):
                 with naming(job.asked.place):
                     raise one
-            if isinstance(one.content, bytes):
-                return self._checked(Answer(one.content, PNG, observed=(one.observed,)))
-            written.append(one.content)
-            observed.append(one.observed)
-        return self._checked(Answer(row.request.envelope.seal(written).encode(), JSON, observed=tuple(observed)))
+            written.append(one)
+        return self._checked(Answer(row.request.envelope.seal(written).encode(), JSON))
 
     def _checked(self, answer: Answer) -> Answer:
         check_size(len(answer.body), self._settings.max_answer_bytes)
@@ -126,7 +123,7 @@ class Explainer:
         try:
             found = self._run(jobs)
         except Exception as error:
-            return [error] if len(jobs) == 1 else [one for job in jobs for one in self._show_all([job])]
+            return [_Shown(error)] if len(jobs) == 1 else [one for job in jobs for one in self._show_all([job])]
         return [self._show_safely(job, its) for job, its in zip(jobs, found, strict=True)]
 
     def _run(self, jobs: Sequence[Job]) -> list[_Found]:
@@ -138,7 +135,7 @@ class Explainer:
         try:
             return self._show(job, found)
         except Exception as error:
-            return error
+            return _Shown(error)
 
     def _show(self, job: Job, found: _Found) -> _Shown:
         started = time.perf_counter()
@@ -159,10 +156,10 @@ class Explainer:
         rounded = {name: round(value, 2) for name, value in timings.items()}
         observed = observe_result(result, timings)
         if sheet is not None:
-            return _Picture(sheet, observed)
+            return _Shown(sheet, observed)
         text = json_text({**content, "timings_ms": rounded})
         check_size(len(text), self._settings.max_answer_bytes)
-        return _Picture(Written(text, content["model"], content["predictions"]), observed)
+        return _Shown(Written(text, content["model"], content["predictions"]), observed)
 
 
 def _answer_for(error: Exception) -> Answer:

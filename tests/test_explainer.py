@@ -14,7 +14,7 @@ from handler.options import Options
 from handler.render import encode_png
 from handler.request import Headers
 from handler.settings import Settings
-from tests.engines import CARD, SIDE, BrightnessEngine, picture, text_of
+from tests.engines import CARD, BrightnessEngine, picture, text_of
 
 GUIDED = ("guided_backprop", "guided_gradcam")
 
@@ -120,6 +120,34 @@ def test_a_label_that_several_classes_share_is_refused():
     assert b"names the classes [0, 1]" in answers[0].body
 
 
+def test_each_answer_knows_what_was_observed_and_each_refusal_its_kind():
+    rows = [
+        {"data": picture(50), "target": b"dark,light"},
+        {"data": picture(200), "maps": "none"},
+        {"data": picture(200)},
+        {"data": picture(0)},
+        {"data": b"no picture"},
+        {"data": picture(255)},
+    ]
+    answers, _ = answer(rows, [{"accept": "image/png"} if place == 2 else {} for place in range(len(rows))])
+    assert [one.outcome for one in answers] == ["ok", "ok", "ok", "Unprocessable", "NotAnImage", "InternalError"]
+    assert [len(one.observed) for one in answers] == [1, 1, 1, 0, 0, 0]
+    explained, predicted, drawn = (one.observed[0] for one in answers[:3])
+    assert (explained.method, explained.maps, explained.targets, explained.degenerate) == (
+        "gradcam",
+        ("gradcam",),
+        2,
+        1,
+    )
+    assert explained.map_count == 2
+    assert explained.pixels == CARD.preprocessing.crop_size**2
+    assert (predicted.method, predicted.maps, predicted.targets, predicted.map_count) == ("none", (), 0, 0)
+    assert drawn.maps == ("gradcam",)
+    assert all(
+        set(one.stages_ms) == set(STAGES) and one.stages_ms["render"] > 0 for one in (explained, predicted, drawn)
+    )
+
+
 def test_a_requests_pictures_share_passes_with_other_rows_and_come_back_in_order():
     instances = [text_of(50), {"image": text_of(200), "maps": "none"}, {"image": text_of(210)}]
     rows = [{"body": {"instances": instances}}, {"data": picture(220)}]
@@ -210,29 +238,8 @@ def test_scores_that_are_no_numbers_are_the_rows_own_failure():
     assert b"NaN" not in b"".join(one.body for one in answers)
 
 
-def test_each_answer_knows_what_was_observed_and_each_refusal_its_kind():
-    rows = [
-        {"data": picture(50), "target": b"dark,light"},
-        {"data": picture(200), "maps": "none"},
-        {"data": picture(200)},
-        {"data": picture(0)},
-        {"data": b"no picture"},
-        {"data": picture(255)},
-    ]
-    answers, _ = answer(rows, [{"accept": "image/png"} if place == 2 else {} for place in range(len(rows))])
-    assert [one.outcome for one in answers] == ["ok", "ok", "ok", "Unprocessable", "NotAnImage", "InternalError"]
-    assert [len(one.observed) for one in answers] == [1, 1, 1, 0, 0, 0]
-    explained, predicted, drawn = (one.observed[0] for one in answers[:3])
-    assert (explained.method, explained.maps, explained.targets, explained.degenerate) == (
-        "gradcam",
-        ("gradcam",),
-        2,
-        1,
-    )
-    assert explained.map_count == 2
-    assert explained.pixels == SIDE * SIDE
-    assert (predicted.method, predicted.maps, predicted.targets, predicted.map_count) == ("none", (), 0, 0)
-    assert drawn.maps == ("gradcam",)
-    assert all(
-        set(one.stages_ms) == set(STAGES) and one.stages_ms["render"] > 0 for one in (explained, predicted, drawn)
-    )
+def test_every_picture_of_a_request_is_observed():
+    instances = [{"image": {"b64": base64.b64encode(picture(value)).decode()}} for value in (50, 200)]
+    answers, _ = answer([{"body": {"instances": instances}}])
+    assert [one.outcome for one in answers] == ["ok"]
+    assert [one.maps for one in answers[0].observed] == [("gradcam",), ("gradcam",)]
