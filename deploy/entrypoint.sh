@@ -23,6 +23,7 @@ trap 'exit 143' TERM INT # nothing to drain yet; a first process without a trap 
 config=${TS_CONFIG:-/app/config.properties}
 python=${PYTHON:-python}
 unset PYTHONPATH # it would go before the archive's own code
+unset TS_CONFIG_FILE TS_MODEL_SERVER_HOME # they would go before the settings given here
 export TEMP=${TEMP:-/tmp}
 export LOG_LOCATION=${LOG_LOCATION:-$TEMP/logs}
 export METRICS_LOCATION=${METRICS_LOCATION:-$LOG_LOCATION}
