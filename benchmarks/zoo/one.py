@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.child import peak_memory
 from benchmarks.zoo.plain_autograd import Found, explain
-from benchmarks.zoo.weights import random_classifier
+from benchmarks.zoo.weights import preprocessing_of, random_classifier
 from export.explanation_graph import explanation_kind, export_explanation, export_gradcam
 from export.prediction_graph import export_prediction
 from export.rounding import RoundingCheck
@@ -69,6 +69,7 @@ def look_at(architecture: str, side: int | None = None, *, folder: Path | None =
         "network": architecture,
         "parameters": sum(one.numel() for one in classifier.module.parameters()),
         "side": classifier.preprocessing.crop_size,
+        "own_side": preprocessing_of(architecture).crop_size,
         "layer": layer,
         "map": list(classifier.layers[layer]),
         "layers": len(classifier.layers),

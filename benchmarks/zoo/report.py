@@ -18,7 +18,7 @@ _INTRODUCTION = """# Every torchvision classifier
 
 Made by `make zoo`; the figures are in [zoo.json](zoo.json). Weights are random, so drawn that activations have ordinary
 magnitudes and most ReLUs are open (`benchmarks/zoo/weights.py`): deep random networks are chaotic otherwise, and
-float32 itself would be far from float64. Pictures are those of the networks' own sizes.
+float32 itself would be far from float64. Pictures are those of the networks' own sizes, unless it is said below.
 
 * **layer**: what `layer=auto` takes; **map**: its channels and cells.
 * **guided backprop**: how many of the network's activations it reaches, or what is there instead of a ReLU: then it is
@@ -167,6 +167,12 @@ def _number(value: float) -> str:
 def _refusals(rows: Sequence[Row]) -> list[str]:
     lines = [f"* {row['network']}: not run, it {row['skipped']}" for row in rows if "skipped" in row]
     lines += [f"* {row['network']}: its process died, {row['died']}" for row in rows if "died" in row]
+    lines += [
+        f"* {row['network']}: measured with pictures of {row['side']} pixels; those of its own weights have "
+        f"{row['own_side']}"
+        for row in rows
+        if row.get("own_side", row.get("side")) != row.get("side")
+    ]
     far = [row for row in rows if "onnx" in row.get("engines", {}) and row["engines"]["onnx"]["gradcam"] > CLOSE_MAP]
     lines += [
         f"* {row['network']}: on one of its two pictures the ONNX engine's Grad-CAM differs from PyTorch's by "
@@ -177,7 +183,7 @@ def _refusals(rows: Sequence[Row]) -> list[str]:
         for kind, graph in row.get("graphs", {}).items():
             if "refused" in graph:
                 lines.append(f"* {row['network']}, {kind} graph: {graph['refused'].splitlines()[0]}")
-    return ["## What there is not", "", *lines, ""] if lines else []
+    return ["## What there is not, and why", "", *lines, ""] if lines else []
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
