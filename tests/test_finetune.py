@@ -430,10 +430,18 @@ def test_the_file_that_would_be_overwritten_is_no_start(few, tmp_path, capsys):
     assert "would be overwritten" in fails(capsys, few, "--checkpoint", tmp_path / loop.BEST, "--out", tmp_path)
 
 
-def test_weights_of_another_network_are_refused(tmp_path):
-    torch.save(random_classifier("resnet18").module.state_dict(), tmp_path / "resnet.pth")
-    start = find_start("shufflenet_v2_x0_5", "DEFAULT", tmp_path / "resnet.pth", ["ant", "bee"], None)
-    with pytest.raises(loop.FineTuningError, match=r"not one of shufflenet_v2_x0_5: only \d+ of"):
+@pytest.mark.parametrize(
+    ("architecture", "source", "said"),
+    [
+        ("shufflenet_v2_x0_5", "resnet18", r"not one of shufflenet_v2_x0_5, which has no conv1\.weight"),
+        ("resnet18", "resnet34", r"not one of resnet18, which has no layer1\.2\.conv1\.weight"),  # all of it would fit
+        ("resnet50", "resnet18", r"not one of resnet50: only \d+ of \d+ weights fit"),
+    ],
+)
+def test_weights_of_another_network_are_refused(tmp_path, architecture, source, said):
+    torch.save(random_classifier(source).module.state_dict(), tmp_path / "other.pth")
+    start = find_start(architecture, "DEFAULT", tmp_path / "other.pth", ["ant", "bee"], None)
+    with pytest.raises(loop.FineTuningError, match=said):
         build(start)
 
 
