@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.child import peak_memory
+from benchmarks.machine import describe_machine
 from benchmarks.zoo.plain_autograd import Found, explain
 from benchmarks.zoo.weights import preprocessing_of, random_classifier
 from export.explanation_graph import explanation_kind, export_explanation, export_gradcam
@@ -67,6 +68,7 @@ def look_at(architecture: str, side: int | None = None, *, folder: Path | None =
     row: dict[str, Any] = {
         "version": ROW_VERSION,
         "network": architecture,
+        "cpu": describe_machine()["cpu"],
         "parameters": sum(one.numel() for one in classifier.module.parameters()),
         "side": classifier.preprocessing.crop_size,
         "own_side": preprocessing_of(architecture).crop_size,

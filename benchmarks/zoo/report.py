@@ -48,11 +48,17 @@ def render(content: Mapping[str, Any]) -> str:
         *_table(_HEAD, [_line(row) for row in rows if "graphs" in row]),
         "",
         *_refusals(rows),
-        f"Measured on {machine['cores']} cores of {machine['cpu']}, {machine['memory_gb']} GB, "
+        f"Measured on {machine['cores']} cores of {_processors(rows)}, {machine['memory_gb']} GB, "
         f"Python {machine['python']}, {', '.join(f'{name} {its}' for name, its in machine['packages'].items())}.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _processors(rows: Sequence[Row]) -> str:
+    """The rows of a run that went on elsewhere come from several machines."""
+    counts = Counter(row["cpu"] for row in rows if "cpu" in row)
+    return " and ".join(f"{cpu} ({count} networks)" for cpu, count in counts.most_common())
 
 
 def summary(rows: Sequence[Row]) -> str:
