@@ -7,6 +7,7 @@ from handler.errors import TooLarge
 
 _BYTES_PER_NUMBER = {"npy": 16 / 3, "list": 8.0}  # of the encoded text; lists mostly have more
 _MOST_PIXELS = 16_000_000  # of all pictures of an answer
+MOST_EXPLANATIONS = 40  # in all: of a large network, more would outlast responseTimeout, which kills the worker
 _ADVICE = (
     "ask for fewer targets or maps, fewer pictures in one request, a smaller size (layer, input) "
     "or another encoding (png)"
@@ -22,6 +23,7 @@ class Budget:
         self._decoded = 0  # pixels
         self._drawn = 0  # pixels
         self._listed = 0.0  # bytes
+        self._explained = 0
 
     def decode(self, height: int, width: int) -> None:
         """Counts a picture that was decoded: many small uploads may not hold more pixels than a large one.
@@ -47,6 +49,12 @@ class Budget:
         Raises:
             TooLarge: naming what would be smaller.
         """
+        self._explained += targets if maps else 0
+        if self._explained > MOST_EXPLANATIONS:
+            raise TooLarge(
+                f"the request asks for {self._explained} explanations or more, valid are at most {MOST_EXPLANATIONS} "
+                "in all; send its pictures in several requests"
+            )
         height, width = (canvas.seen.picture if canvas.upload is None else canvas.upload).shape[:2]
         drawn = [name for name in maps if name != "gradcam" or canvas.options.size != "layer"]
         if canvas.options.encoding == "png":

@@ -24,7 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from handler.errors import BadRequest, NotAnImage, TooLarge
-from handler.unpacking import check_chunks, check_scans, tile_pixels
+from handler.unpacking import check_chunks, check_scans, tile_pixels, without_profile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 DEFAULT_MAX_PIXELS = 50_000_000
@@ -70,6 +70,8 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.
     if header.tile > max_pixels:
         raise TooLarge(f"the picture's tiles have {header.tile} pixels, valid are at most {max_pixels}")
     _CHECKS.get(header.format, lambda _data: None)(data)
+    if header.format == "PNG":
+        data = without_profile(data)
     image = _decode_with_pillow(data) if _differs_in_cv2(header) else _decode(data)
     if image is None:
         raise BadRequest(f"the {header.format} picture is truncated or corrupt and cannot be decoded")

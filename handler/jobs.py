@@ -17,7 +17,7 @@ from handler.preprocess import preprocess
 from handler.request import Asked, Request
 from handler.settings import Settings
 
-_PAIRS_AT_ONCE = 16  # in one pass: bounds the memory that many pictures with many targets take
+_PAIRS_AT_ONCE = 16  # at one layer, in one pass: bounds the memory that many pictures with many targets take
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def in_passes(jobs: Iterable[Job]) -> list[list[Job]]:
     open_passes: dict[Needs, tuple[list[Job], int]] = {}
     for job in jobs:
         its, pairs = open_passes.get(job.needs, ([], 0))
-        if not its or pairs + len(job.targets) > _PAIRS_AT_ONCE:
+        if not its or pairs + len(job.targets) > _PAIRS_AT_ONCE // max(1, len(job.needs.layers)):
             its, pairs = [], 0
             passes.append(its)
         its.append(job)

@@ -80,16 +80,18 @@ class Service:
 
     def answer(self, rows: Sequence[Mapping[str, Any]], headers: Sequence[Headers]) -> list[Answer]:
         """Answers a batch, whatever its rows are: pictures, probes (``…/healthz``) or questions about the model."""
-        answers = [self._answer_aside(its) for its in headers]
+        answers = [self._answer_aside(row, its) for row, its in zip(rows, headers, strict=True)]
         pictures = [place for place, answer in enumerate(answers) if answer is None]
         explained = self._explainer.answer([rows[place] for place in pictures], [headers[place] for place in pictures])
         for place, answer in zip(pictures, explained, strict=True):
             answers[place] = answer
         return [answer for answer in answers if answer is not None]
 
-    def _answer_aside(self, headers: Headers) -> Answer | None:
-        """The answer to a row that carries no picture; None for those that do."""
+    def _answer_aside(self, row: Mapping[str, Any], headers: Headers) -> Answer | None:
+        """The answer to a row that carries no picture; None for those that do, whatever their headers say."""
         path = (headers.get("url_path") or "").strip("/")
+        if any(row.values()):  # clients may send the headers by which TorchServe tells probes and questions
+            return error_answer(NotFound("nothing answers pictures below the model's path")) if path else None
         if headers.get("describe") == "True":
             description = self._card.description(self._choice.engine.name)
             return _probe_answer({**description, "engines": self._choice.to_dict()})

@@ -243,3 +243,25 @@ def test_every_picture_of_a_request_is_observed():
     answers, _ = answer([{"body": {"instances": instances}}])
     assert [one.outcome for one in answers] == ["ok"]
     assert [one.maps for one in answers[0].observed] == [("gradcam",), ("gradcam",)]
+
+
+class TimedEngine(BrightnessEngine):
+    """Says that a pass took 80 ms."""
+
+    def run(self, inputs, targets, needs):
+        return replace(super().run(inputs, targets, needs), infer_ms=0.0, explain_ms=80.0)
+
+
+def test_the_time_of_a_pass_is_shared_among_its_pictures():
+    explainer = Explainer(TimedEngine(), CARD, Settings(Options(maps=("gradcam",))))
+    rows = [{"body": {"instances": [text_of(50)] * 3}}, {"data": picture(50)}]
+    answers = explainer.answer(rows, [Headers({})] * 2)
+    times = [one.stages_ms["explain"] for answer in answers for one in answer.observed]
+    assert times == [20.0] * 4
+
+
+def test_a_request_has_a_limit_of_explanations():
+    pictures = [{"image": text_of(50), "target": [0, 1] * 5, "size": "layer"}] * 5
+    answers, engine = answer([{"body": {"instances": pictures}}, {"body": {"instances": pictures[:4]}}])
+    assert [one.status for one in answers] == [413, 200]
+    assert b"instances[4]: the request asks for 50 explanations or more, valid are at most 40" in answers[0].body

@@ -2,6 +2,7 @@ import random
 import re
 import subprocess
 import sys
+import zlib
 
 import cv2
 import pytest
@@ -35,6 +36,21 @@ def test_a_png_chunk_longer_than_the_file_is_refused(length):
     start = PNG.index(b"IDAT") - 4
     with pytest.raises(BadRequest, match="PNG picture is truncated"):
         decode(PNG[:start] + length.to_bytes(4, "big") + PNG[start + 4 :])
+
+
+def chunk(kind, content):
+    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+
+@pytest.mark.parametrize("profile", [b"\0\0\1\0" + b"\0" * 300, b""])
+def test_the_name_of_a_colour_profile_does_not_reach_the_log(tmp_path, profile):
+    """TorchServe would take such a line for a metric."""
+    named = chunk(b"iCCP", b"x\n[METRICS]evil_7f3a.ms:9|#Level:M\n\0\0" + zlib.compress(profile))
+    (tmp_path / "named.png").write_bytes(PNG[:33] + named + PNG[33:])
+    code = f"from handler.decode import decode; print(decode(open({str(tmp_path / 'named.png')!r}, 'rb').read()).sum())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "evil_7f3a" not in done.stdout + done.stderr
+    assert int(done.stdout) == decode(PNG).sum()
 
 
 def test_png_chunks_end_with_the_last_one():
