@@ -22,6 +22,10 @@ pytestmark = pytest.mark.server
 PREDICTIONS = "/predictions/shufflenet_cam"
 needs_namespaces = pytest.mark.skipif(not may_make_namespaces(), reason="may not make mount and PID namespaces here")
 
+needs_place = pytest.mark.skipif(
+    Path("/tmp") in Path(sys.prefix).absolute().parents, reason="the pod's own /tmp would hide this environment"
+)
+
 
 def explain(running: Pod, target: str = "top") -> tuple[int, int]:
     """One request over a connection of its own: status and number of explanations."""
@@ -47,6 +51,7 @@ def ended(processes: list[psutil.Process]) -> bool:
 
 
 @needs_namespaces
+@needs_place
 def test_a_pod_told_to_stop_answers_everything_first(shapes_archive: Path):
     with pod(shapes_archive, DRAIN="8", LAST="300") as running, ThreadPoolExecutor(10) as pool:
         running.await_answer(HEALTHZ)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import socket
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -244,6 +245,11 @@ def test_no_clients_text_reaches_the_log(observed):
         said = raw_request(client.server.address, b"POST " + path + b" HTTP/1.1\r\nHost: x\r\n" + name + b"\r\n", b"x")
         assert said.startswith(b"HTTP/1.1 400"), said[:100]
     assert client.form(PICTURE, maps="none").status_code == 200
+    plain = encoded(Image.fromarray(np.zeros((30, 50, 3), np.uint8)), "PNG")
+    name = b"x\n[METRICS]evil_7f3a.ms:9|#Level:Model|#type:GAUGE\n"
+    profile = name + b"\0\0" + zlib.compress(b"no profile")
+    named = len(profile).to_bytes(4, "big") + b"iCCP" + profile + zlib.crc32(b"iCCP" + profile).to_bytes(4, "big")
+    assert client.form(plain[:33] + named + plain[33:], maps="none").status_code == 200
     for name in ("model_log.log", "console.log"):
         log = (observed.logs / name).read_bytes()
         assert b"evil_7f3a" not in log, re.findall(rb".*evil_7f3a.*", log)[:3]
