@@ -2,7 +2,8 @@
 
 Writes ``out/reliability/fuzz.json``::
 
-    {"machine": {…}, "seed": int, "first": int, "inputs": int, "threads": int, "seconds": float,
+    {"command": str, "measured_at": str, "machine": {…},
+     "seed": int, "first": int, "inputs": int, "threads": int, "seconds": float,
      "by_kind": {kind: {"inputs": int, "statuses": {status: int}}},       "0": closed unanswered, where that is right
      "statuses": {status: int},
      "torchserve_defects": {name: int},                                   its own 500s, see fuzz_judge.DEFECTS
@@ -19,6 +20,7 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,11 @@ def _fuzz(server: LocalServer, options: argparse.Namespace) -> int:
         numbers = range(options.first, options.first + options.inputs)
         outcome = fuzz(server, options.seed, numbers, options.threads, options.most, bar.update)
     findings = _save_findings(outcome, options)
-    content = {"machine": describe_machine(), **vars_of(options), **report(outcome, pid), "findings": findings}
+    when = {
+        "command": f"python -m benchmarks.reliability.fuzz --seed {options.seed} --inputs {options.inputs}",
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    content = {**when, "machine": describe_machine(), **vars_of(options), **report(outcome, pid), "findings": findings}
     options.folder.mkdir(parents=True, exist_ok=True)
     write_whole(options.folder / "fuzz.json", (json.dumps(content, indent=1) + "\n").encode())
     print(_summary(outcome))
