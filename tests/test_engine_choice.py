@@ -100,9 +100,17 @@ def ask(service, headers=None, **options):
 def test_the_description_and_the_probe_say_what_answers(shapes_graphs):
     service = load(shapes_graphs)
     for headers in ({"describe": "True"}, {"url_path": "healthz"}):
-        _, said = ask(service, headers)
+        (answer,) = service.answer([{}], [Headers(headers)])
+        said = json.loads(answer.body)
         assert said["engines"] == {"configured": "auto", "graphs": GRAPHS, "reason": None}
     assert said["model"]["engine"] == "auto"
+
+
+def test_a_picture_is_no_probe_whatever_its_clients_headers_say(shapes_graphs):
+    service = load(shapes_graphs)
+    status, said = ask(service, {"describe": "True"})
+    assert (status, "predictions" in said, "engines" in said) == (200, True, False)
+    assert ask(service, {"url_path": "healthz"})[0] == 404
 
 
 def test_graphs_alone_refuse_the_rest_and_say_what_is_valid(shapes_graphs):
