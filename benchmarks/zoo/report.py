@@ -181,8 +181,9 @@ def _refusals(rows: Sequence[Row]) -> list[str]:
     ]
     far = [row for row in rows if "onnx" in row.get("engines", {}) and row["engines"]["onnx"]["gradcam"] > CLOSE_MAP]
     lines += [
-        f"* {row['network']}: on one of its two pictures the ONNX engine's Grad-CAM differs from PyTorch's by "
-        f"{_number(row['engines']['onnx']['gradcam'])}, as it does where a gate behind the layer is within rounding of zero"
+        f"* {row['network']}: on one of its two pictures the ONNX engine's Grad-CAM differs from "
+        f"PyTorch's by {_number(row['engines']['onnx']['gradcam'])}, as it does where a gate behind the layer is "
+        "within rounding of zero"
         for row in far
     ]
     for row in rows:
