@@ -13,8 +13,8 @@ from handler.answer import JSON, PNG, Answer, error_answer, failure_answer, json
 from handler.budget import check_size
 from handler.envelope import Written
 from handler.errors import RequestError, naming
-from handler.evidence import Engine, Evidence
-from handler.jobs import Job, in_passes, prepare
+from handler.evidence import Engine, Evidence, Floats
+from handler.jobs import Job, in_passes, pairs_at_once, prepare
 from handler.maps import make_maps
 from handler.model_card import ModelCard
 from handler.observation import Observation
@@ -46,11 +46,13 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Found:
-    """A job's share of the evidence."""
+    """What came of a job's targets, or of some of them."""
 
-    evidence: Evidence
-    row: int  # the job's row in the evidence
-    pairs: list[int]  # its pairs, in the order of its targets
+    engine: str
+    logits: Floats  # (K,)
+    layers: tuple[str, ...]
+    explained: list[Explained]
+    timings_ms: Mapping[str, float]
 
 
 class Explainer:
@@ -121,18 +123,24 @@ class Explainer:
 
     def _show_all(self, jobs: Sequence[Job]) -> list[_Shown]:
         try:
-            found = self._run(jobs)
+            found = self._find(jobs)
         except Exception as error:
             return [_Shown(error)] if len(jobs) == 1 else [one for job in jobs for one in self._show_all([job])]
         return [self._show_safely(job, its) for job, its in zip(jobs, found, strict=True)]
 
-    def _run(self, jobs: Sequence[Job]) -> list[_Found]:
+    def _find(self, jobs: Sequence[Job]) -> list[_Found]:
+        if len(jobs) > 1:
+            return self._run(jobs, [job.targets for job in jobs])
+        # a picture with many targets at many layers goes through in parts: what is found is many times its maps' size
+        (job,) = jobs
+        most = pairs_at_once(job.needs)
+        parts = [job.targets[start : start + most] for start in range(0, len(job.targets), most)]
+        return [_joined([self._run(jobs, [part])[0] for part in parts])]
+
+    def _run(self, jobs: Sequence[Job], targets: Sequence[Sequence[int]]) -> list[_Found]:
         inputs = np.stack([job.canvas.seen.tensor for job in jobs])
-        evidence = self._engine.run(inputs, [job.targets for job in jobs], jobs[0].needs)
-        # a picture's share: the sum over a pass's pictures is the time of the pass
-        count = len(jobs)
-        evidence = replace(evidence, infer_ms=evidence.infer_ms / count, explain_ms=evidence.explain_ms / count)
-        return [_Found(evidence, row, np.flatnonzero(evidence.rows == row).tolist()) for row in range(len(jobs))]
+        evidence = self._engine.run(inputs, targets, jobs[0].needs)
+        return [_take(evidence, row, job) for row, job in enumerate(jobs)]
 
     def _show_safely(self, job: Job, found: _Found) -> _Shown:
         try:
@@ -142,20 +150,11 @@ class Explainer:
 
     def _show(self, job: Job, found: _Found) -> _Shown:
         started = time.perf_counter()
-        at_layer = job.asked.options.size == "layer" and job.accept != PNG
-        explained = [
-            Explained(pair, make_maps(found.evidence, pair, job.maps, job.asked.options.method, at_layer=at_layer))
-            for pair in (found.pairs if job.maps else [])
-        ]
-        result = Result(found.evidence, found.row, explained, job.canvas, job.asked.receipt)
+        result = Result(found.engine, found.logits, found.layers, found.explained, job.canvas, job.asked.receipt)
         sheet = encode_png(draw_sheet(result, self._card)) if job.accept == PNG else None
         content = describe_result(result, self._card) if sheet is None else {}
-        timings = {
-            "decode": job.decode_ms,
-            "infer": found.evidence.infer_ms,
-            "explain": found.evidence.explain_ms,
-            "render": (time.perf_counter() - started) * 1e3,
-        }
+        render_ms = found.timings_ms["render"] + (time.perf_counter() - started) * 1e3
+        timings = {"decode": job.decode_ms, **found.timings_ms, "render": render_ms}
         rounded = {name: round(value, 2) for name, value in timings.items()}
         observed = observe_result(result, timings)
         if sheet is not None:
@@ -163,6 +162,36 @@ class Explainer:
         text = json_text({**content, "timings_ms": rounded})
         check_size(len(text), self._settings.max_answer_bytes)
         return _Shown(Written(text, content["model"], content["predictions"]), observed)
+
+
+def _take(evidence: Evidence, row: int, job: Job) -> _Found:
+    """A job's maps out of the evidence of a pass, which can be forgotten then."""
+    started = time.perf_counter()
+    at_layer = job.asked.options.size == "layer" and job.accept != PNG
+    explained = [
+        Explained(
+            int(evidence.classes[pair]),
+            make_maps(evidence, int(pair), job.maps, job.asked.options.method, at_layer=at_layer),
+        )
+        for pair in (np.flatnonzero(evidence.rows == row) if job.maps else ())
+    ]
+    # a picture's share: the sum over a pass's pictures is the time of the pass
+    pictures = len(evidence.logits)
+    timings = {
+        "infer": evidence.infer_ms / pictures,
+        "explain": evidence.explain_ms / pictures,
+        "render": (time.perf_counter() - started) * 1e3,
+    }
+    return _Found(evidence.engine, evidence.logits[row], tuple(evidence.layers), explained, timings)
+
+
+def _joined(parts: Sequence[_Found]) -> _Found:
+    """The parts of one picture, whose scores are the same in all."""
+    return replace(
+        parts[0],
+        explained=[one for part in parts for one in part.explained],
+        timings_ms={stage: sum(part.timings_ms[stage] for part in parts) for stage in parts[0].timings_ms},
+    )
 
 
 def _answer_for(error: Exception) -> Answer:

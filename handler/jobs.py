@@ -17,7 +17,7 @@ from handler.preprocess import preprocess
 from handler.request import Asked, Request
 from handler.settings import Settings
 
-_PAIRS_AT_ONCE = 16  # at one layer, in one pass: bounds the memory that many pictures with many targets take
+_PAIRS_AT_ONCE = 16  # at one layer, in one pass: bounds the memory that pictures, targets and layers take
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,18 @@ def _prepare(asked: Asked, accept: str, card: ModelCard, settings: Settings, pai
     return Job(asked, accept, canvas, targets, maps, needs_of(maps, layers), (time.perf_counter() - started) * 1e3)
 
 
+def pairs_at_once(needs: Needs) -> int:
+    """How many targets, of one picture or of several, a pass may have: fewer where each wants several layers."""
+    return _PAIRS_AT_ONCE // min(max(1, len(needs.layers)), _PAIRS_AT_ONCE)
+
+
 def in_passes(jobs: Iterable[Job]) -> list[list[Job]]:
-    """The jobs by equal needs, a pass no larger than memory should bear."""
+    """The jobs by equal needs, no more together than a pass may have; a job with more targets than that is alone."""
     passes: list[list[Job]] = []
     open_passes: dict[Needs, tuple[list[Job], int]] = {}
     for job in jobs:
         its, pairs = open_passes.get(job.needs, ([], 0))
-        if not its or pairs + len(job.targets) > _PAIRS_AT_ONCE // max(1, len(job.needs.layers)):
+        if not its or pairs + len(job.targets) > pairs_at_once(job.needs):
             its, pairs = [], 0
             passes.append(its)
         its.append(job)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handler.canvas import Canvas, draw_map, encode_maps
-from handler.evidence import Evidence, Floats, best_classes, softmax
+from handler.evidence import Floats, best_classes, softmax
 from handler.maps import Map
 from handler.model_card import ModelCard
 from handler.observation import GRADIENT_ALONE, NONE, Observation
@@ -25,7 +25,7 @@ _PANELS = {  # in the order of the sheet
 class Explained:
     """The maps of one of the row's targets."""
 
-    pair: int  # index into the evidence's pairs
+    target: int  # the class
     maps: dict[str, Map]
 
 
@@ -33,28 +33,29 @@ class Explained:
 class Result:
     """What was found for one row."""
 
-    evidence: Evidence
-    row: int  # of the evidence's inputs
+    engine: str  # which one found it
+    logits: Floats  # (K,)
+    layers: tuple[str, ...]  # those that the maps are of, by their paths
     explained: list[Explained]  # one per target; none for a prediction only
     canvas: Canvas
     receipt: Receipt
 
     @property
     def probabilities(self) -> Floats:
-        """(K,), softmax of the row's logits."""
-        return softmax(self.evidence.logits[self.row])
+        """(K,), softmax of the logits."""
+        return softmax(self.logits)
 
 
 def describe_result(result: Result, card: ModelCard) -> dict[str, Any]:
     """The JSON answer, timings aside."""
-    layers = list(result.evidence.layers)
+    layers = list(result.layers)
     probabilities = result.probabilities
     return {
-        "model": card.summary(result.evidence.engine),
+        "model": card.summary(result.engine),
         "predictions": _predictions(probabilities, card, result.canvas.options.top_k or DEFAULT_TOP_K),
         "explanations": [
             {
-                "target": _target(result.evidence, one.pair, probabilities, card),
+                "target": _target(one.target, result.logits, probabilities, card),
                 "method": result.canvas.options.method if layers else None,
                 "layer": layers[0] if len(layers) == 1 else layers or None,
                 "maps": encode_maps(one.maps, result.canvas),
@@ -71,7 +72,7 @@ def draw_sheet(result: Result, card: ModelCard) -> Picture:
     canvas = result.canvas
     rows = []
     for one in result.explained:
-        target = _target(result.evidence, one.pair, result.probabilities, card)
+        target = _target(one.target, result.logits, result.probabilities, card)
         row = [(f"{target['label']} {target['probability']:.2f}", canvas.seen.picture)]
         row += [(_PANELS[name], draw_map(name, one.maps[name], canvas)) for name in _PANELS if name in one.maps]
         rows.append(row)
@@ -81,10 +82,10 @@ def draw_sheet(result: Result, card: ModelCard) -> Picture:
 def observe_result(result: Result, stages_ms: Mapping[str, float]) -> Observation:
     """What metrics and logs tell of it; ``stages_ms`` has the names of ``observation.STAGES``."""
     maps = tuple(result.explained[0].maps) if result.explained else ()
-    method = result.canvas.options.method if result.evidence.layers else GRADIENT_ALONE if maps else NONE
+    method = result.canvas.options.method if result.layers else GRADIENT_ALONE if maps else NONE
     height, width = result.canvas.seen.view.image
     return Observation(
-        result.evidence.engine,
+        result.engine,
         method,
         maps,
         len(result.explained),
@@ -101,11 +102,10 @@ def _predictions(probabilities: Floats, card: ModelCard, top_k: int) -> list[dic
     ]
 
 
-def _target(evidence: Evidence, pair: int, probabilities: Floats, card: ModelCard) -> dict[str, Any]:
-    index = int(evidence.classes[pair])
+def _target(index: int, logits: Floats, probabilities: Floats, card: ModelCard) -> dict[str, Any]:
     return {
         "index": index,
         "label": card.labels[index],
-        "logit": float(evidence.logits[evidence.rows[pair], index]),
+        "logit": float(logits[index]),
         "probability": float(probabilities[index]),
     }

@@ -33,6 +33,19 @@ def test_rows_with_equal_needs_share_a_pass_and_keep_their_order():
     assert best == ["dark", "light", "light"]
 
 
+def test_many_targets_at_many_layers_go_through_in_parts():
+    layers = list("abcdefgh")
+    card = replace(CARD, layers=dict.fromkeys(layers, (1, 2, 2)), default_layer="a")
+    body = {"image": text_of(50), "target": [0, 1, 1, 0, 1], "encoding": "list", "size": "layer"}
+    answers, engine = answer([{"body": {**body, "layer": layers}}, {"body": body}], card=card)
+    assert engine.batches == [1, 1, 1, 1]  # two targets, two, one; then all five at one layer
+    in_parts, at_once = (json.loads(one.body)["explanations"] for one in answers)
+    assert [one["target"]["index"] for one in in_parts] == [0, 1, 1, 0, 1]
+    assert [one["layer"] for one in in_parts] == [layers] * 5
+    assert [one["target"] for one in in_parts] == [one["target"] for one in at_once]
+    assert [one["maps"]["gradcam"]["data"] for one in in_parts] == [one["maps"]["gradcam"]["data"] for one in at_once]
+
+
 def test_a_row_that_fails_in_the_engine_does_not_harm_its_neighbours():
     answers, engine = answer([{"data": picture(value)} for value in (50, 255, 0, 200)])
     assert [one.status for one in answers] == [200, 500, 422, 200]

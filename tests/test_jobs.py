@@ -1,7 +1,7 @@
 from dataclasses import dataclass
 
 from handler.evidence import Needs
-from handler.jobs import in_passes
+from handler.jobs import in_passes, pairs_at_once
 
 
 @dataclass(frozen=True)
@@ -32,3 +32,15 @@ def test_a_pass_is_closed_before_it_gets_too_large():
 def test_a_job_of_any_size_has_a_pass():
     assert passes(Wanted("large", CAM, [0] * 100), Wanted("next", CAM, [0])) == [["large"], ["next"]]
     assert passes() == []
+
+
+def test_several_layers_make_a_pass_smaller():
+    assert [pairs_at_once(Needs(layers=tuple(map(str, range(count))))) for count in (0, 1, 3, 8, 99)] == [
+        16,
+        16,
+        5,
+        2,
+        1,
+    ]
+    three = Needs(layers=("a", "b", "c"))
+    assert passes(*(Wanted(str(number), three, [0, 1]) for number in range(3))) == [["0", "1"], ["2"]]
