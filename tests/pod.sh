@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a command as a pod would: first process of its own PID namespace, read-only root with only /tmp and /logs writable,
+# Runs a command as a pod would: first process of its own PID namespace, read-only root with only /tmp writable,
 # working folder /app, another user than root, no capabilities, no way to gain any. Only the network is the machine's.
 #
 #   unshare --mount --pid --fork --kill-child tests/pod.sh APP WRITABLE PYTHON_PREFIX PYTHON_BASE NAME=value … COMMAND
@@ -23,13 +23,11 @@ done
 for folder in /usr /etc /sys "$base" "$prefix"; do lay "$folder" "$folder" ro; done
 lay /dev /dev rw
 lay "$app" /app ro
-for folder in tmp logs; do
-    install -d -m 1777 "$writable/$folder"
-    lay "$writable/$folder" "/$folder" rw
-done
+install -d -m 1777 "$writable/tmp"
+lay "$writable/tmp" /tmp rw
 mkdir "$root/proc"
 mount -t proc proc "$root/proc"
 mount -o remount,ro "$root"
 
 exec chroot "$root" /usr/bin/env -i /usr/bin/setpriv --reuid=65532 --regid=65532 --clear-groups --no-new-privs --bounding-set=-all \
-    env --chdir=/app PATH=/usr/bin:/bin PYTHON="$prefix/bin/python" TEMP=/tmp LOG_LOCATION=/logs "$@"
+    env --chdir=/app PATH=/usr/bin:/bin PYTHON="$prefix/bin/python" TEMP=/tmp LOG_CONFIG=/app/log4j2.xml "$@"

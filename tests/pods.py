@@ -21,7 +21,7 @@ ENTRYPOINT = ROOT / "deploy/entrypoint.sh"
 HEALTHZ = "/predictions/shufflenet_cam/1.0/healthz"
 USER = 65532  # as in tests/pod.sh, the Dockerfile and the Deployment
 _NAMESPACES = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
-_OWNED = ("config.properties", "metrics.yaml", "entrypoint.sh")  # of deploy/, what the image has in /app
+_OWNED = ("config.properties", "metrics.yaml", "log4j2.xml", "entrypoint.sh")  # of deploy/, what the image has in /app
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def child(archive: Path, **environment: str) -> Iterator[Pod]:
         address = app_folder(app, archive)["inference_address"]
         app.chmod(0o555)
         own = {"TS_CONFIG": str(app / "config.properties"), "TEMP": name, "PYTHON": sys.executable, "HEALTHZ": HEALTHZ}
-        own |= {"PYTHONPATH": name, **environment}
+        own |= {"LOG_CONFIG": str(app / "log4j2.xml"), "PYTHONPATH": name, **environment}
         try:
             with _running([str(ENTRYPOINT)], os.environ | own, writable, address, app) as running:
                 yield running

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import requests
 
 from tests.dockerfile import of
 from tests.pods import ENTRYPOINT, HEALTHZ, USER, Pod, child, may_make_namespaces, pod
-from tests.serving import TWO
+from tests.serving import ROOT, TWO
 from tests.tools import tool
 
 pytestmark = pytest.mark.server
@@ -42,8 +43,9 @@ def assert_confined(running: Pod) -> None:
     for place in ("/app/x", "/x", "/usr/x"):
         with pytest.raises(OSError, match="Read-only file system"):  # even to root
             Path(f"/proc/{pid}/root{place}").touch()
-    assert (running.console.parent / "logs/model_log.log").stat().st_uid == USER
-    assert (running.console.parent / "tmp/torchserve/.ts.sock.9000").is_socket()
+    written = running.console.parent / "tmp"
+    assert (written / "torchserve/.ts.sock.9000").stat().st_uid == USER
+    assert not list(written.rglob("*.log*"))  # a log that nobody deletes would fill it
 
 
 def ended(processes: list[psutil.Process]) -> bool:
@@ -74,6 +76,19 @@ def test_a_pod_told_to_stop_answers_everything_first(shapes_archive: Path):
         assert ended(family)
         with pytest.raises(requests.ConnectionError):
             requests.get(running.url("/ping"), timeout=5)
+
+
+def test_the_log_is_on_standard_output_and_nowhere_else(shapes_archive: Path):
+    with child(shapes_archive) as running:
+        running.await_answer(HEALTHZ)
+        assert explain(running) == (200, 1)
+        pattern = re.compile(r"^\S+ \[INFO \] \S+ (?:MODEL_LOG|ACCESS_LOG) - (.*)$", re.MULTILINE)
+        running.await_that(lambda: "POST /predictions" in running.console.read_text(encoding="utf-8"))
+        events = pattern.findall(running.console.read_text(encoding="utf-8"))
+        assert sum("POST /predictions" in event for event in events) == 1
+        (line,) = [json.loads(event) for event in events if '"outcome"' in event and '"targets": 1' in event]
+        assert line["status"] == 200
+        assert not list(running.console.parent.rglob("*_log.log"))
 
 
 def test_a_second_signal_stops_at_once(shapes_archive: Path):
@@ -136,6 +151,18 @@ def test_a_missing_setting_file_is_said(tmp_path: Path):
     said = subprocess.run([ENTRYPOINT], env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert said.returncode == 2
     assert str(tmp_path / "none") in said.stderr
+
+
+def test_a_missing_log_setting_is_said(tmp_path: Path):
+    log = tmp_path / "none.xml"
+    environment = os.environ | {
+        "TS_CONFIG": str(ROOT / "config.properties"),
+        "TEMP": str(tmp_path),
+        "LOG_CONFIG": str(log),
+    }
+    said = subprocess.run([ENTRYPOINT], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert said.returncode == 2
+    assert f"error: {log} cannot be read" in said.stderr
 
 
 @pytest.mark.skipif(tool("shellcheck") is None, reason="shellcheck is not installed")
