@@ -19,7 +19,7 @@ from tests.serving import ROOT
 BASE, *OVERLAYS = FOLDERS
 MODEL = yaml.safe_load((ROOT / "handler/model-config.yaml").read_text(encoding="utf-8"))
 # MiB of a worker at its highest: the CUDA build of torch, the embedded model's three graphs, a picture of 50 megapixels
-WORKER_PEAK = 1400
+WORKER_PEAK = 1500
 JAVA_BESIDE_ITS_HEAP = 256
 in_each = pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 
