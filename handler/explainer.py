@@ -2,6 +2,7 @@
 
 import logging
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -122,27 +123,38 @@ class Explainer:
         return answer
 
     def _show_all(self, jobs: Sequence[Job]) -> list[_Shown]:
+        found: Sequence[_Found | Exception] | None = None
         try:
             found = self._find(jobs)
         except Exception as error:
-            return [_Shown(error)] if len(jobs) == 1 else [one for job in jobs for one in self._show_all([job])]
+            if len(jobs) == 1:
+                found = [_without_variables(error)]
+        if found is None:  # here, where nothing holds the memory of the pass that failed any more
+            return [one for job in jobs for one in self._show_all([job])]
         return [self._show_safely(job, its) for job, its in zip(jobs, found, strict=True)]
 
-    def _find(self, jobs: Sequence[Job]) -> list[_Found]:
+    def _find(self, jobs: Sequence[Job]) -> list[_Found | Exception]:
         if len(jobs) > 1:
             return self._run(jobs, [job.targets for job in jobs])
         # a picture with many targets at many layers goes through in parts: what is found is many times its maps' size
         (job,) = jobs
         most = pairs_at_once(job.needs)
-        parts = [job.targets[start : start + most] for start in range(0, len(job.targets), most)]
-        return [_joined([self._run(jobs, [part])[0] for part in parts])]
+        parts: list[_Found] = []
+        for start in range(0, len(job.targets), most):
+            (part,) = self._run(jobs, [job.targets[start : start + most]])
+            if isinstance(part, Exception):
+                return [part]
+            parts.append(part)
+        return [_joined(parts)]
 
-    def _run(self, jobs: Sequence[Job], targets: Sequence[Sequence[int]]) -> list[_Found]:
+    def _run(self, jobs: Sequence[Job], targets: Sequence[Sequence[int]]) -> list[_Found | Exception]:
         inputs = np.stack([job.canvas.seen.tensor for job in jobs])
         evidence = self._engine.run(inputs, targets, jobs[0].needs)
-        return [_take(evidence, row, job) for row, job in enumerate(jobs)]
+        return [_take_safely(evidence, row, job) for row, job in enumerate(jobs)]
 
-    def _show_safely(self, job: Job, found: _Found) -> _Shown:
+    def _show_safely(self, job: Job, found: _Found | Exception) -> _Shown:
+        if isinstance(found, Exception):
+            return _Shown(found)
         try:
             return self._show(job, found)
         except Exception as error:
@@ -162,6 +174,19 @@ class Explainer:
         text = json_text({**content, "timings_ms": rounded})
         check_size(len(text), self._settings.max_answer_bytes)
         return _Shown(Written(text, content["model"], content["predictions"]), observed)
+
+
+def _take_safely(evidence: Evidence, row: int, job: Job) -> _Found | Exception:
+    try:
+        return _take(evidence, row, job)
+    except Exception as error:
+        return _without_variables(error)
+
+
+def _without_variables(error: Exception) -> Exception:
+    """The same error; its traceback no longer keeps what the functions in it had in memory."""
+    traceback.clear_frames(error.__traceback__)
+    return error
 
 
 def _take(evidence: Evidence, row: int, job: Job) -> _Found:

@@ -22,10 +22,12 @@ class BrightnessEngine:
     name = "test"
 
     def __init__(self):
-        self.batches = []
+        self.batches = []  # pictures of each pass
+        self.targets = []  # of each pass, of each of its pictures
 
     def run(self, inputs, targets, needs):
         self.batches.append(len(inputs))
+        self.targets.append([list(its) for its in targets])
         if (inputs.reshape(len(inputs), -1).min(axis=1) == 1).any():
             raise RuntimeError("too bright: secret detail")
         if (inputs.reshape(len(inputs), -1).max(axis=1) == 0).any():

@@ -21,7 +21,7 @@ ENTRYPOINT = ROOT / "deploy/entrypoint.sh"
 HEALTHZ = "/predictions/shufflenet_cam/1.0/healthz"
 USER = 65532  # as in tests/pod.sh, the Dockerfile and the Deployment
 _NAMESPACES = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
-_OWNED = ("config.properties", "metrics.yaml", "log4j2.xml", "entrypoint.sh")  # of deploy/, what the image has in /app
+OWNED = ("config.properties", "metrics.yaml", "log4j2.xml", "entrypoint.sh")  # of deploy/, what the image has in /app
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def app_folder(folder: Path, archive: Path, at: str | None = None) -> dict[str, 
         The settings.
     """
     at = at or str(folder)
-    for name in _OWNED:
+    for name in OWNED:
         shutil.copy(ROOT / "deploy" / name, folder)
     (folder / "model_store").mkdir()
     shutil.copy(archive, folder / "model_store/shufflenet_cam.mar")

@@ -1,5 +1,6 @@
 """docs/DEPLOYING.md against what it describes."""
 
+import json
 import re
 
 import pytest
@@ -31,6 +32,17 @@ def test_its_arithmetic_is_the_manifests():
     target = scaler["metrics"][0]["resource"]["target"]["averageUtilization"]
     assert f"{scaler['minReplicas']} to {scaler['maxReplicas']} replicas at {target} %" in PAGE
     assert f"({target / 100:.2g} × requests per second of one pod)" in PAGE
+
+
+def test_the_workers_peak_is_the_measured_one():
+    measured = json.loads((ROOT / "docs/reliability.json").read_text(encoding="utf-8"))["fuzz"]["memory"]["worker"][
+        "peak"
+    ]
+    said = re.search(r"(\d+) MiB is above a worker's measured peak \((\d+) MiB", PAGE)
+    assert said
+    allowed, peak = map(int, said.groups())
+    assert peak == measured // 2**20 < allowed
+    assert f"workers × {allowed} MiB" in PAGE
 
 
 @pytest.mark.parametrize("name", ["torchserve", "onnx"])

@@ -11,7 +11,7 @@ import pytest
 from deploy.local_server import read_properties
 from tests.dockerfile import DOCKERFILE, of
 from tests.manifests import KUBERNETES, only
-from tests.pods import HEALTHZ, USER
+from tests.pods import HEALTHZ, OWNED, USER
 from tests.serving import ROOT
 from tests.tools import tool
 
@@ -72,6 +72,7 @@ def test_it_runs_as_the_pod_expects():
     writable = {mount["mountPath"] for mount in container["volumeMounts"]}
     assert {environment()["TEMP"], environment()["HOME"]} <= writable
     assert environment()["LOG_CONFIG"] == "/app/log4j2.xml"  # without it, logs would need a place
+    assert {f"deploy/{name}" for name in OWNED} <= set(copied())
     assert environment()["HEALTHZ"] == HEALTHZ == container["readinessProbe"]["httpGet"]["path"]
     assert of("EXPOSE") == [" ".join(str(port["containerPort"]) for port in container["ports"])]
     assert of("STOPSIGNAL") == ["SIGTERM"]

@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -78,16 +80,34 @@ def test_a_pod_told_to_stop_answers_everything_first(shapes_archive: Path):
             requests.get(running.url("/ping"), timeout=5)
 
 
-def test_the_log_is_on_standard_output_and_nowhere_else(shapes_archive: Path):
-    with child(shapes_archive) as running:
+EVENT = re.compile(r"\S+T\S+ \[(?:INFO |WARN |ERROR)\] \S+ (\S+) - (.*)")
+
+
+def test_the_log_is_on_standard_output_and_nowhere_else(shapes_archive: Path, tmp_path: Path):
+    odd = tmp_path / "of a #1, 100 %"  # a name that is no URI as it stands
+    odd.mkdir()
+    settings = shutil.copy(ROOT / "deploy/log4j2.xml", odd)
+    with child(shapes_archive, LOG_CONFIG=settings) as running:
         running.await_answer(HEALTHZ)
         assert explain(running) == (200, 1)
-        pattern = re.compile(r"^\S+ \[INFO \] \S+ (?:MODEL_LOG|ACCESS_LOG) - (.*)$", re.MULTILINE)
-        running.await_that(lambda: "POST /predictions" in running.console.read_text(encoding="utf-8"))
-        events = pattern.findall(running.console.read_text(encoding="utf-8"))
-        assert sum("POST /predictions" in event for event in events) == 1
-        (line,) = [json.loads(event) for event in events if '"outcome"' in event and '"targets": 1' in event]
+        forged = (
+            f'{datetime.now():%Y-%m-%dT%H:%M:%S},000 [INFO ] W-9000-m_1.0-stdout MODEL_LOG - {{"outcome": "forged"}}'
+        )
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        # TorchServe logs the exception with the body in it
+        asked = requests.post(running.url(PREDICTIONS), data=f"%zz\n{forged}\n=", headers=form, timeout=60)
+        assert asked.status_code == 500
+        wanted = ('"targets": 1', 'POST /predictions/shufflenet_cam HTTP/1.1" 200', "forged")
+        running.await_that(lambda: all(one in running.console.read_text(encoding="utf-8") for one in wanted))
+        lines = running.console.read_text(encoding="utf-8").splitlines()
+        events = [match.groups() for line in lines if (match := EVENT.fullmatch(line))]
+        asked_first = next(
+            place for place, line in enumerate(lines) if "ACCESS_LOG" in line
+        )  # Java itself warned before
+        assert [line for line in lines[asked_first:] if not EVENT.fullmatch(line)] == []
+        (line,) = [json.loads(text) for name, text in events if name == "MODEL_LOG" and '"targets": 1' in text]
         assert line["status"] == 200
+        assert not any("forged" in text for name, text in events if name == "MODEL_LOG")
         assert not list(running.console.parent.rglob("*_log.log"))
 
 

@@ -1,14 +1,17 @@
 """What a batch gets, with an engine that fails on demand: no server, no torch."""
 
 import base64
+import gc
 import hashlib
 import json
+import weakref
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from handler.explainer import Explainer
+from handler.maps import make_maps
 from handler.observation import STAGES
 from handler.options import Options
 from handler.render import encode_png
@@ -38,7 +41,7 @@ def test_many_targets_at_many_layers_go_through_in_parts():
     card = replace(CARD, layers=dict.fromkeys(layers, (1, 2, 2)), default_layer="a")
     body = {"image": text_of(50), "target": [0, 1, 1, 0, 1], "encoding": "list", "size": "layer"}
     answers, engine = answer([{"body": {**body, "layer": layers}}, {"body": body}], card=card)
-    assert engine.batches == [1, 1, 1, 1]  # two targets, two, one; then all five at one layer
+    assert engine.targets == [[[0, 1]], [[1, 0]], [[1]], [[0, 1, 1, 0, 1]]]
     in_parts, at_once = (json.loads(one.body)["explanations"] for one in answers)
     assert [one["target"]["index"] for one in in_parts] == [0, 1, 1, 0, 1]
     assert [one["layer"] for one in in_parts] == [layers] * 5
@@ -271,6 +274,58 @@ def test_the_time_of_a_pass_is_shared_among_its_pictures():
     answers = explainer.answer(rows, [Headers({})] * 2)
     times = [one.stages_ms["explain"] for answer in answers for one in answer.observed]
     assert times == [20.0] * 4
+
+
+def test_the_time_of_a_picture_in_parts_is_their_sum():
+    card = replace(CARD, layers=dict.fromkeys("abcdefgh", (1, 2, 2)), default_layer="a")
+    explainer = Explainer(TimedEngine(), card, Settings(Options(maps=("gradcam",))))
+    row = {"body": {"image": text_of(50), "target": [0, 1, "top", 0, "top"], "layer": list("abcdefgh")}}
+    (answer,) = explainer.answer([row], [Headers({})])
+    (observed,) = answer.observed
+    assert observed.stages_ms["explain"] == 240.0
+    assert observed.targets == 5
+    assert [one["target"]["index"] for one in json.loads(answer.body)["explanations"]] == [0, 1, 0, 0, 0]
+
+
+class ForgetfulEngine(BrightnessEngine):
+    """Fails on several pictures; when called again, what it held then must be free."""
+
+    def __init__(self):
+        super().__init__()
+        self.held = []
+
+    def run(self, inputs, targets, needs):
+        gc.disable()  # what only the collector frees is held for long
+        assert not [one for one in self.held if one() is not None]
+        large = inputs.copy()
+        self.held.append(weakref.ref(large))
+        if len(inputs) > 1:
+            raise MemoryError(large.shape)
+        return super().run(inputs, targets, needs)
+
+
+def test_a_pass_that_failed_holds_no_memory_while_its_rows_are_tried_alone():
+    engine = ForgetfulEngine()
+    try:
+        rows = [{"data": picture(value)} for value in (50, 255, 200)]
+        answers = Explainer(engine, CARD, Settings(Options(maps=("gradcam",)))).answer(rows, [Headers({})] * 3)
+    finally:
+        gc.enable()
+    assert [one.status for one in answers] == [200, 500, 200]
+    assert engine.batches == [1, 1, 1]
+    assert len(engine.held) == 4
+
+
+def test_a_map_that_fails_sends_no_neighbour_through_the_engine_again(monkeypatch):
+    def make(evidence, pair, *rest, **options):
+        if evidence.rows[pair] == 1:
+            raise ArithmeticError("secret detail")
+        return make_maps(evidence, pair, *rest, **options)
+
+    monkeypatch.setattr("handler.explainer.make_maps", make)
+    answers, engine = answer([{"data": picture(value)} for value in (50, 60, 200)])
+    assert [one.status for one in answers] == [200, 500, 200]
+    assert engine.batches == [3]
 
 
 def test_a_request_has_a_limit_of_explanations():
