@@ -39,6 +39,8 @@ def without_profile(data: bytes) -> bytes:
     libpng complains of a bad profile with the name that the file gives it, line breaks included, on the standard error
     output, which TorchServe reads line by line for metrics.
     """
+    if b"iCCP" not in data:  # most: not copied
+        return data
     kept, place, kind = [data[:8]], 8, b""
     while kind != b"IEND" and place + 8 <= len(data):
         end, kind = place + 12 + int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
