@@ -12,18 +12,18 @@ from typing import Any
 import torch
 import torchvision
 from torch import nn
-from torchvision.models import GoogLeNet, Inception3
 
 from handler.checkpoint import Checkpoint, read_checkpoint, with_present_names
 from handler.errors import ModelError
-from handler.layers import last_feature_layer, spatial_layers
-from handler.own_architecture import build_own, check_scores, find_factory, is_own
+from handler.fingerprint import hash_state, training_only
+from handler.layers import find_layers
+from handler.own_architecture import build_own, find_factory, is_own
 from handler.own_declarations import declared_checkpoint, declared_labels, declared_preprocessing
 from handler.preprocess import Preprocessing
-from handler.views import CHANNELS_FIRST, View
+from handler.scores import check_scores
+from handler.views import CHANNELS_FIRST, ChannelLayout
 
 _INPUT_TRANSFORMERS = ("googlenet", "inception_v3")  # normalise once more themselves, if made for torchvision's weights
-_TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.")  # heads of those two: they do not run in eval mode
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,12 @@ class Classifier:
     labels: list[str]
     preprocessing: Preprocessing
     layers: dict[str, tuple[int, int, int]]  # layers with maps: module path to (C, h, w)
-    default_layer: str  # the last of them that holds features
-    views: dict[str, View] = field(default_factory=dict)  # of those that have their channels elsewhere
+    default_layer: str  # one of them
+    views: dict[str, ChannelLayout] = field(default_factory=dict)  # of those that do not return (N, C, h, w), once
+    layer_rule: str = ""  # why ``default_layer`` is the default
+    refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
+    alone: str = ""  # why pictures must be run one by one; empty if they need not
+    weights_sha256: str = ""  # of the weights as they were loaded, see ``fingerprint.hash_state``
 
     @property
     def device(self) -> torch.device:
@@ -101,24 +105,26 @@ def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu")
     """
     if checkpoint.architecture is None or checkpoint.labels is None or checkpoint.preprocessing is None:
         raise ModelError("the checkpoint does not say its architecture, labels and preprocessing")
-    module = _build(checkpoint, num_classes=len(checkpoint.labels), side=checkpoint.preprocessing.crop_size)
+    side, classes = checkpoint.preprocessing.crop_size, len(checkpoint.labels)
+    module = _build(checkpoint, num_classes=classes, side=side)
     _load_state(module, checkpoint)
-    module = module.eval().requires_grad_(False)
-    if is_own(checkpoint.architecture):
-        check_scores(module, checkpoint.architecture, checkpoint.preprocessing.crop_size, len(checkpoint.labels))
+    module = module.float().eval().requires_grad_(False)
+    weights = hash_state(module)  # before it runs: a network may count in a buffer
     module = module.to(device)
-    found = spatial_layers(module, checkpoint.preprocessing.crop_size)
-    default_layer = last_feature_layer(module, found)
-    if default_layer is None:
-        raise ModelError(f"no layer of {checkpoint.architecture} returns a map (N, C, h, w) of more than one cell")
+    check_scores(module, checkpoint.architecture, side, classes)
+    found = find_layers(module, checkpoint.architecture, side)
     return Classifier(
         module,
         checkpoint.architecture,
         checkpoint.labels,
         checkpoint.preprocessing,
-        {path: layer.shape for path, layer in found.items()},
-        default_layer,
-        {path: layer.view for path, layer in found.items() if layer.view != CHANNELS_FIRST},
+        {path: layer.shape for path, layer in found.layers.items()},
+        found.default,
+        {path: layer.view for path, layer in found.layers.items() if layer.view != CHANNELS_FIRST},
+        found.rule,
+        found.refused,
+        found.alone,
+        weights,
     )
 
 
@@ -132,11 +138,6 @@ def build_network(checkpoint: Checkpoint) -> nn.Module:
     assert checkpoint.labels is not None
     assert checkpoint.preprocessing is not None
     return _build(checkpoint, num_classes=len(checkpoint.labels), side=checkpoint.preprocessing.crop_size)
-
-
-def training_only(module: nn.Module) -> tuple[str, ...]:
-    """How the names of weights begin that do not run in eval mode, so that a checkpoint may lack them."""
-    return _TRAINING_ONLY if isinstance(module, (GoogLeNet, Inception3)) else ()
 
 
 def known_architectures() -> list[str]:

@@ -4,8 +4,14 @@ import hashlib
 
 import torch
 from torch import nn
+from torchvision.models import GoogLeNet, Inception3
 
-from handler.classifier import training_only
+_TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.")  # heads of those two: they do not run in eval mode
+
+
+def training_only(module: nn.Module) -> tuple[str, ...]:
+    """How the names of weights begin that do not run in eval mode, so that a checkpoint may lack them."""
+    return _TRAINING_ONLY if isinstance(module, (GoogLeNet, Inception3)) else ()
 
 
 def hash_state(module: nn.Module) -> str:

@@ -2,40 +2,56 @@
 
 ``R_in = 1[x > 0] · 1[R_out > 0] · R_out`` (Springenberg et al. 2015, arXiv 1412.6806). Autograd's ReLU nodes apply the
 first gate; a hook on each of them rectifies the gradient that arrives and so adds the second. Functional, in-place and
-reused ReLUs and ReLU6 are nodes like any other, which replacing ``nn.ReLU`` modules would miss. ``x.clamp(min=0)`` is
-no such node, and neither is an in-place ReLU on a slice: they are neither guided nor counted.
+reused ReLUs are nodes like any other, which replacing ``nn.ReLU`` modules would miss. A ReLU is guided in each of its
+spellings: ReLU6, ``clamp(min=0)``, ``maximum(x, 0)``, ``Threshold(0, 0)``.
+
+Coverage counts every non-linear node of the graph: what is not known to be linear is not linear, an author's own
+function for example. Max-pooling is not counted: guided backpropagation takes its gradient as it is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from handler.autograd_graph import Node, nodes, operation
 from handler.errors import Unprocessable
 
-_ACTIVATIONS = {  # autograd's node names to the names that people use
-    "ReluBackward0": "ReLU",
-    "HardtanhBackward0": "ReLU6",
-    "HardswishBackward0": "Hardswish",
-    "SiluBackward0": "SiLU",
-    "GeluBackward0": "GELU",
-    "EluBackward0": "ELU",
-    "LeakyReluBackward0": "LeakyReLU",
-    "PreluKernelBackward0": "PReLU",
-    "MishBackward0": "Mish",
-    "SoftplusBackward0": "Softplus",
-    "TanhBackward0": "Tanh",
+_LINEAR = frozenset(  # autograd's names of operations that are linear in the one input that gradients pass through
+    """Add Sub Rsub Neg Mean Sum Nansum Cumsum Clone Copy CopyBackwards torch::autograd::CopySlices ToCopy Lerp
+    torch::autograd::AccumulateGrad View UnsafeView Reshape ReshapeAlias Alias AsStrided T Transpose Permute Expand
+    Unsqueeze Squeeze Select Slice Split SplitWithSizes UnsafeSplit UnsafeSplitWithSizes Unbind Unfold Diagonal Cat
+    Stack BlockDiag Index IndexSelect IndexAdd Gather Scatter ScatterAdd Flip Roll Rot90 Repeat Tril Triu ConstantPadNd
+    ReflectionPad1D ReflectionPad2D ReplicationPad1D ReplicationPad2D PixelShuffle PixelUnshuffle ChannelShuffle Im2Col
+    Col2Im AvgPool2D AvgPool3D AdaptiveAvgPool2D AdaptiveAvgPool3D MkldnnAdaptiveAvgPool2D UpsampleNearest1D
+    UpsampleNearest2D UpsampleNearestExact2D UpsampleLinear1D UpsampleBilinear2D UpsampleBilinear2DAa UpsampleBicubic2D
+    UpsampleBicubic2DAa FftR2C FftC2C FftC2R ViewAsReal ViewAsComplex Real Imag""".split()
+)
+_PRODUCTS = {  # linear unless gradients pass through all of these inputs
+    "Mul": (0, 1),
+    "Mm": (0, 1),
+    "Bmm": (0, 1),
+    "Mv": (0, 1),
+    "Dot": (0, 1),
+    "Addmm": (1, 2),
+    "Addmv": (1, 2),
+    "Addbmm": (1, 2),
+    "Baddbmm": (1, 2),
+    "Convolution": (0, 1),
+    "Div": (1,),
 }
+_MAX_POOLING = ("MaxPool2DWithIndices", "MaxPool3DWithIndices", "AdaptiveMaxPool2D", "AdaptiveMaxPool3D")
+_POPULAR_NAMES = {"Silu": "SiLU", "Gelu": "GELU", "Elu": "ELU", "Celu": "CELU", "LeakyRelu": "LeakyReLU"}
 
 
 @dataclass(frozen=True)
 class Gates:
-    """The activation nodes of one forward pass."""
+    """The non-linear nodes of one forward pass."""
 
-    rectifiers: list[Any]  # autograd nodes of ReLU and ReLU6
-    others: list[str]  # names of the activations that guided backpropagation is not defined for
+    rectifiers: list[Node]  # autograd nodes of ReLUs in any spelling
+    others: list[str]  # names of the operations that guided backpropagation is not defined for
 
     @property
     def coverage(self) -> str:
@@ -50,12 +66,12 @@ def find_gates(output: torch.Tensor) -> Gates:
         Unprocessable: no ReLU in the graph; the message names the activations that there are.
     """
     rectifiers, others = [], []
-    for node in _nodes(output.grad_fn):
-        name = _ACTIVATIONS.get(node.name())
-        if name == "ReLU" or (name == "ReLU6" and node._saved_min_val == 0):
+    for node in nodes(output.grad_fn) if output.grad_fn is not None else ():
+        name = operation(node)
+        if name in _RECTIFIERS and _RECTIFIERS[name](node):
             rectifiers.append(node)
-        elif name is not None:
-            others.append(name.replace("ReLU6", "Hardtanh"))
+        elif not _is_linear(node, name) and name not in _MAX_POOLING:
+            others.append(_POPULAR_NAMES.get(name, name))
     if not rectifiers:
         found = ", ".join(sorted(set(others))) or "no activation"
         raise Unprocessable(
@@ -63,17 +79,6 @@ def find_gates(output: torch.Tensor) -> Gates:
             "valid maps are gradcam and saliency"
         )
     return Gates(rectifiers, others)
-
-
-def _nodes(root: Any) -> Iterator[Any]:
-    seen, waiting = {root}, [root]
-    while waiting:
-        node = waiting.pop()
-        yield node
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                waiting.append(following)
 
 
 @contextmanager
@@ -87,3 +92,41 @@ def guided(gates: Gates) -> Iterator[None]:
 
 def _rectify(arriving: tuple[torch.Tensor | None, ...]) -> tuple[torch.Tensor | None, ...]:
     return tuple(None if gradient is None else gradient.relu() for gradient in arriving)
+
+
+def _is_linear(node: Node, name: str) -> bool:
+    if name in ("NativeBatchNorm", "CudnnBatchNorm"):
+        return not node._saved_training
+    if name not in _PRODUCTS:
+        return name in _LINEAR
+    inputs = node.next_functions
+    if all(inputs[place][0] is not None for place in _PRODUCTS[name]):
+        return False
+    return name != "Mul" or not _is_mask(node._saved_other if inputs[1][0] is None else node._saved_self)
+
+
+def _is_mask(factor: Any) -> bool:
+    """Whether a constant factor switches values on and off, as ``x * (x > 0)`` does, which no gradient shows."""
+    return isinstance(factor, torch.Tensor) and factor.dim() > 0 and factor.dtype == torch.bool
+
+
+def _is_zero(value: Any) -> bool:
+    return bool((value == 0).all()) if isinstance(value, torch.Tensor) else value == 0
+
+
+def _is_maximum_with_zero(node: Node) -> bool:
+    (first, _), (second, _) = node.next_functions
+    if first is not None and second is not None:
+        return False
+    return _is_zero(node._saved_other if second is None else node._saved_self)
+
+
+_RECTIFIERS: dict[str, Callable[[Node], bool]] = {
+    "Relu": lambda _node: True,
+    "Hardtanh": lambda node: _is_zero(node._saved_min_val),
+    "Clamp": lambda node: _is_zero(node._saved_min),
+    "ClampMin": lambda node: _is_zero(node._saved_min),
+    "Threshold": lambda node: _is_zero(node._saved_threshold),
+    "Maximum": _is_maximum_with_zero,
+    "Fmax": _is_maximum_with_zero,
+}

@@ -6,40 +6,47 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from handler.views import CHANNELS_FIRST, View
+from handler.views import CHANNELS_FIRST, ChannelLayout
 
 
 @contextmanager
 def captured(
-    module: nn.Module, layers: Sequence[str], views: Mapping[str, View] | None = None
-) -> Iterator[dict[str, torch.Tensor]]:
+    module: nn.Module, layers: Sequence[str], views: Mapping[str, ChannelLayout] | None = None
+) -> Iterator[dict[str, list[torch.Tensor]]]:
     """Keeps what the named layers return during a forward pass inside the block.
 
     The rest of the network continues on a clone, so that an in-place activation behind the layer cannot rewrite what
     was kept. Where no gradient flows into a layer, the kept tensor becomes a leaf: the backward pass ends there.
-    All hooks are removed on leaving, whatever happened. Of a layer that runs several times, the last run is kept.
+    All hooks are removed on leaving, whatever happened.
 
     Args:
         module: the network.
         layers: module paths as in ``module.named_modules()``.
-        views: of layers that have their channels elsewhere than (N, C, h, w).
+        views: of layers whose output is not one tensor (N, C, h, w) of one run.
 
     Yields:
-        Filled by the forward pass: path to activation as (N, C, h, w), requiring gradients.
+        Filled by the forward pass: path to the activations of each of the layer's runs, as (N, C, h, w), requiring
+        gradients. A run more than ``views`` knows of is kept like the last one.
     """
-    kept: dict[str, torch.Tensor] = {}
+    kept: dict[str, list[torch.Tensor]] = {}
 
     def keep(path: str) -> Any:
         view = (views or {}).get(path, CHANNELS_FIRST)
 
-        def hook(_module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        def hook(_module: nn.Module, inputs: Any, output: Any) -> Any:
+            leaves, structure = tree_flatten(output)
+            chosen = leaves[view.element]
             # an identity returns a tensor that others still hold, and may rewrite
-            if any(output is one for one in inputs):
-                output = output.clone()
-            maps = view.to_maps(output)
-            kept[path] = maps if maps.requires_grad else maps.detach().requires_grad_()
-            return view.from_maps(kept[path].clone(), output)
+            if any(chosen is one for one in tree_flatten(inputs)[0]):
+                chosen = chosen.clone()
+            runs = kept.setdefault(path, [])
+            run = min(len(runs), len(view.runs) - 1)
+            maps = view.to_maps(chosen, run)
+            runs.append(maps if maps.requires_grad else maps.detach().requires_grad_())
+            leaves[view.element] = view.from_maps(runs[-1].clone(), chosen, run)
+            return tree_unflatten(leaves, structure)
 
         return hook
 

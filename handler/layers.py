@@ -1,21 +1,27 @@
-"""Finds the layers that Grad-CAM can look at, and where each has its channels, by running the network."""
+"""Finds the layers that Grad-CAM can look at by running the network: names and shapes promise nothing.
 
-import math
-import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+A layer has a map if its output has one row per picture, in the pictures' order, each depending on its own picture only;
+if its cells change where the picture's content changes; if it sees the whole picture; and if the scores have a
+gradient at its cells.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
-from torchvision.models.maxvit import PartitionAttentionLayer
+from torch import Tensor, nn
 from torchvision.ops import Permute
 
+from handler.autograd_graph import Node, leads
+from handler.backward_contract import alike_in_memory
+from handler.cells import Cells, find_cells, parts
+from handler.errors import ModelError
 from handler.hooks import captured
-from handler.views import CHANNELS_FIRST, CHANNELS_LAST, Tokens, View
+from handler.observing import Place, observe
+from handler.scenes import scenes, with_part_of
+from handler.views import ChannelLayout
 
-_NOT_FEATURES = (  # they resample or pass on what another layer found
+_PASSING_ON = (  # they resample or pass on what another layer found
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool2d,
     nn.AvgPool2d,
@@ -24,135 +30,346 @@ _NOT_FEATURES = (  # they resample or pass on what another layer found
     nn.Identity,
     Permute,
 )
-_CHANNELS_LAST = (nn.LayerNorm, nn.Linear)  # of four dimensions they normalise or mix the last one
-_CHANNELS_FIRST = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+_ALIKE = 1e-3  # of the difference between two pictures' rows: what float32 and another batch size may change in a row
+LAST = "the last layer that every way from the picture to the scores passes"
+LAST_OF_CELLS = "the last layer that every way from the picture's tokens to the class token passes"
 
 
 @dataclass(frozen=True)
 class SpatialLayer:
     """A layer that returns maps."""
 
-    shape: tuple[int, int, int]  # C, h, w of the maps
-    view: View  # of what it returns
+    shape: tuple[int, int, int]  # C, h, w of the maps; the channels of all runs of the layer
+    view: ChannelLayout  # of what it returns
 
 
-def spatial_layers(module: nn.Module, side: int) -> dict[str, SpatialLayer]:
-    """Runs one picture and notes every layer that returns maps of more than one cell.
+@dataclass(frozen=True)
+class Findings:
+    """What running a network shows of its layers."""
 
-    Tokens count where the score's gradient reaches those of the picture: behind the last attention of a vision
-    transformer only the class token has one.
+    layers: dict[str, SpatialLayer]  # by module path, in the order in which the layers finish
+    default: str  # path of the layer that is looked at where none is named
+    rule: str  # why it is this one
+    refused: dict[str, str]  # layers whose output looks like maps and is none, and why
+    alone: str = ""  # why pictures must be run one by one; empty if they need not
+
+
+def find_layers(module: nn.Module, architecture: str, side: int) -> Findings:
+    """Runs a few pictures and judges every layer that returns tensors of three or four dimensions.
 
     Args:
-        module: a classifier in eval mode.
-        side: side of the square picture in pixels.
+        module: a classifier in eval mode, all parameters frozen.
+        architecture: for the messages.
+        side: of the square pictures, in pixels.
 
-    Returns:
-        Module path to layer, in the order in which the layers finish.
+    Raises:
+        ModelError: the scores have no gradient at the picture, or no layer has a map that all of it passes.
     """
-    found: dict[str, SpatialLayer] = {}
-    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-    with torch.inference_mode(), _noting(module, found):
-        module(torch.zeros(1, 3, side, side, device=device))
-    tokens = {path: layer.view for path, layer in found.items() if isinstance(layer.view, Tokens)}
-    reached = _reached(module, tokens, side, device) if tokens else set()
-    blind = set(tokens) - reached if reached else set()  # of untrained networks some have heads of zeros
-    return {path: layer for path, layer in found.items() if path not in blind}
+    device = next(module.parameters()).device
+    pictures = list(scenes(3, side).to(device).split(1))
+    with torch.inference_mode(False):
+        look = _Look(module, architecture, pictures)
+        together = _Together(look)
+        findings = None if together.alone else _judge(look, together.axes, "")
+        if findings is None:  # in a batch no layer has one row per picture, or pictures mix
+            alone = together.alone or "its layers have no row for each picture of a batch"
+            first_axis = {place: 0 if output.shape[0] == 1 else _rows(output) for place, output in look.outputs.items()}
+            findings = _judge(look, first_axis, alone)
+    if findings is None:
+        raise ModelError(_without_map(architecture, look, together))
+    return findings
 
 
-def last_feature_layer(module: nn.Module, layers: Mapping[str, SpatialLayer]) -> str | None:
-    """The layer that finishes last among those with maps, pooling and dropout aside; None where there is none."""
-    features = [path for path in layers if not isinstance(module.get_submodule(path), _NOT_FEATURES)]
-    return features[-1] if features else None
+class _Look:
+    """One picture run alone, with gradients: what every layer returned, and where that lies in the autograd graph."""
 
+    def __init__(self, module: nn.Module, architecture: str, pictures: Sequence[Tensor]) -> None:
+        self.module, self.pictures = module, pictures
+        self.outputs: dict[Place, Tensor] = {}  # in the order in which the layers finish
+        with torch.enable_grad():
+            picture = pictures[0].clone().requires_grad_()
+            self.scores: Tensor = observe(module, picture, self._keep)
+            if not self.scores.requires_grad:
+                raise ModelError(
+                    f"the scores of {architecture} have no gradient at the picture: all ways lead through "
+                    "torch.no_grad(), inference_mode(), detach() or an operation without a gradient; valid is a "
+                    "network that gradients pass: freeze weights with requires_grad_(False)"
+                )
+            self._picture = picture
+            self.mixture = torch.randn(self.scores.shape, generator=torch.Generator().manual_seed(1)).to(self.scores)
+            self.gradients = self._differentiate()
 
-def _reached(module: nn.Module, views: Mapping[str, View], side: int, device: torch.device) -> set[str]:
-    """The layers at whose maps the top score has a gradient other than zero."""
-    picture = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
-    with torch.enable_grad(), captured(module, list(views), views) as kept:
-        score = module(picture.requires_grad_()).max()
-    paths = [path for path in views if path in kept]
-    gradients = torch.autograd.grad(score, [kept[path] for path in paths], allow_unused=True)
-    return {path for path, one in zip(paths, gradients, strict=True) if one is not None and bool(one.any())}
-
-
-@contextmanager
-def _noting(module: nn.Module, found: dict[str, SpatialLayer]) -> Iterator[None]:
-    noted = _Noted(_token_widths(module))
-
-    def note(path: str) -> Any:
-        def hook(layer: nn.Module, inputs: Any, output: Any) -> None:
-            if not isinstance(output, torch.Tensor):
-                return
-            view = noted.view(layer, inputs, output)
-            if view is None:
-                return
-            _, channels, height, width = view.to_maps(output).shape
-            if height * width > 1:
-                found.pop(path, None)  # a layer that runs again counts by its last run
-                found[path] = SpatialLayer((channels, height, width), view)
-
-        return hook
-
-    hidden = {inner for one in module.modules() if isinstance(one, PartitionAttentionLayer) for inner in one.modules()}
-    with ExitStack() as stack:
-        for path, layer in module.named_modules():
-            if path and (layer not in hidden or isinstance(layer, PartitionAttentionLayer)):
-                stack.callback(layer.register_forward_hook(note(path)).remove)
-        yield
-
-
-class _Noted:
-    """The views of tensors, as far as they are alive: a tensor's view follows from who made it, and of what."""
-
-    def __init__(self, token_widths: set[int]) -> None:
-        self._token_widths = token_widths
-        self._views: dict[int, tuple[weakref.ref[torch.Tensor], View | None]] = {}
-
-    def view(self, layer: nn.Module, inputs: Any, output: torch.Tensor) -> View | None:
-        """The view of a layer's output; None if that is no map."""
-        known = self._known(output)
-        view = known if known is not None else self._made(layer, inputs, output)
-        self._views[id(output)] = (weakref.ref(output), view)
-        return view
-
-    def _known(self, tensor: Any) -> View | None:
-        reference, view = self._views.get(id(tensor), (None, None))
-        return view if reference is not None and reference() is tensor else None
-
-    def _made(self, layer: nn.Module, inputs: Any, output: torch.Tensor) -> View | None:
-        if output.dim() == 3:
-            return _token_view(output) if self._are_tokens(inputs, output) else None
-        if output.dim() != 4:
+    def _keep(self, place: Place, output: Tensor) -> Tensor | None:
+        if output.dim() not in (3, 4) or not output.is_floating_point() or not output.numel():
             return None
-        if isinstance(layer, Permute):
-            return CHANNELS_LAST if list(layer.dims) == [0, 2, 3, 1] else CHANNELS_FIRST
-        if isinstance(layer, _CHANNELS_FIRST) or type(layer).__name__ == "LayerNorm2d":
-            return CHANNELS_FIRST
-        if isinstance(layer, _CHANNELS_LAST):
-            return CHANNELS_LAST
-        alike = [one for one in inputs if isinstance(one, torch.Tensor) and one.shape == output.shape]
-        known = [view for view in map(self._known, alike) if view is not None]
-        if known:
-            return known[0]
-        # a guess; of a square picture the maps are square, and channels that lie elsewhere would make them oblong
-        return CHANNELS_FIRST if output.shape[2] == output.shape[3] else None
+        self.outputs[place] = output.clone()
+        # what follows may be rewritten in place, which must not reach what is kept
+        return self.outputs[place].clone() if output.requires_grad else None
 
-    def _are_tokens(self, inputs: Any, output: torch.Tensor) -> bool:
-        """Whether the last dimension is channels: three dimensions can be anything, flattened maps among them."""
-        sources = [one for one in inputs if isinstance(one, torch.Tensor) and one.shape[:2] == output.shape[:2]]
-        return output.shape[2] in self._token_widths or any(isinstance(self._known(one), Tokens) for one in sources)
+    def _differentiate(self) -> dict[Place, Tensor]:
+        """The gradient of a mixture of all scores, where there is one."""
+        score = (self.scores * self.mixture).sum()
+        places = [place for place, output in self.outputs.items() if output.requires_grad]
+        wanted = [self._picture, *(self.outputs[place] for place in places)]
+        with alike_in_memory(score):
+            at_picture, *found = torch.autograd.grad(score, wanted, allow_unused=True)
+        self.flat = at_picture is None or not bool(at_picture.any())  # of an untrained head of zeros, all are zero
+        return {place: one for place, one in zip(places, found, strict=True) if one is not None}
 
-
-def _token_widths(module: nn.Module) -> set[int]:
-    """How many channels the tokens of a network with attention have."""
-    norms = {one.normalized_shape[-1] for one in module.modules() if isinstance(one, nn.LayerNorm)}
-    return norms | {one.embed_dim for one in module.modules() if isinstance(one, nn.MultiheadAttention)}
+    def is_passed(self, places: Sequence[Place]) -> bool:
+        """Whether every way from the picture to the scores leads through one of the tensors."""
+        nodes = {self.outputs[place].grad_fn for place in places}
+        return not leads(self.scores.grad_fn, _leaf(self._picture), nodes)
 
 
-def _token_view(output: torch.Tensor) -> Tokens | None:
-    """Of a square of tokens, with a class token before it or without one."""
-    for others in (0, 1):
-        side = math.isqrt(output.shape[1] - others)
-        if side > 1 and side * side == output.shape[1] - others:
-            return Tokens(side, side, others)
-    return None
+def _leaf(tensor: Tensor) -> Node:
+    """The node at which gradients leave the graph for a leaf."""
+    return tensor.expand_as(tensor).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
+
+
+class _Together:
+    """Pictures run in batches of two and three: which axis of each tensor holds the pictures, or why none does."""
+
+    def __init__(self, look: _Look) -> None:
+        self._look = look
+        self.alone = ""  # why pictures must not be run together
+        self.axes: dict[Place, int | str] = {}
+        first, second, third = look.pictures
+        shapes: list[dict[Place, torch.Size]] = []
+        mixed: set[Place] = set()
+        for batch, place_of_first in (((first, second), 0), ((second, third, first), 2)):
+            shapes.append({})
+            try:
+                scores = self._run(torch.cat(batch), place_of_first, shapes[-1], mixed)
+            except Exception as error:  # whatever the network's author did not foresee
+                self.alone = f"it fails on {len(batch)} pictures at once ({type(error).__name__}: {_line(error)})"
+                return
+            if scores.shape[:1] != (len(batch),) or not _same_row(scores, look.scores, 0, place_of_first):
+                self.alone = "a picture's scores depend on the other pictures of its batch"
+                return
+        for place, output in look.outputs.items():
+            sizes = [output.shape, *(one.get(place, torch.Size()) for one in shapes)]
+            axes = [axis for axis, found in enumerate(zip(*sizes, strict=False)) if found == (1, 2, 3)]
+            if not axes or len({len(one) for one in sizes}) > 1:
+                self.axes[place] = _rows(output)
+            else:
+                self.axes[place] = "a row of it depends on other pictures than its own" if place in mixed else axes[0]
+
+    def _run(self, batch: Tensor, first: int, shapes: dict[Place, torch.Size], mixed: set[Place]) -> Tensor:
+        def visit(place: Place, output: Tensor) -> None:
+            alone = self._look.outputs.get(place)
+            if alone is None or output.dim() != alone.dim():
+                return
+            shapes[place] = output.shape
+            for axis in range(output.dim()):
+                if (alone.shape[axis], output.shape[axis]) == (1, len(batch)):
+                    others = [size for place, size in enumerate(output.shape) if place != axis]
+                    if others == [size for place, size in enumerate(alone.shape) if place != axis]:
+                        if not _same_row(output, alone, axis, first):
+                            mixed.add(place)
+                        return
+
+        with torch.no_grad():
+            scores: Tensor = observe(self._look.module, batch, visit)
+        return scores
+
+
+def _same_row(output: Tensor, alone: Tensor, axis: int, row: int) -> bool:
+    """Whether one row of a batch is what it is alone, and another picture's row is not."""
+    rows, expected = output.detach().float().movedim(axis, 0), alone.detach().float().movedim(axis, 0)[0]
+    other = rows[(row + 1) % len(rows)]
+    return bool((rows[row] - expected).norm() <= _ALIKE * (other - expected).norm()) and not bool(
+        torch.equal(other, expected)
+    )
+
+
+def _rows(output: Tensor) -> str:
+    if output.shape[0] > 1:
+        return f"it has {output.shape[0]} rows for one picture"
+    return "no axis of its output is that of the pictures"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _judge(look: _Look, axes: Mapping[Place, int | str], alone: str) -> Findings | None:
+    """The verdict on all layers; None if none of them can be the default."""
+    refused: dict[str, str] = {}
+    changes = _changes(look, {place: axis for place, axis in axes.items() if isinstance(axis, int)})
+    layers: dict[str, SpatialLayer] = {}
+    places: dict[str, list[Place]] = {}
+    for (path, _), runs in _by_layer(look.outputs).items():
+        found = _layer(look, runs, axes, changes)
+        if isinstance(found, str):
+            refused.setdefault(path, found)
+        elif path not in layers:
+            layers[path], places[path] = found, runs
+    # a layer finishes with its last run
+    order = {place: number for number, place in enumerate(look.outputs)}
+    layers = dict(sorted(layers.items(), key=lambda item: order[places[item[0]][-1]]))
+    refused = {path: why for path, why in refused.items() if path not in layers}
+    default = _last(look, layers, places)
+    if default is None:
+        return None
+    inside = _last_of_cells(look, default, layers, places)
+    return Findings(layers, inside or default, LAST_OF_CELLS if inside else LAST, refused, alone)
+
+
+def _by_layer(outputs: Mapping[Place, Tensor]) -> dict[tuple[str, int], list[Place]]:
+    """The runs of each tensor of each layer."""
+    found: dict[tuple[str, int], list[Place]] = {}
+    for place in outputs:
+        found.setdefault((place.path, place.element), []).append(place)
+    return found
+
+
+def _changes(look: _Look, axes: Mapping[Place, int]) -> dict[Place, dict[int, list[Tensor]]]:
+    """How much each cell changes with each part of the picture, for each axis that may hold the channels."""
+    found: dict[Place, dict[int, list[Tensor]]] = {place: {} for place in axes if place in look.gradients}
+    first, second, _ = look.pictures
+
+    def visit(place: Place, output: Tensor) -> None:
+        alone = look.outputs.get(place)
+        if place not in found or alone is None or output.shape != alone.shape:
+            return
+        change = (output.float() - alone.detach().float()).select(axes[place], 0)
+        for axis in range(change.dim()):
+            found[place].setdefault(axis, []).append(change.norm(dim=axis).double().cpu())
+
+    with torch.no_grad():
+        for rows, columns in parts(first.shape[2]):
+            observe(look.module, with_part_of(first, second, rows, columns), visit)
+    return found
+
+
+def _layer(
+    look: _Look,
+    runs: Sequence[Place],
+    axes: Mapping[Place, int | str],
+    changes: Mapping[Place, Mapping[int, Sequence[Tensor]]],
+) -> SpatialLayer | str:
+    """A layer with its runs, or why it has no map."""
+    seen: list[Cells] = []
+    for run in runs:
+        axis = axes[run]
+        if isinstance(axis, str):
+            return axis
+        if run not in look.gradients:
+            return "the scores do not depend on it"
+        cells = find_cells({channels: [one.numpy() for one in found] for channels, found in changes[run].items()})
+        if cells is None:
+            return "its cells do not follow the picture's content"
+        if not cells.whole:
+            return "it sees a part of the picture only"
+        seen.append(cells)
+    if len({(axes[run], replace(cells, mirrored=(False, False))) for run, cells in zip(runs, seen, strict=True)}) > 1:
+        return f"its {len(runs)} runs return different maps"
+    view = _view(runs, seen, axes)
+    maps = [view.to_maps(look.gradients[run], number) for number, run in enumerate(runs)]
+    if not look.flat and not any(bool(one.any()) for one in maps):
+        return "the scores have no gradient at its cells"
+    if len({one.shape for one in maps}) > 1:
+        return f"its {len(runs)} runs return different maps"
+    _, channels, height, width = maps[0].shape
+    return SpatialLayer((channels * len(runs), height, width), view)
+
+
+def _view(runs: Sequence[Place], seen: Sequence[Cells], axes: Mapping[Place, int | str]) -> ChannelLayout:
+    batch_axis, first = axes[runs[0]], seen[0]
+    assert isinstance(batch_axis, int)
+    return ChannelLayout(
+        batch_axis=batch_axis,
+        channel_axis=first.channel_axis + (first.channel_axis >= batch_axis),
+        grid=first.grid if first.shared_axis else None,
+        first_token=first.first,
+        transposed=first.transposed,
+        element=runs[0].element,
+        runs=tuple(cells.mirrored for cells in seen),
+    )
+
+
+def _may_be_default(look: _Look, path: str, layer: SpatialLayer) -> bool:
+    kind = look.module.get_submodule(path)
+    projection = isinstance(kind, nn.Linear) and layer.view.grid is not None  # queries, keys and values of attention
+    return not isinstance(kind, _PASSING_ON) and not projection
+
+
+def _last(
+    look: _Look, layers: Mapping[str, SpatialLayer], places: Mapping[str, Sequence[Place]]
+) -> str | None:
+    """The last layer that every way from the picture to the scores passes."""
+    return next(
+        (
+            path
+            for path in reversed(layers)
+            if _may_be_default(look, path, layers[path]) and look.is_passed(places[path])
+        ),
+        None,
+    )
+
+
+def _last_of_cells(
+    look: _Look, default: str, layers: Mapping[str, SpatialLayer], places: Mapping[str, Sequence[Place]]
+) -> str | None:
+    """Behind a layer with a class token: the last layer of its width that its cells pass on their way to the scores.
+
+    The class token goes on by itself: the cells reach it through the last block's normalisation.
+    """
+    known, later = layers[default], list(layers)[list(layers).index(default) + 1 :]
+    candidates = [
+        path
+        for path in reversed(later)
+        if _may_be_default(look, path, layers[path])
+        and (layers[path].shape, layers[path].view.grid) == (known.shape, known.view.grid)
+    ]
+    if known.view.grid is None or not candidates or look.flat:
+        return None
+    again = _Again(look, default, known.view)
+    found = next((path for path in candidates if again.are_passed(places[path])), None)
+    return None if found is None else _last_of_cells(look, found, layers, places) or found
+
+
+class _Again:
+    """The picture run once more, the cells of one layer apart from its other tokens.
+
+    The graph knows tensors, not tokens: whether cells reach the scores around a layer is seen by their gradients.
+    """
+
+    def __init__(self, look: _Look, path: str, view: ChannelLayout) -> None:
+        self._kept: dict[Place, Tensor] = {}
+
+        def keep(place: Place, output: Tensor) -> Tensor | None:
+            if place not in look.gradients:
+                return None
+            self._kept[place] = output.clone()
+            return self._kept[place].clone()
+
+        with torch.enable_grad(), captured(look.module, [path], {path: view}) as kept:
+            scores: Tensor = observe(look.module, look.pictures[0].clone().requires_grad_(), keep)
+        self._score, self._cells = (scores * look.mixture).sum(), kept[path]
+
+    def are_passed(self, places: Sequence[Place]) -> bool:
+        """Whether no gradient reaches the cells if those at the tensors are taken away."""
+        hooks = [self._kept[place].register_hook(torch.zeros_like) for place in places]
+        try:
+            with alike_in_memory(self._score):
+                found = torch.autograd.grad(self._score, self._cells, retain_graph=True, allow_unused=True)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return not any(one is not None and bool(one.any()) for one in found)
+
+
+def _without_map(architecture: str, look: _Look, together: _Together) -> str:
+    axes = together.axes or {place: 0 for place in look.outputs}
+    refused = {}
+    for (path, _), runs in _by_layer(look.outputs).items():
+        why = next((axes[run] for run in runs if isinstance(axes[run], str)), None)
+        if why:
+            refused[path] = why
+    told = "; ".join(f"{path}: {why}" for path, why in list(refused.items())[-3:])
+    return (
+        f"{architecture} has no layer with a map (N, C, h, w) of more than one cell that every way from the picture to "
+        f"the scores passes{f' ({told})' if told else ''}"
+    )

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import nn
 
 from handler.errors import ModelError
@@ -98,53 +97,6 @@ def build_own(architecture: str, num_classes: int | None = None) -> nn.Module:
     if next(module.parameters(), None) is None:
         raise ModelError(f"architecture {architecture} has no weights, valid is a network with parameters")
     return module
-
-
-def check_scores(module: nn.Module, architecture: str, side: int, classes: int) -> None:
-    """Runs two pictures and refuses a network that does not answer with one finite score per label.
-
-    Args:
-        module: in eval mode.
-        architecture: for the messages.
-        side: of the square pictures, in pixels.
-        classes: how many labels there are.
-
-    Raises:
-        ModelError: saying what came back and what is valid.
-    """
-    pictures = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-    try:
-        with torch.inference_mode():
-            scores = module(pictures.clone())
-            again = module(pictures.clone())
-    except Exception as error:  # whatever its author did not foresee
-        said = (
-            f"architecture {architecture} fails on pictures {tuple(pictures.shape)} ({type(error).__name__}: {error})"
-        )
-        raise ModelError(f"{said}; valid is a network that takes float32 (N, 3, {side}, {side})") from error
-    valid = f"valid is one tensor of float32 scores (N, {classes}), one score per label"
-    if not isinstance(scores, torch.Tensor):
-        raise ModelError(f"architecture {architecture} answers with {described(scores)}, {valid}")
-    if scores.dim() != 2 or scores.shape[0] != 2 or scores.dtype != torch.float32:
-        raise ModelError(
-            f"architecture {architecture} answers two pictures with {scores.dtype} {tuple(scores.shape)}, {valid}"
-        )
-    if scores.shape[1] != classes:
-        raise ModelError(
-            f"architecture {architecture} scores {scores.shape[1]} classes, but there are {classes} labels; {valid}"
-        )
-    if not bool(scores.isfinite().all()):
-        raise ModelError(f"architecture {architecture} answers noise with scores that are not finite; {valid}")
-    if not torch.allclose(scores, again, rtol=1e-4, atol=1e-5):
-        raise ModelError(
-            f"architecture {architecture} answers the same pictures differently each time, in eval mode, too; valid is "
-            "a network without chance: F.dropout needs training=self.training"
-        )
-    if classes > 1 and bool((scores >= 0).all()) and torch.allclose(scores.sum(1), torch.ones(2), atol=1e-4):
-        raise ModelError(
-            f"architecture {architecture} ends in a softmax; valid are logits, which Grad-CAM is defined on: remove "
-            "the softmax, the probabilities are computed from the logits"
-        )
 
 
 def _takes_classes(factory: Callable[..., Any]) -> bool:

@@ -4,16 +4,20 @@ The torch engine runs it eagerly, and the explanation graph is a trace of it: th
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from handler.backward_contract import alike_in_memory
+from handler.checkpointing import direct_checkpoints
 from handler.errors import Unprocessable
 from handler.evidence import Needs
 from handler.guided import Gates, find_gates, guided
 from handler.hooks import captured
-from handler.views import View
+from handler.views import CHANNELS_FIRST, ChannelLayout
+from handler.visible_activations import VisibleActivations
 
 
 @dataclass(frozen=True)
@@ -22,9 +26,14 @@ class Tape:
 
     scores: torch.Tensor  # (N, K), the logits
     pictures: torch.Tensor  # (N, 3, H, W)
-    layers: dict[str, torch.Tensor]  # path to activation (N, C, h, w)
+    runs: dict[str, list[torch.Tensor]]  # path to the activation (N, C, h, w) of each run of the layer
     gates: Gates | None  # where guided gradients are wanted
     saliency: bool  # whether the plain gradient at the input is wanted
+
+    @property
+    def layers(self) -> dict[str, torch.Tensor]:
+        """Path to activation (N, C, h, w); the channels of a layer that runs several times are those of all runs."""
+        return {path: _all_channels(runs) for path, runs in self.runs.items()}
 
 
 @dataclass(frozen=True)
@@ -36,26 +45,32 @@ class Gradients:
     saliency: torch.Tensor | None  # (N, 3, H, W)
 
 
-def record(module: nn.Module, pictures: torch.Tensor, needs: Needs, views: Mapping[str, View] | None = None) -> Tape:
+def record(
+    module: nn.Module, pictures: torch.Tensor, needs: Needs, views: Mapping[str, ChannelLayout] | None = None
+) -> Tape:
     """Runs the network once; gradients are recorded only as far down as ``needs`` wants them.
 
     Args:
         module: in eval mode.
         pictures: (N, 3, H, W), normalised.
         needs: what is wanted.
-        views: of layers that have their channels elsewhere than (N, C, h, w).
+        views: of layers whose output is not one tensor (N, C, h, w) of one run.
 
     Raises:
-        Unprocessable: a layer that does not run, or no ReLU to guide.
+        Unprocessable: a layer that does not run as often as it did when the network was looked at, or no ReLU to guide.
     """
-    with captured(module, needs.layers, views) as kept:
+    views = views or {}
+    with captured(module, needs.layers, views) as kept, direct_checkpoints(), ExitStack() as stack:
+        if needs.guided:
+            stack.enter_context(VisibleActivations())
         pictures = pictures.detach().requires_grad_(needs.guided or needs.saliency)
         scores = module(pictures.clone())  # a network may begin with an operation in place
-    missing = [path for path in needs.layers if path not in kept]
-    if missing:
-        raise Unprocessable(f"layer {missing[0]!r} does not run in eval mode, so that it has no map")
-    layers = {path: kept[path] for path in needs.layers}
-    return Tape(scores, pictures, layers, find_gates(scores) if needs.guided else None, needs.saliency)
+    for path in needs.layers:
+        found, known = len(kept.get(path, ())), len(views.get(path, CHANNELS_FIRST).runs)
+        if found != known:
+            raise Unprocessable(f"layer {path!r} runs {found} times for this picture and has a map if it runs {known}")
+    runs = {path: kept[path] for path in needs.layers}
+    return Tape(scores, pictures, runs, find_gates(scores) if needs.guided else None, needs.saliency)
 
 
 def differentiate(tape: Tape, score: torch.Tensor) -> Gradients:
@@ -64,26 +79,31 @@ def differentiate(tape: Tape, score: torch.Tensor) -> Gradients:
     Raises:
         Unprocessable: a layer, or the input, that the score does not depend on.
     """
-    wanted = {f"layer {path!r}": tensor for path, tensor in tape.layers.items()}
+    wanted = [(f"layer {path!r}", run) for path, runs in tape.runs.items() for run in runs]
     if tape.saliency:
-        wanted["the input"] = tape.pictures
-    plain = _gradients(score, wanted)
-    through_gates = None
-    if tape.gates is not None:
-        with guided(tape.gates):
-            (through_gates,) = _gradients(score, {"the input": tape.pictures})
-    return Gradients(
-        dict(zip(tape.layers, plain, strict=False)),
-        through_gates,
-        plain[-1] if tape.saliency else None,
-    )
+        wanted.append(("the input", tape.pictures))
+    with alike_in_memory(score):
+        plain = list(_gradients(score, wanted))
+        through_gates = None
+        if tape.gates is not None:
+            with guided(tape.gates):
+                (through_gates,) = _gradients(score, [("the input", tape.pictures)])
+    at_input = plain.pop() if tape.saliency else None
+    layers = {path: _all_channels([plain.pop(0) for _ in runs]) for path, runs in tape.runs.items()}
+    return Gradients(layers, through_gates, at_input)
 
 
-def _gradients(score: torch.Tensor, wanted: dict[str, torch.Tensor]) -> Sequence[torch.Tensor]:
+def _gradients(score: torch.Tensor, wanted: Sequence[tuple[str, torch.Tensor]]) -> Sequence[torch.Tensor]:
     if not wanted:
         return []
-    found = torch.autograd.grad(score, list(wanted.values()), retain_graph=True, allow_unused=True)
-    for name, gradient in zip(wanted, found, strict=True):
+    if not score.requires_grad:
+        raise Unprocessable(f"the scores do not depend on {wanted[0][0]}, so that it has no gradient")
+    found = torch.autograd.grad(score, [tensor for _, tensor in wanted], retain_graph=True, allow_unused=True)
+    for (name, _), gradient in zip(wanted, found, strict=True):
         if gradient is None:
             raise Unprocessable(f"the scores do not depend on {name}, so that it has no gradient")
     return found
+
+
+def _all_channels(runs: Sequence[torch.Tensor]) -> torch.Tensor:
+    return runs[0] if len(runs) == 1 else torch.cat(list(runs), dim=1)

@@ -1,66 +1,67 @@
-"""Where a layer's output has its channels: convolutions have them second, transformers last, behind cells or tokens."""
+"""Where a layer's output has its channels and cells, and which way round it shows the picture."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
-import torch
+from torch import Tensor, cat
 
-
-class View(Protocol):
-    """Shows a layer's output as maps (N, C, h, w), and puts maps back into its place."""
-
-    def to_maps(self, output: torch.Tensor) -> torch.Tensor:
-        """The output as (N, C, h, w)."""
-        ...
-
-    def from_maps(self, maps: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """``output`` with the maps instead of its own; what the maps do not show stays."""
-        ...
+Mirroring = tuple[bool, bool]  # upside down, left to right
 
 
 @dataclass(frozen=True)
-class ChannelsFirst:
-    """(N, C, h, w): of convolutions."""
+class ChannelLayout:
+    """Shows a layer's output as maps (N, C, h, w), and puts maps back into the output.
 
-    def to_maps(self, output: torch.Tensor) -> torch.Tensor:
-        """See ``View``."""
-        return output
+    Convolutions return (N, C, h, w), Swin transformers (N, h, w, C), vision transformers tokens (N, T, C) with others
+    before those of the picture; PyTorch's own transformers take sequences first, (T, N, C).
+    """
 
-    def from_maps(self, maps: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """See ``View``."""
-        return maps
+    batch_axis: int = 0
+    channel_axis: int = 1
+    grid: tuple[int, int] | None = None  # h, w of cells that share one axis; None where they have two
+    first_token: int = 0  # index of the first cell on a shared axis
+    transposed: bool = False  # the columns' axis comes before the rows', or the cells go column after column
+    element: int = 0  # which tensor of an output of several, in the order of torch.utils._pytree
+    runs: tuple[Mirroring, ...] = ((False, False),)  # how each run of the layer sees the picture
+
+    def to_maps(self, output: Tensor, run: int = 0) -> Tensor:
+        """The output of a run as (N, C, h, w), the way round that the picture is."""
+        maps = self._cells(output) if self.grid else output.permute(self._axes(output))
+        mirrored = self._mirrored_axes(run)
+        return maps.flip(mirrored) if mirrored else maps
+
+    def from_maps(self, maps: Tensor, output: Tensor, run: int = 0) -> Tensor:
+        """``output`` with the maps (N, C, h, w) instead of its own; what the maps do not show stays."""
+        mirrored = self._mirrored_axes(run)
+        maps = maps.flip(mirrored) if mirrored else maps
+        axes = self._axes(output)
+        back = [axes.index(axis) for axis in range(len(axes))]
+        if self.grid is None:
+            return maps.permute(back)
+        cells = (maps.transpose(2, 3) if self.transposed else maps).flatten(2).permute(back)
+        axis, first, count = axes[2], self.first_token, cells.shape[axes[2]]
+        others = output.narrow(axis, 0, first), output.narrow(axis, first + count, output.shape[axis] - first - count)
+        return _joined([others[0], cells, others[1]], axis)
+
+    def _cells(self, output: Tensor) -> Tensor:
+        assert self.grid is not None
+        height, width = self.grid
+        axes = self._axes(output)
+        tokens = output.narrow(axes[2], self.first_token, height * width).permute(axes)
+        if self.transposed:
+            return tokens.unflatten(2, (width, height)).transpose(2, 3)
+        return tokens.unflatten(2, (height, width))
+
+    def _axes(self, output: Tensor) -> list[int]:
+        """The output's axes in the order pictures, channels, rows, columns, or pictures, channels, tokens."""
+        cells = [axis for axis in range(output.dim()) if axis not in (self.batch_axis, self.channel_axis)]
+        return [self.batch_axis, self.channel_axis, *(reversed(cells) if self.transposed else cells)]
+
+    def _mirrored_axes(self, run: int) -> list[int]:
+        return [axis for axis, mirrored in zip((2, 3), self.runs[run], strict=True) if mirrored]
 
 
-@dataclass(frozen=True)
-class ChannelsLast:
-    """(N, h, w, C): of Swin transformers, and inside ConvNeXt's blocks."""
-
-    def to_maps(self, output: torch.Tensor) -> torch.Tensor:
-        """See ``View``."""
-        return output.permute(0, 3, 1, 2)
-
-    def from_maps(self, maps: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """See ``View``."""
-        return maps.permute(0, 2, 3, 1)
+def _joined(parts: list[Tensor], axis: int) -> Tensor:
+    return cat([part for part in parts if part.shape[axis]], dim=axis)
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """(N, T, C), row after row, behind a class token or without one: of vision transformers."""
-
-    height: int
-    width: int
-    others: int  # tokens that stand before those of the picture
-
-    def to_maps(self, output: torch.Tensor) -> torch.Tensor:
-        """See ``View``."""
-        cells = output[:, self.others :].transpose(1, 2)
-        return cells.reshape(output.shape[0], output.shape[2], self.height, self.width)
-
-    def from_maps(self, maps: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """See ``View``."""
-        return torch.cat([output[:, : self.others], maps.flatten(2).transpose(1, 2)], dim=1)
-
-
-CHANNELS_FIRST = ChannelsFirst()
-CHANNELS_LAST = ChannelsLast()
+CHANNELS_FIRST = ChannelLayout()

@@ -1,0 +1,55 @@
+"""Lets a visitor see every tensor that any layer of a network returns during a forward pass."""
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from handler.checkpointing import direct_checkpoints
+
+
+class Place(NamedTuple):
+    """Where a tensor came from."""
+
+    path: str  # of the layer, as in ``module.named_modules()``
+    element: int  # which tensor of the layer's output
+    run: int  # of the layer, from 0
+
+
+def observe(module: nn.Module, pictures: Tensor, visit: Callable[[Place, Tensor], Tensor | None]) -> Any:
+    """Runs the network on pictures (N, 3, H, W) and returns its answer.
+
+    Args:
+        module: in eval mode; all hooks are removed again, whatever happens.
+        pictures: left as they are.
+        visit: is told of every tensor in the order in which the layers finish; what it returns takes the tensor's
+            place.
+    """
+    runs: Counter[str] = Counter()
+
+    def seen(path: str) -> Any:
+        def hook(_layer: nn.Module, _inputs: Any, output: Any) -> Any:
+            leaves, structure = tree_flatten(output)
+            run = runs[path]
+            runs[path] += 1
+            replaced = [
+                visit(Place(path, element, run), leaf) if isinstance(leaf, Tensor) else None
+                for element, leaf in enumerate(leaves)
+            ]
+            if all(one is None for one in replaced):
+                return None
+            return tree_unflatten(
+                [leaf if new is None else new for leaf, new in zip(leaves, replaced, strict=True)], structure
+            )
+
+        return hook
+
+    with ExitStack() as stack:
+        stack.enter_context(direct_checkpoints())
+        for path, layer in module.named_modules():
+            if path:
+                stack.callback(layer.register_forward_hook(seen(path)).remove)
+        return module(pictures.clone())  # a network may begin with an operation in place

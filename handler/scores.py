@@ -1,0 +1,94 @@
+"""What a classifier must answer with: one finite score per label, of which softmax makes probabilities."""
+
+import torch
+from torch import Tensor, nn
+
+from handler.autograd_graph import operation
+from handler.checkpointing import direct_checkpoints
+from handler.errors import ModelError
+from handler.own_architecture import described
+from handler.scenes import scenes
+
+_SHAPING = ("View", "UnsafeView", "Squeeze", "Unsqueeze", "Permute", "Transpose", "Clone", "Alias", "ToCopy", "Slice")
+_SATURATING = 100.0  # times an ordinary picture
+_LOGITS = "valid are logits, which Grad-CAM is defined on"
+
+
+def check_scores(module: nn.Module, architecture: str, side: int, classes: int) -> None:
+    """Runs pictures and refuses a network that does not answer with one finite logit per label.
+
+    Args:
+        module: in eval mode.
+        architecture: for the messages.
+        side: of the square pictures, in pixels.
+        classes: how many labels there are.
+
+    Raises:
+        ModelError: saying what came back and what is valid.
+    """
+    device = next(module.parameters()).device
+    picture = scenes(1, side, seed=2).to(device)
+    valid = f"valid is one tensor of float32 scores (N, {classes}), one score per label"
+    scores = _run(module, picture, architecture)
+    if not isinstance(scores, Tensor):
+        raise ModelError(f"architecture {architecture} answers with {described(scores)}, {valid}")
+    if scores.dim() != 2 or scores.shape[0] != 1 or not scores.is_floating_point():
+        raise ModelError(
+            f"architecture {architecture} answers one picture with {scores.dtype} {tuple(scores.shape)}, {valid}"
+        )
+    if scores.shape[1] != classes:
+        raise ModelError(
+            f"architecture {architecture} scores {scores.shape[1]} classes, but there are {classes} labels; {valid}"
+        )
+    if not bool(scores.isfinite().all()):
+        raise ModelError(f"architecture {architecture} answers a picture with scores that are not finite; {valid}")
+    again = _run(module, picture, architecture)
+    if not torch.allclose(scores, again, rtol=1e-4, atol=1e-5):
+        raise ModelError(
+            f"architecture {architecture} answers the same picture differently each time, in eval mode, too; valid is "
+            "a network without chance: F.dropout needs training=self.training"
+        )
+    if classes == 1:
+        raise ModelError(
+            f"architecture {architecture} has one score, and a softmax of one score is always 1; "
+            "valid are at least two classes with a score each"
+        )
+    end = _end(scores, _run(module, _SATURATING * picture, architecture))
+    if end:
+        raise ModelError(
+            f"architecture {architecture} ends in a {end}; {_LOGITS}: remove the {end}, the probabilities are computed "
+            "from the logits by a softmax"
+        )
+
+
+def _run(module: nn.Module, picture: Tensor, architecture: str) -> Tensor:
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), direct_checkpoints():
+            scores: Tensor = module(picture.clone().requires_grad_().clone())
+    except Exception as error:  # whatever its author did not foresee
+        shape = tuple(picture.shape)
+        raise ModelError(
+            f"architecture {architecture} fails on a picture {shape} ({type(error).__name__}: {_line(error)}); "
+            f"valid is a network that takes float32 (N, {', '.join(map(str, shape[1:]))})"
+        ) from error
+    return scores
+
+
+def _end(scores: Tensor, saturated: Tensor) -> str:
+    """The name of what the network ends in instead of logits; empty if they are logits."""
+    node = scores.grad_fn
+    while node is not None and operation(node) in _SHAPING:
+        node = node.next_functions[0][0]
+    last = "" if node is None else operation(node)
+    both = torch.cat([scores, saturated]).detach().double()
+    if last == "Softmax" or bool((both >= 0).all() and (both.sum(1) - 1).abs().max() < 1e-4):
+        return "softmax"
+    if last == "LogSoftmax" or bool(both.logsumexp(1).abs().max() < 1e-4):
+        return "log-softmax"
+    if last in ("Sigmoid", "Hardsigmoid") or bool((both >= 0).all() and (both <= 1).all() and both.any()):
+        return "sigmoid"
+    return ""
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
