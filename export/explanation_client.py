@@ -42,7 +42,8 @@ class ExplanationClient:
             options: as in JSON requests: ``target=3``, ``maps=["gradcam"]``, ``encoding="npy"`` and so on.
 
         Raises:
-            ValueError: the bytes are no picture, or an option is not valid; the message says what is.
+            ValueError: the bytes are no picture, its scores or evidence are not finite, or an option is not valid; the
+                message says what is.
             ModelError: the graph failed on this picture; the log says why.
         """
         content: dict[str, Any] = json.loads(self._answer(image, JSON, options).body)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from handler.decode import decode
 from handler.evidence import best_classes
+from handler.finiteness import check_scores
 from handler.graph_description import KIND_PREDICTION
 from handler.graph_session import GraphSession
 from handler.preprocess import preprocess
@@ -35,13 +36,16 @@ class PredictionClient:
         """The ``top_k`` most probable classes of an encoded picture, best first.
 
         Raises:
-            RequestError: the bytes are no picture that can be decoded.
+            RequestError: the bytes are no picture that can be decoded, or its scores are not finite.
             ValueError: ``top_k`` is not between 1 and the number of classes.
         """
         labels = self.description.labels
         if not 1 <= top_k <= len(labels):
             raise ValueError(f"top_k {top_k} is not valid, valid are 1 to {len(labels)}")
         seen = preprocess(decode(image), self.description.preprocessing)
-        probabilities = self._graph.run({"input": seen.tensor[None]}, ["probabilities"])[0][0]
+        logits, probabilities = (
+            found[0] for found in self._graph.run({"input": seen.tensor[None]}, ["logits", "probabilities"])
+        )
+        check_scores(logits)
         best = best_classes(probabilities, top_k)
         return [Prediction(index, labels[index], float(probabilities[index])) for index in best]

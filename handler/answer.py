@@ -17,7 +17,7 @@ JSON, PNG = "application/json", "image/png"
 _DIGITS = 8  # significant digits of listed numbers, about those of a float32
 OK, FAILURE = "ok", "InternalError"
 PROBE = "probe"  # the outcome of what is no request for a picture; neither counted nor logged
-OUTCOMES = (OK, "BadRequest", "NotFound", "TooLarge", "NotAnImage", "Unprocessable", FAILURE)
+OUTCOMES = (OK, "BadRequest", "NotFound", "TooLarge", "NotAnImage", "Unprocessable", "NotFinite", FAILURE)
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,43 @@
 """From the bytes of an upload to an upright RGB picture.
 
-cv2 decodes, which gives Pillow's very pixels in half the time, except for a few kinds that Pillow decodes itself.
-Pillow reads the header first, so that size and format are judged before a single pixel is decoded; ``unpacking.py``
-judges what the header does not tell.
+The picture is Pillow's to the last bit. cv2 decodes where its pixels are Pillow's, in half the time; all else Pillow
+decodes. Pillow reads the header first, so that size and format are judged before a single pixel is decoded;
+``unpacking.py`` judges what the header does not tell.
 
 What becomes of unusual pictures:
 
-* grey and palette pictures become RGB; of a GIF's or a TIFF's pages the first is taken;
+* grey and palette pictures become RGB; of an animation's or a TIFF's pages the first is taken, of an animated PNG with
+  a still picture of its own that one;
 * transparency is dropped, as in Pillow's ``convert("RGB")``: the picture is laid over nothing, the colours stored under
   transparent pixels show;
-* 16-bit values are scaled to 8 bits (Pillow's ``convert("RGB")`` clips 16-bit grey instead, which leaves it white);
-* a camera's EXIF orientation is applied.
+* of values of 12 and 16 bits the highest 8 are taken (Pillow's ``convert("RGB")`` clips grey ones, which leaves them
+  white, and takes 16-bit grey of which 0 is white for one of which 0 is black);
+* values with a sign, with a fraction or of 32 bits have no range that says what black and white are: they are refused,
+  as are the few TIFFs that Pillow takes for others: uncompressed planes that are not of 8 bits;
+* the orientation that EXIF or XMP tells is applied, whatever type it is written as; one that cannot be read is none.
 """
 
 import io
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    COMPRESSION,
+    PHOTOMETRIC_INTERPRETATION,
+    PLANAR_CONFIGURATION,
+    SAMPLEFORMAT,
+    TiffImageFile,
+)
 
 from handler.errors import BadRequest, NotAnImage, TooLarge
-from handler.unpacking import check_chunks, check_scans, tile_pixels, without_profile
+from handler.unpacking import check_chunks, check_scans, chunk_kinds, tile_pixels, without_profile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 DEFAULT_MAX_PIXELS = 50_000_000
@@ -36,7 +49,18 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
+_VALUES = "whole numbers without a sign, of at most 16 bits, as values"
 _CHECKS = {"PNG": check_chunks, "JPEG": check_scans, "MPO": check_scans}  # of what the header does not tell
+_BEYOND_CV2 = {b"acTL", b"eXIf", b"tEXt", b"zTXt", b"iTXt"}  # chunks of animations, and where an orientation may stand
+_UPRIGHT: Mapping[int, Callable[[Any], Any]] = {  # by EXIF's number
+    2: lambda pixels: cv2.flip(pixels, 1),
+    3: lambda pixels: cv2.flip(pixels, -1),
+    4: lambda pixels: cv2.flip(pixels, 0),
+    5: cv2.transpose,
+    6: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda pixels: cv2.flip(cv2.transpose(pixels), -1),
+    8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
 
 
 @dataclass(frozen=True)
@@ -46,13 +70,15 @@ class _Header:
     height: int
     mode: str  # Pillow's name: "L", "P", "RGB", "CMYK", …
     tile: int = 0  # pixels that are unpacked at once, if that is not the picture
+    unclear: str = ""  # why the values leave open what they look like
+    orientation: int = 1  # EXIF's number, as far as the header tells it
 
 
 def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Decodes a picture to uint8 RGB (H, W, 3), upright.
 
     Raises:
-        NotAnImage: none of ``FORMATS``; the message names the first bytes.
+        NotAnImage: none of ``FORMATS``, the message names the first bytes; or one that leaves open what it looks like.
         TooLarge: more than ``max_pixels``, a side above ``LONGEST_SIDE``, or more scans than any encoder writes;
             nothing was decoded.
         BadRequest: one of ``FORMATS``, but truncated or corrupt.
@@ -69,10 +95,12 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.
         )
     if header.tile > max_pixels:
         raise TooLarge(f"the picture's tiles have {header.tile} pixels, valid are at most {max_pixels}")
+    if header.unclear:
+        raise NotAnImage(f"the {header.format} picture {header.unclear}")
     _CHECKS.get(header.format, lambda _data: None)(data)
     if header.format == "PNG":
         data = without_profile(data)
-    image = _decode_with_pillow(data) if _differs_in_cv2(header) else _decode(data)
+    image = _decode_with_pillow(data) if _differs_in_cv2(header, data) else _decode(data, header.orientation)
     if image is None:
         raise BadRequest(f"the {header.format} picture is truncated or corrupt and cannot be decoded")
     return image
@@ -82,43 +110,93 @@ def _read_header(data: bytes, max_pixels: int) -> _Header:
     Image.MAX_IMAGE_PIXELS = max_pixels  # the only limit to what Pillow sets aside for a GIF's frame as it opens it
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            tile = tile_pixels(image.tag_v2) if isinstance(image, TiffImageFile) else 0
-            return _Header(str(image.format), image.width, image.height, image.mode, tile)
+            tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+            unclear = _unclear(image.mode, tags)
+            # a PNG would decode its pixels for it, and goes to Pillow anyway if it tells one
+            orientation = 1 if image.format == "PNG" else _orientation(image)
+            return _Header(
+                str(image.format), image.width, image.height, image.mode, tile_pixels(tags), unclear, orientation
+            )
     except UnidentifiedImageError as error:
         raise NotAnImage(
-            f"not a picture: the upload begins with the bytes {data[:8].hex(' ')} ({_printable(data[:8])}), "
-            f"valid are {', '.join(FORMATS)}"
+            f"not a picture that can be read: the upload begins with the bytes {data[:8].hex(' ')} "
+            f"({_printable(data[:8])}), valid are {', '.join(FORMATS)} with {_VALUES}"
         ) from error
     except Image.DecompressionBombError as error:
         raise TooLarge(f"the picture has more than {2 * max_pixels} pixels, valid are at most {max_pixels}") from error
     except Exception as error:  # Pillow's parsers raise whatever a bent header makes them stumble over
-        raise BadRequest("the picture's header is truncated or corrupt") from error
+        raise BadRequest("the picture's header is truncated or corrupt, or of a kind that cannot be read") from error
+
+
+def _unclear(mode: str, tags: Mapping[int, Any]) -> str:
+    if mode in ("I", "F") or set(tags.get(SAMPLEFORMAT, (1,))) != {1}:
+        return (
+            "has values with a sign, with a fraction or of 32 bits, of which nothing says what is black and what is "
+            f"white; valid are {_VALUES}"
+        )
+    plain = set(tags.get(BITSPERSAMPLE, (1,))) == {8} and tags.get(PHOTOMETRIC_INTERPRETATION) != 0
+    if tags.get(PLANAR_CONFIGURATION) == 2 and tags.get(COMPRESSION, 1) == 1 and not plain:
+        # Pillow 13.0 unpacks them as if they were (TiffImagePlugin: one letter of the raw mode is a plane's)
+        return "has uncompressed planes that are not of 8 bits; valid are compressed planes and channels side by side"
+    return ""
 
 
 def _printable(data: bytes) -> str:
     return "".join(chr(byte) if 32 <= byte < 127 else "." for byte in data)
 
 
-def _decode(data: bytes) -> npt.NDArray[np.uint8] | None:
+def _orientation(image: Image.Image) -> int:
+    """EXIF's number, 1 if there is none that can be read; a TIFF that is loaded is upright."""
     try:
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return int(found) if found in _UPRIGHT else 1
+    except Exception:  # as above; bent metadata do not bend the picture
+        return 1
+
+
+def _upright(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    return np.asarray(_UPRIGHT[orientation](pixels), np.uint8) if orientation in _UPRIGHT else pixels
+
+
+def _decode(data: bytes, orientation: int) -> npt.NDArray[np.uint8] | None:
+    try:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         return None
-    return None if decoded is None else np.asarray(decoded, np.uint8)
+    return None if decoded is None else _upright(np.asarray(decoded, np.uint8), orientation)
 
 
-def _differs_in_cv2(header: _Header) -> bool:
+def _differs_in_cv2(header: _Header, data: bytes) -> bool:
     """Whether cv2's pixels would not be Pillow's.
 
-    Its CMYK is one grey level off, and it blanks or premultiplies transparent pixels of GIF and TIFF. 16-bit grey is
-    cv2's all the same, because Pillow clips it.
+    Its CMYK is one grey level off, it blanks or premultiplies transparent pixels of GIF and TIFF, it fills the low bits
+    of a BMP's 5 with zeros, it shows the animation of a PNG that has a still picture, and it knows no XMP.
     """
-    return header.mode == "CMYK" or (header.format in ("GIF", "TIFF") and not header.mode.startswith("I;16"))
+    return (
+        header.mode == "CMYK"
+        or header.mode.startswith("I;16")
+        or header.format in ("GIF", "TIFF")
+        or (header.format == "BMP" and header.mode == "RGB")
+        or (header.format == "PNG" and not _BEYOND_CV2.isdisjoint(chunk_kinds(data)))
+    )
 
 
 def _decode_with_pillow(data: bytes) -> npt.NDArray[np.uint8] | None:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            image.load()
+            return _upright(np.asarray(_of_8_bits(image).convert("RGB")), _orientation(image))
     except Exception:  # as above: a bent file, whatever Pillow calls it
         return None
+
+
+def _of_8_bits(image: Image.Image) -> Image.Image:
+    """What Pillow can convert to RGB without loss of more than the values' low bits."""
+    if image.mode == "La":
+        return image.convert("LA")
+    if not image.mode.startswith("I;16"):
+        return image
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    (bits,), white = tags.get(BITSPERSAMPLE, (16,)), tags.get(PHOTOMETRIC_INTERPRETATION) == 0
+    highest = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
+    return Image.fromarray(~highest if white else highest)

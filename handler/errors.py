@@ -6,7 +6,8 @@
     │   ├── NotFound            404  a path below the model's own that nothing answers at
     │   ├── TooLarge            413  too many bytes or pixels, or an answer too large to send
     │   ├── NotAnImage          415  not a picture
-    │   └── Unprocessable       422  a picture the model cannot take, or an option the architecture does not have
+    │   ├── Unprocessable       422  a picture the model cannot take, or an option the architecture does not have
+    │   └── NotFinite           422  a picture for which the network's scores or evidence are NaN or infinite
     └── ModelError              the model, its weights or its settings: told at start-up or export, never per row
 
 Messages say what was wrong and what is valid. They go into the body only: the reason phrase is a fixed ASCII word,
@@ -52,6 +53,13 @@ class NotAnImage(RequestError):
 
 class Unprocessable(RequestError):
     """The model cannot take this picture, or its architecture lacks what the option asks for."""
+
+    status = 422
+    phrase = "Unprocessable Content"
+
+
+class NotFinite(RequestError):
+    """The network's scores or evidence for this picture are NaN or infinite; a kind of its own, to be counted."""
 
     status = 422
     phrase = "Unprocessable Content"

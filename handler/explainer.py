@@ -13,8 +13,9 @@ import numpy as np
 from handler.answer import JSON, PNG, Answer, error_answer, failure_answer, json_text
 from handler.budget import check_size
 from handler.envelope import Written
-from handler.errors import RequestError, naming
+from handler.errors import NotFinite, RequestError, naming
 from handler.evidence import Engine, Evidence, Floats
+from handler.finiteness import check_evidence, check_maps, check_scores
 from handler.jobs import Job, in_passes, pairs_at_once, prepare
 from handler.maps import make_maps
 from handler.model_card import ModelCard
@@ -57,7 +58,7 @@ class _Found:
 
 
 class Explainer:
-    """Stateless apart from the engine and what is known of the model."""
+    """Stateless apart from the engine, what is known of the model, and two counts."""
 
     def __init__(self, engine: Engine, card: ModelCard, settings: Settings, threads: int = 1) -> None:
         """Threads are those that draw; the engine has its own, which rest then."""
@@ -65,6 +66,7 @@ class Explainer:
         self._engine = engine
         self._card = card
         self._settings = settings
+        self.pictures = {"computed": 0, "not_finite": 0}  # since the start; the second are part of the first
 
     def answer(self, rows: Sequence[Mapping[str, Any]], headers: Sequence[Headers]) -> list[Answer]:
         """Answers each row; one row's mistake, or ours with it, leaves its neighbours untouched.
@@ -153,6 +155,8 @@ class Explainer:
         return [_take_safely(evidence, row, job) for row, job in enumerate(jobs)]
 
     def _show_safely(self, job: Job, found: _Found | Exception) -> _Shown:
+        self.pictures["computed"] += 1
+        self.pictures["not_finite"] += isinstance(found, NotFinite)
         if isinstance(found, Exception):
             return _Shown(found)
         try:
@@ -192,14 +196,14 @@ def _without_variables(error: Exception) -> Exception:
 def _take(evidence: Evidence, row: int, job: Job) -> _Found:
     """A job's maps out of the evidence of a pass, which can be forgotten then."""
     started = time.perf_counter()
+    check_scores(evidence.logits[row])
     at_layer = job.asked.options.size == "layer" and job.accept != PNG
-    explained = [
-        Explained(
-            int(evidence.classes[pair]),
-            make_maps(evidence, int(pair), job.maps, job.asked.options.method, at_layer=at_layer),
-        )
-        for pair in (np.flatnonzero(evidence.rows == row) if job.maps else ())
-    ]
+    explained = []
+    for pair in np.flatnonzero(evidence.rows == row).tolist() if job.maps else ():
+        check_evidence(evidence, pair)
+        maps = make_maps(evidence, pair, job.maps, job.asked.options.method, at_layer=at_layer)
+        check_maps(maps)
+        explained.append(Explained(int(evidence.classes[pair]), maps))
     # a picture's share: the sum over a pass's pictures is the time of the pass
     pictures = len(evidence.logits)
     timings = {

@@ -97,7 +97,8 @@ class Service:
             return _probe_answer({**description, "engines": self._choice.to_dict()})
         if path == "healthz":
             summary = self._card.summary(self._choice.engine.name)
-            return _probe_answer({"status": "ready", "model": summary, "engines": self._choice.to_dict()})
+            state = {"status": "ready", "model": summary, "engines": self._choice.to_dict()}
+            return _probe_answer({**state, "pictures": self._explainer.pictures})
         if path:
             return error_answer(NotFound("nothing answers below the model's path but healthz"))
         return None

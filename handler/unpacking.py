@@ -6,7 +6,7 @@
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from handler.errors import BadRequest, TooLarge
@@ -19,18 +19,28 @@ _START_OF_SCAN, _END_OF_IMAGE, _ALONE = 0xDA, 0xD9, (0x01, 0xD8)  # the last two
 _TILE_SIDES = (322, 323)  # tags
 
 
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Of a PNG's chunks up to the last: kind, first byte, and where the next would begin."""
+    end, kind = 8, b""
+    while kind != b"IEND" and end + 8 <= len(data):
+        start, kind = end, data[end + 4 : end + 8]
+        end += 12 + int.from_bytes(data[end : end + 4], "big")
+        yield kind, start, end
+
+
+def chunk_kinds(data: bytes) -> set[bytes]:
+    """Of a PNG's chunks: ``b"IHDR"``, ``b"IDAT"`` and so on."""
+    return {kind for kind, _, _ in _chunks(data)}
+
+
 def check_chunks(data: bytes) -> None:
     """Refuses a PNG with a chunk that claims to be longer than the file.
 
     Raises:
         BadRequest: as for any other truncated picture.
     """
-    place, kind = 8, b""
-    while kind != b"IEND" and place + 8 <= len(data):
-        length, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
-        place += 12 + length
-        if place > len(data) + 4:  # decoders forgive a missing checksum at the end
-            raise BadRequest("the PNG picture is truncated or corrupt and cannot be decoded")
+    if any(end > len(data) + 4 for _, _, end in _chunks(data)):  # decoders forgive a missing checksum at the end
+        raise BadRequest("the PNG picture is truncated or corrupt and cannot be decoded")
 
 
 def without_profile(data: bytes) -> bytes:
@@ -41,13 +51,11 @@ def without_profile(data: bytes) -> bytes:
     """
     if b"iCCP" not in data:  # most: not copied
         return data
-    kept, place, kind = [data[:8]], 8, b""
-    while kind != b"IEND" and place + 8 <= len(data):
-        end, kind = place + 12 + int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
+    kept, end = [data[:8]], 8
+    for kind, start, end in _chunks(data):
         if kind != b"iCCP":
-            kept.append(data[place:end])
-        place = end
-    return b"".join([*kept, data[place:]])
+            kept.append(data[start:end])
+    return b"".join([*kept, data[end:]])
 
 
 def check_scans(data: bytes) -> None:

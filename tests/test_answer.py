@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from handler.answer import encode_list, encode_npy, error_answer, failure_answer, json_answer
-from handler.errors import BadRequest, NotAnImage, NotFound, TooLarge, Unprocessable
+from handler.errors import BadRequest, NotAnImage, NotFinite, NotFound, TooLarge, Unprocessable
 
 
 def test_listed_numbers_restore_the_array_and_nan_becomes_null():
@@ -30,7 +30,15 @@ def test_nan_is_never_sent_as_json():
 
 
 @pytest.mark.parametrize(
-    ("kind", "status"), [(BadRequest, 400), (NotFound, 404), (TooLarge, 413), (NotAnImage, 415), (Unprocessable, 422)]
+    ("kind", "status"),
+    [
+        (BadRequest, 400),
+        (NotFound, 404),
+        (TooLarge, 413),
+        (NotAnImage, 415),
+        (Unprocessable, 422),
+        (NotFinite, 422),
+    ],
 )
 def test_an_error_carries_its_status_in_line_and_body_and_client_text_only_in_the_body(kind, status):
     answer = error_answer(kind("bad \r\n ☃"))

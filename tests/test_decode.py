@@ -42,6 +42,65 @@ def oriented(orientation: int) -> Image.Exif:
     return exif
 
 
+def ifd(tags: dict[int, tuple[int, list]], data: bytes = b"", order: str = "<") -> bytes:
+    """A TIFF of one strip, by hand: tag to (type, values). Without data it is a block of EXIF."""
+    letters = {1: "B", 2: "B", 3: "H", 4: "I", 5: "2I", 6: "b", 7: "B", 11: "f", 12: "d"}
+    held = {tag: (kind, len(values), values) for tag, (kind, values) in tags.items()}
+    if data:
+        held |= {273: (4, 1, [0]), 279: (4, 1, [len(data)])}
+
+    def packed(kind, values):
+        flat = [part for value in values for part in (value if kind == 5 else [value])]
+        return struct.pack(order + letters[kind][-1] * len(flat), *flat)
+
+    end = 14 + 12 * len(held)
+    long = {tag: packed(kind, values) for tag, (kind, _, values) in held.items() if len(packed(kind, values)) > 4}
+    places, place = {}, end
+    for tag, value in sorted(long.items()):
+        places[tag], place = place, place + len(value)
+    if data:
+        held[273] = (4, 1, [place])
+    entries = b"".join(
+        struct.pack(order + "HHI", tag, kind, count)
+        + (struct.pack(order + "I", places[tag]) if tag in long else packed(kind, values).ljust(4, b"\0"))
+        for tag, (kind, count, values) in sorted(held.items())
+    )
+    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(held))
+    return start + entries + bytes(4) + b"".join(long[tag] for tag in sorted(long)) + data
+
+
+def tiff(values: np.ndarray, bits: int, photometric: int = 1, order: str = "<", **tags: int) -> bytes:
+    """Values (H, W) as they are; ``format_`` is unsigned, signed or floating: 1, 2, 3."""
+    shape = {256: (3, [values.shape[1]]), 257: (3, [values.shape[0]]), 278: (3, [values.shape[0]])}
+    what = {258: (3, [bits]), 262: (3, [photometric]), 277: (3, [1]), 339: (3, [tags.get("format_", 1)])}
+    if "planar" in tags:
+        what[284] = (3, [tags["planar"]])
+    return ifd(shape | what, values.astype(values.dtype.newbyteorder(order)).tobytes(), order)
+
+
+def bmp(bits: int, masks: tuple[int, ...] = (), height: int = 23, os2: bool = False) -> bytes:
+    """37 pixels wide, of noise; masks make it BITFIELDS."""
+    data = RNG.bytes((37 * bits + 31) // 32 * 4 * abs(height))
+    header = (
+        struct.pack("<IHHHH", 12, 37, height, 1, bits)
+        if os2
+        else struct.pack("<IiiHHIIiiII", 40, 37, height, 1, bits, 3 * bool(masks), len(data), 0, 0, 0, 0)
+    )
+    palette = RNG.bytes((3 if os2 else 4) << bits) if bits <= 8 else b""
+    before = header + struct.pack(f"<{len(masks)}I", *masks) + palette
+    return b"BM" + struct.pack("<IHHI", 14 + len(before) + len(data), 0, 0, 14 + len(before)) + before + data
+
+
+def chunked(data: bytes, kind: bytes, content: bytes, last: bool) -> bytes:
+    """A PNG with one more chunk, behind its header or behind its pixels."""
+    place = len(data) - 12 if last else 33
+    return data[:place] + chunk(kind, content) + data[place:]
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
 UPLOADS = {
     "jpeg": encoded(RGB, "JPEG"),
     "jpeg-444": encoded(RGB, "JPEG", subsampling=0, quality=95),
@@ -84,6 +143,78 @@ UPLOADS = {
     "tiff-cmyk": encoded(RGB.convert("CMYK"), "TIFF"),
     "tiff-pages": encoded(RGB, "TIFF", save_all=True, append_images=[RGB.rotate(180)]),
 }
+UPLOADS |= {
+    "png-animated-hidden-still": encoded(
+        RGB, "PNG", save_all=True, default_image=True, append_images=[RGB.rotate(180), RGB]
+    ),
+    "png-animated-hidden-still-alpha": encoded(
+        with_alpha(RGB), "PNG", save_all=True, default_image=True, append_images=[with_alpha(GREY).convert("RGBA")]
+    ),
+    "bmp-555": bmp(16),
+    "bmp-555-downwards": bmp(16, height=-23),
+    "bmp-555-fields": bmp(16, (0x7C00, 0x3E0, 0x1F)),
+    "bmp-565": bmp(16, (0xF800, 0x7E0, 0x1F)),
+    "bmp-32": bmp(32),
+    "bmp-32-high": bmp(32, (0xFF000000, 0xFF0000, 0xFF00)),
+    "bmp-os2": bmp(24, os2=True),
+    "bmp-os2-palette": bmp(4, os2=True),
+    "tiff-white-is-0": tiff(PIXELS[:, :, 0], 8, photometric=0),
+    "tiff-lab": encoded(RGB.convert("LAB"), "TIFF"),
+    "tiff-ycbcr": encoded(RGB.convert("YCbCr"), "TIFF"),
+    "tiff-jpeg": encoded(RGB, "TIFF", compression="jpeg"),
+    "tiff-xmp": encoded(RGB, "TIFF", tiffinfo={700: b'<x tiff:Orientation="6"/>'}),
+}
+ORIENTATION = 0x0112
+ORIENTATIONS = {  # of EXIF's types: BYTE, ASCII, SHORT, LONG, RATIONAL, SBYTE, UNDEFINED, FLOAT, DOUBLE
+    "byte": (1, [6]),
+    "text": (2, [ord("6"), 0]),
+    "short": (3, [6]),
+    "long": (4, [6]),
+    "rational": (5, [(6, 1)]),
+    "rational-of-0": (5, [(6, 0)]),
+    "signed": (6, [6]),
+    "undefined": (7, [6]),
+    "float": (11, [6.0]),
+    "double": (12, [6.0]),
+    "two": (3, [6, 1]),
+    "three": (3, [6, 3, 1]),
+    "none": (3, []),
+    "zero": (3, [0]),
+    "nine": (3, [9]),
+}
+XMPS = {
+    "attribute": b'<rdf:Description tiff:Orientation="6"/>',
+    "element": b"<tiff:Orientation>8</tiff:Orientation>",
+    "bent": b"<tiff:Orientation>",
+}
+
+
+def tagged() -> dict[str, bytes]:
+    found = {}
+    for name, (kind, values) in ORIENTATIONS.items():
+        for order in "<>":
+            block = ifd({ORIENTATION: (kind, values)}, order=order)
+            for format_ in ("JPEG", "PNG", "WEBP"):
+                found[f"{format_}-{name}{order}"] = encoded(RGB, format_, exif=b"Exif\0\0" + block)
+            found[f"PNG-{name}{order}-last"] = chunked(UPLOADS["png"], b"eXIf", block, last=True)
+            shape = {256: (3, [37]), 257: (3, [23]), 258: (3, [8]), 262: (3, [1]), 278: (3, [23])}
+            grey = PIXELS[:, :, 0].tobytes()
+            found[f"TIFF-{name}{order}"] = ifd({**shape, ORIENTATION: (kind, values)}, grey, order)
+    for name, text in XMPS.items():
+        for format_ in ("JPEG", "WEBP"):
+            found[f"{format_}-xmp-{name}"] = encoded(RGB, format_, xmp=text)
+        content = b"XML:com.adobe.xmp" + bytes(5) + text
+        for last in (False, True):
+            found[f"PNG-xmp-{name}-{last}"] = chunked(UPLOADS["png"], b"iTXt", content, last)
+    profile = b"Exif\0\0" + ifd({ORIENTATION: (3, [6])})
+    lines = f"\nexif\n{len(profile):8}\n{profile.hex()}\n".encode()
+    found["PNG-raw-profile"] = chunked(
+        UPLOADS["png"], b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(lines), False
+    )
+    return found
+
+
+TAGGED = tagged()
 TURNED = {
     f"{kind}-{orientation}": encoded(RGB, kind, exif=oriented(orientation))
     for kind in ["JPEG", "PNG", "WEBP", "TIFF"]
@@ -93,9 +224,9 @@ ONE_PIXEL = {f"{kind}-1x1": encoded(RGB.crop((0, 0, 1, 1)), kind) for kind in de
 
 
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency:UserWarning")
-@pytest.mark.parametrize("name", [*UPLOADS, *TURNED, *ONE_PIXEL])
+@pytest.mark.parametrize("name", [*UPLOADS, *TURNED, *TAGGED, *ONE_PIXEL])
 def test_pixels_are_pillows(name):
-    data = (UPLOADS | TURNED | ONE_PIXEL)[name]
+    data = (UPLOADS | TURNED | TAGGED | ONE_PIXEL)[name]
     with Image.open(io.BytesIO(data)) as image:
         expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     found = decode(data)
@@ -105,6 +236,98 @@ def test_pixels_are_pillows(name):
 
 def test_the_orientations_differ():
     assert len({decode(TURNED[f"PNG-{orientation}"]).tobytes() for orientation in range(1, 9)}) == 8
+
+
+@pytest.fixture
+def no_decoding(monkeypatch):
+    """Fails the test as soon as anything decodes pixels."""
+
+    def reached(*_args, **_options):
+        pytest.fail("decoding was reached")
+
+    monkeypatch.setattr(cv2, "imdecode", reached)
+    monkeypatch.setattr(decoding, "_decode_with_pillow", reached)
+
+
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_an_orientation_turns_the_picture_whatever_whole_number_it_is_written_as(format_):
+    for order in "<>":
+        shapes = [decode(TAGGED[f"{format_}-{name}{order}"]).shape for name in ("short", "long", "rational", "nine")]
+        assert shapes == [(37, 23, 3)] * 3 + [(23, 37, 3)]
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's, about bent metadata
+@pytest.mark.parametrize("block", [b"Exif\0\0junk that is none", b"Exif\0\0II*\0", b"Exif\0\0II*\0\xff\xff\xff\xff"])
+@pytest.mark.parametrize("format_", ["PNG", "WEBP"])
+def test_metadata_that_cannot_be_read_leave_the_picture_as_it_is(format_, block):
+    np.testing.assert_array_equal(decode(encoded(RGB, format_, lossless=True, exif=block)), PIXELS)
+
+
+def test_a_text_that_pillow_takes_for_xmp_leaves_the_picture_as_it_is():
+    np.testing.assert_array_equal(decode(chunked(UPLOADS["png"], b"tEXt", b"xmp\0hello", last=False)), PIXELS)
+
+
+DEEP = RNG.integers(0, 1 << 16, (23, 37), np.uint16)
+
+
+def twelve_bits(values: np.ndarray) -> bytes:
+    """Two values in three bytes; (H, W) with an even W."""
+    left, right = values[:, ::2].astype(int), values[:, 1::2].astype(int)
+    packed = np.stack([left >> 4, (left & 15) << 4 | right >> 8, right & 255], axis=2).astype(np.uint8)
+    shape = {256: (3, [values.shape[1]]), 257: (3, [values.shape[0]]), 278: (3, [values.shape[0]])}
+    return ifd(shape | {258: (3, [12]), 262: (3, [1]), 277: (3, [1])}, packed.tobytes())
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (tiff(DEEP, 16), DEEP >> 8),
+        (tiff(DEEP, 16, order=">"), DEEP >> 8),
+        (tiff(DEEP, 16, photometric=0), 255 - (DEEP >> 8)),
+        (encoded(Image.fromarray(DEEP), "TIFF", compression="tiff_lzw"), DEEP >> 8),
+        (encoded(Image.fromarray(DEEP), "TIFF", tiffinfo={274: 6}), np.rot90(DEEP >> 8, -1)),
+        (encoded(Image.fromarray(DEEP), "PNG"), DEEP >> 8),
+        (encoded(Image.fromarray(DEEP), "PNG", exif=oriented(8)), np.rot90(DEEP >> 8)),
+        (twelve_bits(DEEP[:, :36] >> 4), DEEP[:, :36] >> 8),
+    ],
+    ids=["tiff", "big-endian", "white-is-0", "lzw", "turned", "png", "png-turned", "12-bit"],
+)
+def test_of_values_of_more_than_8_bits_the_highest_8_are_taken(data, expected):
+    np.testing.assert_array_equal(decode(data), np.stack([expected] * 3, axis=2))
+
+
+def test_premultiplied_grey_is_divided_by_its_alpha():
+    grey, alpha = np.full((23, 36), 50, np.uint8), np.full((23, 36), 100, np.uint8)
+    shape = {256: (3, [36]), 257: (3, [23]), 278: (3, [23]), 277: (3, [2]), 338: (3, [1])}
+    data = ifd(shape | {258: (3, [8, 8]), 262: (3, [1])}, np.stack([grey, alpha], axis=2).tobytes())
+    assert np.unique(decode(data)).tolist() == [50 * 255 // 100]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("photometric", [0, 1])
+@pytest.mark.parametrize(
+    ("type_", "format_"),
+    [("i1", 2), ("i2", 2), ("u4", 1), ("i4", 2), ("u8", 1), ("f2", 3), ("f4", 3), ("f8", 3)],
+)
+def test_values_without_a_range_are_refused_by_what_is_valid(type_, format_, photometric, order):
+    values = (RNG.random((23, 37)) * 100).astype(type_)
+    with pytest.raises(NotAnImage, match="whole numbers without a sign, of at most 16 bits"):
+        decode(tiff(values, 8 * values.itemsize, photometric, order, format_=format_))
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_what_has_no_range_is_refused_before_it_is_decoded(mode, no_decoding):
+    data = encoded(Image.new(mode, (37, 23), 100), "TIFF", compression="tiff_lzw")
+    with pytest.raises(NotAnImage, match=r"a sign, with a fraction or of 32 bits"):
+        decode(data)
+
+
+@pytest.mark.parametrize(("bits", "photometric"), [(8, 0), (16, 1), (16, 0)])
+def test_uncompressed_planes_that_pillow_takes_for_others_are_refused(bits, photometric):
+    values = DEEP if bits == 16 else PIXELS[:, :, 0]
+    assert decode(tiff(values, bits, photometric, planar=1)).shape == (23, 37, 3)
+    with pytest.raises(NotAnImage, match="uncompressed planes"):
+        decode(tiff(values, bits, photometric, planar=2))
 
 
 @pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")  # torchvision's, of its decode_image
@@ -162,17 +385,6 @@ def header_only(kind: str, width: int, height: int) -> bytes:
         body = b"VP8L" + struct.pack("<I", 5) + b"\x2f" + struct.pack("<I", (width - 1) | (height - 1) << 14) + b"\0"
         return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
     return b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
-
-
-@pytest.fixture
-def no_decoding(monkeypatch):
-    """Fails the test as soon as anything decodes pixels."""
-
-    def reached(*_args, **_options):
-        pytest.fail("decoding was reached")
-
-    monkeypatch.setattr(cv2, "imdecode", reached)
-    monkeypatch.setattr(decoding, "_decode_with_pillow", reached)
 
 
 KINDS = ["PNG", "JPEG", "JPEG-CMYK", "WEBP", "BMP"]

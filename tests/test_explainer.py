@@ -246,12 +246,13 @@ class DazedEngine(BrightnessEngine):
         return evidence
 
 
-def test_scores_that_are_no_numbers_are_the_rows_own_failure():
+def test_scores_that_are_no_numbers_are_the_rows_own_refusal():
     explainer = Explainer(DazedEngine(), CARD, Settings(Options(maps=("gradcam",))))
     rows = [{"data": picture(50)}, {"data": picture(200)}, {"body": {"instances": [text_of(50), text_of(200)]}}]
     answers = explainer.answer(rows, [Headers({})] * 3)
-    assert [one.status for one in answers] == [200, 500, 500]
-    assert b"NaN" not in b"".join(one.body for one in answers)
+    assert [one.status for one in answers] == [200, 422, 422]
+    assert b"instances[1]: for this picture the network gives scores" in answers[2].body
+    assert b": NaN" not in b"".join(one.body for one in answers)
 
 
 def test_every_picture_of_a_request_is_observed():

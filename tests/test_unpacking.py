@@ -137,6 +137,6 @@ def test_no_hostile_picture_takes_more_memory_than_the_largest_valid_one():
 @pytest.mark.filterwarnings("ignore")  # Pillow's, about bent metadata
 def test_what_is_refused_is_what_could_not_be_decoded():
     """Every sound seed still decodes, and so do most of the merely lengthened ones."""
-    assert all(decode(data).shape[2] == 3 for data in seed_pictures().values())
-    shapes = [decode(data + bent_picture(random.Random(1))[1]).shape for data in seed_pictures().values()]
-    assert len(shapes) == len(seed_pictures())
+    sound = [data for name, data in seed_pictures().items() if name != "TIFF-float"]  # refused for its values
+    assert all(decode(data).shape[2] == 3 for data in sound)
+    assert all(decode(data + bent_picture(random.Random(1))[1]).shape[2] == 3 for data in sound)
