@@ -1,6 +1,6 @@
 """Walks over PyTorch's autograd graph: its nodes, and whether a way through it remains without some of them."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 Node = Any  # torch.autograd.graph.Node, whose subclasses have no types
@@ -8,7 +8,23 @@ Node = Any  # torch.autograd.graph.Node, whose subclasses have no types
 
 def nodes(root: Node, without: Collection[Node] = ()) -> Iterator[Node]:
     """The nodes that gradients pass from ``root`` on, root first, without entering those of ``without``."""
-    seen, waiting = {root}, [root] if root not in without else []
+    yield from _walk([root], without)
+
+
+def leads(root: Node, leaf: Node, without: Collection[Node] = ()) -> bool:
+    """Whether gradients pass from ``root`` to ``leaf`` around the nodes ``without``."""
+    return any(node is leaf for node in nodes(root, without))
+
+
+def followed(among: Collection[Node]) -> set[Node]:
+    """Those of some nodes that gradients reach from another of them."""
+    behind = [following for node in among for following, _ in node.next_functions if following is not None]
+    return set(among) & set(_walk(behind, ()))
+
+
+def _walk(starts: Sequence[Node], without: Collection[Node]) -> Iterator[Node]:
+    waiting = [node for node in dict.fromkeys(starts) if node not in without]
+    seen = set(waiting)
     while waiting:
         node = waiting.pop()
         yield node
@@ -16,11 +32,6 @@ def nodes(root: Node, without: Collection[Node] = ()) -> Iterator[Node]:
             if following is not None and following not in seen and following not in without:
                 seen.add(following)
                 waiting.append(following)
-
-
-def leads(root: Node, leaf: Node, without: Collection[Node] = ()) -> bool:
-    """Whether gradients pass from ``root`` to ``leaf`` around the nodes ``without``."""
-    return any(node is leaf for node in nodes(root, without))
 
 
 def operation(node: Node) -> str:

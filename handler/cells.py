@@ -17,6 +17,7 @@ EDGE = 16  # a part of the picture's side, at each of its edges: what a network 
 _LIKE = 0.5  # correlation of where cells are and where they change, on both axes
 _MOST_OTHER_TOKENS = 16  # class tokens, registers
 _UNSEEN = 1e-6  # of the largest change
+_NEAR_EDGE = 0.125  # of the cells: those that the picture's edges must change most
 
 
 def parts(side: int) -> Iterator[tuple[slice, slice]]:
@@ -41,6 +42,7 @@ class Cells:
     transposed: bool = False
     mirrored: tuple[bool, bool] = (False, False)  # upside down, left to right
     whole: bool = True  # every edge of the picture changes some cell
+    likeness: float = 1.0  # correlation of where cells are and where they change, on the worse axis
 
 
 def find_cells(changes: Mapping[int, Sequence[Floats]]) -> Cells | None:
@@ -50,17 +52,13 @@ def find_cells(changes: Mapping[int, Sequence[Floats]]) -> Cells | None:
         changes: for each axis that may be the channels', how much the cells changed with each of ``parts``: arrays
             (h, w) or (T,).
     """
-    best: tuple[float, Cells] | None = None
-    for channel_axis, found in changes.items():
-        changed = np.stack(found)
-        for likeness, cells in _arrangements(channel_axis, changed):
-            if likeness >= _LIKE and (best is None or likeness > best[0]):
-                best = likeness, cells
-    return best[1] if best else None
+    arrangements = [one for axis, found in changes.items() for one in _arrangements(axis, np.stack(found))]
+    best = max(arrangements, key=lambda cells: cells.likeness, default=None)
+    return best if best is not None and best.likeness >= _LIKE else None
 
 
-def _arrangements(channel_axis: int, changed: Floats) -> Iterator[tuple[float, Cells]]:
-    """How well each arrangement of cells agrees with their changes (parts, h, w) or (parts, T)."""
+def _arrangements(channel_axis: int, changed: Floats) -> Iterator[Cells]:
+    """The arrangements that the shape of the changes allows: (parts, h, w) or (parts, T)."""
     if changed.ndim == 3:
         yield from _judged(channel_axis, changed, shared_axis=False, first=0)
         return
@@ -73,7 +71,7 @@ def _arrangements(channel_axis: int, changed: Floats) -> Iterator[tuple[float, C
                 yield from _judged(channel_axis, grid, shared_axis=True, first=first)
 
 
-def _judged(channel_axis: int, changed: Floats, *, shared_axis: bool, first: int) -> Iterator[tuple[float, Cells]]:
+def _judged(channel_axis: int, changed: Floats, *, shared_axis: bool, first: int) -> Iterator[Cells]:
     """Cells (parts, a, b) as rows and columns, and as columns and rows."""
     height, width = changed.shape[1:]
     if min(height, width) < 2:
@@ -87,18 +85,23 @@ def _judged(channel_axis: int, changed: Floats, *, shared_axis: bool, first: int
     straight = _correlation(down, first_axis), _correlation(across, second_axis)
     turned = _correlation(down, second_axis), _correlation(across, first_axis)
     for transposed, (of_rows, of_columns) in ((False, straight), (True, turned)):
-        yield (
-            min(abs(of_rows), abs(of_columns)),
-            Cells(
-                channel_axis,
-                (width, height) if transposed else (height, width),
-                shared_axis,
-                first,
-                transposed,
-                (of_rows < 0, of_columns < 0),
-                whole,
-            ),
-        )
+        grid = (width, height) if transposed else (height, width)
+        mirrored, likeness = (of_rows < 0, of_columns < 0), min(abs(of_rows), abs(of_columns))
+        if not _reaches_edges(changed[2 * BANDS :].transpose(0, 2, 1) if transposed else changed[2 * BANDS :], mirrored):
+            continue
+        yield Cells(channel_axis, grid, shared_axis, first, transposed, mirrored, whole, likeness)
+
+
+def _reaches_edges(changed: Floats, mirrored: tuple[bool, bool]) -> bool:
+    """Whether the cells (4, h, w) that an edge changes most, and its opposite least, are those at that edge."""
+    for before, after, axis, turned in ((changed[0], changed[1], 1, mirrored[0]), (changed[2], changed[3], 0, mirrored[1])):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = before.sum(axis=axis) / (before.sum(axis=axis) + after.sum(axis=axis))
+        share = share[::-1] if turned else share
+        near = max(1, int(np.ceil(_NEAR_EDGE * len(share))))
+        if np.nanargmax(share) >= near or np.nanargmin(share) < len(share) - near:
+            return False
+    return True
 
 
 def _centres(changed: Floats) -> Floats:

@@ -1,7 +1,7 @@
 """What an engine is asked for and what it finds: plain arrays that every method of ``cam.py`` can combine."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -69,6 +69,33 @@ class Engine(Protocol):
             Unprocessable: the model has no such evidence.
         """
         ...
+
+
+def joined(parts: Sequence[Evidence]) -> Evidence:
+    """The evidence of several runs, each for inputs of its own, as that of one run for all of them."""
+    starts = np.cumsum([0, *(len(part.logits) for part in parts)])[:-1]
+    first = parts[0]
+
+    def together(arrays: Sequence[Floats | None]) -> Floats | None:
+        return np.concatenate([one for one in arrays if one is not None]) if arrays[0] is not None else None
+
+    return replace(
+        first,
+        logits=np.concatenate([part.logits for part in parts]),
+        rows=np.concatenate([part.rows + start for part, start in zip(parts, starts, strict=True)]),
+        classes=np.concatenate([part.classes for part in parts]),
+        layers={
+            path: LayerEvidence(
+                np.concatenate([part.layers[path].activation for part in parts]),
+                np.concatenate([part.layers[path].gradient for part in parts]),
+            )
+            for path in first.layers
+        },
+        guided=together([part.guided for part in parts]),
+        saliency=together([part.saliency for part in parts]),
+        infer_ms=sum(part.infer_ms for part in parts),
+        explain_ms=sum(part.explain_ms for part in parts),
+    )
 
 
 def softmax(logits: Floats) -> Floats:

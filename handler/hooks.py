@@ -1,5 +1,6 @@
 """Registered hooks that keep what layers return, and leave the model as it was."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -28,21 +29,25 @@ def captured(
 
     Yields:
         Filled by the forward pass: path to the activations of each of the layer's runs, as (N, C, h, w), requiring
-        gradients. A run more than ``views`` knows of is kept like the last one.
+        gradients. Runs that ``views`` has no use for are left out; a run more than it knows of is kept like the last.
     """
     kept: dict[str, list[torch.Tensor]] = {}
+    finished: Counter[str] = Counter()
 
     def keep(path: str) -> Any:
         view = (views or {}).get(path, CHANNELS_FIRST)
 
         def hook(_module: nn.Module, inputs: Any, output: Any) -> Any:
+            run = min(finished[path], len(view.runs) - 1)
+            finished[path] += 1
+            if view.runs[run] is None:
+                return None
             leaves, structure = tree_flatten(output)
             chosen = leaves[view.element]
             # an identity returns a tensor that others still hold, and may rewrite
             if any(chosen is one for one in tree_flatten(inputs)[0]):
                 chosen = chosen.clone()
             runs = kept.setdefault(path, [])
-            run = min(len(runs), len(view.runs) - 1)
             maps = view.to_maps(chosen, run)
             runs.append(maps if maps.requires_grad else maps.detach().requires_grad_())
             leaves[view.element] = view.from_maps(runs[-1].clone(), chosen, run)

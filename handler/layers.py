@@ -5,14 +5,15 @@ if its cells change where the picture's content changes; if it sees the whole pi
 gradient at its cells.
 """
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import Permute
 
-from handler.autograd_graph import Node, leads
+from handler.autograd_graph import Node, followed, leads
 from handler.backward_contract import alike_in_memory
 from handler.cells import Cells, find_cells, parts
 from handler.errors import ModelError
@@ -30,7 +31,9 @@ _PASSING_ON = (  # they resample or pass on what another layer found
     nn.Identity,
     Permute,
 )
-_ALIKE = 1e-3  # of the difference between two pictures' rows: what float32 and another batch size may change in a row
+# what float32 and another batch size may change in a row, as parts
+_ALIKE = 1e-3  # of the difference between two pictures' rows
+_ROUNDING = 1e-5  # of the row
 LAST = "the last layer that every way from the picture to the scores passes"
 LAST_OF_CELLS = "the last layer that every way from the picture's tokens to the class token passes"
 
@@ -69,7 +72,7 @@ def find_layers(module: nn.Module, architecture: str, side: int) -> Findings:
     pictures = list(scenes(3, side).to(device).split(1))
     with torch.inference_mode(False):
         look = _Look(module, architecture, pictures)
-        together = _Together(look)
+        together = _together(module, pictures)
         findings = None if together.alone else _judge(look, together.axes, "")
         if findings is None:  # in a batch no layer has one row per picture, or pictures mix
             alone = together.alone or "its layers have no row for each picture of a batch"
@@ -100,7 +103,7 @@ class _Look:
             self.gradients = self._differentiate()
 
     def _keep(self, place: Place, output: Tensor) -> Tensor | None:
-        if output.dim() not in (3, 4) or not output.is_floating_point() or not output.numel():
+        if not _may_be_maps(output):
             return None
         self.outputs[place] = output.clone()
         # what follows may be rewritten in place, which must not reach what is kept
@@ -116,10 +119,20 @@ class _Look:
         self.flat = at_picture is None or not bool(at_picture.any())  # of an untrained head of zeros, all are zero
         return {place: one for place, one in zip(places, found, strict=True) if one is not None}
 
+    def last_of(self, runs: Sequence[Place]) -> list[Place]:
+        """The runs of a layer that the scores depend on and that no other run of it follows."""
+        by_node = {self.outputs[run].grad_fn: run for run in runs if run in self.gradients}
+        earlier = followed(by_node) if len(by_node) > 1 else set()
+        return [run for node, run in by_node.items() if node not in earlier]
+
     def is_passed(self, places: Sequence[Place]) -> bool:
         """Whether every way from the picture to the scores leads through one of the tensors."""
         nodes = {self.outputs[place].grad_fn for place in places}
         return not leads(self.scores.grad_fn, _leaf(self._picture), nodes)
+
+
+def _may_be_maps(output: Tensor) -> bool:
+    return output.dim() in (3, 4) and output.is_floating_point() and output.numel() > 0
 
 
 def _leaf(tensor: Tensor) -> Node:
@@ -130,57 +143,78 @@ def _leaf(tensor: Tensor) -> Node:
 class _Together:
     """Pictures run in batches of two and three: which axis of each tensor holds the pictures, or why none does."""
 
-    def __init__(self, look: _Look) -> None:
-        self._look = look
+    def __init__(self, module: nn.Module, pictures: Sequence[Tensor]) -> None:
         self.alone = ""  # why pictures must not be run together
         self.axes: dict[Place, int | str] = {}
-        first, second, third = look.pictures
+        self._outputs: dict[Place, Tensor] = {}
+        self._mixed: set[Place] = set()
+        first, second, third = pictures
         shapes: list[dict[Place, torch.Size]] = []
-        mixed: set[Place] = set()
-        for batch, place_of_first in (((first, second), 0), ((second, third, first), 2)):
-            shapes.append({})
-            try:
-                scores = self._run(torch.cat(batch), place_of_first, shapes[-1], mixed)
-            except Exception as error:  # whatever the network's author did not foresee
-                self.alone = f"it fails on {len(batch)} pictures at once ({type(error).__name__}: {_line(error)})"
-                return
-            if scores.shape[:1] != (len(batch),) or not _same_row(scores, look.scores, 0, place_of_first):
-                self.alone = "a picture's scores depend on the other pictures of its batch"
-                return
-        for place, output in look.outputs.items():
+        with torch.no_grad():
+            scores: Tensor = observe(module, first, self._keep)
+            for batch, place_of_first in (((first, second), 0), ((second, third, first), 2)):
+                shapes.append({})
+                try:
+                    found = observe(module, torch.cat(batch), self._comparing(len(batch), place_of_first, shapes[-1]))
+                except Exception as error:  # whatever the network's author did not foresee
+                    self.alone = f"it fails on {len(batch)} pictures at once ({type(error).__name__}: {_line(error)})"
+                    return
+                if found.shape[:1] != (len(batch),) or not _same_row(found, scores, 0, place_of_first):
+                    self.alone = "a picture's scores depend on the other pictures of its batch"
+                    return
+        for place, output in self._outputs.items():
             sizes = [output.shape, *(one.get(place, torch.Size()) for one in shapes)]
             axes = [axis for axis, found in enumerate(zip(*sizes, strict=False)) if found == (1, 2, 3)]
             if not axes or len({len(one) for one in sizes}) > 1:
                 self.axes[place] = _rows(output)
+            elif place in self._mixed:
+                self.axes[place] = "a row of it depends on other pictures than its own"
             else:
-                self.axes[place] = "a row of it depends on other pictures than its own" if place in mixed else axes[0]
+                self.axes[place] = axes[0]
 
-    def _run(self, batch: Tensor, first: int, shapes: dict[Place, torch.Size], mixed: set[Place]) -> Tensor:
+    @property
+    def doubtful(self) -> bool:
+        """Whether rounding may be what makes rows differ."""
+        return bool(self.alone or self._mixed)
+
+    def _keep(self, place: Place, output: Tensor) -> None:
+        if _may_be_maps(output):
+            self._outputs[place] = output.clone()
+
+    def _comparing(
+        self, pictures: int, first: int, shapes: dict[Place, torch.Size]
+    ) -> Callable[[Place, Tensor], Tensor | None]:
         def visit(place: Place, output: Tensor) -> None:
-            alone = self._look.outputs.get(place)
+            alone = self._outputs.get(place)
             if alone is None or output.dim() != alone.dim():
                 return
             shapes[place] = output.shape
-            for axis in range(output.dim()):
-                if (alone.shape[axis], output.shape[axis]) == (1, len(batch)):
-                    others = [size for place, size in enumerate(output.shape) if place != axis]
-                    if others == [size for place, size in enumerate(alone.shape) if place != axis]:
-                        if not _same_row(output, alone, axis, first):
-                            mixed.add(place)
-                        return
+            grown = [axis for axis, sizes in enumerate(zip(alone.shape, output.shape, strict=True)) if len({*sizes}) > 1]
+            if len(grown) == 1 and (alone.shape[grown[0]], output.shape[grown[0]]) == (1, pictures):
+                if not _same_row(output, alone, grown[0], first):
+                    self._mixed.add(place)
 
-        with torch.no_grad():
-            scores: Tensor = observe(self._look.module, batch, visit)
-        return scores
+        return visit
+
+
+def _together(module: nn.Module, pictures: Sequence[Tensor]) -> _Together:
+    """In float32; in float64 where that shows rows that differ, which a deep network's rounding can be the cause of."""
+    found = _Together(module, pictures)
+    if not found.doubtful:
+        return found
+    try:
+        exact = copy.deepcopy(module).double()
+        return _Together(exact, [picture.double() for picture in pictures])
+    except Exception:  # a network that cannot be copied, or has its own notion of numbers
+        return found
 
 
 def _same_row(output: Tensor, alone: Tensor, axis: int, row: int) -> bool:
     """Whether one row of a batch is what it is alone, and another picture's row is not."""
     rows, expected = output.detach().float().movedim(axis, 0), alone.detach().float().movedim(axis, 0)[0]
     other = rows[(row + 1) % len(rows)]
-    return bool((rows[row] - expected).norm() <= _ALIKE * (other - expected).norm()) and not bool(
-        torch.equal(other, expected)
-    )
+    allowed = _ALIKE * (other - expected).norm() + _ROUNDING * expected.norm()
+    return bool((rows[row] - expected).norm() <= allowed) and not torch.equal(other, expected)
 
 
 def _rows(output: Tensor) -> str:
@@ -204,7 +238,7 @@ def _judge(look: _Look, axes: Mapping[Place, int | str], alone: str) -> Findings
         if isinstance(found, str):
             refused.setdefault(path, found)
         elif path not in layers:
-            layers[path], places[path] = found, runs
+            layers[path], places[path] = found, look.last_of(runs)
     # a layer finishes with its last run
     order = {place: number for number, place in enumerate(look.outputs)}
     layers = dict(sorted(layers.items(), key=lambda item: order[places[item[0]][-1]]))
@@ -250,33 +284,37 @@ def _layer(
     changes: Mapping[Place, Mapping[int, Sequence[Tensor]]],
 ) -> SpatialLayer | str:
     """A layer with its runs, or why it has no map."""
-    seen: list[Cells] = []
-    for run in runs:
+    if not any(run in look.gradients for run in runs):
+        why = next((axes[run] for run in runs if isinstance(axes[run], str)), None)
+        return str(why) if why else "the scores do not depend on it"
+    seen: dict[Place, Cells] = {}
+    last = look.last_of(runs)
+    for run in last:
         axis = axes[run]
         if isinstance(axis, str):
             return axis
-        if run not in look.gradients:
-            return "the scores do not depend on it"
         cells = find_cells({channels: [one.numpy() for one in found] for channels, found in changes[run].items()})
         if cells is None:
             return "its cells do not follow the picture's content"
         if not cells.whole:
             return "it sees a part of the picture only"
-        seen.append(cells)
-    if len({(axes[run], replace(cells, mirrored=(False, False))) for run, cells in zip(runs, seen, strict=True)}) > 1:
-        return f"its {len(runs)} runs return different maps"
+        seen[run] = cells
+    alike = {(axes[run], replace(cells, mirrored=(False, False), likeness=1.0)) for run, cells in seen.items()}
+    if len(alike) > 1:
+        return f"its {len(last)} runs return different maps"
     view = _view(runs, seen, axes)
-    maps = [view.to_maps(look.gradients[run], number) for number, run in enumerate(runs)]
+    maps = [view.to_maps(look.gradients[run], runs.index(run)) for run in last]
+    if len({one.shape for one in maps}) > 1:
+        return f"its {len(last)} runs return different maps"
     if not look.flat and not any(bool(one.any()) for one in maps):
         return "the scores have no gradient at its cells"
-    if len({one.shape for one in maps}) > 1:
-        return f"its {len(runs)} runs return different maps"
     _, channels, height, width = maps[0].shape
-    return SpatialLayer((channels * len(runs), height, width), view)
+    return SpatialLayer((channels * len(last), height, width), view)
 
 
-def _view(runs: Sequence[Place], seen: Sequence[Cells], axes: Mapping[Place, int | str]) -> ChannelLayout:
-    batch_axis, first = axes[runs[0]], seen[0]
+def _view(runs: Sequence[Place], seen: Mapping[Place, Cells], axes: Mapping[Place, int | str]) -> ChannelLayout:
+    run, first = next(iter(seen.items()))
+    batch_axis = axes[run]
     assert isinstance(batch_axis, int)
     return ChannelLayout(
         batch_axis=batch_axis,
@@ -284,8 +322,8 @@ def _view(runs: Sequence[Place], seen: Sequence[Cells], axes: Mapping[Place, int
         grid=first.grid if first.shared_axis else None,
         first_token=first.first,
         transposed=first.transposed,
-        element=runs[0].element,
-        runs=tuple(cells.mirrored for cells in seen),
+        element=run.element,
+        runs=tuple(seen[run].mirrored if run in seen else None for run in runs),
     )
 
 

@@ -66,7 +66,7 @@ def record(
         pictures = pictures.detach().requires_grad_(needs.guided or needs.saliency)
         scores = module(pictures.clone())  # a network may begin with an operation in place
     for path in needs.layers:
-        found, known = len(kept.get(path, ())), len(views.get(path, CHANNELS_FIRST).runs)
+        found, known = len(kept.get(path, ())), views.get(path, CHANNELS_FIRST).counted
         if found != known:
             raise Unprocessable(f"layer {path!r} runs {found} times for this picture and has a map if it runs {known}")
     runs = {path: kept[path] for path in needs.layers}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from handler.classifier import Classifier
-from handler.evidence import Evidence, Floats, Indices, LayerEvidence, Needs, resolve_pairs
+from handler.evidence import Evidence, Floats, Indices, LayerEvidence, Needs, joined, resolve_pairs
 from handler.tape import Tape, differentiate, record
 
 
@@ -33,12 +33,15 @@ class TorchEngine:
         # gradients are recorded here whatever mode the caller is in, no_grad and inference_mode included
         with self._one_at_a_time, torch.inference_mode(False), torch.enable_grad():
             batch = torch.from_numpy(inputs).to(self._classifier.device)
-            return self._explain(batch, targets, needs) if needs.backward else self._predict(batch, targets)
+            run = self._explain if needs.backward else self._predict
+            if not self._classifier.alone:
+                return run(batch, targets, needs)
+            return joined([run(batch[row : row + 1], targets[row : row + 1], needs) for row in range(len(batch))])
 
-    def _predict(self, batch: torch.Tensor, targets: Sequence[Sequence[int]]) -> Evidence:
+    def _predict(self, batch: torch.Tensor, targets: Sequence[Sequence[int]], _needs: Needs) -> Evidence:
         started = time.perf_counter()
         with torch.inference_mode():
-            logits = _numpy(self._classifier.module(batch.clone()))  # see tape.record
+            logits = _numpy(self._classifier.module(batch.clone()))  # a network may begin with an operation in place
         rows, classes = resolve_pairs(targets, logits)
         return Evidence(logits, _size(batch), rows, classes, engine=self.name, infer_ms=_since(started))
 
@@ -103,7 +106,7 @@ def _rounds(rows: Indices) -> list[Indices]:
 
 
 def _numpy(tensor: torch.Tensor) -> Floats:
-    return np.asarray(tensor.detach().cpu().numpy(), np.float32)
+    return tensor.detach().float().cpu().numpy()
 
 
 def _size(batch: torch.Tensor) -> tuple[int, int]:

@@ -21,7 +21,13 @@ class ChannelLayout:
     first_token: int = 0  # index of the first cell on a shared axis
     transposed: bool = False  # the columns' axis comes before the rows', or the cells go column after column
     element: int = 0  # which tensor of an output of several, in the order of torch.utils._pytree
-    runs: tuple[Mirroring, ...] = ((False, False),)  # how each run of the layer sees the picture
+    # how each run of the layer sees the picture; None of a run that another one follows: the last ones count
+    runs: tuple[Mirroring | None, ...] = ((False, False),)
+
+    @property
+    def counted(self) -> int:
+        """How many of the layer's runs count."""
+        return sum(run is not None for run in self.runs)
 
     def to_maps(self, output: Tensor, run: int = 0) -> Tensor:
         """The output of a run as (N, C, h, w), the way round that the picture is."""
@@ -57,7 +63,7 @@ class ChannelLayout:
         return [self.batch_axis, self.channel_axis, *(reversed(cells) if self.transposed else cells)]
 
     def _mirrored_axes(self, run: int) -> list[int]:
-        return [axis for axis, mirrored in zip((2, 3), self.runs[run], strict=True) if mirrored]
+        return [axis for axis, mirrored in zip((2, 3), self.runs[run] or (), strict=False) if mirrored]
 
 
 def _joined(parts: list[Tensor], axis: int) -> Tensor:
