@@ -46,7 +46,7 @@ from handler.evidence import TOP, Needs
 from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM, KIND_SALIENCY, KINDS
 from handler.tape import differentiate, record
 from handler.torch_engine import TorchEngine
-from handler.views import CHANNELS_FIRST, View
+from handler.views import CHANNELS_FIRST, ChannelLayout
 
 GATED = ("gradients", "gradcam")  # a ReLU behind the layer is a gate that rounding can flip
 _CLOSE = Tolerance(1e-4, relative=True)
@@ -159,7 +159,7 @@ def trace(classifier: Classifier, kind: str = KIND_EXPLANATION) -> fx.GraphModul
     return graph
 
 
-def _explain(module: nn.Module, needs: Needs, view: View) -> Explain:
+def _explain(module: nn.Module, needs: Needs, view: ChannelLayout) -> Explain:
     (layer,) = needs.layers
 
     def explain(pictures: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -87,16 +87,23 @@ def _judged(channel_axis: int, changed: Floats, *, shared_axis: bool, first: int
     for transposed, (of_rows, of_columns) in ((False, straight), (True, turned)):
         grid = (width, height) if transposed else (height, width)
         mirrored, likeness = (of_rows < 0, of_columns < 0), min(abs(of_rows), abs(of_columns))
-        if not _reaches_edges(changed[2 * BANDS :].transpose(0, 2, 1) if transposed else changed[2 * BANDS :], mirrored):
+        if not _reaches_edges(
+            changed[2 * BANDS :].transpose(0, 2, 1) if transposed else changed[2 * BANDS :], mirrored
+        ):
             continue
         yield Cells(channel_axis, grid, shared_axis, first, transposed, mirrored, whole, likeness)
 
 
 def _reaches_edges(changed: Floats, mirrored: tuple[bool, bool]) -> bool:
     """Whether the cells (4, h, w) that an edge changes most, and its opposite least, are those at that edge."""
-    for before, after, axis, turned in ((changed[0], changed[1], 1, mirrored[0]), (changed[2], changed[3], 0, mirrored[1])):
+    for before, after, axis, turned in (
+        (changed[0], changed[1], 1, mirrored[0]),
+        (changed[2], changed[3], 0, mirrored[1]),
+    ):
         with np.errstate(divide="ignore", invalid="ignore"):
             share = before.sum(axis=axis) / (before.sum(axis=axis) + after.sum(axis=axis))
+        if np.isnan(share).all():
+            return False
         share = share[::-1] if turned else share
         near = max(1, int(np.ceil(_NEAR_EDGE * len(share))))
         if np.nanargmax(share) >= near or np.nanargmin(share) < len(share) - near:

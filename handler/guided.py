@@ -9,6 +9,7 @@ Coverage counts every non-linear node of the graph: what is not known to be line
 function for example. Max-pooling is not counted: guided backpropagation takes its gradient as it is.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,14 +21,17 @@ from handler.autograd_graph import Node, nodes, operation
 from handler.errors import Unprocessable
 
 _LINEAR = frozenset(  # autograd's names of operations that are linear in the one input that gradients pass through
-    """Add Sub Rsub Neg Mean Sum Nansum Cumsum Clone Copy CopyBackwards torch::autograd::CopySlices ToCopy Lerp
+    re.findall(
+        r"\S+",
+        """Add Sub Rsub Neg Mean Sum Nansum Cumsum Clone Copy CopyBackwards torch::autograd::CopySlices ToCopy Lerp
     torch::autograd::AccumulateGrad View UnsafeView Reshape ReshapeAlias Alias AsStrided T Transpose Permute Expand
     Unsqueeze Squeeze Select Slice Split SplitWithSizes UnsafeSplit UnsafeSplitWithSizes Unbind Unfold Diagonal Cat
     Stack BlockDiag Index IndexSelect IndexAdd Gather Scatter ScatterAdd Flip Roll Rot90 Repeat Tril Triu ConstantPadNd
     ReflectionPad1D ReflectionPad2D ReplicationPad1D ReplicationPad2D PixelShuffle PixelUnshuffle ChannelShuffle Im2Col
     Col2Im AvgPool2D AvgPool3D AdaptiveAvgPool2D AdaptiveAvgPool3D MkldnnAdaptiveAvgPool2D UpsampleNearest1D
     UpsampleNearest2D UpsampleNearestExact2D UpsampleLinear1D UpsampleBilinear2D UpsampleBilinear2DAa UpsampleBicubic2D
-    UpsampleBicubic2DAa FftR2C FftC2C FftC2R ViewAsReal ViewAsComplex Real Imag""".split()
+    UpsampleBicubic2DAa FftR2C FftC2C FftC2R ViewAsReal ViewAsComplex Real Imag""",
+    )
 )
 _PRODUCTS = {  # linear unless gradients pass through all of these inputs
     "Mul": (0, 1),
@@ -43,7 +47,20 @@ _PRODUCTS = {  # linear unless gradients pass through all of these inputs
     "Div": (1,),
 }
 _MAX_POOLING = ("MaxPool2DWithIndices", "MaxPool3DWithIndices", "AdaptiveMaxPool2D", "AdaptiveMaxPool3D")
-_POPULAR_NAMES = {"Silu": "SiLU", "Gelu": "GELU", "Elu": "ELU", "Celu": "CELU", "LeakyRelu": "LeakyReLU"}
+_POPULAR_NAMES = {  # of activations, where autograd's are others
+    "Silu": "SiLU",
+    "Gelu": "GELU",
+    "Elu": "ELU",
+    "Celu": "CELU",
+    "LeakyRelu": "LeakyReLU",
+    "PreluKernel": "PReLU",
+    "RreluWithNoise": "RReLU",
+    "Hardtanh": "Hardtanh",
+    "Hardswish": "Hardswish",
+    "Mish": "Mish",
+    "Softplus": "Softplus",
+    "Tanh": "Tanh",
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +90,8 @@ def find_gates(output: torch.Tensor) -> Gates:
         elif not _is_linear(node, name) and name not in _MAX_POOLING:
             others.append(_POPULAR_NAMES.get(name, name))
     if not rectifiers:
-        found = ", ".join(sorted(set(others))) or "no activation"
+        activations = set(others) & set(_POPULAR_NAMES.values()) or set(others)
+        found = ", ".join(sorted(activations)) or "no activation"
         raise Unprocessable(
             f"guided backpropagation is defined for ReLU networks only and this one has {found}; "
             "valid maps are gradcam and saliency"

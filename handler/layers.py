@@ -8,6 +8,7 @@ gradient at its cells.
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,7 @@ def find_layers(module: nn.Module, architecture: str, side: int) -> Findings:
         ModelError: the scores have no gradient at the picture, or no layer has a map that all of it passes.
     """
     device = next(module.parameters()).device
-    pictures = list(scenes(3, side).to(device).split(1))
+    pictures = [picture[None] for picture in scenes(3, side).to(device)]
     with torch.inference_mode(False):
         look = _Look(module, architecture, pictures)
         together = _together(module, pictures)
@@ -189,10 +190,12 @@ class _Together:
             if alone is None or output.dim() != alone.dim():
                 return
             shapes[place] = output.shape
-            grown = [axis for axis, sizes in enumerate(zip(alone.shape, output.shape, strict=True)) if len({*sizes}) > 1]
-            if len(grown) == 1 and (alone.shape[grown[0]], output.shape[grown[0]]) == (1, pictures):
-                if not _same_row(output, alone, grown[0], first):
-                    self._mixed.add(place)
+            grown = [
+                axis for axis, sizes in enumerate(zip(alone.shape, output.shape, strict=True)) if len({*sizes}) > 1
+            ]
+            is_batch = len(grown) == 1 and (alone.shape[grown[0]], output.shape[grown[0]]) == (1, pictures)
+            if is_batch and not _same_row(output, alone, grown[0], first):
+                self._mixed.add(place)
 
         return visit
 
@@ -333,9 +336,7 @@ def _may_be_default(look: _Look, path: str, layer: SpatialLayer) -> bool:
     return not isinstance(kind, _PASSING_ON) and not projection
 
 
-def _last(
-    look: _Look, layers: Mapping[str, SpatialLayer], places: Mapping[str, Sequence[Place]]
-) -> str | None:
+def _last(look: _Look, layers: dict[str, SpatialLayer], places: Mapping[str, Sequence[Place]]) -> str | None:
     """The last layer that every way from the picture to the scores passes."""
     return next(
         (
@@ -348,7 +349,7 @@ def _last(
 
 
 def _last_of_cells(
-    look: _Look, default: str, layers: Mapping[str, SpatialLayer], places: Mapping[str, Sequence[Place]]
+    look: _Look, default: str, layers: dict[str, SpatialLayer], places: Mapping[str, Sequence[Place]]
 ) -> str | None:
     """Behind a layer with a class token: the last layer of its width that its cells pass on their way to the scores.
 
@@ -389,7 +390,7 @@ class _Again:
 
     def are_passed(self, places: Sequence[Place]) -> bool:
         """Whether no gradient reaches the cells if those at the tensors are taken away."""
-        hooks = [self._kept[place].register_hook(torch.zeros_like) for place in places]
+        hooks: list[Any] = [self._kept[place].register_hook(torch.zeros_like) for place in places]  # type: ignore[no-untyped-call]
         try:
             with alike_in_memory(self._score):
                 found = torch.autograd.grad(self._score, self._cells, retain_graph=True, allow_unused=True)

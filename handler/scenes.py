@@ -1,4 +1,4 @@
-"""Pictures to look at a network with: smooth coloured fields with fine grain, alike in kind and different in content."""
+"""Pictures to look at a network with: smooth coloured fields with fine grain, of different content."""
 
 import torch
 import torch.nn.functional as F

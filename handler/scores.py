@@ -85,6 +85,8 @@ def _end(scores: Tensor, saturated: Tensor) -> str:
         return "softmax"
     if last == "LogSoftmax" or bool(both.logsumexp(1).abs().max() < 1e-4):
         return "log-softmax"
+    if last == "LogSigmoid":
+        return "log-sigmoid"
     if last in ("Sigmoid", "Hardsigmoid") or bool((both >= 0).all() and (both <= 1).all() and both.any()):
         return "sigmoid"
     return ""

@@ -31,7 +31,7 @@ class ChannelLayout:
 
     def to_maps(self, output: Tensor, run: int = 0) -> Tensor:
         """The output of a run as (N, C, h, w), the way round that the picture is."""
-        maps = self._cells(output) if self.grid else output.permute(self._axes(output))
+        maps = self._cells(output) if self.grid else _permuted(output, self._axes(output))
         mirrored = self._mirrored_axes(run)
         return maps.flip(mirrored) if mirrored else maps
 
@@ -42,7 +42,7 @@ class ChannelLayout:
         axes = self._axes(output)
         back = [axes.index(axis) for axis in range(len(axes))]
         if self.grid is None:
-            return maps.permute(back)
+            return _permuted(maps, back)
         cells = (maps.transpose(2, 3) if self.transposed else maps).flatten(2).permute(back)
         axis, first, count = axes[2], self.first_token, cells.shape[axes[2]]
         others = output.narrow(axis, 0, first), output.narrow(axis, first + count, output.shape[axis] - first - count)
@@ -54,8 +54,8 @@ class ChannelLayout:
         axes = self._axes(output)
         tokens = output.narrow(axes[2], self.first_token, height * width).permute(axes)
         if self.transposed:
-            return tokens.unflatten(2, (width, height)).transpose(2, 3)
-        return tokens.unflatten(2, (height, width))
+            return tokens.reshape(*tokens.shape[:2], width, height).transpose(2, 3)
+        return tokens.reshape(*tokens.shape[:2], height, width)
 
     def _axes(self, output: Tensor) -> list[int]:
         """The output's axes in the order pictures, channels, rows, columns, or pictures, channels, tokens."""
@@ -64,6 +64,11 @@ class ChannelLayout:
 
     def _mirrored_axes(self, run: int) -> list[int]:
         return [axis for axis, mirrored in zip((2, 3), self.runs[run] or (), strict=False) if mirrored]
+
+
+def _permuted(tensor: Tensor, axes: list[int]) -> Tensor:
+    """A view only where axes change places: what is no view may be rewritten in place."""
+    return tensor if axes == sorted(axes) else tensor.permute(axes)
 
 
 def _joined(parts: list[Tensor], axis: int) -> Tensor:

@@ -23,24 +23,29 @@ class VisibleActivations(TorchFunctionMode):
         target = args[0] if args else None
         if not isinstance(target, Tensor) or not target.requires_grad or not target._is_view():
             return function(*args, **kwargs)
-        result = _out_of_place(function, args, kwargs)
-        return function(*args, **kwargs) if result is None else target.copy_(result)
+        twin = _out_of_place(function, args, kwargs)
+        if twin is None:
+            return function(*args, **kwargs)
+        return target.copy_(twin(target.clone()))  # a copy, because an operation may keep its input
 
 
-def _out_of_place(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """The result of an operation in place, computed beside its input; None for any other operation."""
+def _out_of_place(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Callable[[Tensor], Tensor] | None:
+    """What an operation in place computes, as a function of its first argument; None for any other operation."""
     name = getattr(function, "__name__", "")
     if name.endswith("_") and not name.endswith("__"):
         twin = getattr(torch.Tensor, name[:-1], None) or getattr(torch, name[:-1], None)
-        return twin(*args, **kwargs) if twin is not None and name not in _NOT_COMPUTED else None
+        if twin is None or name in _NOT_COMPUTED:
+            return None
+        return lambda target: twin(target, *args[1:], **kwargs)  # type: ignore[no-any-return]
     if getattr(function, "__module__", None) != "torch.nn.functional":
         return None
     bound = inspect.signature(function).bind(*args, **kwargs)
     if not bound.arguments.get("inplace"):
         return None
     bound.arguments["inplace"] = False
-    result: Tensor = function(*bound.args, **bound.kwargs)
-    return result
+    return lambda target: function(target, *bound.args[1:], **bound.kwargs)  # type: ignore[no-any-return]
 
 
 _NOT_COMPUTED = ("detach_", "requires_grad_", "squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_")

@@ -35,7 +35,6 @@ from handler.memory_layout import in_fast_layout
 from handler.onnx_engine import OnnxEngine
 from handler.scaling import scale
 from handler.torch_engine import TorchEngine
-from handler.views import ChannelsLast, Tokens
 
 PICTURES = 2  # that engines are compared with plain autograd on, one after the other
 SEED = 77  # of them: neither the export's nor the verification's
@@ -107,7 +106,7 @@ def _picture(classifier: Classifier, number: int) -> Floats:
 
 def _plain(classifier: Classifier) -> list[Found]:
     view = classifier.views.get(classifier.default_layer)
-    layout = {ChannelsLast: "channels last", Tokens: "tokens"}.get(type(view), "channels first")
+    layout = "channels first" if view is None else "tokens" if view.grid else "channels last"
     pictures = [torch.from_numpy(_picture(classifier, number)) for number in range(PICTURES)]
     return [explain(classifier.module, picture, classifier.default_layer, layout) for picture in pictures]
 
