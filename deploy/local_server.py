@@ -19,7 +19,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +59,17 @@ def _major_version(java: str) -> int:
 
 
 def read_properties(path: Path) -> dict[str, str]:
-    """The settings of a ``config.properties``."""
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    """The settings of a ``config.properties``.
+
+    Raises:
+        ServerError: it cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ServerError(f"the settings {path} cannot be read ({why}); CONFIG= names a config.properties") from error
+    lines = (line.strip() for line in text.splitlines())
     pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
     return {key.strip(): value.strip() for key, _, value in pairs}
 
@@ -111,11 +120,15 @@ class LocalServer:
         if not os.access(self.folder, os.W_OK):  # TorchServe would start Java and then lose it for want of a pid file
             raise ServerError(f"{self.folder} cannot be written to, but sockets and unpacked archives must go there")
         self.logs.mkdir(parents=True, exist_ok=True)
-        with (self.logs / "console.log").open("w", encoding="utf-8") as console:
-            command = [*self._torchserve(), "--start", "--ncs", "--ts-config", str(self.config.resolve())]
-            command += ["--models", f"{self.model}={self.model}.mar"]
-            subprocess.run(command, env=self._environment(), stdout=console, stderr=console, check=False)
+        command = [*self._torchserve(), "--start", "--ncs", "--ts-config", str(self.config.resolve())]
+        command += ["--models", f"{self.model}={self.model}.mar"]
         try:
+            with (
+                (self.logs / "console.log").open("w", encoding="utf-8") as console,
+                # interrupted or not, it is waited for: killed, it could leave a Java behind without a pid file
+                subprocess.Popen(command, env=self._environment(), stdout=console, stderr=console),
+            ):
+                pass
             self._wait(time.monotonic() + timeout)
         except BaseException:
             self.stop()
@@ -157,6 +170,8 @@ class LocalServer:
     def _check(self) -> None:
         if self.pid is not None:
             raise ServerError(f"a server runs already (process {self.pid}); stop it with `make stop`")
+        if missing := {"inference_address", "model_store"} - self.properties.keys():
+            raise ServerError(f"{self.config} does not set {' and '.join(sorted(missing))}")
         archive = Path(self.properties["model_store"]) / f"{self.model}.mar"
         if not archive.is_file():
             raise ServerError(f"{archive} does not exist; `make archive` writes it")
@@ -165,7 +180,10 @@ class LocalServer:
             raise ServerError(f"{metrics} does not exist, seen from {Path.cwd()}; metrics_config names it")
         for key in _PORTS:
             value = self.properties.get(key, "")
-            port = urlsplit(value).port if key in _ADDRESSES else int(value or 0)
+            try:
+                port = urlsplit(value).port if key in _ADDRESSES else int(value or 0)
+            except ValueError as error:
+                raise ServerError(f"{key}={value} in {self.config} names no port") from error
             if port and _in_use(port):
                 raise ServerError(f"port {port} is in use; stop what uses it, or change {key} in {self.config}")
 
@@ -235,6 +253,24 @@ def _own_folder(config: Path) -> Path:
     return Path(tempfile.gettempdir()) / f"torchserve-{owner}"
 
 
+def run_command(command: Callable[[], None], interrupted: str) -> int:
+    """Runs the body of a command line that has to do with a server, and returns its exit status.
+
+    Args:
+        command: its mistakes are told in one line, with exit status 2.
+        interrupted: what to say after Ctrl-C, which has 130.
+    """
+    try:
+        command()
+    except (ServerError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"interrupted: {interrupted}", file=sys.stderr)
+        return 130
+    return 0
+
+
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m deploy.local_server", description=__doc__.splitlines()[0])
@@ -243,21 +279,23 @@ def main() -> int:
     parser.add_argument("--model", default="shufflenet_cam", help="name of the archive (default: %(default)s)")
     options = parser.parse_args()
     server = LocalServer(options.config, options.model, _own_folder(options.config), Path("logs"))
-    if options.command == "java":
-        print(java_home() or os.environ.get("JAVA_HOME") or Path(shutil.which("java") or "").resolve().parent.parent)
-        return 0
-    if options.command == "stop":
-        print("stopped" if server.stop() else "no server of `make serve` runs")
-        return 0
-    try:
-        print(f"starting TorchServe with {options.model} …", flush=True)
-        server.start()
-    except (ServerError, KeyboardInterrupt) as error:
-        print(f"error: {error or 'interrupted; the server is stopped'}", file=sys.stderr)
-        return 2
-    print(f"ready: curl -F data=@examples/shapes/one.jpg {server.address}/predictions/{options.model}")
+    commands = {"start": lambda: _start(server), "stop": lambda: _stop(server), "java": _java}
+    return run_command(commands[options.command], "the server is stopped")
+
+
+def _start(server: LocalServer) -> None:
+    print(f"starting TorchServe with {server.model} …", flush=True)
+    server.start()
+    print(f"ready: curl -F data=@examples/shapes/one.jpg {server.address}/predictions/{server.model}")
     print("logs are in logs/, `make stop` stops the server")
-    return 0
+
+
+def _stop(server: LocalServer) -> None:
+    print("stopped" if server.stop() else "no server of `make serve` runs")
+
+
+def _java() -> None:
+    print(java_home() or os.environ.get("JAVA_HOME") or Path(shutil.which("java") or "").resolve().parent.parent)
 
 
 if __name__ == "__main__":

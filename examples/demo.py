@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from deploy.local_server import DIRECT, LocalServer, ServerError, temporary_server
+from deploy.local_server import DIRECT, LocalServer, run_command, temporary_server
 
 PICTURES = {"one": "top", "two": "heart,arrow"}  # file in examples/shapes to target
 _FOLDER = Path(__file__).parent / "shapes"
@@ -50,19 +50,18 @@ def main() -> int:
     parser.add_argument("--model", default="shufflenet_cam", help="archive in the model store (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("out/demo"), help="folder (default: %(default)s)")
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
+    return run_command(lambda: _show(options.model, options.output), "the server is stopped")
+
+
+def _show(model: str, output: Path) -> None:
+    output.mkdir(parents=True, exist_ok=True)
     print("starting TorchServe on free ports …", flush=True)
-    try:
-        with temporary_server(Path("config.properties"), options.model, options.output / "logs") as server:
-            print(f"ready: {server.address}")
-            for name, target in PICTURES.items():
-                explain(server, name, target, options.output)
-            print("\nstopping the server")
-    except ServerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"look at {options.output / 'two.png'}: each row is the evidence for one of the two objects")
-    return 0
+    with temporary_server(Path("config.properties"), model, output / "logs") as server:
+        print(f"ready: {server.address}")
+        for name, target in PICTURES.items():
+            explain(server, name, target, output)
+        print("\nstopping the server")
+    print(f"look at {output / 'two.png'}: each row is the evidence for one of the two objects")
 
 
 if __name__ == "__main__":

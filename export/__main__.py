@@ -4,12 +4,13 @@ import argparse
 import functools
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from handler.errors import ModelError, ServiceError
+from handler.errors import ModelError, ServiceError, in_one_line
 from handler.labels import read_labels
 
 if TYPE_CHECKING:
@@ -18,18 +19,28 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; mistakes are told in one line, with exit status 2. Only ``verify`` has status 1: it differs."""
+    """Runs one command; mistakes are told in one line, with exit status 2. Only ``verify`` has status 1: it differs.
+
+    An interruption has status 130. ``--debug`` shows where a mistake was noticed.
+    """
     options = _parser().parse_args(arguments)
     try:
         status: int | None = options.command(options)
-    except (ServiceError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted: no file was left half written", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if options.debug:
+            traceback.print_exc()
+        expected = isinstance(error, (ServiceError, ValueError, OSError))
+        print(f"error: {error if expected else in_one_line(error) + ' (--debug shows where)'}", file=sys.stderr)
         return 2
     return status or 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export", description="Everything that leaves Python.")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake, too")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     archive = commands.add_parser("archive", help="pack a classifier into a TorchServe archive")
     _add_model(archive)
@@ -70,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--target", default="top", help="classes: top, a label or an index, several with commas")
     explain.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures (default: %(default)s)")
     explain.set_defaults(command=_explain)
+    for command in commands.choices.values():
+        command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
 
 
@@ -85,6 +98,15 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", help="torchvision weights to download: DEFAULT or a name")
     parser.add_argument("--checkpoint", type=Path, help="safetensors or state dict, instead of --weights")
     parser.add_argument("--labels", type=Path, help="one label per line, or JSON; weights and checkpoints may say them")
+    parser.add_argument(
+        "--preprocess",
+        default="",
+        metavar="'NAME=VALUE …'",
+        help="resize, crop, mean, std, interpolation, crop_first: over what weights or checkpoint say",
+    )
+    parser.add_argument(
+        "--transform-input", metavar="0|1", help="of googlenet and inception_v3: whether they normalise once more"
+    )
 
 
 def _architecture(options: argparse.Namespace) -> str | None:
@@ -103,8 +125,27 @@ def _architecture(options: argparse.Namespace) -> str | None:
 
 
 def _source(options: argparse.Namespace) -> dict[str, Any]:
-    labels = read_labels(options.labels) if options.labels else None
-    return {"weights": options.weights, "checkpoint": options.checkpoint, "labels": labels}
+    from handler.preprocess_text import read_flag
+
+    flag = options.transform_input
+    return {
+        "weights": options.weights,
+        "checkpoint": options.checkpoint,
+        "labels": read_labels(options.labels) if options.labels else None,
+        "preprocess": options.preprocess,
+        "transform_input": read_flag(flag, "TRANSFORM_INPUT") if flag else None,
+    }
+
+
+def _classifier(options: argparse.Namespace) -> "Classifier":
+    """Builds what is exported or verified, and says what is assumed of it."""
+    from export.assumptions import assumptions
+    from handler.classifier import build_classifier, find_checkpoint
+
+    checkpoint = find_checkpoint(_architecture(options), **_source(options))
+    classifier = build_classifier(checkpoint)
+    print(*assumptions(checkpoint, classifier), sep="\n", flush=True)
+    return classifier
 
 
 def _archive(options: argparse.Namespace) -> None:
@@ -148,9 +189,8 @@ def _gradcam(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace, file: str, export: Callable[["Classifier", Path], list["Verdict"]]) -> None:
     from export.verification import table
-    from handler.classifier import load_classifier
 
-    classifier = load_classifier(_architecture(options), **_source(options))
+    classifier = _classifier(options)
     path = options.store / file
     print(table(export(classifier, path)))
     size = path.stat().st_size / 1e6
@@ -160,9 +200,8 @@ def _export(options: argparse.Namespace, file: str, export: Callable[["Classifie
 def _verify(options: argparse.Namespace) -> int:
     from export.reverification import reverify
     from export.verification import VerificationError, table
-    from handler.classifier import load_classifier
 
-    classifier = load_classifier(_architecture(options), **_source(options))
+    classifier = _classifier(options)
     try:
         checks = reverify(options.file, classifier, options.seed)
     except VerificationError as error:  # its message is the verdict and the table

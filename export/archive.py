@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 import handler
+from export.assumptions import assumptions
 from export.sidecar import write_sidecar
 from export.source_packing import pack_sources
 from export.standing_alone import check_alone
@@ -66,6 +67,8 @@ def write_archive(
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*(?<!\.mar)", name):
         raise ModelError(f"name {name!r} is not valid, valid are letters, digits, '_', '-' and '.', without .mar")
     classifier, settings = build_classifier(checkpoint), _read_config(config)
+    for line in assumptions(checkpoint, classifier):
+        report(line)
     hooks = TorchEngine(classifier)
     check_defaults(settings.defaults, describe_model(classifier, hooks, name, version), hooks)
     store.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from torch import nn
 from export.verification import Floats, Inputs, Run, Verdict, table
 from export.whole_file import write_whole
 from handler.classifier import Classifier
-from handler.errors import ModelError
+from handler.errors import ModelError, in_one_line
 from handler.fingerprint import hash_state
 from handler.graph_description import GraphDescription
 
@@ -39,9 +39,8 @@ def first_line(error: Exception) -> str:
     """What an exception of a tracer or an exporter says, without its pages of advice."""
     operators = sorted(set(re.findall(r"<OpOverload\(op='([^']+)'", _chain(error))))
     if operators:
-        return f"ONNX has no operator for {', '.join(operators)}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+        return f"ONNX has no operator for {', '.join(operators)}"[:300]
+    return in_one_line(error)
 
 
 def _chain(error: BaseException | None) -> str:

@@ -7,6 +7,7 @@ Written as safetensors with the description in the file's own metadata. Read fro
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,8 @@ from safetensors.torch import save_file
 from handler.errors import ModelError
 from handler.preprocess import Preprocessing
 
-_WRAPPERS = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-)  # keys under which training loops store the weights
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training loops store the weights
+_COMPILED = "_orig_mod."  # in the names of what torch.compile wrapped, wherever it stands
 _DENSENETS_OLD_NAMES = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
@@ -36,6 +34,7 @@ class Checkpoint:
     state: dict[str, torch.Tensor]
     notes: dict[str, str] = field(default_factory=dict)  # seed, accuracy and the like
     options: dict[str, Any] = field(default_factory=dict)  # of torchvision's builder; JSON values
+    origins: dict[str, str] = field(default_factory=dict)  # who said a part of the description, in words; not written
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -84,9 +83,29 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return _described(path, state, metadata)
 
 
-def with_present_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Renames what torchvision's own DenseNet files still call ``norm.1``, and its networks ``norm1``."""
-    return {_DENSENETS_OLD_NAMES.sub(r"\1\2", name): value for name, value in state.items()}
+def names_in(network: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """What a network calls the weights of a file: as the file does, or without what was put before all their names.
+
+    Names are changed only where more weights then fit by name and shape. Besides a prefix (``module.`` and the like)
+    what torch.compile adds is taken off, and what torchvision's DenseNet files call ``norm.1`` becomes ``norm1``.
+
+    Args:
+        network: its state dict.
+        state: the file's.
+
+    Returns:
+        Each name in the file to the name in the network, which may lack it; no two names become one.
+    """
+    bare = {name: _DENSENETS_OLD_NAMES.sub(r"\1\2", name.replace(_COMPILED, "")) for name in state}
+    shared = os.path.commonprefix(list(bare.values()))
+    cuts = [0, *(dot.end() for dot in re.finditer(r"\.", shared))]
+    choices = [{name: name for name in state}, *({name: new[cut:] for name, new in bare.items()} for cut in cuts)]
+
+    def fitting(names: dict[str, str]) -> int:
+        fit = sum(new in network and network[new].shape == state[name].shape for name, new in names.items())
+        return fit if len(set(names.values())) == len(names) else -1
+
+    return max(choices, key=fitting)
 
 
 def _described(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str]) -> Checkpoint:
@@ -119,9 +138,22 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             f"checkpoint {path} is neither safetensors nor a state dict that loads with weights_only=True; "
             "save it with safetensors.torch.save_file(model.state_dict(), path) or torch.save(model.state_dict(), path)"
         ) from error
-    for wrapper in _WRAPPERS:
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, dict) or not loaded or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
+    found = _state_dicts(loaded)
+    if not found:
         raise ModelError(f"checkpoint {path} holds no state dict (a mapping of parameter names to tensors)")
-    return {str(name).removeprefix("module."): value for name, value in loaded.items()}
+    if len(found) > 1:
+        raise ModelError(
+            f"checkpoint {path} holds several state dicts ({', '.join(found)}): save the one that is meant"
+        )
+    (state,) = found.values()
+    return {str(name): value for name, value in state.items()}
+
+
+def _state_dicts(loaded: Any, place: str = "") -> dict[str, dict[Any, torch.Tensor]]:
+    """The mappings of names to tensors among what was saved, by the keys that lead to them; nothing lies in another."""
+    if not isinstance(loaded, dict) or not loaded or place.count("/") > len(_WRAPPERS):
+        return {}
+    if all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        return {place or "the file itself": loaded}
+    inside = {name: loaded.get(name) for name in _WRAPPERS}
+    return {path: state for name, one in inside.items() for path, state in _state_dicts(one, f"{place}/{name}").items()}

@@ -13,17 +13,20 @@ import torch
 import torchvision
 from torch import nn
 
-from handler.checkpoint import Checkpoint, read_checkpoint, with_present_names
-from handler.errors import ModelError
+from handler.checkpoint import Checkpoint, names_in, read_checkpoint
+from handler.errors import ModelError, in_one_line
 from handler.fingerprint import hash_state, training_only
 from handler.layers import find_layers
-from handler.own_architecture import build_own, find_factory, is_own
+from handler.own_architecture import build_own, find_factory, is_own, module_name
 from handler.own_declarations import declared_checkpoint, declared_labels, declared_preprocessing
 from handler.preprocess import Preprocessing
+from handler.preprocess_text import said_over
 from handler.scores import check_scores
 from handler.views import CHANNELS_FIRST, ChannelLayout
 
 _INPUT_TRANSFORMERS = ("googlenet", "inception_v3")  # normalise once more themselves, if made for torchvision's weights
+_ASSUMED = "assumed, say PREPROCESS= if yours were trained otherwise"
+_TAKEN = "assumed, say TRANSFORM_INPUT=0 if yours were trained without it"
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,23 @@ class Classifier:
         return next(self.module.parameters()).device
 
 
+@dataclass(frozen=True)
+class _Said:
+    """What a user says of a classifier, over what weights or checkpoint say of themselves."""
+
+    labels: list[str] | None = None
+    preprocess: str = ""
+    transform_input: bool | None = None
+
+
 def load_classifier(
     architecture: str | None = None,
     *,
     weights: str | None = None,
     checkpoint: Path | str | None = None,
     labels: list[str] | None = None,
+    preprocess: str = "",
+    transform_input: bool | None = None,
     device: str | torch.device = "cpu",
 ) -> Classifier:
     """Loads a classifier from torchvision's weights, from a checkpoint, or from code.
@@ -65,12 +79,23 @@ def load_classifier(
         checkpoint: a safetensors file or a state dict, instead of ``weights``. A factory whose module has a function
             ``weights`` needs neither.
         labels: one per class; may be left out if weights or checkpoint say them.
+        preprocess: what of the preprocessing is otherwise than weights or checkpoint say, "resize=256 crop=224"; see
+            ``handler.preprocess_text``.
+        transform_input: of GoogLeNet and Inception alone: whether they normalise their input once more, as
+            torchvision's weights want it; None is what the checkpoint says, and True for a plain state dict.
         device: where to put it.
 
     Raises:
         ModelError: anything missing, unknown or contradictory; the message says what is valid.
     """
-    source = find_checkpoint(architecture, weights=weights, checkpoint=checkpoint, labels=labels)
+    source = find_checkpoint(
+        architecture,
+        weights=weights,
+        checkpoint=checkpoint,
+        labels=labels,
+        preprocess=preprocess,
+        transform_input=transform_input,
+    )
     return build_classifier(source, device)
 
 
@@ -80,21 +105,26 @@ def find_checkpoint(
     weights: str | None = None,
     checkpoint: Path | str | None = None,
     labels: list[str] | None = None,
+    preprocess: str = "",
+    transform_input: bool | None = None,
 ) -> Checkpoint:
     """As ``load_classifier``, up to the complete checkpoint: architecture, labels and preprocessing are known."""
+    said = _Said(labels, preprocess, transform_input)
     if architecture is not None and is_own(architecture) and checkpoint is None:
         if weights is not None:
             raise ModelError(
                 f"weights {weights!r} are torchvision's; {architecture} takes a checkpoint (CHECKPOINT=file)"
             )
-        return _complete(declared_checkpoint(architecture), architecture, labels)
+        return _complete(declared_checkpoint(architecture), architecture, said)
     if (weights is None) == (checkpoint is None):
         raise ModelError("give either weights (WEIGHTS=DEFAULT) or a checkpoint (CHECKPOINT=file)")
     if checkpoint is not None:
-        return _complete(read_checkpoint(Path(checkpoint)), architecture, labels)
+        return _complete(read_checkpoint(Path(checkpoint)), architecture, said)
     if architecture is None:
         raise ModelError("weights belong to an architecture: give its name (MODEL=resnet18)")
-    return _complete(_download(architecture, str(weights)), architecture, labels)
+    found = _download(architecture, str(weights))
+    chosen = torchvision.models.get_model_weights(architecture)[str(weights)]
+    return _complete(found, architecture, said, f"as torchvision's {chosen.name} weights have it")
 
 
 def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> Classifier:
@@ -130,7 +160,7 @@ def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu")
 
 def complete(checkpoint: Checkpoint, architecture: str | None = None, labels: list[str] | None = None) -> Checkpoint:
     """Adds what a checkpoint does not say itself: names as given, the rest as torchvision's registry has it."""
-    return _complete(checkpoint, architecture, labels)
+    return _complete(checkpoint, architecture, _Said(labels))
 
 
 def build_network(checkpoint: Checkpoint) -> nn.Module:
@@ -159,7 +189,7 @@ def _builder(architecture: str) -> Callable[..., nn.Module]:
 def _build(checkpoint: Checkpoint, num_classes: int, side: int) -> nn.Module:
     architecture = str(checkpoint.architecture)
     if is_own(architecture):
-        return build_own(architecture, num_classes)
+        return build_own(architecture, num_classes, side)
     options = dict(checkpoint.options)
     if architecture in _INPUT_TRANSFORMERS:
         options["init_weights"] = False
@@ -198,41 +228,64 @@ def _download(architecture: str, weights: str) -> Checkpoint:
     return Checkpoint(architecture, labels, how, dict(state), options=_options_of_weights(architecture))
 
 
-def _complete(checkpoint: Checkpoint, architecture: str | None, labels: list[str] | None) -> Checkpoint:
+def _complete(
+    checkpoint: Checkpoint, architecture: str | None, said: _Said, origin: str = "as the checkpoint says"
+) -> Checkpoint:
+    """Adds what the checkpoint does not say, puts what the user says over it, and notes who said what."""
     name = architecture or checkpoint.architecture
     if name is None:
         raise ModelError("the checkpoint does not say its architecture: give its name (MODEL=resnet18)")
     if architecture and checkpoint.architecture and architecture != checkpoint.architecture:
         raise ModelError(f"the checkpoint is of {checkpoint.architecture}, not of {architecture}")
+    if said.transform_input is not None and name not in _INPUT_TRANSFORMERS:
+        raise ModelError(f"{name} has no input transform: TRANSFORM_INPUT= is for {' and '.join(_INPUT_TRANSFORMERS)}")
     if is_own(name):
-        return _complete_own(checkpoint, name, labels, trusted=architecture is not None)
+        return _complete_own(checkpoint, name, said, trusted=architecture is not None)
     _builder(name)
-    names = labels or checkpoint.labels
+    names = said.labels or checkpoint.labels
     if not names:
         raise ModelError("the checkpoint does not say its labels: give a file with one per line (LABELS=labels.txt)")
-    how = checkpoint.preprocessing or _preprocessing_of(torchvision.models.get_model_weights(name)["DEFAULT"])
-    # a plain state dict is taken for one that was fine-tuned from torchvision's weights
+    how, of_how = checkpoint.preprocessing, origin
+    if how is None:  # a plain state dict is taken for one that was fine-tuned from torchvision's weights
+        weights = torchvision.models.get_model_weights(name)["DEFAULT"]
+        how, of_how = _preprocessing_of(weights), f"as torchvision's {weights.name} weights have it: {_ASSUMED}"
+    if said.preprocess.strip():
+        how, of_how = said_over(said.preprocess, how, of_how)
+    origins = {"labels": "as said" if said.labels else origin, "preprocessing": of_how}
     options = checkpoint.options if checkpoint.architecture else _options_of_weights(name)
-    state = with_present_names(checkpoint.state)
-    return replace(checkpoint, architecture=name, labels=names, preprocessing=how, options=options, state=state)
+    if name in _INPUT_TRANSFORMERS:
+        origins["transform_input"] = (
+            origin if checkpoint.architecture else f"as torchvision's weights have it: {_TAKEN}"
+        )
+    if said.transform_input is not None:
+        options = {**options, "transform_input": said.transform_input}
+        origins["transform_input"] = "as said"
+    return replace(checkpoint, architecture=name, labels=names, preprocessing=how, options=options, origins=origins)
 
 
-def _complete_own(checkpoint: Checkpoint, name: str, labels: list[str] | None, *, trusted: bool) -> Checkpoint:
+def _complete_own(checkpoint: Checkpoint, name: str, said: _Said, *, trusted: bool) -> Checkpoint:
     if not trusted:  # weights are data; that a file names code must not be enough to run it
         raise ModelError(f"the checkpoint is of {name}, which is code: say that it may run (ARCH={name})")
     find_factory(name)
-    names = labels or checkpoint.labels or declared_labels(name)
+    how = checkpoint.preprocessing or declared_preprocessing(name)
+    names = said.labels or checkpoint.labels or declared_labels(name)
     if not names:
         raise ModelError(
             f"{name} does not say its labels: give a file with one per line (LABELS=labels.txt), or LABELS"
         )
-    how = checkpoint.preprocessing or declared_preprocessing(name)
+    declared = f"as {module_name(name)} declares it"
+    of_how = "as the checkpoint says" if checkpoint.preprocessing else declared
+    of_names = "as said" if said.labels else "as the checkpoint says" if checkpoint.labels else declared
+    if said.preprocess.strip():
+        how, of_how = said_over(said.preprocess, how, of_how)
     if how is None:
         raise ModelError(
             f"neither the checkpoint nor the module of {name} says what is done to a picture: define "
             'PREPROCESSING = {"resize_size": 256, "crop_size": 224, "mean": [0, 0, 0], "std": [1, 1, 1]} in the module'
+            ", or say PREPROCESS='resize=256 crop=224 mean=0,0,0 std=1,1,1'"
         )
-    return replace(checkpoint, architecture=name, labels=names, preprocessing=how)
+    origins = {"labels": of_names, "preprocessing": of_how}
+    return replace(checkpoint, architecture=name, labels=names, preprocessing=how, origins=origins)
 
 
 def _preprocessing_of(weights: Any) -> Preprocessing:
@@ -249,22 +302,33 @@ def _preprocessing_of(weights: Any) -> Preprocessing:
 def _load_state(module: nn.Module, checkpoint: Checkpoint) -> None:
     expected = module.state_dict()
     classes = len(checkpoint.labels or [])
+    own = names_in(expected, checkpoint.state)
     for name, value in checkpoint.state.items():
-        if name in expected and expected[name].shape != value.shape:
-            if expected[name].shape[:1] == (classes,) and expected[name].shape[1:] == value.shape[1:]:
-                raise ModelError(
-                    f"the checkpoint's head {name!r} scores {value.shape[0]} classes, but there are {classes} labels; "
-                    "valid is one label per score"
-                )
+        wanted = expected.get(own[name], value).shape
+        if wanted == value.shape:
+            continue
+        if wanted[:1] == (classes,) and wanted[1:] == value.shape[1:]:
             raise ModelError(
-                f"the checkpoint's {name!r} has shape {tuple(value.shape)}, "
-                f"{checkpoint.architecture} wants {tuple(expected[name].shape)}"
+                f"the checkpoint's head {name!r} scores {value.shape[0]} classes, but there are {classes} labels; "
+                "valid is one label per score"
             )
-    missing, unexpected = module.load_state_dict(checkpoint.state, strict=False)
-    missing = [name for name in missing if not name.startswith(training_only(module))]
-    if missing or unexpected:
         raise ModelError(
-            f"the checkpoint is not one of {checkpoint.architecture}: "
-            f"{len(missing)} weights missing ({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}), "
-            f"{len(unexpected)} unknown ({', '.join(unexpected[:3])}{', …' if len(unexpected) > 3 else ''})"
+            f"the checkpoint's {name!r} has shape {tuple(value.shape)}, {checkpoint.architecture} wants {tuple(wanted)}"
         )
+    try:
+        missing, _ = module.load_state_dict(
+            {own[name]: value for name, value in checkpoint.state.items()}, strict=False
+        )
+    except Exception as error:  # a network's own hooks may raise anything
+        raise ModelError(f"{checkpoint.architecture} does not take the weights ({in_one_line(error)})") from error
+    missing = [name for name in missing if not name.startswith(training_only(module))]
+    unknown = [name for name, new in own.items() if new not in expected]
+    if missing or unknown:
+        raise ModelError(
+            f"the checkpoint is not one of {checkpoint.architecture}: {len(missing)} weights missing"
+            f"{_some(missing)}, {len(unknown)} unknown{_some(unknown)}"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""

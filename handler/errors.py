@@ -14,8 +14,12 @@ Messages say what was wrong and what is valid. They go into the body only: the r
 because TorchServe's wire format breaks on anything else.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_WRAPPERS = ("torch", "onnxscript", "onnx_ir")  # packages whose exceptions say where they were, not what was wrong
 
 
 class ServiceError(Exception):
@@ -79,3 +83,14 @@ def naming(place: str) -> Iterator[None]:
         yield
     except RequestError as error:
         raise type(error)(f"{place}: {error}" if place else str(error)) from error
+
+
+def in_one_line(error: BaseException) -> str:
+    """What a foreign exception says: its type and its first line, at most 300 characters, without colours.
+
+    PyTorch's and ONNX's own tools wrap the cause in advice of their own; then it is the cause that speaks.
+    """
+    while error.__cause__ is not None and type(error).__module__.partition(".")[0] in _WRAPPERS:
+        error = error.__cause__
+    said = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
+    return ": ".join([type(error).__name__, *said[:1]])[:300]

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
-from handler.errors import ModelError
+from handler.errors import ModelError, in_one_line
 
 _SPECIFICATION = re.compile(r"(?P<module>[^\W\d]\w*(?:\.[^\W\d]\w*)*):(?P<factory>[^\W\d]\w*(?:\.[^\W\d]\w*)*)")
 
@@ -76,12 +77,13 @@ def find_factory(architecture: str) -> Callable[..., Any]:
     return factory
 
 
-def build_own(architecture: str, num_classes: int | None = None) -> nn.Module:
+def build_own(architecture: str, num_classes: int | None = None, side: int | None = None) -> nn.Module:
     """Calls the factory.
 
     Args:
         architecture: ``package.module:factory``.
         num_classes: handed on if the factory has such a parameter; None leaves it to the factory.
+        side: of the pictures in pixels: weights whose shapes come with the first picture get them from a blank one.
 
     Raises:
         ModelError: there is no such factory, it fails, or it returns no network with weights.
@@ -91,12 +93,58 @@ def build_own(architecture: str, num_classes: int | None = None) -> nn.Module:
     try:
         module = factory(**asked)
     except Exception as error:  # whatever its author did not foresee
-        raise ModelError(f"architecture {architecture} fails ({type(error).__name__}: {error})") from error
+        raise ModelError(f"architecture {architecture} fails ({in_one_line(error)})") from error
     if not isinstance(module, nn.Module):
         raise ModelError(f"architecture {architecture} returns {described(module)}, valid is a torch.nn.Module")
     if next(module.parameters(), None) is None:
         raise ModelError(f"architecture {architecture} has no weights, valid is a network with parameters")
+    module = _as_written(module)
+    if side is not None and _shapeless(module):
+        _give_shapes(module, architecture, side)
     return module
+
+
+def _as_written(module: nn.Module) -> nn.Module:
+    """The network without torch.compile, in whose code hooks do not run: wrappers are taken out, the rest is undone."""
+    module = _unwrapped(module)
+    for parent in list(module.modules()):
+        for name, child in list(parent._modules.items()):
+            if _is_wrapper(child):
+                parent._modules[name] = _unwrapped(child)
+        if parent._compiled_call_impl is not None:  # what Module.compile leaves
+            parent._compiled_call_impl = None
+    return module
+
+
+def _is_wrapper(module: nn.Module | None) -> bool:
+    return type(module).__name__ == "OptimizedModule"  # of torch._dynamo, which takes seconds to import
+
+
+def _unwrapped(module: Any) -> nn.Module:
+    while _is_wrapper(module):
+        module = module._orig_mod
+    found: nn.Module = module
+    return found
+
+
+def _shapeless(module: nn.Module) -> list[str]:
+    """The weights of lazy modules that have no shape yet."""
+    return [name for name, value in module.state_dict().items() if nn.parameter.is_lazy(value)]
+
+
+def _give_shapes(module: nn.Module, architecture: str, side: int) -> None:
+    try:
+        with torch.no_grad():
+            module.eval()(torch.zeros(1, 3, side, side))
+    except Exception as error:  # whatever its author did not foresee
+        raise ModelError(
+            f"architecture {architecture} is lazy and fails on a picture (1, 3, {side}, {side}) ({in_one_line(error)})"
+        ) from error
+    if left := _shapeless(module):
+        raise ModelError(
+            f"architecture {architecture} is lazy, and after a picture {', '.join(left[:3])} still have no shape; "
+            "valid is a network without lazy modules that do not run"
+        )
 
 
 def _takes_classes(factory: Callable[..., Any]) -> bool:

@@ -21,7 +21,7 @@ from handler.preprocess import Preprocessing
 
 
 def declared_checkpoint(architecture: str) -> Checkpoint:
-    """Weights, labels and preprocessing as the factory's module declares them.
+    """The weights that the factory's module declares; its labels and preprocessing have functions of their own.
 
     Raises:
         ModelError: it declares no weights, or something that is none of these.
@@ -38,7 +38,7 @@ def declared_checkpoint(architecture: str) -> Checkpoint:
         state = weights()
     except Exception as error:  # whatever its author did not foresee
         raise ModelError(f"{module.__name__}.weights() fails ({type(error).__name__}: {error})") from error
-    return Checkpoint(architecture, declared_labels(architecture), declared_preprocessing(architecture), _state(state))
+    return Checkpoint(architecture, None, None, _state(state))
 
 
 def declared_labels(architecture: str) -> list[str] | None:

@@ -38,14 +38,14 @@ def _out_of_place(
         twin = getattr(torch.Tensor, name[:-1], None) or getattr(torch, name[:-1], None)
         if twin is None or name in _NOT_COMPUTED:
             return None
-        return lambda target: twin(target, *args[1:], **kwargs)  # type: ignore[no-any-return]
+        return lambda target: twin(target, *args[1:], **kwargs)
     if getattr(function, "__module__", None) != "torch.nn.functional":
         return None
     bound = inspect.signature(function).bind(*args, **kwargs)
     if not bound.arguments.get("inplace"):
         return None
     bound.arguments["inplace"] = False
-    return lambda target: function(target, *bound.args[1:], **bound.kwargs)  # type: ignore[no-any-return]
+    return lambda target: function(target, *bound.args[1:], **bound.kwargs)
 
 
 _NOT_COMPUTED = ("detach_", "requires_grad_", "squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_")

@@ -62,7 +62,10 @@ def test_a_file_with_several_state_dicts_is_refused(tmp_path):
         (["net.backbone.fc.weight", "net.backbone.fc.bias"], ["fc.weight", "fc.bias"]),
         (["a._orig_mod.weight", "b.bias"], ["a.weight", "b.bias"]),
         (["a._orig_mod.weight", "b.bias"], ["a._orig_mod.weight", "b.bias"]),
-        (["denselayer1.norm.1.weight", "denselayer1.norm.1.bias"], ["denselayer1.norm1.weight", "denselayer1.norm1.bias"]),
+        (
+            ["denselayer1.norm.1.weight", "denselayer1.norm.1.bias"],
+            ["denselayer1.norm1.weight", "denselayer1.norm1.bias"],
+        ),
     ],
 )
 def test_a_prefix_is_taken_off_where_the_weights_fit_without_it(file, network):

@@ -133,14 +133,14 @@ def test_an_input_transform_can_be_said_and_travels_with_the_weights(tmp_path, a
 
 
 def test_an_input_transform_is_for_two_networks_alone(tmp_path):
-    with pytest.raises(ModelError, match="shufflenet_v2_x0_5 has no input transform: TRANSFORM_INPUT= is for googlenet"):
+    with pytest.raises(ModelError, match="has no input transform: TRANSFORM_INPUT= is for googlenet and inception_v3"):
         find_checkpoint("shufflenet_v2_x0_5", checkpoint=saved(tmp_path), labels=TEN, transform_input=False)
 
 
 def test_preprocessing_can_be_said_and_its_origin_is_known(tmp_path):
     plain = {"checkpoint": saved(tmp_path), "labels": TEN}
     taken = find_checkpoint("shufflenet_v2_x0_5", **plain)
-    assert taken.origins["preprocessing"].startswith("as torchvision's IMAGENET1K_V1 weights have it: assumed, say PREP")
+    assert taken.origins["preprocessing"].startswith("as torchvision's IMAGENET1K_V1 weights have it: assumed, say")
     assert taken.origins["labels"] == "as said"
     said = find_checkpoint("shufflenet_v2_x0_5", **plain, preprocess="resize=96 crop=64")
     assert said.preprocessing == replace(taken.preprocessing, resize_size=96, crop_size=64)

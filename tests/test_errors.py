@@ -23,7 +23,10 @@ def caused(error, cause):
         (ValueError("\n\n  two  "), "ValueError: two"),
         (KeyError(), "KeyError"),
         (Wrapper("\x1b[1mbold\x1b[0m and \x1b[96;1mblue"), "Wrapper: bold and blue"),
-        (caused(Wrapper("This is step 3/3"), caused(Wrapper("See above"), TypeError("the cause"))), "TypeError: the cause"),
+        (
+            caused(Wrapper("step 3/3"), caused(Wrapper("See above"), TypeError("the cause"))),
+            "TypeError: the cause",
+        ),
         (caused(ValueError("of the network's author"), KeyError("x")), "ValueError: of the network's author"),
     ],
 )

@@ -123,3 +123,25 @@ def test_the_shells_variables_replace_neither_code_nor_settings(tmp_path, monkey
     environment = server_in(tmp_path)._environment()
     assert environment["HARMLESS"] == str(tmp_path)
     assert not {"PYTHONPATH", "TS_CONFIG_FILE", "TS_MODEL_SERVER_HOME"} & set(environment)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read (No such file or directory); CONFIG= names a config.properties"),
+        (b"\xff\xfe", "cannot be read (it is no text)"),
+        (b"a=b", "does not set inference_address and model_store"),
+        (b"model_store=STORE\ninference_address=http://127.0.0.1:http", "names no port"),
+    ],
+)
+def test_settings_that_are_none_are_one_line(tmp_path, content, said):
+    (tmp_path / "m.mar").touch()
+    if content is not None:
+        (tmp_path / "c.properties").write_bytes(content.replace(b"STORE", str(tmp_path).encode()))
+    command = [sys.executable, "-m", "deploy.local_server", "start", "--model", "m", "--config"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "c.properties")], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -253,5 +253,5 @@ def test_lazy_weights_get_their_shapes_and_then_the_checkpoints_values(importabl
 def test_lazy_weights_without_a_shape_are_refused(importable, tmp_path):
     (importable / "compiled.py").write_text(COMPILED)
     path = save_state(tmp_path / "a.pth", build_own("compiled:whole").state_dict())
-    with pytest.raises(ModelError, match=r"is lazy, and after a picture auxiliary.weight, auxiliary.bias still have no"):
+    with pytest.raises(ModelError, match=r"is lazy, and after a picture auxiliary.weight, auxiliary.bias still"):
         load_classifier("compiled:HalfLazy", checkpoint=path)

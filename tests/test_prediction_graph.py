@@ -8,8 +8,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
 import export.prediction_graph as prediction_graph
+from export.graph_file import NotExportableError, to_onnx
 from export.prediction_client import PredictionClient
 from export.prediction_graph import export_prediction
 from export.verification import Tolerance, VerificationError, compare, fresh_pictures, table, verify
@@ -174,3 +176,27 @@ def test_the_client_refuses_what_is_no_picture(graph):
         PredictionClient(graph).predict(ONE.read_bytes()[:1000])
     with pytest.raises(ModelError, match="does not exist"):
         PredictionClient("gone.onnx")
+
+
+class Branching(nn.Module):
+    def __init__(self, author):
+        super().__init__()
+        self.conv, self.author = nn.Conv2d(3, 2, 1), author
+
+    def forward(self, x):
+        if self.author and torch.compiler.is_exporting():
+            raise ValueError("not for export\nand more")
+        scores = self.conv(x).mean((2, 3))
+        return scores if scores.sum() > 0 else -scores
+
+
+@pytest.mark.parametrize(
+    ("author", "cause"),
+    [(True, "ValueError: not for export$"), (False, "GuardOnDataDependentSymNode: Could not")],
+)
+def test_why_a_network_cannot_be_exported_is_said_in_one_plain_line(author, cause):
+    example = (torch.randn(2, 3, 4, 4),)
+    with pytest.raises(NotExportableError, match=f"^the network cannot be exported: {cause}") as caught:
+        to_onnx(Branching(author).eval(), example, ["input"], ["logits"], rewrites=True)
+    assert "\n" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)

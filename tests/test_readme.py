@@ -46,6 +46,17 @@ def test_every_make_command_is_known_to_make():
         assert done.returncode == 0, (command, done.stderr)
 
 
+def test_what_make_is_told_of_pictures_reaches_the_exports_as_one_text():
+    said = "resize = 256 crop=224  mean=0.5, 0.5,0.5"
+    for target in ("archive", "export", "explanation", "gradcam"):
+        command = ["make", target, f"PREPROCESS={said}", "TRANSFORM_INPUT=0", "--dry-run", "-o", ".venv/.ready"]
+        arguments = shlex.split(run(command).stdout)
+        assert arguments[arguments.index("--preprocess") + 1] == said
+        assert arguments[arguments.index("--transform-input") + 1] == "0"
+    assert "--preprocess" not in run(["make", "archive", "PREPROCESS= ", "--dry-run", "-o", ".venv/.ready"]).stdout
+    assert "PREPROCESS='resize=" in run(["make", "help"]).stdout
+
+
 def test_every_target_is_listed_by_make_help():
     listed = run(["make", "help"]).stdout
     phony = re.search(r"\.PHONY: (.*)", (ROOT / "Makefile").read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from benchmarks.zoo import __main__ as zoo
+from benchmarks.zoo import all as zoo
 from benchmarks.zoo.memory import memory_need
 from benchmarks.zoo.one import ROW_VERSION
 from benchmarks.zoo.report import CLOSE, CLOSE_MAP, explanation, is_close, render, summary, worst_error
@@ -39,7 +39,7 @@ COVERAGE = {  # of activations, counted by hand in torchvision's sources; None: 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory):
     folder = tmp_path_factory.mktemp("zoo")
-    assert zoo.main(["--small", "--side", str(SIDE), "--folder", str(folder)]) == 0
+    assert zoo.run(["--small", "--side", str(SIDE), "--folder", str(folder)]) == 0
     return json.loads((folder / "zoo.json").read_bytes())
 
 
@@ -96,12 +96,12 @@ def test_the_page_has_a_line_for_each(content, rows):
 def test_rows_that_are_there_are_not_made_anew(tmp_path, monkeypatch):
     (tmp_path / "alexnet.json").write_text('{"network": "alexnet", "skipped": "for a test"}', encoding="utf-8")
     monkeypatch.setattr(zoo, "_start", pytest.fail)
-    assert zoo.main(["alexnet", "--folder", str(tmp_path)]) == 0
+    assert zoo.run(["alexnet", "--folder", str(tmp_path)]) == 0
 
 
 def test_what_does_not_fit_the_machine_is_skipped_by_name_with_its_need(tmp_path, monkeypatch):
     monkeypatch.setattr(zoo, "_SHARE", 1e-6)
-    assert zoo.main(["vgg11", "--folder", str(tmp_path)]) == 0
+    assert zoo.run(["vgg11", "--folder", str(tmp_path)]) == 0
     assert json.loads((tmp_path / "vgg11.json").read_bytes())["skipped"].startswith("needs about 8 GB of memory, 0 GB")
     assert "* vgg11: not run, it needs about 8 GB of memory" in (tmp_path / "ZOO.md").read_text(encoding="utf-8")
 
@@ -111,7 +111,7 @@ def test_a_page_of_some_networks_leaves_that_of_all_as_it_is(tmp_path, capsys):
     docs.mkdir()
     (docs / "zoo.json").write_text("all 80", encoding="utf-8")
     (tmp_path / "alexnet.json").write_text('{"network": "alexnet", "skipped": "for a test"}', encoding="utf-8")
-    assert zoo.main(["alexnet", "--folder", str(tmp_path), "--docs", str(docs)]) == 0
+    assert zoo.run(["alexnet", "--folder", str(tmp_path), "--docs", str(docs)]) == 0
     assert (docs / "zoo.json").read_text(encoding="utf-8") == "all 80"
     assert "1 of 80 networks" in capsys.readouterr().out
 
@@ -130,7 +130,7 @@ def test_only_rows_of_the_present_code_and_of_these_pictures_are_kept(tmp_path, 
     (tmp_path / "alexnet.json").write_text(json.dumps({"network": "alexnet", **row}), encoding="utf-8")
     names = started(monkeypatch, "")
     monkeypatch.setattr(zoo, "_write_docs", lambda *_: None)
-    zoo.main(["alexnet", "--folder", str(tmp_path)])
+    zoo.run(["alexnet", "--folder", str(tmp_path)])
     assert names == ([] if current else ["alexnet"])
 
 
@@ -151,21 +151,21 @@ def started(monkeypatch, code):
 
 def test_a_process_that_is_killed_runs_once_more_alone_and_takes_nothing_else_down(tmp_path, monkeypatch):
     names = started(monkeypatch, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    assert zoo.main(["alexnet", "resnet18", "--folder", str(tmp_path)]) == 0
+    assert zoo.run(["alexnet", "resnet18", "--folder", str(tmp_path)]) == 0
     assert sorted(names) == ["alexnet", "alexnet", "resnet18", "resnet18"]
     assert "killed" in json.loads((tmp_path / "alexnet.json").read_bytes())["skipped"]
 
 
 def test_a_process_that_dies_by_its_own_fault_is_reported_and_fails_the_run(tmp_path, monkeypatch, capsys):
     names = started(monkeypatch, "raise ValueError('of its own')")
-    assert zoo.main(["alexnet", "--folder", str(tmp_path)]) == 1
+    assert zoo.run(["alexnet", "--folder", str(tmp_path)]) == 1
     assert names == ["alexnet"]
     assert json.loads((tmp_path / "alexnet.json").read_bytes())["died"] == "exit status 1: ValueError: of its own"
     assert "alexnet died" in capsys.readouterr().err
 
 
 def test_unknown_networks_are_refused(tmp_path, capsys):
-    assert zoo.main(["resnet19", "--folder", str(tmp_path)]) == 2
+    assert zoo.run(["resnet19", "--folder", str(tmp_path)]) == 2
     assert "resnet19" in capsys.readouterr().err
 
 
@@ -225,5 +225,5 @@ def test_each_network_runs_in_a_process_of_its_own(tmp_path, monkeypatch):
         return real([sys.executable, "-c", "pass"], **{**options, "env": os.environ})
 
     monkeypatch.setattr(zoo.subprocess, "Popen", popen)
-    zoo.main(["alexnet", "resnet18", "--folder", str(tmp_path), "--threads", "1", "--side", "64"])
+    zoo.run(["alexnet", "resnet18", "--folder", str(tmp_path), "--threads", "1", "--side", "64"])
     assert seen == [(["--side", "64"], "1")] * 2

@@ -1,171 +1,17 @@
 """Runs every torchvision classifier through everything: ``python -m benchmarks.zoo --help``."""
 
-import argparse
-import json
-import os
-import signal
-import subprocess
 import sys
-import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import psutil
-from tqdm import tqdm
-
-from benchmarks.machine import describe_machine
-from benchmarks.zoo.memory import memory_need
-from benchmarks.zoo.one import ROW_VERSION
-from benchmarks.zoo.report import render
-from benchmarks.zoo.weights import preprocessing_of
-from export.whole_file import write_whole
-from handler.classifier import known_architectures
-
-_ROOT = Path(__file__).parents[2]
-_SHARE = 0.95  # of the machine's memory that networks may take together
-SMALL = (  # of different families, for CI: seconds each
-    *("alexnet", "squeezenet1_1", "resnet18", "mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5"),
-    *("shufflenet_v2_x0_5", "regnet_y_400mf", "efficientnet_b0", "googlenet", "densenet121", "convnext_tiny"),
-)
-
-
-@dataclass(frozen=True)
-class _Job:
-    network: str
-    need: int  # bytes that are kept free for it
-    estimate: int  # bytes that it is expected to take
-    process: subprocess.Popen[bytes]
-    log: Path
-    started: float
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; exit status 1 if a network's process died."""
-    options = _parser().parse_args(arguments)
-    if unknown := set(options.networks) - set(known_architectures()):
-        print(f"error: no torchvision classifier: {', '.join(sorted(unknown))}", file=sys.stderr)
-        return 2
-    folder: Path = options.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    networks = options.networks or (list(SMALL) if options.small else known_architectures())
-    if not options.only_report:
-        todo = [name for name in networks if options.again or not _is_current(folder / f"{name}.json", options.side)]
-        _run(todo, folder, options.jobs, options.threads, options.side)
-    rows = _rows(folder)
-    _write_docs(rows, folder)
-    if options.docs and len(rows) == len(known_architectures()):
-        _write_docs(rows, options.docs)
-    elif options.docs:
-        print(f"{options.docs} is left as it is: {len(rows)} of {len(known_architectures())} networks are in {folder}")
-    died = [row["network"] for row in rows if "died" in row]
-    for name in died:
-        print(f"{name} died, see {folder / name}.log", file=sys.stderr)
-    return 1 if died else 0
+    """The command line; PyTorch is loaded here, because Ctrl-C may come in the seconds that this takes."""
+    try:
+        from benchmarks.zoo.all import run
 
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description=__doc__)
-    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="torchvision names (default: all)")
-    parser.add_argument("--small", action="store_true", help=f"these alone: {', '.join(SMALL)}")
-    parser.add_argument(
-        "--folder", type=Path, default=Path("out/zoo"), help="of rows and logs; rows that are there are not made anew"
-    )
-    parser.add_argument("--again", action="store_true", help="make them anew")
-    parser.add_argument("--jobs", type=int, default=max(os.cpu_count() or 1, 1), help="at once (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="of each (default: %(default)s)")
-    parser.add_argument(
-        "--side", type=int, help="of the pictures, in pixels (default: that of the networks' own weights)"
-    )
-    parser.add_argument("--docs", type=Path, help="folder to write ZOO.md and zoo.json into (make zoo: docs)")
-    parser.add_argument("--only-report", action="store_true", help="run nothing, write the report of the rows there")
-    return parser
-
-
-def _run(networks: list[str], folder: Path, jobs: int, threads: int, side: int | None = None) -> None:
-    """Small networks first; as many at once as there are jobs and as fit into the memory."""
-    memory = int(_SHARE * psutil.virtual_memory().total)
-    with tqdm(total=len(networks), unit="network", disable=None) as bar:
-        bar.set_postfix_str("estimating memory")
-        waiting = sorted((memory_need(name, side), name) for name in networks)
-        running: list[_Job] = []
-        try:
-            while waiting or running:
-                if waiting and waiting[0][0] > memory:
-                    need, name = waiting.pop(0)
-                    _save(folder, {"network": name, "skipped": _too_large(need, memory)})
-                    bar.update()
-                elif waiting and len(running) < jobs and sum(job.need for job in running) + waiting[0][0] <= memory:
-                    need, name = waiting.pop(0)
-                    running.append(_start(name, need, folder, threads, side))
-                bar.set_postfix_str(", ".join(job.network for job in running))
-                for job in [one for one in running if one.process.poll() is not None]:
-                    running.remove(job)
-                    if _killed(job) and job.need < memory:  # others took what it needed: once more, alone
-                        waiting.append((memory, job.network))
-                    else:
-                        _finish(job, folder)
-                        bar.update()
-                time.sleep(0.2)
-        finally:
-            for job in running:
-                job.process.kill()
-
-
-def _killed(job: _Job) -> bool:
-    return job.process.returncode == -signal.SIGKILL
-
-
-def _is_current(row: Path, side: int | None) -> bool:
-    """Whether there is a row of these pictures by the present code; one that died is made anew."""
-    if not row.is_file():
-        return False
-    known = json.loads(row.read_bytes())
-    if "skipped" in known or "died" in known:
-        return "skipped" in known
-    return bool(known["version"] == ROW_VERSION and known["side"] == preprocessing_of(known["network"], side).crop_size)
-
-
-def _too_large(need: int, memory: int) -> str:
-    return f"needs about {need / 1e9:.0f} GB of memory, {memory / 1e9:.0f} GB are there"
-
-
-def _start(network: str, need: int, folder: Path, threads: int, side: int | None) -> _Job:
-    log = folder / f"{network}.log"
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "benchmarks.zoo.one", network, str(folder.resolve())]
-    command += [] if side is None else ["--side", str(side)]
-    (folder / f"{network}.json").unlink(missing_ok=True)
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=_ROOT)
-    return _Job(network, need, memory_need(network, side), process, log, time.perf_counter())
-
-
-def _finish(job: _Job, folder: Path) -> None:
-    if (folder / f"{job.network}.json").is_file():
-        return
-    if _killed(job):
-        need = f"needs more memory than there is, probably about {job.estimate / 1e9:.0f} GB: the system killed it"
-        _save(folder, {"network": job.network, "skipped": need})
-        return
-    said = job.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    _save(folder, {"network": job.network, "died": f"exit status {job.process.returncode}: {(said or [''])[-1]}"})
-
-
-def _save(folder: Path, row: dict[str, Any]) -> None:
-    write_whole(folder / f"{row['network']}.json", json.dumps(row, indent=1).encode())
-
-
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    files = {path.stem: path for path in folder.glob("*.json")}
-    return [json.loads(files[name].read_bytes()) for name in known_architectures() if name in files]
-
-
-def _write_docs(rows: list[dict[str, Any]], docs: Path) -> None:
-    content = {"machine": describe_machine(), "networks": rows}
-    write_whole(docs / "zoo.json", (json.dumps(content, indent=1) + "\n").encode())
-    write_whole(docs / "ZOO.md", render(content).encode())
-    print(f"wrote {docs / 'zoo.json'} and {docs / 'ZOO.md'}: {len(rows)} of {len(known_architectures())} networks")
+        return run(arguments)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on with the networks that have no row yet", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

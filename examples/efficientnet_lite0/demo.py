@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deploy.local_server import DIRECT, LocalServer, ServerError, temporary_server
+from deploy.local_server import DIRECT, LocalServer, run_command, temporary_server
 from examples.efficientnet_lite0.photographs import NAMES, photograph
 
 STEP = 6  # grey levels of the strip
@@ -56,19 +56,18 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("out/demo-photo"), help="folder (default: %(default)s)")
     parser.add_argument("--strip", type=Path, default=Path("docs/photo.png"), help="to write (default: %(default)s)")
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
+    return run_command(lambda: _show(options.model, options.output, options.strip), "the server is stopped")
+
+
+def _show(model: str, output: Path, strip: Path) -> None:
+    output.mkdir(parents=True, exist_ok=True)
     print("starting TorchServe on free ports …", flush=True)
-    try:
-        with temporary_server(Path("config.properties"), options.model, options.output / "logs") as server:
-            print(f"ready: {server.address}")
-            strip = stack([explain(server, name, options.output) for name in NAMES])
-            print("\nstopping the server")
-    except ServerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    options.strip.write_bytes(strip)
-    print(f"wrote {options.strip} ({len(strip) / 1e3:.0f} kB): photograph, Grad-CAM, guided Grad-CAM, guided backprop")
-    return 0
+    with temporary_server(Path("config.properties"), model, output / "logs") as server:
+        print(f"ready: {server.address}")
+        drawn = stack([explain(server, name, output) for name in NAMES])
+        print("\nstopping the server")
+    strip.write_bytes(drawn)
+    print(f"wrote {strip} ({len(drawn) / 1e3:.0f} kB): photograph, Grad-CAM, guided Grad-CAM, guided backprop")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from torchvision.models.inception import InceptionOutputs
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from examples.finetune.errors import FineTuningError
-from handler.checkpoint import Checkpoint
+from handler.checkpoint import Checkpoint, names_in
 from handler.classifier import build_network, complete, find_checkpoint, training_only
 from handler.errors import ModelError
 
@@ -127,10 +127,13 @@ def _first_line(error: Exception) -> str:
 
 def _load_fitting(module: nn.Module, start: Checkpoint, head: frozenset[str]) -> list[str]:
     own = {name: value.shape for name, value in module.state_dict().items()}
-    state = _positions_fitted(module, start) if isinstance(module, VisionTransformer) else start.state
+    names = names_in(module.state_dict(), start.state)
+    state = {names[name]: value for name, value in start.state.items()}
+    if isinstance(module, VisionTransformer):
+        state = _positions_fitted(module, state)
     fitting = {name: state[name] for name in own if name in state and own[name] == state[name].shape}
     fitting = {name: value for name, value in fitting.items() if name not in head}
-    foreign = [name for name in state if name not in own and not name.startswith(training_only(module))]
+    foreign = [name for name, new in names.items() if new not in own and not new.startswith(training_only(module))]
     if foreign:
         raise FineTuningError(
             f"the checkpoint is not one of {start.architecture}, which has no {', '.join(foreign[:3])}"
@@ -145,11 +148,11 @@ def _load_fitting(module: nn.Module, start: Checkpoint, head: frozenset[str]) ->
     return [name for name in own if name not in fitting and not name.endswith(_COUNTER)]
 
 
-def _positions_fitted(module: VisionTransformer, start: Checkpoint) -> dict[str, torch.Tensor]:
+def _positions_fitted(module: VisionTransformer, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Of a vision transformer: positions of another picture size are interpolated, as torchvision does it."""
-    if "encoder.pos_embedding" not in start.state:
-        return start.state
-    return dict(interpolate_embeddings(module.image_size, module.patch_size, OrderedDict(start.state)))
+    if "encoder.pos_embedding" not in state:
+        return state
+    return dict(interpolate_embeddings(module.image_size, module.patch_size, OrderedDict(state)))
 
 
 def freeze_all_but(module: nn.Module, trained: frozenset[str]) -> None:

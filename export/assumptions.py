@@ -1,0 +1,29 @@
+"""What is taken for granted of a classifier, and who said so: a wrong one makes maps that look right and are not."""
+
+from handler.checkpoint import Checkpoint
+from handler.classifier import Classifier
+
+
+def assumptions(checkpoint: Checkpoint, classifier: Classifier) -> list[str]:
+    """Preprocessing, input transform, probabilities, labels and the automatic layer, in lines for people.
+
+    Args:
+        checkpoint: complete, see ``find_checkpoint``.
+        classifier: built from it.
+    """
+    origins = checkpoint.origins
+    lines = [f"preprocessing: {classifier.preprocessing.describe()}; {_said(origins, 'preprocessing')}"]
+    if "transform_input" in origins:
+        applied = "normalised once more" if checkpoint.options.get("transform_input") else "none"
+        lines.append(f"input transform: {applied}; {_said(origins, 'transform_input')}")
+    channels, height, width = classifier.layers[classifier.default_layer]
+    return [
+        *lines,
+        "probabilities: the softmax of the scores",
+        f"labels: {len(classifier.labels)}; {_said(origins, 'labels')}",
+        f"layer: {classifier.default_layer}, {channels} channels of {height}x{width} cells",
+    ]
+
+
+def _said(origins: dict[str, str], part: str) -> str:
+    return origins.get(part, "as the checkpoint says")

@@ -1,0 +1,76 @@
+"""Preprocessing said in one line, ``resize=256 crop=224 interpolation=bicubic``, over what is known of it already."""
+
+import re
+from dataclasses import asdict
+from typing import Any
+
+from handler.errors import ModelError
+from handler.preprocess import Preprocessing
+
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+_FIELDS = {
+    "resize": "resize_size",
+    "crop": "crop_size",
+    "mean": "mean",
+    "std": "std",
+    "interpolation": "interpolation",
+    "crop_first": "crop_first",
+}
+_NEEDED = ("resize", "crop", "mean", "std")  # if nothing else says them
+_VALID = (
+    "valid are resize=256 crop=224 (pixels), mean=0.5,0.5,0.5 std=0.5,0.5,0.5 (of values in [0, 1]), "
+    "interpolation=bilinear (nearest, bicubic; area with crop_first) and crop_first=true (false)"
+)
+
+
+def read_flag(text: str, name: str) -> bool:
+    """``true``, ``1``, ``false`` or ``0``.
+
+    Raises:
+        ModelError: anything else.
+    """
+    if text.strip().lower() not in _FLAGS:
+        raise ModelError(f"{name}={text} is neither true nor false, valid are {', '.join(_FLAGS)}")
+    return _FLAGS[text.strip().lower()]
+
+
+def said_over(text: str, known: Preprocessing | None, origin: str) -> tuple[Preprocessing, str]:
+    """Reads ``name=value`` pairs; what they do not name stays as it is known.
+
+    Args:
+        text: pairs with blanks between them, and around ``=`` and ``,`` if one likes.
+        known: what else is known; None if nothing is: then resize, crop, mean and std must be said.
+        origin: who says what is known, in words.
+
+    Returns:
+        What holds now, and who says it, in words.
+
+    Raises:
+        ModelError: a name or a value that is none, or one that is missing; the message lists what is valid.
+    """
+    said: dict[str, Any] = {}
+    for pair in re.sub(r"\s*([=,])\s*", r"\1", text).split():
+        name, _, value = pair.partition("=")
+        if name not in _FIELDS or name in said:
+            raise ModelError(f"PREPROCESS={text!r} names {name!r}{' twice' if name in said else ''}, {_VALID}")
+        said[name] = _value(name, value, text)
+    if known is None and not set(_NEEDED) <= set(said):
+        missing = ", ".join(name for name in _NEEDED if name not in said)
+        raise ModelError(f"PREPROCESS={text!r} lacks {missing}, which nothing else says; {_VALID}")
+    before = asdict(known) if known else {}
+    try:
+        how = Preprocessing(**{**before, **{_FIELDS[name]: value for name, value in said.items()}})
+    except ValueError as error:
+        raise ModelError(f"PREPROCESS={text!r}: {error}; {_VALID}") from error
+    return how, "as said" if set(_NEEDED) <= set(said) else f"{', '.join(said)} as said, the rest {origin}"
+
+
+def _value(name: str, value: str, text: str) -> Any:
+    try:
+        if name in ("resize", "crop"):
+            return int(value)
+        if name in ("mean", "std"):
+            return tuple(float(one) for one in value.split(","))
+    except ValueError as error:
+        raise ModelError(f"PREPROCESS={text!r}: {name}={value} is no number, {_VALID}") from error
+    return read_flag(value, f"PREPROCESS={text!r}: {name}") if name == "crop_first" else value
