@@ -4,6 +4,7 @@ A tensor's shape does not say which axes are rows, columns and channels: attenti
 and latents may be a square number. So parts of the picture are replaced, and a cell lies where it changes most.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,10 +15,16 @@ Floats = npt.NDArray[np.float64]
 
 BANDS = 4  # that the picture is cut into, in each direction
 EDGE = 16  # a part of the picture's side, at each of its edges: what a network may leave unseen
-_LIKE = 0.5  # correlation of where cells are and where they change, on both axes
-_MOST_OTHER_TOKENS = 16  # class tokens, registers
+_LIKE = 0.5  # correlation of where cells are and where they change, at least, on both axes
+_LIKE_IF_FEW = 0.8, 0.95  # where so few cells may correlate by chance: with two axes, and with one that may be parted
+_LIKE_IF_TURNED = (
+    0.8  # of cells that show the picture mirrored or transposed; moved by a half they would correlate, too
+)
+_CHANCE = 4  # standard deviations of the correlation of random numbers
+_MOST_OTHER_TOKENS = 16  # class tokens, registers; and fewer than cells
 _UNSEEN = 1e-6  # of the largest change
 _NEAR_EDGE = 0.125  # of the cells: those that the picture's edges must change most
+_TIE = 0.02  # of what both edges change
 
 
 def parts(side: int) -> Iterator[tuple[slice, slice]]:
@@ -53,8 +60,16 @@ def find_cells(changes: Mapping[int, Sequence[Floats]]) -> Cells | None:
             (h, w) or (T,).
     """
     arrangements = [one for axis, found in changes.items() for one in _arrangements(axis, np.stack(found))]
-    best = max(arrangements, key=lambda cells: cells.likeness, default=None)
-    return best if best is not None and best.likeness >= _LIKE else None
+    likely = [cells for cells in arrangements if cells.likeness >= _needed(cells)]
+    return max(likely, key=lambda cells: cells.likeness, default=None)
+
+
+def _needed(cells: Cells) -> float:
+    """The correlation that this many cells do not reach by chance."""
+    count = cells.grid[0] * cells.grid[1]
+    by_chance = math.tanh(_CHANCE / math.sqrt(count - 3))
+    turned = cells.transposed or any(cells.mirrored)
+    return max(_LIKE, _LIKE_IF_TURNED if turned else 0, min(by_chance, _LIKE_IF_FEW[cells.shared_axis]))
 
 
 def _arrangements(channel_axis: int, changed: Floats) -> Iterator[Cells]:
@@ -65,7 +80,7 @@ def _arrangements(channel_axis: int, changed: Floats) -> Iterator[Cells]:
     count = changed.shape[1]
     for side in range(2, int(count**0.5) + 1):
         others = count - side * side
-        if others <= _MOST_OTHER_TOKENS:
+        if others <= _MOST_OTHER_TOKENS and others < side * side:
             for first in range(others + 1):
                 grid = changed[:, first : first + side * side].reshape(-1, side, side)
                 yield from _judged(channel_axis, grid, shared_axis=True, first=first)
@@ -95,18 +110,19 @@ def _judged(channel_axis: int, changed: Floats, *, shared_axis: bool, first: int
 
 
 def _reaches_edges(changed: Floats, mirrored: tuple[bool, bool]) -> bool:
-    """Whether the cells (4, h, w) that an edge changes most, and its opposite least, are those at that edge."""
-    for before, after, axis, turned in (
+    """Whether no cells (4, h, w) are changed more by one edge, and less by the opposite one, than those at the edge."""
+    for before, after, across, turned in (
         (changed[0], changed[1], 1, mirrored[0]),
         (changed[2], changed[3], 0, mirrored[1]),
     ):
         with np.errstate(divide="ignore", invalid="ignore"):
-            share = before.sum(axis=axis) / (before.sum(axis=axis) + after.sum(axis=axis))
-        if np.isnan(share).all():
-            return False
+            share = before.sum(axis=across) / (before + after).sum(axis=across)
         share = share[::-1] if turned else share
         near = max(1, int(np.ceil(_NEAR_EDGE * len(share))))
-        if np.nanargmax(share) >= near or np.nanargmin(share) < len(share) - near:
+        seen = share[np.isfinite(share)]
+        if not (np.isfinite(share[:near]).any() and np.isfinite(share[-near:]).any()):
+            return False
+        if np.nanmax(share[:near]) < seen.max() - _TIE or np.nanmin(share[-near:]) > seen.min() + _TIE:
             return False
     return True
 

@@ -1,10 +1,11 @@
 """Runs a network that saves memory in training by computing its activations again, without that."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest.mock import patch
 
-import torch.utils.checkpoint
+from torch.utils import checkpoint
 
 
 class _Direct:
@@ -15,15 +16,17 @@ class _Direct:
         return function(*args)
 
 
+def _once(*_args: Any, **_kwargs: Any) -> Iterator[None]:
+    """Takes the place of the generator around a function that is checkpointed without reentry."""
+    return iter([None])
+
+
 @contextmanager
 def direct_checkpoints() -> Iterator[None]:
-    """Inside the block, reentrant checkpoints run their function as if there were none.
-
-    The other kind of checkpoint needs nothing: its graph is an ordinary one.
-    """
-    original = torch.utils.checkpoint.CheckpointFunction
-    torch.utils.checkpoint.CheckpointFunction = _Direct  # type: ignore[misc,assignment]
-    try:
+    """Inside the block, ``torch.utils.checkpoint`` of both kinds runs its function as if it were not there."""
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(checkpoint, "CheckpointFunction", _Direct))
+        for name in ("_checkpoint_without_reentrant_generator", "_checkpoint_without_reentrant_generator_impl"):
+            if hasattr(checkpoint, name):  # one of the two, by PyTorch's version
+                stack.enter_context(patch.object(checkpoint, name, _once))
         yield
-    finally:
-        torch.utils.checkpoint.CheckpointFunction = original  # type: ignore[misc]

@@ -1,8 +1,8 @@
 """Finds the layers that Grad-CAM can look at by running the network: names and shapes promise nothing.
 
 A layer has a map if its output has one row per picture, in the pictures' order, each depending on its own picture only;
-if its cells change where the picture's content changes; if it sees the whole picture; and if the scores have a
-gradient at its cells.
+if its cells lie as the picture's pixels, by the operations that made them or because they change where the picture's
+content changes; if it sees the whole picture; and if the scores have a gradient at its cells.
 """
 
 import copy
@@ -14,13 +14,15 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import Permute
 
+from handler.arrangement import keeps_arrangement
 from handler.autograd_graph import Node, followed, leads
 from handler.backward_contract import alike_in_memory
-from handler.cells import Cells, find_cells, parts
-from handler.errors import ModelError
+from handler.cells import Cells, Floats, find_cells, parts
+from handler.checkpointing import direct_checkpoints
+from handler.errors import ModelError, in_one_line
 from handler.hooks import captured
 from handler.observing import Place, observe
-from handler.scenes import scenes, with_part_of
+from handler.scenes import nudged, scenes
 from handler.views import ChannelLayout
 
 _PASSING_ON = (  # they resample or pass on what another layer found
@@ -35,6 +37,7 @@ _PASSING_ON = (  # they resample or pass on what another layer found
 # what float32 and another batch size may change in a row, as parts
 _ALIKE = 1e-3  # of the difference between two pictures' rows
 _ROUNDING = 1e-5  # of the row
+_GRADIENTS_ALIKE = 0.05  # of the norm; gates whose input is within rounding of zero flip
 LAST = "the last layer that every way from the picture to the scores passes"
 LAST_OF_CELLS = "the last layer that every way from the picture's tokens to the class token passes"
 
@@ -75,6 +78,8 @@ def find_layers(module: nn.Module, architecture: str, side: int) -> Findings:
         look = _Look(module, architecture, pictures)
         together = _together(module, pictures)
         findings = None if together.alone else _judge(look, together.axes, "")
+        if findings is not None and not _same_gradients(look, findings):
+            findings = replace(findings, alone="a picture's gradients depend on the other pictures of its batch")
         if findings is None:  # in a batch no layer has one row per picture, or pictures mix
             alone = together.alone or "its layers have no row for each picture of a batch"
             first_axis = {place: 0 if output.shape[0] == 1 else _rows(output) for place, output in look.outputs.items()}
@@ -92,7 +97,7 @@ class _Look:
         self.outputs: dict[Place, Tensor] = {}  # in the order in which the layers finish
         with torch.enable_grad():
             picture = pictures[0].clone().requires_grad_()
-            self.scores: Tensor = observe(module, picture, self._keep)
+            self.scores: Tensor = _told(architecture, lambda: observe(module, picture, self._keep))
             if not self.scores.requires_grad:
                 raise ModelError(
                     f"the scores of {architecture} have no gradient at the picture: all ways lead through "
@@ -100,8 +105,9 @@ class _Look:
                     "network that gradients pass: freeze weights with requires_grad_(False)"
                 )
             self._picture = picture
+            self.picture_node = _leaf(picture)
             self.mixture = torch.randn(self.scores.shape, generator=torch.Generator().manual_seed(1)).to(self.scores)
-            self.gradients = self._differentiate()
+            self.gradients = _told(architecture, self._differentiate)
 
     def _keep(self, place: Place, output: Tensor) -> Tensor | None:
         if not _may_be_maps(output):
@@ -116,7 +122,7 @@ class _Look:
         places = [place for place, output in self.outputs.items() if output.requires_grad]
         wanted = [self._picture, *(self.outputs[place] for place in places)]
         with alike_in_memory(score):
-            at_picture, *found = torch.autograd.grad(score, wanted, allow_unused=True)
+            at_picture, *found = torch.autograd.grad(score, wanted, retain_graph=True, allow_unused=True)
         self.flat = at_picture is None or not bool(at_picture.any())  # of an untrained head of zeros, all are zero
         return {place: one for place, one in zip(places, found, strict=True) if one is not None}
 
@@ -129,7 +135,18 @@ class _Look:
     def is_passed(self, places: Sequence[Place]) -> bool:
         """Whether every way from the picture to the scores leads through one of the tensors."""
         nodes = {self.outputs[place].grad_fn for place in places}
-        return not leads(self.scores.grad_fn, _leaf(self._picture), nodes)
+        return not leads(self.scores.grad_fn, self.picture_node, nodes)
+
+
+def _told(architecture: str, step: Callable[[], Any]) -> Any:
+    """What a step returns that runs the network's own code, or its error in one line."""
+    try:
+        return step()
+    except Exception as error:  # whatever its author did not foresee
+        raise ModelError(
+            f"architecture {architecture} fails where gradients are recorded ({in_one_line(error)}); valid is a network "
+            "that autograd can differentiate"
+        ) from error
 
 
 def _may_be_maps(output: Tensor) -> bool:
@@ -158,7 +175,7 @@ class _Together:
                 try:
                     found = observe(module, torch.cat(batch), self._comparing(len(batch), place_of_first, shapes[-1]))
                 except Exception as error:  # whatever the network's author did not foresee
-                    self.alone = f"it fails on {len(batch)} pictures at once ({type(error).__name__}: {_line(error)})"
+                    self.alone = f"it fails on {len(batch)} pictures at once ({in_one_line(error)})"
                     return
                 if found.shape[:1] != (len(batch),) or not _same_row(found, scores, 0, place_of_first):
                     self.alone = "a picture's scores depend on the other pictures of its batch"
@@ -220,24 +237,41 @@ def _same_row(output: Tensor, alone: Tensor, axis: int, row: int) -> bool:
     return bool((rows[row] - expected).norm() <= allowed) and not torch.equal(other, expected)
 
 
+def _same_gradients(look: _Look, findings: Findings) -> bool:
+    """Whether a picture's gradients in a batch are those that it has alone."""
+    path = findings.default
+    views = {path: findings.layers[path].view}
+
+    def gradients(pictures: Tensor) -> list[Tensor]:
+        with torch.enable_grad(), direct_checkpoints(), captured(look.module, [path], views) as kept:
+            pictures = pictures.clone().requires_grad_()
+            scores = look.module(pictures.clone())
+            score = (scores * look.mixture * torch.tensor([1.0, -1.0]).to(scores)[: len(scores), None]).sum()
+        with alike_in_memory(score):
+            found = torch.autograd.grad(score, [*kept[path], pictures], allow_unused=True)
+        return [one[0] for one in found if one is not None]
+
+    alone, together = gradients(look.pictures[0]), gradients(torch.cat([*look.pictures[:2]]))
+    return all(
+        bool((one - other).norm() <= _GRADIENTS_ALIKE * other.norm())
+        for one, other in zip(together, alone, strict=True)
+    )
+
+
 def _rows(output: Tensor) -> str:
     if output.shape[0] > 1:
         return f"it has {output.shape[0]} rows for one picture"
     return "no axis of its output is that of the pictures"
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
 def _judge(look: _Look, axes: Mapping[Place, int | str], alone: str) -> Findings | None:
     """The verdict on all layers; None if none of them can be the default."""
     refused: dict[str, str] = {}
-    changes = _changes(look, {place: axis for place, axis in axes.items() if isinstance(axis, int)})
+    cells = _cells(look, {place: axis for place, axis in axes.items() if isinstance(axis, int)})
     layers: dict[str, SpatialLayer] = {}
     places: dict[str, list[Place]] = {}
     for (path, _), runs in _by_layer(look.outputs).items():
-        found = _layer(look, runs, axes, changes)
+        found = _layer(look, runs, axes, cells)
         if isinstance(found, str):
             refused.setdefault(path, found)
         elif path not in layers:
@@ -261,9 +295,27 @@ def _by_layer(outputs: Mapping[Place, Tensor]) -> dict[tuple[str, int], list[Pla
     return found
 
 
-def _changes(look: _Look, axes: Mapping[Place, int]) -> dict[Place, dict[int, list[Tensor]]]:
+def _cells(look: _Look, axes: Mapping[Place, int]) -> dict[Place, Cells | None]:
+    """How the cells of each tensor lie in the picture, None if they do not: by what made them, else measured."""
+    found: dict[Place, Cells | None] = {}
+    known: set[Node] = set()
+    for place, axis in axes.items():
+        output = look.outputs[place]
+        usual = place in look.gradients and axis == 0 and output.dim() == 4 and min(output.shape[2:]) > 1
+        if usual and keeps_arrangement(output.grad_fn, look.picture_node, known):
+            known.add(output.grad_fn)
+            found[place] = Cells(0, (output.shape[2], output.shape[3]), shared_axis=False)
+    changes = _changes(look, {place: axis for place, axis in axes.items() if place not in found})
+    return found | {place: find_cells(one) for place, one in changes.items()}
+
+
+def _changes(look: _Look, axes: Mapping[Place, int]) -> dict[Place, dict[int, list[Floats]]]:
     """How much each cell changes with each part of the picture, for each axis that may hold the channels."""
-    found: dict[Place, dict[int, list[Tensor]]] = {place: {} for place in axes if place in look.gradients}
+    found: dict[Place, dict[int, list[Floats]]] = {
+        place: {}
+        for place in axes
+        if place in look.gradients and sum(size > 1 for size in look.outputs[place].shape) > 1
+    }
     first, second, _ = look.pictures
 
     def visit(place: Place, output: Tensor) -> None:
@@ -272,11 +324,11 @@ def _changes(look: _Look, axes: Mapping[Place, int]) -> dict[Place, dict[int, li
             return
         change = (output.float() - alone.detach().float()).select(axes[place], 0)
         for axis in range(change.dim()):
-            found[place].setdefault(axis, []).append(change.norm(dim=axis).double().cpu())
+            found[place].setdefault(axis, []).append(change.norm(dim=axis).double().cpu().numpy())
 
     with torch.no_grad():
-        for rows, columns in parts(first.shape[2]):
-            observe(look.module, with_part_of(first, second, rows, columns), visit)
+        for rows, columns in parts(first.shape[2]) if found else ():
+            observe(look.module, nudged(first, second, rows, columns), visit)
     return found
 
 
@@ -284,7 +336,7 @@ def _layer(
     look: _Look,
     runs: Sequence[Place],
     axes: Mapping[Place, int | str],
-    changes: Mapping[Place, Mapping[int, Sequence[Tensor]]],
+    arrangements: Mapping[Place, Cells | None],
 ) -> SpatialLayer | str:
     """A layer with its runs, or why it has no map."""
     if not any(run in look.gradients for run in runs):
@@ -296,7 +348,7 @@ def _layer(
         axis = axes[run]
         if isinstance(axis, str):
             return axis
-        cells = find_cells({channels: [one.numpy() for one in found] for channels, found in changes[run].items()})
+        cells = arrangements.get(run)
         if cells is None:
             return "its cells do not follow the picture's content"
         if not cells.whole:

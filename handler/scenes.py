@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _COARSE = 8  # cells of the fields, in each direction
+_NUDGE = 0.01
 
 
 def scenes(count: int, side: int, seed: int = 0) -> Tensor:
@@ -15,8 +16,11 @@ def scenes(count: int, side: int, seed: int = 0) -> Tensor:
     return F.interpolate(fields, (side, side), mode="bicubic") + 0.3 * grain
 
 
-def with_part_of(picture: Tensor, other: Tensor, rows: slice, columns: slice) -> Tensor:
-    """A copy of ``picture`` (1, 3, H, W) with the rows and columns of ``other``."""
+def nudged(picture: Tensor, other: Tensor, rows: slice, columns: slice) -> Tensor:
+    """A copy of ``picture`` (1, 3, H, W) whose rows and columns lie a little nearer to those of ``other``.
+
+    A little, because a deep network answers a large change with changes everywhere.
+    """
     changed = picture.clone()
-    changed[:, :, rows, columns] = other[:, :, rows, columns]
+    changed[:, :, rows, columns] = picture[:, :, rows, columns].lerp(other[:, :, rows, columns], _NUDGE)
     return changed

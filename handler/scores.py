@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from handler.autograd_graph import operation
 from handler.checkpointing import direct_checkpoints
-from handler.errors import ModelError
+from handler.errors import ModelError, in_one_line
 from handler.own_architecture import described
 from handler.scenes import scenes
 
@@ -68,7 +68,7 @@ def _run(module: nn.Module, picture: Tensor, architecture: str) -> Tensor:
     except Exception as error:  # whatever its author did not foresee
         shape = tuple(picture.shape)
         raise ModelError(
-            f"architecture {architecture} fails on a picture {shape} ({type(error).__name__}: {_line(error)}); "
+            f"architecture {architecture} fails on a picture {shape} ({in_one_line(error)}); "
             f"valid is a network that takes float32 (N, {', '.join(map(str, shape[1:]))})"
         ) from error
     return scores
@@ -80,17 +80,14 @@ def _end(scores: Tensor, saturated: Tensor) -> str:
     while node is not None and operation(node) in _SHAPING:
         node = node.next_functions[0][0]
     last = "" if node is None else operation(node)
-    both = torch.cat([scores, saturated]).detach().double()
-    if last == "Softmax" or bool((both >= 0).all() and (both.sum(1) - 1).abs().max() < 1e-4):
+    scores = scores.detach().double()
+    both = torch.cat([scores, saturated.detach().double()])
+    if last == "Softmax" or bool((scores >= 0).all() and (scores.sum(1) - 1).abs().max() < 1e-4):
         return "softmax"
-    if last == "LogSoftmax" or bool(both.logsumexp(1).abs().max() < 1e-4):
+    if last == "LogSoftmax" or bool(scores.logsumexp(1).abs().max() < 1e-4):
         return "log-softmax"
     if last == "LogSigmoid":
         return "log-sigmoid"
     if last in ("Sigmoid", "Hardsigmoid") or bool((both >= 0).all() and (both <= 1).all() and both.any()):
         return "sigmoid"
     return ""
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -22,7 +22,7 @@ from handler.classifier import Classifier
 from handler.evidence import TOP, Needs
 from handler.graph_description import KIND_SALIENCY
 from handler.graph_session import GraphSession
-from handler.layers import last_feature_layer, spatial_layers
+from handler.layers import find_layers
 from handler.preprocess import Preprocessing
 from handler.torch_engine import TorchEngine
 
@@ -99,10 +99,10 @@ def test_other_networks_are_copied():
 def small_transformer(name):
     side = SIDES.get(name, 64)
     module, how = network(name), Preprocessing(side, side, (0.5,) * 3, (0.25,) * 3)
-    found = spatial_layers(module, side)
-    layers, views = ({path: getattr(one, part) for path, one in found.items()} for part in ("shape", "view"))
+    found = find_layers(module, name, side)
+    layers, views = ({path: getattr(one, part) for path, one in found.layers.items()} for part in ("shape", "view"))
     labels = [f"class {index}" for index in range(CLASSES)]
-    return Classifier(module, name, labels, how, layers, last_feature_layer(module, found), views)
+    return Classifier(module, name, labels, how, layers, found.default, views)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -9,8 +9,15 @@ from handler.evidence import Needs
 from handler.hooks import captured
 from handler.scaling import combine
 from handler.torch_engine import TorchEngine
-from handler.views import CHANNELS_FIRST, CHANNELS_LAST, Tokens
+from handler.views import CHANNELS_FIRST, ChannelLayout
 from tests.models import random_classifier, random_inputs
+
+
+CHANNELS_LAST = ChannelLayout(channel_axis=3)
+
+
+def tokens(first: int = 0, **how: object) -> ChannelLayout:
+    return ChannelLayout(channel_axis=2, grid=(3, 4), first_token=first, **how)
 
 
 @pytest.mark.parametrize(
@@ -18,8 +25,16 @@ from tests.models import random_classifier, random_inputs
     [
         (CHANNELS_FIRST, (2, 5, 3, 4), (2, 5, 3, 4)),
         (CHANNELS_LAST, (2, 3, 4, 5), (2, 5, 3, 4)),
-        (Tokens(3, 4, 0), (2, 12, 5), (2, 5, 3, 4)),
-        (Tokens(3, 4, 1), (2, 13, 5), (2, 5, 3, 4)),
+        (ChannelLayout(transposed=True), (2, 5, 4, 3), (2, 5, 3, 4)),
+        (ChannelLayout(channel_axis=2), (2, 3, 5, 4), (2, 5, 3, 4)),
+        (ChannelLayout(runs=((True, True),)), (2, 5, 3, 4), (2, 5, 3, 4)),
+        (tokens(), (2, 12, 5), (2, 5, 3, 4)),
+        (tokens(1), (2, 13, 5), (2, 5, 3, 4)),
+        (tokens(5), (2, 19, 5), (2, 5, 3, 4)),
+        (tokens(transposed=True), (2, 12, 5), (2, 5, 3, 4)),
+        (tokens(runs=((False, True),)), (2, 12, 5), (2, 5, 3, 4)),
+        (ChannelLayout(batch_axis=1, channel_axis=2, grid=(3, 4), first_token=1), (13, 2, 5), (2, 5, 3, 4)),
+        (ChannelLayout(grid=(3, 4)), (2, 5, 12), (2, 5, 3, 4)),
     ],
 )
 def test_there_and_back_again(view, shape, maps):
@@ -32,14 +47,18 @@ def test_there_and_back_again(view, shape, maps):
 
 def test_cells_keep_their_places():
     output = torch.arange(2 * 13).reshape(1, 13, 2)
-    assert Tokens(3, 4, 1).to_maps(output)[0, 1, 2, 0] == output[0, 1 + 2 * 4, 1]
+    assert tokens(1).to_maps(output)[0, 1, 2, 0] == output[0, 1 + 2 * 4, 1]
+    assert tokens(1, transposed=True).to_maps(output)[0, 1, 2, 0] == output[0, 1 + 2, 1]
+    assert tokens(1, runs=((True, False),)).to_maps(output)[0, 1, 2, 0] == output[0, 1, 1]
+    assert tokens(1, runs=((False, True),)).to_maps(output)[0, 1, 2, 0] == output[0, 1 + 2 * 4 + 3, 1]
+    assert ChannelLayout(1, 2, (3, 4), 1).to_maps(output.transpose(0, 1))[0, 1, 2, 0] == output[0, 1 + 2 * 4, 1]
     assert CHANNELS_LAST.to_maps(output[:, 1:].reshape(1, 3, 4, 2))[0, 1, 2, 3] == output[0, 12, 1]
 
 
 @pytest.mark.parametrize(
     ("architecture", "layer", "view"),
     [
-        ("vit_b_32", "encoder.layers.encoder_layer_11.ln_1", Tokens(4, 4, 1)),
+        ("vit_b_32", "encoder.layers.encoder_layer_11.ln_1", ChannelLayout(0, 2, (4, 4), 1)),
         ("swin_t", "norm", CHANNELS_LAST),
         ("swin_v2_t", "norm", CHANNELS_LAST),
         ("convnext_tiny", "features", None),
@@ -104,6 +123,6 @@ def test_the_network_continues_with_the_maps():
     with captured(classifier.module, [layer], classifier.views) as kept:
         scores = classifier.module(pictures)
     torch.testing.assert_close(scores, classifier.module(pictures))
-    (gradient,) = torch.autograd.grad(scores[0, 0], kept[layer])
-    assert gradient.shape == kept[layer].shape == (1, 768, 4, 4)
+    (gradient,) = torch.autograd.grad(scores[0, 0], kept[layer][0])
+    assert gradient.shape == kept[layer][0].shape == (1, 768, 4, 4)
     assert gradient.abs().max() > 0

@@ -1,0 +1,106 @@
+"""Whether the cells of a layer lie as the picture's pixels do by the very operations that made them.
+
+Convolutions, pooling, pointwise operations and shuffles of channels keep rows and columns where they are, whatever the
+weights. What is not known to keep them is measured instead, see ``handler.cells``.
+"""
+
+import re
+from collections.abc import Callable, Collection, Sequence
+
+from handler.autograd_graph import Node, operation
+
+_KEEPING = frozenset(  # pointwise, in windows that slide over rows and columns, or between whole maps
+    re.findall(
+        r"\w+",
+        """Add Sub Rsub Neg Mul Div Addcmul Clone ToCopy Contiguous Relu Hardtanh Hardswish Hardsigmoid Sigmoid Silu
+        Gelu Elu Celu LeakyRelu PreluKernel Mish Softplus Tanh Clamp ClampMin Threshold Maximum Fmax Abs Pow Sqrt Exp
+        NativeBatchNorm CudnnBatchNorm NativeGroupNorm MaxPool2DWithIndices AvgPool2D AdaptiveAvgPool2D
+        AdaptiveMaxPool2D MkldnnAdaptiveAvgPool2D UpsampleNearest2D UpsampleNearestExact2D UpsampleBilinear2D
+        UpsampleBilinear2DAa UpsampleBicubic2D UpsampleBicubic2DAa PixelShuffle PixelUnshuffle ChannelShuffle Mean Amax
+        Expand""",
+    )
+)
+_LARGEST_PADDING = 8  # times it fits into the side: beyond that the map would show more than the picture
+
+Shape = Sequence[int]
+
+
+def keeps_arrangement(root: Node, leaf: Node, known: Collection[Node]) -> bool:
+    """Whether every way from a layer's node to the picture's keeps the order of rows and columns.
+
+    Args:
+        root: of a tensor (N, C, h, w).
+        leaf: of the picture.
+        known: nodes of tensors (N, C, h, w) whose cells are known to lie as the picture's.
+    """
+    waiting, seen = [(root, 0)], {root}
+    while waiting:
+        node, output = waiting.pop()
+        if node is leaf or node in known or _is_without_place(_shape(node, output)):
+            continue
+        if not _keeps(node, output):
+            return False
+        for following, number in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                waiting.append((following, number))
+    return True
+
+
+def _keeps(node: Node, output: int) -> bool:
+    name, after = operation(node), _shape(node, output)
+    if len(after) < 4:
+        return False
+    if name in _KEEPING:
+        return True
+    return name in _IF and _IF[name](node, after)
+
+
+def _shape(node: Node, output: int) -> Shape:
+    known = node._input_metadata
+    return tuple(known[output].shape) if output < len(known) else ()
+
+
+def _is_without_place(shape: Shape) -> bool:
+    """Whether a tensor has no rows and columns: a gate for whole channels."""
+    return len(shape) == 4 and tuple(shape[2:]) == (1, 1)
+
+
+def _same_maps(node: Node, after: Shape) -> bool:
+    before = [_shape(following, number) for following, number in node.next_functions if following is not None]
+    return all(len(shape) >= 4 and tuple(shape[-2:]) == tuple(after[-2:]) for shape in before)
+
+
+def _axes(values: Sequence[int], dimensions: int) -> list[int]:
+    """Axes from 0; autograd keeps negative ones as 64-bit numbers without a sign."""
+    return [((value + (1 << 63)) % (1 << 64) - (1 << 63)) % dimensions for value in values]
+
+
+def _is_in_reach(padding: Sequence[int], most: Sequence[int]) -> bool:
+    return all(cells <= allowed for cells, allowed in zip(padding, most, strict=True))
+
+
+_IF: dict[str, Callable[[Node, Shape], bool]] = {
+    "Convolution": lambda node, _after: (
+        node._saved_transposed
+        or _is_in_reach(
+            node._saved_padding,
+            [
+                step * (cells - 1)
+                for step, cells in zip(node._saved_dilation, node._saved_weight.shape[2:], strict=True)
+            ],
+        )
+    ),
+    "ConstantPadNd": lambda node, after: _is_in_reach(
+        [abs(cells) for cells in node._saved_pad], [max(1, min(after[-2:]) // _LARGEST_PADDING)] * len(node._saved_pad)
+    ),
+    "View": _same_maps,
+    "UnsafeView": _same_maps,
+    "ReshapeAlias": _same_maps,
+    "Slice": _same_maps,
+    "Split": _same_maps,
+    "SplitWithSizes": _same_maps,
+    "Cat": _same_maps,
+    "Transpose": lambda node, after: max(_axes([node._saved_dim0, node._saved_dim1], len(after))) < len(after) - 2,
+    "Permute": lambda node, after: _axes(node._saved_dims, len(after))[-2:] == [len(after) - 2, len(after) - 1],
+}
