@@ -14,7 +14,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 BANDS = 4  # that the picture is cut into, in each direction
-EDGE = 16  # a part of the picture's side, at each of its edges: what a network may leave unseen
+EDGE = 8  # times an edge fits into the picture's side: a network may leave no edge unseen that is as wide
 _LIKE = 0.5  # correlation of where cells are and where they change, at least, on both axes
 _LIKE_IF_FEW = 0.8, 0.95  # where so few cells may correlate by chance: with two axes, and with one that may be parted
 _LIKE_IF_TURNED = (

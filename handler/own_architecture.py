@@ -98,8 +98,8 @@ def build_own(architecture: str, num_classes: int | None = None, side: int | Non
         raise ModelError(f"architecture {architecture} returns {described(module)}, valid is a torch.nn.Module")
     if isinstance(module, torch.jit.ScriptModule):
         raise ModelError(
-            f"architecture {architecture} returns TorchScript, whose layers take no hooks; valid is the torch.nn.Module "
-            "that was scripted or traced"
+            f"architecture {architecture} returns TorchScript, whose layers take no hooks; "
+            "valid is the torch.nn.Module that was scripted or traced"
         )
     if next(module.parameters(), None) is None:
         raise ModelError(f"architecture {architecture} has no weights, valid is a network with parameters")

@@ -67,6 +67,8 @@ def record(
         scores = module(pictures.clone())  # a network may begin with an operation in place
     for path in needs.layers:
         found, known = len(kept.get(path, ())), views.get(path, CHANNELS_FIRST).counted
+        if not found:
+            raise Unprocessable(f"layer {path!r} does not run in eval mode, so that it has no map")
         if found != known:
             raise Unprocessable(f"layer {path!r} runs {found} times for this picture and has a map if it runs {known}")
     runs = {path: kept[path] for path in needs.layers}

@@ -10,6 +10,7 @@ from handler.memory_layout import in_fast_layout
 from handler.options import SEED_MAPS
 from handler.own_architecture import build_own, find_factory
 from handler.torch_engine import TorchEngine
+from handler.views import ChannelLayout
 from tests.own import save_state
 
 
@@ -70,11 +71,11 @@ def test_a_factory_that_is_none_is_refused(ownnet, tmp_path, architecture, said)
     ("factory", "labels", "said"),
     [
         ("tuple_of_scores", 3, r"answers with a tuple, valid is one tensor of float32 scores \(N, 3\)"),
-        ("maps", 3, r"answers two pictures with torch.float32 \(2, 3, 32, 32\), valid is"),
+        ("maps", 3, r"answers one picture with torch.float32 \(1, 3, 32, 32\), valid is"),
         ("infinite", 3, "not finite"),
         ("ends_in_softmax", 3, "ends in a softmax; valid are logits"),
-        ("random", 3, "answers the same pictures differently each time.*F.dropout needs training=self.training"),
-        ("wants_grey", 3, r"fails on pictures \(2, 3, 32, 32\) \(RuntimeError.*valid is a network that takes float32"),
+        ("random", 3, "answers the same picture differently each time.*F.dropout needs training=self.training"),
+        ("wants_grey", 3, r"fails on a picture \(1, 3, 32, 32\) \(RuntimeError.*valid is a network that takes float32"),
         ("fixed", 2, "scores 3 classes, but there are 2 labels"),
     ],
 )
@@ -122,15 +123,16 @@ def weights_of(network):
 """
 
 
-@pytest.mark.parametrize(("factory", "layer"), [("flattened", "1"), ("Last", "conv")])
-def test_channels_that_lie_elsewhere_are_not_taken_for_a_map(importable, tmp_path, factory, layer):
+@pytest.mark.parametrize(
+    ("factory", "layer", "view"),
+    [("flattened", "2", ChannelLayout(grid=(16, 16))), ("Last", "scale", ChannelLayout(channel_axis=3))],
+)
+def test_channels_are_found_wherever_they_lie(importable, tmp_path, factory, layer, view):
     (importable / "guessed.py").write_text(GUESSED)
     architecture = f"guessed:{factory}"
     path = save_state(tmp_path / "a.pth", build_own(architecture).state_dict())
     classifier = load_classifier(architecture, checkpoint=path)
-    assert classifier.default_layer == layer
-    assert "2" not in classifier.layers
-    assert "scale" not in classifier.layers
+    assert (classifier.default_layer, classifier.views[layer]) == (layer, view)
 
 
 @pytest.mark.usefixtures("ownnet")

@@ -12,7 +12,6 @@ from handler.torch_engine import TorchEngine
 from handler.views import CHANNELS_FIRST, ChannelLayout
 from tests.models import random_classifier, random_inputs
 
-
 CHANNELS_LAST = ChannelLayout(channel_axis=3)
 
 
