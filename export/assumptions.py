@@ -17,11 +17,13 @@ def assumptions(checkpoint: Checkpoint, classifier: Classifier) -> list[str]:
         applied = "normalised once more" if checkpoint.options.get("transform_input") else "none"
         lines.append(f"input transform: {applied}; {_said(origins, 'transform_input')}")
     channels, height, width = classifier.layers[classifier.default_layer]
+    alone = [f"pictures are run one by one, without graphs: {classifier.alone}"] if classifier.alone else []
     return [
         *lines,
         "probabilities: the softmax of the scores",
         f"labels: {len(classifier.labels)}; {_said(origins, 'labels')}",
-        f"layer: {classifier.default_layer}, {channels} channels of {height}x{width} cells",
+        f"layer: {classifier.default_layer}, {channels} channels of {height}x{width} cells; {classifier.layer_rule}",
+        *alone,
     ]
 
 

@@ -70,7 +70,7 @@ def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: in
 
 def origin_of(classifier: Classifier) -> Origin:
     """What graphs must say that they were made from to stand for this classifier."""
-    weights = hash_state(classifier.module)
+    weights = classifier.weights_sha256 or hash_state(classifier.module)
     return Origin(classifier.architecture, weights, classifier.labels, classifier.preprocessing)
 
 

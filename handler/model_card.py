@@ -26,6 +26,9 @@ class ModelCard:
     layers: dict[str, tuple[int, int, int]]  # module path to (C, h, w) at the crop's size
     guided_coverage: str | None = None  # "37 of 37 activations"; None where guided backpropagation is not defined
     refusals: dict[str, str] = field(default_factory=dict)  # maps that there are not, and why
+    layer_rule: str = ""  # why ``default_layer`` is the default
+    refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
+    alone: str = ""  # why pictures are run one by one; empty if they are run together
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -56,10 +59,13 @@ class ModelCard:
                 "preprocessing": self.preprocessing.describe(),
             },
             "layer": self.default_layer,
+            "layer_rule": self.layer_rule,
             "layers": {path: list(shape) for path, shape in self.layers.items()},
             "methods": {name: method.summary for name, method in METHODS.items()},
             "maps": list(self.maps),
             "guided_coverage": self.guided_coverage,
+            "activation": "softmax",
+            "one_by_one": self.alone or None,
             "sizes": list(SIZES),
             "encodings": list(ENCODINGS),
         }
@@ -141,9 +147,11 @@ class ModelCard:
             return layer
         if layer.casefold() == "auto":
             return self.default_layer
+        why = self.refused_layers.get(layer)
         outermost_first = sorted(self.layers, key=lambda path: path.count("."))
         raise BadRequest(
-            f"layer {layer[:80]!r} has no map in {self.architecture}, valid are auto, {_listed(outermost_first)}"
+            f"layer {layer[:80]!r} has no map in {self.architecture}{f' ({why})' if why else ''}, "
+            f"valid are auto, {_listed(outermost_first)}"
         )
 
 

@@ -66,6 +66,8 @@ class Service:
         if settings.engine == "onnx":
             device = "cpu"  # where the graphs run, and what they are compared with
         classifier = build_classifier(read_checkpoint(folder / CHECKPOINT_NAME), device)
+        if classifier.alone:
+            logger.warning("%s runs pictures one by one: %s", name, classifier.alone)
         metrics = Metrics()
         metrics.count(ENGINE_DISAGREEMENTS, 0)  # a series that starts with its first rise would hide it from rate()
         choice = choose_engine(settings.engine, folder, classifier, threads, metrics)
@@ -145,6 +147,9 @@ def describe_model(classifier: Classifier, engine: Engine, name: str, version: s
         classifier.layers,
         coverage,
         refusals,
+        classifier.layer_rule,
+        classifier.refused_layers,
+        classifier.alone,
     )
 
 
