@@ -22,7 +22,6 @@ _LIKE_IF_TURNED = (
 )
 _CHANCE = 4  # standard deviations of the correlation of random numbers
 _MOST_OTHER_TOKENS = 16  # class tokens, registers; and fewer than cells
-_UNSEEN = 1e-6  # of the largest change
 _NEAR_EDGE = 0.125  # of the cells: those that the picture's edges must change most
 _TIE = 0.02  # of what both edges change
 
@@ -48,7 +47,6 @@ class Cells:
     first: int = 0  # index of the first cell on a shared axis
     transposed: bool = False
     mirrored: tuple[bool, bool] = (False, False)  # upside down, left to right
-    whole: bool = True  # every edge of the picture changes some cell
     likeness: float = 1.0  # correlation of where cells are and where they change, on the worse axis
 
 
@@ -94,8 +92,6 @@ def _judged(channel_axis: int, changed: Floats, *, shared_axis: bool, first: int
     down, across = _centres(changed[:BANDS]), _centres(changed[BANDS : 2 * BANDS])
     if not (np.isfinite(down) & np.isfinite(across)).all():
         return
-    edges = changed[2 * BANDS :].reshape(len(changed) - 2 * BANDS, -1).max(axis=1)
-    whole = bool((edges > _UNSEEN * changed.max()).all())
     first_axis, second_axis = np.mgrid[:height, :width]
     straight = _correlation(down, first_axis), _correlation(across, second_axis)
     turned = _correlation(down, second_axis), _correlation(across, first_axis)
@@ -106,7 +102,7 @@ def _judged(channel_axis: int, changed: Floats, *, shared_axis: bool, first: int
             changed[2 * BANDS :].transpose(0, 2, 1) if transposed else changed[2 * BANDS :], mirrored
         ):
             continue
-        yield Cells(channel_axis, grid, shared_axis, first, transposed, mirrored, whole, likeness)
+        yield Cells(channel_axis, grid, shared_axis, first, transposed, mirrored, likeness)
 
 
 def _reaches_edges(changed: Floats, mirrored: tuple[bool, bool]) -> bool:

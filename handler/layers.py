@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.ops import Permute
 
 from handler.arrangement import keeps_arrangement
-from handler.autograd_graph import Node, followed, leads
+from handler.autograd_graph import Node, followed, leads, nodes
 from handler.backward_contract import alike_in_memory
 from handler.cells import Cells, Floats, find_cells, parts
 from handler.checkpointing import direct_checkpoints
@@ -39,7 +39,7 @@ _ALIKE = 1e-3  # of the difference between two pictures' rows
 _ROUNDING = 1e-5  # of the row
 _GRADIENTS_ALIKE = 0.01  # of the norm
 LAST = "the last layer that every way from the picture to the scores passes"
-LAST_OF_CELLS = "the last layer that every way from the picture's tokens to the class token passes"
+LAST_OF_CELLS = "the last layer through which the picture's tokens reach the class token"
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,19 @@ def find_layers(module: nn.Module, architecture: str, side: int) -> Findings:
     with torch.inference_mode(False):
         look = _Look(module, architecture, pictures)
         together = _together(module, pictures)
-        findings = None if together.alone else _judge(look, together.axes, "")
-        if findings is not None and not _same_gradients(look, findings):
+        by_first_axis = {place: 0 if output.shape[0] == 1 else _rows(output) for place, output in look.outputs.items()}
+        findings = _judge(look, by_first_axis if together.alone else together.axes, together.alone)
+        if not findings.default and not together.alone:
+            alone = _judge(look, by_first_axis, "its layers have no row for each picture of a batch")
+            findings = alone if alone.default else findings
+        if findings.default and not findings.alone and not _same_gradients(look, findings):
             findings = replace(findings, alone="a picture's gradients depend on the other pictures of its batch")
-        if findings is None:  # in a batch no layer has one row per picture, or pictures mix
-            alone = together.alone or "its layers have no row for each picture of a batch"
-            first_axis = {place: 0 if output.shape[0] == 1 else _rows(output) for place, output in look.outputs.items()}
-            findings = _judge(look, first_axis, alone)
-    if findings is None:
-        raise ModelError(_without_map(architecture, look, together))
+    if not findings.default:
+        told = "; ".join(f"{path}: {why}" for path, why in list(findings.refused.items())[-3:])
+        raise ModelError(
+            f"{architecture} has no layer with a map (N, C, h, w) of more than one cell that every way from the "
+            f"picture to the scores passes{f' ({told})' if told else ''}"
+        )
     return findings
 
 
@@ -118,13 +122,44 @@ class _Look:
 
     def _differentiate(self) -> dict[Place, Tensor]:
         """The gradient of a mixture of all scores, where there is one."""
-        score = (self.scores * self.mixture).sum()
         places = [place for place, output in self.outputs.items() if output.requires_grad]
-        wanted = [self._picture, *(self.outputs[place] for place in places)]
-        with alike_in_memory(score):
-            at_picture, *found = torch.autograd.grad(score, wanted, retain_graph=True, allow_unused=True)
+        at_picture, *found = self._gradients([self._picture, *(self.outputs[place] for place in places)])
         self.flat = at_picture is None or not bool(at_picture.any())  # of an untrained head of zeros, all are zero
         return {place: one for place, one in zip(places, found, strict=True) if one is not None}
+
+    def passes_cells(self, place: Place, view: ChannelLayout) -> bool:
+        """Whether the cells of the nearest earlier tensor that all of the picture passes reach the scores through one.
+
+        The graph knows tensors, not tokens: that cells do not go around is seen by their gradients.
+        """
+        output = self.outputs[place]
+        earlier = sorted(self._alike(output), key=lambda node: int(node._sequence_nr()), reverse=True)
+        passed = next((node for node in earlier if not leads(self.scores.grad_fn, self.picture_node, {node})), None)
+        if passed is None or self.flat:
+            return False
+        left: list[Tensor] = []
+        hooks: list[Any] = [
+            output.register_hook(torch.zeros_like),  # type: ignore[no-untyped-call]
+            passed.register_prehook(lambda arriving: left.append(view.to_maps(arriving[0], len(view.runs) - 1))),
+        ]
+        try:
+            self._gradients([self._picture])
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return not any(bool(one.any()) for one in left)
+
+    def _alike(self, output: Tensor) -> list[Node]:
+        """The nodes of tensors of the same shape that the output was made of."""
+        behind = nodes(output.grad_fn)
+        next(behind)
+        return [node for node in behind if [tuple(one.shape) for one in node._input_metadata] == [tuple(output.shape)]]
+
+    def _gradients(self, wanted: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """Of a mixture of all scores."""
+        score = (self.scores * self.mixture).sum()
+        with alike_in_memory(score):
+            return torch.autograd.grad(score, list(wanted), retain_graph=True, allow_unused=True)
 
     def last_of(self, runs: Sequence[Place]) -> list[Place]:
         """The runs of a layer that the scores depend on and that no other run of it follows."""
@@ -134,8 +169,8 @@ class _Look:
 
     def is_passed(self, places: Sequence[Place]) -> bool:
         """Whether every way from the picture to the scores leads through one of the tensors."""
-        nodes = {self.outputs[place].grad_fn for place in places}
-        return not leads(self.scores.grad_fn, self.picture_node, nodes)
+        without = {self.outputs[place].grad_fn for place in places}
+        return not leads(self.scores.grad_fn, self.picture_node, without)
 
 
 def _told(architecture: str, step: Callable[[], Any]) -> Any:
@@ -275,8 +310,8 @@ def _rows(output: Tensor) -> str:
     return "no axis of its output is that of the pictures"
 
 
-def _judge(look: _Look, axes: Mapping[Place, int | str], alone: str) -> Findings | None:
-    """The verdict on all layers; None if none of them can be the default."""
+def _judge(look: _Look, axes: Mapping[Place, int | str], alone: str) -> Findings:
+    """The verdict on all layers; the default is empty if none of them can be it."""
     refused: dict[str, str] = {}
     cells = _cells(look, {place: axis for place, axis in axes.items() if isinstance(axis, int)})
     layers: dict[str, SpatialLayer] = {}
@@ -292,10 +327,8 @@ def _judge(look: _Look, axes: Mapping[Place, int | str], alone: str) -> Findings
     layers = dict(sorted(layers.items(), key=lambda item: order[places[item[0]][-1]]))
     refused = {path: why for path, why in refused.items() if path not in layers}
     default = _last(look, layers, places)
-    if default is None:
-        return None
-    inside = _last_of_cells(look, default, layers, places)
-    return Findings(layers, inside or default, LAST_OF_CELLS if inside else LAST, refused, alone)
+    inside = _last_of_cells(look, default, layers, places) if default else None
+    return Findings(layers, inside or default or "", LAST_OF_CELLS if inside else LAST, refused, alone)
 
 
 def _by_layer(outputs: Mapping[Place, Tensor]) -> dict[tuple[str, int], list[Place]]:
@@ -361,9 +394,7 @@ def _layer(
             return axis
         cells = arrangements.get(run)
         if cells is None:
-            return "its cells do not follow the picture's content"
-        if not cells.whole:
-            return "it sees a part of the picture only"
+            return "its cells do not follow the picture's content from edge to edge"
         seen[run] = cells
     alike = {(axes[run], replace(cells, mirrored=(False, False), likeness=1.0)) for run, cells in seen.items()}
     if len(alike) > 1:
@@ -414,64 +445,16 @@ def _last(look: _Look, layers: dict[str, SpatialLayer], places: Mapping[str, Seq
 def _last_of_cells(
     look: _Look, default: str, layers: dict[str, SpatialLayer], places: Mapping[str, Sequence[Place]]
 ) -> str | None:
-    """Behind a layer with a class token: the last layer of its width that its cells pass on their way to the scores.
+    """Behind the default: the last layer with class tokens that a block's other tokens pass on their way to them.
 
-    The class token goes on by itself: the cells reach it through the last block's normalisation.
+    The class tokens go on by themselves: a block's cells reach them through the block's normalisation.
     """
-    known, later = layers[default], list(layers)[list(layers).index(default) + 1 :]
-    candidates = [
-        path
-        for path in reversed(later)
-        if _may_be_default(look, path, layers[path])
-        and (layers[path].shape, layers[path].view.grid) == (known.shape, known.view.grid)
-    ]
-    if known.view.grid is None or not candidates or look.flat:
-        return None
-    again = _Again(look, default, known.view)
-    found = next((path for path in candidates if again.are_passed(places[path])), None)
-    return None if found is None else _last_of_cells(look, found, layers, places) or found
-
-
-class _Again:
-    """The picture run once more, the cells of one layer apart from its other tokens.
-
-    The graph knows tensors, not tokens: whether cells reach the scores around a layer is seen by their gradients.
-    """
-
-    def __init__(self, look: _Look, path: str, view: ChannelLayout) -> None:
-        self._kept: dict[Place, Tensor] = {}
-
-        def keep(place: Place, output: Tensor) -> Tensor | None:
-            if place not in look.gradients:
-                return None
-            self._kept[place] = output.clone()
-            return self._kept[place].clone()
-
-        with torch.enable_grad(), captured(look.module, [path], {path: view}) as kept:
-            scores: Tensor = observe(look.module, look.pictures[0].clone().requires_grad_(), keep)
-        self._score, self._cells = (scores * look.mixture).sum(), kept[path]
-
-    def are_passed(self, places: Sequence[Place]) -> bool:
-        """Whether no gradient reaches the cells if those at the tensors are taken away."""
-        hooks: list[Any] = [self._kept[place].register_hook(torch.zeros_like) for place in places]  # type: ignore[no-untyped-call]
-        try:
-            with alike_in_memory(self._score):
-                found = torch.autograd.grad(self._score, self._cells, retain_graph=True, allow_unused=True)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return not any(one is not None and bool(one.any()) for one in found)
-
-
-def _without_map(architecture: str, look: _Look, together: _Together) -> str:
-    axes = together.axes or {place: 0 for place in look.outputs}
-    refused = {}
-    for (path, _), runs in _by_layer(look.outputs).items():
-        why = next((axes[run] for run in runs if isinstance(axes[run], str)), None)
-        if why:
-            refused[path] = why
-    told = "; ".join(f"{path}: {why}" for path, why in list(refused.items())[-3:])
-    return (
-        f"{architecture} has no layer with a map (N, C, h, w) of more than one cell that every way from the picture to "
-        f"the scores passes{f' ({told})' if told else ''}"
-    )
+    for path in reversed(list(layers)[list(layers).index(default) + 1 :]):
+        grid, last = layers[path].view.grid, places[path]
+        if grid is None or len(last) > 1 or not _may_be_default(look, path, layers[path]):
+            continue
+        output = look.outputs[last[0]]
+        has_others = output.numel() > output.shape[layers[path].view.channel_axis] * grid[0] * grid[1]
+        if has_others and look.passes_cells(last[0], layers[path].view):
+            return path
+    return None
