@@ -164,7 +164,9 @@ def _explain(module: nn.Module, needs: Needs, view: View) -> Explain:
 
     def explain(pictures: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:
         tape = record(module, pictures, needs, {layer: view})
-        chosen = torch.where(target < 0, tape.scores.argmax(dim=1), target)
+        # an index below zero would count from the end: no class, so that the runtime refuses it as one of K and above
+        classes = torch.where(target < TOP, tape.scores.shape[1], target)
+        chosen = torch.where(target == TOP, tape.scores.argmax(dim=1), classes)
         found = differentiate(tape, tape.scores.gather(1, chosen[:, None]).sum())
         activation, gradient = tape.layers[layer], found.layers[layer]
         pixels = [one for one in (found.guided, found.saliency) if one is not None]

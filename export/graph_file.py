@@ -25,8 +25,7 @@ from handler.errors import ModelError
 from handler.fingerprint import hash_state
 from handler.graph_description import GraphDescription
 
-OPSET = 18  # the exporter's own, which every ONNX Runtime since 1.14 reads
-
+OPSET = 18  # the exporter's own; `make old-runtimes` runs it with ONNX Runtime 1.15, 1.17 and 1.20
 
 _LARGEST = 2**31 - 1  # bytes of a protobuf message: ONNX keeps the weights of larger models in a second file
 
@@ -105,7 +104,7 @@ def to_onnx(
             raise NotExportableError(f"the network cannot be exported: {first_line(error)}") from error
     if program is None:
         raise RuntimeError("the exporter returned no program")
-    return program.model_proto if rewrites else ir.to_proto(_tidied(program.model))
+    return _portable(program.model if rewrites else _tidied(program.model))
 
 
 def _tidied(model: ir.Model) -> ir.Model:
@@ -127,6 +126,14 @@ def _tidied(model: ir.Model) -> ir.Model:
     ):
         one(model)
     return model
+
+
+def _portable(model: ir.Model) -> onnx.ModelProto:
+    """In the oldest IR version that the opset allows, which has no metadata of nodes and values."""
+    common_passes.ClearMetadataAndDocStringPass()(model)
+    found = ir.to_proto(model)
+    found.ir_version = onnx.helper.find_min_ir_version_for(found.opset_import)
+    return found
 
 
 def graph_run(model: onnx.ModelProto) -> Run:
