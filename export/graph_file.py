@@ -132,6 +132,8 @@ def _portable(model: ir.Model) -> onnx.ModelProto:
     """In the oldest IR version that the opset allows, which has no metadata of nodes and values."""
     common_passes.ClearMetadataAndDocStringPass()(model)
     found = ir.to_proto(model)
+    for value in (*found.graph.value_info, *found.graph.input, *found.graph.output, *found.graph.initializer):
+        value.ClearField("metadata_props")
     found.ir_version = onnx.helper.find_min_ir_version_for(found.opset_import)
     return found
 
