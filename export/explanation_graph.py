@@ -26,6 +26,7 @@ from export.graph_file import (
     write_verified,
 )
 from export.graph_rewrites import rewrite
+from export.poles import has_poles
 from export.simplifying import simplified
 from export.tracing import trace_batch
 from export.verification import (
@@ -143,11 +144,12 @@ def trace(classifier: Classifier, kind: str = KIND_EXPLANATION) -> fx.GraphModul
     check_size(classifier.module)
     side = classifier.preprocessing.crop_size
     example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    poles = has_poles(record(classifier.module, example, Needs(saliency=True)).scores)
     module, layer = simplified(classifier.module, classifier.default_layer, example)
     needs = replace(_needs(classifier, kind), layers=(layer,))
     explain = _explain(module, needs, classifier.views.get(classifier.default_layer, CHANNELS_FIRST))
     try:
-        graph = trace_batch(explain, (example, torch.tensor([TOP, 0])), backward_rules())
+        graph = trace_batch(explain, (example, torch.tensor([TOP, 0])), backward_rules(poles=poles))
     except Exception as error:  # whatever the network's own code raises where its values are symbols
         raise NotExportableError(f"{classifier.architecture} cannot be traced: {first_line(error)}") from error
     rewrite(graph)
