@@ -76,8 +76,11 @@ def convolution_backward(
     than a transposed convolution; so it is for larger strides of depthwise convolutions, with zeros between the
     gradients, and of kernels of one cell, with the zeros put in afterwards. All else is a transposed convolution.
     """
-    if transposed or output_mask[1] or output_mask[2]:
-        raise NotImplementedError("the gradient at weights, or of a transposed convolution")
+    if output_mask[1] or output_mask[2]:
+        raise NotImplementedError("the gradient at weights")
+    if transposed:
+        found = aten.convolution(gradient, weight, None, stride, padding, dilation, False, [0] * len(stride), groups)
+        return found, None, None
     size, kernel = inputs.shape[2:], weight.shape[2:]
     reach = [dilation[i] * (kernel[i] - 1) for i in range(len(size))]
     around = [reach[i] - padding[i] for i in range(len(size))]
@@ -157,6 +160,13 @@ def max_pool2d_backward(
     height, width = inputs.shape[2:]
     flat = torch.zeros_like(inputs).flatten(2)
     return flat.scatter_add(2, indices.flatten(2), gradient.flatten(2)).reshape(*inputs.shape[:2], height, width)
+
+
+@rule(aten.adaptive_max_pool2d_backward.default)
+def adaptive_max_pool2d_backward(gradient: Tensor, inputs: Tensor, indices: Tensor) -> Tensor:
+    """The same of adaptive max pooling."""
+    found: Tensor = max_pool2d_backward(gradient, inputs, (), (), (), (), False, indices)
+    return found
 
 
 @rule(aten.avg_pool2d_backward.default)
@@ -300,6 +310,10 @@ _TORCHS_OWN = [
     aten.gelu_backward,
     aten.hardswish_backward,
     aten.leaky_relu_backward,
+    aten.mish_backward,
+    aten.native_group_norm_backward,
+    aten.reflection_pad2d_backward,
+    aten.softplus_backward,
     aten._softmax_backward_data,
     aten.select_backward,
     aten.sigmoid_backward,

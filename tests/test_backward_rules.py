@@ -72,7 +72,9 @@ def test_convolution(size, kernel, stride, padding, dilation, groups):
     assert_equal(lambda x: F.conv2d(x, weight, bias, stride, padding, dilation, groups), pictures(2, 4, *size))
 
 
-@pytest.mark.parametrize("activation", [F.relu, F.relu6, F.hardtanh, F.hardswish, F.silu, F.gelu, F.elu])
+@pytest.mark.parametrize(
+    "activation", [F.relu, F.relu6, F.hardtanh, F.hardswish, F.silu, F.gelu, F.elu, F.mish, F.softplus]
+)
 def test_activations(activation):
     assert_equal(activation, pictures(3, 50) * 4)
 
@@ -113,6 +115,29 @@ def test_max_pooling_gives_ties_to_the_first():
 )
 def test_average_pooling(size, kernel, stride, padding, ceil_mode, include, divisor):
     assert_equal(lambda x: F.avg_pool2d(x, kernel, stride, padding, ceil_mode, include, divisor), pictures(2, 3, *size))
+
+
+@pytest.mark.parametrize("output", [(7, 7), (1, 2), (5, 3)])
+def test_adaptive_max_pooling(output):
+    assert_equal(lambda x: F.adaptive_max_pool2d(x, output), pictures(2, 3, 8, 9))
+
+
+@pytest.mark.parametrize(
+    ("stride", "padding", "output_padding", "groups", "dilation"),
+    [(1, 0, 0, 1, 1), (2, 1, 1, 1, 1), (3, 0, 2, 2, 1), (2, 1, 0, 4, 2)],
+)
+def test_transposed_convolution(stride, padding, output_padding, groups, dilation):
+    weight = pictures(4, 6 // 2, 3, 3, seed=1)
+    assert_equal(
+        lambda x: F.conv_transpose2d(x, weight, None, stride, padding, output_padding, groups, dilation),
+        pictures(2, 4, 5, 6),
+    )
+
+
+def test_group_norm_and_reflected_padding():
+    weight, bias = pictures(6, seed=1), pictures(6, seed=2)
+    assert_equal(lambda x: F.group_norm(x, 3, weight, bias), pictures(2, 6, 4, 5))
+    assert_equal(lambda x: F.pad(x, (1, 2, 3, 0), mode="reflect") ** 2, pictures(2, 3, 5, 6))
 
 
 @pytest.mark.parametrize("size", [(7, 9), (8, 6), (3, 4)])
