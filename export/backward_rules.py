@@ -162,9 +162,33 @@ def max_pool2d_backward(
     return flat.scatter_add(2, indices.flatten(2), gradient.flatten(2)).reshape(*inputs.shape[:2], height, width)
 
 
+@rule(aten.adaptive_max_pool2d.default)
+def adaptive_max_pool2d(inputs: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Adaptive max pooling itself, which ONNX lacks: maxima over the cells of each window, and where they are."""
+    width = inputs.shape[3]
+    rows, columns = (_filled(inputs.shape[2 + i], output_size[i]) for i in range(2))
+    cells = torch.tensor([[[y * width + x for y in row for x in column] for column in columns] for row in rows])
+    chosen = inputs.flatten(2).index_select(2, cells.flatten())
+    best, at = chosen.reshape(*inputs.shape[:2], *cells.shape).max(dim=-1)
+    windows = torch.arange(cells.shape[0] * cells.shape[1]).reshape(cells.shape[:2])
+    return best, cells.flatten()[windows * cells.shape[2] + at]
+
+
+def _filled(size: int, count: int) -> list[list[int]]:
+    """The cells of adaptive pooling's windows, all as many: the first cell stands in for those that are missing."""
+    windows = [list(range(*window)) for window in _adaptive_windows(size, count)]
+    most = max(map(len, windows))
+    return [one[:1] * (most - len(one)) + one for one in windows]
+
+
+def _adaptive_windows(size: int, count: int) -> Windows:
+    """Window k covers the cells from floor(k·n/m) up to ceil((k+1)·n/m)."""
+    return [(at * size // count, -(-(at + 1) * size // count)) for at in range(count)]
+
+
 @rule(aten.adaptive_max_pool2d_backward.default)
 def adaptive_max_pool2d_backward(gradient: Tensor, inputs: Tensor, indices: Tensor) -> Tensor:
-    """The same of adaptive max pooling."""
+    """dL/dx of adaptive max pooling, by its indices."""
     found: Tensor = max_pool2d_backward(gradient, inputs, (), (), (), (), False, indices)
     return found
 
@@ -198,9 +222,8 @@ def avg_pool2d_backward(
 
 @rule(aten._adaptive_avg_pool2d_backward.default)
 def adaptive_avg_pool2d_backward(gradient: Tensor, inputs: Tensor, *, poles: bool) -> Tensor:
-    """dL/dx of adaptive average pooling: window k covers the cells from floor(k·n/m) up to ceil((k+1)·n/m)."""
-    sizes = [(inputs.shape[2 + i], gradient.shape[2 + i]) for i in range(2)]
-    windows = [[(at * size // count, -(-(at + 1) * size // count)) for at in range(count)] for size, count in sizes]
+    """dL/dx of adaptive average pooling."""
+    windows = [_adaptive_windows(inputs.shape[2 + i], gradient.shape[2 + i]) for i in range(2)]
     return _spread(gradient, inputs, windows, windows, None, poles)
 
 

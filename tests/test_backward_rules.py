@@ -120,6 +120,8 @@ def test_average_pooling(size, kernel, stride, padding, ceil_mode, include, divi
 @pytest.mark.parametrize("output", [(7, 7), (1, 2), (5, 3)])
 def test_adaptive_max_pooling(output):
     assert_equal(lambda x: F.adaptive_max_pool2d(x, output), pictures(2, 3, 8, 9))
+    assert_equal(lambda x: F.adaptive_max_pool2d(x, output), pictures(2, 3, 8, 9).clamp(min=0.5))  # of ties the first
+    assert_equal(lambda x: x.sum() * F.adaptive_max_pool2d(x, output), pictures(2, 3, 8, 9))  # its values
 
 
 @pytest.mark.parametrize(
