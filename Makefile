@@ -45,7 +45,7 @@ RELIABILITY := $(PY) -m benchmarks.reliability
 PACK_EMBEDDED = $(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo demo-photo archive export explanation gradcam serve stop finetune train localisation bench zoo fuzz load soak soak-10 faults lock clean
+.PHONY: help setup check test demo demo-photo archive export explanation gradcam serve stop finetune train localisation bench zoo old-runtimes fuzz load soak soak-10 faults lock clean
 
 help: ## list the targets
 	@echo "make TARGET [VARIABLE=value …]"
@@ -129,6 +129,9 @@ bench: $(READY) ## measure this project side by side with its peers, see benchma
 
 zoo: $(READY) ## run every torchvision classifier through everything, see docs/ZOO.md (an hour or two; resumable)
 	$(PY) -m benchmarks.zoo --docs docs $(ZOO)
+
+old-runtimes: $(READY) ## run graphs of every kind with ONNX Runtime 1.15, 1.17 and 1.20 from a package index (a few minutes)
+	$(PY) -m benchmarks.old_runtimes
 
 fuzz: $(READY) ## send 100,000 hostile requests to a server (a quarter of an hour; FUZZ='--inputs 5000 --seed 1', '--replay FILE')
 	$(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors

@@ -79,7 +79,7 @@ def write_archive(
         write_checkpoint(stage / CHECKPOINT_NAME, checkpoint)
         _pack_own(classifier.architecture, pack, stage, report)
         if sidecar and settings.engine != "torch":
-            _write_graphs(classifier, stage, report)
+            write_sidecar(classifier, stage, report)
         _check_engine(settings, stage, classifier)
         shutil.copy(config, work / DEFAULT_CONFIG.name)
         _run_archiver(work, stage, name, version)
@@ -97,17 +97,6 @@ def _pack_own(architecture: str, pack: Iterable[str], stage: Path, report: Calla
     foreign = check_alone(stage, architecture)
     if foreign:
         report(f"not in the archive, so install it on the server or name it in PACK=: {', '.join(foreign)}")
-
-
-def _write_graphs(classifier: Classifier, stage: Path, report: Callable[[str], None]) -> None:
-    """Writes the graphs; an architecture of one's own is archived without those that fail, for PyTorch answers too."""
-    if not is_own(classifier.architecture):
-        write_sidecar(classifier, stage, report)
-        return
-    try:
-        write_sidecar(classifier, stage, report)
-    except Exception as error:  # exporters raise whatever foreign code makes them stumble over
-        report(f"the archive goes without this graph and those after it ({type(error).__name__}): {error}")
 
 
 def _read_config(config: Path) -> Settings:

@@ -7,7 +7,6 @@ Vision transformer: Dosovitskiy et al. 2021, arXiv 2010.11929. Swin: Liu et al. 
 attention) 2022, arXiv 2111.09883. MaxViT: Tu et al. 2022, arXiv 2204.01697.
 """
 
-import copy
 import math
 from collections.abc import Callable
 
@@ -22,6 +21,8 @@ from torchvision.models.swin_transformer import (
     ShiftedWindowAttentionV2,
 )
 from torchvision.models.vision_transformer import EncoderBlock
+
+from export.copying import copy_of
 
 _MASKED = -100.0  # torchvision's score for tokens that are neighbours by the shift alone
 _LARGEST_SCALE = 100.0  # of cosine attention
@@ -155,7 +156,7 @@ def with_constants(module: nn.Module, example: Tensor) -> nn.Module:
         module: in eval mode; left as it is.
         example: pictures (N, 3, H, W); the copy takes such of this size.
     """
-    changed = copy.deepcopy(module)
+    changed = copy_of(module)
     sizes = _sizes_at(changed, (ShiftedWindowAttention, PatchMerging, PatchMergingV2), example)
     for path, layer in list(changed.named_modules()):
         if isinstance(layer, ShiftedWindowAttention):

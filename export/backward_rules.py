@@ -3,9 +3,15 @@
 A trace of the explanation (``make_fx``) contains ATen's backward operators. ``RULES`` is the decomposition table that
 replaces them by convolutions, matrix products, comparisons and sums, which every ONNX runtime has. Only gradients at
 inputs are defined: parameters are frozen.
+
+Runtimes are fastest at products with masks and matrices of zeros and ones. Those are NaN where zero meets an infinite
+gradient, and PyTorch has zero; so rules with a parameter ``poles`` do without them where gradients can be infinite.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -15,6 +21,7 @@ from torch._decomp import get_decompositions
 
 aten = torch.ops.aten
 Rule = Callable[..., Any]
+Windows = list[tuple[int, int]]  # of pooling along one axis: the first cell and the one after the last
 _RULES: dict[Any, Rule] = {}
 
 
@@ -34,9 +41,17 @@ def rule(operator: Any) -> Callable[[Rule], Rule]:
     return register
 
 
-def backward_rules() -> dict[Any, Rule]:
-    """The decomposition table for ``make_fx``: the rules below, and torch's own where they are good enough."""
-    return {**get_decompositions(_TORCHS_OWN), **_RULES}
+def backward_rules(*, poles: bool = True) -> dict[Any, Rule]:
+    """The decomposition table for ``make_fx``: the rules below, and torch's own where they are good enough.
+
+    Args:
+        poles: whether gradients can be infinite, see ``export.poles``.
+    """
+    own = {
+        operator: partial(one, poles=poles) if "poles" in inspect.signature(one).parameters else one
+        for operator, one in _RULES.items()
+    }
+    return {**get_decompositions(_TORCHS_OWN), **own}
 
 
 @rule(aten.convolution_backward.default)
@@ -52,6 +67,8 @@ def convolution_backward(
     _output_padding: list[int],
     groups: int,
     output_mask: list[bool],
+    *,
+    poles: bool,
 ) -> tuple[Tensor | None, None, None]:
     """dL/dx of a convolution.
 
@@ -59,14 +76,18 @@ def convolution_backward(
     than a transposed convolution; so it is for larger strides of depthwise convolutions, with zeros between the
     gradients, and of kernels of one cell, with the zeros put in afterwards. All else is a transposed convolution.
     """
-    if transposed or output_mask[1] or output_mask[2]:
-        raise NotImplementedError("the gradient at weights, or of a transposed convolution")
+    if output_mask[1] or output_mask[2]:
+        raise NotImplementedError("the gradient at weights")
+    if transposed:
+        found = aten.convolution(gradient, weight, None, stride, padding, dilation, False, [0] * len(stride), groups)
+        return found, None, None
     size, kernel = inputs.shape[2:], weight.shape[2:]
     reach = [dilation[i] * (kernel[i] - 1) for i in range(len(size))]
     around = [reach[i] - padding[i] for i in range(len(size))]
     strided, depthwise = any(step > 1 for step in stride), groups == inputs.shape[1] > 1
     small = all(cells == 1 for cells in kernel) and not any(padding)
-    if len(size) != 2 or min(around) < 0 or (strided and not depthwise and not small):
+    direct = not strided or (not poles and (depthwise or small))
+    if len(size) != 2 or min(around) < 0 or not direct:
         missing = [
             size[i] - ((gradient.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + reach[i] + 1)
             for i in range(len(size))
@@ -102,21 +123,26 @@ def _transposed_kernel(weight: Tensor, groups: int) -> Tensor:
 
 
 @rule(aten.threshold_backward.default)
-def threshold_backward(gradient: Tensor, inputs: Tensor, threshold: float) -> Tensor:
-    """dL/dx of ReLU, as a product: a choice (``Where``) costs three times as much in ONNX Runtime."""
-    return gradient * (inputs > threshold).to(gradient.dtype)
+def threshold_backward(gradient: Tensor, inputs: Tensor, threshold: float, *, poles: bool) -> Tensor:
+    """dL/dx of ReLU."""
+    return _gated(gradient, inputs > threshold, poles)
 
 
 @rule(aten.hardtanh_backward.default)
-def hardtanh_backward(gradient: Tensor, inputs: Tensor, low: float, high: float) -> Tensor:
+def hardtanh_backward(gradient: Tensor, inputs: Tensor, low: float, high: float, *, poles: bool) -> Tensor:
     """dL/dx of ReLU6 and Hardtanh; zero at both bounds, as torch has it."""
-    return gradient * ((inputs > low) & (inputs < high)).to(gradient.dtype)
+    return _gated(gradient, (inputs > low) & (inputs < high), poles)
 
 
 @rule(aten.hardsigmoid_backward.default)
-def hardsigmoid_backward(gradient: Tensor, inputs: Tensor) -> Tensor:
+def hardsigmoid_backward(gradient: Tensor, inputs: Tensor, *, poles: bool) -> Tensor:
     """dL/dx of ``clip(x / 6 + 1/2, 0, 1)``."""
-    return gradient * ((inputs > -3) & (inputs < 3)).to(gradient.dtype) / 6
+    return _gated(gradient, (inputs > -3) & (inputs < 3), poles) / 6
+
+
+def _gated(gradient: Tensor, gate: Tensor, poles: bool) -> Tensor:
+    """A choice (``Where``) costs three times as much as a product in ONNX Runtime."""
+    return torch.where(gate, gradient, torch.zeros_like(gradient)) if poles else gradient * gate.to(gradient.dtype)
 
 
 @rule(aten.max_pool2d_with_indices_backward.default)
@@ -136,6 +162,37 @@ def max_pool2d_backward(
     return flat.scatter_add(2, indices.flatten(2), gradient.flatten(2)).reshape(*inputs.shape[:2], height, width)
 
 
+@rule(aten.adaptive_max_pool2d.default)
+def adaptive_max_pool2d(inputs: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Adaptive max pooling itself, which ONNX lacks: maxima over the cells of each window, and where they are."""
+    width = inputs.shape[3]
+    rows, columns = (_filled(inputs.shape[2 + i], output_size[i]) for i in range(2))
+    cells = torch.tensor([[[y * width + x for y in row for x in column] for column in columns] for row in rows])
+    chosen = inputs.flatten(2).index_select(2, cells.flatten())
+    best, at = chosen.reshape(*inputs.shape[:2], *cells.shape).max(dim=-1)
+    windows = torch.arange(cells.shape[0] * cells.shape[1]).reshape(cells.shape[:2])
+    return best, cells.flatten()[windows * cells.shape[2] + at]
+
+
+def _filled(size: int, count: int) -> list[list[int]]:
+    """The cells of adaptive pooling's windows, all as many: the first cell stands in for those that are missing."""
+    windows = [list(range(*window)) for window in _adaptive_windows(size, count)]
+    most = max(map(len, windows))
+    return [one[:1] * (most - len(one)) + one for one in windows]
+
+
+def _adaptive_windows(size: int, count: int) -> Windows:
+    """Window k covers the cells from floor(k·n/m) up to ceil((k+1)·n/m)."""
+    return [(at * size // count, -(-(at + 1) * size // count)) for at in range(count)]
+
+
+@rule(aten.adaptive_max_pool2d_backward.default)
+def adaptive_max_pool2d_backward(gradient: Tensor, inputs: Tensor, indices: Tensor) -> Tensor:
+    """dL/dx of adaptive max pooling, by its indices."""
+    found: Tensor = max_pool2d_backward(gradient, inputs, (), (), (), (), False, indices)
+    return found
+
+
 @rule(aten.avg_pool2d_backward.default)
 def avg_pool2d_backward(
     gradient: Tensor,
@@ -146,25 +203,28 @@ def avg_pool2d_backward(
     _ceil_mode: bool,
     count_include_pad: bool,
     divisor_override: int | None,
+    *,
+    poles: bool,
 ) -> Tensor:
-    """dL/dx of average pooling, as two products with constant matrices that say which cell lies in which window."""
+    """dL/dx of average pooling: each cell gets the sum of its windows' gradients."""
     kernel, padding = _pair(kernel), _pair(padding)
     stride = _pair(stride) if len(stride) else kernel
-    axes = [
-        _windows(inputs.shape[2 + i], gradient.shape[2 + i], kernel[i], stride[i], padding[i], count_include_pad)
-        for i in range(2)
+    sizes = [(inputs.shape[2 + i], gradient.shape[2 + i]) for i in range(2)]
+    starts = [[at * stride[i] - padding[i] for at in range(count)] for i, (_, count) in enumerate(sizes)]
+    padded = [
+        [(start, min(start + kernel[i], size + padding[i])) for start in starts[i]] for i, (size, _) in enumerate(sizes)
     ]
-    (rows, row_counts), (columns, column_counts) = axes
-    counts = row_counts[:, None] * column_counts[None, :] if divisor_override is None else divisor_override
-    counts = counts.to(gradient) if isinstance(counts, Tensor) else counts
-    return _spread(gradient / counts, rows.to(gradient), columns.to(gradient))
+    inside = [
+        [(max(start, 0), min(stop, size)) for start, stop in its] for its, (size, _) in zip(padded, sizes, strict=True)
+    ]
+    return _spread(gradient, inputs, inside, padded if count_include_pad else inside, divisor_override, poles)
 
 
 @rule(aten._adaptive_avg_pool2d_backward.default)
-def adaptive_avg_pool2d_backward(gradient: Tensor, inputs: Tensor) -> Tensor:
-    """dL/dx of adaptive average pooling: window k covers the cells from floor(k·n/m) up to ceil((k+1)·n/m)."""
-    rows, columns = (_adaptive_windows(inputs.shape[2 + i], gradient.shape[2 + i]).to(gradient) for i in range(2))
-    return _spread(gradient, rows, columns)
+def adaptive_avg_pool2d_backward(gradient: Tensor, inputs: Tensor, *, poles: bool) -> Tensor:
+    """dL/dx of adaptive average pooling."""
+    windows = [_adaptive_windows(inputs.shape[2 + i], gradient.shape[2 + i]) for i in range(2)]
+    return _spread(gradient, inputs, windows, windows, None, poles)
 
 
 @rule(aten.native_batch_norm_backward.default)
@@ -222,29 +282,46 @@ def roll(inputs: Tensor, shifts: list[int], dims: Sequence[int] = ()) -> Tensor:
     return inputs
 
 
-def _spread(gradient: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(N, C, m, n) to (N, C, H, W) with windows (m, H) and (n, W)."""
-    return rows.transpose(0, 1) @ (gradient @ columns)
+def _spread(
+    gradient: Tensor,
+    inputs: Tensor,
+    inside: list[Windows],
+    counted: list[Windows],
+    divisor: int | None,
+    poles: bool,
+) -> Tensor:
+    """The gradient (N, C, m, n) of averages over windows at inputs (N, C, H, W).
+
+    Args:
+        gradient: at the averages.
+        inputs: what was pooled.
+        inside: the m windows of rows and the n of columns, as first cell and the one after the last.
+        counted: the same with the padding that counts as a cell.
+        divisor: instead of how many cells a window has.
+        poles: whether the gradient can be infinite.
+    """
+    rows, columns = ([stop - start for start, stop in its] for its in counted)
+    counts = torch.tensor([[divisor or one * other for other in columns] for one in rows]).to(gradient)
+    spread = gradient / counts
+    for axis in (3, 2):
+        spread = (_gathered if poles else _multiplied)(spread, inside[axis - 2], inputs.shape[axis], axis)
+    return spread
 
 
-def _windows(
-    size: int, count: int, kernel: int, stride: int, padding: int, count_include_pad: bool
-) -> tuple[Tensor, Tensor]:
-    """Which of ``size`` cells lie in which of ``count`` windows (count, size), and the windows' divisors (count,)."""
-    starts = torch.arange(count) * stride - padding
-    stops = torch.minimum(starts + kernel, torch.tensor(size + padding))
-    cells = torch.arange(size)
-    inside = ((cells >= starts[:, None]) & (cells < stops[:, None])).double()
-    return inside, (stops - starts).double() if count_include_pad else inside.sum(1)
+def _multiplied(values: Tensor, windows: Windows, size: int, axis: int) -> Tensor:
+    """Each cell's sum of its windows' values, as a product with a constant matrix."""
+    matrix = torch.tensor([[float(start <= cell < stop) for cell in range(size)] for start, stop in windows])
+    return values @ matrix.to(values) if axis == 3 else matrix.to(values).transpose(0, 1) @ values
 
 
-def _adaptive_windows(size: int, count: int) -> Tensor:
-    """(count, size): 1 / (cells of the window) inside, 0 outside."""
-    windows = torch.zeros(count, size, dtype=torch.float64)
-    for index in range(count):
-        start, stop = index * size // count, -(-(index + 1) * size // count)
-        windows[index, start:stop] = 1 / (stop - start)
-    return windows
+def _gathered(values: Tensor, windows: Windows, size: int, axis: int) -> Tensor:
+    """The same by choosing for each cell the windows that it lies in, so that no zero meets a value."""
+    none = len(windows)
+    padded = torch.cat([values, torch.zeros_like(values.narrow(axis, 0, 1))], axis)
+    of_cell = [[at for at, (start, stop) in enumerate(windows) if start <= cell < stop] for cell in range(size)]
+    turns = zip_longest(*of_cell, fillvalue=none)
+    first, *others = (padded.index_select(axis, torch.tensor(turn)) for turn in turns)
+    return sum(others, first)
 
 
 def _pair(values: Sequence[int]) -> list[int]:
@@ -256,6 +333,10 @@ _TORCHS_OWN = [
     aten.gelu_backward,
     aten.hardswish_backward,
     aten.leaky_relu_backward,
+    aten.mish_backward,
+    aten.native_group_norm_backward,
+    aten.reflection_pad2d_backward,
+    aten.softplus_backward,
     aten._softmax_backward_data,
     aten.select_backward,
     aten.sigmoid_backward,

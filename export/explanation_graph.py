@@ -4,7 +4,6 @@ The graph is a trace of the eager explanation (``handler.tape`` and ``handler.ca
 included; what ONNX has no operator for is replaced by the rules of ``backward_rules``.
 """
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +14,20 @@ import torch
 from torch import fx, nn
 
 from export.backward_rules import backward_rules
+from export.copying import copy_of
 from export.flat_scatter import scatter_flat
 from export.graph_file import (
     NotExportableError,
     check_size,
-    first_line,
     graph_run,
+    network_code,
     no_older_file,
     to_onnx,
     write_verified,
 )
 from export.graph_rewrites import rewrite
+from export.poles import has_poles
+from export.precision import InDoublePrecision
 from export.simplifying import simplified
 from export.tracing import trace_batch
 from export.verification import (
@@ -62,10 +64,12 @@ class NoRuleError(NotExportableError):
 def explanation_kind(classifier: Classifier) -> str:
     """Which whole explanation a classifier can have: ``KIND_EXPLANATION``, or ``KIND_SALIENCY`` without a ReLU."""
     side = classifier.preprocessing.crop_size
-    try:
-        TorchEngine(classifier).run(np.zeros((1, 3, side, side), np.float32), [[TOP]], Needs(guided=True))
-    except Unprocessable:
-        return KIND_SALIENCY
+    with network_code(f"{classifier.architecture} cannot be explained"):
+        try:
+            needs = _needs(classifier, KIND_EXPLANATION)
+            TorchEngine(classifier).run(np.zeros((1, 3, side, side), np.float32), [[TOP]], needs)
+        except Unprocessable:
+            return KIND_SALIENCY
     return KIND_EXPLANATION
 
 
@@ -143,13 +147,16 @@ def trace(classifier: Classifier, kind: str = KIND_EXPLANATION) -> fx.GraphModul
     check_size(classifier.module)
     side = classifier.preprocessing.crop_size
     example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-    module, layer = simplified(classifier.module, classifier.default_layer, example)
+    with network_code(f"{classifier.architecture} cannot be explained"):
+        tape = record(classifier.module, example, Needs((classifier.default_layer,), saliency=True), classifier.views)
+        if tape.scores.grad_fn is None:
+            raise Unprocessable("its scores have no gradient: forward runs under no_grad, or detaches what it found")
+        poles = has_poles(tape.scores)
+        module, layer = simplified(classifier.module, classifier.default_layer, example)
     needs = replace(_needs(classifier, kind), layers=(layer,))
     explain = _explain(module, needs, classifier.views.get(classifier.default_layer, CHANNELS_FIRST))
-    try:
-        graph = trace_batch(explain, (example, torch.tensor([TOP, 0])), backward_rules())
-    except Exception as error:  # whatever the network's own code raises where its values are symbols
-        raise NotExportableError(f"{classifier.architecture} cannot be traced: {first_line(error)}") from error
+    with network_code(f"{classifier.architecture} cannot be traced"):
+        graph = trace_batch(explain, (example, torch.tensor([TOP, 0])), backward_rules(poles=poles))
     rewrite(graph)
     left = sorted({str(node.target) for node in graph.graph.nodes if "backward" in str(node.target)})
     if left:
@@ -164,7 +171,9 @@ def _explain(module: nn.Module, needs: Needs, view: ChannelLayout) -> Explain:
 
     def explain(pictures: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:
         tape = record(module, pictures, needs, {layer: view})
-        chosen = torch.where(target < 0, tape.scores.argmax(dim=1), target)
+        # an index below zero would count from the end: no class, so that the runtime refuses it as one of K and above
+        classes = torch.where(target < TOP, tape.scores.shape[1], target)
+        chosen = torch.where(target == TOP, tape.scores.argmax(dim=1), classes)
         found = differentiate(tape, tape.scores.gather(1, chosen[:, None]).sum())
         activation, gradient = tape.layers[layer], found.layers[layer]
         pixels = [one for one in (found.guided, found.saliency) if one is not None]
@@ -185,7 +194,7 @@ def _origins(module: nn.Module, example: torch.Tensor) -> dict[str, str]:
     modules = [(path, one) for path, one in module.named_modules() if path]
     hooks = [one.register_forward_hook(lambda _1, _2, output, path=path: note(path, output)) for path, one in modules]
     try:
-        module(example.clone().requires_grad_(True))
+        module(example.clone().requires_grad_(True).clone())
     finally:
         for hook in hooks:
             hook.remove()
@@ -216,7 +225,8 @@ def eager_run(classifier: Classifier, kind: str = KIND_EXPLANATION) -> Run:
     engine, needs = TorchEngine(classifier), _needs(classifier, kind)
 
     def run_one(picture: Floats, target: int) -> dict[str, Floats]:
-        evidence = engine.run(picture[None], [[target]], needs)
+        with network_code(f"{classifier.architecture} cannot be explained"):
+            evidence = engine.run(picture[None], [[target]], needs)
         found = evidence.layers[classifier.default_layer]
         outputs = {
             "logits": evidence.logits,
@@ -238,9 +248,10 @@ def exact_run(classifier: Classifier, kind: str = KIND_EXPLANATION) -> Exact:
     """``eager_run`` in float64, for the classes that float32 found where the top class is asked for."""
 
     def exact(inputs: Inputs, found: Mapping[str, Floats]) -> Mapping[str, Floats]:
-        run = eager_run(replace(classifier, module=copy.deepcopy(classifier.module).double()), kind)
+        run = eager_run(replace(classifier, module=copy_of(classifier.module).double()), kind)
         targets = np.where(inputs["target"] < 0, found["logits"].argmax(axis=1), inputs["target"])
-        return run({"input": inputs["input"].astype(np.float64), "target": targets})
+        with InDoublePrecision():  # type: ignore[no-untyped-call]
+            return run({"input": inputs["input"].astype(np.float64), "target": targets})
 
     return exact
 

@@ -1,10 +1,11 @@
 """One flat, purely functional graph of a network's leaf modules, in which layers whose output matters are marked."""
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 from torch import fx, nn
+
+from export.copying import copy_of
 
 _VIEWS = {"chunk", "split", "view", "reshape", "transpose", "permute", "contiguous", "flatten", "getitem", "squeeze"}
 
@@ -24,7 +25,7 @@ def flatten(module: nn.Module, keep: Sequence[str] = ()) -> fx.GraphModule:
         Exception: whatever a forward raises that ``torch.fx`` cannot trace, as one that branches on values.
         ValueError: a layer to keep does not run, or a tensor that others read is changed in place.
     """
-    root = copy.deepcopy(module)
+    root = copy_of(module)
     tracer = _MarkingTracer(root, keep)
     graph = tracer.trace(root)
     called = {str(node.target) for node in graph.nodes}

@@ -1,10 +1,11 @@
 """Folds batch norms into the convolutions before them, so that neither direction of a graph has to compute them."""
 
-import copy
 from collections.abc import Iterator, Sequence
 
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from export.copying import copy_of
 
 
 def fold_batch_norms(module: nn.Module, keep: Sequence[str] = ()) -> nn.Module:
@@ -16,7 +17,7 @@ def fold_batch_norms(module: nn.Module, keep: Sequence[str] = ()) -> nn.Module:
         module: left as it is.
         keep: paths of layers whose own output matters; a convolution among them is not folded into.
     """
-    folded = copy.deepcopy(module)
+    folded = copy_of(module)
     for convolution_path, norm_path in _pairs(folded):
         if convolution_path in keep:
             continue

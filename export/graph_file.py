@@ -18,21 +18,38 @@ import torch
 from onnxscript.optimizer import fold_constants_ir
 from torch import nn
 
-from export.verification import Floats, Inputs, Run, Verdict, table
+from export.tracing import FIXED_BATCH
+from export.verification import Floats, Inputs, Run, Verdict, VerificationError, table
 from export.whole_file import write_whole
 from handler.classifier import Classifier
-from handler.errors import ModelError, in_one_line
+from handler.errors import ModelError, Unprocessable, in_one_line
 from handler.fingerprint import hash_state
 from handler.graph_description import GraphDescription
 
-OPSET = 18  # the exporter's own, which every ONNX Runtime since 1.14 reads
-
+OPSET = 18  # the exporter's own; `make old-runtimes` runs it with ONNX Runtime 1.15, 1.17 and 1.20
 
 _LARGEST = 2**31 - 1  # bytes of a protobuf message: ONNX keeps the weights of larger models in a second file
 
 
 class NotExportableError(ModelError):
     """A network that no ONNX graph can be made of; the message says what is in the way."""
+
+
+@contextmanager
+def network_code(doing: str) -> Iterator[None]:
+    """Around the network's own code, which may raise anything.
+
+    Raises:
+        NotExportableError: what it raised, after what was being done.
+    """
+    try:
+        yield
+    except ModelError:
+        raise
+    except Unprocessable as error:
+        raise NotExportableError(f"{doing}: {error}") from error
+    except Exception as error:
+        raise NotExportableError(f"{doing}: {first_line(error)}") from error
 
 
 def first_line(error: Exception) -> str:
@@ -104,7 +121,10 @@ def to_onnx(
             raise NotExportableError(f"the network cannot be exported: {first_line(error)}") from error
     if program is None:
         raise RuntimeError("the exporter returned no program")
-    return program.model_proto if rewrites else ir.to_proto(_tidied(program.model))
+    sizes = [one.shape[0] for one in program.model.graph.inputs if one.shape is not None]
+    if any(isinstance(size, int) for size in sizes):
+        raise NotExportableError(FIXED_BATCH.format(sizes[0]))
+    return _portable(program.model if rewrites else _tidied(program.model))
 
 
 def _tidied(model: ir.Model) -> ir.Model:
@@ -128,18 +148,69 @@ def _tidied(model: ir.Model) -> ir.Model:
     return model
 
 
+def _portable(model: ir.Model) -> onnx.ModelProto:
+    """In the oldest IR version that the opset allows, which has no metadata of nodes and values."""
+    common_passes.ClearMetadataAndDocStringPass()(model)
+    found = ir.to_proto(model)
+    for value in (*found.graph.value_info, *found.graph.input, *found.graph.output, *found.graph.initializer):
+        value.ClearField("metadata_props")
+    found.ir_version = onnx.helper.find_min_ir_version_for(found.opset_import)
+    _floor_pools(found.graph)
+    return found
+
+
+def _floor_pools(graph: onnx.GraphProto) -> None:
+    """Takes ceil mode from pools in which it adds no window.
+
+    PyTorch drops a window that would begin behind the padded input. ONNX's shape inference does not know that.
+    """
+    shapes = {
+        value.name: [size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output, *graph.value_info)
+    }
+    for node in graph.node:
+        of = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+        if not of.get("ceil_mode") or node.input[0] not in shapes or node.output[0] not in shapes:
+            continue
+        axes = len(of["kernel_shape"])
+        ones, pads = [1] * axes, of.get("pads", [0] * 2 * axes)
+        reach = [d * (k - 1) + 1 for d, k in zip(of.get("dilations", ones), of["kernel_shape"], strict=True)]
+        floor = [
+            (size + pads[i] + pads[i + axes] - reach[i]) // of.get("strides", ones)[i] + 1
+            for i, size in enumerate(shapes[node.input[0]][2:])
+        ]
+        if floor == shapes[node.output[0]][2:]:
+            next(one for one in node.attribute if one.name == "ceil_mode").i = 0
+
+
 def graph_run(model: onnx.ModelProto) -> Run:
     """Runs a graph with ONNX Runtime on the CPU, without an arena: it keeps the largest batch's memory to the end."""
     options = onnxruntime.SessionOptions()
     options.enable_cpu_mem_arena = False
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 4  # nothing: what fails is raised
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+        raise NotExportableError(f"ONNX Runtime does not take the graph: {_refusal(str(error))}") from error
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Inputs) -> Mapping[str, Floats]:
-        outputs = session.run(names, dict(inputs))
+        try:
+            outputs = session.run(names, dict(inputs))
+        except Exception as error:
+            raise VerificationError(f"the graph fails where PyTorch answers: {_refusal(str(error))}") from error
         return {name: np.asarray(value) for name, value in zip(names, outputs, strict=True)}
 
     return run
+
+
+def _refusal(message: str) -> str:
+    """ONNX Runtime's message as one line; of what happens often, in words."""
+    if found := re.search(r"No Op registered for (\w+)", message):
+        return f"it has no operator {found[1]} of opset {OPSET}"
+    if found := re.search(r"tensor\((bfloat16|float16)\)", message):
+        return f"the network computes in {found[1]}; make its weights float32, and use no autocast"
+    return " ".join(re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", message).split())[:300]
 
 
 @contextmanager

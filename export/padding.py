@@ -3,12 +3,12 @@
 Exact: what is added is zero behind a convolution and its ReLU, and multiplied by zero before the next convolution.
 """
 
-import copy
 from collections.abc import Sequence
 
 from torch import fx, nn
 
 from export.channels import NOTHING, is_dense, is_depthwise, reorder_inputs, reorder_outputs
+from export.copying import copy_of
 
 MULTIPLE = 16  # float32 values in an AVX-512 register; ONNX Runtime's blocked layout has 8 or 16 channels in a block
 _ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.Identity)  # what keeps a zero zero
@@ -24,7 +24,7 @@ def pad_channels(module: nn.Module, keep: Sequence[str] = ()) -> nn.Module:
         module: with batch norms folded, see ``folding``; left as it is.
         keep: paths of layers whose own output matters; a chain that one of them is part of is not padded.
     """
-    padded = copy.deepcopy(module)
+    padded = copy_of(module)
     for chain in _chains(padded):
         first, *between, last = chain
         width = _width(padded.get_submodule(first))

@@ -8,7 +8,7 @@ import onnx
 import torch
 from torch import nn
 
-from export.graph_file import check_size, graph_run, no_older_file, to_onnx, write_verified
+from export.graph_file import check_size, graph_run, network_code, no_older_file, to_onnx, write_verified
 from export.verification import (
     Floats,
     Inputs,
@@ -35,7 +35,7 @@ class PredictionGraph(nn.Module):
 
     def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, 3, H, W), normalised, to logits (N, K) and probabilities (N, K)."""
-        logits = self.module(pictures)
+        logits = self.module(pictures.clone())  # a network may begin with an operation in place
         return logits, logits.softmax(dim=1)
 
 
@@ -77,8 +77,10 @@ def torch_run(classifier: Classifier) -> Run:
     """PyTorch's own answer: what the graph is compared with."""
 
     def run(inputs: Inputs) -> Mapping[str, Floats]:
-        with torch.inference_mode():
-            outputs = PredictionGraph(classifier.module)(torch.from_numpy(inputs["input"]).to(classifier.device))
+        pictures = torch.from_numpy(inputs["input"]).to(classifier.device)
+        doing = f"{classifier.architecture} fails on a batch of {len(pictures)}"
+        with torch.inference_mode(), network_code(doing):
+            outputs = PredictionGraph(classifier.module)(pictures)
         return {name: value.cpu().numpy() for name, value in zip(OUTPUTS, outputs, strict=True)}
 
     return run

@@ -6,8 +6,10 @@ from pathlib import Path
 from export.explanation_graph import explanation_kind, export_explanation, export_gradcam
 from export.graph_file import NotExportableError
 from export.prediction_graph import export_prediction
+from export.verification import VerificationError
 from handler.classifier import Classifier
 from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY, KINDS
+from handler.own_architecture import is_own
 
 _EXPORTERS = {
     KIND_PREDICTION: export_prediction,
@@ -20,6 +22,8 @@ _EXPORTERS = {
 def write_sidecar(classifier: Classifier, folder: Path, report: Callable[[str], None]) -> None:
     """Writes every graph that the classifier's architecture can have, each verified.
 
+    Of an architecture of one's own a graph that differs is left out; of torchvision's it is a mistake of this project.
+
     Args:
         classifier: that they are made from.
         folder: for the files.
@@ -28,10 +32,18 @@ def write_sidecar(classifier: Classifier, folder: Path, report: Callable[[str], 
     Raises:
         VerificationError: a graph differs from PyTorch.
     """
-    kinds = KIND_PREDICTION, KIND_GRADCAM, explanation_kind(classifier)
+    kinds = [KIND_PREDICTION, KIND_GRADCAM]
+    try:
+        kinds.append(explanation_kind(classifier))
+    except NotExportableError as error:
+        report(f"the archive goes without a graph of the whole explanation: {error}")
     for number, kind in enumerate(kinds, start=1):
         report(f"graph {number} of {len(kinds)}: exporting and verifying {KINDS[kind].file} …")
         try:
             _EXPORTERS[kind](classifier, folder / KINDS[kind].file)
         except NotExportableError as error:
             report(f"the archive goes without {KINDS[kind].file}: {error}")
+        except VerificationError as error:
+            if not is_own(classifier.architecture):
+                raise
+            report(f"the archive goes without {KINDS[kind].file}, PyTorch answers instead: {error.summary}")

@@ -1,6 +1,5 @@
 """A network as it is exported: fewer and faster operators, the same scores and gradients up to rounding."""
 
-import copy
 import logging
 from collections.abc import Callable
 
@@ -8,6 +7,7 @@ import torch
 from torch import fx, nn
 
 from export.attention import with_constants
+from export.copying import copy_of
 from export.flattening import flatten, output_of
 from export.folding import fold_batch_norms
 from export.gating import move_gates
@@ -15,7 +15,7 @@ from export.padding import pad_channels
 from export.routing import fold_shuffles
 from handler.errors import Unprocessable
 from handler.evidence import Needs
-from handler.tape import differentiate, record
+from handler.tape import Gradients, Tape, differentiate, record
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def simplified(module: nn.Module, layer: str, example: torch.Tensor) -> tuple[nn
     Returns:
         The copy, and the path of the module in it that returns the layer's output.
     """
-    best, path = copy.deepcopy(module).eval().requires_grad_(False), layer
+    best, path = copy_of(module).eval().requires_grad_(False), layer
     expected = _answers(best, path, example)
     steps: tuple[tuple[str, Callable[[nn.Module], nn.Module], str], ...] = (
         ("attention is not simplified", lambda one: with_constants(one, example), layer),
@@ -71,18 +71,22 @@ def _gated(network: nn.Module) -> nn.Module:
 def _flat_copy(network: nn.Module) -> fx.GraphModule:
     if not isinstance(network, fx.GraphModule):
         raise ValueError("only flat networks can be")
-    return copy.deepcopy(network)
+    return copy_of(network)
 
 
 def _answers(module: nn.Module, layer: str, example: torch.Tensor) -> list[torch.Tensor]:
     """Scores, evidence at the layer and, where it is defined, the guided gradient, of each picture's top class."""
     try:
-        tape = record(module, example, Needs((layer,), guided=True))
+        tape, found = _explained(module, example, Needs((layer,), guided=True))
     except Unprocessable:
-        tape = record(module, example, Needs((layer,)))
-    found = differentiate(tape, tape.scores.max(dim=1).values.sum())
+        tape, found = _explained(module, example, Needs((layer,)))
     answers = [tape.scores, tape.layers[layer], found.layers[layer]]
     return [one.detach() for one in (answers if found.guided is None else [*answers, found.guided])]
+
+
+def _explained(module: nn.Module, example: torch.Tensor, needs: Needs) -> tuple[Tape, Gradients]:
+    tape = record(module, example, needs)
+    return tape, differentiate(tape, tape.scores.max(dim=1).values.sum())
 
 
 def _check_alike(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:

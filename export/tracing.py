@@ -15,6 +15,11 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+FIXED_BATCH = (
+    "it works on a batch of {} only: a loop over the pictures or int(x.shape[0]) fixes their number, "
+    "which a graph leaves open; compute with the whole batch at once"
+)
+
 
 def trace_batch(
     function: Callable[..., Any], example: Sequence[Tensor], decompositions: Mapping[Any, Callable[..., Any]]
@@ -46,7 +51,7 @@ def trace_batch(
         )(*inputs)
     batches: list[Any] = [one.shape[0] for one in inputs]
     if any(batch.node.expr.is_number for batch in batches):
-        raise ValueError(f"it works on a batch of {batches[0]} only")
+        raise ValueError(FIXED_BATCH.format(batches[0]))
     return graph
 
 

@@ -66,7 +66,11 @@ def batch_sizes(side: int) -> tuple[int, ...]:
 
 
 class VerificationError(ModelError):
-    """The graph differs from PyTorch; the message is the table of checks."""
+    """The graph differs from PyTorch; the message is the table of checks, ``summary`` one line of it."""
+
+    def __init__(self, message: str, summary: str | None = None) -> None:
+        super().__init__(message)
+        self.summary = summary or message
 
 
 def compare(
@@ -154,8 +158,20 @@ def verify(
     same_top = all(bool((one.expected["logits"].argmax(1) == one.actual["logits"].argmax(1)).all()) for one in answers)
     if not (all(check.passed for check in checks) and same_top):
         verdict = "" if same_top else "the top classes differ\n"
-        raise VerificationError(f"the graph differs from PyTorch:\n{verdict}{table(checks)}")
+        raise VerificationError(
+            f"the graph differs from PyTorch:\n{verdict}{table(checks)}", _summary(checks, same_top)
+        )
     return checks
+
+
+def _summary(checks: Sequence[Verdict], same_top: bool) -> str:
+    """Which outputs differ, each at its worst."""
+    worst: dict[str, Verdict] = {}
+    for check in checks:
+        if not check.passed and not check.max_error <= getattr(worst.get(check.output), "max_error", -1):
+            worst[check.output] = check
+    parts = [f"{name} by {check.max_error:.1e} ({check.limit})" for name, check in worst.items()]
+    return "the graph differs from PyTorch in " + ", ".join(parts if same_top else [*parts, "the top class"])
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from handler.errors import Unprocessable
+from handler.errors import BadRequest, Unprocessable
 from handler.evidence import TOP, Evidence, Floats, Indices, LayerEvidence, Needs
 from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY
 from handler.graph_folder import Origin, open_graphs
@@ -60,10 +60,12 @@ class OnnxEngine:
 
         Raises:
             Unprocessable: no graph holds that evidence; the message says what the graphs hold.
+            BadRequest: a target that is neither ``TOP`` nor a class.
         """
         graph = self._graph_for(needs)
         if graph is None:
             raise Unprocessable(f"the model is served by its ONNX graphs alone, valid are {self.held}")
+        _check(targets, len(graph.description.labels))
         if needs.backward:
             return _explain(graph, inputs, targets, needs)
         return _predict(graph, inputs, targets)
@@ -126,6 +128,12 @@ def _run(
     if len(parts) == 1:  # most often; copies would take longer than small parts of the graph
         return dict(zip(names, parts[0], strict=True))
     return {name: np.concatenate(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}
+
+
+def _check(targets: Sequence[Sequence[int]], classes: int) -> None:
+    for target in (one for wanted in targets for one in wanted):
+        if not TOP <= target < classes:
+            raise BadRequest(f"target {target} is not valid, valid are 0 to {classes - 1} and {TOP} for the top class")
 
 
 def _pairs(targets: Sequence[Sequence[int]]) -> tuple[Indices, Indices]:

@@ -1,6 +1,7 @@
 """Every rule against autograd, over the shapes and settings that trip up hand-written gradients."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,13 @@ from export.backward_rules import backward_rules, rule
 from export.tracing import trace_batch
 
 aten = torch.ops.aten
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["products", "choices"])
+def table(request, monkeypatch):
+    """Every rule in both its forms, of networks whose gradients are bounded and of others."""
+    monkeypatch.setitem(globals(), "backward_rules", partial(backward_rules, poles=request.param))
+    return request.param
 
 
 def traced_gradient(function, inputs):
@@ -64,7 +72,9 @@ def test_convolution(size, kernel, stride, padding, dilation, groups):
     assert_equal(lambda x: F.conv2d(x, weight, bias, stride, padding, dilation, groups), pictures(2, 4, *size))
 
 
-@pytest.mark.parametrize("activation", [F.relu, F.relu6, F.hardtanh, F.hardswish, F.silu, F.gelu, F.elu])
+@pytest.mark.parametrize(
+    "activation", [F.relu, F.relu6, F.hardtanh, F.hardswish, F.silu, F.gelu, F.elu, F.mish, F.softplus]
+)
 def test_activations(activation):
     assert_equal(activation, pictures(3, 50) * 4)
 
@@ -105,6 +115,31 @@ def test_max_pooling_gives_ties_to_the_first():
 )
 def test_average_pooling(size, kernel, stride, padding, ceil_mode, include, divisor):
     assert_equal(lambda x: F.avg_pool2d(x, kernel, stride, padding, ceil_mode, include, divisor), pictures(2, 3, *size))
+
+
+@pytest.mark.parametrize("output", [(7, 7), (1, 2), (5, 3)])
+def test_adaptive_max_pooling(output):
+    assert_equal(lambda x: F.adaptive_max_pool2d(x, output), pictures(2, 3, 8, 9))
+    assert_equal(lambda x: F.adaptive_max_pool2d(x, output), pictures(2, 3, 8, 9).clamp(min=0.5))  # of ties the first
+    assert_equal(lambda x: x.sum() * F.adaptive_max_pool2d(x, output), pictures(2, 3, 8, 9))  # its values
+
+
+@pytest.mark.parametrize(
+    ("stride", "padding", "output_padding", "groups", "dilation"),
+    [(1, 0, 0, 1, 1), (2, 1, 1, 1, 1), (3, 0, 2, 2, 1), (2, 1, 0, 4, 2)],
+)
+def test_transposed_convolution(stride, padding, output_padding, groups, dilation):
+    weight = pictures(4, 6 // 2, 3, 3, seed=1)
+    assert_equal(
+        lambda x: F.conv_transpose2d(x, weight, None, stride, padding, output_padding, groups, dilation),
+        pictures(2, 4, 5, 6),
+    )
+
+
+def test_group_norm_and_reflected_padding():
+    weight, bias = pictures(6, seed=1), pictures(6, seed=2)
+    assert_equal(lambda x: F.group_norm(x, 3, weight, bias), pictures(2, 6, 4, 5))
+    assert_equal(lambda x: F.pad(x, (1, 2, 3, 0), mode="reflect") ** 2, pictures(2, 3, 5, 6))
 
 
 @pytest.mark.parametrize("size", [(7, 9), (8, 6), (3, 4)])
@@ -165,6 +200,40 @@ def test_attention():
         return (query @ key.transpose(-2, -1) + bias).softmax(-1) @ value
 
     assert_equal(attend, pictures(2, 3, 4, 15))
+
+
+def steep(values):
+    """Its gradient is infinite at zero."""
+    return values.abs().sqrt()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: steep(F.relu(x)),
+        lambda x: steep(F.relu6(x)),
+        lambda x: steep(F.hardsigmoid(x)),
+        lambda x: F.relu(x) ** 0.5,
+        lambda x: F.relu(x).norm(dim=(2, 3)),
+        lambda x: F.relu(x) / F.relu(x).square().sum(1, keepdim=True).sqrt(),
+        lambda x: F.relu(x) * F.relu(x).log(),
+        lambda x: steep(F.max_pool2d(F.relu(x), 2)),
+        lambda x: steep(F.avg_pool2d(F.relu(x), 2)),
+        lambda x: steep(F.avg_pool2d(F.relu(x), 3, 2, 1, ceil_mode=True, count_include_pad=False)),
+        lambda x: steep(F.adaptive_avg_pool2d(F.relu(x), (3, 5))),
+        lambda x: steep(F.conv2d(F.relu(x), torch.ones(2, 2, 1, 1, dtype=x.dtype), stride=2)),
+        lambda x: steep(F.conv2d(F.relu(x), torch.ones(2, 1, 3, 3, dtype=x.dtype), stride=2, padding=1, groups=2)),
+    ],
+)
+@pytest.mark.parametrize("table", [True], indirect=True)
+def test_a_closed_gate_stops_an_infinite_gradient(function):
+    inputs = pictures(2, 2, 8, 10)
+    inputs[:, :, 1:7, 2:8] = -inputs[:, :, 1:7, 2:8].abs()  # whole windows behind closed gates
+    inputs[:, :, -1] = 1 + inputs[:, :, -1].abs()  # and open ones in the same columns
+    expected, actual = traced_gradient(function, inputs)
+    assert expected.count_nonzero() > 0
+    assert expected.isfinite().all()
+    torch.testing.assert_close(actual, expected, rtol=1e-7, atol=1e-12)
 
 
 def test_a_trace_with_a_symbolic_batch_serves_every_batch():

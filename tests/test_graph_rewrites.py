@@ -29,7 +29,7 @@ aten = torch.ops.aten
 
 def trace(function, *inputs):
     graph = make_fx(
-        function, decomposition_table=backward_rules(), tracing_mode="symbolic", _allow_non_fake_inputs=True
+        function, decomposition_table=backward_rules(poles=False), tracing_mode="symbolic", _allow_non_fake_inputs=True
     )(*inputs)
     graph.graph.eliminate_dead_code()
     graph.recompile()

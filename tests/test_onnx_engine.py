@@ -8,7 +8,7 @@ import pytest
 import handler.onnx_engine as onnx_engine
 from export.verification import fresh_pictures
 from handler.engine_choice import origin_of
-from handler.errors import ModelError, Unprocessable
+from handler.errors import BadRequest, ModelError, Unprocessable
 from handler.evidence import TOP, Needs
 from handler.onnx_engine import OnnxEngine
 from handler.torch_engine import TorchEngine
@@ -130,6 +130,13 @@ def test_each_graph_covers_what_it_holds(opened, files, covered):
 def test_without_a_gradcam_graph_the_explanation_gives_its_evidence(opened, shapes, pictures):
     found = opened("model.explain.onnx").run(pictures, SEVERAL, Needs(LAYER))
     assert_same_evidence(found, TorchEngine(shapes).run(pictures, SEVERAL, Needs(LAYER)))
+
+
+@pytest.mark.parametrize("needs", ALL_NEEDS, ids=str)
+@pytest.mark.parametrize("target", [-2, -10, 10, 2**70])
+def test_a_target_that_is_no_class_is_refused(engine, pictures, needs, target):
+    with pytest.raises(BadRequest, match=rf"^target {target} is not valid, valid are 0 to 9 and -1 for the top class$"):
+        engine.run(pictures, [[0], [3, target], []], needs)
 
 
 def test_a_folder_without_graphs_is_no_engine(opened):

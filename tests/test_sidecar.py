@@ -1,5 +1,7 @@
 """Which graphs are written, with exporters that only leave a file: the real ones have tests of their own."""
 
+from types import SimpleNamespace
+
 import pytest
 
 import export.sidecar as sidecar
@@ -54,7 +56,25 @@ def test_a_graph_that_cannot_be_made_is_left_out_and_the_reason_named(tmp_path, 
     assert said[-1] == f"the archive goes without model.explain.onnx: {error}"
 
 
-def test_a_graph_that_differs_stops_everything(tmp_path, exporters):
-    exporters["gradcam"] = VerificationError("DIFFERS")
+def test_a_graph_that_differs_stops_everything_but_an_architecture_of_ones_own(tmp_path, exporters, monkeypatch):
+    monkeypatch.setattr(sidecar, "explanation_kind", lambda _: KIND_EXPLANATION)
+    exporters["gradcam"] = VerificationError("a table\nof DIFFERS", "the graph differs in logits by 2.0e-01")
     with pytest.raises(VerificationError):
-        sidecar.write_sidecar(None, tmp_path, print)
+        sidecar.write_sidecar(SimpleNamespace(architecture="resnet18"), tmp_path, print)
+    said = []
+    sidecar.write_sidecar(SimpleNamespace(architecture="own.net:Network"), tmp_path, said.append)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.explain.onnx", "model.onnx"]
+    assert [line for line in said if "DIFFERS" in line or "differs" in line] == [
+        "the archive goes without model.gradcam.onnx, PyTorch answers instead: the graph differs in logits by 2.0e-01"
+    ]
+
+
+def test_without_a_whole_explanation_the_other_graphs_are_written(tmp_path, exporters, monkeypatch):
+    def none(_):
+        raise NotExportableError("its scores have no gradient")
+
+    monkeypatch.setattr(sidecar, "explanation_kind", none)
+    said = []
+    sidecar.write_sidecar(None, tmp_path, said.append)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gradcam.onnx", "model.onnx"]
+    assert said[0] == "the archive goes without a graph of the whole explanation: its scores have no gradient"

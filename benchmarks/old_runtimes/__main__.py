@@ -1,0 +1,83 @@
+"""Runs graphs of every kind with old ONNX Runtimes: ``python -m benchmarks.old_runtimes``. Needs a package index.
+
+Each runtime gets an environment of its own; its answers must be those of the newest one, which this project pins.
+"""
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.zoo.weights import random_classifier
+from export.explanation_graph import export_explanation, export_gradcam
+from export.prediction_graph import export_prediction
+from handler.classifier import load_classifier
+
+RUNTIMES = {  # to the numpy that it was built for
+    "1.15.1": "numpy<2",
+    "1.17.3": "numpy<2",
+    "1.20.1": "numpy<3",
+}
+CLOSE = 1e-5  # of an output's largest value
+OUT = Path("out/old-runtimes")
+_PINNED = ("opencv-python-headless==5.0.0.93", "pillow==13.0.0")  # as in pyproject.toml; they run with either numpy
+
+
+def write_graphs(folder: Path) -> None:
+    """The embedded model's three graphs, and those of a transformer, which has a saliency graph."""
+    shapes, swin = load_classifier(checkpoint="examples/shapes/shapes.safetensors"), random_classifier("swin_t", 64)
+    for classifier in (shapes, swin):
+        export_prediction(classifier, folder / f"{classifier.architecture}.onnx")
+        export_gradcam(classifier, folder / f"{classifier.architecture}.gradcam.onnx")
+        export_explanation(classifier, folder / f"{classifier.architecture}.explain.onnx")
+
+
+def python_with(runtime: str) -> Path:
+    """The interpreter of an environment with that ONNX Runtime, made if need be."""
+    folder = OUT / f"onnxruntime-{runtime}"
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        venv.create(folder, with_pip=True, clear=True)
+        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*install, f"onnxruntime=={runtime}", RUNTIMES[runtime]], check=True)
+        subprocess.run([*install, "--no-deps", *_PINNED], check=True)
+        (folder / "ready").touch()
+    return python
+
+
+def answers_of(python: Path | str, graphs: Path, name: str) -> dict[str, np.ndarray]:
+    """What an interpreter's ONNX Runtime answers, see ``answers``."""
+    file = OUT / f"{name}.npz"
+    subprocess.run([str(python), "-m", "benchmarks.old_runtimes.answers", str(graphs), str(file)], check=True)
+    with np.load(file) as found:
+        return dict(found)
+
+
+def differences(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:
+    """The largest difference of each output, of its largest value."""
+    if set(found) != set(expected):
+        raise ValueError(f"one runtime answers {sorted(found)}, the other {sorted(expected)}")
+    return {name: float(np.abs(found[name] - values).max() / np.abs(values).max()) for name, values in expected.items()}
+
+
+def main() -> int:
+    """Exit status 1 if a runtime's answers are others."""
+    graphs = OUT / "graphs"
+    graphs.mkdir(parents=True, exist_ok=True)
+    write_graphs(graphs)
+    newest = answers_of(sys.executable, graphs, "newest")
+    bad = 0
+    for runtime in RUNTIMES:
+        apart = differences(answers_of(python_with(runtime), graphs, runtime), newest)
+        beyond = {name: error for name, error in apart.items() if not error <= CLOSE}
+        bad += len(beyond)
+        print(f"ONNX Runtime {runtime}: {len(apart)} outputs, largest difference {max(apart.values()):.1e}", flush=True)
+        for name, error in beyond.items():
+            print(f"  {name} DIFFERS: {error:.1e} of the largest")
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""A network is exported with the right values, plain autograd's, or refused with a sentence: never a traceback."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from export.explanation_graph import export_explanation, export_gradcam
+from export.graph_file import NotExportableError
+from export.prediction_graph import export_prediction
+from export.reverification import reverify
+from handler.classifier import Classifier
+from handler.classifier import load_classifier as load
+from handler.graph_session import GraphSession
+from tests import odd
+
+EXPORTS = {"prediction": export_prediction, "gradcam": export_gradcam, "explanation": export_explanation}
+
+
+@pytest.fixture
+def load_classifier(monkeypatch):
+    def loaded(kind: str) -> Classifier:
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            state = getattr(odd, kind)().state_dict()
+        monkeypatch.setattr(odd, "weights", lambda: state, raising=False)
+        return replace(load(f"tests.odd:{kind}"), default_layer=odd.LAYER)
+
+    return loaded
+
+
+def plain_autograd(module, pictures, targets):
+    """Scores and the layer's gradient, without anything of this project."""
+    kept = []
+    handle = module.get_submodule(odd.LAYER).register_forward_hook(lambda _1, _2, output: kept.append(output))
+    scores = module(torch.from_numpy(pictures.copy()).requires_grad_().clone())
+    handle.remove()
+    score = scores[torch.arange(len(targets)), torch.from_numpy(targets)].sum()
+    return [one.detach().numpy() for one in (scores, *torch.autograd.grad(score, kept))]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "KeepsFeatures",
+        "KeepsALock",
+        "KeepsAScriptFunction",
+        "SaysFloat",
+        "InDouble",
+        "MakesFloat32",
+        "StepBeyondKernel",
+        "BeginsInPlace",
+        "OwnFunction",
+        "SpectralNorm",
+        "WeightNorm",
+        "Normed",
+        "ChangesABuffer",
+        "Checkpointed",
+    ],
+)
+def test_it_is_exported_with_plain_autograds_values(kind, load_classifier, tmp_path):
+    assert_plain_autograds_values(load_classifier(kind), EXPORTS, tmp_path)
+
+
+def assert_plain_autograds_values(classifier, exports, tmp_path):
+    pictures = np.random.default_rng(0).standard_normal((3, 3, 16, 16)).astype(np.float32)
+    targets = np.array([2, 0, 1])
+    scores, gradient = plain_autograd(classifier.module, pictures, targets)
+    for name in exports:
+        EXPORTS[name](classifier, tmp_path / name)
+        reverify(tmp_path / name, classifier)
+        feeds = {"input": pictures} if name == "prediction" else {"input": pictures, "target": targets}
+        wanted = {"logits": scores} if name == "prediction" else {"logits": scores, "gradients": gradient}
+        found = GraphSession.open(tmp_path / name).run(feeds, list(wanted))
+        for values, expected in zip(found, wanted.values(), strict=True):
+            assert np.abs(expected).max() > 0
+            np.testing.assert_allclose(values, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("kind", "graphs", "said"),
+    [
+        ("Autocast", ["prediction", "gradcam"], "computes in bfloat16; make its weights float32, and use no autocast$"),
+        ("Deformable", ["prediction", "gradcam"], "has no operator DeformConv of opset 18$"),
+        ("Deformable", ["explanation"], "needs torchvision._deform_conv2d_backward.default .*, without a rule$"),
+        ("LoopsOverTheBatch", EXPORTS, "works on a batch of 2 only: a loop over the pictures .* at once$"),
+        ("WithoutGradient", ["gradcam"], "scores have no gradient: forward runs under no_grad"),
+        ("FirstWithoutGradient", ["explanation"], "the scores do not depend on the input"),
+    ],
+)
+def test_it_is_refused_with_a_sentence(kind, graphs, said, load_classifier, tmp_path):
+    classifier = load_classifier(kind)
+    for name in graphs:
+        with pytest.raises(NotExportableError, match=said) as refused:
+            EXPORTS[name](classifier, tmp_path / "a.onnx")
+        assert "\n" not in str(refused.value)
+        assert not list(tmp_path.iterdir())
+
+
+def test_what_onnx_has_no_operator_for_has_a_rule_in_explanations(load_classifier, tmp_path):
+    classifier = load_classifier("OddPooling")
+    with pytest.raises(
+        NotExportableError, match=r"^the network .*: ONNX has no operator for aten\.adaptive_max_pool2d$"
+    ):
+        export_prediction(classifier, tmp_path / "a.onnx")
+    assert_plain_autograds_values(classifier, ("gradcam", "explanation"), tmp_path)
+
+
+def test_behind_what_has_no_gradient_the_layer_still_has_a_map(load_classifier, tmp_path):
+    classifier = load_classifier("FirstWithoutGradient")
+    export_gradcam(classifier, tmp_path / "a.onnx")
