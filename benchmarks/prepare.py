@@ -15,7 +15,6 @@ from export.explanation_graph import export_explanation, export_gradcam
 from export.prediction_graph import export_prediction
 from handler.checkpoint import Checkpoint, write_checkpoint
 from handler.classifier import build_classifier
-from handler.fingerprint import hash_state
 from handler.preprocess import Preprocessing
 from tests.models import random_classifier, random_inputs
 
@@ -46,7 +45,7 @@ def prepare(network: str, folder: Path, *, side: int = 224, classes: int = 1000,
     labels = [f"class {index}" for index in range(classes)]
     checkpoint = Checkpoint(network, labels, how, state)
     classifier = build_classifier(checkpoint)
-    work = Work(folder, network, classifier.default_layer, labels, how, hash_state(classifier.module), stamp)
+    work = Work(folder, network, classifier.default_layer, labels, how, classifier.weights_sha256, stamp)
     write_checkpoint(work.checkpoint, checkpoint)
     np.save(folder / PICTURES, random_inputs(pictures, side))
     export_prediction(classifier, folder / "model.onnx")

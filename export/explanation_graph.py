@@ -18,7 +18,7 @@ from export.copying import copy_of
 from export.flat_scatter import scatter_flat
 from export.graph_file import (
     NotExportableError,
-    check_size,
+    check_exportable,
     graph_run,
     network_code,
     no_older_file,
@@ -89,7 +89,7 @@ def export_explanation(classifier: Classifier, path: Path) -> list[Verdict]:
         VerificationError: the graph differs from PyTorch.
     """
     with no_older_file(path):
-        check_size(classifier.module)
+        check_exportable(classifier)
         return _write(classifier, path, explanation_kind(classifier))
 
 
@@ -144,7 +144,7 @@ def trace(classifier: Classifier, kind: str = KIND_EXPLANATION) -> fx.GraphModul
         NoRuleError: the trace has backward operators without a rule.
         NotExportableError: the network cannot be traced, or is too large for one file.
     """
-    check_size(classifier.module)
+    check_exportable(classifier)
     side = classifier.preprocessing.crop_size
     example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     with network_code(f"{classifier.architecture} cannot be explained"):
@@ -152,9 +152,10 @@ def trace(classifier: Classifier, kind: str = KIND_EXPLANATION) -> fx.GraphModul
         if tape.scores.grad_fn is None:
             raise Unprocessable("its scores have no gradient: forward runs under no_grad, or detaches what it found")
         poles = has_poles(tape.scores)
-        module, layer = simplified(classifier.module, classifier.default_layer, example)
+        view = classifier.views.get(classifier.default_layer, CHANNELS_FIRST)
+        module, layer = simplified(classifier.module, classifier.default_layer, example, view)
     needs = replace(_needs(classifier, kind), layers=(layer,))
-    explain = _explain(module, needs, classifier.views.get(classifier.default_layer, CHANNELS_FIRST))
+    explain = _explain(module, needs, view)
     with network_code(f"{classifier.architecture} cannot be traced"):
         graph = trace_batch(explain, (example, torch.tensor([TOP, 0])), backward_rules(poles=poles))
     rewrite(graph)

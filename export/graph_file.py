@@ -69,15 +69,17 @@ def fits_one_file(module: nn.Module) -> bool:
     return _bytes_of_weights(module) <= _LARGEST
 
 
-def check_size(module: nn.Module) -> None:
+def check_exportable(classifier: Classifier) -> None:
     """Refuses a network before any work is done.
 
     Raises:
-        NotExportableError: its weights do not fit into one ONNX file.
+        NotExportableError: it runs pictures one by one, or its weights do not fit into one ONNX file.
     """
-    if not fits_one_file(module):
+    if classifier.alone:
+        raise NotExportableError(f"graphs take batches, and pictures must be run one by one: {classifier.alone}")
+    if not fits_one_file(classifier.module):
         raise NotExportableError(
-            f"the weights take {_bytes_of_weights(module) / 1e9:.1f} GB, "
+            f"the weights take {_bytes_of_weights(classifier.module) / 1e9:.1f} GB, "
             f"and one ONNX file holds at most {_LARGEST / 1e9:.1f} GB"
         )
 
@@ -254,7 +256,7 @@ def write_verified(
         classifier.architecture,
         classifier.labels,
         classifier.preprocessing,
-        hash_state(classifier.module),
+        classifier.weights_sha256 or hash_state(classifier.module),
         package_versions(),
         table(checks),
         classifier.default_layer,

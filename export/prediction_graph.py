@@ -8,7 +8,7 @@ import onnx
 import torch
 from torch import nn
 
-from export.graph_file import check_size, graph_run, network_code, no_older_file, to_onnx, write_verified
+from export.graph_file import check_exportable, graph_run, network_code, no_older_file, to_onnx, write_verified
 from export.verification import (
     Floats,
     Inputs,
@@ -66,7 +66,7 @@ def _write(classifier: Classifier, path: Path) -> list[Verdict]:
 
 
 def _trace(classifier: Classifier) -> onnx.ModelProto:
-    check_size(classifier.module)
+    check_exportable(classifier)
     side = classifier.preprocessing.crop_size
     example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     module = PredictionGraph(classifier.module).eval()

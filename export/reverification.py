@@ -21,11 +21,11 @@ from export.verification import (
     verify,
 )
 from handler.classifier import Classifier
+from handler.engine_choice import origin_of
 from handler.errors import ModelError
 from handler.evidence import TOP
-from handler.fingerprint import hash_state
 from handler.graph_description import KIND_PREDICTION, KINDS
-from handler.graph_folder import Origin, check_origin
+from handler.graph_folder import check_origin
 from handler.graph_session import GraphSession
 
 SEED = 2  # not the export's: its pictures would find nothing new
@@ -48,7 +48,7 @@ def reverify(path: Path, classifier: Classifier, seed: int = SEED) -> list[Verdi
     """
     graph = GraphSession.open(path)
     description = graph.description
-    origin = Origin(classifier.architecture, hash_state(classifier.module), classifier.labels, classifier.preprocessing)
+    origin = origin_of(classifier)
     check_origin(path, description, origin)
     if description.kind != KIND_PREDICTION and description.layer != classifier.default_layer:
         raise ModelError(f"graph {path} was made for layer {description.layer}, not for {classifier.default_layer}")

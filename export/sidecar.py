@@ -32,6 +32,9 @@ def write_sidecar(classifier: Classifier, folder: Path, report: Callable[[str], 
     Raises:
         VerificationError: a graph differs from PyTorch.
     """
+    if classifier.alone:
+        report(f"the archive goes without graphs, which take batches: {classifier.alone}")
+        return
     kinds = [KIND_PREDICTION, KIND_GRADCAM]
     try:
         kinds.append(explanation_kind(classifier))

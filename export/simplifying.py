@@ -16,13 +16,16 @@ from export.routing import fold_shuffles
 from handler.errors import Unprocessable
 from handler.evidence import Needs
 from handler.tape import Gradients, Tape, differentiate, record
+from handler.views import CHANNELS_FIRST, ChannelLayout
 
 logger = logging.getLogger(__name__)
 
 _ALIKE = 1e-2  # relative RMS error; what rounding and flipped gates differ by, with room: exports are verified anyway
 
 
-def simplified(module: nn.Module, layer: str, example: torch.Tensor) -> tuple[nn.Module, str]:
+def simplified(
+    module: nn.Module, layer: str, example: torch.Tensor, view: ChannelLayout = CHANNELS_FIRST
+) -> tuple[nn.Module, str]:
     """A copy with batch norms folded, channels padded, shuffles folded, gates moved.
 
     A step that fails, or after which scores, evidence or the guided gradient of the example are others, is left out.
@@ -31,12 +34,13 @@ def simplified(module: nn.Module, layer: str, example: torch.Tensor) -> tuple[nn
         module: in eval mode; left as it is.
         layer: path of a layer whose own output matters.
         example: pictures (N, 3, H, W), N at least 2.
+        view: of what the layer returns.
 
     Returns:
         The copy, and the path of the module in it that returns the layer's output.
     """
     best, path = copy_of(module).eval().requires_grad_(False), layer
-    expected = _answers(best, path, example)
+    expected = _answers(best, path, view, example)
     steps: tuple[tuple[str, Callable[[nn.Module], nn.Module], str], ...] = (
         ("attention is not simplified", lambda one: with_constants(one, example), layer),
         ("batch norms are not folded", lambda one: fold_batch_norms(one, [layer]), layer),
@@ -48,7 +52,7 @@ def simplified(module: nn.Module, layer: str, example: torch.Tensor) -> tuple[nn
     for otherwise, step, then in steps:
         try:
             changed = step(best)
-            _check_alike(_answers(changed, then, example), expected)
+            _check_alike(_answers(changed, then, view, example), expected)
         except Exception as error:  # a forward that torch.fx cannot trace raises whatever it stumbles over
             logger.info("%s: %s", otherwise, error)
             continue
@@ -74,18 +78,18 @@ def _flat_copy(network: nn.Module) -> fx.GraphModule:
     return copy_of(network)
 
 
-def _answers(module: nn.Module, layer: str, example: torch.Tensor) -> list[torch.Tensor]:
+def _answers(module: nn.Module, layer: str, view: ChannelLayout, example: torch.Tensor) -> list[torch.Tensor]:
     """Scores, evidence at the layer and, where it is defined, the guided gradient, of each picture's top class."""
     try:
-        tape, found = _explained(module, example, Needs((layer,), guided=True))
+        tape, found = _explained(module, view, example, Needs((layer,), guided=True))
     except Unprocessable:
-        tape, found = _explained(module, example, Needs((layer,)))
+        tape, found = _explained(module, view, example, Needs((layer,)))
     answers = [tape.scores, tape.layers[layer], found.layers[layer]]
     return [one.detach() for one in (answers if found.guided is None else [*answers, found.guided])]
 
 
-def _explained(module: nn.Module, example: torch.Tensor, needs: Needs) -> tuple[Tape, Gradients]:
-    tape = record(module, example, needs)
+def _explained(module: nn.Module, view: ChannelLayout, example: torch.Tensor, needs: Needs) -> tuple[Tape, Gradients]:
+    tape = record(module, example, needs, dict.fromkeys(needs.layers, view))
     return tape, differentiate(tape, tape.scores.max(dim=1).values.sum())
 
 
