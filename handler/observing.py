@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.jit import ScriptModule
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from handler.checkpointing import direct_checkpoints
+from handler.differentiable import differentiable
 
 
 class Place(NamedTuple):
@@ -49,7 +49,7 @@ def observe(module: nn.Module, pictures: Tensor, visit: Callable[[Place, Tensor]
         return hook
 
     with ExitStack() as stack:
-        stack.enter_context(direct_checkpoints())
+        stack.enter_context(differentiable())
         for path, layer in module.named_modules():
             if path and not isinstance(layer, ScriptModule):  # which take no hooks
                 stack.callback(layer.register_forward_hook(seen(path)).remove)

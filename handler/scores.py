@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from handler.autograd_graph import operation
-from handler.checkpointing import direct_checkpoints
+from handler.differentiable import differentiable
 from handler.errors import ModelError, in_one_line
 from handler.own_architecture import described
 from handler.scenes import scenes
@@ -63,7 +63,7 @@ def check_scores(module: nn.Module, architecture: str, side: int, classes: int) 
 
 def _run(module: nn.Module, picture: Tensor, architecture: str) -> Tensor:
     try:
-        with torch.inference_mode(False), torch.enable_grad(), direct_checkpoints():
+        with torch.inference_mode(False), torch.enable_grad(), differentiable():
             scores: Tensor = module(picture.clone().requires_grad_().clone())
     except Exception as error:  # whatever its author did not foresee
         shape = tuple(picture.shape)

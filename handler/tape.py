@@ -4,20 +4,18 @@ The torch engine runs it eagerly, and the explanation graph is a trace of it: th
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from handler.backward_contract import alike_in_memory
-from handler.checkpointing import direct_checkpoints
+from handler.differentiable import differentiable
 from handler.errors import Unprocessable
 from handler.evidence import Needs
 from handler.guided import Gates, find_gates, guided
 from handler.hooks import captured
 from handler.views import CHANNELS_FIRST, ChannelLayout
-from handler.visible_activations import VisibleActivations
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,7 @@ def record(
         Unprocessable: a layer that does not run as often as it did when the network was looked at, or no ReLU to guide.
     """
     views = views or {}
-    with captured(module, needs.layers, views) as kept, direct_checkpoints(), ExitStack() as stack:
-        if needs.guided:
-            stack.enter_context(VisibleActivations())
+    with captured(module, needs.layers, views) as kept, differentiable():
         pictures = pictures.detach().requires_grad_(needs.guided or needs.saliency)
         scores = module(pictures.clone())  # a network may begin with an operation in place
     for path in needs.layers:

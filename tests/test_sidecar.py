@@ -11,6 +11,10 @@ from export.verification import VerificationError
 from handler.graph_description import KIND_EXPLANATION, KIND_SALIENCY
 
 
+def network(kind=KIND_EXPLANATION, architecture="resnet18", alone=""):
+    return SimpleNamespace(kind=kind, architecture=architecture, alone=alone)
+
+
 @pytest.fixture
 def exporters(monkeypatch):
     """Replaces the exporters by ones that raise what the test puts there, or write."""
@@ -25,13 +29,13 @@ def exporters(monkeypatch):
         return export
 
     monkeypatch.setattr(sidecar, "_EXPORTERS", {kind: exporter(kind) for kind in sidecar._EXPORTERS})
-    monkeypatch.setattr(sidecar, "explanation_kind", lambda classifier: classifier or KIND_EXPLANATION)
+    monkeypatch.setattr(sidecar, "explanation_kind", lambda classifier: classifier.kind)
     return raised
 
 
 def test_all_graphs_are_written_and_each_is_announced(tmp_path, exporters):
     said = []
-    sidecar.write_sidecar(None, tmp_path, said.append)
+    sidecar.write_sidecar(network(), tmp_path, said.append)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "model.explain.onnx",
         "model.gradcam.onnx",
@@ -42,7 +46,7 @@ def test_all_graphs_are_written_and_each_is_announced(tmp_path, exporters):
 
 
 def test_of_a_network_without_relu_the_saliency_graph_is_packed(tmp_path, exporters):
-    sidecar.write_sidecar(KIND_SALIENCY, tmp_path, [].append)
+    sidecar.write_sidecar(network(KIND_SALIENCY), tmp_path, [].append)
     assert (tmp_path / "model.saliency.onnx").is_file()
     assert not (tmp_path / "model.explain.onnx").exists()
 
@@ -51,18 +55,17 @@ def test_of_a_network_without_relu_the_saliency_graph_is_packed(tmp_path, export
 def test_a_graph_that_cannot_be_made_is_left_out_and_the_reason_named(tmp_path, exporters, error):
     exporters["explanation"] = error
     said = []
-    sidecar.write_sidecar(None, tmp_path, said.append)
+    sidecar.write_sidecar(network(), tmp_path, said.append)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gradcam.onnx", "model.onnx"]
     assert said[-1] == f"the archive goes without model.explain.onnx: {error}"
 
 
-def test_a_graph_that_differs_stops_everything_but_an_architecture_of_ones_own(tmp_path, exporters, monkeypatch):
-    monkeypatch.setattr(sidecar, "explanation_kind", lambda _: KIND_EXPLANATION)
+def test_a_graph_that_differs_stops_everything_but_an_architecture_of_ones_own(tmp_path, exporters):
     exporters["gradcam"] = VerificationError("a table\nof DIFFERS", "the graph differs in logits by 2.0e-01")
     with pytest.raises(VerificationError):
-        sidecar.write_sidecar(SimpleNamespace(architecture="resnet18"), tmp_path, print)
+        sidecar.write_sidecar(network(), tmp_path, print)
     said = []
-    sidecar.write_sidecar(SimpleNamespace(architecture="own.net:Network"), tmp_path, said.append)
+    sidecar.write_sidecar(network(architecture="own.net:Network"), tmp_path, said.append)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.explain.onnx", "model.onnx"]
     assert [line for line in said if "DIFFERS" in line or "differs" in line] == [
         "the archive goes without model.gradcam.onnx, PyTorch answers instead: the graph differs in logits by 2.0e-01"
@@ -75,6 +78,13 @@ def test_without_a_whole_explanation_the_other_graphs_are_written(tmp_path, expo
 
     monkeypatch.setattr(sidecar, "explanation_kind", none)
     said = []
-    sidecar.write_sidecar(None, tmp_path, said.append)
+    sidecar.write_sidecar(network(), tmp_path, said.append)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gradcam.onnx", "model.onnx"]
     assert said[0] == "the archive goes without a graph of the whole explanation: its scores have no gradient"
+
+
+def test_a_network_that_mixes_pictures_goes_without_graphs(tmp_path, exporters):
+    said = []
+    sidecar.write_sidecar(network(alone="a picture's scores depend on the others"), tmp_path, said.append)
+    assert not list(tmp_path.iterdir())
+    assert said == ["the archive goes without graphs, which take batches: a picture's scores depend on the others"]

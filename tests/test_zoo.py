@@ -13,7 +13,7 @@ from benchmarks.zoo import all as zoo
 from benchmarks.zoo.memory import memory_need
 from benchmarks.zoo.one import ROW_VERSION
 from benchmarks.zoo.report import CLOSE, CLOSE_MAP, explanation, is_close, render, summary, worst_error
-from export.graph_file import NotExportableError, check_size
+from export.graph_file import NotExportableError, check_exportable
 from export.verification import batch_sizes
 from handler.classifier import known_architectures
 from tests.serving import ROOT
@@ -210,10 +210,12 @@ def _error(its):
 def test_weights_beyond_one_onnx_file_are_refused_before_any_work(monkeypatch):
     import torch
 
+    from tests.models import tiny_classifier
+
     with torch.device("meta"):
         large = torch.nn.Linear(30_000, 20_000)
     with pytest.raises(NotExportableError, match=r"the weights take 2\.4 GB, and one ONNX file holds at most 2\.1 GB"):
-        check_size(large)
+        check_exportable(tiny_classifier(large))
 
 
 def test_each_network_runs_in_a_process_of_its_own(tmp_path, monkeypatch):

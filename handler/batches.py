@@ -1,0 +1,137 @@
+"""Whether the pictures of a batch keep apart: in the scores, in every layer's rows, in the gradients."""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from handler.backward_contract import alike_in_memory
+from handler.differentiable import differentiable
+from handler.errors import in_one_line
+from handler.hooks import captured
+from handler.looking import Look, may_be_maps
+from handler.observing import Place, observe
+from handler.views import ChannelLayout
+
+# what float32 and another batch size may change in a row, as parts
+_ALIKE = 1e-3  # of the difference between two pictures' rows
+_ROUNDING = 1e-5  # of the row
+_GRADIENTS_ALIKE = 0.01  # of the norm
+
+
+class Together:
+    """Pictures run in batches of two and three: which axis of each tensor holds the pictures, or why none does."""
+
+    def __init__(self, module: nn.Module, pictures: Sequence[Tensor]) -> None:
+        self.alone = ""  # why pictures must not be run together
+        self.axes: dict[Place, int | str] = {}
+        self._outputs: dict[Place, Tensor] = {}
+        self._mixed: set[Place] = set()
+        first, second, third = pictures
+        shapes: list[dict[Place, torch.Size]] = []
+        with torch.no_grad():
+            scores: Tensor = observe(module, first, self._keep)
+            for batch, place_of_first in (((first, second), 0), ((second, third, first), 2)):
+                shapes.append({})
+                try:
+                    found = observe(module, torch.cat(batch), self._comparing(len(batch), place_of_first, shapes[-1]))
+                except Exception as error:  # whatever the network's author did not foresee
+                    self.alone = f"it fails on {len(batch)} pictures at once ({in_one_line(error)})"
+                    return
+                if found.shape[:1] != (len(batch),) or not _same_row(found, scores, 0, place_of_first):
+                    self.alone = "a picture's scores depend on the other pictures of its batch"
+                    return
+        for place, output in self._outputs.items():
+            sizes = [output.shape, *(one.get(place, torch.Size()) for one in shapes)]
+            axes = [axis for axis, found in enumerate(zip(*sizes, strict=False)) if found == (1, 2, 3)]
+            if not axes or len({len(one) for one in sizes}) > 1:
+                self.axes[place] = rows_of(output)
+            elif place in self._mixed:
+                self.axes[place] = "a row of it depends on other pictures than its own"
+            else:
+                self.axes[place] = axes[0]
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether rounding may be what makes rows differ."""
+        return bool(self.alone or self._mixed)
+
+    def _keep(self, place: Place, output: Tensor) -> None:
+        if may_be_maps(output):
+            self._outputs[place] = output.clone()
+
+    def _comparing(
+        self, pictures: int, first: int, shapes: dict[Place, torch.Size]
+    ) -> Callable[[Place, Tensor], Tensor | None]:
+        def visit(place: Place, output: Tensor) -> None:
+            alone = self._outputs.get(place)
+            if alone is None or output.dim() != alone.dim():
+                return
+            shapes[place] = output.shape
+            grown = [
+                axis for axis, sizes in enumerate(zip(alone.shape, output.shape, strict=True)) if len({*sizes}) > 1
+            ]
+            is_batch = len(grown) == 1 and (alone.shape[grown[0]], output.shape[grown[0]]) == (1, pictures)
+            if is_batch and not _same_row(output, alone, grown[0], first):
+                self._mixed.add(place)
+
+        return visit
+
+
+def run_together(module: nn.Module, pictures: Sequence[Tensor]) -> Together:
+    """In float32; in float64 where that shows rows that differ, which a deep network's rounding can be the cause of."""
+    found = Together(module, pictures)
+    if not found.doubtful:
+        return found
+    try:
+        exact = copy.deepcopy(module).double()
+        return Together(exact, [picture.double() for picture in pictures])
+    except Exception:  # a network that cannot be copied, or has its own notion of numbers
+        return found
+
+
+def _same_row(output: Tensor, alone: Tensor, axis: int, row: int) -> bool:
+    """Whether one row of a batch is what it is alone, and another picture's row is not."""
+    rows, expected = output.detach().float().movedim(axis, 0), alone.detach().float().movedim(axis, 0)[0]
+    other = rows[(row + 1) % len(rows)]
+    allowed = _ALIKE * (other - expected).norm() + _ROUNDING * expected.norm()
+    return bool((rows[row] - expected).norm() <= allowed) and not torch.equal(other, expected)
+
+
+def same_gradients(look: Look, path: str, view: ChannelLayout) -> bool:
+    """Whether a picture's gradients in a batch are those that it has alone; in float64 where float32 doubts it."""
+    first, second, _ = look.pictures
+    if _gradients_differ(look.module, path, view, first, second) <= _GRADIENTS_ALIKE:
+        return True
+    try:  # gates whose input is within rounding of zero flip in float32
+        exact = copy.deepcopy(look.module).double()
+        return _gradients_differ(exact, path, view, first.double(), second.double()) <= _ALIKE
+    except Exception:  # a network that cannot be copied, or has its own notion of numbers
+        return False
+
+
+def _gradients_differ(module: nn.Module, path: str, view: ChannelLayout, first: Tensor, second: Tensor) -> float:
+    """How far a picture's gradients in a batch are from those that it has alone, as a part of these."""
+
+    def gradients(pictures: Tensor) -> list[Tensor]:
+        with torch.enable_grad(), differentiable(), captured(module, [path], {path: view}) as kept:
+            pictures = pictures.clone().requires_grad_()
+            scores = module(pictures.clone())
+            mixture = torch.randn(scores.shape[1], generator=torch.Generator().manual_seed(1)).to(scores)
+            score = (scores[:1] * mixture).sum() - (scores[1:] * mixture).sum()
+        with alike_in_memory(score):
+            found = torch.autograd.grad(score, [*kept[path], pictures], allow_unused=True)
+        return [one[0] for one in found if one is not None]
+
+    alone, together = gradients(first), gradients(torch.cat([first, second]))
+    return max(
+        float((one - other).norm() / other.norm().clamp(min=1e-30)) for one, other in zip(together, alone, strict=True)
+    )
+
+
+def rows_of(output: Tensor) -> str:
+    """Why the output for one picture has no row for it."""
+    if output.shape[0] > 1:
+        return f"it has {output.shape[0]} rows for one picture"
+    return "no axis of its output is that of the pictures"

@@ -1,0 +1,114 @@
+"""A picture run through a network alone, with gradients: what every layer returns, and what the scores owe to it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from handler.autograd_graph import Node, followed, leads, nodes
+from handler.backward_contract import alike_in_memory
+from handler.errors import ModelError, in_one_line
+from handler.observing import Place, observe
+from handler.views import ChannelLayout
+
+
+class Look:
+    """One picture run alone, with gradients: what every layer returned, and where that lies in the autograd graph."""
+
+    def __init__(self, module: nn.Module, architecture: str, pictures: Sequence[Tensor]) -> None:
+        self.module, self.pictures = module, pictures
+        self.outputs: dict[Place, Tensor] = {}  # in the order in which the layers finish
+        with torch.enable_grad():
+            picture = pictures[0].clone().requires_grad_()
+            self.scores: Tensor = _told(architecture, lambda: observe(module, picture, self._keep))
+            if not self.scores.requires_grad:
+                raise ModelError(
+                    f"the scores of {architecture} have no gradient at the picture: all ways lead through detach() or "
+                    "an operation without a gradient; valid is a network that gradients pass: freeze weights with "
+                    "requires_grad_(False)"
+                )
+            self._picture = picture
+            self.picture_node = _leaf(picture)
+            self.mixture = torch.randn(self.scores.shape, generator=torch.Generator().manual_seed(1)).to(self.scores)
+            self.gradients = _told(architecture, self._differentiate)
+
+    def _keep(self, place: Place, output: Tensor) -> Tensor | None:
+        if not may_be_maps(output):
+            return None
+        self.outputs[place] = output.clone()
+        # what follows may be rewritten in place, which must not reach what is kept
+        return self.outputs[place].clone() if output.requires_grad else None
+
+    def _differentiate(self) -> dict[Place, Tensor]:
+        """The gradient of a mixture of all scores, where there is one."""
+        places = [place for place, output in self.outputs.items() if output.requires_grad]
+        at_picture, *found = self._gradients([self._picture, *(self.outputs[place] for place in places)])
+        self.flat = at_picture is None or not bool(at_picture.any())  # of an untrained head of zeros, all are zero
+        return {place: one for place, one in zip(places, found, strict=True) if one is not None}
+
+    def passes_cells(self, place: Place, view: ChannelLayout) -> bool:
+        """Whether the cells of the nearest earlier tensor that all of the picture passes reach the scores through one.
+
+        The graph knows tensors, not tokens: that cells do not go around is seen by their gradients.
+        """
+        output = self.outputs[place]
+        earlier = sorted(self._alike(output), key=lambda node: int(node._sequence_nr()), reverse=True)
+        passed = next((node for node in earlier if not leads(self.scores.grad_fn, self.picture_node, {node})), None)
+        if passed is None or self.flat:
+            return False
+        left: list[Tensor] = []
+        hooks: list[Any] = [
+            output.register_hook(torch.zeros_like),  # type: ignore[no-untyped-call]
+            passed.register_prehook(lambda arriving: left.append(view.to_maps(arriving[0], len(view.runs) - 1))),
+        ]
+        try:
+            self._gradients([self._picture])
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return not any(bool(one.any()) for one in left)
+
+    def _alike(self, output: Tensor) -> list[Node]:
+        """The nodes of tensors of the same shape that the output was made of."""
+        behind = nodes(output.grad_fn)
+        next(behind)
+        return [node for node in behind if [tuple(one.shape) for one in node._input_metadata] == [tuple(output.shape)]]
+
+    def _gradients(self, wanted: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """Of a mixture of all scores."""
+        score = (self.scores * self.mixture).sum()
+        with alike_in_memory(score):
+            return torch.autograd.grad(score, list(wanted), retain_graph=True, allow_unused=True)
+
+    def last_of(self, runs: Sequence[Place]) -> list[Place]:
+        """The runs of a layer that the scores depend on and that no other run of it follows."""
+        by_node = {self.outputs[run].grad_fn: run for run in runs if run in self.gradients}
+        earlier = followed(by_node) if len(by_node) > 1 else set()
+        return [run for node, run in by_node.items() if node not in earlier]
+
+    def is_passed(self, places: Sequence[Place]) -> bool:
+        """Whether every way from the picture to the scores leads through one of the tensors."""
+        without = {self.outputs[place].grad_fn for place in places}
+        return not leads(self.scores.grad_fn, self.picture_node, without)
+
+
+def _told(architecture: str, step: Callable[[], Any]) -> Any:
+    """What a step returns that runs the network's own code, or its error in one line."""
+    try:
+        return step()
+    except Exception as error:  # whatever its author did not foresee
+        raise ModelError(
+            f"architecture {architecture} fails where gradients are recorded ({in_one_line(error)}); "
+            "valid is a network that autograd can differentiate"
+        ) from error
+
+
+def may_be_maps(output: Tensor) -> bool:
+    """Whether a tensor has the dimensions and the type of maps or tokens."""
+    return output.dim() in (3, 4) and output.is_floating_point() and output.numel() > 0
+
+
+def _leaf(tensor: Tensor) -> Node:
+    """The node at which gradients leave the graph for a leaf."""
+    return tensor.expand_as(tensor).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
