@@ -20,6 +20,8 @@ from handler.preprocess import Preprocessing
 CLASSES = 1000
 _SPREAD = 2.0  # standard deviation of the scores
 _PICTURES = 4
+_WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def random_classifier(architecture: str, side: int | None = None, seed: int = 0) -> Classifier:
@@ -32,12 +34,24 @@ def random_classifier(architecture: str, side: int | None = None, seed: int = 0)
     """
     how = preprocessing_of(architecture, side)
     module = build(architecture, how.crop_size)
+    enliven(module, _pictures(how, seed), seed)
+    labels = [f"class {index}" for index in range(CLASSES)]
+    return build_classifier(Checkpoint(architecture, labels, how, module.state_dict()))
+
+
+def enliven(module: nn.Module, pictures: Tensor, seed: int = 0, classes: int = CLASSES) -> None:
+    """Draws the weights of any network in place, whatever it set to zero.
+
+    Args:
+        module: in eval mode.
+        pictures: (N, 3, H, W), to calibrate with.
+        seed: of the weights.
+        classes: how many scores it has: layers that return as many are heads.
+    """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         _draw(module)
-        _calibrate(module, _pictures(how, seed))
-    labels = [f"class {index}" for index in range(CLASSES)]
-    return build_classifier(Checkpoint(architecture, labels, how, module.state_dict()))
+        _calibrate(module, pictures, classes)
 
 
 def build(architecture: str, side: int) -> nn.Module:
@@ -68,34 +82,53 @@ def _pictures(how: Preprocessing, seed: int) -> Tensor:
 
 def _draw(module: nn.Module) -> None:
     for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
+        if isinstance(layer, _WEIGHTED) and not _is_derived(layer):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.normal_(layer.bias, std=0.1)
-        elif isinstance(layer, nn.BatchNorm2d):
+        elif isinstance(layer, _BATCH_NORMS) and layer.affine:
             nn.init.uniform_(layer.weight, 0.5, 1.0)
             nn.init.normal_(layer.bias, 0.5, 0.3)
     for name, parameter in module.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter) or not parameter.is_floating_point():
+            continue
         if name.endswith("relative_position_bias_table"):
             nn.init.normal_(parameter, std=0.5)
-        elif name.endswith("layer_scale"):
-            nn.init.uniform_(parameter, 0.1, 0.5)
+        elif _is_faint(parameter):
+            if "bias" in name or "token" in name or "embed" in name:
+                nn.init.normal_(parameter, std=0.1)
+            else:  # scales of residual branches
+                nn.init.uniform_(parameter, 0.1, 0.5)
 
 
-def _calibrate(module: nn.Module, pictures: Tensor) -> None:
+def _is_faint(parameter: Tensor) -> bool:
+    """Whether it is a constant next to zero, which would switch its part of the network off."""
+    return (
+        parameter.numel() > 0
+        and bool((parameter == parameter.flatten()[0]).all())
+        and bool(parameter.abs().max() < 0.2)
+    )
+
+
+def _is_derived(layer: nn.Module) -> bool:
+    """Whether the weight is computed from others, by a parametrization."""
+    return "weight" not in layer._parameters
+
+
+def _calibrate(module: nn.Module, pictures: Tensor, classes: int = CLASSES) -> None:
     """One pass: weights are divided by the spread of what their layer returns, batch norms take statistics."""
 
     def to_unit_spread(layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         spread = output.std()
-        if not spread > 0:
+        if not spread > 0 or not bool(spread.isfinite()):
             return output
         layer.weight.div_(spread)  # type: ignore[operator,union-attr]
         if layer.bias is not None:
             layer.bias.div_(spread)  # type: ignore[operator,union-attr]
         return output / spread
 
-    weighted = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    weighted = [layer for layer in module.modules() if isinstance(layer, _WEIGHTED) and not _is_derived(layer)]
+    norms = [layer for layer in module.modules() if isinstance(layer, _BATCH_NORMS) and layer.track_running_stats]
     hooks = [layer.register_forward_hook(to_unit_spread) for layer in weighted]
     for norm in norms:
         norm.train().momentum = None  # statistics are those of the next batch alone
@@ -105,7 +138,7 @@ def _calibrate(module: nn.Module, pictures: Tensor) -> None:
         for hook in hooks:
             hook.remove()
         module.eval()
-    heads = [layer for layer in weighted if isinstance(layer, nn.Linear) and layer.out_features == CLASSES]
+    heads = [layer for layer in weighted if isinstance(layer, nn.Linear) and layer.out_features == classes]
     for head in heads:
         head.weight.mul_(_SPREAD)
         if head.bias is not None:

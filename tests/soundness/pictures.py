@@ -1,0 +1,44 @@
+"""Pictures of different content, and one with an object at several places."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_LOW, _HIGH = -1.8, 1.8  # about the range of normalised pictures
+
+
+def pictures(count: int, side: int, seed: int = 5) -> Tensor:
+    """Smooth random colour fields with some grain: float32 (count, 3, side, side)."""
+    random = torch.Generator().manual_seed(seed)
+    fields = [_field(cells, side, random) for cells in torch.randint(3, 9, (count,), generator=random).tolist()]
+    return torch.stack(fields) + 0.1 * torch.randn(count, 3, side, side, generator=random)
+
+
+def _field(cells: int, side: int, random: torch.Generator) -> Tensor:
+    coarse = torch.rand(1, 3, cells, cells, generator=random) * (_HIGH - _LOW) + _LOW
+    return F.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=False)[0]
+
+
+def with_object(base: Tensor, per_axis: int = 4, seed: int = 6) -> tuple[Tensor, Tensor]:
+    """A textured square moved over a picture, from edge to edge.
+
+    Args:
+        base: (1, 3, H, W).
+        per_axis: places in each direction.
+        seed: of the texture.
+
+    Returns:
+        Pictures (P, 3, H, W) and the square's centres (P, 2), y and x as parts of the side.
+    """
+    side = base.shape[-1]
+    size = max(side // 4, 2)
+    texture = torch.rand(3, size, size, generator=torch.Generator().manual_seed(seed)).round() * (_HIGH - _LOW) + _LOW
+    corners = [round(number * (side - size) / (per_axis - 1)) for number in range(per_axis)]
+    found, centres = [], []
+    for top in corners:
+        for left in corners:
+            picture = base[0].clone()
+            picture[:, top : top + size, left : left + size] = texture
+            found.append(picture)
+            centres.append(((top + size / 2) / side, (left + size / 2) / side))
+    return torch.stack(found), torch.tensor(centres, dtype=torch.float64)

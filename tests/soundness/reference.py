@@ -1,0 +1,184 @@
+"""Scores and evidence by plain autograd in float64, one picture at a time, without any of the product's code.
+
+Batch norms are spelled out: PyTorch's own backward of them is wrong on the CPU for one picture whose gradient arrives
+in the strides of transposed tokens.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from tests.soundness.layout import Layout
+from tests.soundness.rectifiers import GuidedReLUs
+
+Change = Callable[[Tensor], Tensor]  # of the upright cells (1, C, h, w)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Of one picture and one class; None where autograd reaches nothing."""
+
+    scores: Tensor  # (K,)
+    activation: Tensor  # (C, h, w), of several runs (runs * C, h, w)
+    gradient: Tensor | None
+    saliency: Tensor | None  # (3, H, W)
+
+
+class Reference:
+    """A copy of a network, asked about one layer."""
+
+    def __init__(self, module: nn.Module, layer: str, layout: Layout, side: int, dtype: torch.dtype) -> None:
+        """Makes the copy.
+
+        Raises:
+            Exception: whatever a network raises that cannot be copied, or cannot compute in ``dtype``.
+        """
+        self.layer, self.layout, self.dtype = layer, layout, dtype
+        self.module = copy.deepcopy(module).to(dtype)
+        with torch.no_grad():
+            self._run(torch.zeros(1, 3, side, side, dtype=dtype))
+
+    def truth(self, picture: Tensor, target: int) -> Truth:
+        """The definition: the score's gradient at the layer's cells and at the picture (1, 3, H, W)."""
+        picture = picture.to(self.dtype).clone().requires_grad_()
+        with _BatchNorms(), self._kept() as kept:
+            scores = self._run(picture)
+        found = _gradients(scores[0, target], [*kept, picture])
+        *layer, saliency = [None if one is None else one.detach() for one in found]
+        return Truth(
+            scores[0].detach(),
+            self._cells([one.detach() for one in kept]),
+            None if None in layer or not layer else self._cells([one for one in layer if one is not None]),
+            None if saliency is None else saliency[0],
+        )
+
+    def guided(self, picture: Tensor, target: int) -> tuple[Tensor | None, int]:
+        """The gradient at the picture with every ReLU guided, and how many ReLUs there are."""
+        picture = picture.to(self.dtype).clone().requires_grad_()
+        with _BatchNorms(), GuidedReLUs() as mode:
+            (found,) = _gradients(self._run(picture)[0, target], [picture])
+        return (None if found is None else found[0].detach()), mode.count
+
+    def scores(self, picture: Tensor, change: Change | None = None) -> Tensor:
+        """(K,), with the layer's cells changed."""
+        with torch.no_grad(), _BatchNorms(), self._changed(change):
+            return self._run(picture.to(self.dtype))[0]
+
+    def recorded_scores(self, picture: Tensor) -> Tensor:
+        """(1, K), with the autograd graph of the network's own operators."""
+        return self._run(picture.to(self.dtype).clone().requires_grad_())
+
+    def bypass(self, picture: Tensor, target: int) -> float:
+        """How much of the gradient at the picture does not come through the layer's cells, as a part of its norm."""
+        whole = self.truth(picture, target).saliency
+        picture = picture.to(self.dtype).clone().requires_grad_()
+        with _BatchNorms(), self._changed(Tensor.detach):
+            scores = self._run(picture)
+        (left,) = _gradients(scores[0, target], [picture]) if scores.requires_grad else (None,)
+        if whole is None or left is None:
+            return 0.0
+        return float(left.norm() / whole.norm().clamp(min=1e-300))
+
+    def changes(self, base: Tensor, pictures: Tensor) -> Tensor:
+        """How much each cell changes from ``base`` (1, 3, H, W) to each of (P, 3, H, W): (P, h, w)."""
+        first = self._activation(base)
+        return torch.stack([(self._activation(one[None]) - first).square().sum(0).sqrt() for one in pictures])
+
+    def _activation(self, picture: Tensor) -> Tensor:
+        with torch.no_grad(), self._kept() as kept:
+            self._run(picture.to(self.dtype))
+        return self._cells(kept)
+
+    def _run(self, pictures: Tensor) -> Tensor:
+        return self.module(pictures.clone())
+
+    def _cells(self, outputs: list[Tensor]) -> Tensor:
+        runs = [
+            self.layout.upright(self.layout.cells(one), number)[0] for number, one in enumerate(self._runs(outputs))
+        ]
+        return torch.cat(runs)
+
+    def _runs(self, outputs: list[Tensor]) -> list[Tensor]:
+        """Those that the layout speaks of: of a layer that runs unsaid several times, the last."""
+        return outputs[-len(self.layout.runs) :]
+
+    @contextmanager
+    def _kept(self) -> Iterator[list[Tensor]]:
+        kept: list[Tensor] = []
+
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+            kept.append(self.layout.tensor(output).clone())
+            return self.layout.replaced(output, kept[-1].clone())
+
+        hook = self.module.get_submodule(self.layer).register_forward_hook(keep)
+        try:
+            yield kept
+        finally:
+            hook.remove()
+
+    @contextmanager
+    def _changed(self, change: Change | None) -> Iterator[None]:
+        run = 0
+
+        def put(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+            nonlocal run
+            tensor = self.layout.tensor(output).clone()
+            cells = self.layout.cells(tensor)
+            number = min(run, len(self.layout.runs) - 1)
+            upright = self.layout.upright(cells, number)
+            cells.copy_(self.layout.upright(change(upright), number))  # type: ignore[misc]
+            run += 1
+            return self.layout.replaced(output, tensor)
+
+        hook = self.module.get_submodule(self.layer).register_forward_hook(put) if change else None
+        try:
+            yield
+        finally:
+            if hook:
+                hook.remove()
+
+
+def _gradients(score: Tensor, wanted: list[Tensor]) -> list[Tensor | None]:
+    if not score.requires_grad:
+        return [None] * len(wanted)
+    reached = [one for one in wanted if one.requires_grad]
+    found = iter(torch.autograd.grad(score, reached, allow_unused=True))
+    return [next(found) if one.requires_grad else None for one in wanted]
+
+
+class _BatchNorms(TorchFunctionMode):
+    """Batch norms in elementary operations."""
+
+    def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is F.batch_norm:
+            return _batch_norm(*args, **(kwargs or {}))
+        if function is torch.batch_norm:
+            inputs, weight, bias, mean, var, training, momentum, eps, *_ = args
+            return _batch_norm(inputs, mean, var, weight, bias, training, momentum, eps)
+        return function(*args, **(kwargs or {}))
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    shape = [1, -1, *[1] * (input.dim() - 2)]
+    if training or running_mean is None or running_var is None:
+        axes = [axis for axis in range(input.dim()) if axis != 1]
+        running_mean, running_var = input.mean(axes), input.var(axes, correction=0)
+    out = (input - running_mean.view(shape)) * (running_var.view(shape) + eps).rsqrt()
+    out = out if weight is None else out * weight.view(shape)
+    return out if bias is None else out + bias.view(shape)

@@ -1,0 +1,19 @@
+"""Torchvision's classifiers, at the smallest side that suits each family."""
+
+from torch import nn
+
+from benchmarks.zoo.weights import build
+from handler.classifier import known_architectures
+
+SIDE = 64
+SIDES = {"inception_v3": 96, "alexnet": 96, "maxvit_t": 224}  # pixels; else SIDE
+
+
+def sides() -> dict[str, int]:
+    """Every network's side in pixels."""
+    return {name: SIDES.get(name, SIDE) for name in known_architectures()}
+
+
+def network(name: str) -> nn.Module:
+    """With weights that nobody should look at."""
+    return build(name, sides()[name])
