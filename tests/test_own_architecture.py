@@ -164,3 +164,94 @@ def test_weights_that_two_layers_share_are_stored(importable, tmp_path):
     write_checkpoint(tmp_path / "tied.safetensors", find_checkpoint("tied:network"))
     state = read_checkpoint(tmp_path / "tied.safetensors").state
     assert torch.equal(state["0.weight"], state["2.weight"])
+
+
+COMPILED = """
+import torch
+from torch import nn
+LABELS = ["a", "b"]
+PREPROCESSING = {"resize_size": 32, "crop_size": 32, "mean": [0, 0, 0], "std": [1, 1, 1]}
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU())
+        self.fc = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.fc(self.body(x).mean((2, 3)))
+
+def whole():
+    return torch.compile(Network())
+
+def part():
+    network = Network()
+    network.body[2] = torch.compile(network.body[2])
+    network.body = torch.compile(network.body)
+    return network
+
+def called():
+    network = Network()
+    network.compile()
+    network.body.compile()
+    return network
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.module = Network()
+
+    def forward(self, x):
+        return self.module(x)
+
+def lazy():
+    blocks = [nn.LazyConv2d(8, 3, 2, 1), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2)]
+    return nn.Sequential(*blocks)
+
+class HalfLazy(Network):
+    def __init__(self):
+        super().__init__()
+        self.auxiliary = nn.LazyLinear(3)
+"""
+
+
+@pytest.mark.parametrize("factory", ["whole", "part", "called"])
+def test_a_compiled_network_is_used_as_it_was_written(importable, tmp_path, factory):
+    """Hooks run in it, and a checkpoint fits that the compiled or the plain network wrote."""
+    (importable / "compiled.py").write_text(COMPILED)
+    built = build_own(f"compiled:{factory}")
+    assert not any("_orig_mod" in name for name in built.state_dict())
+    assert not any(module._compiled_call_impl for module in built.modules())
+    state = find_factory(f"compiled:{factory}")().state_dict()
+    assert any("_orig_mod." in name for name in state) == (factory != "called")
+    for named in (state, {name.replace("_orig_mod.", ""): value for name, value in state.items()}):
+        classifier = load_classifier(f"compiled:{factory}", checkpoint=save_state(tmp_path / "a.pth", named))
+        assert classifier.default_layer == "body"
+        assert torch.equal(classifier.module.fc.weight, next(v for n, v in state.items() if n.endswith("fc.weight")))
+
+
+def test_a_child_called_module_keeps_its_name(importable, tmp_path):
+    (importable / "compiled.py").write_text(COMPILED)
+    state = build_own("compiled:Named").state_dict()
+    assert all(name.startswith("module.") for name in state)
+    for named in (state, {f"module.{name}": value for name, value in state.items()}):
+        classifier = load_classifier("compiled:Named", checkpoint=save_state(tmp_path / "a.pth", named))
+        assert torch.equal(classifier.module.module.fc.weight, state["module.fc.weight"])
+
+
+def test_lazy_weights_get_their_shapes_and_then_the_checkpoints_values(importable, tmp_path):
+    (importable / "compiled.py").write_text(COMPILED)
+    network = build_own("compiled:lazy", side=32)
+    assert network[4].in_features == 8 * 16 * 16
+    path = save_state(tmp_path / "a.pth", network.state_dict())
+    assert torch.equal(load_classifier("compiled:lazy", checkpoint=path).module[4].weight, network[4].weight)
+    wrong = save_state(tmp_path / "b.pth", {**network.state_dict(), "4.weight": torch.zeros(2, 3)})
+    with pytest.raises(ModelError, match=r"'4.weight' has shape \(2, 3\), compiled:lazy wants \(2, 2048\)"):
+        load_classifier("compiled:lazy", checkpoint=wrong)
+
+
+def test_lazy_weights_without_a_shape_are_refused(importable, tmp_path):
+    (importable / "compiled.py").write_text(COMPILED)
+    path = save_state(tmp_path / "a.pth", build_own("compiled:whole").state_dict())
+    with pytest.raises(ModelError, match=r"is lazy, and after a picture auxiliary.weight, auxiliary.bias still have no"):
+        load_classifier("compiled:HalfLazy", checkpoint=path)

@@ -2,35 +2,17 @@
 
 import argparse
 import json
-import multiprocessing
-import os
 import sys
-import time
 from collections import Counter
-from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from benchmarks.machine import describe_machine
 from export.whole_file import write_whole
-from tests.soundness.networks import GROUPS, Network, networks
-from tests.soundness.one import run
+from tests.soundness.networks import GROUPS, networks
 from tests.soundness.report import render
-from tests.soundness.verdict import VERDICTS, judged
-
-# forks processes that have imported everything
-_PROCESSES = multiprocessing.get_context("forkserver")
-
-
-@dataclass(frozen=True)
-class _Job:
-    network: Network
-    process: BaseProcess
-    file: Path
-    started: float
+from tests.soundness.sweep import sweep
+from tests.soundness.verdict import VERDICTS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,7 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     if not options.only_report:
         todo = [one for one in chosen if options.again or not (folder / f"{one.key}.json").is_file()]
-        _run(todo, folder, options)
+        limits = {"jobs": options.jobs, "seconds": options.seconds, "with_graphs": not options.no_graphs}
+        sweep(todo, folder, **limits)
     files = [folder / f"{one.key}.json" for one in listed]
     rows = [json.loads(file.read_bytes()) for file in files if file.is_file()]
     content = {"machine": describe_machine(), "networks": rows}
@@ -82,58 +65,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--docs", type=Path, help="folder for SOUNDNESS.md and soundness.json (make soundness: docs)")
     parser.add_argument("--only-report", action="store_true", help="run nothing, write the report of the rows there")
     return parser
-
-
-def _run(waiting: list[Network], folder: Path, options: argparse.Namespace) -> None:
-    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    _PROCESSES.set_forkserver_preload(["tests.soundness.one", "tests.soundness.odd"])
-    running: list[_Job] = []
-    with tqdm(total=len(waiting), unit="network", disable=None) as bar:
-        try:
-            while waiting or running:
-                while waiting and len(running) < options.jobs:
-                    running.append(_start(waiting.pop(0), folder, options.no_graphs))
-                bar.set_postfix_str(", ".join(job.network.name for job in running))
-                for job in [one for one in running if _ended(one, options.seconds)]:
-                    running.remove(job)
-                    _finish(job, options.seconds)
-                    bar.update()
-                time.sleep(0.1)
-        finally:
-            for job in running:
-                job.process.kill()
-                job.file.unlink(missing_ok=True)  # it may lack its graphs
-
-
-def _start(network: Network, folder: Path, no_graphs: bool) -> _Job:
-    file = folder / f"{network.key}.json"
-    file.unlink(missing_ok=True)
-    process = _PROCESSES.Process(target=run, args=(network.key, file, file.with_suffix(".log"), not no_graphs))
-    process.start()
-    return _Job(network, process, file, time.perf_counter())
-
-
-def _ended(job: _Job, seconds: float) -> bool:
-    if time.perf_counter() - job.started > seconds:
-        job.process.kill()
-        job.process.join()
-    return job.process.exitcode is not None
-
-
-def _finish(job: _Job, seconds: float) -> None:
-    """Sees to it that there is a row, whatever became of the process."""
-    status = job.process.exitcode
-    if status == 0:
-        return
-    late = time.perf_counter() - job.started > seconds
-    said = (job.file.with_suffix(".log").read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""])[-1]
-    if late and job.file.is_file():  # all but the graphs
-        row = json.loads(job.file.read_bytes())
-        row["notes"].append(f"no graphs: they take more than {seconds:.0f} s")
-    else:
-        row = {"group": job.network.group, "network": job.network.name, "side": job.network.side}
-        row["traceback"] = f"no answer in {seconds:.0f} s" if late else f"exit status {status}: {said[:300]}"
-    write_whole(job.file, json.dumps(judged(row, job.network.odd), indent=1).encode())
 
 
 if __name__ == "__main__":

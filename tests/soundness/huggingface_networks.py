@@ -12,6 +12,11 @@ from torch import Tensor, nn
 
 PREPROCESSING = {"resize_size": 64, "crop_size": 64, "mean": [0.5] * 3, "std": [0.25] * 3}
 SIDE = 64
+LARGER = 128  # where 64 pixels would leave two by two cells, each of which sees the whole picture
+_LARGER = (
+    *("segformer", "pvt_v2", "cvt", "mobilenet_v1", "mobilenet_v2", "mobilevit", "mobilevitv2", "efficientnet"),
+    *("swiftformer", "resnet", "bit", "regnet"),
+)
 CLASSES = 10
 _TOKENS = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 96}
 _VIT = _TOKENS | {"image_size": 64, "patch_size": 8}
@@ -44,7 +49,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "focalnet": ("FocalNet", {"image_size": 64, "embed_dim": 16, "depths": [1, 1, 2, 1]}),
     "segformer": ("Segformer", _PVT | {"decoder_hidden_size": 32}),
     "pvt": ("Pvt", _PVT | {"image_size": 64}),
-    "pvt_v2": ("PvtV2", _PVT | {"image_size": 64}),
+    "pvt_v2": ("PvtV2", _PVT | {"image_size": 128}),
     "cvt": ("Cvt", {"embed_dim": [16, 32, 48], "num_heads": [1, 2, 3], "depth": [1, 2, 3]}),
     "levit": ("Levit", {"image_size": 64, "hidden_sizes": [32, 48, 64], "key_dim": [8, 8, 8], "depths": [1, 1, 1]}),
     "mobilenet_v1": ("MobileNetV1", {"image_size": 64, "depth_multiplier": 0.25}),
@@ -65,6 +70,11 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
         | {"num_self_attention_heads": 2, "num_cross_attention_heads": 1, "image_size": 64},
     ),
 }
+
+
+def side(name: str) -> int:
+    """Of the network's pictures, in pixels."""
+    return LARGER if name in _LARGER else SIDE
 
 
 class Scores(nn.Module):

@@ -59,7 +59,12 @@ def networks(group: str) -> list[Network]:
 
     return [
         Network(
-            group, name, hugging.SIDE, f"{hugging.__name__}:{name}", hugging.CLASSES, _seeded(hugging.network, name)
+            group,
+            name,
+            hugging.side(name),
+            f"{hugging.__name__}:{name}",
+            hugging.CLASSES,
+            _seeded(hugging.network, name),
         )
         for name in hugging.NETWORKS
     ]

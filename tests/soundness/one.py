@@ -1,9 +1,11 @@
 """Every contract of one network. Its row is written before the graphs are made, and again."""
 
+import copy
 import json
 import os
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -44,16 +46,16 @@ def look_at(network: Network, save: Callable[[Row], None] = lambda _row: None, *
             row["refusal"] = str(refusal)
         except Crashed as crash:
             row["traceback"] = str(crash)
+        except Exception as error:  # of a check's own: nothing is known of the network
+            said = (str(error).splitlines() or [""])[0][:200]
+            row["failed"] = f"{type(error).__name__}: {said}"
+            traceback.print_exc()
     row["seconds"] = round(time.perf_counter() - started, 1)
     return judged(row, network.odd)
 
 
 def _check(network: Network, row: Row, folder: Path, with_graphs: bool, save: Callable[[], None]) -> None:
-    labels = [f"class {index}" for index in range(network.classes)]
-    how = Preprocessing(network.side, network.side, (0.5,) * 3, (0.25,) * 3)
-    torch.save(_state(network), folder / "weights.pth")
-    classifier = ask(classifier_of, network.architecture, folder / "weights.pth", labels, how)
-    case, row["reference"] = _case(network, classifier)
+    case, classifier, row["reference"] = prepared(network, folder)
     row |= {"layer": case.layer, "map": list(classifier.layers[case.layer]), "checks": {}, "notes": []}
     rule = getattr(classifier, "rule", None)
     row |= {"rule": str(rule)} if rule else {}
@@ -86,23 +88,37 @@ def _state(network: Network) -> dict[str, torch.Tensor]:
     return module.eval().state_dict()
 
 
-def _case(network: Network, classifier: Classifier) -> tuple[Case, str]:
+def prepared(network: Network, folder: Path) -> tuple[Case, Classifier, str]:
+    """What the contracts are checked on, the product's classifier, and the reference's precision.
+
+    Args:
+        network: of the list.
+        folder: for its checkpoint.
+
+    Raises:
+        Refused: by the product.
+        Crashed: likewise.
+    """
+    labels = [f"class {index}" for index in range(network.classes)]
+    how = Preprocessing(network.side, network.side, (0.5,) * 3, (0.25,) * 3)
+    torch.save(_state(network), folder / "weights.pth")
+    classifier = ask(classifier_of, network.architecture, folder / "weights.pth", labels, how)
     layer = classifier.default_layer
     layout = layout_of(classifier, layer)
 
+    looked_at = pictures(3, network.side)
+
     def reference(dtype: torch.dtype) -> Reference:
-        return Reference(classifier.module, layer, layout, network.side, dtype)
+        return Reference(_copy(network, classifier), layer, layout, looked_at[:1], dtype)
 
     own = reference(torch.float32)
     try:
         exact, said = reference(torch.float64), "float64"
     except Exception as error:  # a network whose code insists on float32
         exact, said = own, f"float32, since float64 fails: {str(error).splitlines()[0][:120]}"
-    looked_at = pictures(3, network.side)
     engine = torch_engine(classifier)
-    second = None if network.classes == 1 else 1
     guided, _ = has_guided(engine, looked_at[:1])
-    return Case(engine, layer, layout, exact, own, looked_at, second, guided), said
+    return Case(engine, layer, layout, exact, own, looked_at, network.classes, guided), classifier, said
 
 
 def run(key: str, file: Path, log: Path, with_graphs: bool) -> None:
@@ -124,3 +140,12 @@ def run(key: str, file: Path, log: Path, with_graphs: bool) -> None:
         write_whole(file, json.dumps(row, indent=1).encode())
 
     save(look_at(find_network(key), save, with_graphs=with_graphs))
+
+
+def _copy(network: Network, classifier: Classifier) -> torch.nn.Module:
+    try:
+        return copy.deepcopy(classifier.module)
+    except Exception:  # it keeps tensors with a history, or functions that cannot be copied
+        module = network.build().requires_grad_(False)
+        module.load_state_dict(classifier.module.state_dict())
+        return module

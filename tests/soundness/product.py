@@ -78,9 +78,9 @@ def torch_engine(classifier: Classifier) -> TorchEngine:
     return TorchEngine(in_fast_layout(classifier))
 
 
-def answer(engine: Engine, pictures: Tensor, layer: str, *, guided: bool, second: int | None) -> Answer:
-    """Evidence for each row's top class and for one more."""
-    targets: Sequence[Sequence[int]] = [[TOP] if second is None else [TOP, second]] * len(pictures)
+def answer(engine: Engine, pictures: Tensor, layer: str, *, guided: bool, seconds: Sequence[int]) -> Answer:
+    """Evidence for each row's top class and for another one of its own."""
+    targets = [[TOP, second] for second in seconds]
     found: Evidence = engine.run(pictures.numpy(), targets, Needs((layer,), guided=guided, saliency=not guided))
     pixels = found.guided if guided else found.saliency
     assert pixels is not None

@@ -4,16 +4,18 @@ Batch norms are spelled out: PyTorch's own backward of them is wrong on the CPU 
 in the strides of transposed tokens.
 """
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint
+from torch.utils.checkpoint import CheckpointFunction
 
 from tests.soundness.layout import Layout
 from tests.soundness.rectifiers import GuidedReLUs
@@ -34,23 +36,26 @@ class Truth:
 class Reference:
     """A copy of a network, asked about one layer."""
 
-    def __init__(self, module: nn.Module, layer: str, layout: Layout, side: int, dtype: torch.dtype) -> None:
-        """Makes the copy.
+    def __init__(self, module: nn.Module, layer: str, layout: Layout, picture: Tensor, dtype: torch.dtype) -> None:
+        """Takes a copy of the network, and runs it once on (1, 3, H, W).
 
         Raises:
-            Exception: whatever a network raises that cannot be copied, or cannot compute in ``dtype``.
+            Exception: whatever a network raises that cannot compute in ``dtype``.
         """
         self.layer, self.layout, self.dtype = layer, layout, dtype
-        self.module = copy.deepcopy(module).to(dtype)
-        with torch.no_grad():
-            self._run(torch.zeros(1, 3, side, side, dtype=dtype))
+        self.module = module.to(dtype)
+        with torch.no_grad(), self._kept() as kept:
+            self._run(picture.to(dtype))
+        self.runs = len(kept)  # how often the layer runs for a picture
+        self.has_others = self.layout.others(kept[-1])  # whether tokens stand beside the cells
 
     def truth(self, picture: Tensor, target: int) -> Truth:
         """The definition: the score's gradient at the layer's cells and at the picture (1, 3, H, W)."""
         picture = picture.to(self.dtype).clone().requires_grad_()
-        with _BatchNorms(), self._kept() as kept:
+        with _plainly(), self._kept() as outputs:
             scores = self._run(picture)
-        found = _gradients(scores[0, target], [*kept, picture])
+            kept = self._told(list(outputs))
+            found = _gradients(scores[0, target], [*kept, picture])
         *layer, saliency = [None if one is None else one.detach() for one in found]
         return Truth(
             scores[0].detach(),
@@ -62,13 +67,13 @@ class Reference:
     def guided(self, picture: Tensor, target: int) -> tuple[Tensor | None, int]:
         """The gradient at the picture with every ReLU guided, and how many ReLUs there are."""
         picture = picture.to(self.dtype).clone().requires_grad_()
-        with _BatchNorms(), GuidedReLUs() as mode:
+        with _plainly(), GuidedReLUs() as mode:
             (found,) = _gradients(self._run(picture)[0, target], [picture])
         return (None if found is None else found[0].detach()), mode.count
 
     def scores(self, picture: Tensor, change: Change | None = None) -> Tensor:
         """(K,), with the layer's cells changed."""
-        with torch.no_grad(), _BatchNorms(), self._changed(change):
+        with torch.no_grad(), _plainly(), self._changed(change):
             return self._run(picture.to(self.dtype))[0]
 
     def recorded_scores(self, picture: Tensor) -> Tensor:
@@ -79,9 +84,8 @@ class Reference:
         """How much of the gradient at the picture does not come through the layer's cells, as a part of its norm."""
         whole = self.truth(picture, target).saliency
         picture = picture.to(self.dtype).clone().requires_grad_()
-        with _BatchNorms(), self._changed(Tensor.detach):
-            scores = self._run(picture)
-        (left,) = _gradients(scores[0, target], [picture]) if scores.requires_grad else (None,)
+        with _plainly(), self._changed(Tensor.detach):
+            (left,) = _gradients(self._run(picture)[0, target], [picture])
         if whole is None or left is None:
             return 0.0
         return float(left.norm() / whole.norm().clamp(min=1e-300))
@@ -94,19 +98,17 @@ class Reference:
     def _activation(self, picture: Tensor) -> Tensor:
         with torch.no_grad(), self._kept() as kept:
             self._run(picture.to(self.dtype))
-        return self._cells(kept)
+        return self._cells(self._told(kept))
 
     def _run(self, pictures: Tensor) -> Tensor:
         return self.module(pictures.clone())
 
     def _cells(self, outputs: list[Tensor]) -> Tensor:
-        runs = [
-            self.layout.upright(self.layout.cells(one), number)[0] for number, one in enumerate(self._runs(outputs))
-        ]
+        runs = [self.layout.upright(self.layout.cells(one), number)[0] for number, one in enumerate(outputs)]
         return torch.cat(runs)
 
-    def _runs(self, outputs: list[Tensor]) -> list[Tensor]:
-        """Those that the layout speaks of: of a layer that runs unsaid several times, the last."""
+    def _told(self, outputs: list[Tensor]) -> list[Tensor]:
+        """Of all runs those that the layout speaks of: of a layer that runs several times unsaid, the last."""
         return outputs[-len(self.layout.runs) :]
 
     @contextmanager
@@ -125,15 +127,14 @@ class Reference:
 
     @contextmanager
     def _changed(self, change: Change | None) -> Iterator[None]:
-        run = 0
+        run = len(self.layout.runs) - self.runs  # below 0: one that the layout does not speak of
 
         def put(_module: nn.Module, _inputs: Any, output: Any) -> Any:
             nonlocal run
             tensor = self.layout.tensor(output).clone()
-            cells = self.layout.cells(tensor)
-            number = min(run, len(self.layout.runs) - 1)
-            upright = self.layout.upright(cells, number)
-            cells.copy_(self.layout.upright(change(upright), number))  # type: ignore[misc]
+            if run >= 0 and change:
+                cells = self.layout.cells(tensor)
+                cells.copy_(self.layout.upright(change(self.layout.upright(cells, run)), run))
             run += 1
             return self.layout.replaced(output, tensor)
 
@@ -151,6 +152,18 @@ def _gradients(score: Tensor, wanted: list[Tensor]) -> list[Tensor | None]:
     reached = [one for one in wanted if one.requires_grad]
     found = iter(torch.autograd.grad(score, reached, allow_unused=True))
     return [next(found) if one.requires_grad else None for one in wanted]
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Batch norms are spelled out, and what would be computed twice to save memory is computed once."""
+    once = mock.patch.object(CheckpointFunction, "apply", lambda run, _preserve, *inputs: run(*inputs))
+    # of the other kind: it saves nothing around what it runs
+    and_once = mock.patch.object(
+        checkpoint, "_checkpoint_without_reentrant_generator_impl", lambda *_, **__: iter([None])
+    )
+    with _BatchNorms(), once, and_once:
+        yield
 
 
 class _BatchNorms(TorchFunctionMode):

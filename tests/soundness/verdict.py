@@ -13,6 +13,7 @@ def judged(row: dict[str, Any], odd: Any = None) -> dict[str, Any]:
         odd: the expectation, of an odd network.
     """
     wrong = [f"{name}: {said}" for name, its in row.get("checks", {}).items() for said in its["wrong"]]
+    wrong += [f"the check itself failed: {row['failed']}"] if "failed" in row else []
     if odd is not None:
         wrong = [said for said in wrong if not said.startswith(tuple(odd.excused))]
     ended = next((one for one in ("traceback", "refusal") if one in row), None)

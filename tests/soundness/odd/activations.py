@@ -122,7 +122,7 @@ def _enter(name, activation):
         return net.head(activation(net.c3(F.relu(net.c2(activation(net.c1(x)))))))
 
     run.__name__ = name
-    cnn("right", layers=("c3",))(run)
+    cnn(EITHER if activation is chunks_in_place else "right", layers=("c3",))(run)  # autograd forbids that one
 
 
 for _name, _activation in ACTIVATIONS.items():
@@ -134,7 +134,7 @@ def parametric_relu(net, x):
     return net.head(net.act(net.c3(net.stem(x))))
 
 
-@cnn("right", parts={"act": lambda: nn.ReLU(inplace=True)}, layers=("act", "c3"))
+@cnn("right", parts={"act": lambda: nn.ReLU(inplace=True)}, layers=("c3",))
 def one_relu_for_all(net, x):
     return net.head(net.act(net.c3(net.act(net.c2(net.act(net.c1(x)))))))
 

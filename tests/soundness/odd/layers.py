@@ -114,14 +114,14 @@ def adaptive_maximum(net, x):
     return net.head(F.relu(net.c3(net.pool(net.stem(x)))))
 
 
-@cnn("right", parts={"pool": lambda: nn.LPPool2d(2, 2)})
+@cnn("right", parts={"pool": lambda: nn.LPPool2d(2, 2)}, excused=("guided",))
 def pool_of_powers(net, x):
     return net.head(F.relu(net.c3(net.pool(net.stem(x)))))
 
 
 @cnn("refused", word="differently")
 def pool_by_chance(net, x):
-    return net.head(F.relu(net.c3(F.fractional_max_pool2d(net.stem(x), 2, output_size=(8, 8)))))
+    return net.head(F.relu(net.c3(F.fractional_max_pool2d(net.stem(x), 2, output_size=(10, 10)))))
 
 
 @cnn(EITHER)
@@ -191,6 +191,13 @@ def identity_and_pool_last(net, x):
 def layer_before_an_in_place_sum(net, x):
     maps = net.norm(net.trunk(x))
     maps += 1
+    maps *= 2
+    return net.head(maps)
+
+
+@cnn(EITHER)
+def in_place_where_autograd_forbids(net, x):
+    maps = net.trunk(x)
     maps *= maps
     return net.head(maps)
 
@@ -218,9 +225,9 @@ def convolution_by_hand(net, x):
 @cnn(EITHER, parts={"routes": lambda: nn.Conv2d(32, 1, 1)})
 def strongest_cells_only(net, x):
     maps = net.trunk(x)
-    gate = net.routes(maps).flatten(2)
-    kept = (gate >= gate.topk(64, 2).values[..., -1:]).to(x.dtype).unflatten(2, (16, 16))
-    return net.head(maps * kept * net.routes(maps).sigmoid())
+    gate = net.routes(maps)
+    kept = (gate >= gate.flatten(2).topk(64, 2).values[..., -1:, None]).to(x.dtype)
+    return net.head(maps * kept * gate.sigmoid())
 
 
 @cnn("right", parts={"few": conv(32, 3, 1)}, layers=("few",))

@@ -138,7 +138,7 @@ def mirrored_maps(net, x):
 
 @cnn(EITHER, parts={"mix": lambda: nn.Linear(256, 256)})
 def scrambled_cells(net, x):
-    cells = net.mix(net.trunk(x).flatten(2)).unflatten(2, (16, 16))
+    cells = net.mix(net.stem(x).flatten(2)).unflatten(2, (16, 16))
     return net.head(F.relu(net.c3(cells)))
 
 
@@ -155,7 +155,7 @@ def frequency_domain(net, x):
 
 @cnn("right", parts={"filter": lambda: nn.Parameter(torch.randn(32, 16, 9))})
 def filtered_in_the_frequency_domain(net, x):
-    maps = torch.fft.irfft2(torch.fft.rfft2(net.trunk(x)) * net.filter.sigmoid(), s=(16, 16))
+    maps = torch.fft.irfft2(torch.fft.rfft2(net.stem(x)) * net.filter.sigmoid(), s=(16, 16))
     return net.head(F.relu(net.c3(maps)))
 
 

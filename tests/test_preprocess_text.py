@@ -1,0 +1,53 @@
+import pytest
+
+from handler.errors import ModelError
+from handler.preprocess import Preprocessing
+from handler.preprocess_text import read_flag, said_over
+
+KNOWN = Preprocessing(232, 224, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic")
+
+
+def test_what_is_said_goes_over_what_is_known_and_the_rest_stays():
+    how, origin = said_over("resize=256", KNOWN, "as the checkpoint says")
+    assert how == Preprocessing(256, 224, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic")
+    assert origin == "resize as said, the rest as the checkpoint says"
+
+
+def test_every_field_can_be_said_with_blanks_where_one_likes():
+    text = "  resize = 72 crop=64  mean=0.5, 0.5 ,0.5 std=.25,.25,.25 interpolation=area crop_first=true "
+    expected = Preprocessing(72, 64, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "area", crop_first=True)
+    assert said_over(text, None, "") == (expected, "as said")
+    assert said_over(text, KNOWN, "elsewhere") == (expected, "as said")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("size=256", "names 'size', valid are resize=256 crop=224"),
+        ("256", "names '256', valid are resize="),
+        ("crop=64 crop=32", "names 'crop' twice, valid are"),
+        ("crop=300", r"\(232, 300\) must be whole numbers, crop_size not the larger; valid are"),
+        ("crop=-1", "must be whole numbers"),
+        ("crop=2.5", "crop=2.5 is no number, valid are"),
+        ("mean=0.5", "must be three numbers each"),
+        ("std=0,1,1", "std above 0"),
+        ("mean=a,b,c", "mean=a,b,c is no number"),
+        ("mean=nan,0,0", "must be three numbers each"),
+        ("interpolation=area", "area goes with crop_first"),
+        ("crop_first=perhaps", "is neither true nor false, valid are true, 1, false, 0"),
+    ],
+)
+def test_what_is_no_preprocessing_is_refused_in_a_line(text, said):
+    with pytest.raises(ModelError, match=said) as caught:
+        said_over(text, KNOWN, "")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_nothing_says_is_named():
+    with pytest.raises(ModelError, match="lacks mean, std, which nothing else says"):
+        said_over("resize=256 crop=224", None, "")
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", True), ("TRUE", True), (" 0 ", False), ("false", False)])
+def test_a_flag_has_four_spellings(text, value):
+    assert read_flag(text, "TRANSFORM_INPUT") is value
