@@ -41,7 +41,7 @@ RELIABILITY := $(PY) -m benchmarks.reliability
 PACK_EMBEDDED = $(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo demo-photo archive export explanation gradcam serve stop finetune train localisation bench zoo fuzz load soak soak-10 faults lock clean
+.PHONY: help setup check test demo demo-photo archive export explanation gradcam serve stop finetune train localisation bench zoo soundness fuzz load soak soak-10 faults lock clean
 
 help: ## list the targets
 	@echo "make TARGET [VARIABLE=value …]"
@@ -123,6 +123,9 @@ bench: $(READY) ## measure this project side by side with its peers, see benchma
 
 zoo: $(READY) ## run every torchvision classifier through everything, see docs/ZOO.md (an hour or two; resumable)
 	$(PY) -m benchmarks.zoo --docs docs $(ZOO)
+
+soundness: $(READY) ## hold 490 networks to an independent reference, see docs/SOUNDNESS.md (an hour; resumable; SOUNDNESS='--only NAME')
+	$(PY) -W ignore -m tests.soundness --docs docs $(SOUNDNESS)
 
 fuzz: $(READY) ## send 100,000 hostile requests to a server (a quarter of an hour; FUZZ='--inputs 5000 --seed 1', '--replay FILE')
 	$(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors

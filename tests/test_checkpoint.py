@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from handler.checkpoint import Checkpoint, names_in, read_checkpoint, write_checkpoint
+from handler.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from handler.errors import ModelError
 from handler.preprocess import Preprocessing
 
@@ -26,58 +26,11 @@ def test_a_written_checkpoint_is_read_back_whole(tmp_path):
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "model_state_dict"])
 def test_a_plain_state_dict_is_read_wrapped_or_not(tmp_path, wrapper):
     path = tmp_path / "a.pth"
-    torch.save({wrapper: STATE, "epoch": 3} if wrapper else STATE, path)
+    state = {f"module.{name}": value for name, value in STATE.items()}
+    torch.save({wrapper: state, "epoch": 3} if wrapper else state, path)
     read = read_checkpoint(path)
     assert list(read.state) == list(STATE)
     assert (read.architecture, read.labels, read.preprocessing) == (None, None, None)
-
-
-def test_a_name_that_wraps_elsewhere_may_be_a_weights_own(tmp_path):
-    torch.save({"model": torch.ones(2), "state_dict": torch.zeros(2)}, tmp_path / "a.pth")
-    assert list(read_checkpoint(tmp_path / "a.pth").state) == ["model", "state_dict"]
-
-
-def test_what_lies_beside_the_weights_is_not_taken_for_them(tmp_path):
-    saved = {"model": {"name": "resnet", "depth": 18}, "state_dict": STATE, "optimizer": {"state": {0: STATE}}}
-    torch.save(saved, tmp_path / "a.pth")
-    assert list(read_checkpoint(tmp_path / "a.pth").state) == list(STATE)
-    torch.save({"model": {"state_dict": STATE}}, tmp_path / "a.pth")
-    assert list(read_checkpoint(tmp_path / "a.pth").state) == list(STATE)
-
-
-def test_a_file_with_several_state_dicts_is_refused(tmp_path):
-    torch.save({"state_dict": STATE, "model": {"state_dict": STATE}}, tmp_path / "a.pth")
-    with pytest.raises(ModelError, match=r"several state dicts \(/state_dict, /model/state_dict\)"):
-        read_checkpoint(tmp_path / "a.pth")
-
-
-@pytest.mark.parametrize(
-    ("file", "network"),
-    [
-        (["fc.weight", "fc.bias"], ["fc.weight", "fc.bias"]),
-        (["module.fc.weight", "module.fc.bias"], ["fc.weight", "fc.bias"]),
-        (["module.fc.weight", "module.fc.bias"], ["module.fc.weight", "module.fc.bias"]),
-        (["module.module.fc.weight", "module.module.fc.bias"], ["module.fc.weight", "module.fc.bias"]),
-        (["module._orig_mod.fc.weight", "module._orig_mod.fc.bias"], ["fc.weight", "fc.bias"]),
-        (["net.backbone.fc.weight", "net.backbone.fc.bias"], ["fc.weight", "fc.bias"]),
-        (["a._orig_mod.weight", "b.bias"], ["a.weight", "b.bias"]),
-        (["a._orig_mod.weight", "b.bias"], ["a._orig_mod.weight", "b.bias"]),
-        (["denselayer1.norm.1.weight", "denselayer1.norm.1.bias"], ["denselayer1.norm1.weight", "denselayer1.norm1.bias"]),
-    ],
-)
-def test_a_prefix_is_taken_off_where_the_weights_fit_without_it(file, network):
-    values = list(STATE.values())
-    named = names_in(dict(zip(network, values, strict=True)), dict(zip(file, values, strict=True)))
-    assert named == dict(zip(file, network, strict=True))
-
-
-def test_names_stay_where_taking_off_helps_nothing():
-    """No weight fits by shape; and two names of the file would become one."""
-    assert names_in({"fc.weight": torch.zeros(9)}, {"module.fc.weight": torch.zeros(2)}) == {
-        "module.fc.weight": "module.fc.weight"
-    }
-    twice = {"fc.weight": torch.zeros(2), "_orig_mod.fc.weight": torch.ones(2)}
-    assert names_in({"fc.weight": torch.zeros(2)}, twice) == {name: name for name in twice}
 
 
 class Bomb:

@@ -1,5 +1,4 @@
 import re
-from dataclasses import replace
 from urllib.error import URLError
 
 import pytest
@@ -7,7 +6,7 @@ import torch
 import torchvision
 
 from handler.checkpoint import Checkpoint, write_checkpoint
-from handler.classifier import build_network, find_checkpoint, load_classifier
+from handler.classifier import find_checkpoint, load_classifier
 from handler.errors import ModelError
 from tests.models import random_classifier
 
@@ -114,56 +113,6 @@ def test_networks_that_transform_their_input_do_so_with_torchvisions_weights(tmp
     picture = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         torch.testing.assert_close(ours(picture), expected(picture))
-
-
-@pytest.mark.parametrize("architecture", ["googlenet", "inception_v3"])
-def test_an_input_transform_can_be_said_and_travels_with_the_weights(tmp_path, architecture):
-    path = tmp_path / "scratch.pth"
-    torch.save(torchvision.models.get_model(architecture, num_classes=10, init_weights=False).state_dict(), path)
-    assumed = find_checkpoint(architecture, checkpoint=path, labels=TEN)
-    assert assumed.options == {"transform_input": True}
-    assert "assumed, say TRANSFORM_INPUT=0" in assumed.origins["transform_input"]
-    said = find_checkpoint(architecture, checkpoint=path, labels=TEN, transform_input=False)
-    assert said.origins["transform_input"] == "as said"
-    write_checkpoint(tmp_path / "a.safetensors", said)
-    again = find_checkpoint(checkpoint=tmp_path / "a.safetensors")
-    assert again.origins["transform_input"] == "as the checkpoint says"
-    assert build_network(again).transform_input is False
-    assert build_network(find_checkpoint(checkpoint=tmp_path / "a.safetensors", transform_input=True)).transform_input
-
-
-def test_an_input_transform_is_for_two_networks_alone(tmp_path):
-    with pytest.raises(ModelError, match="shufflenet_v2_x0_5 has no input transform: TRANSFORM_INPUT= is for googlenet"):
-        find_checkpoint("shufflenet_v2_x0_5", checkpoint=saved(tmp_path), labels=TEN, transform_input=False)
-
-
-def test_preprocessing_can_be_said_and_its_origin_is_known(tmp_path):
-    plain = {"checkpoint": saved(tmp_path), "labels": TEN}
-    taken = find_checkpoint("shufflenet_v2_x0_5", **plain)
-    assert taken.origins["preprocessing"].startswith("as torchvision's IMAGENET1K_V1 weights have it: assumed, say PREP")
-    assert taken.origins["labels"] == "as said"
-    said = find_checkpoint("shufflenet_v2_x0_5", **plain, preprocess="resize=96 crop=64")
-    assert said.preprocessing == replace(taken.preprocessing, resize_size=96, crop_size=64)
-    assert said.origins["preprocessing"].startswith("resize, crop as said, the rest as torchvision's IMAGENET1K_V1")
-    write_checkpoint(tmp_path / "b.safetensors", said)
-    again = find_checkpoint(checkpoint=tmp_path / "b.safetensors")
-    assert (again.preprocessing, again.origins["preprocessing"]) == (said.preprocessing, "as the checkpoint says")
-
-
-def test_messages_name_the_keys_that_are_in_the_file(tmp_path):
-    state = {f"module.{name}": value for name, value in random_classifier("resnet18").module.state_dict().items()}
-    path = tmp_path / "a.pth"
-    torch.save(state, path)
-    assert load_classifier("resnet18", checkpoint=path, labels=TEN).architecture == "resnet18"
-    with pytest.raises(ModelError, match=r"head 'module.fc.(weight|bias)' scores 10 classes, but there are 2 labels"):
-        load_classifier("resnet18", checkpoint=path, labels=["cat", "dog"])
-    torch.save({**state, "module.conv1.weight": torch.zeros(1)}, path)
-    with pytest.raises(ModelError, match=r"'module.conv1.weight' has shape \(1,\), resnet18 wants \(64, 3, 7, 7\)"):
-        load_classifier("resnet18", checkpoint=path, labels=TEN)
-    torch.save({**state, **{f"module.extra.{index}": torch.zeros(1) for index in range(5)}}, path)
-    unknown = r"0 weights missing, 5 unknown \(module.extra.0, module.extra.1, module.extra.2, …\)"
-    with pytest.raises(ModelError, match=unknown):
-        load_classifier("resnet18", checkpoint=path, labels=TEN)
 
 
 def test_the_old_names_in_torchvisions_densenet_files_are_understood(tmp_path):

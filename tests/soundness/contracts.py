@@ -13,11 +13,11 @@ from handler.evidence import Engine, Needs, softmax
 from handler.onnx_engine import OnnxEngine
 from tests.soundness.behind import maps_behind
 from tests.soundness.layout import Layout
-from tests.soundness.pictures import with_object
+from tests.soundness.pictures import followed
 from tests.soundness.place import find_place
 from tests.soundness.product import Answer, answer, ask
 from tests.soundness.rectifiers import nonlinear_nodes
-from tests.soundness.reference import Reference, Truth
+from tests.soundness.reference import Reference
 
 FLOORS = {"scores": 1e-4, "activation": 1e-4, "gradient": 1e-3, "pixels": 1e-2}  # relative RMS errors
 TIMES_OWN = 4  # float32's own error, the worst of all pictures, times this is allowed, too
@@ -79,12 +79,12 @@ class Case:
         if classes is None:
             top = int(reference.scores(picture).argmax())
             classes = list(dict.fromkeys((top, self.second(number))))
-        return {target: self._evidence(reference, picture, target) for target in classes}
-
-    def _evidence(self, reference: Reference, picture: Tensor, target: int) -> "Evidence":
-        found: Truth = reference.truth(picture, target)
-        pixels = reference.guided(picture, target)[0] if self.guided else found.saliency
-        return Evidence(found.scores, found.activation, found.gradient, pixels)
+        found = reference.truths(picture, classes)
+        pixels = reference.guided(picture, classes)[0] if self.guided else [one.saliency for one in found]
+        return {
+            target: Evidence(one.scores, one.activation, one.gradient, seen)
+            for target, one, seen in zip(classes, found, pixels, strict=True)
+        }
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def differences(case: Case) -> Finding:
     """Central differences of the score agree with the gradients, at the cells and at the picture."""
     picture = case.pictures[:1]
     target, truth = next(iter(case.truths[0].items()))
-    exact = case.exact.truth(picture, target)
+    (exact,) = case.exact.truths(picture, [target])
     product = case.ask([0])
     gradients = {"picture": exact.saliency, "layer": truth.gradient}
     if gradients["layer"] is None:  # autograd reaches nothing: the product's own gradient is held to the differences
@@ -204,8 +204,7 @@ def _moved_score(case: Case, picture: Tensor, target: int, where: str, by: Tenso
 
 def place(case: Case) -> Finding:
     """Where an object is in the picture, there the cells change: upright, not mirrored, edge to edge."""
-    pictures, centres = with_object(case.pictures[:1])
-    changes = case.exact.changes(case.pictures[:1], pictures).double()
+    changes, centres = followed(case.own.changes, case.pictures)
     found = find_place(changes, centres)
     return Finding(found.wrong, found.figures)
 
@@ -223,7 +222,7 @@ def lively(case: Case) -> Finding:
 def guided(case: Case) -> Finding:
     """Coverage claims no more ReLUs than there are, and no fewer non-linearities."""
     picture, target = case.pictures[:1], next(iter(case.truths[0]))
-    _, rectifiers = case.exact.guided(picture, target)
+    _, rectifiers = case.exact.guided(picture, [target])
     if not case.guided:
         return Finding([f"guided backprop is refused, {rectifiers} ReLUs are there"] if rectifiers else [])
     coverage = case.ask([0]).coverage
@@ -252,9 +251,7 @@ def last(case: Case) -> Finding:
     if case.exact.has_others:
         return Finding([], figures)
     wrong = [f"{bypass:.0%} of the gradient at the picture goes around the layer"] if bypass > 1e-6 else []
-    return Finding(
-        wrong + [f"a map lies behind the layer: {path}" for path in maps_behind(case.exact, picture)], figures
-    )
+    return Finding(wrong + [f"a map lies behind the layer: {path}" for path in maps_behind(case.own, picture)], figures)
 
 
 def scores(case: Case) -> Finding:

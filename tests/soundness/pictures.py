@@ -1,5 +1,7 @@
 """Pictures of different content, and one with an object at several places."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,12 +21,13 @@ def _field(cells: int, side: int, random: torch.Generator) -> Tensor:
     return F.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=False)[0]
 
 
-def with_object(base: Tensor, per_axis: int = 4, seed: int = 6) -> tuple[Tensor, Tensor]:
-    """A textured square moved over a picture, from edge to edge.
+def with_object(base: Tensor, per_axis: int = 4, share: float = 0.1, seed: int = 6) -> tuple[Tensor, Tensor]:
+    """A faint textured square moved over a picture, from edge to edge: a strong one changes whole deep networks.
 
     Args:
         base: (1, 3, H, W).
         per_axis: places in each direction.
+        share: of the square's texture in the mixture with the picture.
         seed: of the texture.
 
     Returns:
@@ -38,7 +41,26 @@ def with_object(base: Tensor, per_axis: int = 4, seed: int = 6) -> tuple[Tensor,
     for top in corners:
         for left in corners:
             picture = base[0].clone()
-            picture[:, top : top + size, left : left + size] = texture
+            below = picture[:, top : top + size, left : left + size]
+            below += share * (texture - below)
             found.append(picture)
             centres.append(((top + size / 2) / side, (left + size / 2) / side))
     return torch.stack(found), torch.tensor(centres, dtype=torch.float64)
+
+
+def followed(changes_of: Callable[[Tensor, Tensor], Tensor], bases: Tensor) -> tuple[Tensor, Tensor]:
+    """How cells change with the object's place, over two pictures and textures: what is chance in one is not in both.
+
+    Args:
+        changes_of: of one picture (1, 3, H, W) and others (P, 3, H, W), the changes of cells (P, h, w).
+        bases: (2 or more, 3, H, W).
+
+    Returns:
+        Changes (P, h, w), each picture's on its own scale, and the object's centres.
+    """
+    total, centres = torch.zeros(()), torch.zeros(())
+    for number, base in enumerate(bases[:2]):
+        moved, centres = with_object(base[None], seed=number)
+        changes = changes_of(base[None], moved).double()
+        total = total + changes / changes.mean().clamp(min=1e-30)
+    return total, centres

@@ -4,7 +4,7 @@ Batch norms are spelled out: PyTorch's own backward of them is wrong on the CPU 
 in the strides of transposed tokens.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -49,27 +49,28 @@ class Reference:
         self.runs = len(kept)  # how often the layer runs for a picture
         self.has_others = self.layout.others(kept[-1])  # whether tokens stand beside the cells
 
-    def truth(self, picture: Tensor, target: int) -> Truth:
-        """The definition: the score's gradient at the layer's cells and at the picture (1, 3, H, W)."""
+    def truths(self, picture: Tensor, targets: Sequence[int]) -> list[Truth]:
+        """The definition: each score's gradient at the layer's cells and at the picture (1, 3, H, W)."""
         picture = picture.to(self.dtype).clone().requires_grad_()
         with _plainly(), self._kept() as outputs:
             scores = self._run(picture)
             kept = self._told(list(outputs))
-            found = _gradients(scores[0, target], [*kept, picture])
-        *layer, saliency = [None if one is None else one.detach() for one in found]
-        return Truth(
-            scores[0].detach(),
-            self._cells([one.detach() for one in kept]),
-            None if None in layer or not layer else self._cells([one for one in layer if one is not None]),
-            None if saliency is None else saliency[0],
-        )
+            found = [_gradients(scores[0, target], [*kept, picture]) for target in targets]
+        return [self._truth(scores[0].detach(), [one.detach() for one in kept], its) for its in found]
 
-    def guided(self, picture: Tensor, target: int) -> tuple[Tensor | None, int]:
-        """The gradient at the picture with every ReLU guided, and how many ReLUs there are."""
+    def _truth(self, scores: Tensor, kept: list[Tensor], gradients: list[Tensor | None]) -> Truth:
+        *layer, saliency = gradients
+        reached = [one for one in layer if one is not None]
+        gradient = self._cells(reached) if layer and len(reached) == len(layer) else None
+        return Truth(scores, self._cells(kept), gradient, None if saliency is None else saliency[0])
+
+    def guided(self, picture: Tensor, targets: Sequence[int]) -> tuple[list[Tensor | None], int]:
+        """The gradients at the picture with every ReLU guided, and how many ReLUs there are."""
         picture = picture.to(self.dtype).clone().requires_grad_()
         with _plainly(), GuidedReLUs() as mode:
-            (found,) = _gradients(self._run(picture)[0, target], [picture])
-        return (None if found is None else found[0].detach()), mode.count
+            scores = self._run(picture)
+            found = [_gradients(scores[0, target], [picture])[0] for target in targets]
+        return [None if one is None else one[0] for one in found], mode.count
 
     def scores(self, picture: Tensor, change: Change | None = None) -> Tensor:
         """(K,), with the layer's cells changed."""
@@ -82,7 +83,7 @@ class Reference:
 
     def bypass(self, picture: Tensor, target: int) -> float:
         """How much of the gradient at the picture does not come through the layer's cells, as a part of its norm."""
-        whole = self.truth(picture, target).saliency
+        (whole,) = (one.saliency for one in self.truths(picture, [target]))
         picture = picture.to(self.dtype).clone().requires_grad_()
         with _plainly(), self._changed(Tensor.detach):
             (left,) = _gradients(self._run(picture)[0, target], [picture])
@@ -150,7 +151,7 @@ def _gradients(score: Tensor, wanted: list[Tensor]) -> list[Tensor | None]:
     if not score.requires_grad:
         return [None] * len(wanted)
     reached = [one for one in wanted if one.requires_grad]
-    found = iter(torch.autograd.grad(score, reached, allow_unused=True))
+    found = iter(torch.autograd.grad(score, reached, allow_unused=True, retain_graph=True))
     return [next(found) if one.requires_grad else None for one in wanted]
 
 
