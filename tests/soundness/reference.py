@@ -155,14 +155,16 @@ def _gradients(score: Tensor, wanted: list[Tensor]) -> list[Tensor | None]:
     return [next(found) if one.requires_grad else None for one in wanted]
 
 
+def _saving_nothing(*_arguments: Any, **_options: Any) -> Iterator[None]:
+    yield
+
+
 @contextmanager
 def _plainly() -> Iterator[None]:
     """Batch norms are spelled out, and what would be computed twice to save memory is computed once."""
     once = mock.patch.object(CheckpointFunction, "apply", lambda run, _preserve, *inputs: run(*inputs))
     # of the other kind: it saves nothing around what it runs
-    and_once = mock.patch.object(
-        checkpoint, "_checkpoint_without_reentrant_generator_impl", lambda *_, **__: iter([None])
-    )
+    and_once = mock.patch.object(checkpoint, "_checkpoint_without_reentrant_generator_impl", _saving_nothing)
     with _BatchNorms(), once, and_once:
         yield
 

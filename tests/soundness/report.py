@@ -23,7 +23,7 @@ Relative RMS errors of scores and activations may be {contracts.FLOORS["scores"]
 within rounding of zero flips), or {contracts.TIMES_OWN} times the error of plain float32 on the worst of the same
 pictures, and never more than {contracts.AT_MOST:g}.
 """
-_CONTRACTS = {
+HOW = {  # each contract is checked
     "scores": "several finite logits; a single score, and scores that are probabilities already, are refused.",
     "evidence": "of three pictures, each alone: scores, activation and gradient at the layer that the product chose, "
     "and the guided gradient (the plain one where there is no ReLU), for the top class and one more.",
@@ -31,12 +31,15 @@ _CONTRACTS = {
     "activations and scores must differ.",
     "differences": "central differences in float64, along random directions at the layer's cells and at the picture, "
     "equal the reference's gradients: they hold the reference itself to account.",
-    "lively": "the gradient at the cells is not zero. How much of the picture's gradient goes around the cells is in "
-    "the figures (`bypass`).",
-    "place": "a textured square is moved over a picture, 4 × 4 places from edge to edge: the cells that change follow "
-    "it up and down, left and right, are neither mirrored nor transposed, and no place leaves them unchanged.",
-    "guided": "the ReLUs that are called guided are as many as a replacement of all their spellings finds, and coverage "
-    "is told of no fewer activations than the autograd graph has pointwise non-linearities.",
+    "lively": "the gradient at the cells is not zero.",
+    "last": "the layer runs as often as the product says. All of the picture's gradient goes through its cells, and no "
+    "later module with weights through which all of it goes, too, is a map by the contract `place`: both but where "
+    "tokens stand beside the cells, as class tokens do; then the share that goes around is in the figures (`bypass`).",
+    "place": "a faint textured square is moved over two pictures, 4 × 4 places from edge to edge: the cells that "
+    "change follow it up and down, left and right, are neither mirrored nor transposed, no place leaves them unchanged, and "
+    "where there are 8 cells and more in a direction, they move no further than it does.",
+    "guided": "the ReLUs that are called guided are as many as a replacement of all their spellings finds, and "
+    "coverage is told of no fewer activations than the autograd graph has pointwise non-linearities.",
     "graphs": "the ONNX graphs' answers, at batch 1, 2 and 3, against the same reference.",
 }
 
@@ -46,7 +49,7 @@ def render(content: Mapping[str, Any]) -> str:
     rows: Sequence[Row] = content["networks"]
     machine = content["machine"]
     lines = [_INTRODUCTION, *_counts(rows), "", "## How each contract is checked", ""]
-    lines += [f"* **{name}** ({_checked(rows, name)} networks): {how}" for name, how in _CONTRACTS.items()]
+    lines += [f"* **{name}** ({_checked(rows, name)} networks): {how}" for name, how in HOW.items()]
     for verdict, title in (("wrong", "What is wrong"), ("traceback", "Tracebacks"), ("refused", "What is refused")):
         its = [row for row in rows if row["verdict"] == verdict]
         if its:
