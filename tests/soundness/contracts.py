@@ -110,11 +110,11 @@ def _error(found: Tensor, expected: Tensor) -> float:
 
 def _compare(case: Case, rows: Sequence[int], found: Answer) -> list[str]:
     """What is wrong with an answer to a batch, in sentences that name another picture's evidence as such."""
-    wrong = []
+    wrong: dict[tuple[int, str], str] = {}  # one for each output of a row
     for place, (row, target) in enumerate(found.pairs):
         truths = case.truths[rows[row]]
         if target not in truths:
-            wrong.append(f"row {row} of {len(rows)} explains class {target}, not its top class")
+            wrong[row, "class"] = f"row {row} of {len(rows)} explains class {target}, not its top class"
             continue
         its = Evidence(found.scores[row], found.activation[place], found.gradient[place], found.pixels[place]).parts()
         for name, expected in truths[target].parts().items():
@@ -124,8 +124,8 @@ def _compare(case: Case, rows: Sequence[int], found: Answer) -> list[str]:
                 owner = next((one for one in others if _is_of(case, one, target, name, its[name])), None)
                 whose = "" if owner is None else f": it is picture {owner}'s"
                 what = ("guided gradient" if case.guided else "saliency") if name == "pixels" else name
-                wrong.append(f"row {row} of {len(rows)}: {what} off by {error:.1g}{whose}")
-    return wrong
+                wrong.setdefault((row, name), f"row {row} of {len(rows)}: {what} off by {error:.1g}{whose}")
+    return list(wrong.values())
 
 
 def _is_of(case: Case, number: int, target: int, name: str, value: Tensor) -> bool:

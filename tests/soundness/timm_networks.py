@@ -94,7 +94,7 @@ NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
     "legacy_seresnet18": (64, {}),
     "sequencer2d_s": (224, {"layers": (1, 1, 2, 1)}),
     "shvit_s1": (128, {}),
-    "skresnet18": (64, {}),
+    "skresnet18": (128, {}),
     "starnet_s050": (96, {}),
     "swiftformer_xs": (224, {}),
     "swin_tiny_patch4_window7_224": (224, {"depths": (1, 1, 2, 2)}),
