@@ -13,7 +13,7 @@ from handler.evidence import Engine, Needs, softmax
 from handler.onnx_engine import OnnxEngine
 from tests.soundness.behind import maps_behind
 from tests.soundness.layout import Layout
-from tests.soundness.pictures import followed
+from tests.soundness.pictures import EDGES, followed, with_edges
 from tests.soundness.place import find_place
 from tests.soundness.product import Answer, answer, ask
 from tests.soundness.rectifiers import nonlinear_nodes
@@ -206,7 +206,10 @@ def place(case: Case) -> Finding:
     """Where an object is in the picture, there the cells change: upright, not mirrored, edge to edge."""
     changes, centres = followed(case.own.changes, case.pictures)
     found = find_place(changes, centres)
-    return Finding(found.wrong, found.figures)
+    base = case.pictures[:1]
+    seen = case.own.changes(base, with_edges(base)).flatten(1).norm(dim=1)
+    unseen = [edge for edge, change in zip(EDGES, seen.tolist(), strict=True) if not change > 0]
+    return Finding(found.wrong + [f"the picture's {edge} edge changes no cell" for edge in unseen], found.figures)
 
 
 def lively(case: Case) -> Finding:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _LOW, _HIGH = -1.8, 1.8  # about the range of normalised pictures
+EDGES = {"upper": (1, False), "lower": (1, True), "left": (2, False), "right": (2, True)}  # axis of (3, H, W), far end
 
 
 def pictures(count: int, side: int, seed: int = 5) -> Tensor:
@@ -46,6 +47,16 @@ def with_object(base: Tensor, per_axis: int = 4, share: float = 0.1, seed: int =
             found.append(picture)
             centres.append(((top + size / 2) / side, (left + size / 2) / side))
     return torch.stack(found), torch.tensor(centres, dtype=torch.float64)
+
+
+def with_edges(base: Tensor) -> Tensor:
+    """(4, 3, H, W): the picture (1, 3, H, W) with a strip of a sixteenth of its side painted over, at each of ``EDGES``."""
+    side = base.shape[-1]
+    found = base.repeat(4, 1, 1, 1)
+    for picture, (axis, far) in zip(found, EDGES.values(), strict=True):
+        strip = picture.narrow(axis, side - side // 16 if far else 0, side // 16)
+        strip.neg_()
+    return found
 
 
 def followed(changes_of: Callable[[Tensor, Tensor], Tensor], bases: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor
 
 FOLLOWS = 0.5  # least correlation of the change's centre with the object's, in each direction
-STRETCH = 1.2  # how much further than the object the change may move, where there are cells enough to tell
-FINE = 8  # cells in a direction
 SEEN = 1e-4  # least change for an object at an edge, as a part of the largest
 
 
@@ -34,13 +32,8 @@ def find_place(changes: Tensor, centres: Tensor) -> Place:
     relative = changes / changes.mean(0, keepdim=True).clamp(min=1e-30)
     above = (relative - relative.mean((1, 2), keepdim=True)).clamp(min=0)
     found = _centre(above)
-    sharp = _centre(above**4)
-    offsets = centres - 0.5
-    offsets = offsets * (offsets.abs() < 0.25)  # at an edge the object may be cut
-    slopes = (offsets * sharp).sum(0) / offsets.square().sum(0)
     both = torch.corrcoef(torch.cat([centres, found], dim=1).T).nan_to_num()[:2, 2:]  # object's by change's, y and x
     place = Place(figures={"y": round(float(both[0, 0]), 2), "x": round(float(both[1, 1]), 2)})
-    place.figures |= {"slopes": [round(float(one), 2) for one in slopes]}
     for axis, name, size in ((0, "up and down", height), (1, "left and right", width)):
         if size == 1:
             continue
@@ -51,10 +44,6 @@ def find_place(changes: Tensor, centres: Tensor) -> Place:
             place.wrong.append("the cells' axes are exchanged")
         elif its < FOLLOWS:
             place.wrong.append(f"the cells do not follow an object that moves {name}: correlation {its:.2f}")
-        elif size >= FINE and slopes[axis] > STRETCH:
-            place.wrong.append(
-                f"the cells show a part of the picture only: they move {slopes[axis]:.2f} times as far {name}"
-            )
     unseen = whole < SEEN * whole.max()
     if bool(unseen.any()):
         place.wrong.append(f"an object at {int(unseen.sum())} of {len(whole)} places changes no cell")

@@ -43,7 +43,8 @@ class GuidedReLUs(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        found = _rectified(function, args, kwargs)
+        # inside a custom function's own forward pass no gradient is recorded
+        found = _rectified(function, args, kwargs) if torch.is_grad_enabled() else None
         if found is None or not found[0].requires_grad:
             return function(*args, **kwargs)
         self.count += 1
