@@ -45,7 +45,7 @@ RELIABILITY := $(PY) -m benchmarks.reliability
 PACK_EMBEDDED = $(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo demo-photo archive export explanation gradcam serve stop finetune train localisation bench zoo old-runtimes fuzz load soak soak-10 faults lock clean
+.PHONY: help setup check test demo demo-photo archive export explanation gradcam serve stop finetune train localisation bench zoo soundness old-runtimes fuzz load soak soak-10 faults lock clean
 
 help: ## list the targets
 	@echo "make TARGET [VARIABLE=value …]"
@@ -132,6 +132,9 @@ zoo: $(READY) ## run every torchvision classifier through everything, see docs/Z
 
 old-runtimes: $(READY) ## run graphs of every kind with ONNX Runtime 1.15, 1.17 and 1.20 from a package index (a few minutes)
 	$(PY) -m benchmarks.old_runtimes
+
+soundness: $(READY) ## hold 492 networks to an independent reference, see docs/SOUNDNESS.md (an hour; resumable; SOUNDNESS='--only NAME')
+	$(PY) -W ignore -m tests.soundness --docs docs $(SOUNDNESS)
 
 fuzz: $(READY) ## send 100,000 hostile requests to a server (a quarter of an hour; FUZZ='--inputs 5000 --seed 1', '--replay FILE')
 	$(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors

@@ -1,0 +1,20 @@
+"""Torchvision's classifiers, at the smallest side that suits each family."""
+
+from torch import nn
+
+from benchmarks.zoo.weights import build
+from handler.classifier import known_architectures
+
+SIDE = 64
+SIDES = {"inception_v3": 160, "alexnet": 96, "maxvit_t": 224}  # pixels
+DEEP = ("mobilenet", "mnasnet", "efficientnet", "shufflenet")  # of 64 pixels each of their cells sees all
+
+
+def sides() -> dict[str, int]:
+    """Every network's side in pixels."""
+    return {name: SIDES.get(name, 128 if name.startswith(DEEP) else SIDE) for name in known_architectures()}
+
+
+def network(name: str) -> nn.Module:
+    """With weights that nobody should look at."""
+    return build(name, sides()[name])
