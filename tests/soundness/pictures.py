@@ -50,7 +50,7 @@ def with_object(base: Tensor, per_axis: int = 4, share: float = 0.1, seed: int =
 
 
 def with_edges(base: Tensor) -> Tensor:
-    """(4, 3, H, W): the picture (1, 3, H, W) with a strip of a sixteenth of its side painted over, at each of ``EDGES``."""
+    """(4, 3, H, W): the picture (1, 3, H, W) with a strip of a sixteenth of its side painted over, at each edge."""
     side = base.shape[-1]
     found = base.repeat(4, 1, 1, 1)
     for picture, (axis, far) in zip(found, EDGES.values(), strict=True):

@@ -134,7 +134,7 @@ def parametric_relu(net, x):
     return net.head(net.act(net.c3(net.stem(x))))
 
 
-@cnn("right", parts={"act": lambda: nn.ReLU(inplace=True)}, layers=("c3",))
+@cnn("right", parts={"act": lambda: nn.ReLU(inplace=True)}, layers=("c3", "act"))
 def one_relu_for_all(net, x):
     return net.head(net.act(net.c3(net.act(net.c2(net.act(net.c1(x)))))))
 

@@ -140,7 +140,7 @@ def batch_in_two_chunks(net, x):
     return torch.cat([net.head(net.trunk(one)) for one in x.chunk(2)])
 
 
-@cnn("refused", word="fail")
+@cnn("right or refused", word="fail")
 def one_picture_only(net, x):
     return net.head(net.trunk(x.reshape(1, 3, 64, 64)))
 

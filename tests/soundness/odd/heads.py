@@ -115,12 +115,13 @@ def fully_convolutional(net, x):
     return net.out(net.trunk(x)).mean((2, 3))
 
 
-@cnn("refused", word="float16")
+# float16 has no central differences to speak of
+@cnn(EITHER, excused=("differences",))
 def scores_in_half_precision(net, x):
     return net.head(net.trunk(x)).half()
 
 
-@cnn("refused", word="float64")
+@cnn(EITHER)
 def scores_in_double_precision(net, x):
     return net.head(net.trunk(x)).double()
 
@@ -130,7 +131,7 @@ def answers_classes(net, x):
     return net.head(net.trunk(x)).argmax(1)
 
 
-@cnn("refused", word="layer")
+@cnn("refused", word="picture")
 def scores_without_the_picture(net, x):
     return net.fc.bias.expand(len(x), -1) + 0 * net.fc.weight.sum()
 
@@ -206,6 +207,7 @@ def one_expert_for_each_picture(net, x):
     "right",
     parts={"auxiliary": lambda: nn.Sequential(nn.Conv2d(32, 8, 3), nn.ReLU(), nn.Conv2d(8, 3, 1))},
     layers=("c3",),
+    excused=("guided",),  # one ReLU of four does not lead to the scores
 )
 def auxiliary_head_runs_last(net, x):
     maps = net.trunk(x)
@@ -249,7 +251,8 @@ def hidden_layer_with_batch_norm(net, x):
     return net.fc2(F.relu(net.norm(net.trunk(x).mean((2, 3)))))
 
 
-@cnn(EITHER)
+# a gradient inside the scores jumps where a ReLU opens
+@cnn(EITHER, excused=("differences",))
 def second_derivative_in_the_score(net, x):
     with torch.enable_grad():
         maps = net.trunk(x)

@@ -36,7 +36,8 @@ def class_token_last(net, x):
     return net.fc(net.norm(tokens)[:, -1])
 
 
-@vit(EITHER)
+# what lies behind is a map in no order that is known
+@vit(EITHER, excused=("last",))
 def class_token_in_the_middle(net, x):
     tokens = net.tokens(x)
     tokens = torch.cat([tokens[:, :32], net.cls[:, :1].expand(len(x), -1, -1), tokens[:, 32:]], 1)
@@ -121,7 +122,8 @@ def tokens_shuffled(net, x):
     return net.head(net.blocks(net.tokens(x)[:, net.order]))
 
 
-@vit(EITHER)
+# what lies behind is a map in no order that is known
+@vit(EITHER, excused=("last",))
 def tokens_in_serpentines(net, x):
     grid = net.patch(x)
     grid = torch.cat([grid[:, :, ::2, None], grid[:, :, 1::2, None].flip(-1)], 3).flatten(2)
