@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.jit import ScriptModule
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from handler.differentiable import differentiable
@@ -51,6 +50,6 @@ def observe(module: nn.Module, pictures: Tensor, visit: Callable[[Place, Tensor]
     with ExitStack() as stack:
         stack.enter_context(differentiable())
         for path, layer in module.named_modules():
-            if path and not isinstance(layer, ScriptModule):  # which take no hooks
+            if path:
                 stack.callback(layer.register_forward_hook(seen(path)).remove)
         return module(pictures.clone())  # a network may begin with an operation in place

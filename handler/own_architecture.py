@@ -96,10 +96,11 @@ def build_own(architecture: str, num_classes: int | None = None, side: int | Non
         raise ModelError(f"architecture {architecture} fails ({in_one_line(error)})") from error
     if not isinstance(module, nn.Module):
         raise ModelError(f"architecture {architecture} returns {described(module)}, valid is a torch.nn.Module")
-    if isinstance(module, torch.jit.ScriptModule):
+    scripted = next((path for path, one in module.named_modules() if isinstance(one, torch.jit.ScriptModule)), None)
+    if scripted is not None:
         raise ModelError(
-            f"architecture {architecture} returns TorchScript, whose layers take no hooks; "
-            "valid is the torch.nn.Module that was scripted or traced"
+            f"architecture {architecture} has TorchScript in it ({scripted or 'the whole network'}), whose layers take "
+            "no hooks; valid is the torch.nn.Module that was scripted or traced"
         )
     if next(module.parameters(), None) is None:
         raise ModelError(f"architecture {architecture} has no weights, valid is a network with parameters")
