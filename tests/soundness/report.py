@@ -36,7 +36,7 @@ HOW = {  # each contract is checked
     "later module with weights through which all of it goes, too, is a map by the contract `place`: both but where "
     "tokens stand beside the cells, as class tokens do; then the share that goes around is in the figures (`bypass`).",
     "place": "a faint textured square is moved over two pictures, 4 × 4 places from edge to edge: the cells that "
-    "change follow it up and down, left and right, are neither mirrored nor transposed; no place leaves them unchanged, "
+    "change follow it up and down, left and right, are neither mirrored nor transposed; none leaves them unchanged, "
     "nor does an edge of the picture, a sixteenth of its side wide.",
     "guided": "the ReLUs that are called guided are as many as a replacement of all their spellings finds, and "
     "coverage is told of no fewer activations than the autograd graph has pointwise non-linearities.",
