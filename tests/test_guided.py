@@ -18,6 +18,11 @@ HEAD = torch.tensor([[1.0, 4, -2], [0, 0, 1]])
 _once = nn.ReLU()
 
 
+def _on_a_slice(x):
+    x[:, :].relu_()
+    return x
+
+
 class TwoActivations(nn.Module):
     def __init__(self, first, second):
         super().__init__()
@@ -46,8 +51,17 @@ def evidence_of(module, pixel=PIXEL, target=0):
         (nn.ReLU6(), nn.ReLU6(inplace=True)),
         (functional.relu6, nn.Hardtanh(0, 100)),
         (functional.relu, nn.ReLU6()),
+        (nn.Threshold(0, 0), nn.Threshold(0, 0, inplace=True)),
+        (lambda x: x.clamp(min=0), lambda x: x.clamp_min(0)),
+        (lambda x: x.clamp(0, 100), lambda x: x.clamp_(min=0)),
+        (lambda x: torch.maximum(x, torch.zeros(())), lambda x: torch.max(torch.zeros_like(x), x)),
+        (lambda x: functional.relu(x.view(3, 1), inplace=True).view(1, 3), lambda x: x.view(3, 1).relu_().view(1, 3)),
+        (nn.Sequential(nn.Unflatten(1, (3, 1)), nn.Flatten(), nn.ReLU(inplace=True)), _on_a_slice),
     ],
-    ids=["module", "reused", "inplace", "functional", "functional-inplace", "method", "6", "6-func", "mixed"],
+    ids=[
+        *("module", "reused", "inplace", "functional", "functional-inplace", "method", "6", "6-func", "mixed"),
+        *("threshold", "clamp-min", "clamp", "maximum", "view-inplace", "slice-inplace"),
+    ],
 )
 def test_guided_gradient_by_hand_however_the_relu_is_written(first, second):
     found = evidence_of(TwoActivations(first, second))
@@ -55,6 +69,45 @@ def test_guided_gradient_by_hand_however_the_relu_is_written(first, second):
     np.testing.assert_allclose(found.guided[0, :, 0, 0], [1, 0, 1], rtol=1e-6)
     np.testing.assert_allclose(found.saliency[0, :, 0, 0], [1, -3, -1], rtol=1e-6)
     assert found.coverage == "2 of 2 activations"
+
+
+class OwnReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        context.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * (context.saved_tensors[0] > 0)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        OwnReLU.apply,
+        nn.CELU(),
+        nn.CELU(inplace=True),
+        nn.ELU(inplace=True),
+        nn.LeakyReLU(inplace=True),
+        nn.Hardsigmoid(),
+        nn.Hardtanh(),
+        lambda x: torch.where(x > 0, x, 0),
+        lambda x: x * (x > 0),
+        lambda x: x * x,
+        lambda x: x.clamp(max=6),
+        lambda x: torch.maximum(x, torch.ones(())),
+        lambda x: functional.leaky_relu(x.view(3, 1), inplace=True).view(1, 3),
+        nn.Softmax(1),
+        nn.LayerNorm(3),
+    ],
+    ids=[
+        *("own", "celu", "celu-inplace", "elu-inplace", "leaky-inplace", "hardsigmoid", "hardtanh", "where", "mask"),
+        *("square", "clamp-max", "maximum-one", "leaky-view-inplace", "softmax", "layer-norm"),
+    ],
+)
+def test_what_is_no_relu_is_counted_and_not_guided(other):
+    assert evidence_of(TwoActivations(nn.ReLU(), other)).coverage == "1 of 2 activations"
 
 
 def test_relu6_passes_nothing_where_it_is_saturated():
