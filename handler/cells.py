@@ -16,10 +16,13 @@ Floats = npt.NDArray[np.float64]
 BANDS = 4  # that the picture is cut into, in each direction
 EDGE = 8  # times an edge fits into the picture's side: a network may leave no edge unseen that is as wide
 _LIKE = 0.5  # correlation of where cells are and where they change, at least, on both axes
-_LIKE_IF_FEW = 0.8, 0.95  # where so few cells may correlate by chance: with two axes, and with one that may be parted
+_LIKE_IF_FEW = 0.8  # of fewer than nine cells with two axes, which may correlate by chance
+_LIKE_IF_PARTED = 0.95  # at most, of cells that share an axis, which may be parted into cells and others in many ways
 _LIKE_IF_TURNED = (
     0.8  # of cells that show the picture mirrored or transposed; moved by a half they would correlate, too
 )
+_LIKE_IN_PROFILE = 0.8  # of whole rows, and of whole columns: cells of deep networks each follow the picture a little
+_PROFILED = 6  # rows and columns at least
 _CHANCE = 4  # standard deviations of the correlation of random numbers
 _MOST_OTHER_TOKENS = 16  # class tokens, registers; and fewer than cells
 _NEAR_EDGE = 0.125  # of the cells: those that the picture's edges must change most
@@ -48,6 +51,7 @@ class Cells:
     transposed: bool = False
     mirrored: tuple[bool, bool] = (False, False)  # upside down, left to right
     likeness: float = 1.0  # correlation of where cells are and where they change, on the worse axis
+    profile: float = 1.0  # the same of the averages of rows and of columns
 
 
 def find_cells(changes: Mapping[int, Sequence[Floats]]) -> Cells | None:
@@ -58,16 +62,23 @@ def find_cells(changes: Mapping[int, Sequence[Floats]]) -> Cells | None:
             (h, w) or (T,).
     """
     arrangements = [one for axis, found in changes.items() for one in _arrangements(axis, np.stack(found))]
-    likely = [cells for cells in arrangements if cells.likeness >= _needed(cells)]
+    likely = [cells for cells in arrangements if cells.likeness >= _needed(cells) or _has_profile(cells)]
     return max(likely, key=lambda cells: cells.likeness, default=None)
+
+
+def _has_profile(cells: Cells) -> bool:
+    turned = cells.transposed or any(cells.mirrored)
+    return cells.profile >= _LIKE_IN_PROFILE and min(cells.grid) >= _PROFILED and not turned
 
 
 def _needed(cells: Cells) -> float:
     """The correlation that this many cells do not reach by chance."""
     count = cells.grid[0] * cells.grid[1]
-    by_chance = math.tanh(_CHANCE / math.sqrt(count - 3))
-    turned = cells.transposed or any(cells.mirrored)
-    return max(_LIKE, _LIKE_IF_TURNED if turned else 0, min(by_chance, _LIKE_IF_FEW[cells.shared_axis]))
+    if cells.shared_axis:
+        needed = min(math.tanh(_CHANCE / math.sqrt(count - 3)), _LIKE_IF_PARTED)
+    else:
+        needed = _LIKE_IF_FEW if count < 9 else _LIKE
+    return max(_LIKE, needed, _LIKE_IF_TURNED if cells.transposed or any(cells.mirrored) else 0)
 
 
 def _arrangements(channel_axis: int, changed: Floats) -> Iterator[Cells]:
@@ -102,7 +113,8 @@ def _judged(channel_axis: int, changed: Floats, *, shared_axis: bool, first: int
             changed[2 * BANDS :].transpose(0, 2, 1) if transposed else changed[2 * BANDS :], mirrored
         ):
             continue
-        yield Cells(channel_axis, grid, shared_axis, first, transposed, mirrored, likeness)
+        profile = min(_correlation(down.mean(1), np.arange(height)), _correlation(across.mean(0), np.arange(width)))
+        yield Cells(channel_axis, grid, shared_axis, first, transposed, mirrored, likeness, profile)
 
 
 def _reaches_edges(changed: Floats, mirrored: tuple[bool, bool]) -> bool:

@@ -117,10 +117,10 @@ def _is_linear(node: Node, name: str) -> bool:
         return not node._saved_training
     if name not in _PRODUCTS:
         return name in _LINEAR
-    inputs = node.next_functions
-    if all(inputs[place][0] is not None for place in _PRODUCTS[name]):
+    inputs = [place for place, (following, _) in enumerate(node.next_functions) if following is not None]
+    if set(_PRODUCTS[name]) <= set(inputs):
         return False
-    return name != "Mul" or not _is_mask(node._saved_other if inputs[1][0] is None else node._saved_self)
+    return name != "Mul" or not _is_mask(node._saved_self if 0 not in inputs else node._saved_other)
 
 
 def _is_mask(factor: Any) -> bool:

@@ -142,7 +142,7 @@ def _changes(look: Look, axes: Mapping[Place, int]) -> dict[Place, dict[int, lis
         for place in axes
         if place in look.gradients and sum(size > 1 for size in look.outputs[place].shape) > 1
     }
-    first, second, _ = look.pictures
+    first = look.pictures[0]
 
     def visit(place: Place, output: Tensor) -> None:
         alone = look.outputs.get(place)
@@ -154,7 +154,7 @@ def _changes(look: Look, axes: Mapping[Place, int]) -> dict[Place, dict[int, lis
 
     with torch.no_grad():
         for rows, columns in parts(first.shape[2]) if found else ():
-            observe(look.module, nudged(first, second, rows, columns), visit)
+            observe(look.module, nudged(first, rows, columns), visit)
     return found
 
 
@@ -178,7 +178,9 @@ def _layer(
         if cells is None:
             return "its cells do not follow the picture's content from edge to edge"
         seen[run] = cells
-    alike = {(axes[run], replace(cells, mirrored=(False, False), likeness=1.0)) for run, cells in seen.items()}
+    alike = {
+        (axes[run], replace(cells, mirrored=(False, False), likeness=1.0, profile=1.0)) for run, cells in seen.items()
+    }
     if len(alike) > 1:
         return f"its {len(last)} runs return different maps"
     view = _view(runs, seen, axes)

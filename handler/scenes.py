@@ -16,11 +16,13 @@ def scenes(count: int, side: int, seed: int = 0) -> Tensor:
     return F.interpolate(fields, (side, side), mode="bicubic") + 0.3 * grain
 
 
-def nudged(picture: Tensor, other: Tensor, rows: slice, columns: slice) -> Tensor:
-    """A copy of ``picture`` (1, 3, H, W) whose rows and columns lie a little nearer to those of ``other``.
+def nudged(picture: Tensor, rows: slice, columns: slice) -> Tensor:
+    """A copy of ``picture`` (1, 3, H, W) with a little noise in its rows and columns.
 
-    A little, because a deep network answers a large change with changes everywhere.
+    A little, because a deep network answers a large change with changes everywhere; noise, because it changes a cell in
+    more independent ways than a smooth change would.
     """
+    noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(3), dtype=picture.dtype)
     changed = picture.clone()
-    changed[:, :, rows, columns] = picture[:, :, rows, columns].lerp(other[:, :, rows, columns], _NUDGE)
+    changed[:, :, rows, columns] += _NUDGE * noise.to(picture.device)[:, :, rows, columns]
     return changed

@@ -364,16 +364,24 @@ def test_the_last_run_of_a_layer_counts_where_runs_follow_each_other():
     assert found.layers["again"].shape == (16, 16, 16)
 
 
-@pytest.mark.parametrize("blocked", [torch.no_grad, torch.inference_mode])
-def test_a_trunk_without_gradients_is_told(blocked):
+@pytest.mark.parametrize("hidden", [torch.no_grad, torch.inference_mode])
+def test_a_trunk_that_runs_without_gradients_has_them_all_the_same(hidden):
     class Frozen(Trunk):
         def forward(self, x):
-            with blocked():
+            with hidden():
                 maps = self.features(x)
             return self.head(maps)
 
-    with pytest.raises(ModelError, match=r"have no gradient at the picture.*no_grad\(\).*freeze weights with requires"):
-        look(Frozen)
+    assert look(Frozen).default == "c2"
+
+
+def test_a_detached_trunk_is_told():
+    class Detached(Trunk):
+        def forward(self, x):
+            return self.head(self.features(x).detach())
+
+    with pytest.raises(ModelError, match=r"have no gradient at the picture.*detach\(\).*freeze weights with requires"):
+        look(Detached)
 
 
 def test_cells_are_found_whatever_their_weights():
@@ -392,4 +400,4 @@ def test_cells_are_found_whatever_their_weights():
     assert (cells.grid, cells.transposed, cells.mirrored) == ((4, 6), False, (False, False))
     turned = find_cells({0: [one.T[::-1] for one in found]})
     assert turned is not None
-    assert turned == Cells(0, (4, 6), False, 0, True, (False, True), turned.likeness)
+    assert turned == Cells(0, (4, 6), False, 0, True, (False, True), turned.likeness, turned.profile)

@@ -1,5 +1,6 @@
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from handler.cam import gradcam
 from handler.errors import Unprocessable
 from handler.evidence import TOP, Needs
+from handler.layers import find_layers
 from handler.torch_engine import TorchEngine
 from tests.models import in_double_precision, random_classifier, random_inputs, tiny_classifier
 
@@ -249,3 +251,62 @@ def test_four_threads_sharing_one_engine_get_the_answers_of_one(classifier):
     for found, expected in zip(at_once, one_by_one, strict=True):
         assert_same_evidence(found, expected, 0, 0)
     assert state_of(classifier.module) == before
+
+
+class MixesPictures(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4, track_running_stats=False)
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.fc(self.norm(self.conv(x)).relu().square().mean((2, 3)))
+
+
+def test_pictures_that_mix_are_answered_as_if_each_was_alone():
+    torch.manual_seed(0)
+    classifier = replace(tiny_classifier(MixesPictures()), alone="they mix")
+    engine, inputs, needs = TorchEngine(classifier), random_inputs(3, 8), Needs(("conv",), guided=True, saliency=True)
+    together = engine.run(inputs, [[0], [1, 0], []], needs)
+    assert (together.rows.tolist(), together.classes.tolist()) == ([0, 1, 1], [0, 1, 0])
+    pairs = 0
+    for row, targets in enumerate([[0], [1, 0], []]):
+        alone = engine.run(inputs[row : row + 1], [targets], needs)
+        np.testing.assert_array_equal(together.logits[row], alone.logits[0])
+        part = slice(pairs, pairs + len(targets))
+        pairs += len(targets)
+        for found, expected in (
+            (together.layers["conv"].activation, alone.layers["conv"].activation),
+            (together.layers["conv"].gradient, alone.layers["conv"].gradient),
+            (together.guided, alone.guided),
+            (together.saliency, alone.saliency),
+        ):
+            np.testing.assert_array_equal(found[part], expected)
+    assert together.coverage == "1 of 3 activations"
+
+
+class FlipAveraging(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, 2, 1), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return sum(self.fc(self.conv(view).relu().mean((2, 3))) for view in (x, x.flip(3)))
+
+
+def test_the_maps_of_all_runs_of_a_layer_are_put_back_and_added():
+    torch.manual_seed(0)
+    module = FlipAveraging()
+    classifier = tiny_classifier(module)
+    views = {"conv": find_layers(classifier.module, "flips", 16).layers["conv"].view}
+    inputs = random_inputs(2, 16)
+    evidence = TorchEngine(replace(classifier, views=views)).run(inputs, [[1], [0]], Needs(("conv",)))
+    its = evidence.layers["conv"]
+    for row, target in enumerate([1, 0]):
+        parts = []
+        for view in (inputs[row : row + 1], inputs[row : row + 1, :, :, ::-1].copy()):
+            activation = module.conv(torch.from_numpy(view)).detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(module.fc(activation.relu().mean((2, 3)))[0, target], activation)
+            parts.append((gradient.mean((2, 3), keepdim=True) * activation).sum(1)[0].detach().numpy())
+        expected = (parts[0] + parts[1][:, ::-1]).clip(min=0)
+        np.testing.assert_allclose(gradcam(its.activation, its.gradient)[row], expected, atol=1e-6)

@@ -12,6 +12,7 @@ from tests.soundness.place import find_place
 from tests.soundness.reference import Reference
 
 _MOST = 3  # of the last are looked at
+CLEARLY = 0.9  # correlation from which cells are a map that should not have been passed over
 
 
 @dataclass
@@ -33,7 +34,10 @@ def maps_behind(reference: Reference, picture: Tensor) -> list[str]:
     later = [outputs[path] for path in paths[paths.index(reference.layer) + 1 :]]
     found = [one for one in later if one.runs == 1 and _is_another(one.tensor, chosen.tensor)]
     found = [one for one in found if _has_weights(reference, one.path) and _cuts(scores, one.tensor)]
-    return _follow(reference, picture.detach(), [one.path for one in found[-_MOST:]])
+    last = found[-_MOST:]
+    mixture = torch.randn(scores.shape, generator=torch.Generator().manual_seed(0)).to(scores)
+    gradients = torch.autograd.grad((scores * mixture).sum(), [one.tensor for one in last]) if last else ()
+    return _follow(reference, picture.detach(), {one.path: its for one, its in zip(last, gradients, strict=True)})
 
 
 def _outputs(reference: Reference, picture: Tensor) -> dict[str, _Output]:
@@ -98,22 +102,24 @@ def _layouts(tensor: Tensor) -> list[Tensor]:
     return found
 
 
-def _follow(reference: Reference, base: Tensor, paths: list[str]) -> list[str]:
-    if not paths:
+def _follow(reference: Reference, base: Tensor, gradients: dict[str, Tensor]) -> list[str]:
+    if not gradients:
         return []
 
     def read(one: Tensor) -> dict[str, list[Tensor]]:
         with torch.no_grad():
             outputs = _outputs(reference, one)
-        return {path: _layouts(outputs[path].tensor) for path in paths}
+        return {path: _layouts(outputs[path].tensor) for path in gradients}
 
     moved, centres = with_object(base)
     first, others = read(base), [read(one[None]) for one in moved]
     found = []
-    for path in paths:
+    for path, gradient in gradients.items():
         for number, maps in enumerate(first[path]):
+            if not bool(_layouts(gradient)[number].any()):  # cells that the scores do not read
+                continue
             changes = torch.stack([(one[path][number] - maps).norm(dim=0) for one in others])
-            if not find_place(changes.double(), centres).wrong:
+            if not find_place(changes.double(), centres, CLEARLY).wrong:
                 found.append(path)
                 break
     return found

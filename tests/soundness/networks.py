@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 GROUPS = ("odd", "torchvision", "timm", "huggingface")
-MANY_MODULES = 100  # graphs of networks with more take minutes to make: they are left to `make zoo`
+MANY_MODULES = 40  # graphs of networks with more take minutes to make: they are left to `make zoo`
 
 
 @dataclass(frozen=True)

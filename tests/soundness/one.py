@@ -57,8 +57,8 @@ def look_at(network: Network, save: Callable[[Row], None] = lambda _row: None, *
 def _check(network: Network, row: Row, folder: Path, with_graphs: bool, save: Callable[[], None]) -> None:
     case, classifier, row["reference"] = prepared(network, folder)
     row |= {"layer": case.layer, "map": list(classifier.layers[case.layer]), "checks": {}, "notes": []}
-    rule = getattr(classifier, "rule", None)
-    row |= {"rule": str(rule)} if rule else {}
+    rule = classifier.layer_rule
+    row["rule"] = rule
     for name, contract in CONTRACTS.items():
         _note(row, name, contract(case))
     save()

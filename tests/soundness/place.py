@@ -17,12 +17,13 @@ class Place:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-def find_place(changes: Tensor, centres: Tensor) -> Place:
+def find_place(changes: Tensor, centres: Tensor, least: float = FOLLOWS) -> Place:
     """Compares where the cells change with where the object is.
 
     Args:
         changes: (P, h, w), of each cell, for each of P places of the object.
         centres: (P, 2), the object's y and x, as parts of the side.
+        least: correlation of the change's centre with the object's, in each direction.
     """
     _, height, width = changes.shape
     whole = changes.flatten(1).norm(dim=1)
@@ -38,11 +39,11 @@ def find_place(changes: Tensor, centres: Tensor) -> Place:
         if size == 1:
             continue
         its, other = float(both[axis, axis]), float(both[1 - axis, axis])
-        if its < -FOLLOWS:
+        if its < -least:
             place.wrong.append(f"the cells are mirrored {name}")
-        elif other > FOLLOWS and its < FOLLOWS:
+        elif other > least and its < least:
             place.wrong.append("the cells' axes are exchanged")
-        elif its < FOLLOWS:
+        elif its < least:
             place.wrong.append(f"the cells do not follow an object that moves {name}: correlation {its:.2f}")
     unseen = whole < SEEN * whole.max()
     if bool(unseen.any()):
