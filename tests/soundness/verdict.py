@@ -3,6 +3,12 @@
 from typing import Any
 
 VERDICTS = ("right", "refused", "wrong", "traceback")
+EXCUSED = {  # contracts that networks with random weights do not keep, and why; the odd ones' stand in their table
+    "timm.gmlp_ti16_224": (
+        "last",
+        "thirty blocks of random weights mix its tokens: the cells of block 10 follow the picture, later ones barely do",
+    ),
+}
 
 
 def judged(row: dict[str, Any], odd: Any = None) -> dict[str, Any]:
@@ -14,8 +20,11 @@ def judged(row: dict[str, Any], odd: Any = None) -> dict[str, Any]:
     """
     wrong = [f"{name}: {said}" for name, its in row.get("checks", {}).items() for said in its["wrong"]]
     wrong += [f"the check itself failed: {row['failed']}"] if "failed" in row else []
-    if odd is not None:
-        wrong = [said for said in wrong if not said.startswith(tuple(odd.excused))]
+    contract, why = EXCUSED.get(f"{row['group']}.{row['network']}", ("", ""))
+    excused = [*(odd.excused if odd is not None else ()), *([contract] if contract else [])]
+    if let_off := [said for said in wrong if said.startswith(tuple(excused))]:
+        wrong = [said for said in wrong if said not in let_off]
+        row = {**row, "excused": f"{'; '.join(let_off)}{f' ({why})' if why else ''}"}
     ended = next((one for one in ("traceback", "refusal") if one in row), None)
     verdict = "traceback" if ended == "traceback" else "wrong" if wrong else "refused" if ended else "right"
     if verdict == "refused" and len(row["refusal"].splitlines()) > 1:
