@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._subclasses import FakeTensor
 
 from handler.autograd_graph import Node, nodes, operation
 from handler.errors import Unprocessable
@@ -129,7 +130,11 @@ def _is_mask(factor: Any) -> bool:
 
 
 def _is_zero(value: Any) -> bool:
-    return bool((value == 0).all()) if isinstance(value, torch.Tensor) else value == 0
+    if isinstance(value, FakeTensor):
+        raise ValueError(
+            "whether a tensor is 0 is not known in a trace; valid spellings of a ReLU are relu, clamp(min=0)"
+        )
+    return bool((value == 0).all()) if isinstance(value, torch.Tensor) else bool(value == 0)
 
 
 def _is_maximum_with_zero(node: Node) -> bool:
