@@ -255,7 +255,7 @@ def _sizes_at(module: nn.Module, kinds: tuple[type[nn.Module], ...], example: Te
     ]
     try:
         if hooks:
-            with torch.inference_mode():
+            with torch.no_grad():
                 module(example)
     finally:
         for hook in hooks:

@@ -79,7 +79,7 @@ def torch_run(classifier: Classifier) -> Run:
     def run(inputs: Inputs) -> Mapping[str, Floats]:
         pictures = torch.from_numpy(inputs["input"]).to(classifier.device)
         doing = f"{classifier.architecture} fails on a batch of {len(pictures)}"
-        with torch.inference_mode(), network_code(doing):
+        with torch.no_grad(), network_code(doing):
             outputs = PredictionGraph(classifier.module)(pictures)
         return {name: value.cpu().numpy() for name, value in zip(OUTPUTS, outputs, strict=True)}
 

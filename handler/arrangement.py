@@ -26,7 +26,7 @@ Shape = Sequence[int]
 
 
 def keeps_arrangement(root: Node, leaf: Node, known: Collection[Node]) -> bool:
-    """Whether every way from a layer's node to the picture's keeps the order of rows and columns.
+    """Whether every path from a layer's node to the picture's keeps the order of rows and columns.
 
     Args:
         root: of a tensor (N, C, h, w).
@@ -94,6 +94,14 @@ _IF: dict[str, Callable[[Node, Shape], bool]] = {
     "ConstantPadNd": lambda node, after: _is_in_reach(
         [abs(cells) for cells in node._saved_pad], [max(1, min(after[-2:]) // _LARGEST_PADDING)] * len(node._saved_pad)
     ),
+    "ReflectionPad2D": lambda node, after: _is_in_reach(
+        node._saved_padding, [max(1, min(after[-2:]) // 2)] * len(node._saved_padding)
+    ),
+    "ReplicationPad2D": lambda node, after: _is_in_reach(
+        node._saved_padding, [max(1, min(after[-2:]) // 2)] * len(node._saved_padding)
+    ),
+    "Index": lambda node, after: _same_maps(node, after) and all(one is None for one in node._saved_indices[2:]),
+    "Flip": lambda node, after: max(_axes(node._saved_dims, len(after))) < len(after) - 2,
     "View": _same_maps,
     "UnsafeView": _same_maps,
     "ReshapeAlias": _same_maps,

@@ -1,10 +1,13 @@
 """Whether the pictures of a batch keep apart: in the scores, in every layer's rows, in the gradients."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten
 
 from handler.backward_contract import alike_in_memory
 from handler.differentiable import differentiable
@@ -20,6 +23,45 @@ _ROUNDING = 1e-5  # of the row
 _GRADIENTS_ALIKE = 0.01  # of the norm
 
 
+class _Asking(TorchFunctionMode):
+    """Notes whether Python code asks for values that come from the picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = False
+        self._values: dict[int, Tensor] = {}  # that come from the picture without a gradient, kept alive by identity
+
+    def __torch_function__(
+        self, function: Any, _types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        given = [one for one in tree_flatten((args, kwargs))[0] if isinstance(one, Tensor)]
+        if any(one.requires_grad or id(one) in self._values for one in given):
+            self.asked |= getattr(function, "__name__", "") in _QUESTIONS
+            found = [one for one in tree_flatten(result)[0] if isinstance(one, Tensor) and not one.requires_grad]
+            self._values.update((id(one), one) for one in found)
+        return result
+
+
+_QUESTIONS = ("__bool__", "__int__", "__float__", "__index__", "item", "tolist", "numpy", "__array__")
+
+
+def places_of(module: nn.Module, picture: Tensor) -> set[Place]:
+    """What runs for a picture (1, 3, H, W)."""
+    found: set[Place] = set()
+    with torch.no_grad():
+        observe(module, picture, lambda place, _output: found.add(place))
+    return found
+
+
+def goes_by_values(module: nn.Module, picture: Tensor) -> bool:
+    """Whether the network's own code decides something by the picture (1, 3, H, W)."""
+    asking = _Asking()
+    with torch.enable_grad(), differentiable(module), asking:
+        module(picture.clone().requires_grad_().clone())
+    return asking.asked
+
+
 class Together:
     """Pictures run in batches of two and three: which axis of each tensor holds the pictures, or why none does."""
 
@@ -31,7 +73,7 @@ class Together:
         first, second, third = pictures
         shapes: list[dict[Place, torch.Size]] = []
         with torch.no_grad():
-            scores: Tensor = observe(module, first, self._keep)
+            scores: Tensor = observe(module, first, self._keep).clone()  # a network may answer with its own memory
             for batch, place_of_first in (((first, second), 0), ((second, third, first), 2)):
                 shapes.append({})
                 try:
@@ -92,11 +134,11 @@ def run_together(module: nn.Module, pictures: Sequence[Tensor]) -> Together:
 
 
 def _same_row(output: Tensor, alone: Tensor, axis: int, row: int) -> bool:
-    """Whether one row of a batch is what it is alone, and another picture's row is not."""
-    rows, expected = output.detach().float().movedim(axis, 0), alone.detach().float().movedim(axis, 0)[0]
+    """Whether one row of a batch is what it is alone, but for a part of what another picture's row differs by."""
+    rows, expected = output.detach().movedim(axis, 0), alone.detach().movedim(axis, 0)[0]
     other = rows[(row + 1) % len(rows)]
     allowed = _ALIKE * (other - expected).norm() + _ROUNDING * expected.norm()
-    return bool((rows[row] - expected).norm() <= allowed) and not torch.equal(other, expected)
+    return bool((rows[row] - expected).norm() <= allowed)
 
 
 def same_gradients(look: Look, path: str, view: ChannelLayout) -> bool:
@@ -115,7 +157,7 @@ def _gradients_differ(module: nn.Module, path: str, view: ChannelLayout, first: 
     """How far a picture's gradients in a batch are from those that it has alone, as a part of these."""
 
     def gradients(pictures: Tensor) -> list[Tensor]:
-        with torch.enable_grad(), differentiable(), captured(module, [path], {path: view}) as kept:
+        with torch.enable_grad(), differentiable(module), captured(module, [path], {path: view}) as kept:
             pictures = pictures.clone().requires_grad_()
             scores = module(pictures.clone())
             mixture = torch.randn(scores.shape[1], generator=torch.Generator().manual_seed(1)).to(scores)

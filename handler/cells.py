@@ -16,11 +16,10 @@ Floats = npt.NDArray[np.float64]
 BANDS = 4  # that the picture is cut into, in each direction
 EDGE = 8  # times an edge fits into the picture's side: a network may leave no edge unseen that is as wide
 _LIKE = 0.5  # correlation of where cells are and where they change, at least, on both axes
-_LIKE_IF_FEW = 0.8  # of fewer than nine cells with two axes, which may correlate by chance
+_FEW = 9  # cells; fewer may correlate by chance
+_LIKE_IF_FEW = 0.8  # of few cells with two axes
 _LIKE_IF_PARTED = 0.95  # at most, of cells that share an axis, which may be parted into cells and others in many ways
-_LIKE_IF_TURNED = (
-    0.8  # of cells that show the picture mirrored or transposed; moved by a half they would correlate, too
-)
+_LIKE_IF_TURNED = 0.8  # of cells that show the picture mirrored or transposed: few cells may do so by chance
 _LIKE_IN_PROFILE = 0.8  # of whole rows, and of whole columns: cells of deep networks each follow the picture a little
 _PROFILED = 6  # rows and columns at least
 _CHANCE = 4  # standard deviations of the correlation of random numbers
@@ -63,7 +62,10 @@ def find_cells(changes: Mapping[int, Sequence[Floats]]) -> Cells | None:
     """
     arrangements = [one for axis, found in changes.items() for one in _arrangements(axis, np.stack(found))]
     likely = [cells for cells in arrangements if cells.likeness >= _needed(cells) or _has_profile(cells)]
-    return max(likely, key=lambda cells: cells.likeness, default=None)
+    best = max(likely, key=lambda cells: cells.likeness, default=None)
+    if best is not None and best.shared_axis and _are_of_several_scales(np.stack(changes[best.channel_axis]), best):
+        return None
+    return best
 
 
 def _has_profile(cells: Cells) -> bool:
@@ -77,8 +79,10 @@ def _needed(cells: Cells) -> float:
     if cells.shared_axis:
         needed = min(math.tanh(_CHANCE / math.sqrt(count - 3)), _LIKE_IF_PARTED)
     else:
-        needed = _LIKE_IF_FEW if count < 9 else _LIKE
-    return max(_LIKE, needed, _LIKE_IF_TURNED if cells.transposed or any(cells.mirrored) else 0)
+        needed = _LIKE_IF_FEW if count < _FEW else _LIKE
+    if cells.transposed or any(cells.mirrored):
+        needed = max(needed, _LIKE_IF_TURNED) if count >= _FEW else math.inf
+    return max(_LIKE, needed)
 
 
 def _arrangements(channel_axis: int, changed: Floats) -> Iterator[Cells]:
@@ -93,6 +97,13 @@ def _arrangements(channel_axis: int, changed: Floats) -> Iterator[Cells]:
             for first in range(others + 1):
                 grid = changed[:, first : first + side * side].reshape(-1, side, side)
                 yield from _judged(channel_axis, grid, shared_axis=True, first=first)
+
+
+def _are_of_several_scales(changed: Floats, cells: Cells) -> bool:
+    """Whether the other tokens (parts, T) are a map, too."""
+    count = cells.grid[0] * cells.grid[1]
+    others = changed[:, : cells.first], changed[:, cells.first + count :]
+    return any(find_cells({cells.channel_axis: list(one)}) is not None for one in others if one.shape[1] >= _FEW)
 
 
 def _judged(channel_axis: int, changed: Floats, *, shared_axis: bool, first: int) -> Iterator[Cells]:

@@ -6,29 +6,51 @@ rewrite a view in place, like ``nn.Flatten()`` with ``nn.ReLU(inplace=True)`` be
 """
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
 
 @contextmanager
-def differentiable() -> Iterator[None]:
-    """Inside the block, what a network computes is recorded as if none of that were there."""
-    with ExitStack() as stack:
-        stack.enter_context(patch.object(torch.inference_mode, "__enter__", _nothing))
-        stack.enter_context(patch.object(torch.inference_mode, "__exit__", _nothing))
-        stack.enter_context(patch.object(checkpoint, "CheckpointFunction", _Direct))
-        for name in ("_checkpoint_without_reentrant_generator", "_checkpoint_without_reentrant_generator_impl"):
-            if hasattr(checkpoint, name):  # one of the two, by PyTorch's version
-                stack.enter_context(patch.object(checkpoint, name, _once))
+def differentiable(module: nn.Module) -> Iterator[None]:
+    """Inside the block, what the network computes in this thread is recorded as if none of that were there.
+
+    Other threads wait for their own block, and are not touched otherwise. Buffers that the network changes stay outside
+    the graph.
+    """
+    with _ONE_THREAD, ExitStack() as stack:
+        stack.callback(_release_buffers, module)
+        for owner, name, replacement in _REPLACED:
+            if hasattr(owner, name):  # of some there is one or the other, by PyTorch's version
+                here = _in_this_thread(replacement, getattr(owner, name))
+                stack.enter_context(patch.object(owner, name, here))
         stack.enter_context(_Visible())
         yield
+
+
+def _in_this_thread(replacement: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that does what the replacement does in the calling thread, and elsewhere what the original does."""
+    thread = threading.get_ident()
+
+    def either(*args: Any, **kwargs: Any) -> Any:
+        return (replacement if threading.get_ident() == thread else original)(*args, **kwargs)
+
+    return either
+
+
+def _release_buffers(module: nn.Module) -> None:
+    """Takes buffers out of the graph into which a network has put them that counts under ``no_grad``."""
+    for buffer in module.buffers():
+        if buffer.requires_grad:
+            buffer.detach_()
 
 
 class _Visible(TorchFunctionMode):
@@ -55,7 +77,7 @@ def _out_of_place(
     """What an operation in place computes, as a function of its first argument; None for any other operation."""
     name = getattr(function, "__name__", "")
     if name.endswith("_") and not name.endswith("__"):
-        twin = getattr(torch.Tensor, name[:-1], None) or getattr(torch, name[:-1], None)
+        twin = getattr(Tensor, name[:-1], None) or getattr(F, name[:-1], None)
         if twin is None or name in _NOT_COMPUTED:
             return None
         return lambda target: twin(target, *args[1:], **kwargs)
@@ -68,21 +90,31 @@ def _out_of_place(
     return lambda target: function(target, *bound.args[1:], **bound.kwargs)
 
 
-_NOT_COMPUTED = ("detach_", "requires_grad_", "squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_")
+_NOT_COMPUTED = (  # in place they change no values, or draw them
+    *("detach_", "requires_grad_", "squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_"),
+    *("as_strided_", "bernoulli_"),
+)
 
 
 def _nothing(*_args: Any) -> None:
     """Takes the place of what enters and leaves inference mode."""
 
 
-class _Direct:
-    """Takes the place of ``CheckpointFunction``, whose gradients only ``backward`` can ask for, and for all leaves."""
-
-    @staticmethod
-    def apply(function: Callable[..., Any], _preserve_rng_state: bool, *args: Any) -> Any:
-        return function(*args)
+def _directly(function: Callable[..., Any], _preserve_rng_state: bool, *args: Any) -> Any:
+    """Takes the place of a reentrant checkpoint, whose gradients only ``backward`` can ask for, and for all leaves."""
+    return function(*args)
 
 
 def _once(*_args: Any, **_kwargs: Any) -> Iterator[None]:
     """Takes the place of the generator around a function that is checkpointed without reentry."""
     return iter([None])
+
+
+_ONE_THREAD = threading.RLock()
+_REPLACED: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
+    (torch.inference_mode, "__enter__", _nothing),
+    (torch.inference_mode, "__exit__", _nothing),
+    (checkpoint.CheckpointFunction, "apply", _directly),
+    (checkpoint, "_checkpoint_without_reentrant_generator", _once),
+    (checkpoint, "_checkpoint_without_reentrant_generator_impl", _once),
+)

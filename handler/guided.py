@@ -24,7 +24,7 @@ from handler.errors import Unprocessable
 _LINEAR = frozenset(  # autograd's names of operations that are linear in the one input that gradients pass through
     re.findall(
         r"\S+",
-        """Add Sub Rsub Neg Mean Sum Nansum Cumsum Clone Copy CopyBackwards torch::autograd::CopySlices ToCopy Lerp
+        """Add Sub Rsub Neg Mean Sum Nansum Cumsum Clone Copy CopyBackwards torch::autograd::CopySlices ToCopy
     torch::autograd::AccumulateGrad View UnsafeView Reshape ReshapeAlias Alias AsStrided T Transpose Permute Expand
     Unsqueeze Squeeze Select Slice Split SplitWithSizes UnsafeSplit UnsafeSplitWithSizes Unbind Unfold Diagonal Cat
     Stack BlockDiag Index IndexSelect IndexAdd Gather Scatter ScatterAdd Flip Roll Rot90 Repeat Tril Triu ConstantPadNd
@@ -45,6 +45,7 @@ _PRODUCTS = {  # linear unless gradients pass through all of these inputs
     "Addbmm": (1, 2),
     "Baddbmm": (1, 2),
     "Convolution": (0, 1),
+    "Lerp": (0, 2),
     "Div": (1,),
 }
 _MAX_POOLING = ("MaxPool2DWithIndices", "MaxPool3DWithIndices", "AdaptiveMaxPool2D", "AdaptiveMaxPool3D")
@@ -126,7 +127,9 @@ def _is_linear(node: Node, name: str) -> bool:
 
 def _is_mask(factor: Any) -> bool:
     """Whether a constant factor switches values on and off, as ``x * (x > 0)`` does, which no gradient shows."""
-    return isinstance(factor, torch.Tensor) and factor.dim() > 0 and factor.dtype == torch.bool
+    if not isinstance(factor, torch.Tensor) or isinstance(factor, FakeTensor) or factor.dim() == 0:
+        return False
+    return factor.dtype == torch.bool or bool(((factor == 0) | (factor == 1)).all())
 
 
 def _is_zero(value: Any) -> bool:

@@ -14,7 +14,7 @@ from torchvision.ops import Permute
 
 from handler.arrangement import keeps_arrangement
 from handler.autograd_graph import Node
-from handler.batches import rows_of, run_together, same_gradients
+from handler.batches import goes_by_values, places_of, rows_of, run_together, same_gradients
 from handler.cells import Cells, Floats, find_cells, parts
 from handler.errors import ModelError
 from handler.looking import Look
@@ -31,7 +31,7 @@ _PASSING_ON = (  # they resample or pass on what another layer found
     nn.Identity,
     Permute,
 )
-LAST = "the last layer that every way from the picture to the scores passes"
+LAST = "the last layer that every path from the picture to the scores goes through"
 LAST_OF_CELLS = "the last layer through which the picture's tokens reach the class token"
 
 
@@ -73,9 +73,17 @@ def find_layers(module: nn.Module, architecture: str, side: int) -> Findings:
         by_first_axis = {
             place: 0 if output.shape[0] == 1 else rows_of(output) for place, output in look.outputs.items()
         }
+        if not together.alone and goes_by_values(module, pictures[0]):
+            together.alone = "its code asks for values that come from the picture, and may go another way with another"
+            seen = [places_of(module, picture) for picture in pictures[1:]]
+            by_first_axis |= {
+                place: "it does not run for every picture"
+                for place in look.outputs
+                if not all(place in places for places in seen)
+            }
         findings = _judge(look, by_first_axis if together.alone else together.axes, together.alone)
         if not findings.default and not together.alone:
-            alone = _judge(look, by_first_axis, "its layers have no row for each picture of a batch")
+            alone = _judge(look, by_first_axis, "no layer has a row for each picture of a batch")
             findings = alone if alone.default else findings
         if (
             findings.default
@@ -86,8 +94,8 @@ def find_layers(module: nn.Module, architecture: str, side: int) -> Findings:
     if not findings.default:
         told = "; ".join(f"{path}: {why}" for path, why in list(findings.refused.items())[-3:])
         raise ModelError(
-            f"{architecture} has no layer with a map (N, C, h, w) of more than one cell that every way from the "
-            f"picture to the scores passes{f' ({told})' if told else ''}"
+            f"{architecture} has no layer with a map (N, C, h, w) of more than one cell that every path from "
+            f"the picture to the scores goes through{f' ({told})' if told else ''}"
         )
     return findings
 
@@ -175,6 +183,8 @@ def _layer(
         if isinstance(axis, str):
             return axis
         cells = arrangements.get(run)
+        if sum(size > 1 for size in look.outputs[run].shape) < 2:
+            return "it has one cell"
         if cells is None:
             return "its cells do not follow the picture's content from edge to edge"
         seen[run] = cells
@@ -208,22 +218,20 @@ def _view(runs: Sequence[Place], seen: Mapping[Place, Cells], axes: Mapping[Plac
     )
 
 
-def _may_be_default(look: Look, path: str, layer: SpatialLayer) -> bool:
-    kind = look.module.get_submodule(path)
-    projection = isinstance(kind, nn.Linear) and layer.view.grid is not None  # queries, keys and values of attention
-    return not isinstance(kind, _PASSING_ON) and not projection
+def _passes_on(look: Look, path: str) -> bool:
+    return isinstance(look.module.get_submodule(path), _PASSING_ON)
+
+
+def _is_projection(look: Look, path: str, layer: SpatialLayer) -> bool:
+    """Whether a layer may make queries, keys and values of tokens rather than features."""
+    return isinstance(look.module.get_submodule(path), nn.Linear) and layer.view.grid is not None
 
 
 def _last(look: Look, layers: dict[str, SpatialLayer], places: Mapping[str, Sequence[Place]]) -> str | None:
-    """The last layer that every way from the picture to the scores passes."""
-    return next(
-        (
-            path
-            for path in reversed(layers)
-            if _may_be_default(look, path, layers[path]) and look.is_passed(places[path])
-        ),
-        None,
-    )
+    """The last layer that every path from the picture to the scores goes through; a projection if there is no other."""
+    passed = [path for path in reversed(layers) if look.is_passed(places[path]) and not _passes_on(look, path)]
+    features = [path for path in passed if not _is_projection(look, path, layers[path])]
+    return next(iter(features or passed), None)
 
 
 def _last_of_cells(
@@ -235,7 +243,8 @@ def _last_of_cells(
     """
     for path in reversed(list(layers)[list(layers).index(default) + 1 :]):
         grid, last = layers[path].view.grid, places[path]
-        if grid is None or len(last) > 1 or not _may_be_default(look, path, layers[path]):
+        aside = _passes_on(look, path) or _is_projection(look, path, layers[path])
+        if grid is None or len(last) > 1 or aside:
             continue
         output = look.outputs[last[0]]
         has_others = output.numel() > output.shape[layers[path].view.channel_axis] * grid[0] * grid[1]

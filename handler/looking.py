@@ -88,7 +88,7 @@ class Look:
         return [run for node, run in by_node.items() if node not in earlier]
 
     def is_passed(self, places: Sequence[Place]) -> bool:
-        """Whether every way from the picture to the scores leads through one of the tensors."""
+        """Whether every path from the picture to the scores leads through one of the tensors."""
         without = {self.outputs[place].grad_fn for place in places}
         return not leads(self.scores.grad_fn, self.picture_node, without)
 

@@ -48,7 +48,7 @@ def observe(module: nn.Module, pictures: Tensor, visit: Callable[[Place, Tensor]
         return hook
 
     with ExitStack() as stack:
-        stack.enter_context(differentiable())
+        stack.enter_context(differentiable(module))
         for path, layer in module.named_modules():
             if path:
                 stack.callback(layer.register_forward_hook(seen(path)).remove)

@@ -1,5 +1,7 @@
 """What a classifier must answer with: one finite score per label, of which softmax makes probabilities."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,8 @@ from handler.own_architecture import described
 from handler.scenes import scenes
 
 _SHAPING = ("View", "UnsafeView", "Squeeze", "Unsqueeze", "Permute", "Transpose", "Clone", "Alias", "ToCopy", "Slice")
-_SATURATING = 100.0  # times an ordinary picture
+_SATURATING = 1e4  # times an ordinary picture
+_AT_AN_END = 1e-2  # from 0 or 1, where a sigmoid is saturated
 _LOGITS = "valid are logits, which Grad-CAM is defined on"
 
 
@@ -46,7 +49,7 @@ def check_scores(module: nn.Module, architecture: str, side: int, classes: int) 
     if not torch.allclose(scores, again, rtol=1e-4, atol=1e-5):
         raise ModelError(
             f"architecture {architecture} answers the same picture differently each time, in eval mode, too; valid is "
-            "a network without chance: F.dropout needs training=self.training"
+            "a network without chance and memory: F.dropout needs training=self.training"
         )
     if classes == 1:
         raise ModelError(
@@ -61,17 +64,18 @@ def check_scores(module: nn.Module, architecture: str, side: int, classes: int) 
         )
 
 
-def _run(module: nn.Module, picture: Tensor, architecture: str) -> Tensor:
+def _run(module: nn.Module, picture: Tensor, architecture: str) -> Any:
     try:
-        with torch.inference_mode(False), torch.enable_grad(), differentiable():
-            scores: Tensor = module(picture.clone().requires_grad_().clone())
+        with torch.inference_mode(False), torch.enable_grad(), differentiable(module):
+            scores = module(picture.clone().requires_grad_().clone())
     except Exception as error:  # whatever its author did not foresee
         shape = tuple(picture.shape)
         raise ModelError(
             f"architecture {architecture} fails on a picture {shape} ({in_one_line(error)}); "
             f"valid is a network that takes float32 (N, {', '.join(map(str, shape[1:]))})"
         ) from error
-    return scores
+    # a network may answer with its own memory
+    return scores.clone() if isinstance(scores, Tensor) else scores
 
 
 def _end(scores: Tensor, saturated: Tensor) -> str:
@@ -88,6 +92,7 @@ def _end(scores: Tensor, saturated: Tensor) -> str:
         return "log-softmax"
     if last == "LogSigmoid":
         return "log-sigmoid"
-    if last in ("Sigmoid", "Hardsigmoid") or bool((both >= 0).all() and (both <= 1).all() and both.any()):
+    at_ends = (both[1:] - both[1:].round()).abs().max() < _AT_AN_END
+    if last in ("Sigmoid", "Hardsigmoid") or bool((both >= 0).all() and (both <= 1).all() and both.any() and at_ends):
         return "sigmoid"
     return ""

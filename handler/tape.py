@@ -58,7 +58,7 @@ def record(
         Unprocessable: a layer that does not run as often as it did when the network was looked at, or no ReLU to guide.
     """
     views = views or {}
-    with captured(module, needs.layers, views) as kept, differentiable():
+    with captured(module, needs.layers, views) as kept, differentiable(module):
         pictures = pictures.detach().requires_grad_(needs.guided or needs.saliency)
         scores = module(pictures.clone())  # a network may begin with an operation in place
     for path in needs.layers:

@@ -40,7 +40,7 @@ class TorchEngine:
 
     def _predict(self, batch: torch.Tensor, targets: Sequence[Sequence[int]], _needs: Needs) -> Evidence:
         started = time.perf_counter()
-        with torch.inference_mode():
+        with torch.no_grad():  # what a network keeps in inference mode could not be differentiated later
             logits = _numpy(self._classifier.module(batch.clone()))  # a network may begin with an operation in place
         rows, classes = resolve_pairs(targets, logits)
         return Evidence(logits, _size(batch), rows, classes, engine=self.name, infer_ms=_since(started))
@@ -106,7 +106,7 @@ def _rounds(rows: Indices) -> list[Indices]:
 
 
 def _numpy(tensor: torch.Tensor) -> Floats:
-    return tensor.detach().float().cpu().numpy()
+    return np.array(tensor.detach().float().cpu().numpy())  # a copy: a network may answer with its own memory
 
 
 def _size(batch: torch.Tensor) -> tuple[int, int]:

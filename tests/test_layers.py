@@ -345,7 +345,7 @@ def test_a_trunk_that_sees_the_picture_otherwise_has_its_maps_put_back(how, view
 )
 def test_a_trunk_that_sees_something_else_than_the_picture_is_refused(how):
     why = "its cells do not follow the picture's content from edge to edge"
-    with pytest.raises(ModelError, match=f"no layer with a map .* every way .* passes .*c2: {why}"):
+    with pytest.raises(ModelError, match=f"no layer with a map .* every path .* goes through .*c2: {why}"):
         look(lambda: Seen(how))
 
 
@@ -401,3 +401,97 @@ def test_cells_are_found_whatever_their_weights():
     turned = find_cells({0: [one.T[::-1] for one in found]})
     assert turned is not None
     assert turned == Cells(0, (4, 6), False, 0, True, (False, True), turned.likeness, turned.profile)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        lambda x: x[:, [2, 1, 0]],
+        lambda x: x.flip(1),
+        lambda x: F.pad(x, (3, 3, 3, 3), mode="reflect"),
+        lambda x: F.pad(x, (3, 3, 3, 3), mode="replicate"),
+    ],
+    ids=["other-colours", "flipped-colours", "reflected", "replicated"],
+)
+def test_maps_of_few_cells_are_known_by_what_made_them(before):
+    class Deep(Trunk):
+        def __init__(self):
+            super().__init__()
+            self.deep = nn.Sequential(*[nn.Conv2d(16, 16, 3, 2, 1) for _ in range(3)])
+
+        def forward(self, x):
+            return self.head(self.deep(self.features(before(x))))
+
+    found = look(Deep)
+    assert (found.default, found.layers["deep"].view) == ("deep", ChannelLayout())
+
+
+class EarlyExit(Trunk):
+    def __init__(self):
+        super().__init__()
+        self.late = nn.Conv2d(16, 16, 3, 1, 1)
+
+    def forward(self, x):
+        maps = self.features(x)
+        scores = self.head(maps)
+        if scores.softmax(1).max() > 0.99:
+            return scores
+        return self.head(self.late(maps))
+
+
+def test_a_network_that_decides_by_the_picture_is_run_one_by_one():
+    assert look(EarlyExit).alone.startswith("its code asks for values that come from the picture")
+
+
+def test_a_layer_that_only_some_pictures_reach_is_refused():
+    class Branches(Trunk):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right, self.seen = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1), []
+
+        def forward(self, x):
+            maps = self.features(x)
+            self.seen.append(float(x.detach().sum()))
+            first = self.seen.index(self.seen[-1]) == 0  # whether it is the first picture again
+            return self.head(self.left(maps) if first and x.sum() != 0 else self.right(maps))
+
+    found = look(Branches)
+    assert (found.default, found.refused["left"]) == ("c2", "it does not run for every picture")
+
+
+def test_tokens_of_two_scales_are_no_map():
+    class TwoScales(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patch, self.norm, self.fc = nn.Conv2d(3, 32, 8, 8), nn.LayerNorm(32), nn.Linear(32, 3)
+
+        def forward(self, x):
+            fine = self.patch(x)
+            both = torch.cat([one.flatten(2).transpose(1, 2) for one in (fine, F.avg_pool2d(fine, 2))], 1)
+            return self.fc(self.norm(both).mean(1))
+
+    assert look(TwoScales).default == "patch"
+
+
+def test_a_projection_is_taken_where_nothing_else_is_passed():
+    class Projections(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.project, self.fc = nn.Linear(3 * 8 * 8, 32), nn.Linear(32, 3)
+
+        def forward(self, x):
+            patches = F.unfold(x, 8, stride=8).transpose(1, 2)
+            return self.fc(F.relu(self.project(patches)).mean(1))
+
+    assert look(Projections).default == "project"
+
+
+def test_a_head_of_zeros_mixes_no_pictures():
+    class Zeros(Trunk):
+        def __init__(self):
+            super().__init__()
+            nn.init.zeros_(self.fc.weight)
+            nn.init.zeros_(self.fc.bias)
+
+    found = look(Zeros)
+    assert (found.default, found.alone) == ("c2", "")
