@@ -54,6 +54,7 @@ class Findings:
     alone: str = ""  # why pictures must be run one by one; empty if they need not
 
 
+@torch.inference_mode(mode=False)  # whatever mode the caller is in
 def find_layers(module: nn.Module, architecture: str, side: int) -> Findings:
     """Runs a few pictures and judges every layer that returns tensors of three or four dimensions.
 
@@ -67,36 +68,30 @@ def find_layers(module: nn.Module, architecture: str, side: int) -> Findings:
     """
     device = next(module.parameters()).device
     pictures = [picture[None] for picture in scenes(3, side).to(device)]
-    with torch.inference_mode(False):
-        look = Look(module, architecture, pictures)
-        together = run_together(module, pictures)
-        by_first_axis = {
-            place: 0 if output.shape[0] == 1 else rows_of(output) for place, output in look.outputs.items()
+    look = Look(module, architecture, pictures)
+    together = run_together(module, pictures)
+    by_first_axis = {place: 0 if output.shape[0] == 1 else rows_of(output) for place, output in look.outputs.items()}
+    if not together.alone and goes_by_values(module, pictures[0]):
+        together.alone = "its code asks for values that come from the picture, and may go another way with another"
+        seen = [places_of(module, picture) for picture in pictures[1:]]
+        by_first_axis |= {
+            place: "it does not run for every picture"
+            for place in look.outputs
+            if not all(place in places for places in seen)
         }
-        if not together.alone and goes_by_values(module, pictures[0]):
-            together.alone = "its code asks for values that come from the picture, and may go another way with another"
-            seen = [places_of(module, picture) for picture in pictures[1:]]
-            by_first_axis |= {
-                place: "it does not run for every picture"
-                for place in look.outputs
-                if not all(place in places for places in seen)
-            }
-        findings = _judge(look, by_first_axis if together.alone else together.axes, together.alone)
-        if not findings.default and not together.alone:
-            alone = _judge(look, by_first_axis, "no layer has a row for each picture of a batch")
-            findings = alone if alone.default else findings
-        if (
-            findings.default
-            and not findings.alone
-            and not same_gradients(look, findings.default, findings.layers[findings.default].view)
-        ):
-            findings = replace(findings, alone="a picture's gradients depend on the other pictures of its batch")
+    findings = _judge(look, by_first_axis if together.alone else together.axes, together.alone)
+    if not findings.default and not together.alone:
+        alone = _judge(look, by_first_axis, "no layer has a row for each picture of a batch")
+        findings = alone if alone.default else findings
     if not findings.default:
         told = "; ".join(f"{path}: {why}" for path, why in list(findings.refused.items())[-3:])
         raise ModelError(
             f"{architecture} has no layer with a map (N, C, h, w) of more than one cell that every path from "
             f"the picture to the scores goes through{f' ({told})' if told else ''}"
         )
+    view = findings.layers[findings.default].view
+    if not findings.alone and not same_gradients(look, findings.default, view):
+        return replace(findings, alone="a picture's gradients depend on the other pictures of its batch")
     return findings
 
 
@@ -229,9 +224,13 @@ def _is_projection(look: Look, path: str, layer: SpatialLayer) -> bool:
 
 def _last(look: Look, layers: dict[str, SpatialLayer], places: Mapping[str, Sequence[Place]]) -> str | None:
     """The last layer that every path from the picture to the scores goes through; a projection if there is no other."""
-    passed = [path for path in reversed(layers) if look.is_passed(places[path]) and not _passes_on(look, path)]
-    features = [path for path in passed if not _is_projection(look, path, layers[path])]
-    return next(iter(features or passed), None)
+    projection = None
+    for path in reversed(layers):
+        if not _passes_on(look, path) and look.is_passed(places[path]):
+            if not _is_projection(look, path, layers[path]):
+                return path
+            projection = projection or path
+    return projection
 
 
 def _last_of_cells(
