@@ -54,7 +54,8 @@ def test_what_is_assumed_is_printed_before_the_work(tmp_path, capsys):
         "input transform: none; as said",
         "probabilities: the softmax of the scores",
         "labels: 2; as said",
-        "layer: inception5b, 1024 channels of 2x2 cells",
+        "layer: inception5b, 1024 channels of 2x2 cells; "
+        "the last layer that every path from the picture to the scores goes through",
     ]
 
 
