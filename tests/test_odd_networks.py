@@ -12,6 +12,7 @@ from export.prediction_graph import export_prediction
 from export.reverification import reverify
 from handler.classifier import Classifier
 from handler.classifier import load_classifier as load
+from handler.errors import ModelError
 from handler.graph_session import GraphSession
 from tests import odd
 
@@ -84,9 +85,7 @@ def assert_plain_autograds_values(classifier, exports, tmp_path):
         ("Autocast", ["prediction", "gradcam"], "computes in bfloat16; make its weights float32, and use no autocast$"),
         ("Deformable", ["prediction", "gradcam"], "has no operator DeformConv of opset 18$"),
         ("Deformable", ["explanation"], "needs torchvision._deform_conv2d_backward.default .*, without a rule$"),
-        ("LoopsOverTheBatch", EXPORTS, "works on a batch of 2 only: a loop over the pictures .* at once$"),
-        ("WithoutGradient", ["gradcam"], "scores have no gradient: forward runs under no_grad"),
-        ("FirstWithoutGradient", ["explanation"], "the scores do not depend on the input"),
+        ("LoopsOverTheBatch", EXPORTS, "one by one: no layer has a row for each picture of a batch$"),
     ],
 )
 def test_it_is_refused_with_a_sentence(kind, graphs, said, load_classifier, tmp_path):
@@ -107,6 +106,17 @@ def test_what_onnx_has_no_operator_for_has_a_rule_in_explanations(load_classifie
     assert_plain_autograds_values(classifier, ("gradcam", "explanation"), tmp_path)
 
 
-def test_behind_what_has_no_gradient_the_layer_still_has_a_map(load_classifier, tmp_path):
-    classifier = load_classifier("FirstWithoutGradient")
+def test_layers_under_no_grad_are_differentiated(load_classifier, tmp_path, monkeypatch):
+    classifier = load_classifier("WithoutGradient")
     export_gradcam(classifier, tmp_path / "a.onnx")
+    monkeypatch.setattr(odd.WithoutGradient, "features", odd.Plain.features)
+    pictures, targets = np.random.default_rng(0).standard_normal((3, 3, 16, 16)).astype(np.float32), np.array([2, 0, 1])
+    expected = plain_autograd(classifier.module, pictures, targets)
+    found = GraphSession.open(tmp_path / "a.onnx").run({"input": pictures, "target": targets}, ["logits", "gradients"])
+    for values, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(values, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_what_is_detached_is_refused_when_it_is_loaded(load_classifier):
+    with pytest.raises(ModelError, match=r"have no gradient at the picture: all ways lead through detach\(\)"):
+        load_classifier("FirstWithoutGradient")
