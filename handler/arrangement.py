@@ -76,21 +76,22 @@ def _axes(values: Sequence[int], dimensions: int) -> list[int]:
     return [((value + (1 << 63)) % (1 << 64) - (1 << 63)) % dimensions for value in values]
 
 
+def _is_padded_within_reach(node: Node) -> bool:
+    """Whether a convolution's padding is no wider than its kernel reaches."""
+    kernel = node._saved_weight.shape[2:]
+    padding, dilation = (
+        values if len(values) == len(kernel) else values * len(kernel)  # (0,) of padding="valid" is for all axes
+        for values in (tuple(node._saved_padding), tuple(node._saved_dilation))
+    )
+    return _is_in_reach(padding, [step * (cells - 1) for step, cells in zip(dilation, kernel, strict=True)])
+
+
 def _is_in_reach(padding: Sequence[int], most: Sequence[int]) -> bool:
     return all(cells <= allowed for cells, allowed in zip(padding, most, strict=True))
 
 
 _IF: dict[str, Callable[[Node, Shape], bool]] = {
-    "Convolution": lambda node, _after: (
-        node._saved_transposed
-        or _is_in_reach(
-            node._saved_padding,
-            [
-                step * (cells - 1)
-                for step, cells in zip(node._saved_dilation, node._saved_weight.shape[2:], strict=True)
-            ],
-        )
-    ),
+    "Convolution": lambda node, _after: node._saved_transposed or _is_padded_within_reach(node),
     "ConstantPadNd": lambda node, after: _is_in_reach(
         [abs(cells) for cells in node._saved_pad], [max(1, min(after[-2:]) // _LARGEST_PADDING)] * len(node._saved_pad)
     ),

@@ -115,7 +115,7 @@ NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
     "volo_d1_224": (224, {}),
     "ese_vovnet19b_slim_dw": (96, {}),
     "legacy_xception": (96, {}),
-    "xception41p": (96, {}),
+    "xception41p": (192, {}),
     "xcit_nano_12_p8_224": (224, {"depth": 4}),
 }
 _SIZED = ("vit_tiny_patch16_dinov3_qkvb", "vit_wee_patch16_reg1_gap_256")  # built for their side
