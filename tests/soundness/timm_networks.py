@@ -73,7 +73,7 @@ NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
     "mobilevit_xxs": (128, {}),
     "mvitv2_tiny": (224, {}),
     "naflexvit_base_patch16_parfac_gap": (128, _SHALLOW),
-    "nasnetalarge": (160, {}),
+    "nasnetalarge": (128, {}),
     "nest_tiny": (224, {}),
     "nextvit_small": (96, {}),
     "test_nfnet": (96, {}),
