@@ -49,7 +49,7 @@ def keeps_arrangement(root: Node, leaf: Node, known: Collection[Node]) -> bool:
 
 def _keeps(node: Node, output: int) -> bool:
     name, after = operation(node), _shape(node, output)
-    if len(after) < 4:
+    if len(after) < 3:  # of a tensor without channels, rows and columns are left
         return False
     if name in _KEEPING:
         return True
@@ -103,6 +103,8 @@ _IF: dict[str, Callable[[Node, Shape], bool]] = {
     ),
     "Index": lambda node, after: _same_maps(node, after) and all(one is None for one in node._saved_indices[2:]),
     "Flip": lambda node, after: max(_axes(node._saved_dims, len(after))) < len(after) - 2,
+    "Select": lambda node, after: _axes([node._saved_dim], len(after) + 1)[0] < len(after) - 1,
+    "Unsqueeze": lambda node, after: _axes([node._saved_dim], len(after))[0] < len(after) - 2,
     "View": _same_maps,
     "UnsafeView": _same_maps,
     "ReshapeAlias": _same_maps,

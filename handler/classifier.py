@@ -4,6 +4,7 @@ Built from a checkpoint; the checkpoint comes from a file, from torchvision's re
 architecture of one's own.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -315,10 +316,11 @@ def _load_state(module: nn.Module, checkpoint: Checkpoint) -> None:
         raise ModelError(
             f"the checkpoint's {name!r} has shape {tuple(value.shape)}, {checkpoint.architecture} wants {tuple(wanted)}"
         )
+    state: Any = OrderedDict((own[name], value) for name, value in checkpoint.state.items())
+    # MNASNet asks for its version, which files of tensors do not keep; batch norms may go without theirs
+    state._metadata = {"": getattr(expected, "_metadata", {}).get("", {})}
     try:
-        missing, _ = module.load_state_dict(
-            {own[name]: value for name, value in checkpoint.state.items()}, strict=False
-        )
+        missing, _ = module.load_state_dict(state, strict=False)
     except Exception as error:  # a network's own hooks may raise anything
         raise ModelError(f"{checkpoint.architecture} does not take the weights ({in_one_line(error)})") from error
     missing = [name for name in missing if not name.startswith(training_only(module))]

@@ -189,3 +189,9 @@ def test_a_download_that_fails_names_the_way_out(monkeypatch):
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", transfer)
     with pytest.raises(ModelError, match=r"could not be downloaded .*no route.*CHECKPOINT=file"):
         load_classifier("resnet18", weights="DEFAULT")
+
+
+def test_a_network_that_asks_for_the_version_of_its_weights_takes_those_of_a_file(tmp_path):
+    state = torchvision.models.mnasnet0_5(weights=None, num_classes=10).state_dict()
+    torch.save(dict(state), tmp_path / "a.pth")
+    assert load_classifier("mnasnet0_5", checkpoint=tmp_path / "a.pth", labels=TEN).default_layer == "layers"

@@ -411,8 +411,9 @@ def test_cells_are_found_whatever_their_weights():
         lambda x: F.pad(x, (3, 3, 3, 3), mode="reflect"),
         lambda x: F.pad(x, (3, 3, 3, 3), mode="replicate"),
         lambda x: F.conv2d(x, torch.ones(3, 1, 2, 2), padding="valid", groups=3),
+        lambda x: torch.cat([x[:, colour].unsqueeze(1) * 2 + 1 for colour in range(3)], 1),
     ],
-    ids=["other-colours", "flipped-colours", "reflected", "replicated", "padding-by-name"],
+    ids=["other-colours", "flipped-colours", "reflected", "replicated", "padding-by-name", "colour-by-colour"],
 )
 def test_maps_of_few_cells_are_known_by_what_made_them(before):
     class Deep(Trunk):

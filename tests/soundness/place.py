@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 FOLLOWS = 0.5  # least correlation of the change's centre with the object's, in each direction
+FOLLOWS_A_LITTLE = 0.2  # the same of maps of fewer than 25 cells, each of which sees the whole picture
 SEEN = 1e-4  # least change for an object at an edge, as a part of the largest
 
 
@@ -26,6 +27,7 @@ def find_place(changes: Tensor, centres: Tensor, least: float = FOLLOWS) -> Plac
         least: correlation of the change's centre with the object's, in each direction.
     """
     _, height, width = changes.shape
+    least = min(least, FOLLOWS_A_LITTLE) if least == FOLLOWS and height * width < 25 else least
     whole = changes.flatten(1).norm(dim=1)
     if not float(whole.max()) > 0:
         return Place(["the cells do not depend on the picture"])
