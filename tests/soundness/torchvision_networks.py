@@ -6,7 +6,7 @@ from benchmarks.zoo.weights import build
 from handler.classifier import known_architectures
 
 SIDE = 64
-SIDES = {"inception_v3": 160, "alexnet": 96, "maxvit_t": 224}  # pixels
+SIDES = {"inception_v3": 160, "alexnet": 96, "maxvit_t": 224, "vit_h_14": 112}  # pixels
 DEEP = ("mobilenet", "mnasnet", "efficientnet", "shufflenet")  # of 64 pixels each of their cells sees all
 
 
