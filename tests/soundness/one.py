@@ -43,7 +43,7 @@ def look_at(network: Network, save: Callable[[Row], None] = lambda _row: None, *
         try:
             _check(network, row, Path(folder), with_graphs, lambda: save(judged(row, network.odd)))
         except Refused as refusal:
-            row["refusal"] = str(refusal)
+            row["refusal"] = str(refusal).replace(f"{folder}/", "")
         except Crashed as crash:
             row["traceback"] = str(crash)
         except Exception as error:  # of a check's own: nothing is known of the network
