@@ -158,7 +158,7 @@ def test_cells_that_lie_elsewhere_are_noticed(name, layer, said):
 def test_edges_that_no_cell_sees_are_noticed():
     case = _case("odd.sequential")
     seen = torch.nn.functional.pad(torch.ones(48, 48), (8, 8, 8, 8))
-    case.exact.module.register_forward_pre_hook(lambda _module, inputs: (inputs[0] * seen.to(inputs[0]),))
+    case.own.module.register_forward_pre_hook(lambda _module, inputs: (inputs[0] * seen.to(inputs[0]),))
     assert sum("edge changes no cell" in said for said in place(case).wrong) == 4
 
 
