@@ -1,6 +1,7 @@
 """Exports the gradient-free prediction graph: pictures in, logits and probabilities out, batch dimension dynamic."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,11 @@ import onnx
 import torch
 from torch import nn
 
+from export.copying import copy_of
 from export.graph_file import check_exportable, graph_run, network_code, no_older_file, to_onnx, write_verified
+from export.precision import InDoublePrecision
 from export.verification import (
+    Exact,
     Floats,
     Inputs,
     Run,
@@ -60,7 +64,8 @@ def _write(classifier: Classifier, path: Path) -> list[Verdict]:
         return {"input": fresh_pictures(rng, count, classifier.preprocessing)}
 
     def verified() -> list[Verdict]:
-        return verify(torch_run(classifier), graph_run(model), fresh, TOLERANCES, batches=batches)
+        exact = exact_run(classifier)
+        return verify(torch_run(classifier), graph_run(model), fresh, TOLERANCES, exact=exact, batches=batches)
 
     return write_verified(model, path, classifier, KIND_PREDICTION, verified)
 
@@ -84,3 +89,14 @@ def torch_run(classifier: Classifier) -> Run:
         return {name: value.cpu().numpy() for name, value in zip(OUTPUTS, outputs, strict=True)}
 
     return run
+
+
+def exact_run(classifier: Classifier) -> Exact:
+    """``torch_run`` in float64."""
+
+    def exact(inputs: Inputs, _found: Mapping[str, Floats]) -> Mapping[str, Floats]:
+        run = torch_run(replace(classifier, module=copy_of(classifier.module).double()))
+        with InDoublePrecision():  # type: ignore[no-untyped-call]
+            return run({"input": inputs["input"].astype(np.float64)})
+
+    return exact

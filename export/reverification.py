@@ -10,6 +10,7 @@ import numpy as np
 
 from export import explanation_graph, prediction_graph
 from export.verification import (
+    Exact,
     Floats,
     Inputs,
     Run,
@@ -52,7 +53,7 @@ def reverify(path: Path, classifier: Classifier, seed: int = SEED) -> list[Verdi
     check_origin(path, description, origin)
     if description.kind != KIND_PREDICTION and description.layer != classifier.default_layer:
         raise ModelError(f"graph {path} was made for layer {description.layer}, not for {classifier.default_layer}")
-    reference, tolerances = _reference(classifier, description.kind)
+    reference, exact, tolerances = _reference(classifier, description.kind)
     takes = KINDS[description.kind].inputs
 
     def fresh(rng: np.random.Generator, count: int) -> Inputs:
@@ -60,15 +61,16 @@ def reverify(path: Path, classifier: Classifier, seed: int = SEED) -> list[Verdi
         targets = {"target": rng.integers(TOP, len(classifier.labels), count)}
         return pictures | targets if "target" in takes else pictures
 
-    exact = None if description.kind == KIND_PREDICTION else explanation_graph.exact_run(classifier, description.kind)
     batches = batch_sizes(classifier.preprocessing.crop_size)
     return verify(reference, _graph_run(graph), fresh, tolerances, seed, exact, explanation_graph.GATED, batches)
 
 
-def _reference(classifier: Classifier, kind: str) -> tuple[Run, Mapping[str, Tolerance]]:
+def _reference(classifier: Classifier, kind: str) -> tuple[Run, Exact, Mapping[str, Tolerance]]:
     if kind == KIND_PREDICTION:
-        return prediction_graph.torch_run(classifier), prediction_graph.TOLERANCES
-    return explanation_graph.eager_run(classifier, kind), explanation_graph.TOLERANCES
+        runs = prediction_graph.torch_run(classifier), prediction_graph.exact_run(classifier)
+        return *runs, prediction_graph.TOLERANCES
+    runs = explanation_graph.eager_run(classifier, kind), explanation_graph.exact_run(classifier, kind)
+    return *runs, explanation_graph.TOLERANCES
 
 
 def _graph_run(graph: GraphSession) -> Run:

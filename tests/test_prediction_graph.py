@@ -112,6 +112,19 @@ def test_an_output_without_a_tolerance_needs_float64():
         verify(lambda x: {"logits": x["a"], "map": x["a"]}, lambda x: {"logits": x["a"], "map": x["a"]}, _ones, CLOSE)
 
 
+@pytest.mark.parametrize(("off", "passed"), [(0.9e-4, True), (1.1e-4, False)])
+def test_two_roundings_may_be_further_apart_than_either_is_from_the_exact_scores(off, passed):
+    def moved(by):
+        return lambda inputs, *_: {"logits": inputs["a"].astype(np.float64) + by}
+
+    if passed:
+        checks = verify(moved(-0.9e-4), moved(off), _ones, CLOSE, exact=moved(0))
+        assert max(check.max_error for check in checks) == pytest.approx(off)
+    else:
+        with pytest.raises(VerificationError, match="DIFFERS"):
+            verify(moved(-0.9e-4), moved(off), _ones, CLOSE, exact=moved(0))
+
+
 def test_names_and_shapes_are_compared_first():
     one = {"logits": np.zeros((1, 2), np.float32)}
     with pytest.raises(VerificationError, match="outputs are"):
