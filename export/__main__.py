@@ -138,7 +138,7 @@ def _source(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _classifier(options: argparse.Namespace) -> "Classifier":
-    """Builds what is exported or verified, and says what is assumed of it."""
+    """Builds the classifier that is exported or verified, and prints what is assumed about it."""
     from export.assumptions import assumptions
     from handler.classifier import build_classifier, find_checkpoint
 

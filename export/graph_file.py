@@ -32,7 +32,7 @@ _LARGEST = 2**31 - 1  # bytes of a protobuf message: ONNX keeps the weights of l
 
 
 class NotExportableError(ModelError):
-    """A network that no ONNX graph can be made of; the message says what is in the way."""
+    """No ONNX graph can be made of this network; the message says why."""
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def network_code(doing: str) -> Iterator[None]:
     """Around the network's own code, which may raise anything.
 
     Raises:
-        NotExportableError: what it raised, after what was being done.
+        NotExportableError: the network's code raised an exception; the message says at which step, and the cause.
     """
     try:
         yield

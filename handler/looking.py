@@ -94,7 +94,11 @@ class Look:
 
 
 def _told(architecture: str, step: Callable[[], Any]) -> Any:
-    """What a step returns that runs the network's own code, or its error in one line."""
+    """Runs a step that calls the network's own code.
+
+    Raises:
+        ModelError: the network's code raised an exception; the message has it in one line.
+    """
     try:
         return step()
     except Exception as error:  # whatever its author did not foresee

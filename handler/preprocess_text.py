@@ -46,7 +46,7 @@ def said_over(text: str, known: Preprocessing | None, origin: str) -> tuple[Prep
         What holds now, and who says it, in words.
 
     Raises:
-        ModelError: a name or a value that is none, or one that is missing; the message lists what is valid.
+        ModelError: a name is unknown or missing, or a value is invalid; the message lists what is valid.
     """
     said: dict[str, Any] = {}
     for pair in re.sub(r"\s*([=,])\s*", r"\1", text).split():

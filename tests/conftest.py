@@ -73,3 +73,18 @@ def ownnet(importable: Path) -> Path:
     from tests.own import write_package
 
     return write_package(importable)
+
+
+@pytest.fixture
+def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails the test as soon as anything decodes pixels."""
+
+    import cv2
+
+    from handler import decode as decoding
+
+    def reached(*_args: object, **_options: object) -> None:
+        pytest.fail("decoding was reached")
+
+    monkeypatch.setattr(cv2, "imdecode", reached)
+    monkeypatch.setattr(decoding, "_decode_with_pillow", reached)

@@ -238,17 +238,6 @@ def test_the_orientations_differ():
     assert len({decode(TURNED[f"PNG-{orientation}"]).tobytes() for orientation in range(1, 9)}) == 8
 
 
-@pytest.fixture
-def no_decoding(monkeypatch):
-    """Fails the test as soon as anything decodes pixels."""
-
-    def reached(*_args, **_options):
-        pytest.fail("decoding was reached")
-
-    monkeypatch.setattr(cv2, "imdecode", reached)
-    monkeypatch.setattr(decoding, "_decode_with_pillow", reached)
-
-
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_an_orientation_turns_the_picture_whatever_whole_number_it_is_written_as(format_):
     for order in "<>":

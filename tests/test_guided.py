@@ -9,6 +9,7 @@ from handler.evidence import Needs
 from handler.guided import find_gates, guided
 from handler.torch_engine import TorchEngine
 from tests.models import random_classifier, random_inputs, tiny_classifier
+from tests.odd import OwnReLU
 
 # x = (1, 2, 3); behind the first activation (1, 2, 3); times MIXING (2, -1, 5); behind the second (2, 0, 5); times HEAD
 PIXEL = np.float32([1, 2, 3]).reshape(1, 3, 1, 1)
@@ -69,17 +70,6 @@ def test_guided_gradient_by_hand_however_the_relu_is_written(first, second):
     np.testing.assert_allclose(found.guided[0, :, 0, 0], [1, 0, 1], rtol=1e-6)
     np.testing.assert_allclose(found.saliency[0, :, 0, 0], [1, -3, -1], rtol=1e-6)
     assert found.coverage == "2 of 2 activations"
-
-
-class OwnReLU(torch.autograd.Function):
-    @staticmethod
-    def forward(context, x):
-        context.save_for_backward(x)
-        return x.clamp(min=0)
-
-    @staticmethod
-    def backward(context, gradient):
-        return gradient * (context.saved_tensors[0] > 0)
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,9 @@ import subprocess
 import sys
 import zlib
 
-import cv2
 import pytest
 from PIL import Image
 
-import handler.decode as decoding
 from benchmarks.reliability.fuzz_bombs import bomb, jpeg_of_scans
 from benchmarks.reliability.fuzz_pictures import bent_picture
 from benchmarks.reliability.fuzz_seeds import seed_pictures
@@ -18,15 +16,6 @@ from handler.unpacking import MOST_SCANS, check_chunks, count_scans
 from tests.serving import ONE, ROOT, encoded
 
 PNG, GIF, TIFF = (seed_pictures()[name] for name in ("PNG-plain", "GIF-plain", "TIFF-plain"))
-
-
-@pytest.fixture
-def no_decoding(monkeypatch):
-    def reached(*_args, **_options):
-        pytest.fail("decoding was reached")
-
-    monkeypatch.setattr(cv2, "imdecode", reached)
-    monkeypatch.setattr(decoding, "_decode_with_pillow", reached)
 
 
 @pytest.mark.usefixtures("no_decoding")

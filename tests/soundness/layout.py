@@ -1,4 +1,7 @@
-"""Where a layer's output has its cells, in this package's own terms: read off the product's, then used without it."""
+"""Where a layer's output has its cells, in this package's own terms.
+
+The terms are copied from the product's finding once; all further arithmetic here shares no code with the product.
+"""
 
 from dataclasses import dataclass
 from typing import Any

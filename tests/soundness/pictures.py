@@ -60,7 +60,9 @@ def with_edges(base: Tensor) -> Tensor:
 
 
 def followed(changes_of: Callable[[Tensor, Tensor], Tensor], bases: Tensor) -> tuple[Tensor, Tensor]:
-    """How cells change with the object's place, over two pictures and textures: what is chance in one is not in both.
+    """How cells change with the object's place, summed over two pictures with a texture each.
+
+    A change that is chance in one picture does not repeat in the other.
 
     Args:
         changes_of: of one picture (1, 3, H, W) and others (P, 3, H, W), the changes of cells (P, h, w).

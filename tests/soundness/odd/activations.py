@@ -6,32 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.odd import OwnReLU, Swish
 from tests.soundness.odd.table import cnn
 
 EITHER = "right or refused"
-
-
-class OwnReLU(torch.autograd.Function):
-    @staticmethod
-    def forward(context, x):
-        context.save_for_backward(x)
-        return x.clamp(min=0)
-
-    @staticmethod
-    def backward(context, gradient):
-        return gradient * (context.saved_tensors[0] > 0)
-
-
-class OwnSwish(torch.autograd.Function):
-    @staticmethod
-    def forward(context, x):
-        context.save_for_backward(x)
-        return x * x.sigmoid()
-
-    @staticmethod
-    def backward(context, gradient):
-        s = context.saved_tensors[0].sigmoid()
-        return gradient * s * (1 + context.saved_tensors[0] * (1 - s))
 
 
 class StraightThrough(torch.autograd.Function):
@@ -87,7 +65,7 @@ ACTIVATIONS = {
     "times_the_gate": lambda x: x * (x > 0),
     "half_of_x_and_its_magnitude": lambda x: (x + x.abs()) / 2,
     "own_relu": OwnReLU.apply,
-    "own_swish": OwnSwish.apply,
+    "own_swish": Swish.apply,
     "relu_six": F.relu6,
     "relu_six_in_place": lambda x: F.relu6(x, inplace=True),
     "hardtanh_from_zero": lambda x: F.hardtanh(x, 0, 2),
