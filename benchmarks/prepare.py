@@ -15,7 +15,7 @@ from export.explanation_graph import export_explanation, export_gradcam
 from export.prediction_graph import export_prediction
 from handler.checkpoint import Checkpoint, write_checkpoint
 from handler.classifier import build_classifier
-from handler.preprocess import Preprocessing
+from handler.picture.preprocess import Preprocessing
 from tests.models import random_classifier, random_inputs
 
 _ROOT = Path(__file__).parent.parent

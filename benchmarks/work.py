@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from handler.evidence import Floats
-from handler.preprocess import Preprocessing
+from handler.picture.preprocess import Preprocessing
 
 PREDICT, GRADCAM, EXPLAIN = "predict", "gradcam", "explain"
 TASKS = (PREDICT, GRADCAM, EXPLAIN)

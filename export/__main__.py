@@ -125,7 +125,7 @@ def _architecture(options: argparse.Namespace) -> str | None:
 
 
 def _source(options: argparse.Namespace) -> dict[str, Any]:
-    from handler.preprocess_text import read_flag
+    from handler.picture.preprocess_text import read_flag
 
     flag = options.transform_input
     return {

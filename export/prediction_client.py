@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from handler.decode import decode
 from handler.evidence import best_classes
 from handler.finiteness import check_scores
 from handler.graph_description import KIND_PREDICTION
 from handler.graph_session import GraphSession
-from handler.preprocess import preprocess
+from handler.picture.decode import decode
+from handler.picture.preprocess import preprocess
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from export.rounding import Deviations, RoundingCheck
 from handler.errors import ModelError
-from handler.preprocess import Preprocessing
+from handler.picture.preprocess import Preprocessing
 
 Floats = npt.NDArray[np.float32]
 Inputs = Mapping[str, npt.NDArray[Any]]  # "input" (N, 3, H, W) and what else the graph takes

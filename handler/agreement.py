@@ -10,7 +10,7 @@ import numpy as np
 
 from handler.evidence import TOP, Engine, Evidence, Floats, Needs
 from handler.onnx_engine import OnnxEngine
-from handler.preprocess import Preprocessing
+from handler.picture.preprocess import Preprocessing
 
 TOLERANCE = 1e-4  # of the largest value: what float32 sums in another order differ by, with room
 # Where a ReLU's input is within rounding of zero, its gate opens in one engine and not in the other. A gate in an early

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from handler.answer import encode_list, encode_npy
 from handler.maps import Map
 from handler.options import Options
-from handler.preprocess import Input
-from handler.projection import onto_region, onto_upload, seen_region, show_seen
+from handler.picture.preprocess import Input
+from handler.picture.projection import onto_region, onto_upload, seen_region, show_seen
 from handler.render import Picture, deprocess, encode_png, overlay
 
 

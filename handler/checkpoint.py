@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from handler.errors import ModelError
-from handler.preprocess import Preprocessing
+from handler.picture.preprocess import Preprocessing
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training loops store the weights
 _COMPILED = "_orig_mod."  # in the names of what torch.compile wrapped, wherever it stands

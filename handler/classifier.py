@@ -20,8 +20,8 @@ from handler.fingerprint import hash_state, training_only
 from handler.layers import find_layers
 from handler.own_architecture import build_own, find_factory, is_own, module_name
 from handler.own_declarations import declared_checkpoint, declared_labels, declared_preprocessing
-from handler.preprocess import Preprocessing
-from handler.preprocess_text import said_over
+from handler.picture.preprocess import Preprocessing
+from handler.picture.preprocess_text import said_over
 from handler.scores import check_scores
 from handler.views import CHANNELS_FIRST, ChannelLayout
 
@@ -81,7 +81,7 @@ def load_classifier(
             ``weights`` needs neither.
         labels: one per class; may be left out if weights or checkpoint say them.
         preprocess: what of the preprocessing is otherwise than weights or checkpoint say, "resize=256 crop=224"; see
-            ``handler.preprocess_text``.
+            ``handler.picture.preprocess_text``.
         transform_input: of GoogLeNet and Inception alone: whether they normalise their input once more, as
             torchvision's weights want it; None is what the checkpoint says, and True for a plain state dict.
         device: where to put it.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from handler.errors import ModelError
-from handler.preprocess import Preprocessing
+from handler.picture.preprocess import Preprocessing
 
 KIND_PREDICTION = "prediction"
 KIND_GRADCAM = "gradcam"

@@ -6,7 +6,7 @@ from pathlib import Path
 from handler.errors import ModelError
 from handler.graph_description import KIND_PREDICTION, KINDS, GraphDescription
 from handler.graph_session import GraphSession
-from handler.preprocess import Preprocessing
+from handler.picture.preprocess import Preprocessing
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from handler.answer import PNG
 from handler.budget import Budget
 from handler.canvas import Canvas
-from handler.decode import decode
 from handler.errors import BadRequest, naming
 from handler.evidence import Needs
 from handler.maps import needs_of
 from handler.model_card import ModelCard
-from handler.preprocess import preprocess
+from handler.picture.decode import decode
+from handler.picture.preprocess import preprocess
 from handler.request import Asked, Request
 from handler.settings import Settings
 

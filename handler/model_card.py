@@ -10,7 +10,7 @@ from handler.cam import METHODS
 from handler.errors import BadRequest, Unprocessable
 from handler.evidence import TOP
 from handler.options import ALL_MAPS, ENCODINGS, MAPS, SEED_MAPS, SIZES, Options, shown
-from handler.preprocess import Preprocessing
+from handler.picture.preprocess import Preprocessing
 
 
 @dataclass(frozen=True)

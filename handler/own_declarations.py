@@ -1,6 +1,6 @@
 """What the module of an architecture of one's own may say of it, in four names that it may define.
 
-* ``PREPROCESSING``: a mapping of the fields of ``handler.preprocess.Preprocessing``;
+* ``PREPROCESSING``: a mapping of the fields of ``handler.picture.preprocess.Preprocessing``;
 * ``LABELS``: one per score;
 * ``weights()``: returns a state dict, for those who give no checkpoint; it is not called on the server;
 * ``PACKED``: names of further packages and modules that the network's code imports and that travel with it.
@@ -17,7 +17,7 @@ import torch
 from handler.checkpoint import Checkpoint
 from handler.errors import ModelError
 from handler.own_architecture import described, find_factory, load_module, module_name
-from handler.preprocess import Preprocessing
+from handler.picture.preprocess import Preprocessing
 
 
 def declared_checkpoint(architecture: str) -> Checkpoint:

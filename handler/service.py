@@ -20,7 +20,7 @@ from handler.maps import needs_of
 from handler.metrics import ENGINE_DISAGREEMENTS, Metrics
 from handler.model_card import ModelCard
 from handler.options import Options
-from handler.preprocess import Preprocessing
+from handler.picture.preprocess import Preprocessing
 from handler.request import Headers
 from handler.settings import read_settings
 from handler.threads import threads_per_worker

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from handler.decode import DEFAULT_MAX_PIXELS
 from handler.errors import BadRequest, ModelError
 from handler.options import Options, parse_options
+from handler.picture.decode import DEFAULT_MAX_PIXELS
 
 ENGINES = ("auto", "torch", "onnx")
 

@@ -81,7 +81,7 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
 
     import cv2
 
-    from handler import decode as decoding
+    from handler.picture import decode as decoding
 
     def reached(*_args: object, **_options: object) -> None:
         pytest.fail("decoding was reached")

@@ -7,7 +7,7 @@ import numpy as np
 from handler.errors import Unprocessable
 from handler.evidence import Evidence, LayerEvidence, resolve_pairs
 from handler.model_card import ModelCard
-from handler.preprocess import Preprocessing
+from handler.picture.preprocess import Preprocessing
 from handler.render import encode_png
 
 SIDE = 8

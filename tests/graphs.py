@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from handler.graph_description import KIND_PREDICTION, KINDS, GraphDescription
-from handler.preprocess import Preprocessing
+from handler.picture.preprocess import Preprocessing
 
 SIDE = 2
 HOW = Preprocessing(SIDE, SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

@@ -23,7 +23,7 @@ from handler.evidence import TOP, Needs
 from handler.graph_description import KIND_SALIENCY
 from handler.graph_session import GraphSession
 from handler.layers import find_layers
-from handler.preprocess import Preprocessing
+from handler.picture.preprocess import Preprocessing
 from handler.torch_engine import TorchEngine
 
 CLASSES = 5

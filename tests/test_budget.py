@@ -7,7 +7,7 @@ from handler.budget import Budget, check_size
 from handler.canvas import Canvas
 from handler.errors import TooLarge
 from handler.options import Options
-from handler.preprocess import preprocess
+from handler.picture.preprocess import preprocess
 from tests.engines import CARD
 
 

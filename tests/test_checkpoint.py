@@ -3,7 +3,7 @@ import torch
 
 from handler.checkpoint import Checkpoint, names_in, read_checkpoint, write_checkpoint
 from handler.errors import ModelError
-from handler.preprocess import Preprocessing
+from handler.picture.preprocess import Preprocessing
 
 STATE = {"fc.weight": torch.arange(6.0).reshape(2, 3), "fc.bias": torch.zeros(2)}
 HOW = Preprocessing(232, 224, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic")

@@ -9,9 +9,9 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.io import ImageReadMode, decode_image
 
-from handler import decode as decoding
-from handler.decode import decode
 from handler.errors import BadRequest, NotAnImage, RequestError, TooLarge
+from handler.picture import decode as decoding
+from handler.picture.decode import decode
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (23, 37, 3), np.uint8)

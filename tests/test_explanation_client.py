@@ -9,10 +9,10 @@ from PIL import Image
 
 from export.__main__ import main
 from export.explanation_client import ExplanationClient
-from handler.decode import decode
 from handler.errors import ModelError
 from handler.maps import make_maps, needs_of
-from handler.preprocess import preprocess
+from handler.picture.decode import decode
+from handler.picture.preprocess import preprocess
 from handler.torch_engine import TorchEngine
 from tests.serving import ONE, ROOT
 

@@ -33,7 +33,7 @@ from handler.checkpoint import read_checkpoint
 from handler.classifier import known_architectures, load_classifier
 from handler.labels import read_labels
 from handler.maps import make_maps, needs_of
-from handler.preprocess import preprocess
+from handler.picture.preprocess import preprocess
 from handler.torch_engine import TorchEngine
 from tests.models import random_classifier
 from tests.serving import CHECKPOINT, ROOT

@@ -24,7 +24,7 @@ from handler.metrics import REQUESTS, Metrics, record
 from handler.model_card import ModelCard
 from handler.onnx_engine import OnnxEngine
 from handler.options import Options
-from handler.preprocess import Preprocessing
+from handler.picture.preprocess import Preprocessing
 from handler.render import encode_png
 from handler.request import Headers
 from handler.service import Service

@@ -14,9 +14,9 @@ from benchmarks.reliability.fuzz_bombs import bomb
 from benchmarks.reliability.fuzz_pictures import bent_picture
 from benchmarks.reliability.fuzz_seeds import seed_pictures
 from handler.answer import error_answer
-from handler.decode import decode
 from handler.errors import RequestError
 from handler.options import Options, parse_options, shown
+from handler.picture.decode import decode
 from handler.request import Headers, accepted, parse_row
 
 NAMES = ("target", "maps", "method", "layer", "top_k", "size", "encoding", "overlay", "Top-K", "other")

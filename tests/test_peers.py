@@ -13,7 +13,7 @@ from torch import nn
 from handler.cam import gradcam
 from handler.maps import make_maps, needs_of
 from handler.options import SEED_MAPS
-from handler.preprocess import preprocess
+from handler.picture.preprocess import preprocess
 from handler.render import deprocess, overlay
 from handler.torch_engine import TorchEngine
 from tests.models import random_classifier, random_inputs

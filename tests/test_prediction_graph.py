@@ -16,11 +16,11 @@ from export.prediction_client import PredictionClient
 from export.prediction_graph import export_prediction
 from export.verification import Tolerance, VerificationError, compare, fresh_pictures, table, verify
 from handler.classifier import load_classifier
-from handler.decode import decode
 from handler.errors import BadRequest, ModelError
 from handler.evidence import softmax
 from handler.graph_description import GraphDescription
-from handler.preprocess import preprocess
+from handler.picture.decode import decode
+from handler.picture.preprocess import preprocess
 from tests.models import random_classifier
 from tests.serving import CHECKPOINT, ONE, ROOT
 

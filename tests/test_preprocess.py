@@ -9,7 +9,7 @@ import torchvision
 from PIL import Image
 from torchvision.transforms import functional
 
-from handler.preprocess import Preprocessing, preprocess
+from handler.picture.preprocess import Preprocessing, preprocess
 
 ARCHITECTURES = [
     "shufflenet_v2_x2_0",  # bilinear, 232 to 224
@@ -29,7 +29,7 @@ FIELDS = json.loads(PLAIN.to_json())
 _RESIZE_WITH_LITTLE_MEMORY = """
 import resource, sys, time
 import numpy as np
-from handler.preprocess import Preprocessing, preprocess
+from handler.picture.preprocess import Preprocessing, preprocess
 image = np.zeros((int(sys.argv[1]), int(sys.argv[2]), 3), np.uint8)
 how = Preprocessing(256, 224, (0, 0, 0), (1, 1, 1), "bicubic")
 pages = int(open("/proc/self/statm").read().split()[0])

@@ -1,8 +1,8 @@
 import pytest
 
 from handler.errors import ModelError
-from handler.preprocess import Preprocessing
-from handler.preprocess_text import read_flag, said_over
+from handler.picture.preprocess import Preprocessing
+from handler.picture.preprocess_text import read_flag, said_over
 
 KNOWN = Preprocessing(232, 224, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic")
 

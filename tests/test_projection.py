@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from handler.preprocess import Preprocessing, View, preprocess
-from handler.projection import Region, onto_region, onto_upload, seen_region, show_seen
+from handler.picture.preprocess import Preprocessing, View, preprocess
+from handler.picture.projection import Region, onto_region, onto_upload, seen_region, show_seen
 
 LANDSCAPE = View((4, 8), (0.0, 2.0, 4.0, 6.0))  # a square crop in the middle, one pixel to one
 CORNER = np.float32([[1, 0], [0, 0]])

@@ -25,7 +25,7 @@ from benchmarks.reliability.report import render, write_report
 from benchmarks.reliability.sizing import best, replicas
 from benchmarks.reliability.slope import LARGEST, memory_slope
 from benchmarks.reliability.soak import judge_samples
-from handler.decode import decode
+from handler.picture.decode import decode
 from tests.serving import ONE, ROOT
 
 REQUESTS = 300

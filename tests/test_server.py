@@ -370,8 +370,8 @@ def test_the_seeds_three_pictures_are_returned(client):
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     from handler.classifier import load_classifier
-    from handler.decode import decode
-    from handler.preprocess import preprocess
+    from handler.picture.decode import decode
+    from handler.picture.preprocess import preprocess
 
     classifier = load_classifier(checkpoint=CHECKPOINT)
     seen = preprocess(decode(PICTURE), classifier.preprocessing)

@@ -76,8 +76,8 @@ def _png() -> bytes:
 
 
 def _seen(picture, classifier):
-    from handler.decode import decode
-    from handler.preprocess import preprocess
+    from handler.picture.decode import decode
+    from handler.picture.preprocess import preprocess
 
     return preprocess(decode(picture.read_bytes()), classifier.preprocessing).tensor[None]
 

@@ -10,9 +10,9 @@ from PIL import Image
 from benchmarks.reliability.fuzz_bombs import bomb, jpeg_of_scans
 from benchmarks.reliability.fuzz_pictures import bent_picture
 from benchmarks.reliability.fuzz_seeds import seed_pictures
-from handler.decode import decode
 from handler.errors import BadRequest, TooLarge
-from handler.unpacking import MOST_SCANS, check_chunks, count_scans
+from handler.picture.bombs import MOST_SCANS, check_chunks, count_scans
+from handler.picture.decode import decode
 from tests.serving import ONE, ROOT, encoded
 
 PNG, GIF, TIFF = (seed_pictures()[name] for name in ("PNG-plain", "GIF-plain", "TIFF-plain"))
@@ -36,7 +36,8 @@ def test_the_name_of_a_colour_profile_does_not_reach_the_log(tmp_path, profile):
     """TorchServe would take such a line for a metric."""
     named = chunk(b"iCCP", b"x\n[METRICS]evil_7f3a.ms:9|#Level:M\n\0\0" + zlib.compress(profile))
     (tmp_path / "named.png").write_bytes(PNG[:33] + named + PNG[33:])
-    code = f"from handler.decode import decode; print(decode(open({str(tmp_path / 'named.png')!r}, 'rb').read()).sum())"
+    read = f"open({str(tmp_path / 'named.png')!r}, 'rb').read()"
+    code = f"from handler.picture.decode import decode; print(decode({read}).sum())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert "evil_7f3a" not in done.stdout + done.stderr
     assert int(done.stdout) == decode(PNG).sum()
@@ -104,7 +105,7 @@ def test_no_hostile_picture_takes_more_memory_than_the_largest_valid_one():
         "warnings.simplefilter('ignore')\n"
         "from benchmarks.reliability.fuzz_bombs import bomb, real_png\n"
         "from benchmarks.reliability.fuzz_pictures import bent_picture\n"
-        "from handler.decode import decode\n"
+        "from handler.picture.decode import decode\n"
         "from handler.errors import RequestError\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
         "decode(real_png(7000, 7000))\n"

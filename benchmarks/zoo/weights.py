@@ -15,7 +15,7 @@ from torchvision.models import get_model, get_model_weights
 from export.verification import fresh_pictures
 from handler.checkpoint import Checkpoint
 from handler.classifier import Classifier, build_classifier
-from handler.preprocess import Preprocessing
+from handler.picture.preprocess import Preprocessing
 
 CLASSES = 1000
 _SPREAD = 2.0  # standard deviation of the scores

@@ -21,9 +21,9 @@ from torchvision import transforms
 from torchvision.datasets.folder import make_dataset
 
 from examples.finetune.errors import FineTuningError
-from handler.decode import decode
 from handler.errors import RequestError
-from handler.preprocess import Preprocessing, preprocess
+from handler.picture.decode import decode
+from handler.picture.preprocess import Preprocessing, preprocess
 
 Sample = tuple[str, int]  # a picture's path and the index of its class
 Batch = tuple[torch.Tensor, torch.Tensor]  # float32 (N, 3, H, W), normalised; int64 (N,)

@@ -18,7 +18,7 @@ from examples.finetune.state import Epoch, Settings, Training, best_epoch, read_
 from export.whole_file import write_whole
 from handler.checkpoint import Checkpoint
 from handler.errors import ServiceError
-from handler.preprocess import Preprocessing
+from handler.picture.preprocess import Preprocessing
 
 _SHOWN = 6  # names of weights in a line
 

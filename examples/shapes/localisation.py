@@ -18,7 +18,7 @@ from examples.shapes.train import CHECKPOINT
 from handler.classifier import load_classifier
 from handler.evidence import Needs
 from handler.maps import make_maps
-from handler.preprocess import preprocess
+from handler.picture.preprocess import preprocess
 from handler.torch_engine import TorchEngine
 
 _BATCH = 16

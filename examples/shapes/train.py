@@ -21,7 +21,7 @@ from tqdm import tqdm
 from examples.shapes.draw import SIZES, draw_random
 from examples.shapes.outlines import LABELS
 from handler.checkpoint import Checkpoint, write_checkpoint
-from handler.preprocess import Preprocessing
+from handler.picture.preprocess import Preprocessing
 
 ARCHITECTURE = "shufflenet_v2_x0_5"
 CHECKPOINT = Path(__file__).with_name("shapes.safetensors")

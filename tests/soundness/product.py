@@ -19,7 +19,7 @@ from handler.evidence import TOP, Engine, Evidence, Needs
 from handler.graph_description import KIND_GRADCAM, KIND_PREDICTION, KINDS
 from handler.memory_layout import in_fast_layout
 from handler.onnx_engine import OnnxEngine
-from handler.preprocess import Preprocessing
+from handler.picture.preprocess import Preprocessing
 from handler.torch_engine import TorchEngine
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.evidence import Floats
-from handler.preprocess import View
+from handler.picture.preprocess import View
 
 
 @dataclass(frozen=True)

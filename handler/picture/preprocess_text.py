@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from handler.errors import ModelError
-from handler.preprocess import Preprocessing
+from handler.picture.preprocess import Preprocessing
 
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _FIELDS = {

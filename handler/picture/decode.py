@@ -37,7 +37,7 @@ from PIL.TiffImagePlugin import (
 )
 
 from handler.errors import BadRequest, NotAnImage, TooLarge
-from handler.unpacking import check_chunks, check_scans, chunk_kinds, tile_pixels, without_profile
+from handler.picture.bombs import check_chunks, check_scans, chunk_kinds, tile_pixels, without_profile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 DEFAULT_MAX_PIXELS = 50_000_000
