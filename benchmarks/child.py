@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.contenders import CONTENDERS, Call, Outputs
 from benchmarks.work import Batches, Work
-from handler.evidence import Floats
+from handler.explanation.evidence import Floats
 
 
 def timed_round(call: Call, batches: Iterator[Floats], *, warm_up: int, seconds: float, least: int) -> list[float]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from handler.evidence import Floats
+from handler.explanation.evidence import Floats
 from handler.picture.preprocess import Preprocessing
 
 PREDICT, GRADCAM, EXPLAIN = "predict", "gradcam", "explain"

@@ -21,11 +21,11 @@ from handler.checkpoint import Checkpoint, write_checkpoint
 from handler.classifier import Classifier, build_classifier
 from handler.engine_choice import choose_engine
 from handler.errors import ModelError
-from handler.metrics import Metrics
 from handler.own_architecture import is_own
 from handler.service import CHECKPOINT_NAME, check_defaults, describe_model
-from handler.settings import Settings, read_settings
-from handler.threads import usable_cores
+from handler.serving.settings import Settings, read_settings
+from handler.serving.threads import usable_cores
+from handler.telemetry.metrics import Metrics
 from handler.torch_engine import TorchEngine
 
 logger = logging.getLogger(__name__)

@@ -4,16 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from handler.answer import JSON, PNG, Answer
 from handler.errors import ModelError
-from handler.explainer import Explainer
 from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY
 from handler.graph_session import GraphSession
-from handler.model_card import ModelCard
 from handler.onnx_engine import OnnxEngine
-from handler.options import MAPS
-from handler.request import Headers
-from handler.settings import Settings
+from handler.protocol.answer import JSON, PNG, Answer
+from handler.protocol.model_card import ModelCard
+from handler.protocol.options import MAPS
+from handler.protocol.request import Headers
+from handler.serving.explainer import Explainer
+from handler.serving.settings import Settings
 
 
 class ExplanationClient:

@@ -1,7 +1,7 @@
 """Exports the whole explanation as one ONNX graph: scores, evidence at a layer, Grad-CAM, guided backpropagation.
 
-The graph is a trace of the eager explanation (``handler.tape`` and ``handler.cam``), forward and backward, hooks
-included; what ONNX has no operator for is replaced by the rules of ``backward_rules``.
+The graph is a trace of the eager explanation (``handler.tape`` and ``handler.explanation.cam``), forward and backward,
+hooks included; what ONNX has no operator for is replaced by the rules of ``backward_rules``.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,10 +41,10 @@ from export.verification import (
     fresh_pictures,
     verify,
 )
-from handler.cam import gradcam
 from handler.classifier import Classifier
 from handler.errors import Unprocessable
-from handler.evidence import TOP, Needs
+from handler.explanation.cam import gradcam
+from handler.explanation.evidence import TOP, Needs
 from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM, KIND_SALIENCY, KINDS
 from handler.tape import differentiate, record
 from handler.torch_engine import TorchEngine

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from handler.evidence import best_classes
-from handler.finiteness import check_scores
+from handler.explanation.evidence import best_classes
+from handler.explanation.finiteness import check_scores
 from handler.graph_description import KIND_PREDICTION
 from handler.graph_session import GraphSession
 from handler.picture.decode import decode

@@ -24,7 +24,7 @@ from export.verification import (
 from handler.classifier import Classifier
 from handler.engine_choice import origin_of
 from handler.errors import ModelError
-from handler.evidence import TOP
+from handler.explanation.evidence import TOP
 from handler.graph_description import KIND_PREDICTION, KINDS
 from handler.graph_folder import check_origin
 from handler.graph_session import GraphSession

@@ -14,7 +14,7 @@ from export.gating import move_gates
 from export.padding import pad_channels
 from export.routing import fold_shuffles
 from handler.errors import Unprocessable
-from handler.evidence import Needs
+from handler.explanation.evidence import Needs
 from handler.tape import Gradients, Tape, differentiate, record
 from handler.views import CHANNELS_FIRST, ChannelLayout
 

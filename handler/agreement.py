@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from handler.evidence import TOP, Engine, Evidence, Floats, Needs
+from handler.explanation.evidence import TOP, Engine, Evidence, Floats, Needs
 from handler.onnx_engine import OnnxEngine
 from handler.picture.preprocess import Preprocessing
 

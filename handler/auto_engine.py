@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from handler.evidence import Engine, Evidence, Floats, Needs
+from handler.explanation.evidence import Engine, Evidence, Floats, Needs
 from handler.onnx_engine import OnnxEngine
 
 

@@ -10,12 +10,12 @@ from handler.agreement import disagreements
 from handler.auto_engine import AutoEngine
 from handler.classifier import Classifier
 from handler.errors import ModelError
-from handler.evidence import Engine
+from handler.explanation.evidence import Engine
 from handler.fingerprint import hash_state
 from handler.graph_folder import Origin, find_graphs
 from handler.memory_layout import in_fast_layout
-from handler.metrics import ENGINE_DISAGREEMENTS, Metrics
 from handler.onnx_engine import OnnxEngine
+from handler.telemetry.metrics import ENGINE_DISAGREEMENTS, Metrics
 from handler.torch_engine import TorchEngine
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from handler.errors import ModelError
-from handler.evidence import Floats
+from handler.explanation.evidence import Floats
 from handler.graph_description import KINDS, GraphDescription
 
 _TYPES = {"target": "tensor(int64)"}  # all others are tensor(float)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from handler.errors import BadRequest, Unprocessable
-from handler.evidence import TOP, Evidence, Floats, Indices, LayerEvidence, Needs
+from handler.explanation.evidence import TOP, Evidence, Floats, Indices, LayerEvidence, Needs
 from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY
 from handler.graph_folder import Origin, open_graphs
 from handler.graph_session import GraphSession

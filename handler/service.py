@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from handler.answer import PROBE, Answer, error_answer, json_answer
 from handler.checkpoint import read_checkpoint
 from handler.classifier import Classifier, build_classifier
 from handler.engine_choice import Choice, choose_engine
 from handler.errors import ModelError, NotFound, RequestError, Unprocessable
-from handler.evidence import TOP, Engine, Floats
-from handler.explainer import Explainer
-from handler.maps import needs_of
-from handler.metrics import ENGINE_DISAGREEMENTS, Metrics
-from handler.model_card import ModelCard
-from handler.options import Options
+from handler.explanation.evidence import TOP, Engine, Floats
+from handler.explanation.maps import needs_of
 from handler.picture.preprocess import Preprocessing
-from handler.request import Headers
-from handler.settings import read_settings
-from handler.threads import threads_per_worker
+from handler.protocol.answer import PROBE, Answer, error_answer, json_answer
+from handler.protocol.model_card import ModelCard
+from handler.protocol.options import Options
+from handler.protocol.request import Headers
+from handler.serving.explainer import Explainer
+from handler.serving.settings import read_settings
+from handler.serving.threads import threads_per_worker
+from handler.telemetry.metrics import ENGINE_DISAGREEMENTS, Metrics
 
 logger = logging.getLogger(__name__)
 

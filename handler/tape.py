@@ -12,7 +12,7 @@ from torch import nn
 from handler.backward_contract import alike_in_memory
 from handler.differentiable import differentiable
 from handler.errors import Unprocessable
-from handler.evidence import Needs
+from handler.explanation.evidence import Needs
 from handler.guided import Gates, find_gates, guided
 from handler.hooks import captured
 from handler.views import CHANNELS_FIRST, ChannelLayout

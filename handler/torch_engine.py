@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from handler.classifier import Classifier
-from handler.evidence import Evidence, Floats, Indices, LayerEvidence, Needs, joined, resolve_pairs
+from handler.explanation.evidence import Evidence, Floats, Indices, LayerEvidence, Needs, joined, resolve_pairs
 from handler.tape import Tape, differentiate, record
 
 

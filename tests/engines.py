@@ -5,10 +5,10 @@ import base64
 import numpy as np
 
 from handler.errors import Unprocessable
-from handler.evidence import Evidence, LayerEvidence, resolve_pairs
-from handler.model_card import ModelCard
+from handler.explanation.evidence import Evidence, LayerEvidence, resolve_pairs
 from handler.picture.preprocess import Preprocessing
-from handler.render import encode_png
+from handler.protocol.model_card import ModelCard
+from handler.rendering.render import encode_png
 
 SIDE = 8
 CARD = ModelCard(

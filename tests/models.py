@@ -12,7 +12,7 @@ from torch import nn
 
 from handler.checkpoint import Checkpoint
 from handler.classifier import Classifier, build_classifier
-from handler.evidence import Floats
+from handler.explanation.evidence import Floats
 from handler.picture.preprocess import Preprocessing
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)

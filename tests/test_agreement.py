@@ -8,7 +8,7 @@ import torch
 import handler.agreement as agreement
 from handler.agreement import disagreements, fixed_picture
 from handler.engine_choice import origin_of
-from handler.evidence import Needs
+from handler.explanation.evidence import Needs
 from handler.onnx_engine import OnnxEngine
 from handler.torch_engine import TorchEngine
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from handler.answer import encode_list, encode_npy, error_answer, failure_answer, json_answer
 from handler.errors import BadRequest, NotAnImage, NotFinite, NotFound, TooLarge, Unprocessable
+from handler.protocol.answer import encode_list, encode_npy, error_answer, failure_answer, json_answer
 
 
 def test_listed_numbers_restore_the_array_and_nan_becomes_null():

@@ -19,7 +19,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 from export.attention import with_constants
 from export.explanation_graph import export_explanation, export_gradcam
 from handler.classifier import Classifier
-from handler.evidence import TOP, Needs
+from handler.explanation.evidence import TOP, Needs
 from handler.graph_description import KIND_SALIENCY
 from handler.graph_session import GraphSession
 from handler.layers import find_layers

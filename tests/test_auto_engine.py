@@ -3,7 +3,7 @@ import pytest
 
 from handler.auto_engine import AutoEngine
 from handler.engine_choice import origin_of
-from handler.evidence import TOP, Needs
+from handler.explanation.evidence import TOP, Needs
 from handler.onnx_engine import OnnxEngine
 from handler.torch_engine import TorchEngine
 

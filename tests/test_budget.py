@@ -3,11 +3,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from handler.budget import Budget, check_size
-from handler.canvas import Canvas
 from handler.errors import TooLarge
-from handler.options import Options
 from handler.picture.preprocess import preprocess
+from handler.protocol.options import Options
+from handler.rendering.canvas import Canvas
+from handler.serving.budget import Budget, check_size
 from tests.engines import CARD
 
 

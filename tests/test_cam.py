@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from handler.cam import METHODS, gradcam, method
+from handler.explanation.cam import METHODS, gradcam, method
 
 # two rows of two channels of 2x2 cells; the gradients' means are (1, -0.5) and (-1, 0.5)
 ACTIVATION = np.float32([[[[1, 2], [3, 4]], [[4, 3], [2, 1]]]] * 2)

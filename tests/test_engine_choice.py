@@ -11,9 +11,9 @@ import torch
 
 from handler.engine_choice import choose_engine
 from handler.errors import ModelError
-from handler.metrics import Metrics
-from handler.request import Headers
+from handler.protocol.request import Headers
 from handler.service import Service
+from handler.telemetry.metrics import Metrics
 from tests.serving import ONE
 
 GRAPHS = ["prediction", "gradcam", "explanation"]

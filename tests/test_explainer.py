@@ -10,13 +10,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from handler.explainer import Explainer
-from handler.maps import make_maps
-from handler.observation import STAGES
-from handler.options import Options
-from handler.render import encode_png
-from handler.request import Headers
-from handler.settings import Settings
+from handler.explanation.maps import make_maps
+from handler.protocol.observation import STAGES
+from handler.protocol.options import Options
+from handler.protocol.request import Headers
+from handler.rendering.render import encode_png
+from handler.serving.explainer import Explainer
+from handler.serving.settings import Settings
 from tests.engines import CARD, BrightnessEngine, picture, text_of
 
 GUIDED = ("guided_backprop", "guided_gradcam")
@@ -323,7 +323,7 @@ def test_a_map_that_fails_sends_no_neighbour_through_the_engine_again(monkeypatc
             raise ArithmeticError("secret detail")
         return make_maps(evidence, pair, *rest, **options)
 
-    monkeypatch.setattr("handler.explainer.make_maps", make)
+    monkeypatch.setattr("handler.serving.explainer.make_maps", make)
     answers, engine = answer([{"data": picture(value)} for value in (50, 60, 200)])
     assert [one.status for one in answers] == [200, 500, 200]
     assert engine.batches == [3]

@@ -31,8 +31,8 @@ from examples.finetune.state import Epoch, best_epoch
 from examples.shapes.draw import draw
 from handler.checkpoint import read_checkpoint
 from handler.classifier import known_architectures, load_classifier
+from handler.explanation.maps import make_maps, needs_of
 from handler.labels import read_labels
-from handler.maps import make_maps, needs_of
 from handler.picture.preprocess import preprocess
 from handler.torch_engine import TorchEngine
 from tests.models import random_classifier

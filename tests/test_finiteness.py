@@ -13,22 +13,22 @@ from export.explanation_client import ExplanationClient
 from export.explanation_graph import export_explanation
 from export.prediction_client import PredictionClient
 from export.prediction_graph import export_prediction
-from handler.answer import PNG
 from handler.errors import NotFinite
-from handler.evidence import Evidence, LayerEvidence
-from handler.explainer import Explainer
-from handler.finiteness import check_evidence, check_maps, check_scores
+from handler.explanation.evidence import Evidence, LayerEvidence
+from handler.explanation.finiteness import check_evidence, check_maps, check_scores
+from handler.explanation.maps import Map
 from handler.graph_session import GraphSession
-from handler.maps import Map
-from handler.metrics import REQUESTS, Metrics, record
-from handler.model_card import ModelCard
 from handler.onnx_engine import OnnxEngine
-from handler.options import Options
 from handler.picture.preprocess import Preprocessing
-from handler.render import encode_png
-from handler.request import Headers
+from handler.protocol.answer import PNG
+from handler.protocol.model_card import ModelCard
+from handler.protocol.options import Options
+from handler.protocol.request import Headers
+from handler.rendering.render import encode_png
 from handler.service import Service
-from handler.settings import Settings
+from handler.serving.explainer import Explainer
+from handler.serving.settings import Settings
+from handler.telemetry.metrics import REQUESTS, Metrics, record
 from handler.torch_engine import TorchEngine
 from tests.models import tiny_classifier
 

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional
 
 from handler.errors import Unprocessable
-from handler.evidence import Needs
+from handler.explanation.evidence import Needs
 from handler.guided import find_gates, guided
 from handler.torch_engine import TorchEngine
 from tests.models import random_classifier, random_inputs, tiny_classifier

@@ -13,11 +13,11 @@ from benchmarks.reliability.fuzz_bodies import json_body, odd_value
 from benchmarks.reliability.fuzz_bombs import bomb
 from benchmarks.reliability.fuzz_pictures import bent_picture
 from benchmarks.reliability.fuzz_seeds import seed_pictures
-from handler.answer import error_answer
 from handler.errors import RequestError
-from handler.options import Options, parse_options, shown
 from handler.picture.decode import decode
-from handler.request import Headers, accepted, parse_row
+from handler.protocol.answer import error_answer
+from handler.protocol.options import Options, parse_options, shown
+from handler.protocol.request import Headers, accepted, parse_row
 
 NAMES = ("target", "maps", "method", "layer", "top_k", "size", "encoding", "overlay", "Top-K", "other")
 TEXT = st.text(st.characters(), max_size=40) | st.sampled_from(

@@ -1,7 +1,7 @@
 from dataclasses import dataclass
 
-from handler.evidence import Needs
-from handler.jobs import in_passes, pairs_at_once
+from handler.explanation.evidence import Needs
+from handler.serving.jobs import in_passes, pairs_at_once
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from handler.envelope import MAX_PICTURES, Written
 from handler.errors import BadRequest
-from handler.kserve import open_kserve
-from handler.options import Options
-from handler.request import Headers, parse_row
+from handler.protocol.envelope import MAX_PICTURES, Written
+from handler.protocol.kserve import open_kserve
+from handler.protocol.options import Options
+from handler.protocol.request import Headers, parse_row
 
 PICTURE = b"\x89PNG..."
 TEXT = base64.b64encode(PICTURE).decode()

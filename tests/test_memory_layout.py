@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from handler.evidence import TOP, Needs
+from handler.explanation.evidence import TOP, Needs
 from handler.fingerprint import hash_state
 from handler.memory_layout import in_fast_layout
 from handler.torch_engine import TorchEngine

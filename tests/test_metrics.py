@@ -3,9 +3,10 @@
 import yaml
 
 from handler import errors
-from handler.answer import FAILURE, OK, OUTCOMES, Answer, error_answer, failure_answer
-from handler.cam import METHODS
-from handler.metrics import (
+from handler.explanation.cam import METHODS
+from handler.protocol.answer import FAILURE, OK, OUTCOMES, Answer, error_answer, failure_answer
+from handler.protocol.observation import Observation
+from handler.telemetry.metrics import (
     DEGENERATE,
     ENGINE_DISAGREEMENTS,
     LABELS,
@@ -19,7 +20,6 @@ from handler.metrics import (
     record,
     resident_memory,
 )
-from handler.observation import Observation
 from tests.serving import ROOT
 
 STAGES = {"decode": 4.0, "infer": 0.0, "explain": 20.0, "render": 6.0}

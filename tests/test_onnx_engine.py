@@ -9,7 +9,7 @@ import handler.onnx_engine as onnx_engine
 from export.verification import fresh_pictures
 from handler.engine_choice import origin_of
 from handler.errors import BadRequest, ModelError, Unprocessable
-from handler.evidence import TOP, Needs
+from handler.explanation.evidence import TOP, Needs
 from handler.onnx_engine import OnnxEngine
 from handler.torch_engine import TorchEngine
 

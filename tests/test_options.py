@@ -1,7 +1,7 @@
 import pytest
 
 from handler.errors import BadRequest
-from handler.options import ALL_MAPS, COLORMAPS, Options, Overlay, parse_options
+from handler.protocol.options import ALL_MAPS, COLORMAPS, Options, Overlay, parse_options
 
 DEFAULTS = Options()
 

@@ -5,10 +5,10 @@ import torch
 from handler.checkpoint import read_checkpoint, write_checkpoint
 from handler.classifier import find_checkpoint, load_classifier
 from handler.errors import ModelError
-from handler.maps import needs_of
+from handler.explanation.maps import needs_of
 from handler.memory_layout import in_fast_layout
-from handler.options import SEED_MAPS
 from handler.own_architecture import build_own, find_factory
+from handler.protocol.options import SEED_MAPS
 from handler.torch_engine import TorchEngine
 from handler.views import ChannelLayout
 from tests.own import save_state

@@ -10,11 +10,11 @@ from pytorch_grad_cam.utils.image import deprocess_image, show_cam_on_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
-from handler.cam import gradcam
-from handler.maps import make_maps, needs_of
-from handler.options import SEED_MAPS
+from handler.explanation.cam import gradcam
+from handler.explanation.maps import make_maps, needs_of
 from handler.picture.preprocess import preprocess
-from handler.render import deprocess, overlay
+from handler.protocol.options import SEED_MAPS
+from handler.rendering.render import deprocess, overlay
 from handler.torch_engine import TorchEngine
 from tests.models import random_classifier, random_inputs
 

@@ -11,7 +11,7 @@ from torch import nn
 from export.explanation_graph import export_explanation, export_gradcam
 from export.poles import has_poles
 from export.reverification import reverify
-from handler.evidence import Needs
+from handler.explanation.evidence import Needs
 from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM
 from handler.graph_session import GraphSession
 from handler.torch_engine import TorchEngine

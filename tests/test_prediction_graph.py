@@ -17,7 +17,7 @@ from export.prediction_graph import export_prediction
 from export.verification import Tolerance, VerificationError, compare, fresh_pictures, table, verify
 from handler.classifier import load_classifier
 from handler.errors import BadRequest, ModelError
-from handler.evidence import softmax
+from handler.explanation.evidence import softmax
 from handler.graph_description import GraphDescription
 from handler.picture.decode import decode
 from handler.picture.preprocess import preprocess

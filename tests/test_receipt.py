@@ -1,6 +1,6 @@
 import hashlib
 
-from handler.receipt import Receipt
+from handler.protocol.receipt import Receipt
 
 
 def test_a_receipt_names_the_bytes_that_arrived():

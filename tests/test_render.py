@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from handler.render import deprocess, encode_png, overlay, sheet
+from handler.rendering.render import deprocess, encode_png, overlay, sheet
 
 BLACK_AND_WHITE = np.uint8([[[0, 0, 0], [255, 255, 255]]])
 COLD_AND_HOT = np.float32([[0, 1]])  # jet shows 0 as (0, 0, 128) and 1 as (128, 0, 0)

@@ -3,8 +3,8 @@ import base64
 import pytest
 
 from handler.errors import BadRequest
-from handler.options import Options
-from handler.request import Headers, accepted, parse_row
+from handler.protocol.options import Options
+from handler.protocol.request import Headers, accepted, parse_row
 
 PICTURE = b"\x89PNG..."
 TEXT = base64.b64encode(PICTURE).decode()

@@ -6,11 +6,11 @@ import logging
 
 import pytest
 
-from handler.answer import Answer, error_answer
 from handler.errors import BadRequest
-from handler.observation import Observation
-from handler.request import Headers
-from handler.request_log import OneLine, body_size, keep_on_one_line, request_line
+from handler.protocol.answer import Answer, error_answer
+from handler.protocol.observation import Observation
+from handler.protocol.request import Headers
+from handler.telemetry.request_log import OneLine, body_size, keep_on_one_line, request_line
 
 STAGES = {"decode": 4.0, "infer": 0.0, "explain": 20.0, "render": 6.0}
 FORGED = "\n[METRICS]evil.count:1|#Level:Model|#hostname:x,1\r\x85\u2028\x1b[2J é☃"
@@ -60,7 +60,7 @@ def test_tracebacks_stay_on_one_line_of_printable_ascii(printed):
     try:
         raise ValueError(FORGED)
     except ValueError:
-        logging.getLogger("handler.explainer").exception("a row failed: %s", FORGED)
+        logging.getLogger("handler.serving.explainer").exception("a row failed: %s", FORGED)
     out = printed()
     assert out.count("\n") == 1
     assert out.endswith("\n")

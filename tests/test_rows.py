@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from handler.explainer import Explainer
-from handler.options import Options
-from handler.request import Headers
-from handler.settings import Settings
+from handler.protocol.options import Options
+from handler.protocol.request import Headers
+from handler.serving.explainer import Explainer
+from handler.serving.settings import Settings
 from tests.engines import CARD, BrightnessEngine, picture, text_of
 
 TENSOR = {"datatype": "BYTES", "shape": [2], "data": [text_of(50), text_of(200)]}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from handler.scaling import combine, resize, scale
+from handler.explanation.scaling import combine, resize, scale
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from PIL import Image
 
 from deploy.local_server import read_properties
 from export.archive import DEFAULT_CONFIG
-from handler.settings import read_settings
+from handler.serving.settings import read_settings
 from tests.serving import (
     CHECKPOINT,
     ONE,

@@ -3,8 +3,8 @@ import yaml
 
 from export.archive import DEFAULT_CONFIG
 from handler.errors import ModelError
-from handler.options import Options
-from handler.settings import Settings, read_settings
+from handler.protocol.options import Options
+from handler.serving.settings import Settings, read_settings
 
 
 def test_the_packed_settings_are_the_documented_defaults():

@@ -9,7 +9,7 @@ from examples.shapes.localisation import measure
 from examples.shapes.outlines import LABELS, OUTLINES
 from handler.checkpoint import read_checkpoint
 from handler.classifier import load_classifier
-from handler.evidence import Needs
+from handler.explanation.evidence import Needs
 from handler.torch_engine import TorchEngine
 from tests.serving import CHECKPOINT, ONE, TWO
 

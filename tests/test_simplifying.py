@@ -4,7 +4,7 @@ from torch import nn
 
 import export.simplifying as simplifying
 from export.simplifying import simplified
-from handler.evidence import Needs
+from handler.explanation.evidence import Needs
 from handler.tape import differentiate, record
 from tests.models import random_classifier, random_inputs
 

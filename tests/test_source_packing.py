@@ -22,7 +22,7 @@ _ANSWER = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from handler.request import Headers
+from handler.protocol.request import Headers
 from handler.service import Service
 import numpy as np
 service = Service.load(Path(sys.argv[1]), "own", "1.0")
@@ -70,7 +70,7 @@ def test_an_archive_answers_where_its_source_is_not_installed(tmp_path):
 
 
 def _png() -> bytes:
-    from handler.render import encode_png
+    from handler.rendering.render import encode_png
 
     return encode_png(np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8))
 

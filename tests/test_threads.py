@@ -1,7 +1,7 @@
 import pytest
 
-import handler.threads as threads
-from handler.threads import cpu_limits, threads_per_worker, usable_cores
+import handler.serving.threads as threads
+from handler.serving.threads import cpu_limits, threads_per_worker, usable_cores
 
 
 @pytest.mark.parametrize(

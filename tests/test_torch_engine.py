@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from handler.cam import gradcam
 from handler.errors import Unprocessable
-from handler.evidence import TOP, Needs
+from handler.explanation.cam import gradcam
+from handler.explanation.evidence import TOP, Needs
 from handler.layers import find_layers
 from handler.torch_engine import TorchEngine
 from tests.models import in_double_precision, random_classifier, random_inputs, tiny_classifier

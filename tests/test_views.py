@@ -4,10 +4,10 @@ import torch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-from handler.cam import gradcam
-from handler.evidence import Needs
+from handler.explanation.cam import gradcam
+from handler.explanation.evidence import Needs
+from handler.explanation.scaling import combine
 from handler.hooks import captured
-from handler.scaling import combine
 from handler.torch_engine import TorchEngine
 from handler.views import CHANNELS_FIRST, ChannelLayout
 from tests.models import random_classifier, random_inputs

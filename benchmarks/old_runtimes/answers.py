@@ -12,10 +12,10 @@ import numpy as np
 from export.explanation_client import ExplanationClient
 from export.prediction_client import PredictionClient
 from export.verification import Floats, fresh_pictures
-from handler.evidence import TOP
+from handler.explanation.evidence import TOP
 from handler.graph_description import KIND_PREDICTION, KINDS
 from handler.graph_session import GraphSession
-from handler.render import encode_png
+from handler.rendering.render import encode_png
 
 PICTURES = 3
 

@@ -24,16 +24,16 @@ from export.prediction_graph import export_prediction
 from export.rounding import RoundingCheck
 from export.verification import Verdict, fresh_pictures
 from export.whole_file import write_whole
-from handler.cam import gradcam
 from handler.classifier import Classifier
 from handler.engine_choice import origin_of
 from handler.errors import ModelError, Unprocessable
-from handler.evidence import TOP, Engine, Evidence, Floats, Needs
+from handler.explanation.cam import gradcam
+from handler.explanation.evidence import TOP, Engine, Evidence, Floats, Needs
+from handler.explanation.scaling import scale
 from handler.graph_description import KIND_GRADCAM, KIND_PREDICTION, KINDS
 from handler.graph_session import GraphSession
 from handler.memory_layout import in_fast_layout
 from handler.onnx_engine import OnnxEngine
-from handler.scaling import scale
 from handler.torch_engine import TorchEngine
 
 PICTURES = 2  # that engines are compared with plain autograd on, one after the other

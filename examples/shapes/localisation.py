@@ -16,8 +16,8 @@ from examples.shapes.draw import Picture, Thing, draw_random
 from examples.shapes.outlines import LABELS
 from examples.shapes.train import CHECKPOINT
 from handler.classifier import load_classifier
-from handler.evidence import Needs
-from handler.maps import make_maps
+from handler.explanation.evidence import Needs
+from handler.explanation.maps import make_maps
 from handler.picture.preprocess import preprocess
 from handler.torch_engine import TorchEngine
 

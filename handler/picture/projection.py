@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from handler.evidence import Floats
+from handler.explanation.evidence import Floats
 from handler.picture.preprocess import View
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handler.evidence import Engine, Needs, softmax
+from handler.explanation.evidence import Engine, Needs, softmax
 from handler.onnx_engine import OnnxEngine
 from tests.soundness.behind import maps_behind
 from tests.soundness.layout import Layout

@@ -15,7 +15,7 @@ from export.prediction_graph import export_prediction
 from handler.classifier import Classifier, build_classifier, find_checkpoint
 from handler.engine_choice import origin_of
 from handler.errors import ServiceError
-from handler.evidence import TOP, Engine, Evidence, Needs
+from handler.explanation.evidence import TOP, Engine, Evidence, Needs
 from handler.graph_description import KIND_GRADCAM, KIND_PREDICTION, KINDS
 from handler.memory_layout import in_fast_layout
 from handler.onnx_engine import OnnxEngine

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from handler.evidence import LayerEvidence
+from handler.explanation.evidence import LayerEvidence
 from tests.soundness import reference
 from tests.soundness.contracts import CONTRACTS, differences, evidence, place
 from tests.soundness.layout import Layout

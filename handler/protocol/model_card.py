@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from handler.cam import METHODS
 from handler.errors import BadRequest, Unprocessable
-from handler.evidence import TOP
-from handler.options import ALL_MAPS, ENCODINGS, MAPS, SEED_MAPS, SIZES, Options, shown
+from handler.explanation.cam import METHODS
+from handler.explanation.evidence import TOP
 from handler.picture.preprocess import Preprocessing
+from handler.protocol.options import ALL_MAPS, ENCODINGS, MAPS, SEED_MAPS, SIZES, Options, shown
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 import cv2
 
-from handler.cam import METHODS
 from handler.errors import BadRequest
+from handler.explanation.cam import METHODS
 
 SEED_MAPS = ("gradcam", "guided_backprop", "guided_gradcam")
 MAPS = (*SEED_MAPS, "saliency")

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from handler.errors import NotFinite
-from handler.evidence import Evidence, Floats
-from handler.maps import Map
+from handler.explanation.evidence import Evidence, Floats
+from handler.explanation.maps import Map
 
 
 def check_scores(logits: Floats) -> None:

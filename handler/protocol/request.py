@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from handler.answer import JSON, PNG
-from handler.envelope import Envelope, Single
 from handler.errors import BadRequest, naming
-from handler.kserve import BINARY_HEADER, open_kserve, refuse_binary
-from handler.options import Options, parse_options
-from handler.receipt import Receipt
+from handler.protocol.answer import JSON, PNG
+from handler.protocol.envelope import Envelope, Single
+from handler.protocol.kserve import BINARY_HEADER, open_kserve, refuse_binary
+from handler.protocol.options import Options, parse_options
+from handler.protocol.receipt import Receipt
 
 IMAGE_FIELDS = ("data", "body", "image")
 _HEADER_PREFIX = "x-explain-"

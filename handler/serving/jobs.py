@@ -5,17 +5,17 @@ from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from handler.answer import PNG
-from handler.budget import Budget
-from handler.canvas import Canvas
 from handler.errors import BadRequest, naming
-from handler.evidence import Needs
-from handler.maps import needs_of
-from handler.model_card import ModelCard
+from handler.explanation.evidence import Needs
+from handler.explanation.maps import needs_of
 from handler.picture.decode import decode
 from handler.picture.preprocess import preprocess
-from handler.request import Asked, Request
-from handler.settings import Settings
+from handler.protocol.answer import PNG
+from handler.protocol.model_card import ModelCard
+from handler.protocol.request import Asked, Request
+from handler.rendering.canvas import Canvas
+from handler.serving.budget import Budget
+from handler.serving.settings import Settings
 
 _PAIRS_AT_ONCE = 16  # at one layer, in one pass: bounds the memory that pictures, targets and layers take
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from handler.answer import Answer
-from handler.observation import NONE, Observation
-from handler.request import Headers
+from handler.protocol.answer import Answer
+from handler.protocol.observation import NONE, Observation
+from handler.protocol.request import Headers
 
 
 class OneLine(logging.Formatter):

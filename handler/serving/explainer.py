@@ -10,21 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from handler.answer import JSON, PNG, Answer, error_answer, failure_answer, json_text
-from handler.budget import check_size
-from handler.envelope import Written
 from handler.errors import NotFinite, RequestError, naming
-from handler.evidence import Engine, Evidence, Floats
-from handler.finiteness import check_evidence, check_maps, check_scores
-from handler.jobs import Job, in_passes, pairs_at_once, prepare
-from handler.maps import make_maps
-from handler.model_card import ModelCard
-from handler.observation import Observation
-from handler.options import Options
-from handler.render import encode_png
-from handler.request import Headers, Request, parse_row
-from handler.response import Explained, Result, describe_result, draw_sheet, observe_result
-from handler.settings import Settings
+from handler.explanation.evidence import Engine, Evidence, Floats
+from handler.explanation.finiteness import check_evidence, check_maps, check_scores
+from handler.explanation.maps import make_maps
+from handler.protocol.answer import JSON, PNG, Answer, error_answer, failure_answer, json_text
+from handler.protocol.envelope import Written
+from handler.protocol.model_card import ModelCard
+from handler.protocol.observation import Observation
+from handler.protocol.options import Options
+from handler.protocol.request import Headers, Request, parse_row
+from handler.rendering.render import encode_png
+from handler.rendering.result import Explained, Result, describe_result, draw_sheet, observe_result
+from handler.serving.budget import check_size
+from handler.serving.jobs import Job, in_passes, pairs_at_once, prepare
+from handler.serving.settings import Settings
 
 logger = logging.getLogger(__name__)
 

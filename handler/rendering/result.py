@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from handler.canvas import Canvas, draw_map, encode_maps
-from handler.evidence import Floats, best_classes, softmax
-from handler.maps import Map
-from handler.model_card import ModelCard
-from handler.observation import GRADIENT_ALONE, NONE, Observation
-from handler.receipt import Receipt
-from handler.render import Picture, sheet
+from handler.explanation.evidence import Floats, best_classes, softmax
+from handler.explanation.maps import Map
+from handler.protocol.model_card import ModelCard
+from handler.protocol.observation import GRADIENT_ALONE, NONE, Observation
+from handler.protocol.receipt import Receipt
+from handler.rendering.canvas import Canvas, draw_map, encode_maps
+from handler.rendering.render import Picture, sheet
 
 DEFAULT_TOP_K = 5
 _PANELS = {  # in the order of the sheet

@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from handler.answer import encode_list, encode_npy
-from handler.maps import Map
-from handler.options import Options
+from handler.explanation.maps import Map
 from handler.picture.preprocess import Input
 from handler.picture.projection import onto_region, onto_upload, seen_region, show_seen
-from handler.render import Picture, deprocess, encode_png, overlay
+from handler.protocol.answer import encode_list, encode_npy
+from handler.protocol.options import Options
+from handler.rendering.render import Picture, deprocess, encode_png, overlay
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from handler.errors import BadRequest, ModelError
-from handler.options import Options, parse_options
 from handler.picture.decode import DEFAULT_MAX_PIXELS
+from handler.protocol.options import Options, parse_options
 
 ENGINES = ("auto", "torch", "onnx")
 

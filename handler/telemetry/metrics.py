@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from handler.answer import OUTCOMES, Answer
-from handler.cam import METHODS
-from handler.observation import GRADIENT_ALONE, NONE, STAGES
+from handler.explanation.cam import METHODS
+from handler.protocol.answer import OUTCOMES, Answer
+from handler.protocol.observation import GRADIENT_ALONE, NONE, STAGES
 
 ENGINE_DISAGREEMENTS = "explainer_engine_disagreements_total"  # outputs in which graphs and hooks differed at start-up
 REQUESTS = "explainer_requests_total"

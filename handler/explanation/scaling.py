@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from handler.evidence import Floats
+from handler.explanation.evidence import Floats
 
 _EPSILON = 1e-7  # pytorch-grad-cam's, so that an all-zero map stays zero
 

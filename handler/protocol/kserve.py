@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from handler.answer import json_text
-from handler.envelope import MAX_PICTURES, Envelope, Part, Written
 from handler.errors import BadRequest
-from handler.options import shown
+from handler.protocol.answer import json_text
+from handler.protocol.envelope import MAX_PICTURES, Envelope, Part, Written
+from handler.protocol.options import shown
 
 OUTPUT = "answer"  # the name of V2's only output tensor
 BINARY_HEADER = "inference-header-content-length"  # of V2's binary tensor extension

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from handler.evidence import Floats
-from handler.options import COLORMAPS
+from handler.explanation.evidence import Floats
+from handler.protocol.options import COLORMAPS
 
 Picture = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 

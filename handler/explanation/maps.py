@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from handler.cam import METHODS
-from handler.evidence import Evidence, Floats, Needs
-from handler.scaling import combine, scale
+from handler.explanation.cam import METHODS
+from handler.explanation.evidence import Evidence, Floats, Needs
+from handler.explanation.scaling import combine, scale
 
 
 @dataclass(frozen=True)

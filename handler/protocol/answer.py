@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.errors import RequestError
-from handler.observation import Observation
+from handler.protocol.observation import Observation
 
 JSON, PNG = "application/json", "image/png"
 _DIGITS = 8  # significant digits of listed numbers, about those of a float32

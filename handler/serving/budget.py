@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from handler.canvas import Canvas
 from handler.errors import TooLarge
+from handler.rendering.canvas import Canvas
 
 _BYTES_PER_NUMBER = {"npy": 16 / 3, "list": 8.0}  # of the encoded text; lists mostly have more
 _MOST_PIXELS = 16_000_000  # of all pictures of an answer
