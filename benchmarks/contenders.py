@@ -135,8 +135,8 @@ def ours_torch(work: Work, task: str, threads: int) -> Call:
 @contender(OURS_ONNX, PREDICT, GRADCAM, EXPLAIN)
 def ours_onnx(work: Work, task: str, threads: int) -> Call:
     """``OnnxEngine`` on the graphs that travel in the archive; without torch."""
-    from handler.graph_folder import Origin
-    from handler.onnx_engine import OnnxEngine
+    from handler.graphs.folder import Origin
+    from handler.graphs.onnx_engine import OnnxEngine
 
     origin = Origin(work.network, work.weights_sha256, work.labels, work.preprocessing)
     engine = OnnxEngine.open(work.folder, origin, threads=threads)

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from handler.errors import ModelError
-from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY
-from handler.graph_session import GraphSession
-from handler.onnx_engine import OnnxEngine
+from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY
+from handler.graphs.onnx_engine import OnnxEngine
+from handler.graphs.session import GraphSession
 from handler.protocol.answer import JSON, PNG, Answer
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import MAPS

@@ -45,7 +45,7 @@ from handler.classifier import Classifier
 from handler.errors import Unprocessable
 from handler.explanation.cam import gradcam
 from handler.explanation.evidence import TOP, Needs
-from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM, KIND_SALIENCY, KINDS
+from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_SALIENCY, KINDS
 from handler.tape import differentiate, record
 from handler.torch_engine import TorchEngine
 from handler.views import CHANNELS_FIRST, ChannelLayout
@@ -138,7 +138,7 @@ def trace(classifier: Classifier, kind: str = KIND_EXPLANATION) -> fx.GraphModul
 
     Args:
         classifier: left as it is.
-        kind: of graph, see ``handler.graph_description``.
+        kind: of graph, see ``handler.graphs.description``.
 
     Raises:
         NoRuleError: the trace has backward operators without a rule.

@@ -24,7 +24,7 @@ from export.whole_file import write_whole
 from handler.classifier import Classifier
 from handler.errors import ModelError, Unprocessable, in_one_line
 from handler.fingerprint import hash_state
-from handler.graph_description import GraphDescription
+from handler.graphs.description import GraphDescription
 
 OPSET = 18  # the exporter's own; `make old-runtimes` runs it with ONNX Runtime 1.15, 1.17 and 1.20
 
@@ -240,7 +240,7 @@ def write_verified(
         model: the graph, without metadata.
         path: of the file.
         classifier: that it was made from.
-        kind: of graph, see ``handler.graph_description``.
+        kind: of graph, see ``handler.graphs.description``.
         verified: compares it with PyTorch.
         coverage: how far guided backpropagation reaches, of explanations only.
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from handler.explanation.evidence import best_classes
 from handler.explanation.finiteness import check_scores
-from handler.graph_description import KIND_PREDICTION
-from handler.graph_session import GraphSession
+from handler.graphs.description import KIND_PREDICTION
+from handler.graphs.session import GraphSession
 from handler.picture.decode import decode
 from handler.picture.preprocess import preprocess
 

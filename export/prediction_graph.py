@@ -24,7 +24,7 @@ from export.verification import (
     verify,
 )
 from handler.classifier import Classifier
-from handler.graph_description import KIND_PREDICTION
+from handler.graphs.description import KIND_PREDICTION
 
 OUTPUTS = ["logits", "probabilities"]
 TOLERANCES = {name: Tolerance(1e-4) for name in OUTPUTS}

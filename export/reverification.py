@@ -25,9 +25,9 @@ from handler.classifier import Classifier
 from handler.engine_choice import origin_of
 from handler.errors import ModelError
 from handler.explanation.evidence import TOP
-from handler.graph_description import KIND_PREDICTION, KINDS
-from handler.graph_folder import check_origin
-from handler.graph_session import GraphSession
+from handler.graphs.description import KIND_PREDICTION, KINDS
+from handler.graphs.folder import check_origin
+from handler.graphs.session import GraphSession
 
 SEED = 2  # not the export's: its pictures would find nothing new
 

@@ -8,7 +8,7 @@ from export.graph_file import NotExportableError
 from export.prediction_graph import export_prediction
 from export.verification import VerificationError
 from handler.classifier import Classifier
-from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY, KINDS
+from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY, KINDS
 from handler.own_architecture import is_own
 
 _EXPORTERS = {

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from handler.agreement import disagreements
-from handler.auto_engine import AutoEngine
 from handler.classifier import Classifier
 from handler.errors import ModelError
 from handler.explanation.evidence import Engine
 from handler.fingerprint import hash_state
-from handler.graph_folder import Origin, find_graphs
+from handler.graphs.agreement import disagreements
+from handler.graphs.auto_engine import AutoEngine
+from handler.graphs.folder import Origin, find_graphs
+from handler.graphs.onnx_engine import OnnxEngine
 from handler.memory_layout import in_fast_layout
-from handler.onnx_engine import OnnxEngine
 from handler.telemetry.metrics import ENGINE_DISAGREEMENTS, Metrics
 from handler.torch_engine import TorchEngine
 

@@ -6,7 +6,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from handler.graph_description import KIND_PREDICTION, KINDS, GraphDescription
+from handler.graphs.description import KIND_PREDICTION, KINDS, GraphDescription
 from handler.picture.preprocess import Preprocessing
 
 SIDE = 2

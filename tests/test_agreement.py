@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-import handler.agreement as agreement
-from handler.agreement import disagreements, fixed_picture
+import handler.graphs.agreement as agreement
 from handler.engine_choice import origin_of
 from handler.explanation.evidence import Needs
-from handler.onnx_engine import OnnxEngine
+from handler.graphs.agreement import disagreements, fixed_picture
+from handler.graphs.onnx_engine import OnnxEngine
 from handler.torch_engine import TorchEngine
 
 

@@ -20,8 +20,8 @@ from export.attention import with_constants
 from export.explanation_graph import export_explanation, export_gradcam
 from handler.classifier import Classifier
 from handler.explanation.evidence import TOP, Needs
-from handler.graph_description import KIND_SALIENCY
-from handler.graph_session import GraphSession
+from handler.graphs.description import KIND_SALIENCY
+from handler.graphs.session import GraphSession
 from handler.layers import find_layers
 from handler.picture.preprocess import Preprocessing
 from handler.torch_engine import TorchEngine

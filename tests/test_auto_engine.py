@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from handler.auto_engine import AutoEngine
 from handler.engine_choice import origin_of
 from handler.explanation.evidence import TOP, Needs
-from handler.onnx_engine import OnnxEngine
+from handler.graphs.auto_engine import AutoEngine
+from handler.graphs.onnx_engine import OnnxEngine
 from handler.torch_engine import TorchEngine
 
 

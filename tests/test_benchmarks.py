@@ -89,7 +89,7 @@ def test_a_timed_call_runs_the_network_anew(work, calls, monkeypatch, task, name
 
 
 def test_an_onnx_call_is_one_run_of_the_smallest_graph(work, calls, monkeypatch):
-    from handler.graph_session import GraphSession
+    from handler.graphs.session import GraphSession
 
     run, ran = GraphSession.run, []
     monkeypatch.setattr(GraphSession, "run", lambda self, *args: ran.append(self.description.kind) or run(self, *args))

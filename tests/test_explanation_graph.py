@@ -20,7 +20,7 @@ from export.verification import Check, VerificationError, fresh_pictures
 from handler.classifier import Classifier, load_classifier
 from handler.explanation.cam import METHODS
 from handler.explanation.evidence import TOP, Needs
-from handler.graph_description import KIND_EXPLANATION, KIND_SALIENCY, KINDS, GraphDescription
+from handler.graphs.description import KIND_EXPLANATION, KIND_SALIENCY, KINDS, GraphDescription
 from handler.rendering.render import encode_png
 from handler.torch_engine import TorchEngine
 from tests.models import random_classifier, tiny_classifier

@@ -17,8 +17,8 @@ from handler.errors import NotFinite
 from handler.explanation.evidence import Evidence, LayerEvidence
 from handler.explanation.finiteness import check_evidence, check_maps, check_scores
 from handler.explanation.maps import Map
-from handler.graph_session import GraphSession
-from handler.onnx_engine import OnnxEngine
+from handler.graphs.onnx_engine import OnnxEngine
+from handler.graphs.session import GraphSession
 from handler.picture.preprocess import Preprocessing
 from handler.protocol.answer import PNG
 from handler.protocol.model_card import ModelCard

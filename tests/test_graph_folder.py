@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from handler.errors import ModelError
-from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KINDS
-from handler.graph_folder import Origin, check_origin, find_graphs, open_graphs
+from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KINDS
+from handler.graphs.folder import Origin, check_origin, find_graphs, open_graphs
 from tests.graphs import HOW, describe, write_graph
 
 ORIGIN = Origin("tiny", "0" * 64, ["red", "green", "blue"], HOW)

@@ -8,8 +8,8 @@ import pytest
 
 from export.prediction_client import PredictionClient
 from handler.errors import ModelError
-from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, GraphDescription
-from handler.graph_session import GraphSession
+from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, GraphDescription
+from handler.graphs.session import GraphSession
 from tests.graphs import describe, make_graph, write_graph
 from tests.serving import ROOT
 

@@ -13,7 +13,7 @@ from export.reverification import reverify
 from handler.classifier import Classifier
 from handler.classifier import load_classifier as load
 from handler.errors import ModelError
-from handler.graph_session import GraphSession
+from handler.graphs.session import GraphSession
 from tests import odd
 
 EXPORTS = {"prediction": export_prediction, "gradcam": export_gradcam, "explanation": export_explanation}

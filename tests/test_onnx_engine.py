@@ -5,12 +5,12 @@ import shutil
 import numpy as np
 import pytest
 
-import handler.onnx_engine as onnx_engine
+import handler.graphs.onnx_engine as onnx_engine
 from export.verification import fresh_pictures
 from handler.engine_choice import origin_of
 from handler.errors import BadRequest, ModelError, Unprocessable
 from handler.explanation.evidence import TOP, Needs
-from handler.onnx_engine import OnnxEngine
+from handler.graphs.onnx_engine import OnnxEngine
 from handler.torch_engine import TorchEngine
 
 LAYER = ("conv5",)

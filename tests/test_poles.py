@@ -12,8 +12,8 @@ from export.explanation_graph import export_explanation, export_gradcam
 from export.poles import has_poles
 from export.reverification import reverify
 from handler.explanation.evidence import Needs
-from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM
-from handler.graph_session import GraphSession
+from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM
+from handler.graphs.session import GraphSession
 from handler.torch_engine import TorchEngine
 from tests.models import random_classifier, tiny_classifier
 

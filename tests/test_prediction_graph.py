@@ -18,7 +18,7 @@ from export.verification import Tolerance, VerificationError, compare, fresh_pic
 from handler.classifier import load_classifier
 from handler.errors import BadRequest, ModelError
 from handler.explanation.evidence import softmax
-from handler.graph_description import GraphDescription
+from handler.graphs.description import GraphDescription
 from handler.picture.decode import decode
 from handler.picture.preprocess import preprocess
 from tests.models import random_classifier

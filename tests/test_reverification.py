@@ -12,7 +12,7 @@ from export.reverification import reverify
 from export.verification import VerificationError
 from handler.checkpoint import Checkpoint, write_checkpoint
 from handler.errors import ModelError
-from handler.graph_session import GraphSession
+from handler.graphs.session import GraphSession
 from tests.graphs import describe, write_graph
 from tests.models import random_classifier
 

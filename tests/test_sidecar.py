@@ -8,7 +8,7 @@ import export.sidecar as sidecar
 from export.explanation_graph import NoRuleError
 from export.graph_file import NotExportableError
 from export.verification import VerificationError
-from handler.graph_description import KIND_EXPLANATION, KIND_SALIENCY
+from handler.graphs.description import KIND_EXPLANATION, KIND_SALIENCY
 
 
 def network(kind=KIND_EXPLANATION, architecture="resnet18", alone=""):

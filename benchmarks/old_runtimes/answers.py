@@ -13,8 +13,8 @@ from export.explanation_client import ExplanationClient
 from export.prediction_client import PredictionClient
 from export.verification import Floats, fresh_pictures
 from handler.explanation.evidence import TOP
-from handler.graph_description import KIND_PREDICTION, KINDS
-from handler.graph_session import GraphSession
+from handler.graphs.description import KIND_PREDICTION, KINDS
+from handler.graphs.session import GraphSession
 from handler.rendering.render import encode_png
 
 PICTURES = 3

@@ -30,10 +30,10 @@ from handler.errors import ModelError, Unprocessable
 from handler.explanation.cam import gradcam
 from handler.explanation.evidence import TOP, Engine, Evidence, Floats, Needs
 from handler.explanation.scaling import scale
-from handler.graph_description import KIND_GRADCAM, KIND_PREDICTION, KINDS
-from handler.graph_session import GraphSession
+from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION, KINDS
+from handler.graphs.onnx_engine import OnnxEngine
+from handler.graphs.session import GraphSession
 from handler.memory_layout import in_fast_layout
-from handler.onnx_engine import OnnxEngine
 from handler.torch_engine import TorchEngine
 
 PICTURES = 2  # that engines are compared with plain autograd on, one after the other

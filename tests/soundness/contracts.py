@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from handler.explanation.evidence import Engine, Needs, softmax
-from handler.onnx_engine import OnnxEngine
+from handler.graphs.onnx_engine import OnnxEngine
 from tests.soundness.behind import maps_behind
 from tests.soundness.layout import Layout
 from tests.soundness.pictures import EDGES, followed, with_edges

@@ -16,9 +16,9 @@ from handler.classifier import Classifier, build_classifier, find_checkpoint
 from handler.engine_choice import origin_of
 from handler.errors import ServiceError
 from handler.explanation.evidence import TOP, Engine, Evidence, Needs
-from handler.graph_description import KIND_GRADCAM, KIND_PREDICTION, KINDS
+from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION, KINDS
+from handler.graphs.onnx_engine import OnnxEngine
 from handler.memory_layout import in_fast_layout
-from handler.onnx_engine import OnnxEngine
 from handler.picture.preprocess import Preprocessing
 from handler.torch_engine import TorchEngine
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from handler.explanation.evidence import Engine, Evidence, Floats, Needs
-from handler.onnx_engine import OnnxEngine
+from handler.graphs.onnx_engine import OnnxEngine
 
 
 class AutoEngine:

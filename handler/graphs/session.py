@@ -14,7 +14,7 @@ import onnxruntime
 
 from handler.errors import ModelError
 from handler.explanation.evidence import Floats
-from handler.graph_description import KINDS, GraphDescription
+from handler.graphs.description import KINDS, GraphDescription
 
 _TYPES = {"target": "tensor(int64)"}  # all others are tensor(float)
 

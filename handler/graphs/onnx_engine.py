@@ -12,9 +12,9 @@ import numpy as np
 
 from handler.errors import BadRequest, Unprocessable
 from handler.explanation.evidence import TOP, Evidence, Floats, Indices, LayerEvidence, Needs
-from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY
-from handler.graph_folder import Origin, open_graphs
-from handler.graph_session import GraphSession
+from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY
+from handler.graphs.folder import Origin, open_graphs
+from handler.graphs.session import GraphSession
 
 _AT_ONCE = 16  # pictures in one run: bounds the memory that a batch with many targets takes
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from handler.explanation.evidence import TOP, Engine, Evidence, Floats, Needs
-from handler.onnx_engine import OnnxEngine
+from handler.graphs.onnx_engine import OnnxEngine
 from handler.picture.preprocess import Preprocessing
 
 TOLERANCE = 1e-4  # of the largest value: what float32 sums in another order differ by, with room

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handler.errors import ModelError
-from handler.graph_description import KIND_PREDICTION, KINDS, GraphDescription
-from handler.graph_session import GraphSession
+from handler.graphs.description import KIND_PREDICTION, KINDS, GraphDescription
+from handler.graphs.session import GraphSession
 from handler.picture.preprocess import Preprocessing
 
 
