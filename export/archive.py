@@ -17,6 +17,7 @@ from export.assumptions import assumptions
 from export.sidecar import write_sidecar
 from export.source_packing import pack_sources
 from export.standing_alone import check_alone
+from handler.autograd.torch_engine import TorchEngine
 from handler.checkpoint import Checkpoint, write_checkpoint
 from handler.classifier import Classifier, build_classifier
 from handler.engine_choice import choose_engine
@@ -26,7 +27,6 @@ from handler.service import CHECKPOINT_NAME, check_defaults, describe_model
 from handler.serving.settings import Settings, read_settings
 from handler.serving.threads import usable_cores
 from handler.telemetry.metrics import Metrics
-from handler.torch_engine import TorchEngine
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Exports the whole explanation as one ONNX graph: scores, evidence at a layer, Grad-CAM, guided backpropagation.
 
-The graph is a trace of the eager explanation (``handler.tape`` and ``handler.explanation.cam``), forward and backward,
-hooks included; what ONNX has no operator for is replaced by the rules of ``backward_rules``.
+The graph is a trace of the eager explanation (``handler.autograd.tape`` and ``handler.explanation.cam``), forward and
+backward, hooks included; what ONNX has no operator for is replaced by the rules of ``backward_rules``.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,14 +41,14 @@ from export.verification import (
     fresh_pictures,
     verify,
 )
+from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
+from handler.autograd.tape import differentiate, record
+from handler.autograd.torch_engine import TorchEngine
 from handler.classifier import Classifier
 from handler.errors import Unprocessable
 from handler.explanation.cam import gradcam
 from handler.explanation.evidence import TOP, Needs
 from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_SALIENCY, KINDS
-from handler.tape import differentiate, record
-from handler.torch_engine import TorchEngine
-from handler.views import CHANNELS_FIRST, ChannelLayout
 
 GATED = ("gradients", "gradcam")  # a ReLU behind the layer is a gate that rounding can flip
 _CLOSE = Tolerance(1e-4, relative=True)

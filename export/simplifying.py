@@ -13,10 +13,10 @@ from export.folding import fold_batch_norms
 from export.gating import move_gates
 from export.padding import pad_channels
 from export.routing import fold_shuffles
+from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
+from handler.autograd.tape import Gradients, Tape, differentiate, record
 from handler.errors import Unprocessable
 from handler.explanation.evidence import Needs
-from handler.tape import Gradients, Tape, differentiate, record
-from handler.views import CHANNELS_FIRST, ChannelLayout
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ weights. What is not known to keep them is measured instead, see ``handler.cells
 import re
 from collections.abc import Callable, Collection, Sequence
 
-from handler.autograd_graph import Node, operation
+from handler.autograd.graph import Node, operation
 
 _KEEPING = frozenset(  # pointwise, in windows that slide over rows and columns, or between whole maps
     re.findall(

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
-from handler.backward_contract import alike_in_memory
-from handler.differentiable import differentiable
+from handler.autograd.backward_contract import alike_in_memory
+from handler.autograd.channel_layout import ChannelLayout
+from handler.autograd.differentiable import differentiable
+from handler.autograd.hooks import captured
 from handler.errors import in_one_line
-from handler.hooks import captured
 from handler.looking import Look, may_be_maps
 from handler.observing import Place, observe
-from handler.views import ChannelLayout
 
 # what float32 and another batch size may change in a row, as parts
 _ALIKE = 1e-3  # of the difference between two pictures' rows

@@ -14,6 +14,7 @@ import torch
 import torchvision
 from torch import nn
 
+from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.checkpoint import Checkpoint, names_in, read_checkpoint
 from handler.errors import ModelError, in_one_line
 from handler.fingerprint import hash_state, training_only
@@ -23,7 +24,6 @@ from handler.own_declarations import declared_checkpoint, declared_labels, decla
 from handler.picture.preprocess import Preprocessing
 from handler.picture.preprocess_text import said_over
 from handler.scores import check_scores
-from handler.views import CHANNELS_FIRST, ChannelLayout
 
 _INPUT_TRANSFORMERS = ("googlenet", "inception_v3")  # normalise once more themselves, if made for torchvision's weights
 _ASSUMED = "assumed, say PREPROCESS= if yours were trained otherwise"

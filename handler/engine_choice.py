@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from handler.autograd.torch_engine import TorchEngine
 from handler.classifier import Classifier
 from handler.errors import ModelError
 from handler.explanation.evidence import Engine
@@ -16,7 +17,6 @@ from handler.graphs.folder import Origin, find_graphs
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.memory_layout import in_fast_layout
 from handler.telemetry.metrics import ENGINE_DISAGREEMENTS, Metrics
-from handler.torch_engine import TorchEngine
 
 logger = logging.getLogger(__name__)
 

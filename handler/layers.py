@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torchvision.ops import Permute
 
 from handler.arrangement import keeps_arrangement
-from handler.autograd_graph import Node
+from handler.autograd.channel_layout import ChannelLayout
+from handler.autograd.graph import Node
 from handler.batches import goes_by_values, places_of, rows_of, run_together, same_gradients
 from handler.cells import Cells, Floats, find_cells, parts
 from handler.errors import ModelError
 from handler.looking import Look
 from handler.observing import Place, observe
 from handler.scenes import nudged, scenes
-from handler.views import ChannelLayout
 
 _PASSING_ON = (  # they resample or pass on what another layer found
     nn.AdaptiveAvgPool2d,

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from handler.autograd_graph import Node, followed, leads, nodes
-from handler.backward_contract import alike_in_memory
+from handler.autograd.backward_contract import alike_in_memory
+from handler.autograd.channel_layout import ChannelLayout
+from handler.autograd.graph import Node, followed, leads, nodes
 from handler.errors import ModelError, in_one_line
 from handler.observing import Place, observe
-from handler.views import ChannelLayout
 
 
 class Look:

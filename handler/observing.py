@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from handler.differentiable import differentiable
+from handler.autograd.differentiable import differentiable
 
 
 class Place(NamedTuple):

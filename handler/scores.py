@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from handler.autograd_graph import operation
-from handler.differentiable import differentiable
+from handler.autograd.differentiable import differentiable
+from handler.autograd.graph import operation
 from handler.errors import ModelError, in_one_line
 from handler.own_architecture import described
 from handler.scenes import scenes

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import handler.graphs.agreement as agreement
+from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of
 from handler.explanation.evidence import Needs
 from handler.graphs.agreement import disagreements, fixed_picture
 from handler.graphs.onnx_engine import OnnxEngine
-from handler.torch_engine import TorchEngine
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
+from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of
 from handler.explanation.evidence import TOP, Needs
 from handler.graphs.auto_engine import AutoEngine
 from handler.graphs.onnx_engine import OnnxEngine
-from handler.torch_engine import TorchEngine
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from handler.differentiable import differentiable
+from handler.autograd.differentiable import differentiable
 
 
 def plain(x):

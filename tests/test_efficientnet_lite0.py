@@ -14,12 +14,12 @@ from PIL import Image
 from torch import nn
 
 from examples.efficientnet_lite0.photographs import NAMES, photograph
+from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.evidence import TOP, softmax
 from handler.explanation.maps import make_maps, needs_of
 from handler.picture.decode import decode
 from handler.picture.preprocess import preprocess
 from handler.protocol.options import SEED_MAPS
-from handler.torch_engine import TorchEngine
 from tests.models import in_double_precision
 from tests.serving import ROOT
 

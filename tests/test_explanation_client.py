@@ -9,11 +9,11 @@ from PIL import Image
 
 from export.__main__ import main
 from export.explanation_client import ExplanationClient
+from handler.autograd.torch_engine import TorchEngine
 from handler.errors import ModelError
 from handler.explanation.maps import make_maps, needs_of
 from handler.picture.decode import decode
 from handler.picture.preprocess import preprocess
-from handler.torch_engine import TorchEngine
 from tests.serving import ONE, ROOT
 
 

@@ -13,6 +13,7 @@ from export.explanation_client import ExplanationClient
 from export.explanation_graph import export_explanation
 from export.prediction_client import PredictionClient
 from export.prediction_graph import export_prediction
+from handler.autograd.torch_engine import TorchEngine
 from handler.errors import NotFinite
 from handler.explanation.evidence import Evidence, LayerEvidence
 from handler.explanation.finiteness import check_evidence, check_maps, check_scores
@@ -29,7 +30,6 @@ from handler.service import Service
 from handler.serving.explainer import Explainer
 from handler.serving.settings import Settings
 from handler.telemetry.metrics import REQUESTS, Metrics, record
-from handler.torch_engine import TorchEngine
 from tests.models import tiny_classifier
 
 SIDE, LAYER = 16, "conv"

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from export.flattening import LayerOutput, flatten, output_of
-from handler.hooks import captured
+from handler.autograd.hooks import captured
 from tests.models import random_classifier
 
 

@@ -7,8 +7,8 @@ from export.flattening import flatten
 from export.folding import fold_batch_norms
 from export.gating import OpenReLU, move_gates
 from export.routing import fold_shuffles
+from handler.autograd.tape import differentiate, record
 from handler.explanation.evidence import Needs
-from handler.tape import differentiate, record
 from tests.models import in_double_precision, random_classifier
 
 

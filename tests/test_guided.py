@@ -4,10 +4,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from handler.autograd.guided import find_gates, guided
+from handler.autograd.torch_engine import TorchEngine
 from handler.errors import Unprocessable
 from handler.explanation.evidence import Needs
-from handler.guided import find_gates, guided
-from handler.torch_engine import TorchEngine
 from tests.models import random_classifier, random_inputs, tiny_classifier
 from tests.odd import OwnReLU
 

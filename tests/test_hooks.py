@@ -1,8 +1,8 @@
 import torch
 from torch import nn
 
-from handler.hooks import captured
-from handler.views import ChannelLayout
+from handler.autograd.channel_layout import ChannelLayout
+from handler.autograd.hooks import captured
 
 
 class RewritesBehindAnIdentity(nn.Module):

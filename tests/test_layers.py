@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from handler.autograd.channel_layout import ChannelLayout
 from handler.cells import Cells, find_cells, parts
 from handler.errors import ModelError
 from handler.layers import LAST, LAST_OF_CELLS, Findings, find_layers
-from handler.views import ChannelLayout
 
 SIDE = 64
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.evidence import TOP, Needs
 from handler.fingerprint import hash_state
 from handler.memory_layout import in_fast_layout
-from handler.torch_engine import TorchEngine
 from tests.models import in_double_precision, random_classifier, random_inputs
 
 

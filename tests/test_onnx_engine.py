@@ -7,11 +7,11 @@ import pytest
 
 import handler.graphs.onnx_engine as onnx_engine
 from export.verification import fresh_pictures
+from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of
 from handler.errors import BadRequest, ModelError, Unprocessable
 from handler.explanation.evidence import TOP, Needs
 from handler.graphs.onnx_engine import OnnxEngine
-from handler.torch_engine import TorchEngine
 
 LAYER = ("conv5",)
 SEVERAL = [[TOP, 3, 7], [0], [5, TOP]]

@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from handler.autograd.channel_layout import ChannelLayout
+from handler.autograd.torch_engine import TorchEngine
 from handler.checkpoint import read_checkpoint, write_checkpoint
 from handler.classifier import find_checkpoint, load_classifier
 from handler.errors import ModelError
@@ -9,8 +11,6 @@ from handler.explanation.maps import needs_of
 from handler.memory_layout import in_fast_layout
 from handler.own_architecture import build_own, find_factory
 from handler.protocol.options import SEED_MAPS
-from handler.torch_engine import TorchEngine
-from handler.views import ChannelLayout
 from tests.own import save_state
 
 

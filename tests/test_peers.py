@@ -10,12 +10,12 @@ from pytorch_grad_cam.utils.image import deprocess_image, show_cam_on_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
+from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.cam import gradcam
 from handler.explanation.maps import make_maps, needs_of
 from handler.picture.preprocess import preprocess
 from handler.protocol.options import SEED_MAPS
 from handler.rendering.render import deprocess, overlay
-from handler.torch_engine import TorchEngine
 from tests.models import random_classifier, random_inputs
 
 SIDE, TARGET = 96, 3

@@ -11,10 +11,10 @@ from torch import nn
 from export.explanation_graph import export_explanation, export_gradcam
 from export.poles import has_poles
 from export.reverification import reverify
+from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.evidence import Needs
 from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM
 from handler.graphs.session import GraphSession
-from handler.torch_engine import TorchEngine
 from tests.models import random_classifier, tiny_classifier
 
 SIDE = 16

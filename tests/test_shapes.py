@@ -7,10 +7,10 @@ import pytest
 from examples.shapes.draw import SIZES, draw, draw_random
 from examples.shapes.localisation import measure
 from examples.shapes.outlines import LABELS, OUTLINES
+from handler.autograd.torch_engine import TorchEngine
 from handler.checkpoint import read_checkpoint
 from handler.classifier import load_classifier
 from handler.explanation.evidence import Needs
-from handler.torch_engine import TorchEngine
 from tests.serving import CHECKPOINT, ONE, TWO
 
 

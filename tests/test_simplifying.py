@@ -4,8 +4,8 @@ from torch import nn
 
 import export.simplifying as simplifying
 from export.simplifying import simplified
+from handler.autograd.tape import differentiate, record
 from handler.explanation.evidence import Needs
-from handler.tape import differentiate, record
 from tests.models import random_classifier, random_inputs
 
 

@@ -4,12 +4,12 @@ import torch
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
+from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
+from handler.autograd.hooks import captured
+from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.cam import gradcam
 from handler.explanation.evidence import Needs
 from handler.explanation.scaling import combine
-from handler.hooks import captured
-from handler.torch_engine import TorchEngine
-from handler.views import CHANNELS_FIRST, ChannelLayout
 from tests.models import random_classifier, random_inputs
 
 CHANNELS_LAST = ChannelLayout(channel_axis=3)

@@ -24,6 +24,7 @@ from export.prediction_graph import export_prediction
 from export.rounding import RoundingCheck
 from export.verification import Verdict, fresh_pictures
 from export.whole_file import write_whole
+from handler.autograd.torch_engine import TorchEngine
 from handler.classifier import Classifier
 from handler.engine_choice import origin_of
 from handler.errors import ModelError, Unprocessable
@@ -34,7 +35,6 @@ from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION, KINDS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession
 from handler.memory_layout import in_fast_layout
-from handler.torch_engine import TorchEngine
 
 PICTURES = 2  # that engines are compared with plain autograd on, one after the other
 SEED = 77  # of them: neither the export's nor the verification's

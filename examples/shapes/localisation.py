@@ -15,11 +15,11 @@ from tqdm import tqdm
 from examples.shapes.draw import Picture, Thing, draw_random
 from examples.shapes.outlines import LABELS
 from examples.shapes.train import CHECKPOINT
+from handler.autograd.torch_engine import TorchEngine
 from handler.classifier import load_classifier
 from handler.explanation.evidence import Needs
 from handler.explanation.maps import make_maps
 from handler.picture.preprocess import preprocess
-from handler.torch_engine import TorchEngine
 
 _BATCH = 16
 TWO_OBJECTS = 2  # first part of a picture's seed: neither trained on nor held out

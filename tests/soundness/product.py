@@ -12,6 +12,7 @@ from torch import Tensor
 
 from export.explanation_graph import explanation_kind, export_explanation, export_gradcam
 from export.prediction_graph import export_prediction
+from handler.autograd.torch_engine import TorchEngine
 from handler.classifier import Classifier, build_classifier, find_checkpoint
 from handler.engine_choice import origin_of
 from handler.errors import ServiceError
@@ -20,7 +21,6 @@ from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION, KINDS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.memory_layout import in_fast_layout
 from handler.picture.preprocess import Preprocessing
-from handler.torch_engine import TorchEngine
 
 T = TypeVar("T")
 _EXPORTS = {KIND_PREDICTION: export_prediction, KIND_GRADCAM: export_gradcam}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from handler.views import CHANNELS_FIRST, ChannelLayout
+from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 
 
 @contextmanager

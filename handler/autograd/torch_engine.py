@@ -5,23 +5,45 @@ One forward pass serves everything that a batch wants, several targets of one ro
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
-from handler.classifier import Classifier
+from handler.autograd.channel_layout import ChannelLayout
+from handler.autograd.tape import Tape, differentiate, record
 from handler.explanation.evidence import Evidence, Floats, Indices, LayerEvidence, Needs, joined, resolve_pairs
-from handler.tape import Tape, differentiate, record
+
+
+class Network(Protocol):
+    """What the engine takes of a classifier."""
+
+    @property
+    def module(self) -> nn.Module:
+        """In eval mode."""
+
+    @property
+    def views(self) -> Mapping[str, ChannelLayout]:
+        """Of layers whose output is not one tensor (N, C, h, w) of one run, by module path."""
+
+    @property
+    def alone(self) -> str:
+        """Why pictures must be run one by one; empty if they need not."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
 
 
 class TorchEngine:
-    """Every layer, every map, on the classifier's device. Calls are serialised: hooks live on the shared module."""
+    """Every layer, every map, on the network's device. Calls are serialised: hooks live on the shared module."""
 
     name = "torch"
 
-    def __init__(self, classifier: Classifier) -> None:
-        self._classifier = classifier
+    def __init__(self, network: Network) -> None:
+        self._network = network
         self._one_at_a_time = threading.Lock()
 
     def run(self, inputs: Floats, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
@@ -32,22 +54,22 @@ class TorchEngine:
         """
         # gradients are recorded here whatever mode the caller is in, no_grad and inference_mode included
         with self._one_at_a_time, torch.inference_mode(False), torch.enable_grad():
-            batch = torch.from_numpy(inputs).to(self._classifier.device)
+            batch = torch.from_numpy(inputs).to(self._network.device)
             run = self._explain if needs.backward else self._predict
-            if not self._classifier.alone:
+            if not self._network.alone:
                 return run(batch, targets, needs)
             return joined([run(batch[row : row + 1], targets[row : row + 1], needs) for row in range(len(batch))])
 
     def _predict(self, batch: torch.Tensor, targets: Sequence[Sequence[int]], _needs: Needs) -> Evidence:
         started = time.perf_counter()
         with torch.no_grad():  # what a network keeps in inference mode could not be differentiated later
-            logits = _numpy(self._classifier.module(batch.clone()))  # a network may begin with an operation in place
+            logits = _numpy(self._network.module(batch.clone()))  # a network may begin with an operation in place
         rows, classes = resolve_pairs(targets, logits)
         return Evidence(logits, _size(batch), rows, classes, engine=self.name, infer_ms=_since(started))
 
     def _explain(self, batch: torch.Tensor, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
         started = time.perf_counter()
-        tape = record(self._classifier.module, batch, needs, self._classifier.views)
+        tape = record(self._network.module, batch, needs, self._network.views)
         logits, infer_ms = _numpy(tape.scores), _since(started)
         started = time.perf_counter()
         rows, classes = resolve_pairs(targets, logits)

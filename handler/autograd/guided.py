@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch._subclasses import FakeTensor
 
-from handler.autograd_graph import Node, nodes, operation
+from handler.autograd.graph import Node, nodes, operation
 from handler.errors import Unprocessable
 
 _LINEAR = frozenset(  # autograd's names of operations that are linear in the one input that gradients pass through

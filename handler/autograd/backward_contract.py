@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
-from handler.autograd_graph import nodes
+from handler.autograd.graph import nodes
 
 Gradients = tuple[torch.Tensor | None, ...]
 

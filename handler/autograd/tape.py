@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from handler.backward_contract import alike_in_memory
-from handler.differentiable import differentiable
+from handler.autograd.backward_contract import alike_in_memory
+from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
+from handler.autograd.differentiable import differentiable
+from handler.autograd.guided import Gates, find_gates, guided
+from handler.autograd.hooks import captured
 from handler.errors import Unprocessable
 from handler.explanation.evidence import Needs
-from handler.guided import Gates, find_gates, guided
-from handler.hooks import captured
-from handler.views import CHANNELS_FIRST, ChannelLayout
 
 
 @dataclass(frozen=True)
