@@ -18,7 +18,7 @@ from benchmarks.ratios import NAIVE, OURS, STOCK
 from benchmarks.work import Work
 from examples.shapes.draw import draw_random
 from export.archive import DEFAULT_CONFIG, write_archive
-from handler.checkpoint import read_checkpoint
+from handler.model.checkpoint import read_checkpoint
 
 _HERE = Path(__file__).parent
 _HANDLERS = {NAIVE: str(_HERE / "naive_handler.py"), STOCK: "image_classifier"}

@@ -13,8 +13,8 @@ from torch import nn
 from benchmarks.work import PICTURES, Work, is_fresh
 from export.explanation_graph import export_explanation, export_gradcam
 from export.prediction_graph import export_prediction
-from handler.checkpoint import Checkpoint, write_checkpoint
-from handler.classifier import build_classifier
+from handler.model.checkpoint import Checkpoint, write_checkpoint
+from handler.model.classifier import build_classifier
 from handler.picture.preprocess import Preprocessing
 from tests.models import random_classifier, random_inputs
 

@@ -18,11 +18,11 @@ from export.sidecar import write_sidecar
 from export.source_packing import pack_sources
 from export.standing_alone import check_alone
 from handler.autograd.torch_engine import TorchEngine
-from handler.checkpoint import Checkpoint, write_checkpoint
-from handler.classifier import Classifier, build_classifier
 from handler.engine_choice import choose_engine
 from handler.errors import ModelError
-from handler.own_architecture import is_own
+from handler.model.checkpoint import Checkpoint, write_checkpoint
+from handler.model.classifier import Classifier, build_classifier
+from handler.model.custom_architecture import is_own
 from handler.service import CHECKPOINT_NAME, check_defaults, describe_model
 from handler.serving.settings import Settings, read_settings
 from handler.serving.threads import usable_cores

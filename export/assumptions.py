@@ -1,7 +1,7 @@
 """What is taken for granted of a classifier, and who said so: a wrong one makes maps that look right and are not."""
 
-from handler.checkpoint import Checkpoint
-from handler.classifier import Classifier
+from handler.model.checkpoint import Checkpoint
+from handler.model.classifier import Classifier
 
 
 def assumptions(checkpoint: Checkpoint, classifier: Classifier) -> list[str]:

@@ -44,11 +44,11 @@ from export.verification import (
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.tape import differentiate, record
 from handler.autograd.torch_engine import TorchEngine
-from handler.classifier import Classifier
 from handler.errors import Unprocessable
 from handler.explanation.cam import gradcam
 from handler.explanation.evidence import TOP, Needs
 from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_SALIENCY, KINDS
+from handler.model.classifier import Classifier
 
 GATED = ("gradients", "gradcam")  # a ReLU behind the layer is a gate that rounding can flip
 _CLOSE = Tolerance(1e-4, relative=True)

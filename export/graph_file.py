@@ -21,10 +21,10 @@ from torch import nn
 from export.tracing import FIXED_BATCH
 from export.verification import Floats, Inputs, Run, Verdict, VerificationError, table
 from export.whole_file import write_whole
-from handler.classifier import Classifier
 from handler.errors import ModelError, Unprocessable, in_one_line
-from handler.fingerprint import hash_state
 from handler.graphs.description import GraphDescription
+from handler.model.classifier import Classifier
+from handler.model.fingerprint import hash_state
 
 OPSET = 18  # the exporter's own; `make old-runtimes` runs it with ONNX Runtime 1.15, 1.17 and 1.20
 

@@ -23,8 +23,8 @@ from export.verification import (
     fresh_pictures,
     verify,
 )
-from handler.classifier import Classifier
 from handler.graphs.description import KIND_PREDICTION
+from handler.model.classifier import Classifier
 
 OUTPUTS = ["logits", "probabilities"]
 TOLERANCES = {name: Tolerance(1e-4) for name in OUTPUTS}

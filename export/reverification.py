@@ -21,13 +21,13 @@ from export.verification import (
     fresh_pictures,
     verify,
 )
-from handler.classifier import Classifier
 from handler.engine_choice import origin_of
 from handler.errors import ModelError
 from handler.explanation.evidence import TOP
 from handler.graphs.description import KIND_PREDICTION, KINDS
 from handler.graphs.folder import check_origin
 from handler.graphs.session import GraphSession
+from handler.model.classifier import Classifier
 
 SEED = 2  # not the export's: its pictures would find nothing new
 

@@ -7,9 +7,9 @@ from export.explanation_graph import explanation_kind, export_explanation, expor
 from export.graph_file import NotExportableError
 from export.prediction_graph import export_prediction
 from export.verification import VerificationError
-from handler.classifier import Classifier
 from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY, KINDS
-from handler.own_architecture import is_own
+from handler.model.classifier import Classifier
+from handler.model.custom_architecture import is_own
 
 _EXPORTERS = {
     KIND_PREDICTION: export_prediction,

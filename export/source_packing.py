@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 
 from export.server_libraries import server_libraries
 from handler.errors import ModelError
-from handler.own_architecture import module_name
-from handler.own_declarations import declared_packages
+from handler.model.custom_architecture import module_name
+from handler.model.custom_declarations import declared_packages
 
 _OURS = ("handler", "export", "torchserve_entry", "__main__")
 _MOST_BYTES = 50_000_000  # of source; weights travel as the checkpoint

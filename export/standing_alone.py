@@ -15,8 +15,8 @@ import json, sys
 from pathlib import Path
 stage = sys.argv[1]
 sys.path.insert(0, stage)
-from handler.checkpoint import read_checkpoint
-from handler.classifier import build_classifier
+from handler.model.checkpoint import read_checkpoint
+from handler.model.classifier import build_classifier
 from handler.errors import ModelError
 from handler.service import CHECKPOINT_NAME
 before = set(sys.modules)  # what every worker loads

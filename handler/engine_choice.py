@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from handler.autograd.torch_engine import TorchEngine
-from handler.classifier import Classifier
 from handler.errors import ModelError
 from handler.explanation.evidence import Engine
-from handler.fingerprint import hash_state
 from handler.graphs.agreement import disagreements
 from handler.graphs.auto_engine import AutoEngine
 from handler.graphs.folder import Origin, find_graphs
 from handler.graphs.onnx_engine import OnnxEngine
-from handler.memory_layout import in_fast_layout
+from handler.model.classifier import Classifier
+from handler.model.fingerprint import hash_state
+from handler.model.memory_layout import in_fast_layout
 from handler.telemetry.metrics import ENGINE_DISAGREEMENTS, Metrics
 
 logger = logging.getLogger(__name__)

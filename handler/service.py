@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from handler.checkpoint import read_checkpoint
-from handler.classifier import Classifier, build_classifier
 from handler.engine_choice import Choice, choose_engine
 from handler.errors import ModelError, NotFound, RequestError, Unprocessable
 from handler.explanation.evidence import TOP, Engine, Floats
 from handler.explanation.maps import needs_of
+from handler.model.checkpoint import read_checkpoint
+from handler.model.classifier import Classifier, build_classifier
 from handler.picture.preprocess import Preprocessing
 from handler.protocol.answer import PROBE, Answer, error_answer, json_answer
 from handler.protocol.model_card import ModelCard

@@ -10,9 +10,9 @@ import torch
 import torchvision
 from torch import nn
 
-from handler.checkpoint import Checkpoint
-from handler.classifier import Classifier, build_classifier
 from handler.explanation.evidence import Floats
+from handler.model.checkpoint import Checkpoint
+from handler.model.classifier import Classifier, build_classifier
 from handler.picture.preprocess import Preprocessing
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)

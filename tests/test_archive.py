@@ -5,8 +5,8 @@ import pytest
 import yaml
 
 from export.archive import write_archive
-from handler.classifier import find_checkpoint
 from handler.errors import ModelError
+from handler.model.classifier import find_checkpoint
 from tests.serving import CHECKPOINT
 
 

@@ -19,11 +19,11 @@ from torchvision.models.vision_transformer import VisionTransformer
 from export.attention import with_constants
 from export.explanation_graph import export_explanation, export_gradcam
 from handler.autograd.torch_engine import TorchEngine
-from handler.classifier import Classifier
 from handler.explanation.evidence import TOP, Needs
 from handler.graphs.description import KIND_SALIENCY
 from handler.graphs.session import GraphSession
-from handler.layers import find_layers
+from handler.model.classifier import Classifier
+from handler.model.layers.find import find_layers
 from handler.picture.preprocess import Preprocessing
 
 CLASSES = 5

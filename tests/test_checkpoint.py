@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from handler.checkpoint import Checkpoint, names_in, read_checkpoint, write_checkpoint
 from handler.errors import ModelError
+from handler.model.checkpoint import Checkpoint, names_in, read_checkpoint, write_checkpoint
 from handler.picture.preprocess import Preprocessing
 
 STATE = {"fc.weight": torch.arange(6.0).reshape(2, 3), "fc.bias": torch.zeros(2)}

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torchvision
 
-from handler.checkpoint import Checkpoint, write_checkpoint
-from handler.classifier import build_network, find_checkpoint, load_classifier
 from handler.errors import ModelError
+from handler.model.checkpoint import Checkpoint, write_checkpoint
+from handler.model.classifier import build_network, find_checkpoint, load_classifier
 from tests.models import random_classifier
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-import handler.classifier
+import handler.model.classifier
 from export.__main__ import main
-from handler.checkpoint import Checkpoint, write_checkpoint
+from handler.model.checkpoint import Checkpoint, write_checkpoint
 from tests.models import random_classifier
 from tests.serving import CHECKPOINT
 
@@ -14,7 +14,7 @@ def fails_with(error, monkeypatch):
     def find(*_args, **_kwargs):
         raise error
 
-    monkeypatch.setattr(handler.classifier, "find_checkpoint", find)
+    monkeypatch.setattr(handler.model.classifier, "find_checkpoint", find)
 
 
 @pytest.mark.parametrize("command", [["archive"], ["prediction"], ["explanation"], ["gradcam"], ["verify", "a.onnx"]])

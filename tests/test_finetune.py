@@ -30,10 +30,10 @@ from examples.finetune.network import (
 from examples.finetune.state import Epoch, best_epoch
 from examples.shapes.draw import draw
 from handler.autograd.torch_engine import TorchEngine
-from handler.checkpoint import read_checkpoint
-from handler.classifier import known_architectures, load_classifier
 from handler.explanation.maps import make_maps, needs_of
 from handler.labels import read_labels
+from handler.model.checkpoint import read_checkpoint
+from handler.model.classifier import known_architectures, load_classifier
 from handler.picture.preprocess import preprocess
 from tests.models import random_classifier
 from tests.serving import CHECKPOINT, ROOT

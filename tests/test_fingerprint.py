@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import nn
 
-from handler.fingerprint import hash_state
+from handler.model.fingerprint import hash_state
 
 
 def _net() -> nn.Module:

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from handler.autograd.channel_layout import ChannelLayout
-from handler.cells import Cells, find_cells, parts
 from handler.errors import ModelError
-from handler.layers import LAST, LAST_OF_CELLS, Findings, find_layers
+from handler.model.layers.cells import Cells, find_cells, parts
+from handler.model.layers.find import LAST, LAST_OF_CELLS, Findings, find_layers
 
 SIDE = 64
 

@@ -10,10 +10,10 @@ from export.explanation_graph import export_explanation, export_gradcam
 from export.graph_file import NotExportableError
 from export.prediction_graph import export_prediction
 from export.reverification import reverify
-from handler.classifier import Classifier
-from handler.classifier import load_classifier as load
 from handler.errors import ModelError
 from handler.graphs.session import GraphSession
+from handler.model.classifier import Classifier
+from handler.model.classifier import load_classifier as load
 from tests import odd
 
 EXPORTS = {"prediction": export_prediction, "gradcam": export_gradcam, "explanation": export_explanation}

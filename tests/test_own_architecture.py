@@ -4,12 +4,12 @@ import torch
 
 from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.torch_engine import TorchEngine
-from handler.checkpoint import read_checkpoint, write_checkpoint
-from handler.classifier import find_checkpoint, load_classifier
 from handler.errors import ModelError
 from handler.explanation.maps import needs_of
-from handler.memory_layout import in_fast_layout
-from handler.own_architecture import build_own, find_factory
+from handler.model.checkpoint import read_checkpoint, write_checkpoint
+from handler.model.classifier import find_checkpoint, load_classifier
+from handler.model.custom_architecture import build_own, find_factory
+from handler.model.memory_layout import in_fast_layout
 from handler.protocol.options import SEED_MAPS
 from tests.own import save_state
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from handler.classifier import find_checkpoint
 from handler.errors import ModelError
-from handler.own_declarations import declared_packages
+from handler.model.classifier import find_checkpoint
+from handler.model.custom_declarations import declared_packages
 from tests.own import save_state
 
 BARE = """

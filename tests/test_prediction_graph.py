@@ -15,10 +15,10 @@ from export.graph_file import NotExportableError, to_onnx
 from export.prediction_client import PredictionClient
 from export.prediction_graph import export_prediction
 from export.verification import Tolerance, VerificationError, compare, fresh_pictures, table, verify
-from handler.classifier import load_classifier
 from handler.errors import BadRequest, ModelError
 from handler.explanation.evidence import softmax
 from handler.graphs.description import GraphDescription
+from handler.model.classifier import load_classifier
 from handler.picture.decode import decode
 from handler.picture.preprocess import preprocess
 from tests.models import random_classifier

@@ -10,9 +10,9 @@ from export.explanation_graph import export_explanation
 from export.prediction_graph import export_prediction
 from export.reverification import reverify
 from export.verification import VerificationError
-from handler.checkpoint import Checkpoint, write_checkpoint
 from handler.errors import ModelError
 from handler.graphs.session import GraphSession
+from handler.model.checkpoint import Checkpoint, write_checkpoint
 from tests.graphs import describe, write_graph
 from tests.models import random_classifier
 

@@ -8,9 +8,9 @@ from examples.shapes.draw import SIZES, draw, draw_random
 from examples.shapes.localisation import measure
 from examples.shapes.outlines import LABELS, OUTLINES
 from handler.autograd.torch_engine import TorchEngine
-from handler.checkpoint import read_checkpoint
-from handler.classifier import load_classifier
 from handler.explanation.evidence import Needs
+from handler.model.checkpoint import read_checkpoint
+from handler.model.classifier import load_classifier
 from tests.serving import CHECKPOINT, ONE, TWO
 
 

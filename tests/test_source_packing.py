@@ -13,8 +13,8 @@ from export import source_packing
 from export.__main__ import main
 from export.archive import write_archive
 from export.source_packing import pack_sources
-from handler.classifier import find_checkpoint, load_classifier
 from handler.errors import ModelError
+from handler.model.classifier import find_checkpoint, load_classifier
 from tests.serving import CHECKPOINT
 
 # what a worker does, in a process that knows the unpacked archive and nothing else: no folder, no PYTHONPATH
@@ -124,7 +124,7 @@ def test_a_module_without_a_package_is_one_file(importable, tmp_path):
 @pytest.mark.parametrize(
     ("architecture", "said"),
     [
-        ("handler.classifier:load_classifier", "handler is this project's own name"),
+        ("handler.model.classifier:load_classifier", "handler is this project's own name"),
         ("torchvision.models:resnet18", "it would replace the server's own torchvision"),
         ("json:loads", "it would replace the server's own json"),
         ("sympy.core:Basic", "the server's own sympy"),

@@ -11,7 +11,7 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.errors import Unprocessable
 from handler.explanation.cam import gradcam
 from handler.explanation.evidence import TOP, Needs
-from handler.layers import find_layers
+from handler.model.layers.find import find_layers
 from tests.models import in_double_precision, random_classifier, random_inputs, tiny_classifier
 
 EVERYTHING = Needs(("conv5",), guided=True, saliency=True)  # of the shufflenet

@@ -25,7 +25,6 @@ from export.rounding import RoundingCheck
 from export.verification import Verdict, fresh_pictures
 from export.whole_file import write_whole
 from handler.autograd.torch_engine import TorchEngine
-from handler.classifier import Classifier
 from handler.engine_choice import origin_of
 from handler.errors import ModelError, Unprocessable
 from handler.explanation.cam import gradcam
@@ -34,7 +33,8 @@ from handler.explanation.scaling import scale
 from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION, KINDS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession
-from handler.memory_layout import in_fast_layout
+from handler.model.classifier import Classifier
+from handler.model.memory_layout import in_fast_layout
 
 PICTURES = 2  # that engines are compared with plain autograd on, one after the other
 SEED = 77  # of them: neither the export's nor the verification's

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
 from export.verification import fresh_pictures
-from handler.checkpoint import Checkpoint
-from handler.classifier import Classifier, build_classifier
+from handler.model.checkpoint import Checkpoint
+from handler.model.classifier import Classifier, build_classifier
 from handler.picture.preprocess import Preprocessing
 
 CLASSES = 1000

@@ -15,7 +15,7 @@ from examples.finetune.data import HeldOutPictures, Loader, Pictures, TrainingPi
 from examples.finetune.errors import FineTuningError
 from examples.finetune.network import learns_batch_norm, scores_and_losses, train_mode
 from examples.finetune.state import Epoch, Settings, Training, best_epoch, save_state
-from handler.checkpoint import Checkpoint, write_checkpoint
+from handler.model.checkpoint import Checkpoint, write_checkpoint
 
 STATE, BEST, LABELS, CURVES = "state.pt", "best.safetensors", "labels.txt", "curves.png"
 

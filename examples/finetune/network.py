@@ -20,9 +20,9 @@ from torchvision.models.inception import InceptionOutputs
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from examples.finetune.errors import FineTuningError
-from handler.checkpoint import Checkpoint, names_in
-from handler.classifier import build_network, complete, find_checkpoint, training_only
 from handler.errors import ModelError
+from handler.model.checkpoint import Checkpoint, names_in
+from handler.model.classifier import build_network, complete, find_checkpoint, training_only
 
 RANDOM = "none"  # instead of a name of weights
 _COUNTER = "num_batches_tracked"  # of batch norms; old files lack it, and nothing here reads it

@@ -16,8 +16,8 @@ from examples.finetune.network import Network, build, find_start, freeze_all_but
 from examples.finetune.options import SEEDS_ARCHITECTURE, make_parser
 from examples.finetune.state import Epoch, Settings, Training, best_epoch, read_state, restore, seed_all
 from export.whole_file import write_whole
-from handler.checkpoint import Checkpoint
 from handler.errors import ServiceError
+from handler.model.checkpoint import Checkpoint
 from handler.picture.preprocess import Preprocessing
 
 _SHOWN = 6  # names of weights in a line

@@ -16,9 +16,9 @@ from examples.shapes.draw import Picture, Thing, draw_random
 from examples.shapes.outlines import LABELS
 from examples.shapes.train import CHECKPOINT
 from handler.autograd.torch_engine import TorchEngine
-from handler.classifier import load_classifier
 from handler.explanation.evidence import Needs
 from handler.explanation.maps import make_maps
+from handler.model.classifier import load_classifier
 from handler.picture.preprocess import preprocess
 
 _BATCH = 16

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from examples.shapes.draw import SIZES, draw_random
 from examples.shapes.outlines import LABELS
-from handler.checkpoint import Checkpoint, write_checkpoint
+from handler.model.checkpoint import Checkpoint, write_checkpoint
 from handler.picture.preprocess import Preprocessing
 
 ARCHITECTURE = "shufflenet_v2_x0_5"

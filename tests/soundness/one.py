@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.zoo.weights import enliven
 from export.whole_file import write_whole
-from handler.classifier import Classifier
+from handler.model.classifier import Classifier
 from handler.picture.preprocess import Preprocessing
 from tests.soundness.contracts import CONTRACTS, Case, Finding, graphs
 from tests.soundness.layout import layout_of

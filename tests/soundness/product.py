@@ -13,13 +13,13 @@ from torch import Tensor
 from export.explanation_graph import explanation_kind, export_explanation, export_gradcam
 from export.prediction_graph import export_prediction
 from handler.autograd.torch_engine import TorchEngine
-from handler.classifier import Classifier, build_classifier, find_checkpoint
 from handler.engine_choice import origin_of
 from handler.errors import ServiceError
 from handler.explanation.evidence import TOP, Engine, Evidence, Needs
 from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION, KINDS
 from handler.graphs.onnx_engine import OnnxEngine
-from handler.memory_layout import in_fast_layout
+from handler.model.classifier import Classifier, build_classifier, find_checkpoint
+from handler.model.memory_layout import in_fast_layout
 from handler.picture.preprocess import Preprocessing
 
 T = TypeVar("T")

@@ -2,8 +2,8 @@
 
 import torch
 
-from handler.classifier import Classifier
-from handler.own_architecture import is_own
+from handler.model.classifier import Classifier
+from handler.model.custom_architecture import is_own
 
 _SHUFFLING = "shufflenet"  # every shuffle copies, and in this layout its gradient takes longer than is gained
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from handler.checkpoint import Checkpoint
 from handler.errors import ModelError
-from handler.own_architecture import described, find_factory, load_module, module_name
+from handler.model.checkpoint import Checkpoint
+from handler.model.custom_architecture import described, find_factory, load_module, module_name
 from handler.picture.preprocess import Preprocessing
 
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from handler.autograd.differentiable import differentiable
 from handler.autograd.graph import operation
 from handler.errors import ModelError, in_one_line
-from handler.own_architecture import described
-from handler.scenes import scenes
+from handler.model.custom_architecture import described
+from handler.model.layers.scenes import scenes
 
 _SHAPING = ("View", "UnsafeView", "Squeeze", "Unsqueeze", "Permute", "Transpose", "Clone", "Alias", "ToCopy", "Slice")
 _SATURATING = 1e4  # times an ordinary picture

@@ -10,7 +10,7 @@ from handler.autograd.backward_contract import alike_in_memory
 from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.graph import Node, followed, leads, nodes
 from handler.errors import ModelError, in_one_line
-from handler.observing import Place, observe
+from handler.model.layers.observing import Place, observe
 
 
 class Look:

@@ -15,15 +15,15 @@ import torchvision
 from torch import nn
 
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
-from handler.checkpoint import Checkpoint, names_in, read_checkpoint
 from handler.errors import ModelError, in_one_line
-from handler.fingerprint import hash_state, training_only
-from handler.layers import find_layers
-from handler.own_architecture import build_own, find_factory, is_own, module_name
-from handler.own_declarations import declared_checkpoint, declared_labels, declared_preprocessing
+from handler.model.checkpoint import Checkpoint, names_in, read_checkpoint
+from handler.model.custom_architecture import build_own, find_factory, is_own, module_name
+from handler.model.custom_declarations import declared_checkpoint, declared_labels, declared_preprocessing
+from handler.model.fingerprint import hash_state, training_only
+from handler.model.layers.find import find_layers
+from handler.model.scores import check_scores
 from handler.picture.preprocess import Preprocessing
 from handler.picture.preprocess_text import said_over
-from handler.scores import check_scores
 
 _INPUT_TRANSFORMERS = ("googlenet", "inception_v3")  # normalise once more themselves, if made for torchvision's weights
 _ASSUMED = "assumed, say PREPROCESS= if yours were trained otherwise"

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import Permute
 
-from handler.arrangement import keeps_arrangement
 from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.graph import Node
-from handler.batches import goes_by_values, places_of, rows_of, run_together, same_gradients
-from handler.cells import Cells, Floats, find_cells, parts
 from handler.errors import ModelError
-from handler.looking import Look
-from handler.observing import Place, observe
-from handler.scenes import nudged, scenes
+from handler.model.layers.arrangement import keeps_arrangement
+from handler.model.layers.batches import goes_by_values, places_of, rows_of, run_together, same_gradients
+from handler.model.layers.cells import Cells, Floats, find_cells, parts
+from handler.model.layers.looking import Look
+from handler.model.layers.observing import Place, observe
+from handler.model.layers.scenes import nudged, scenes
 
 _PASSING_ON = (  # they resample or pass on what another layer found
     nn.AdaptiveAvgPool2d,

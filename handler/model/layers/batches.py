@@ -14,8 +14,8 @@ from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.differentiable import differentiable
 from handler.autograd.hooks import captured
 from handler.errors import in_one_line
-from handler.looking import Look, may_be_maps
-from handler.observing import Place, observe
+from handler.model.layers.looking import Look, may_be_maps
+from handler.model.layers.observing import Place, observe
 
 # what float32 and another batch size may change in a row, as parts
 _ALIKE = 1e-3  # of the difference between two pictures' rows

@@ -1,7 +1,7 @@
 """Whether the cells of a layer lie as the picture's pixels do by the very operations that made them.
 
 Convolutions, pooling, pointwise operations and shuffles of channels keep rows and columns where they are, whatever the
-weights. What is not known to keep them is measured instead, see ``handler.cells``.
+weights. What is not known to keep them is measured instead, see ``handler.model.layers.cells``.
 """
 
 import re
