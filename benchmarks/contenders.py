@@ -125,8 +125,8 @@ def ours_torch(work: Work, task: str, threads: int) -> Call:
     import torch
 
     from handler.autograd.torch_engine import TorchEngine
-    from handler.model.classifier import load_classifier
     from handler.model.memory_layout import in_fast_layout
+    from handler.model.sources import load_classifier
 
     torch.set_num_threads(threads)
     return _engine_call(TorchEngine(in_fast_layout(load_classifier(checkpoint=work.checkpoint))), work.layer, task)

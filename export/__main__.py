@@ -140,7 +140,8 @@ def _source(options: argparse.Namespace) -> dict[str, Any]:
 def _classifier(options: argparse.Namespace) -> "Classifier":
     """Builds the classifier that is exported or verified, and prints what is assumed about it."""
     from export.assumptions import assumptions
-    from handler.model.classifier import build_classifier, find_checkpoint
+    from handler.model.classifier import build_classifier
+    from handler.model.sources import find_checkpoint
 
     checkpoint = find_checkpoint(_architecture(options), **_source(options))
     classifier = build_classifier(checkpoint)
@@ -150,7 +151,7 @@ def _classifier(options: argparse.Namespace) -> "Classifier":
 
 def _archive(options: argparse.Namespace) -> None:
     from export.archive import DEFAULT_CONFIG, write_archive
-    from handler.model.classifier import find_checkpoint
+    from handler.model.sources import find_checkpoint
 
     checkpoint = find_checkpoint(_architecture(options), **_source(options))
     path = write_archive(

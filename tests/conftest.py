@@ -29,7 +29,7 @@ def classifier() -> Classifier:
 @pytest.fixture(scope="session")
 def shapes() -> Classifier:
     """The embedded model."""
-    from handler.model.classifier import load_classifier
+    from handler.model.sources import load_classifier
     from tests.serving import CHECKPOINT
 
     return load_classifier(checkpoint=CHECKPOINT)
@@ -39,7 +39,7 @@ def shapes() -> Classifier:
 def shapes_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model's archive with its graphs, which take most of a minute to export: made once."""
     from export.archive import write_archive
-    from handler.model.classifier import find_checkpoint
+    from handler.model.sources import find_checkpoint
     from tests.serving import CHECKPOINT
 
     return write_archive(find_checkpoint(checkpoint=CHECKPOINT), tmp_path_factory.mktemp("shapes"), "shapes")

@@ -6,7 +6,7 @@ import yaml
 
 from export.archive import write_archive
 from handler.errors import ModelError
-from handler.model.classifier import find_checkpoint
+from handler.model.sources import find_checkpoint
 from tests.serving import CHECKPOINT
 
 

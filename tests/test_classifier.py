@@ -8,7 +8,8 @@ import torchvision
 
 from handler.errors import ModelError
 from handler.model.checkpoint import Checkpoint, write_checkpoint
-from handler.model.classifier import build_network, find_checkpoint, load_classifier
+from handler.model.classifier import build_network
+from handler.model.sources import find_checkpoint, load_classifier
 from tests.models import random_classifier
 
 

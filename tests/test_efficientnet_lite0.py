@@ -32,7 +32,7 @@ SAID = {
 
 @pytest.fixture(scope="module")
 def network():
-    from handler.model.classifier import load_classifier
+    from handler.model.sources import load_classifier
 
     return load_classifier(ARCHITECTURE)
 

@@ -21,7 +21,8 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.cam import METHODS
 from handler.explanation.evidence import TOP, Needs
 from handler.graphs.description import KIND_EXPLANATION, KIND_SALIENCY, KINDS, GraphDescription
-from handler.model.classifier import Classifier, load_classifier
+from handler.model.classifier import Classifier
+from handler.model.sources import load_classifier
 from handler.rendering.render import encode_png
 from tests.models import random_classifier, tiny_classifier
 from tests.serving import CHECKPOINT

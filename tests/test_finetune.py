@@ -33,7 +33,8 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.maps import make_maps, needs_of
 from handler.labels import read_labels
 from handler.model.checkpoint import read_checkpoint
-from handler.model.classifier import known_architectures, load_classifier
+from handler.model.registry import known_architectures
+from handler.model.sources import load_classifier
 from handler.picture.preprocess import preprocess
 from tests.models import random_classifier
 from tests.serving import CHECKPOINT, ROOT

@@ -13,7 +13,7 @@ from export.reverification import reverify
 from handler.errors import ModelError
 from handler.graphs.session import GraphSession
 from handler.model.classifier import Classifier
-from handler.model.classifier import load_classifier as load
+from handler.model.sources import load_classifier as load
 from tests import odd
 
 EXPORTS = {"prediction": export_prediction, "gradcam": export_gradcam, "explanation": export_explanation}

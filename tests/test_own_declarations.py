@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from handler.errors import ModelError
-from handler.model.classifier import find_checkpoint
 from handler.model.custom_declarations import declared_packages
+from handler.model.sources import find_checkpoint
 from tests.own import save_state
 
 BARE = """

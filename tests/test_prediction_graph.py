@@ -18,7 +18,7 @@ from export.verification import Tolerance, VerificationError, compare, fresh_pic
 from handler.errors import BadRequest, ModelError
 from handler.explanation.evidence import softmax
 from handler.graphs.description import GraphDescription
-from handler.model.classifier import load_classifier
+from handler.model.sources import load_classifier
 from handler.picture.decode import decode
 from handler.picture.preprocess import preprocess
 from tests.models import random_classifier

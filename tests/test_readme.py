@@ -13,7 +13,7 @@ import torch
 
 from export.__main__ import main
 from export.prediction_graph import export_prediction
-from handler.model.classifier import load_classifier
+from handler.model.sources import load_classifier
 from tests.serving import CHECKPOINT, ROOT, serving
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

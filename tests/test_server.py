@@ -369,7 +369,7 @@ def test_the_seeds_three_pictures_are_returned(client):
     from pytorch_grad_cam.utils.image import deprocess_image, show_cam_on_image
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    from handler.model.classifier import load_classifier
+    from handler.model.sources import load_classifier
     from handler.picture.decode import decode
     from handler.picture.preprocess import preprocess
 

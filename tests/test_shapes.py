@@ -10,7 +10,7 @@ from examples.shapes.outlines import LABELS, OUTLINES
 from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.evidence import Needs
 from handler.model.checkpoint import read_checkpoint
-from handler.model.classifier import load_classifier
+from handler.model.sources import load_classifier
 from tests.serving import CHECKPOINT, ONE, TWO
 
 

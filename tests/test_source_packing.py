@@ -14,7 +14,7 @@ from export.__main__ import main
 from export.archive import write_archive
 from export.source_packing import pack_sources
 from handler.errors import ModelError
-from handler.model.classifier import find_checkpoint, load_classifier
+from handler.model.sources import find_checkpoint, load_classifier
 from tests.serving import CHECKPOINT
 
 # what a worker does, in a process that knows the unpacked archive and nothing else: no folder, no PYTHONPATH

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.zoo.weights import random_classifier
 from export.explanation_graph import export_explanation, export_gradcam
 from export.prediction_graph import export_prediction
-from handler.model.classifier import load_classifier
+from handler.model.sources import load_classifier
 
 RUNTIMES = {  # to the numpy that it was built for
     "1.15.1": "numpy<2",

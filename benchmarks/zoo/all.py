@@ -20,7 +20,7 @@ from benchmarks.zoo.one import ROW_VERSION
 from benchmarks.zoo.report import render
 from benchmarks.zoo.weights import preprocessing_of
 from export.whole_file import write_whole
-from handler.model.classifier import known_architectures
+from handler.model.registry import known_architectures
 
 _ROOT = Path(__file__).parents[2]
 _SHARE = 0.95  # of the machine's memory that networks may take together

@@ -22,7 +22,8 @@ from torchvision.models.vision_transformer import VisionTransformer, interpolate
 from examples.finetune.errors import FineTuningError
 from handler.errors import ModelError
 from handler.model.checkpoint import Checkpoint, names_in
-from handler.model.classifier import build_network, complete, find_checkpoint, training_only
+from handler.model.classifier import build_network, training_only
+from handler.model.sources import complete, find_checkpoint
 
 RANDOM = "none"  # instead of a name of weights
 _COUNTER = "num_batches_tracked"  # of batch norms; old files lack it, and nothing here reads it

@@ -18,7 +18,7 @@ from examples.shapes.train import CHECKPOINT
 from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.evidence import Needs
 from handler.explanation.maps import make_maps
-from handler.model.classifier import load_classifier
+from handler.model.sources import load_classifier
 from handler.picture.preprocess import preprocess
 
 _BATCH = 16

@@ -3,7 +3,7 @@
 from torch import nn
 
 from benchmarks.zoo.weights import build
-from handler.model.classifier import known_architectures
+from handler.model.registry import known_architectures
 
 SIDE = 64
 SIDES = {"inception_v3": 160, "alexnet": 96, "maxvit_t": 224, "vit_h_14": 112}  # pixels

@@ -1,0 +1,181 @@
+"""Finds a checkpoint and completes it: architecture, labels and preprocessing are known then, and who said them.
+
+A checkpoint comes from a file, from torchvision's weights or from the code of a custom architecture.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torchvision
+
+from handler.errors import ModelError
+from handler.model.checkpoint import Checkpoint, read_checkpoint
+from handler.model.classifier import Classifier, build_classifier
+from handler.model.custom_architecture import find_factory, is_own, module_name
+from handler.model.custom_declarations import declared_checkpoint, declared_labels, declared_preprocessing
+from handler.model.registry import INPUT_TRANSFORMERS, builder_of, options_of_weights, preprocessing_of
+from handler.picture.preprocess_text import said_over
+
+_ASSUMED = "assumed, say PREPROCESS= if yours were trained otherwise"
+_TAKEN = "assumed, say TRANSFORM_INPUT=0 if yours were trained without it"
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a user says of a classifier, over what weights or checkpoint say of themselves."""
+
+    labels: list[str] | None = None
+    preprocess: str = ""
+    transform_input: bool | None = None
+
+
+def load_classifier(
+    architecture: str | None = None,
+    *,
+    weights: str | None = None,
+    checkpoint: Path | str | None = None,
+    labels: list[str] | None = None,
+    preprocess: str = "",
+    transform_input: bool | None = None,
+    device: str | torch.device = "cpu",
+) -> Classifier:
+    """Loads a classifier from torchvision's weights, from a checkpoint, or from code.
+
+    Args:
+        architecture: a name of torchvision's registry, or ``package.module:factory``; torchvision's may be left out if
+            the checkpoint says it.
+        weights: "DEFAULT" or another of torchvision's weights for the architecture, downloaded by torchvision.
+        checkpoint: a safetensors file or a state dict, instead of ``weights``. A factory whose module has a function
+            ``weights`` needs neither.
+        labels: one per class; may be left out if weights or checkpoint say them.
+        preprocess: what of the preprocessing is otherwise than weights or checkpoint say, "resize=256 crop=224"; see
+            ``handler.picture.preprocess_text``.
+        transform_input: of GoogLeNet and Inception alone: whether they normalise their input once more, as
+            torchvision's weights want it; None is what the checkpoint says, and True for a plain state dict.
+        device: where to put it.
+
+    Raises:
+        ModelError: anything missing, unknown or contradictory; the message says what is valid.
+    """
+    source = find_checkpoint(
+        architecture,
+        weights=weights,
+        checkpoint=checkpoint,
+        labels=labels,
+        preprocess=preprocess,
+        transform_input=transform_input,
+    )
+    return build_classifier(source, device)
+
+
+def find_checkpoint(
+    architecture: str | None = None,
+    *,
+    weights: str | None = None,
+    checkpoint: Path | str | None = None,
+    labels: list[str] | None = None,
+    preprocess: str = "",
+    transform_input: bool | None = None,
+) -> Checkpoint:
+    """As ``load_classifier``, up to the complete checkpoint: architecture, labels and preprocessing are known."""
+    said = _Said(labels, preprocess, transform_input)
+    if architecture is not None and is_own(architecture) and checkpoint is None:
+        if weights is not None:
+            raise ModelError(
+                f"weights {weights!r} are torchvision's; {architecture} takes a checkpoint (CHECKPOINT=file)"
+            )
+        return _complete(declared_checkpoint(architecture), architecture, said)
+    if (weights is None) == (checkpoint is None):
+        raise ModelError("give either weights (WEIGHTS=DEFAULT) or a checkpoint (CHECKPOINT=file)")
+    if checkpoint is not None:
+        return _complete(read_checkpoint(Path(checkpoint)), architecture, said)
+    if architecture is None:
+        raise ModelError("weights belong to an architecture: give its name (MODEL=resnet18)")
+    found = _download(architecture, str(weights))
+    chosen = torchvision.models.get_model_weights(architecture)[str(weights)]
+    return _complete(found, architecture, said, f"as torchvision's {chosen.name} weights have it")
+
+
+def complete(checkpoint: Checkpoint, architecture: str | None = None, labels: list[str] | None = None) -> Checkpoint:
+    """Adds what a checkpoint does not say itself: names as given, the rest as torchvision's registry has it."""
+    return _complete(checkpoint, architecture, _Said(labels))
+
+
+def _download(architecture: str, weights: str) -> Checkpoint:
+    builder_of(architecture)
+    choices = torchvision.models.get_model_weights(architecture)
+    if weights not in choices.__members__:
+        raise ModelError(
+            f"weights {weights!r} do not exist for {architecture}, valid are {', '.join(choices.__members__)}"
+        )
+    chosen = choices[weights]
+    try:
+        state = chosen.get_state_dict(progress=True, check_hash=True)
+    except OSError as error:  # URLError and HTTPError are OSErrors
+        raise ModelError(
+            f"the weights of {architecture} could not be downloaded from {chosen.url} ({error}); "
+            "download the file elsewhere and give it with CHECKPOINT=file and LABELS=file"
+        ) from error
+    labels, how = list(chosen.meta["categories"]), preprocessing_of(chosen)
+    return Checkpoint(architecture, labels, how, dict(state), options=options_of_weights(architecture))
+
+
+def _complete(
+    checkpoint: Checkpoint, architecture: str | None, said: _Said, origin: str = "as the checkpoint says"
+) -> Checkpoint:
+    """Adds what the checkpoint does not say, puts what the user says over it, and notes who said what."""
+    name = architecture or checkpoint.architecture
+    if name is None:
+        raise ModelError("the checkpoint does not say its architecture: give its name (MODEL=resnet18)")
+    if architecture and checkpoint.architecture and architecture != checkpoint.architecture:
+        raise ModelError(f"the checkpoint is of {checkpoint.architecture}, not of {architecture}")
+    if said.transform_input is not None and name not in INPUT_TRANSFORMERS:
+        raise ModelError(f"{name} has no input transform: TRANSFORM_INPUT= is for {' and '.join(INPUT_TRANSFORMERS)}")
+    if is_own(name):
+        return _complete_own(checkpoint, name, said, trusted=architecture is not None)
+    builder_of(name)
+    names = said.labels or checkpoint.labels
+    if not names:
+        raise ModelError("the checkpoint does not say its labels: give a file with one per line (LABELS=labels.txt)")
+    how, of_how = checkpoint.preprocessing, origin
+    if how is None:  # a plain state dict is taken for one that was fine-tuned from torchvision's weights
+        weights = torchvision.models.get_model_weights(name)["DEFAULT"]
+        how, of_how = preprocessing_of(weights), f"as torchvision's {weights.name} weights have it: {_ASSUMED}"
+    if said.preprocess.strip():
+        how, of_how = said_over(said.preprocess, how, of_how)
+    origins = {"labels": "as said" if said.labels else origin, "preprocessing": of_how}
+    options = checkpoint.options if checkpoint.architecture else options_of_weights(name)
+    if name in INPUT_TRANSFORMERS:
+        origins["transform_input"] = (
+            origin if checkpoint.architecture else f"as torchvision's weights have it: {_TAKEN}"
+        )
+    if said.transform_input is not None:
+        options = {**options, "transform_input": said.transform_input}
+        origins["transform_input"] = "as said"
+    return replace(checkpoint, architecture=name, labels=names, preprocessing=how, options=options, origins=origins)
+
+
+def _complete_own(checkpoint: Checkpoint, name: str, said: _Said, *, trusted: bool) -> Checkpoint:
+    if not trusted:  # weights are data; that a file names code must not be enough to run it
+        raise ModelError(f"the checkpoint is of {name}, which is code: say that it may run (ARCH={name})")
+    find_factory(name)
+    how = checkpoint.preprocessing or declared_preprocessing(name)
+    names = said.labels or checkpoint.labels or declared_labels(name)
+    if not names:
+        raise ModelError(
+            f"{name} does not say its labels: give a file with one per line (LABELS=labels.txt), or LABELS"
+        )
+    declared = f"as {module_name(name)} declares it"
+    of_how = "as the checkpoint says" if checkpoint.preprocessing else declared
+    of_names = "as said" if said.labels else "as the checkpoint says" if checkpoint.labels else declared
+    if said.preprocess.strip():
+        how, of_how = said_over(said.preprocess, how, of_how)
+    if how is None:
+        raise ModelError(
+            f"neither the checkpoint nor the module of {name} says what is done to a picture: define "
+            'PREPROCESSING = {"resize_size": 256, "crop_size": 224, "mean": [0, 0, 0], "std": [1, 1, 1]} in the module'
+            ", or say PREPROCESS='resize=256 crop=224 mean=0,0,0 std=1,1,1'"
+        )
+    origins = {"labels": of_names, "preprocessing": of_how}
+    return replace(checkpoint, architecture=name, labels=names, preprocessing=how, origins=origins)
