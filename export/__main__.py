@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from export.labels import read_labels
 from handler.errors import ModelError, ServiceError, in_one_line
-from handler.labels import read_labels
 
 if TYPE_CHECKING:
     from export.verification import Verdict
@@ -214,7 +214,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from export.prediction_client import PredictionClient
+    from handler.client.prediction import PredictionClient
 
     client = PredictionClient(options.model)
     top_k = min(5, len(client.description.labels)) if options.top_k is None else options.top_k
@@ -229,8 +229,8 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _explain(options: argparse.Namespace) -> None:
-    from export.explanation_client import ExplanationClient
-    from export.whole_file import write_whole
+    from handler.atomic_write import write_whole
+    from handler.client.explanation import ExplanationClient
 
     files = {image: options.out / f"{image.stem}.explained.png" for image in options.images}
     if len(set(files.values())) < len(options.images):

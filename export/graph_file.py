@@ -20,7 +20,7 @@ from torch import nn
 
 from export.tracing import FIXED_BATCH
 from export.verification import Floats, Inputs, Run, Verdict, VerificationError, table
-from export.whole_file import write_whole
+from handler.atomic_write import write_whole
 from handler.errors import ModelError, Unprocessable, in_one_line
 from handler.graphs.description import GraphDescription
 from handler.model.classifier import Classifier

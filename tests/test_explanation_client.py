@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from export.__main__ import main
-from export.explanation_client import ExplanationClient
 from handler.autograd.torch_engine import TorchEngine
+from handler.client.explanation import ExplanationClient
 from handler.errors import ModelError
 from handler.explanation.maps import make_maps, needs_of
 from handler.picture.decode import decode

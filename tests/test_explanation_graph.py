@@ -11,13 +11,13 @@ from torch import nn
 
 import export.explanation_graph as explanation_graph
 from benchmarks.zoo.weights import random_classifier as well_conditioned
-from export.explanation_client import ExplanationClient
 from export.explanation_graph import NoRuleError, explanation_kind, export_explanation, export_gradcam
 from export.graph_file import NotExportableError
 from export.prediction_graph import export_prediction
 from export.rounding import RoundingCheck
 from export.verification import Check, VerificationError, fresh_pictures
 from handler.autograd.torch_engine import TorchEngine
+from handler.client.explanation import ExplanationClient
 from handler.explanation.cam import METHODS
 from handler.explanation.evidence import TOP, Needs
 from handler.graphs.description import KIND_EXPLANATION, KIND_SALIENCY, KINDS, GraphDescription

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from export.explanation_client import ExplanationClient
 from export.explanation_graph import export_explanation
-from export.prediction_client import PredictionClient
 from export.prediction_graph import export_prediction
 from handler.autograd.torch_engine import TorchEngine
+from handler.client.explanation import ExplanationClient
+from handler.client.prediction import PredictionClient
 from handler.errors import NotFinite
 from handler.explanation.evidence import Evidence, LayerEvidence
 from handler.explanation.finiteness import check_evidence, check_maps, check_scores

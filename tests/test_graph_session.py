@@ -6,7 +6,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from export.prediction_client import PredictionClient
+from handler.client.prediction import PredictionClient
 from handler.errors import ModelError
 from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, GraphDescription
 from handler.graphs.session import GraphSession
@@ -153,7 +153,7 @@ def test_a_graph_is_opened_without_torch_and_onnx(tmp_path):
     path = write_graph(tmp_path, describe())
     code = (
         "import sys\n"
-        "from export.prediction_client import PredictionClient\n"
+        "from handler.client.prediction import PredictionClient\n"
         f"assert PredictionClient({str(path)!r}).description.kind == 'prediction'\n"
         "assert not {'torch', 'torchvision', 'onnx'} & set(sys.modules)"
     )

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from export.explanation_client import ExplanationClient
-from export.prediction_client import PredictionClient
 from export.verification import Floats, fresh_pictures
+from handler.client.explanation import ExplanationClient
+from handler.client.prediction import PredictionClient
 from handler.explanation.evidence import TOP
 from handler.graphs.description import KIND_PREDICTION, KINDS
 from handler.graphs.session import GraphSession

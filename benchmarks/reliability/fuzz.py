@@ -32,7 +32,7 @@ from benchmarks.reliability.fuzz_judge import judge
 from benchmarks.reliability.fuzz_run import Outcome, fuzz, worker_of
 from benchmarks.reliability.fuzz_wire import send
 from deploy.local_server import LocalServer, temporary_server
-from export.whole_file import write_whole
+from handler.atomic_write import write_whole
 
 _ROOT = Path(__file__).parents[2]
 

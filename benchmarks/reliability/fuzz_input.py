@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from export.whole_file import write_whole
+from handler.atomic_write import write_whole
 
 Pair = tuple[bytes, bytes]
 

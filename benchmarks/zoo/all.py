@@ -19,7 +19,7 @@ from benchmarks.zoo.memory import memory_need
 from benchmarks.zoo.one import ROW_VERSION
 from benchmarks.zoo.report import render
 from benchmarks.zoo.weights import preprocessing_of
-from export.whole_file import write_whole
+from handler.atomic_write import write_whole
 from handler.model.registry import known_architectures
 
 _ROOT = Path(__file__).parents[2]

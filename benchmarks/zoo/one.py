@@ -23,7 +23,7 @@ from export.explanation_graph import explanation_kind, export_explanation, expor
 from export.prediction_graph import export_prediction
 from export.rounding import RoundingCheck
 from export.verification import Verdict, fresh_pictures
-from export.whole_file import write_whole
+from handler.atomic_write import write_whole
 from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of
 from handler.errors import ModelError, Unprocessable

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from examples.finetune.state import Epoch, best_epoch
-from export.whole_file import write_whole
+from handler.atomic_write import write_whole
 
 
 def draw_curves(history: list[Epoch], path: Path) -> None:

@@ -15,7 +15,7 @@ from examples.finetune.loop import BEST, CURVES, LABELS, STATE, fine_tune, make_
 from examples.finetune.network import Network, build, find_start, freeze_all_but
 from examples.finetune.options import SEEDS_ARCHITECTURE, make_parser
 from examples.finetune.state import Epoch, Settings, Training, best_epoch, read_state, restore, seed_all
-from export.whole_file import write_whole
+from handler.atomic_write import write_whole
 from handler.errors import ServiceError
 from handler.model.checkpoint import Checkpoint
 from handler.picture.preprocess import Preprocessing

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from examples.finetune.errors import FineTuningError
-from export.whole_file import write_whole
+from handler.atomic_write import write_whole
 
 Settings = Mapping[str, str | int | float | bool]  # all that decides the result, by the command line's names
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine
-from export.whole_file import write_whole
+from handler.atomic_write import write_whole
 from tests.soundness.networks import GROUPS, networks
 from tests.soundness.report import render
 from tests.soundness.sweep import sweep

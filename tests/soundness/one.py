@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.zoo.weights import enliven
-from export.whole_file import write_whole
+from handler.atomic_write import write_whole
 from handler.model.classifier import Classifier
 from handler.picture.preprocess import Preprocessing
 from tests.soundness.contracts import CONTRACTS, Case, Finding, graphs

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from export.whole_file import write_whole
+from handler.atomic_write import write_whole
 from tests.soundness.networks import Network
 from tests.soundness.one import run
 from tests.soundness.verdict import judged
