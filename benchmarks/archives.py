@@ -17,7 +17,7 @@ import torch
 from benchmarks.ratios import NAIVE, OURS, STOCK
 from benchmarks.work import Work
 from examples.shapes.draw import draw_random
-from export.archive import DEFAULT_CONFIG, write_archive
+from export.packing.archive import DEFAULT_CONFIG, write_archive
 from handler.model.checkpoint import read_checkpoint
 
 _HERE = Path(__file__).parent

@@ -139,7 +139,7 @@ def _source(options: argparse.Namespace) -> dict[str, Any]:
 
 def _classifier(options: argparse.Namespace) -> "Classifier":
     """Builds the classifier that is exported or verified, and prints what is assumed about it."""
-    from export.assumptions import assumptions
+    from export.packing.assumptions import assumptions
     from handler.model.classifier import build_classifier
     from handler.model.sources import find_checkpoint
 
@@ -150,7 +150,7 @@ def _classifier(options: argparse.Namespace) -> "Classifier":
 
 
 def _archive(options: argparse.Namespace) -> None:
-    from export.archive import DEFAULT_CONFIG, write_archive
+    from export.packing.archive import DEFAULT_CONFIG, write_archive
     from handler.model.sources import find_checkpoint
 
     checkpoint = find_checkpoint(_architecture(options), **_source(options))

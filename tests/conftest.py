@@ -38,7 +38,7 @@ def shapes() -> Classifier:
 @pytest.fixture(scope="session")
 def shapes_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model's archive with its graphs, which take most of a minute to export: made once."""
-    from export.archive import write_archive
+    from export.packing.archive import write_archive
     from handler.model.sources import find_checkpoint
     from tests.serving import CHECKPOINT
 

@@ -4,7 +4,7 @@ import zipfile
 import pytest
 import yaml
 
-from export.archive import write_archive
+from export.packing.archive import write_archive
 from handler.errors import ModelError
 from handler.model.sources import find_checkpoint
 from tests.serving import CHECKPOINT

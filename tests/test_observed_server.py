@@ -16,7 +16,7 @@ import requests
 import yaml
 from PIL import Image
 
-from export.archive import DEFAULT_CONFIG
+from export.packing.archive import DEFAULT_CONFIG
 from tests.scraping import Scraped, scrape, scrape_until, value
 from tests.serving import ONE, ROOT, TWO, Client, encoded, repacked, serving
 

@@ -21,7 +21,7 @@ import requests
 from grpc_tools import protoc
 from PIL import Image
 
-from export.archive import DEFAULT_CONFIG
+from export.packing.archive import DEFAULT_CONFIG
 from tests.serving import ONE, ROOT, TWO, Client, array_of, encoded, error_of, repacked, serving
 
 pytestmark = pytest.mark.server

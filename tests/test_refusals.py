@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from deploy.local_server import read_properties, temporary_server
-from export.archive import DEFAULT_CONFIG
+from export.packing.archive import DEFAULT_CONFIG
 from tests.serving import ONE, ROOT, Client
 
 pytestmark = pytest.mark.server

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 from deploy.local_server import read_properties
-from export.archive import DEFAULT_CONFIG
+from export.packing.archive import DEFAULT_CONFIG
 from handler.serving.settings import read_settings
 from tests.serving import (
     CHECKPOINT,

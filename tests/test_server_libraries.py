@@ -1,7 +1,7 @@
 import re
 import tomllib
 
-from export.server_libraries import ROOTS, server_libraries
+from export.packing.server_libraries import ROOTS, server_libraries
 from tests.serving import ROOT
 
 

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from export.archive import DEFAULT_CONFIG
+from export.packing.archive import DEFAULT_CONFIG
 from handler.errors import ModelError
 from handler.protocol.options import Options
 from handler.serving.settings import Settings, read_settings

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-import export.sidecar as sidecar
+import export.packing.sidecar as sidecar
 from export.explanation_graph import NoRuleError
 from export.graph_file import NotExportableError
 from export.verification import VerificationError

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from export import source_packing
 from export.__main__ import main
-from export.archive import write_archive
-from export.source_packing import pack_sources
+from export.packing import sources as source_packing
+from export.packing.archive import write_archive
+from export.packing.sources import pack_sources
 from handler.errors import ModelError
 from handler.model.sources import find_checkpoint, load_classifier
 from tests.serving import CHECKPOINT

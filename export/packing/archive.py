@@ -13,10 +13,10 @@ from pathlib import Path
 import yaml
 
 import handler
-from export.assumptions import assumptions
-from export.sidecar import write_sidecar
-from export.source_packing import pack_sources
-from export.standing_alone import check_alone
+from export.packing.assumptions import assumptions
+from export.packing.isolation import check_alone
+from export.packing.sidecar import write_sidecar
+from export.packing.sources import pack_sources
 from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import choose_engine
 from handler.errors import ModelError

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.server_libraries import server_libraries
+from export.packing.server_libraries import server_libraries
 from handler.errors import ModelError
 
 # isolated (-I): neither the current folder nor PYTHONPATH; then as TorchServe does it, the content goes first
