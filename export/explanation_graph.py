@@ -14,7 +14,6 @@ import torch
 from torch import fx, nn
 
 from export.backward_rules import backward_rules
-from export.copying import copy_of
 from export.flat_scatter import scatter_flat
 from export.graph_file import (
     NotExportableError,
@@ -28,7 +27,8 @@ from export.graph_file import (
 from export.graph_rewrites import rewrite
 from export.poles import has_poles
 from export.precision import InDoublePrecision
-from export.simplifying import simplified
+from export.simplify.copying import copy_of
+from export.simplify.pipeline import simplified
 from export.tracing import trace_batch
 from export.verification import (
     Exact,

@@ -9,9 +9,9 @@ import onnx
 import torch
 from torch import nn
 
-from export.copying import copy_of
 from export.graph_file import check_exportable, graph_run, network_code, no_older_file, to_onnx, write_verified
 from export.precision import InDoublePrecision
+from export.simplify.copying import copy_of
 from export.verification import (
     Exact,
     Floats,

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from export.flattening import LayerOutput, flatten, output_of
+from export.simplify.flatten import LayerOutput, flatten, output_of
 from handler.autograd.hooks import captured
 from tests.models import random_classifier
 

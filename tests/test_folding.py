@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from export.folding import fold_batch_norms
+from export.simplify.batch_norms import fold_batch_norms
 from tests.models import random_classifier
 
 

@@ -3,10 +3,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from export.flattening import flatten
-from export.folding import fold_batch_norms
-from export.gating import OpenReLU, move_gates
-from export.routing import fold_shuffles
+from export.simplify.batch_norms import fold_batch_norms
+from export.simplify.channel_shuffles import fold_shuffles
+from export.simplify.flatten import flatten
+from export.simplify.gates import OpenReLU, move_gates
 from handler.autograd.tape import differentiate, record
 from handler.explanation.evidence import Needs
 from tests.models import in_double_precision, random_classifier

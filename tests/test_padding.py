@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from export.folding import fold_batch_norms
-from export.padding import MULTIPLE, pad_channels
+from export.simplify.batch_norms import fold_batch_norms
+from export.simplify.channel_padding import MULTIPLE, pad_channels
 from tests.models import random_classifier
 
 

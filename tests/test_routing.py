@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from export.flattening import flatten
-from export.folding import fold_batch_norms
-from export.routing import ALIGNMENT, fold_shuffles
+from export.simplify.batch_norms import fold_batch_norms
+from export.simplify.channel_shuffles import ALIGNMENT, fold_shuffles
+from export.simplify.flatten import flatten
 from tests.models import random_classifier
 
 

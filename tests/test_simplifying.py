@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-import export.simplifying as simplifying
-from export.simplifying import simplified
+import export.simplify.pipeline as simplifying
+from export.simplify.pipeline import simplified
 from handler.autograd.tape import differentiate, record
 from handler.explanation.evidence import Needs
 from tests.models import random_classifier, random_inputs

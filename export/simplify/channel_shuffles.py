@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
-from export.channels import NOTHING, is_dense, is_depthwise, reorder_inputs, reorder_outputs
+from export.simplify.channels import NOTHING, is_dense, is_depthwise, reorder_inputs, reorder_outputs
 
 ALIGNMENT = 4  # ONNX Runtime's blocked convolutions read multiples of so many channels only
 _JOINS = {torch.cat, torch.concat}

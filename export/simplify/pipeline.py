@@ -6,13 +6,13 @@ from collections.abc import Callable
 import torch
 from torch import fx, nn
 
-from export.attention import with_constants
-from export.copying import copy_of
-from export.flattening import flatten, output_of
-from export.folding import fold_batch_norms
-from export.gating import move_gates
-from export.padding import pad_channels
-from export.routing import fold_shuffles
+from export.simplify.attention import with_constants
+from export.simplify.batch_norms import fold_batch_norms
+from export.simplify.channel_padding import pad_channels
+from export.simplify.channel_shuffles import fold_shuffles
+from export.simplify.copying import copy_of
+from export.simplify.flatten import flatten, output_of
+from export.simplify.gates import move_gates
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.tape import Gradients, Tape, differentiate, record
 from handler.errors import Unprocessable

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from export.copying import copy_of
+from export.simplify.copying import copy_of
 
 _VIEWS = {"chunk", "split", "view", "reshape", "transpose", "permute", "contiguous", "flatten", "getitem", "squeeze"}
 

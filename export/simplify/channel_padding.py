@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from torch import fx, nn
 
-from export.channels import NOTHING, is_dense, is_depthwise, reorder_inputs, reorder_outputs
-from export.copying import copy_of
+from export.simplify.channels import NOTHING, is_dense, is_depthwise, reorder_inputs, reorder_outputs
+from export.simplify.copying import copy_of
 
 MULTIPLE = 16  # float32 values in an AVX-512 register; ONNX Runtime's blocked layout has 8 or 16 channels in a block
 _ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.Identity)  # what keeps a zero zero

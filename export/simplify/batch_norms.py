@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from export.copying import copy_of
+from export.simplify.copying import copy_of
 
 
 def fold_batch_norms(module: nn.Module, keep: Sequence[str] = ()) -> nn.Module:

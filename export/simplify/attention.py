@@ -22,7 +22,7 @@ from torchvision.models.swin_transformer import (
 )
 from torchvision.models.vision_transformer import EncoderBlock
 
-from export.copying import copy_of
+from export.simplify.copying import copy_of
 
 _MASKED = -100.0  # torchvision's score for tokens that are neighbours by the shift alone
 _LARGEST_SCALE = 100.0  # of cosine attention
