@@ -13,8 +13,6 @@ import onnx
 import torch
 from torch import fx, nn
 
-from export.backward_rules import backward_rules
-from export.flat_scatter import scatter_flat
 from export.graph_file import (
     NotExportableError,
     check_exportable,
@@ -24,12 +22,14 @@ from export.graph_file import (
     to_onnx,
     write_verified,
 )
-from export.graph_rewrites import rewrite
-from export.poles import has_poles
 from export.precision import InDoublePrecision
 from export.simplify.copying import copy_of
 from export.simplify.pipeline import simplified
-from export.tracing import trace_batch
+from export.tracing.backward_rules import backward_rules
+from export.tracing.flat_scatter import scatter_flat
+from export.tracing.poles import has_poles
+from export.tracing.rewrites import rewrite
+from export.tracing.trace import trace_batch
 from export.verification import (
     Exact,
     Floats,

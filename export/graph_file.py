@@ -18,7 +18,7 @@ import torch
 from onnxscript.optimizer import fold_constants_ir
 from torch import nn
 
-from export.tracing import FIXED_BATCH
+from export.tracing.trace import FIXED_BATCH
 from export.verification import Floats, Inputs, Run, Verdict, VerificationError, table
 from handler.atomic_write import write_whole
 from handler.errors import ModelError, Unprocessable, in_one_line

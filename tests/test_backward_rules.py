@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from export.backward_rules import backward_rules, rule
-from export.tracing import trace_batch
+from export.tracing.backward_rules import backward_rules, rule
+from export.tracing.trace import trace_batch
 
 aten = torch.ops.aten
 

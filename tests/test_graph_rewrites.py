@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import export.explanation_graph as explanation_graph
-from export.backward_rules import backward_rules
-from export.flat_scatter import scatter_flat
 from export.graph_file import to_onnx
-from export.graph_rewrites import (
+from export.tracing.backward_rules import backward_rules
+from export.tracing.flat_scatter import scatter_flat
+from export.tracing.rewrites import (
     divide_before_expanding,
     gate_by_bias,
     merge_equal,

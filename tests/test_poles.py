@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from export.explanation_graph import export_explanation, export_gradcam
-from export.poles import has_poles
 from export.reverification import reverify
+from export.tracing.poles import has_poles
 from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.evidence import Needs
 from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM

@@ -45,7 +45,7 @@ def backward_rules(*, poles: bool = True) -> dict[Any, Rule]:
     """The decomposition table for ``make_fx``: the rules below, and torch's own where they are good enough.
 
     Args:
-        poles: whether gradients can be infinite, see ``export.poles``.
+        poles: whether gradients can be infinite, see ``export.tracing.poles``.
     """
     own = {
         operator: partial(one, poles=poles) if "poles" in inspect.signature(one).parameters else one
