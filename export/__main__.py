@@ -14,7 +14,7 @@ from export.labels import read_labels
 from handler.errors import ModelError, ServiceError, in_one_line
 
 if TYPE_CHECKING:
-    from export.verification import Verdict
+    from export.verify.compare import Verdict
     from handler.model.classifier import Classifier
 
 
@@ -189,7 +189,7 @@ def _gradcam(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace, file: str, export: Callable[["Classifier", Path], list["Verdict"]]) -> None:
-    from export.verification import table
+    from export.verify.compare import table
 
     classifier = _classifier(options)
     path = options.store / file
@@ -200,7 +200,7 @@ def _export(options: argparse.Namespace, file: str, export: Callable[["Classifie
 
 def _verify(options: argparse.Namespace) -> int:
     from export.reverification import reverify
-    from export.verification import VerificationError, table
+    from export.verify.compare import VerificationError, table
 
     classifier = _classifier(options)
     try:

@@ -22,7 +22,6 @@ from export.graph_file import (
     to_onnx,
     write_verified,
 )
-from export.precision import InDoublePrecision
 from export.simplify.copying import copy_of
 from export.simplify.pipeline import simplified
 from export.tracing.backward_rules import backward_rules
@@ -30,7 +29,7 @@ from export.tracing.flat_scatter import scatter_flat
 from export.tracing.poles import has_poles
 from export.tracing.rewrites import rewrite
 from export.tracing.trace import trace_batch
-from export.verification import (
+from export.verify.compare import (
     Exact,
     Floats,
     Inputs,
@@ -41,6 +40,7 @@ from export.verification import (
     fresh_pictures,
     verify,
 )
+from export.verify.precision import InDoublePrecision
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.tape import differentiate, record
 from handler.autograd.torch_engine import TorchEngine

@@ -19,7 +19,7 @@ from onnxscript.optimizer import fold_constants_ir
 from torch import nn
 
 from export.tracing.trace import FIXED_BATCH
-from export.verification import Floats, Inputs, Run, Verdict, VerificationError, table
+from export.verify.compare import Floats, Inputs, Run, Verdict, VerificationError, table
 from handler.atomic_write import write_whole
 from handler.errors import ModelError, Unprocessable, in_one_line
 from handler.graphs.description import GraphDescription

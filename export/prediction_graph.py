@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from export.graph_file import check_exportable, graph_run, network_code, no_older_file, to_onnx, write_verified
-from export.precision import InDoublePrecision
 from export.simplify.copying import copy_of
-from export.verification import (
+from export.verify.compare import (
     Exact,
     Floats,
     Inputs,
@@ -23,6 +22,7 @@ from export.verification import (
     fresh_pictures,
     verify,
 )
+from export.verify.precision import InDoublePrecision
 from handler.graphs.description import KIND_PREDICTION
 from handler.model.classifier import Classifier
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from export import explanation_graph, prediction_graph
-from export.verification import (
+from export.verify.compare import (
     Exact,
     Floats,
     Inputs,

@@ -14,8 +14,8 @@ from benchmarks.zoo.weights import random_classifier as well_conditioned
 from export.explanation_graph import NoRuleError, explanation_kind, export_explanation, export_gradcam
 from export.graph_file import NotExportableError
 from export.prediction_graph import export_prediction
-from export.rounding import RoundingCheck
-from export.verification import Check, VerificationError, fresh_pictures
+from export.verify.compare import Check, VerificationError, fresh_pictures
+from export.verify.gate_flips import RoundingCheck
 from handler.autograd.torch_engine import TorchEngine
 from handler.client.explanation import ExplanationClient
 from handler.explanation.cam import METHODS

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import handler.graphs.onnx_engine as onnx_engine
-from export.verification import fresh_pictures
+from export.verify.compare import fresh_pictures
 from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of
 from handler.errors import BadRequest, ModelError, Unprocessable

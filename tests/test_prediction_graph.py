@@ -13,7 +13,7 @@ from torch import nn
 import export.prediction_graph as prediction_graph
 from export.graph_file import NotExportableError, to_onnx
 from export.prediction_graph import export_prediction
-from export.verification import Tolerance, VerificationError, compare, fresh_pictures, table, verify
+from export.verify.compare import Tolerance, VerificationError, compare, fresh_pictures, table, verify
 from handler.client.prediction import PredictionClient
 from handler.errors import BadRequest, ModelError
 from handler.explanation.evidence import softmax

@@ -9,7 +9,7 @@ from export.__main__ import main
 from export.explanation_graph import export_explanation
 from export.prediction_graph import export_prediction
 from export.reverification import reverify
-from export.verification import VerificationError
+from export.verify.compare import VerificationError
 from handler.errors import ModelError
 from handler.graphs.session import GraphSession
 from handler.model.checkpoint import Checkpoint, write_checkpoint

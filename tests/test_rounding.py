@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from export.rounding import Deviations, RoundingCheck
+from export.verify.gate_flips import Deviations, RoundingCheck
 
 
 def pictures(count, seed=0):

@@ -7,7 +7,7 @@ import pytest
 import export.packing.sidecar as sidecar
 from export.explanation_graph import NoRuleError
 from export.graph_file import NotExportableError
-from export.verification import VerificationError
+from export.verify.compare import VerificationError
 from handler.graphs.description import KIND_EXPLANATION, KIND_SALIENCY
 
 

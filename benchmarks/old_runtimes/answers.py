@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.verification import Floats, fresh_pictures
+from export.verify.compare import Floats, fresh_pictures
 from handler.client.explanation import ExplanationClient
 from handler.client.prediction import PredictionClient
 from handler.explanation.evidence import TOP

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from benchmarks.zoo.weights import build, preprocessing_of
 from export.graph_file import fits_one_file
-from export.verification import batch_sizes
+from export.verify.compare import batch_sizes
 
 # measured on twenty networks, of 5 to 300 million weights: the peak is below this by a tenth, seldom above
 _LEAST = 1.5e9  # bytes: libraries, and what does not grow with the network

@@ -21,8 +21,8 @@ from benchmarks.zoo.plain_autograd import Found, explain
 from benchmarks.zoo.weights import preprocessing_of, random_classifier
 from export.explanation_graph import explanation_kind, export_explanation, export_gradcam
 from export.prediction_graph import export_prediction
-from export.rounding import RoundingCheck
-from export.verification import Verdict, fresh_pictures
+from export.verify.compare import Verdict, fresh_pictures
+from export.verify.gate_flips import RoundingCheck
 from handler.atomic_write import write_whole
 from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
-from export.verification import fresh_pictures
+from export.verify.compare import fresh_pictures
 from handler.model.checkpoint import Checkpoint
 from handler.model.classifier import Classifier, build_classifier
 from handler.picture.preprocess import Preprocessing

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from export.rounding import Deviations, RoundingCheck
+from export.verify.gate_flips import Deviations, RoundingCheck
 from handler.errors import ModelError
 from handler.picture.preprocess import Preprocessing
 
@@ -136,7 +136,7 @@ def verify(
         make_inputs: from a generator and a batch size; must not make the export example.
         tolerances: by output; outputs without one are judged by their rounding.
         seed: of the inputs.
-        exact: PyTorch in float64; outputs that are judged by their rounding need it, see ``export.rounding``.
+        exact: PyTorch in float64; outputs that are judged by their rounding need it, see ``export.verify.gate_flips``.
         gated: outputs that are judged by their rounding if an element is beyond its tolerance.
         batches: their sizes, see ``batch_sizes``.
 
