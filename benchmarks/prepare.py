@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from benchmarks.work import PICTURES, Work, is_fresh
-from export.explanation_graph import export_explanation, export_gradcam
-from export.prediction_graph import export_prediction
+from export.graphs.explanation import export_explanation, export_gradcam
+from export.graphs.prediction import export_prediction
 from handler.model.checkpoint import Checkpoint, write_checkpoint
 from handler.model.classifier import build_classifier
 from handler.picture.preprocess import Preprocessing

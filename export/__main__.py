@@ -171,19 +171,19 @@ def _archive(options: argparse.Namespace) -> None:
 
 
 def _prediction(options: argparse.Namespace) -> None:
-    from export.prediction_graph import export_prediction
+    from export.graphs.prediction import export_prediction
 
     _export(options, f"{options.name}.onnx", export_prediction)
 
 
 def _explanation(options: argparse.Namespace) -> None:
-    from export.explanation_graph import export_explanation
+    from export.graphs.explanation import export_explanation
 
     _export(options, f"{options.name}.explain.onnx", export_explanation)
 
 
 def _gradcam(options: argparse.Namespace) -> None:
-    from export.explanation_graph import export_gradcam
+    from export.graphs.explanation import export_gradcam
 
     _export(options, f"{options.name}.gradcam.onnx", export_gradcam)
 
@@ -199,7 +199,7 @@ def _export(options: argparse.Namespace, file: str, export: Callable[["Classifie
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from export.reverification import reverify
+    from export.graphs.reverify import reverify
     from export.verify.compare import VerificationError, table
 
     classifier = _classifier(options)

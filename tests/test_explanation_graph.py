@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-import export.explanation_graph as explanation_graph
+import export.graphs.explanation as explanation_graph
 from benchmarks.zoo.weights import random_classifier as well_conditioned
-from export.explanation_graph import NoRuleError, explanation_kind, export_explanation, export_gradcam
-from export.graph_file import NotExportableError
-from export.prediction_graph import export_prediction
+from export.graphs.explanation import NoRuleError, explanation_kind, export_explanation, export_gradcam
+from export.graphs.prediction import export_prediction
+from export.graphs.writing import NotExportableError
 from export.verify.compare import Check, VerificationError, fresh_pictures
 from export.verify.gate_flips import RoundingCheck
 from handler.autograd.torch_engine import TorchEngine

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from export.explanation_graph import export_explanation
-from export.prediction_graph import export_prediction
+from export.graphs.explanation import export_explanation
+from export.graphs.prediction import export_prediction
 from handler.autograd.torch_engine import TorchEngine
 from handler.client.explanation import ExplanationClient
 from handler.client.prediction import PredictionClient

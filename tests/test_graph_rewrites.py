@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import make_fx
 
-import export.explanation_graph as explanation_graph
-from export.graph_file import to_onnx
+import export.graphs.explanation as explanation_graph
+from export.graphs.writing import to_onnx
 from export.tracing.backward_rules import backward_rules
 from export.tracing.flat_scatter import scatter_flat
 from export.tracing.rewrites import (

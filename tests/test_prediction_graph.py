@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-import export.prediction_graph as prediction_graph
-from export.graph_file import NotExportableError, to_onnx
-from export.prediction_graph import export_prediction
+import export.graphs.prediction as prediction_graph
+from export.graphs.prediction import export_prediction
+from export.graphs.writing import NotExportableError, to_onnx
 from export.verify.compare import Tolerance, VerificationError, compare, fresh_pictures, table, verify
 from handler.client.prediction import PredictionClient
 from handler.errors import BadRequest, ModelError

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from export.__main__ import main
-from export.prediction_graph import export_prediction
+from export.graphs.prediction import export_prediction
 from handler.model.sources import load_classifier
 from tests.serving import CHECKPOINT, ROOT, serving
 

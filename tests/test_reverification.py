@@ -4,11 +4,11 @@ import numpy as np
 import onnx
 import pytest
 
-from export import reverification
 from export.__main__ import main
-from export.explanation_graph import export_explanation
-from export.prediction_graph import export_prediction
-from export.reverification import reverify
+from export.graphs import reverify as reverification
+from export.graphs.explanation import export_explanation
+from export.graphs.prediction import export_prediction
+from export.graphs.reverify import reverify
 from export.verify.compare import VerificationError
 from handler.errors import ModelError
 from handler.graphs.session import GraphSession

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 import export.packing.sidecar as sidecar
-from export.explanation_graph import NoRuleError
-from export.graph_file import NotExportableError
+from export.graphs.explanation import NoRuleError
+from export.graphs.writing import NotExportableError
 from export.verify.compare import VerificationError
 from handler.graphs.description import KIND_EXPLANATION, KIND_SALIENCY
 

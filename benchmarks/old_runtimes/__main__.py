@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.zoo.weights import random_classifier
-from export.explanation_graph import export_explanation, export_gradcam
-from export.prediction_graph import export_prediction
+from export.graphs.explanation import export_explanation, export_gradcam
+from export.graphs.prediction import export_prediction
 from handler.model.sources import load_classifier
 
 RUNTIMES = {  # to the numpy that it was built for

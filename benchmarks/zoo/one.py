@@ -19,8 +19,8 @@ from benchmarks.child import peak_memory
 from benchmarks.machine import describe_machine
 from benchmarks.zoo.plain_autograd import Found, explain
 from benchmarks.zoo.weights import preprocessing_of, random_classifier
-from export.explanation_graph import explanation_kind, export_explanation, export_gradcam
-from export.prediction_graph import export_prediction
+from export.graphs.explanation import explanation_kind, export_explanation, export_gradcam
+from export.graphs.prediction import export_prediction
 from export.verify.compare import Verdict, fresh_pictures
 from export.verify.gate_flips import RoundingCheck
 from handler.atomic_write import write_whole

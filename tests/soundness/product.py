@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.explanation_graph import explanation_kind, export_explanation, export_gradcam
-from export.prediction_graph import export_prediction
+from export.graphs.explanation import explanation_kind, export_explanation, export_gradcam
+from export.graphs.prediction import export_prediction
 from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of
 from handler.errors import ServiceError

@@ -9,7 +9,7 @@ import onnx
 import torch
 from torch import nn
 
-from export.graph_file import check_exportable, graph_run, network_code, no_older_file, to_onnx, write_verified
+from export.graphs.writing import check_exportable, graph_run, network_code, no_older_file, to_onnx, write_verified
 from export.simplify.copying import copy_of
 from export.verify.compare import (
     Exact,

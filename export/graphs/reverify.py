@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from export import explanation_graph, prediction_graph
+from export.graphs import explanation as explanation_graph
+from export.graphs import prediction as prediction_graph
 from export.verify.compare import (
     Exact,
     Floats,

@@ -13,7 +13,7 @@ import onnx
 import torch
 from torch import fx, nn
 
-from export.graph_file import (
+from export.graphs.writing import (
     NotExportableError,
     check_exportable,
     graph_run,
