@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 import export.graphs.explanation as explanation_graph
+import export.tracing.explanation as tracing
 from benchmarks.zoo.weights import random_classifier as well_conditioned
-from export.graphs.explanation import NoRuleError, explanation_kind, export_explanation, export_gradcam
+from export.errors import NotExportableError
+from export.graphs.explanation import explanation_kind, export_explanation, export_gradcam
 from export.graphs.prediction import export_prediction
-from export.graphs.writing import NotExportableError
+from export.tracing.explanation import NoRuleError
 from export.verify.compare import Check, VerificationError, fresh_pictures
 from export.verify.gate_flips import RoundingCheck
 from handler.autograd.torch_engine import TorchEngine
@@ -143,11 +145,11 @@ def test_gradients_that_were_frozen_into_the_graph_are_found_out(tmp_path, monke
 
 
 def test_an_operator_without_a_rule_is_refused_by_name(monkeypatch):
-    rules = explanation_graph.backward_rules(poles=False)
+    rules = tracing.backward_rules(poles=False)
     rules.pop(torch.ops.aten.convolution_backward.default)
-    monkeypatch.setattr(explanation_graph, "backward_rules", lambda **_: rules)
+    monkeypatch.setattr(tracing, "backward_rules", lambda **_: rules)
     with pytest.raises(NoRuleError, match=r"shufflenet_v2_x0_5 needs aten\.convolution_backward\S* \(of conv1\.0\)"):
-        explanation_graph.trace(random_classifier("shufflenet_v2_x0_5"))
+        tracing.trace_explanation(random_classifier("shufflenet_v2_x0_5"))
 
 
 def test_of_a_network_without_relu_the_plain_gradient_is_explained(tmp_path):

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import make_fx
 
-import export.graphs.explanation as explanation_graph
-from export.graphs.writing import to_onnx
+import export.tracing.explanation as tracing
 from export.tracing.backward_rules import backward_rules
 from export.tracing.flat_scatter import scatter_flat
+from export.tracing.onnx_export import to_onnx
 from export.tracing.rewrites import (
     divide_before_expanding,
     gate_by_bias,
@@ -266,9 +266,9 @@ def test_other_scatters_stay():
 @pytest.mark.parametrize("architecture", ["shufflenet_v2_x0_5", "resnet18"])
 def test_a_whole_explanation_stays_what_it_was(monkeypatch, architecture):
     classifier = random_classifier(architecture)
-    rewritten = explanation_graph.trace(classifier)
-    monkeypatch.setattr(explanation_graph, "rewrite", lambda module: module.graph.eliminate_dead_code())
-    plain = explanation_graph.trace(classifier)
+    rewritten = tracing.trace_explanation(classifier)
+    monkeypatch.setattr(tracing, "rewrite", lambda module: module.graph.eliminate_dead_code())
+    plain = tracing.trace_explanation(classifier)
     plain.recompile()
     inputs, targets = torch.from_numpy(random_inputs(3)), torch.tensor([-1, 4, 9])
     for found, expected in zip(rewritten(inputs, targets), plain(inputs, targets), strict=True):

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 import export.graphs.prediction as prediction_graph
+from export.errors import NotExportableError
 from export.graphs.prediction import export_prediction
-from export.graphs.writing import NotExportableError, to_onnx
+from export.tracing.onnx_export import to_onnx
 from export.verify.compare import Tolerance, VerificationError, compare, fresh_pictures, table, verify
 from handler.client.prediction import PredictionClient
 from handler.errors import BadRequest, ModelError
@@ -66,7 +67,7 @@ def test_the_graph_equals_pytorch_on_pictures_it_was_not_exported_with(graph, cl
 
 
 def test_a_graph_that_differs_is_not_written(tmp_path, monkeypatch):
-    trace = prediction_graph._trace
+    trace = prediction_graph.trace_prediction
 
     def broken(classifier):
         model = trace(classifier)
@@ -75,7 +76,7 @@ def test_a_graph_that_differs_is_not_written(tmp_path, monkeypatch):
         bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
         return model
 
-    monkeypatch.setattr(prediction_graph, "_trace", broken)
+    monkeypatch.setattr(prediction_graph, "trace_prediction", broken)
     with pytest.raises(VerificationError, match="DIFFERS"):
         export_prediction(random_classifier("shufflenet_v2_x0_5"), tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []

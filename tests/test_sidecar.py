@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 import export.packing.sidecar as sidecar
-from export.graphs.explanation import NoRuleError
-from export.graphs.writing import NotExportableError
+from export.errors import NotExportableError
+from export.tracing.explanation import NoRuleError
 from export.verify.compare import VerificationError
 from handler.graphs.description import KIND_EXPLANATION, KIND_SALIENCY
 

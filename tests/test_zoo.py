@@ -13,7 +13,8 @@ from benchmarks.zoo import all as zoo
 from benchmarks.zoo.memory import memory_need
 from benchmarks.zoo.one import ROW_VERSION
 from benchmarks.zoo.report import CLOSE, CLOSE_MAP, explanation, is_close, render, summary, worst_error
-from export.graphs.writing import NotExportableError, check_exportable
+from export.errors import NotExportableError
+from export.tracing.exportable import check_exportable
 from export.verify.compare import batch_sizes
 from handler.model.registry import known_architectures
 from tests.serving import ROOT

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.zoo.weights import build, preprocessing_of
-from export.graphs.writing import fits_one_file
+from export.tracing.exportable import fits_one_file
 from export.verify.compare import batch_sizes
 
 # measured on twenty networks, of 5 to 300 million weights: the peak is below this by a tenth, seldom above

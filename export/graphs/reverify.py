@@ -8,20 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from export.graphs import explanation as explanation_graph
-from export.graphs import prediction as prediction_graph
+from export.graphs import explanation, prediction
 from export.verify.compare import (
-    Exact,
     Floats,
     Inputs,
     Run,
-    Tolerance,
     Verdict,
     VerificationError,
     batch_sizes,
     fresh_pictures,
     verify,
 )
+from export.verify.reference import eager_run, exact_run
 from handler.engine_choice import origin_of
 from handler.errors import ModelError
 from handler.explanation.evidence import TOP
@@ -54,7 +52,8 @@ def reverify(path: Path, classifier: Classifier, seed: int = SEED) -> list[Verdi
     check_origin(path, description, origin)
     if description.kind != KIND_PREDICTION and description.layer != classifier.default_layer:
         raise ModelError(f"graph {path} was made for layer {description.layer}, not for {classifier.default_layer}")
-    reference, exact, tolerances = _reference(classifier, description.kind)
+    reference, exact = eager_run(classifier, description.kind), exact_run(classifier, description.kind)
+    tolerances = prediction.TOLERANCES if description.kind == KIND_PREDICTION else explanation.TOLERANCES
     takes = KINDS[description.kind].inputs
 
     def fresh(rng: np.random.Generator, count: int) -> Inputs:
@@ -63,15 +62,7 @@ def reverify(path: Path, classifier: Classifier, seed: int = SEED) -> list[Verdi
         return pictures | targets if "target" in takes else pictures
 
     batches = batch_sizes(classifier.preprocessing.crop_size)
-    return verify(reference, _graph_run(graph), fresh, tolerances, seed, exact, explanation_graph.GATED, batches)
-
-
-def _reference(classifier: Classifier, kind: str) -> tuple[Run, Exact, Mapping[str, Tolerance]]:
-    if kind == KIND_PREDICTION:
-        runs = prediction_graph.torch_run(classifier), prediction_graph.exact_run(classifier)
-        return *runs, prediction_graph.TOLERANCES
-    runs = explanation_graph.eager_run(classifier, kind), explanation_graph.exact_run(classifier, kind)
-    return *runs, explanation_graph.TOLERANCES
+    return verify(reference, _graph_run(graph), fresh, tolerances, seed, exact, explanation.GATED, batches)
 
 
 def _graph_run(graph: GraphSession) -> Run:

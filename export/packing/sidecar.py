@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from export.errors import NotExportableError
 from export.graphs.explanation import explanation_kind, export_explanation, export_gradcam
 from export.graphs.prediction import export_prediction
-from export.graphs.writing import NotExportableError
 from export.verify.compare import VerificationError
 from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY, KINDS
 from handler.model.classifier import Classifier

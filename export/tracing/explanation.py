@@ -1,0 +1,111 @@
+"""Traces the whole explanation: the forward pass, both backward passes and Grad-CAM.
+
+The graph is a trace of the eager explanation (``handler.autograd.tape`` and ``handler.explanation.cam``), hooks
+included; what ONNX has no operator for is replaced by the rules of ``backward_rules``.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import fx, nn
+
+from export.errors import NotExportableError, network_code
+from export.simplify.pipeline import simplified
+from export.tracing.backward_rules import backward_rules
+from export.tracing.exportable import check_exportable
+from export.tracing.poles import has_poles
+from export.tracing.rewrites import rewrite
+from export.tracing.trace import trace_batch
+from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
+from handler.autograd.tape import differentiate, record
+from handler.errors import Unprocessable
+from handler.explanation.cam import gradcam
+from handler.explanation.evidence import TOP, Needs
+from handler.graphs.description import KIND_EXPLANATION, KIND_SALIENCY
+from handler.model.classifier import Classifier
+
+Explain = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]
+
+
+class NoRuleError(NotExportableError):
+    """The explanation has backward operators for which there is no rule; the message names them."""
+
+
+def needs_of_kind(classifier: Classifier, kind: str) -> Needs:
+    """What a graph of a kind is made of, at the default layer."""
+    return Needs((classifier.default_layer,), guided=kind == KIND_EXPLANATION, saliency=kind == KIND_SALIENCY)
+
+
+def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> fx.GraphModule:
+    """Traces the explanation of (N, 3, H, W) pictures and (N) targets with a symbolic batch.
+
+    Args:
+        classifier: left as it is.
+        kind: of graph, see ``handler.graphs.description``.
+
+    Raises:
+        NoRuleError: the trace has backward operators without a rule.
+        NotExportableError: the network cannot be traced, or is too large for one file.
+    """
+    check_exportable(classifier)
+    side = classifier.preprocessing.crop_size
+    example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with network_code(f"{classifier.architecture} cannot be explained"):
+        tape = record(classifier.module, example, Needs((classifier.default_layer,), saliency=True), classifier.views)
+        if tape.scores.grad_fn is None:
+            raise Unprocessable("its scores have no gradient: forward runs under no_grad, or detaches what it found")
+        poles = has_poles(tape.scores)
+        view = classifier.views.get(classifier.default_layer, CHANNELS_FIRST)
+        module, layer = simplified(classifier.module, classifier.default_layer, example, view)
+    needs = replace(needs_of_kind(classifier, kind), layers=(layer,))
+    explain = _explain(module, needs, view)
+    with network_code(f"{classifier.architecture} cannot be traced"):
+        graph = trace_batch(explain, (example, torch.tensor([TOP, 0])), backward_rules(poles=poles))
+    rewrite(graph)
+    left = sorted({str(node.target) for node in graph.graph.nodes if "backward" in str(node.target)})
+    if left:
+        where = _origins(classifier.module, example)
+        named = ", ".join(f"{name} (of {where.get(_stem(name), 'no module of its own')})" for name in left)
+        raise NoRuleError(f"the explanation of {classifier.architecture} needs {named}, without a rule")
+    return graph
+
+
+def _explain(module: nn.Module, needs: Needs, view: ChannelLayout) -> Explain:
+    (layer,) = needs.layers
+
+    def explain(pictures: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        tape = record(module, pictures, needs, {layer: view})
+        # an index below zero would count from the end: no class, so that the runtime refuses it as one of K and above
+        classes = torch.where(target < TOP, tape.scores.shape[1], target)
+        chosen = torch.where(target == TOP, tape.scores.argmax(dim=1), classes)
+        found = differentiate(tape, tape.scores.gather(1, chosen[:, None]).sum())
+        activation, gradient = tape.layers[layer], found.layers[layer]
+        pixels = [one for one in (found.guided, found.saliency) if one is not None]
+        return tape.scores, activation.clone(), gradient, gradcam(activation, gradient), *pixels
+
+    return explain
+
+
+def _origins(module: nn.Module, example: torch.Tensor) -> dict[str, str]:
+    """Which module first computes with an operator, by the operator's stem: where its last step is that operator."""
+    found: dict[str, str] = {}
+
+    def note(path: str, output: object) -> None:
+        step = output.grad_fn if isinstance(output, torch.Tensor) else None
+        if step is not None:
+            found.setdefault(_stem(step.name()), path)
+
+    modules = [(path, one) for path, one in module.named_modules() if path]
+    hooks = [one.register_forward_hook(lambda _1, _2, output, path=path: note(path, output)) for path, one in modules]
+    try:
+        module(example.clone().requires_grad_(True).clone())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _stem(operator: str) -> str:
+    """``aten.max_pool2d_backward.default`` and ``MaxPool2DBackward0`` to ``maxpool2d``."""
+    return operator.removeprefix("aten.").lower().partition("backward")[0].replace("_", "")

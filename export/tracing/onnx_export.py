@@ -1,0 +1,113 @@
+"""From a module or a traced function to an ONNX model that old runtimes read."""
+
+import logging
+import warnings
+
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
+import torch
+from onnxscript.optimizer import fold_constants_ir
+from torch import nn
+
+from export.errors import NotExportableError, first_line
+from export.tracing.trace import FIXED_BATCH
+
+OPSET = 18  # the exporter's own; `make old-runtimes` runs it with ONNX Runtime 1.15, 1.17 and 1.20
+
+
+def to_onnx(
+    module: nn.Module, example: tuple[torch.Tensor, ...], inputs: list[str], outputs: list[str], *, rewrites: bool
+) -> onnx.ModelProto:
+    """Exports a module; the first dimension of every input is the same dynamic batch.
+
+    Args:
+        module: in eval mode.
+        example: its inputs, with a batch of at least 2 (torch.export takes a batch of 1 for a constant).
+        inputs: names, in the module's order.
+        outputs: likewise.
+        rewrites: whether the exporter's own optimiser runs, which also folds batch norms.
+
+    Raises:
+        NotExportableError: the exporter fails.
+    """
+    batch = torch.export.Dim("batch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's notes to its own developers
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        try:
+            program = torch.onnx.export(
+                module,
+                example,
+                input_names=inputs,
+                output_names=outputs,
+                dynamic_shapes=tuple({0: batch} for _ in example),
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+                optimize=rewrites,
+            )
+        except Exception as error:  # of torch.export and of the exporter, which share no base
+            raise NotExportableError(f"the network cannot be exported: {first_line(error)}") from error
+    if program is None:
+        raise RuntimeError("the exporter returned no program")
+    sizes = [one.shape[0] for one in program.model.graph.inputs if one.shape is not None]
+    if any(isinstance(size, int) for size in sizes):
+        raise NotExportableError(FIXED_BATCH.format(sizes[0]))
+    return _portable(program.model if rewrites else _tidied(program.model))
+
+
+def _tidied(model: ir.Model) -> ir.Model:
+    """Constants folded, equal and unused nodes removed.
+
+    The exporter's own optimiser also runs rewrite rules, one of which (``SlicesSplit``) takes time quadratic in the
+    graph's size: minutes for DenseNet's, for nothing that ONNX Runtime would not do itself.
+    """
+    common_passes.InlinePass()(model)
+    fold_constants_ir(model)
+    for one in (
+        common_passes.RemoveUnusedNodesPass(),
+        common_passes.RemoveUnusedOpsetsPass(),
+        common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common_passes.DeduplicateInitializersPass(),
+        common_passes.CommonSubexpressionEliminationPass(),
+        common_passes.OutputFixPass(),
+        common_passes.NameFixPass(),
+    ):
+        one(model)
+    return model
+
+
+def _portable(model: ir.Model) -> onnx.ModelProto:
+    """In the oldest IR version that the opset allows, which has no metadata of nodes and values."""
+    common_passes.ClearMetadataAndDocStringPass()(model)
+    found = ir.to_proto(model)
+    for value in (*found.graph.value_info, *found.graph.input, *found.graph.output, *found.graph.initializer):
+        value.ClearField("metadata_props")
+    found.ir_version = onnx.helper.find_min_ir_version_for(found.opset_import)
+    _floor_pools(found.graph)
+    return found
+
+
+def _floor_pools(graph: onnx.GraphProto) -> None:
+    """Takes ceil mode from pools in which it adds no window.
+
+    PyTorch drops a window that would begin behind the padded input. ONNX's shape inference does not know that.
+    """
+    shapes = {
+        value.name: [size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output, *graph.value_info)
+    }
+    for node in graph.node:
+        of = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+        if not of.get("ceil_mode") or node.input[0] not in shapes or node.output[0] not in shapes:
+            continue
+        axes = len(of["kernel_shape"])
+        ones, pads = [1] * axes, of.get("pads", [0] * 2 * axes)
+        reach = [d * (k - 1) + 1 for d, k in zip(of.get("dilations", ones), of["kernel_shape"], strict=True)]
+        floor = [
+            (size + pads[i] + pads[i + axes] - reach[i]) // of.get("strides", ones)[i] + 1
+            for i, size in enumerate(shapes[node.input[0]][2:])
+        ]
+        if floor == shapes[node.output[0]][2:]:
+            next(one for one in node.attribute if one.name == "ceil_mode").i = 0

@@ -1,0 +1,37 @@
+"""Traces the prediction: the classifier with its probabilities."""
+
+import onnx
+import torch
+from torch import nn
+
+from export.tracing.exportable import check_exportable
+from export.tracing.onnx_export import to_onnx
+from handler.graphs.description import KIND_PREDICTION, KINDS
+from handler.model.classifier import Classifier
+
+
+class PredictionGraph(nn.Module):
+    """What is exported: the classifier with its probabilities."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, 3, H, W), normalised, to logits (N, K) and probabilities (N, K)."""
+        logits = self.module(pictures.clone())  # a network may begin with an operation in place
+        return logits, logits.softmax(dim=1)
+
+
+def trace_prediction(classifier: Classifier) -> onnx.ModelProto:
+    """Exports the network with its probabilities.
+
+    Raises:
+        NotExportableError: a network that cannot be exported, or is too large for one file.
+    """
+    check_exportable(classifier)
+    side = classifier.preprocessing.crop_size
+    example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    module = PredictionGraph(classifier.module).eval()
+    outputs = list(KINDS[KIND_PREDICTION].outputs)
+    return to_onnx(module, (example.to(classifier.device),), ["input"], outputs, rewrites=True)

@@ -1,0 +1,42 @@
+"""Runs a graph with ONNX Runtime before it is written."""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from export.errors import NotExportableError
+from export.tracing.onnx_export import OPSET
+from export.verify.compare import Floats, Inputs, Run, VerificationError
+
+
+def graph_run(model: onnx.ModelProto) -> Run:
+    """Runs a graph with ONNX Runtime on the CPU, without an arena: it keeps the largest batch's memory to the end."""
+    options = onnxruntime.SessionOptions()
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = 4  # nothing: what fails is raised
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+        raise NotExportableError(f"ONNX Runtime does not take the graph: {_refusal(str(error))}") from error
+    names = [output.name for output in session.get_outputs()]
+
+    def run(inputs: Inputs) -> Mapping[str, Floats]:
+        try:
+            outputs = session.run(names, dict(inputs))
+        except Exception as error:
+            raise VerificationError(f"the graph fails where PyTorch answers: {_refusal(str(error))}") from error
+        return {name: np.asarray(value) for name, value in zip(names, outputs, strict=True)}
+
+    return run
+
+
+def _refusal(message: str) -> str:
+    """ONNX Runtime's message as one line; of what happens often, in words."""
+    if found := re.search(r"No Op registered for (\w+)", message):
+        return f"it has no operator {found[1]} of opset {OPSET}"
+    if found := re.search(r"tensor\((bfloat16|float16)\)", message):
+        return f"the network computes in {found[1]}; make its weights float32, and use no autocast"
+    return " ".join(re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", message).split())[:300]
