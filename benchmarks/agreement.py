@@ -4,7 +4,7 @@ import numpy as np
 
 from benchmarks.contenders import Outputs
 from handler.explanation.evidence import Floats
-from handler.explanation.scaling import combine, scale
+from handler.explanation.maps import combine, scale
 
 TOLERANCE = 1e-3  # of the largest value: Grad-CAM and scores differ by float32 rounding only
 # of guided pixels: where rounding decides the sign of an activation a gate flips, and the pixels behind it differ

@@ -77,7 +77,7 @@ class NotFound(RequestError):
 
 
 @contextmanager
-def naming(place: str) -> Iterator[None]:
+def locating(place: str) -> Iterator[None]:
     """Lets the errors of a request with several pictures say which one they are about; an empty place adds nothing."""
     try:
         yield

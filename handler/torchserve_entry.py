@@ -14,10 +14,10 @@ from ts.metrics.dimension import Dimension  # type: ignore[import-untyped]
 from ts.metrics.metric_type_enum import MetricTypes  # type: ignore[import-untyped]
 
 from handler.protocol.answer import PROBE, Answer, failure_answer
-from handler.protocol.request import Headers
+from handler.protocol.request import Headers, body_size
 from handler.service import Service
 from handler.telemetry.metrics import Metrics, record, resident_memory
-from handler.telemetry.request_log import body_size, keep_on_one_line, request_line
+from handler.telemetry.request_log import keep_on_one_line, request_line
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from handler.errors import BadRequest, NotAnImage, NotFinite, NotFound, TooLarge, Unprocessable
-from handler.protocol.answer import encode_list, encode_npy, error_answer, failure_answer, json_answer
+from handler.protocol.answer import error_answer, failure_answer, json_answer
+from handler.rendering.encoding import encode_list, encode_npy
 
 
 def test_listed_numbers_restore_the_array_and_nan_becomes_null():

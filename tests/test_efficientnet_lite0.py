@@ -19,7 +19,7 @@ from handler.explanation.evidence import TOP, softmax
 from handler.explanation.maps import make_maps, needs_of
 from handler.picture.decode import decode
 from handler.picture.preprocess import preprocess
-from handler.protocol.options import SEED_MAPS
+from handler.protocol.options import DEFAULT_MAPS
 from tests.models import in_double_precision
 from tests.serving import ROOT
 
@@ -43,7 +43,7 @@ def seen(network, name):
 
 def explained(network, name, inputs=None):
     inputs = seen(network, name) if inputs is None else inputs
-    return TorchEngine(network).run(inputs, [[TOP]], needs_of(SEED_MAPS, [network.default_layer]))
+    return TorchEngine(network).run(inputs, [[TOP]], needs_of(DEFAULT_MAPS, [network.default_layer]))
 
 
 def best(probabilities):
@@ -154,7 +154,7 @@ def test_make_demo_photo_packs_the_source_serves_and_says_what_it_sees(demo):
         predictions = answer["predictions"][: len(SAID[name])]
         assert best((one["label"], one["probability"]) for one in predictions) == SAID[name]
         assert answer["model"]["engine"] == "onnx"
-        assert set(answer["explanations"][0]["maps"]) == set(SEED_MAPS)
+        assert set(answer["explanations"][0]["maps"]) == set(DEFAULT_MAPS)
 
 
 @pytest.mark.server

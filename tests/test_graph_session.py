@@ -20,16 +20,16 @@ PICTURES = np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2)
 def test_it_opens_a_graph_and_gives_the_outputs_in_the_order_asked_for(tmp_path, kind):
     graph = GraphSession.open(write_graph(tmp_path, describe()), kind, threads=1)
     assert graph.description == describe()
-    probabilities, logits = graph.run({"input": PICTURES}, ["probabilities", "logits"])
+    probabilities, logits = graph.infer({"input": PICTURES}, ["probabilities", "logits"])
     np.testing.assert_allclose(logits, [[1.5, 5.5, 9.5], [13.5, 17.5, 21.5]])
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
-    assert len(graph.run({"input": PICTURES[:1]}, ["logits"])[0]) == 1
+    assert len(graph.infer({"input": PICTURES[:1]}, ["logits"])[0]) == 1
 
 
 @pytest.mark.parametrize("kind", [KIND_GRADCAM, KIND_EXPLANATION])
 def test_it_opens_graphs_with_targets(tmp_path, kind):
     graph = GraphSession.open(write_graph(tmp_path, describe(kind)), kind, threads=1)
-    (gradcam,) = graph.run({"input": PICTURES, "target": np.array([0, -1])}, ["gradcam"])
+    (gradcam,) = graph.infer({"input": PICTURES, "target": np.array([0, -1])}, ["gradcam"])
     np.testing.assert_allclose(gradcam, PICTURES.mean(axis=1))
 
 

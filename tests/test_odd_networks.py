@@ -73,7 +73,7 @@ def assert_plain_autograds_values(classifier, exports, tmp_path):
         reverify(tmp_path / name, classifier)
         feeds = {"input": pictures} if name == "prediction" else {"input": pictures, "target": targets}
         wanted = {"logits": scores} if name == "prediction" else {"logits": scores, "gradients": gradient}
-        found = GraphSession.open(tmp_path / name).run(feeds, list(wanted))
+        found = GraphSession.open(tmp_path / name).infer(feeds, list(wanted))
         for values, expected in zip(found, wanted.values(), strict=True):
             assert np.abs(expected).max() > 0
             np.testing.assert_allclose(values, expected, atol=1e-4 * np.abs(expected).max())
@@ -112,7 +112,9 @@ def test_layers_under_no_grad_are_differentiated(load_classifier, tmp_path, monk
     monkeypatch.setattr(odd.WithoutGradient, "features", odd.Plain.features)
     pictures, targets = np.random.default_rng(0).standard_normal((3, 3, 16, 16)).astype(np.float32), np.array([2, 0, 1])
     expected = plain_autograd(classifier.module, pictures, targets)
-    found = GraphSession.open(tmp_path / "a.onnx").run({"input": pictures, "target": targets}, ["logits", "gradients"])
+    found = GraphSession.open(tmp_path / "a.onnx").infer(
+        {"input": pictures, "target": targets}, ["logits", "gradients"]
+    )
     for values, wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose(values, wanted, atol=1e-4 * np.abs(wanted).max())
 

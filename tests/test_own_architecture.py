@@ -10,7 +10,7 @@ from handler.model.checkpoint import read_checkpoint, write_checkpoint
 from handler.model.custom_architecture import build_own, find_factory
 from handler.model.memory_layout import in_fast_layout
 from handler.model.sources import find_checkpoint, load_classifier
-from handler.protocol.options import SEED_MAPS
+from handler.protocol.options import DEFAULT_MAPS
 from tests.own import save_state
 
 
@@ -23,7 +23,7 @@ def test_a_factory_becomes_a_classifier_with_layers_and_every_map():
     assert classifier.default_layer == "pair"
     assert not classifier.module.training
     inputs = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
-    evidence = TorchEngine(classifier).run(inputs, [[1]], needs_of(SEED_MAPS, ["pair"]))
+    evidence = TorchEngine(classifier).run(inputs, [[1]], needs_of(DEFAULT_MAPS, ["pair"]))
     assert evidence.coverage == "2 of 2 activations"
     assert np.abs(evidence.guided).max() > 0
 
@@ -92,7 +92,7 @@ def test_a_network_that_works_in_place_leaves_its_pictures_as_they_are():
     inputs = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
     before = inputs.copy()
     first = engine.run(inputs, [[1]], needs_of([], []))
-    explained = engine.run(inputs, [[1]], needs_of(SEED_MAPS, ["pair"]))
+    explained = engine.run(inputs, [[1]], needs_of(DEFAULT_MAPS, ["pair"]))
     assert np.array_equal(inputs, before)
     assert np.array_equal(first.logits, explained.logits)
 

@@ -14,7 +14,7 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.cam import gradcam
 from handler.explanation.maps import make_maps, needs_of
 from handler.picture.preprocess import preprocess
-from handler.protocol.options import SEED_MAPS
+from handler.protocol.options import DEFAULT_MAPS
 from handler.rendering.render import deprocess, overlay
 from tests.models import random_classifier, random_inputs
 
@@ -36,7 +36,7 @@ def assert_same(found, expected, tolerance):
 
 
 def run(classifier, inputs, layers, target=TARGET):
-    return TorchEngine(classifier).run(inputs, [[target]] * len(inputs), needs_of(SEED_MAPS, layers))
+    return TorchEngine(classifier).run(inputs, [[target]] * len(inputs), needs_of(DEFAULT_MAPS, layers))
 
 
 def gradcam_of_peer(module, inputs, layers, target=TARGET):
@@ -104,9 +104,9 @@ def test_the_seeds_pictures_are_those_of_its_own_script():
         "guided_backprop": deprocess_image(guided),
         "guided_gradcam": deprocess_image(np.dstack([cam] * 3) * guided),
     }
-    maps = make_maps(run(classifier, inputs, ["conv5"]), 0, SEED_MAPS, "gradcam", at_layer=False)
+    maps = make_maps(run(classifier, inputs, ["conv5"]), 0, DEFAULT_MAPS, "gradcam", at_layer=False)
     pictures = {name: deprocess(one.values) for name, one in maps.items()}
     pictures["gradcam"] = overlay(seen.picture, maps["gradcam"].values, 0.5, "jet")
-    for name in SEED_MAPS:
+    for name in DEFAULT_MAPS:
         assert expected[name].std() > 5
         assert np.abs(pictures[name].astype(int) - expected[name]).max() <= 1, name

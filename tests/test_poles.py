@@ -90,7 +90,7 @@ def test_a_graph_stops_infinite_gradients_where_pytorch_does(root, tmp_path):
         path = tmp_path / f"{kind}.onnx"
         export(classifier, path)
         names = ["gradients"] if kind == KIND_GRADCAM else ["gradients", "guided_backprop"]
-        found = GraphSession.open(path).run({"input": pictures, "target": np.arange(3)}, names)
+        found = GraphSession.open(path).infer({"input": pictures, "target": np.arange(3)}, names)
         for values, wanted in zip(found, (expected.layers["first"].gradient, expected.guided), strict=False):
             assert np.abs(wanted).max() > 0
             np.testing.assert_allclose(values, wanted, atol=1e-4 * np.abs(wanted).max())

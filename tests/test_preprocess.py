@@ -109,10 +109,10 @@ def test_an_endless_picture_takes_little_time_and_memory(size):
         ((3, 4), 2, 2, (0, 0, 3, 4)),  # 2.67 is cut to 2: one resized pixel is 1.5 high, 2 wide
     ],
 )
-def test_view_says_where_the_crop_lies_in_the_upload(size, resize, crop, expected):
-    view = preprocess(noise(*size), Preprocessing(resize, crop, (0, 0, 0), (1, 1, 1))).view
-    assert view.image == size
-    np.testing.assert_allclose(view.crop, expected, rtol=1e-12)
+def test_it_says_where_the_crop_lies_in_the_upload(size, resize, crop, expected):
+    found = preprocess(noise(*size), Preprocessing(resize, crop, (0, 0, 0), (1, 1, 1))).crop
+    assert found.image == size
+    np.testing.assert_allclose(found.box, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_view_says_where_the_crop_lies_in_the_upload(size, resize, crop, expecte
 def test_a_crop_that_comes_first_lies_at_whole_pixels_of_the_upload(size, resize, crop, expected, interpolation):
     how = Preprocessing(resize, crop, (0, 0, 0), (1, 1, 1), interpolation, crop_first=True)
     seen = preprocess(noise(*size), how)
-    assert seen.view.crop == expected
+    assert seen.crop.box == expected
     assert seen.picture.shape == (crop, crop, 3)
 
 
@@ -151,7 +151,7 @@ def test_view_shows_where_the_picture_was_taken_from():
     image = noise(50, 100)
     seen = preprocess(image, Preprocessing(50, 40, (0, 0, 0), (1, 1, 1)))
     np.testing.assert_array_equal(seen.picture, image[5:45, 30:70])
-    assert seen.view.to_dict() == {"image": [50, 100], "crop": [5, 30, 45, 70]}
+    assert seen.crop.to_dict() == {"image": [50, 100], "crop": [5, 30, 45, 70]}
 
 
 def test_tensor_is_the_picture_normalised():

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from handler.picture.preprocess import Preprocessing, View, preprocess
+from handler.picture.preprocess import Crop, Preprocessing, preprocess
 from handler.picture.projection import Region, onto_region, onto_upload, seen_region, show_seen
 
-LANDSCAPE = View((4, 8), (0.0, 2.0, 4.0, 6.0))  # a square crop in the middle, one pixel to one
+LANDSCAPE = Crop((4, 8), (0.0, 2.0, 4.0, 6.0))  # a square crop in the middle, one pixel to one
 CORNER = np.float32([[1, 0], [0, 0]])
 FALLING = np.float32([1, 0.75, 0.25, 0])  # (1, 0) over four pixels, bilinear with half-pixel centres
 
@@ -17,11 +17,11 @@ def test_a_corner_of_the_map_lands_on_that_corner_of_the_crop_and_nan_outside():
 
 
 def test_each_corner_keeps_its_side_in_a_portrait():
-    view = View((8, 4), (2.0, 0.0, 6.0, 4.0))
+    crop = Crop((8, 4), (2.0, 0.0, 6.0, 4.0))
     for row, column in [(0, 0), (0, 1), (1, 0), (1, 1)]:
         values = np.zeros((2, 2), np.float32)
         values[row, column] = 1
-        whole = onto_upload(values, view)
+        whole = onto_upload(values, crop)
         place = np.unravel_index(np.nanargmax(whole), whole.shape)
         assert place == (2 + 3 * row, 3 * column)
         assert np.isnan(whole[[0, 1, 6, 7]]).all()
@@ -42,34 +42,34 @@ def test_a_map_as_large_as_its_crop_is_not_resampled():
 
 def test_a_crop_between_pixels_shifts_the_map_by_as_much():
     # pixels of half a map cell each, the first of them centred 0.25 pixels behind the crop's edge
-    seen = onto_region(np.float32([[0, 1, 2, 3]]).repeat(4, axis=0), View((8, 9), (0.0, 0.25, 8.0, 8.25)))
+    seen = onto_region(np.float32([[0, 1, 2, 3]]).repeat(4, axis=0), Crop((8, 9), (0.0, 0.25, 8.0, 8.25)))
     expected = (np.arange(8) + 0.5 - 0.25) / 2 - 0.5
     np.testing.assert_allclose(seen[0], expected.clip(0, 3), atol=0.02)  # cv2.remap counts in 1/32 of a cell
 
 
 @pytest.mark.parametrize(
-    ("view", "expected"),
+    ("crop", "expected"),
     [
         (LANDSCAPE, Region(0, 2, 4, 6)),
-        (View((3, 5), (0.5, 1.5, 2.5, 3.5)), Region(0, 1, 2, 3)),  # centres on the edge: the first in, the last out
-        (View((3, 5), (0.6, 1.4, 2.6, 3.4)), Region(1, 1, 3, 3)),
-        (View((1, 1), (0.0625, 0.0625, 0.9375, 0.9375)), Region(0, 0, 1, 1)),
-        (View((1, 1), (0.0, 0.0, 1.0, 1.0)), Region(0, 0, 1, 1)),
-        (View((2, 2), (0.6, 0.6, 1.4, 1.4)), Region(1, 1, 2, 2)),  # no centre within: still one pixel
+        (Crop((3, 5), (0.5, 1.5, 2.5, 3.5)), Region(0, 1, 2, 3)),  # centres on the edge: the first in, the last out
+        (Crop((3, 5), (0.6, 1.4, 2.6, 3.4)), Region(1, 1, 3, 3)),
+        (Crop((1, 1), (0.0625, 0.0625, 0.9375, 0.9375)), Region(0, 0, 1, 1)),
+        (Crop((1, 1), (0.0, 0.0, 1.0, 1.0)), Region(0, 0, 1, 1)),
+        (Crop((2, 2), (0.6, 0.6, 1.4, 1.4)), Region(1, 1, 2, 2)),  # no centre within: still one pixel
     ],
 )
-def test_seen_are_the_pixels_whose_centres_lie_within_the_crop(view, expected):
-    assert seen_region(view) == expected
+def test_seen_are_the_pixels_whose_centres_lie_within_the_crop(crop, expected):
+    assert seen_region(crop) == expected
 
 
 @pytest.mark.parametrize("how", [(256, 224), (224, 224), (32, 1), (3, 2)])
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (1, 7), (7, 1), (1, 3000), (3, 4), (5, 5), (40, 31)])
 def test_every_upload_has_a_seen_part_within_it(size, how):
-    view = preprocess(np.zeros((*size, 3), np.uint8), Preprocessing(*how, (0, 0, 0), (1, 1, 1))).view
-    region = seen_region(view)
+    crop = preprocess(np.zeros((*size, 3), np.uint8), Preprocessing(*how, (0, 0, 0), (1, 1, 1))).crop
+    region = seen_region(crop)
     assert 0 <= region.top < region.bottom <= size[0]
     assert 0 <= region.left < region.right <= size[1]
-    whole = onto_upload(np.ones((2, 2), np.float32), view)
+    whole = onto_upload(np.ones((2, 2), np.float32), crop)
     assert whole.shape == size
     assert np.nansum(whole) == (region.bottom - region.top) * (region.right - region.left)
 

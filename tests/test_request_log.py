@@ -9,8 +9,8 @@ import pytest
 from handler.errors import BadRequest
 from handler.protocol.answer import Answer, error_answer
 from handler.protocol.observation import Observation
-from handler.protocol.request import Headers
-from handler.telemetry.request_log import OneLine, body_size, keep_on_one_line, request_line
+from handler.protocol.request import Headers, body_size
+from handler.telemetry.request_log import OneLine, keep_on_one_line, request_line
 
 STAGES = {"decode": 4.0, "infer": 0.0, "explain": 20.0, "render": 6.0}
 FORGED = "\n[METRICS]evil.count:1|#Level:Model|#hostname:x,1\r\x85\u2028\x1b[2J é☃"

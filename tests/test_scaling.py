@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from handler.explanation.scaling import combine, resize, scale
+from handler.explanation.maps import combine, resize, scale
 
 
 @pytest.mark.parametrize(

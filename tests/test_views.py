@@ -9,7 +9,7 @@ from handler.autograd.hooks import captured
 from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.cam import gradcam
 from handler.explanation.evidence import Needs
-from handler.explanation.scaling import combine
+from handler.explanation.maps import combine
 from tests.models import random_classifier, random_inputs
 
 CHANNELS_LAST = ChannelLayout(channel_axis=3)

@@ -27,7 +27,7 @@ def answers(path: Path) -> Mapping[str, Floats]:
     pictures = fresh_pictures(np.random.default_rng(3), PICTURES, known.preprocessing)
     targets = {"target": np.array([TOP, 0, len(known.labels) - 1])} if "target" in KINDS[known.kind].inputs else {}
     outputs = list(KINDS[known.kind].outputs)
-    found = dict(zip(outputs, graph.run({"input": pictures, **targets}, outputs), strict=True))
+    found = dict(zip(outputs, graph.infer({"input": pictures, **targets}, outputs), strict=True))
     return found | {"client": np.array(_probabilities(path, known.kind), np.float32)}
 
 

@@ -29,7 +29,7 @@ from handler.engine_choice import origin_of
 from handler.errors import ModelError, Unprocessable
 from handler.explanation.cam import gradcam
 from handler.explanation.evidence import TOP, Engine, Evidence, Floats, Needs
-from handler.explanation.scaling import scale
+from handler.explanation.maps import scale
 from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION, KINDS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession
@@ -188,7 +188,7 @@ def _times(classifier: Classifier, folder: Path, kinds: Sequence[str]) -> dict[s
     for number in range(ROUNDS + 1):
         for kind, graph in graphs.items():
             started = time.perf_counter()
-            graph.run({name: feeds[name] for name in KINDS[kind].inputs}, KINDS[kind].outputs)
+            graph.infer({name: feeds[name] for name in KINDS[kind].inputs}, KINDS[kind].outputs)
             if number:  # the first is a warm-up
                 spent[kind].append((time.perf_counter() - started) * 1e3)
     return {kind: round(float(np.median(its)), 2) for kind, its in spent.items()}

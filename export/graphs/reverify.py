@@ -70,7 +70,7 @@ def _graph_run(graph: GraphSession) -> Run:
 
     def run(inputs: Inputs) -> Mapping[str, Floats]:
         try:
-            return dict(zip(names, graph.run(inputs, names), strict=True))
+            return dict(zip(names, graph.infer(inputs, names), strict=True))
         except Exception as error:  # ONNX Runtime's exceptions have no common base but this
             raise VerificationError(f"the graph fails where PyTorch answers: {str(error)[:300]}") from error
 

@@ -44,7 +44,7 @@ class PredictionClient:
             raise ValueError(f"top_k {top_k} is not valid, valid are 1 to {len(labels)}")
         seen = preprocess(decode(image), self.description.preprocessing)
         logits, probabilities = (
-            found[0] for found in self._graph.run({"input": seen.tensor[None]}, ["logits", "probabilities"])
+            found[0] for found in self._graph.infer({"input": seen.tensor[None]}, ["logits", "probabilities"])
         )
         check_scores(logits)
         best = best_classes(probabilities, top_k)

@@ -124,7 +124,7 @@ def _run(
     for start in range(0, len(rows), _AT_ONCE):
         chunk = slice(start, start + _AT_ONCE)
         feeds = {"input": inputs[chunk] if one_each else inputs[rows[chunk]]}
-        parts.append(graph.run(feeds if targets is None else {**feeds, "target": targets[chunk]}, names))
+        parts.append(graph.infer(feeds if targets is None else {**feeds, "target": targets[chunk]}, names))
     if len(parts) == 1:  # most often; copies would take longer than small parts of the graph
         return dict(zip(names, parts[0], strict=True))
     return {name: np.concatenate(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}

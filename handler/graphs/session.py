@@ -54,7 +54,7 @@ class GraphSession:
         _check_signature(path, session, description)
         return cls(description, session)
 
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[Floats]:
+    def infer(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[Floats]:
         """The named outputs, in that order; the batch is the inputs' first dimension."""
         found: list[Floats] = self.session.run(list(outputs), dict(inputs))
         return found

@@ -93,15 +93,15 @@ def _three_numbers(values: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class View:
+class Crop:
     """How the network's crop lies in the upload, both in pixels of the upright, decoded picture."""
 
     image: tuple[int, int]  # height, width of the upload
-    crop: tuple[float, float, float, float]  # top, left, bottom, right; fractions where resizing makes them so
+    box: tuple[float, float, float, float]  # top, left, bottom, right; fractions where resizing makes them so
 
     def to_dict(self) -> dict[str, Any]:
         """As the JSON answer has it."""
-        return {"image": list(self.image), "crop": [round(edge, 3) for edge in self.crop]}
+        return {"image": list(self.image), "crop": [round(edge, 3) for edge in self.box]}
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Input:
 
     tensor: npt.NDArray[np.float32]  # (3, crop, crop), normalised
     picture: npt.NDArray[np.uint8]  # (crop, crop, 3) RGB: the same crop, for people
-    view: View
+    crop: Crop
 
 
 def preprocess(image: npt.NDArray[np.uint8], how: Preprocessing) -> Input:
@@ -124,7 +124,7 @@ def preprocess(image: npt.NDArray[np.uint8], how: Preprocessing) -> Input:
     down, right = height / resized_height, width / resized_width  # upload pixels per resized pixel
     crop = (top * down, left * right, (top + how.crop_size) * down, (left + how.crop_size) * right)
     picture = _resize_and_crop(image, how, (resized_height, resized_width), (top, left), crop)
-    return Input(how.normalise(picture), picture, View((height, width), crop))
+    return Input(how.normalise(picture), picture, Crop((height, width), crop))
 
 
 def _crop_then_resize(image: npt.NDArray[np.uint8], how: Preprocessing) -> Input:
@@ -136,7 +136,7 @@ def _crop_then_resize(image: npt.NDArray[np.uint8], how: Preprocessing) -> Input
         picture = np.asarray(cv2.resize(square, size, interpolation=cv2.INTER_AREA), np.uint8)
     else:
         picture = np.asarray(Image.fromarray(square).resize(size, _FILTERS[how.interpolation]))
-    return Input(how.normalise(picture), picture, View((height, width), (top, left, top + side, left + side)))
+    return Input(how.normalise(picture), picture, Crop((height, width), (top, left, top + side, left + side)))
 
 
 def _resized(height: int, width: int, shorter: int) -> tuple[int, int]:

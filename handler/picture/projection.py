@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from handler.explanation.evidence import Floats
-from handler.picture.preprocess import View
+from handler.picture.preprocess import Crop
+
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -25,19 +26,19 @@ class Region:
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
 
-def seen_region(view: View) -> Region:
+def seen_region(crop: Crop) -> Region:
     """The part of the upload that the network saw, at least one pixel."""
-    height, width = view.image
-    top, left, bottom, right = view.crop
+    height, width = crop.image
+    top, left, bottom, right = crop.box
     first_row, first_column = max(0, _first_centre(top)), max(0, _first_centre(left))
     last_row, last_column = min(height, _first_centre(bottom)), min(width, _first_centre(right))
     return Region(first_row, first_column, max(last_row, first_row + 1), max(last_column, first_column + 1))
 
 
-def onto_region(values: Floats, view: View) -> Floats:
+def onto_region(values: Floats, crop: Crop) -> Floats:
     """Resamples (S, S) or (S, S, 3) to the pixels of ``seen_region``, bilinear with half-pixel centres."""
-    region = seen_region(view)
-    top, left, bottom, right = view.crop
+    region = seen_region(crop)
+    top, left, bottom, right = crop.box
     rows = (np.arange(region.top, region.bottom) + 0.5 - top) * values.shape[0] / (bottom - top) - 0.5
     columns = (np.arange(region.left, region.right) + 0.5 - left) * values.shape[1] / (right - left) - 0.5
     x, y = np.meshgrid(columns.astype(np.float32), rows.astype(np.float32))
@@ -45,18 +46,18 @@ def onto_region(values: Floats, view: View) -> Floats:
     return np.asarray(resampled, values.dtype)
 
 
-def onto_upload(values: Floats, view: View) -> Floats:
+def onto_upload(values: Floats, crop: Crop) -> Floats:
     """As ``onto_region``, in an array of the upload's size with NaN where the network did not look."""
-    whole = np.full((*view.image, *values.shape[2:]), np.nan, np.float32)
-    whole[seen_region(view).slices] = onto_region(values, view)
+    whole = np.full((*crop.image, *values.shape[2:]), np.nan, np.float32)
+    whole[seen_region(crop).slices] = onto_region(values, crop)
     return whole
 
 
-def show_seen(picture: npt.NDArray[np.uint8], upload: npt.NDArray[np.uint8], view: View) -> npt.NDArray[np.uint8]:
+def show_seen(picture: npt.NDArray[np.uint8], upload: npt.NDArray[np.uint8], crop: Crop) -> npt.NDArray[np.uint8]:
     """Puts a picture of the seen region into the upload; the rest is shown in dark grey tones: not seen."""
     grey = cv2.cvtColor(upload, cv2.COLOR_RGB2GRAY) // 2
     whole = np.repeat(grey[:, :, None], 3, axis=2).astype(np.uint8)
-    whole[seen_region(view).slices] = picture
+    whole[seen_region(crop).slices] = picture
     return whole
 
 

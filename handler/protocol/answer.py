@@ -1,20 +1,14 @@
 """One row's answer on the wire: status, content type and bytes, whatever happened."""
 
-import base64
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from handler.errors import RequestError
 from handler.protocol.observation import Observation
 
 JSON, PNG = "application/json", "image/png"
-_DIGITS = 8  # significant digits of listed numbers, about those of a float32
 OK, FAILURE = "ok", "InternalError"
 PROBE = "probe"  # the outcome of what is no request for a picture; neither counted nor logged
 OUTCOMES = (OK, "BadRequest", "NotFound", "TooLarge", "NotAnImage", "Unprocessable", "NotFinite", FAILURE)
@@ -61,27 +55,3 @@ def failure_answer() -> Answer:
 def _error(status: int, phrase: str, kind: str, message: str) -> Answer:
     content = {"code": status, "type": kind, "message": message}
     return Answer(json.dumps(content).encode(), JSON, status, phrase, outcome=kind)
-
-
-def encode_npy(values: npt.NDArray[np.float32]) -> str:
-    """Base64 of a ``.npy`` file: ``numpy.load(io.BytesIO(base64.b64decode(text)))`` restores it."""
-    file = io.BytesIO()
-    np.save(file, values, allow_pickle=False)
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def encode_list(values: npt.NDArray[np.float32]) -> list[Any]:
-    """Nested lists of numbers, None where the network did not look."""
-    exact = values.astype(np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        exponent = np.floor(np.log10(np.abs(exact)))
-    unit = 10.0 ** (_DIGITS - 1 - np.where(np.isfinite(exponent), exponent, 0))
-    nested = np.round(exact * unit) / unit
-    numbers: list[Any] = nested.tolist()
-    return numbers if np.isfinite(nested).all() else [_without_nan(item) for item in numbers]
-
-
-def _without_nan(nested: Any) -> Any:
-    if isinstance(nested, list):
-        return [_without_nan(item) for item in nested]
-    return nested if nested == nested else None

@@ -10,7 +10,7 @@ from handler.errors import BadRequest, Unprocessable
 from handler.explanation.cam import METHODS
 from handler.explanation.evidence import TOP
 from handler.picture.preprocess import Preprocessing
-from handler.protocol.options import ALL_MAPS, ENCODINGS, MAPS, SEED_MAPS, SIZES, Options, shown
+from handler.protocol.options import ALL_MAPS, DEFAULT_MAPS, ENCODINGS, MAPS, SIZES, Options, shown
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ModelCard:
     @property
     def default_maps(self) -> tuple[str, ...]:
         """The seed's three, as far as there are."""
-        return tuple(name for name in self.maps if name in SEED_MAPS)
+        return tuple(name for name in self.maps if name in DEFAULT_MAPS)
 
     def summary(self, engine: str) -> dict[str, Any]:
         """What every answer says of the model."""

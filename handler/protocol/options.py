@@ -13,8 +13,8 @@ import cv2
 from handler.errors import BadRequest
 from handler.explanation.cam import METHODS
 
-SEED_MAPS = ("gradcam", "guided_backprop", "guided_gradcam")
-MAPS = (*SEED_MAPS, "saliency")
+DEFAULT_MAPS = ("gradcam", "guided_backprop", "guided_gradcam")
+MAPS = (*DEFAULT_MAPS, "saliency")
 ALL_MAPS = ("all",)  # all that the architecture has
 SIZES = ("layer", "input", "image")
 ENCODINGS = ("png", "npy", "list")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from handler.errors import BadRequest, naming
+from handler.errors import BadRequest, locating
 from handler.protocol.answer import JSON, PNG
 from handler.protocol.envelope import Envelope, Single
 from handler.protocol.kserve import BINARY_HEADER, open_kserve, refuse_binary
@@ -96,11 +96,19 @@ def parse_row(row: Mapping[str, Any], headers: Headers, defaults: Options) -> Re
         raise BadRequest(f"image/png is the form of one picture's answer, valid is Accept: {JSON}")
     asked = []
     for part in envelope.parts:
-        with naming(part.place):
+        with locating(part.place):
             fields = dict(part.fields)
             image = _take_image(fields)
             asked.append(Asked(image, parse_options({**headers.options(), **fields}, defaults), part.place))
     return Request(asked, accept, envelope)
+
+
+def body_size(row: Mapping[str, Any], headers: Headers) -> int:
+    """Bytes of a request's body: what its header says, which TorchServe checked, or what the fields hold."""
+    declared = headers.get("content-length") or ""
+    if declared.isascii() and declared.isdigit() and len(declared) < 12:
+        return int(declared)
+    return sum(len(value) for value in row.values() if isinstance(value, (bytes, bytearray, str)))
 
 
 def _open(row: Mapping[str, Any], headers: Headers) -> Envelope:

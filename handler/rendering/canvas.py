@@ -13,8 +13,8 @@ import numpy.typing as npt
 from handler.explanation.maps import Map
 from handler.picture.preprocess import Input
 from handler.picture.projection import onto_region, onto_upload, seen_region, show_seen
-from handler.protocol.answer import encode_list, encode_npy
 from handler.protocol.options import Options
+from handler.rendering.encoding import encode_list, encode_npy
 from handler.rendering.render import Picture, deprocess, encode_png, overlay
 
 
@@ -42,7 +42,7 @@ def encode_map(name: str, one: Map, canvas: Canvas) -> dict[str, Any]:
         picture = draw_map(name, one, canvas)
         shape, data = picture.shape, base64.b64encode(encode_png(picture, smooth=name == "gradcam")).decode()
     else:
-        values = one.values if canvas.upload is None else onto_upload(one.values, canvas.seen.view)
+        values = one.values if canvas.upload is None else onto_upload(one.values, canvas.seen.crop)
         shape, data = values.shape, encode_npy(values) if encoding == "npy" else encode_list(values)
     content = {
         "encoding": encoding,
@@ -64,17 +64,17 @@ def draw_map(name: str, one: Map, canvas: Canvas) -> npt.NDArray[np.uint8]:
     weight, colormap = canvas.options.overlay.image_weight, canvas.options.overlay.colormap
     if canvas.upload is None:
         return overlay(_picture_of_size(canvas, *one.values.shape), one.values, weight, colormap)
-    view = canvas.seen.view
-    below = canvas.upload[seen_region(view).slices]
-    return show_seen(overlay(below, onto_region(one.values, view), weight, colormap), canvas.upload, view)
+    crop = canvas.seen.crop
+    below = canvas.upload[seen_region(crop).slices]
+    return show_seen(overlay(below, onto_region(one.values, crop), weight, colormap), canvas.upload, crop)
 
 
 def _draw_gradient(picture: Picture, canvas: Canvas) -> npt.NDArray[np.uint8]:
     if canvas.upload is None:
         return picture
     whole = np.zeros((*canvas.upload.shape[:2], 4), np.uint8)
-    seen = onto_region(picture.astype(np.float32), canvas.seen.view)
-    whole[seen_region(canvas.seen.view).slices] = np.dstack([seen, np.full(seen.shape[:2], 255)]).astype(np.uint8)
+    seen = onto_region(picture.astype(np.float32), canvas.seen.crop)
+    whole[seen_region(canvas.seen.crop).slices] = np.dstack([seen, np.full(seen.shape[:2], 255)]).astype(np.uint8)
     return whole
 
 

@@ -63,7 +63,7 @@ def describe_result(result: Result, card: ModelCard) -> dict[str, Any]:
             for one in result.explained
         ],
         "image": result.receipt.to_dict(),
-        "view": result.canvas.seen.view.to_dict(),
+        "view": result.canvas.seen.crop.to_dict(),
     }
 
 
@@ -83,7 +83,7 @@ def observe_result(result: Result, stages_ms: Mapping[str, float]) -> Observatio
     """What metrics and logs tell of it; ``stages_ms`` has the names of ``observation.STAGES``."""
     maps = tuple(result.explained[0].maps) if result.explained else ()
     method = result.canvas.options.method if result.layers else GRADIENT_ALONE if maps else NONE
-    height, width = result.canvas.seen.view.image
+    height, width = result.canvas.seen.crop.image
     return Observation(
         result.engine,
         method,

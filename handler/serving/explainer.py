@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from handler.errors import NotFinite, RequestError, naming
+from handler.errors import NotFinite, RequestError, locating
 from handler.explanation.evidence import Engine, Evidence, Floats
 from handler.explanation.finiteness import check_evidence, check_maps, check_scores
 from handler.explanation.maps import make_maps
@@ -115,7 +115,7 @@ class Explainer:
             if isinstance(one, bytes):
                 return self._checked(Answer(one, PNG))
             if isinstance(one, Exception):
-                with naming(job.asked.place):
+                with locating(job.asked.place):
                     raise one
             written.append(one)
         return self._checked(Answer(row.request.envelope.seal(written).encode(), JSON))

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from handler.errors import BadRequest, naming
+from handler.errors import BadRequest, locating
 from handler.explanation.evidence import Needs
 from handler.explanation.maps import needs_of
 from handler.picture.decode import decode
@@ -42,7 +42,7 @@ def prepare(request: Request, card: ModelCard, settings: Settings, painters: Exe
     budget = Budget(settings.max_pixels, settings.max_answer_bytes)
     jobs = []
     for asked in request.asked:
-        with naming(asked.place):
+        with locating(asked.place):
             jobs.append(_prepare(asked, request.accept, card, settings, painters, budget))
     return jobs
 

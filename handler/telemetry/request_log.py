@@ -7,13 +7,12 @@ their messages above all, has its line breaks escaped.
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from handler.protocol.answer import Answer
 from handler.protocol.observation import NONE, Observation
-from handler.protocol.request import Headers
 
 
 class OneLine(logging.Formatter):
@@ -70,11 +69,3 @@ def _summary(observed: Sequence[Observation]) -> dict[str, Any]:
         "pixels": sum(one.pixels for one in observed),
         "stages_ms": stages,
     }
-
-
-def body_size(row: Mapping[str, Any], headers: Headers) -> int:
-    """Bytes of a request's body: what its header says, which TorchServe checked, or what the fields hold."""
-    declared = headers.get("content-length") or ""
-    if declared.isascii() and declared.isdigit() and len(declared) < 12:
-        return int(declared)
-    return sum(len(value) for value in row.values() if isinstance(value, (bytes, bytearray, str)))

@@ -1,0 +1,34 @@
+"""Arrays as JSON holds them: the base64 of a ``.npy`` file, or nested lists."""
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_DIGITS = 8  # significant digits of listed numbers, about those of a float32
+
+
+def encode_npy(values: npt.NDArray[np.float32]) -> str:
+    """Base64 of a ``.npy`` file: ``numpy.load(io.BytesIO(base64.b64decode(text)))`` restores it."""
+    file = io.BytesIO()
+    np.save(file, values, allow_pickle=False)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def encode_list(values: npt.NDArray[np.float32]) -> list[Any]:
+    """Nested lists of numbers, None where the network did not look."""
+    exact = values.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        exponent = np.floor(np.log10(np.abs(exact)))
+    unit = 10.0 ** (_DIGITS - 1 - np.where(np.isfinite(exponent), exponent, 0))
+    nested = np.round(exact * unit) / unit
+    numbers: list[Any] = nested.tolist()
+    return numbers if np.isfinite(nested).all() else [_without_nan(item) for item in numbers]
+
+
+def _without_nan(nested: Any) -> Any:
+    if isinstance(nested, list):
+        return [_without_nan(item) for item in nested]
+    return nested if nested == nested else None
