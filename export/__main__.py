@@ -217,8 +217,7 @@ def _predict(options: argparse.Namespace) -> None:
     from handler.client.prediction import PredictionClient
 
     client = PredictionClient(options.model)
-    top_k = min(5, len(client.description.labels)) if options.top_k is None else options.top_k
-    predictions = {str(path): client.predict(path.read_bytes(), top_k) for path in options.images}
+    predictions = {str(path): client.predict(path, options.top_k) for path in options.images}
     if options.json:
         print(json.dumps({path: [asdict(one) for one in best] for path, best in predictions.items()}, indent=2))
         return
@@ -237,7 +236,7 @@ def _explain(options: argparse.Namespace) -> None:
         raise ValueError("two of the pictures have the same name, so that one explanation would overwrite the other's")
     client = ExplanationClient(options.model)
     for image, path in files.items():
-        write_whole(path, client.draw(image.read_bytes(), target=options.target))
+        write_whole(path, client.draw(image, target=options.target))
         print(f"wrote {path}")
 
 

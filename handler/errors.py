@@ -1,7 +1,7 @@
 """Everything that can be wrong, as one tree.
 
     ServiceError
-    ├── RequestError            one row's mistake: becomes that row's answer, its neighbours are untouched
+    ├── RequestError            one row's mistake: becomes that row's answer, its neighbours are untouched; a ValueError
     │   ├── BadRequest          400  cannot be parsed, or out of range
     │   ├── NotFound            404  a path below the model's own that nothing answers at
     │   ├── TooLarge            413  too many bytes or pixels, or an answer too large to send
@@ -30,8 +30,8 @@ class ModelError(ServiceError):
     """The model, its weights, labels or settings cannot be used; the message says why and what would do."""
 
 
-class RequestError(ServiceError):
-    """One row cannot be answered as asked."""
+class RequestError(ServiceError, ValueError):
+    """One row, or one call from Python, cannot be answered as asked."""
 
     status: int = 400  # HTTP status of the row
     phrase: str = "Bad Request"  # ASCII, fixed; never anything a client sent

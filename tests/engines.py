@@ -1,4 +1,4 @@
-"""An engine and a model for tests of batches: no server, no torch, exact in any batch, failing on demand."""
+"""An engine and a model for tests of batches: no server, exact in any batch, failing on demand."""
 
 import base64
 
@@ -8,12 +8,32 @@ from handler.errors import Unprocessable
 from handler.explanation.evidence import Evidence, LayerEvidence, resolve_pairs
 from handler.picture.preprocess import Preprocessing
 from handler.protocol.model_card import ModelCard
+from handler.protocol.options import Options
 from handler.rendering.render import encode_png
+from handler.serving.answering import Answering
+from handler.serving.explainer import Explainer
+from handler.serving.settings import Settings
+from handler.torchserve_entry import read_row
 
 SIDE = 8
 CARD = ModelCard(
-    "m", "1.0", "tiny", ["dark", "light"], Preprocessing(SIDE, SIDE, (0, 0, 0), (1, 1, 1)), "c", {"c": (1, 2, 2)}
+    name="m",
+    version="1.0",
+    architecture="tiny",
+    labels=["dark", "light"],
+    preprocessing=Preprocessing(SIDE, SIDE, (0, 0, 0), (1, 1, 1)),
+    default_layer="c",
+    layers={"c": (1, 2, 2)},
 )
+
+
+def answering(engine, settings=None, card=CARD):
+    return Answering(Explainer(engine, card), settings or Settings(Options(maps=("gradcam",))))
+
+
+def rows_of(fields, headers=None):
+    """Rows as TorchServe's front hands them on."""
+    return [read_row(one, its) for one, its in zip(fields, headers or [{}] * len(fields), strict=True)]
 
 
 class BrightnessEngine:

@@ -1,5 +1,3 @@
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 
@@ -14,7 +12,7 @@ from tests.engines import CARD
 def canvas(side, **options):
     upload = np.zeros((side, side, 3), np.uint8)
     kept = upload if options.get("size") == "image" else None
-    return Canvas(preprocess(upload, CARD.preprocessing), kept, Options(**options), ThreadPoolExecutor(1))
+    return Canvas(preprocess(upload, CARD.preprocessing), kept, Options(**options))
 
 
 def test_uploads_are_counted_together():

@@ -11,9 +11,11 @@ import torch
 
 from handler.engine_choice import choose_engine
 from handler.errors import ModelError
-from handler.protocol.request import Headers
+from handler.loading import load_service
 from handler.service import Service
+from handler.serving.settings import Settings
 from handler.telemetry.metrics import Metrics
+from tests.engines import CARD, rows_of
 from tests.serving import ONE
 
 GRAPHS = ["prediction", "gradcam", "explanation"]
@@ -38,69 +40,71 @@ def altered(shapes_graphs, tmp_path):
 @pytest.mark.parametrize(
     ("wanted", "name", "graphs"), [("auto", "auto", GRAPHS), ("onnx", "onnx", GRAPHS), ("torch", "torch", [])]
 )
-def test_the_settings_choose(shapes, shapes_graphs, metrics, wanted, name, graphs):
-    choice = choose_engine(wanted, shapes_graphs, shapes, 1, metrics)
+def test_the_settings_choose(shapes, shapes_graphs, wanted, name, graphs):
+    choice = choose_engine(wanted, shapes_graphs, shapes, 1)
     assert choice.engine.name == name
     assert choice.to_dict() == {"configured": wanted, "graphs": graphs, "reason": None}
-    assert metrics.take() == []
+    assert choice.disagreements == ()
 
 
-def test_without_graphs_auto_is_torch_and_says_so(shapes, tmp_path, metrics, caplog):
+def test_without_graphs_auto_is_torch_and_says_so(shapes, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
-        choice = choose_engine("auto", tmp_path, shapes, 1, metrics)
+        choice = choose_engine("auto", tmp_path, shapes, 1)
     assert choice.engine.name == "torch"
     assert choice.reason == "the archive holds no graphs"
     assert "engine torch answers: the archive holds no graphs" in caplog.text
     with pytest.raises(ModelError, match="holds no graph"):
-        choose_engine("onnx", tmp_path, shapes, 1, metrics)
+        choose_engine("onnx", tmp_path, shapes, 1)
 
 
-def test_on_a_gpu_auto_is_torch(shapes, shapes_graphs, metrics):
+def test_on_a_gpu_auto_is_torch(shapes, shapes_graphs):
     class OnGpu(type(shapes)):
         device = torch.device("cuda:0")
 
-    choice = choose_engine("auto", shapes_graphs, OnGpu(**vars(shapes)), 1, metrics)
+    choice = choose_engine("auto", shapes_graphs, OnGpu(**vars(shapes)), 1)
     assert choice.engine.name == "torch"
     assert "cuda:0" in choice.reason
 
 
-def test_graphs_that_differ_are_counted_logged_and_not_used(shapes, altered, metrics, caplog):
-    choice = choose_engine("auto", altered, shapes, 1, metrics)
+def test_graphs_that_differ_are_counted_logged_and_not_used(shapes, altered, caplog):
+    choice = choose_engine("auto", altered, shapes, 1)
     assert choice.engine.name == "torch"
     assert "prediction graph: logits differs by up to 1.00e+00" in caplog.text
-    assert [(one.name, one.value) for one in metrics.take()] == [("explainer_engine_disagreements_total", 1)]
+    assert len(choice.disagreements) == 1
+    counted = Service(choice, CARD, Settings()).metrics.take()
+    assert [(sample.name, sample.value) for sample in counted] == [("explainer_engine_disagreements_total", 1)]
     with pytest.raises(ModelError, match="differ from PyTorch: prediction graph: logits"):
-        choose_engine("onnx", altered, shapes, 1, metrics)
+        choose_engine("onnx", altered, shapes, 1)
 
 
 @pytest.mark.parametrize("wanted", ["auto", "onnx"])
-def test_a_graph_that_cannot_be_used_is_told_at_start_up(shapes, shapes_graphs, tmp_path, metrics, wanted):
+def test_a_graph_that_cannot_be_used_is_told_at_start_up(shapes, shapes_graphs, tmp_path, wanted):
     content = (shapes_graphs / "model.gradcam.onnx").read_bytes()
     (tmp_path / "model.gradcam.onnx").write_bytes(content[: len(content) // 2])
     with pytest.raises(ModelError, match=r"model\.gradcam\.onnx cannot be loaded by ONNX Runtime"):
-        choose_engine(wanted, tmp_path, shapes, 1, metrics)
-    assert choose_engine("torch", tmp_path, shapes, 1, metrics).engine.name == "torch"
+        choose_engine(wanted, tmp_path, shapes, 1)
+    assert choose_engine("torch", tmp_path, shapes, 1).engine.name == "torch"
 
 
-def test_graphs_of_another_model_are_refused(shapes, shapes_graphs, metrics):
+def test_graphs_of_another_model_are_refused(shapes, shapes_graphs):
     renamed = replace(shapes, labels=[*shapes.labels[:-1], "helix"])
     with pytest.raises(ModelError, match="other labels than the model's"):
-        choose_engine("auto", shapes_graphs, renamed, 1, metrics)
+        choose_engine("auto", shapes_graphs, renamed, 1)
 
 
 def load(folder, **explain):
-    return Service.load(folder, "m", "1.0", {"explain": explain, "maxWorkers": 1})
+    return load_service(folder, "m", "1.0", {"explain": explain, "maxWorkers": 1})
 
 
 def ask(service, headers=None, **options):
-    (answer,) = service.answer([{"data": ONE.read_bytes(), **options}], [Headers(headers or {})])
+    (answer,) = service.answer_batch(rows_of([{"data": ONE.read_bytes(), **options}], [headers or {}]))
     return answer.status, json.loads(answer.body)
 
 
 def test_the_description_and_the_probe_say_what_answers(shapes_graphs):
     service = load(shapes_graphs)
     for headers in ({"describe": "True"}, {"url_path": "healthz"}):
-        (answer,) = service.answer([{}], [Headers(headers)])
+        (answer,) = service.answer_batch(rows_of([{}], [headers]))
         said = json.loads(answer.body)
         assert said["engines"] == {"configured": "auto", "graphs": GRAPHS, "reason": None}
     assert said["model"]["engine"] == "auto"

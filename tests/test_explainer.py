@@ -1,4 +1,4 @@
-"""What a batch gets, with an engine that fails on demand: no server, no torch."""
+"""What a batch gets, with an engine that fails on demand: no server."""
 
 import base64
 import gc
@@ -13,19 +13,16 @@ import pytest
 from handler.explanation.maps import make_maps
 from handler.protocol.observation import STAGES
 from handler.protocol.options import Options
-from handler.protocol.request import Headers
 from handler.rendering.render import encode_png
-from handler.serving.explainer import Explainer
 from handler.serving.settings import Settings
-from tests.engines import CARD, BrightnessEngine, picture, text_of
+from tests.engines import CARD, BrightnessEngine, answering, picture, rows_of, text_of
 
 GUIDED = ("guided_backprop", "guided_gradcam")
 
 
 def answer(rows, headers=None, settings=None, card=CARD):
     engine = BrightnessEngine()
-    explainer = Explainer(engine, card, settings or Settings(Options(maps=("gradcam",))))
-    return explainer.answer(rows, [Headers(one) for one in headers or [{}] * len(rows)]), engine
+    return answering(engine, settings, card).answer_batch(rows_of(rows, headers)), engine
 
 
 def test_rows_with_equal_needs_share_a_pass_and_keep_their_order():
@@ -247,9 +244,9 @@ class DazedEngine(BrightnessEngine):
 
 
 def test_scores_that_are_no_numbers_are_the_rows_own_refusal():
-    explainer = Explainer(DazedEngine(), CARD, Settings(Options(maps=("gradcam",))))
+    serving = answering(DazedEngine())
     rows = [{"data": picture(50)}, {"data": picture(200)}, {"body": {"instances": [text_of(50), text_of(200)]}}]
-    answers = explainer.answer(rows, [Headers({})] * 3)
+    answers = serving.answer_batch(rows_of(rows))
     assert [one.status for one in answers] == [200, 422, 422]
     assert b"instances[1]: for this picture the network gives scores" in answers[2].body
     assert b": NaN" not in b"".join(one.body for one in answers)
@@ -270,18 +267,18 @@ class TimedEngine(BrightnessEngine):
 
 
 def test_the_time_of_a_pass_is_shared_among_its_pictures():
-    explainer = Explainer(TimedEngine(), CARD, Settings(Options(maps=("gradcam",))))
+    serving = answering(TimedEngine())
     rows = [{"body": {"instances": [text_of(50)] * 3}}, {"data": picture(50)}]
-    answers = explainer.answer(rows, [Headers({})] * 2)
+    answers = serving.answer_batch(rows_of(rows))
     times = [one.stages_ms["explain"] for answer in answers for one in answer.observed]
     assert times == [20.0] * 4
 
 
 def test_the_time_of_a_picture_in_parts_is_their_sum():
     card = replace(CARD, layers=dict.fromkeys("abcdefgh", (1, 2, 2)), default_layer="a")
-    explainer = Explainer(TimedEngine(), card, Settings(Options(maps=("gradcam",))))
+    serving = answering(TimedEngine(), card=card)
     row = {"body": {"image": text_of(50), "target": [0, 1, "top", 0, "top"], "layer": list("abcdefgh")}}
-    (answer,) = explainer.answer([row], [Headers({})])
+    (answer,) = serving.answer_batch(rows_of([row]))
     (observed,) = answer.observed
     assert observed.stages_ms["explain"] == 240.0
     assert observed.targets == 5
@@ -309,7 +306,7 @@ def test_a_pass_that_failed_holds_no_memory_while_its_rows_are_tried_alone():
     engine = ForgetfulEngine()
     try:
         rows = [{"data": picture(value)} for value in (50, 255, 200)]
-        answers = Explainer(engine, CARD, Settings(Options(maps=("gradcam",)))).answer(rows, [Headers({})] * 3)
+        answers = answering(engine).answer_batch(rows_of(rows))
     finally:
         gc.enable()
     assert [one.status for one in answers] == [200, 500, 200]

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,18 +17,18 @@ from handler.errors import NotFinite
 from handler.explanation.evidence import Evidence, LayerEvidence
 from handler.explanation.finiteness import check_evidence, check_maps, check_scores
 from handler.explanation.maps import Map
+from handler.graphs.choice import Choice
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession
 from handler.picture.preprocess import Preprocessing
 from handler.protocol.answer import PNG
-from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options
-from handler.protocol.request import Headers
+from handler.protocol.row import Row
 from handler.rendering.render import encode_png
 from handler.service import Service
-from handler.serving.explainer import Explainer
 from handler.serving.settings import Settings
 from handler.telemetry.metrics import REQUESTS, Metrics, record
+from tests.engines import CARD, rows_of
 from tests.models import tiny_classifier
 
 SIDE, LAYER = 16, "conv"
@@ -69,22 +68,23 @@ def graphs(classifier, tmp_path_factory):
 
 
 @pytest.fixture(params=["torch", "onnx"])
-def explainer(request, classifier):
-    card = ModelCard("m", "1.0", "tiny", classifier.labels, HOW, LAYER, classifier.layers)
+def service(request, classifier):
+    card = replace(CARD, labels=classifier.labels, preprocessing=HOW, default_layer=LAYER, layers=classifier.layers)
     if request.param == "torch":
         engine = TorchEngine(classifier)
     else:
         folder = request.getfixturevalue("graphs")
         opened = [GraphSession.open(folder / name) for name in ("m.onnx", "m.explain.onnx")]
         engine = OnnxEngine({graph.description.kind: graph for graph in opened})
-    return Explainer(engine, card, Settings(Options(maps=None)))
+    choice = Choice(engine=engine, configured="auto")
+    return Service(choice, card, Settings(Options(maps=None)))
 
 
 @pytest.mark.parametrize("maps", ["none", "gradcam,guided_backprop,guided_gradcam"])
-def test_a_picture_without_numbers_is_refused_and_its_neighbours_are_answered(explainer, maps):
+def test_a_picture_without_numbers_is_refused_and_its_neighbours_are_answered(service, maps):
     rows = [{"data": data, "maps": maps} for data in (NOISE, ONE_COLOUR, OTHER)]
-    alone = [explainer.answer([row], [Headers({})])[0] for row in rows]
-    together = explainer.answer(rows, [Headers({})] * 3)
+    alone = [service.answer_batch(rows_of([row]))[0] for row in rows]
+    together = service.answer_batch(rows_of(rows))
     for answers in (alone, together):
         assert [one.status for one in answers] == [200, 422, 200]
         content = json.loads(answers[1].body)
@@ -92,25 +92,24 @@ def test_a_picture_without_numbers_is_refused_and_its_neighbours_are_answered(ex
         assert content["message"].startswith("for this picture the network gives scores that are not finite")
     for one, other in zip(alone, together, strict=True):
         assert json.loads(one.body).get("predictions") == json.loads(other.body).get("predictions")
-    assert explainer.pictures == {"computed": 6, "not_finite": 2}
+    (probe,) = service.answer_batch([Row(fields={}, path="healthz")])
+    assert json.loads(probe.body)["pictures"] == {"computed": 6, "not_finite": 2}
 
 
-def test_a_sheet_is_refused_as_json_is(explainer):
+def test_a_sheet_is_refused_as_json_is(service):
     rows = [{"data": data} for data in (NOISE, ONE_COLOUR)]
-    answers = explainer.answer(rows, [Headers({"accept": PNG})] * 2)
+    answers = service.answer_batch([Row(fields=row, accept=PNG) for row in rows])
     assert [(one.status, one.content_type) for one in answers] == [(200, PNG), (422, "application/json")]
     assert json.loads(answers[1].body)["type"] == "NotFinite"
 
 
-def test_it_is_an_outcome_of_its_own_and_told_by_healthz(explainer):
-    (answer,) = explainer.answer([{"data": ONE_COLOUR}], [Headers({})])
+def test_it_is_an_outcome_of_its_own_and_told_by_healthz(service):
+    (answer,) = service.answer_batch(rows_of([{"data": ONE_COLOUR}]))
     metrics = Metrics()
     record(metrics, answer, 0.01)
     (counted,) = [one for one in metrics.take() if one.name == REQUESTS]
     assert dict(counted.labels)["outcome"] == "NotFinite"
-    choice = SimpleNamespace(engine=SimpleNamespace(name="torch"), to_dict=dict)
-    card = SimpleNamespace(summary=lambda engine: {"name": "m", "engine": engine})
-    (probe,) = Service(explainer, choice, card, metrics).answer([{}], [Headers({"url_path": "healthz"})])
+    (probe,) = service.answer_batch([Row(fields={}, path="healthz")])
     said = json.loads(probe.body)
     assert (probe.status, said["status"], said["pictures"]) == (200, "ready", {"computed": 1, "not_finite": 1})
 

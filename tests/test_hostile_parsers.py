@@ -17,7 +17,9 @@ from handler.errors import RequestError
 from handler.picture.decode import decode
 from handler.protocol.answer import error_answer
 from handler.protocol.options import Options, parse_options, shown
-from handler.protocol.request import Headers, accepted, parse_row
+from handler.protocol.request import accepted, parse_row
+from handler.protocol.row import Row
+from handler.torchserve_entry import read_row
 
 NAMES = ("target", "maps", "method", "layer", "top_k", "size", "encoding", "overlay", "Top-K", "other")
 TEXT = st.text(st.characters(), max_size=40) | st.sampled_from(
@@ -53,7 +55,7 @@ def returned_or_refused(call):
 @example({"body": {"instances": ["aGFsbG8=", "aGFsbG8="]}}, {})
 @given(ROWS, HEADERS)
 def test_rows(row, headers):
-    request = returned_or_refused(lambda: parse_row(row, Headers(headers), Options()))
+    request = returned_or_refused(lambda: parse_row(read_row(row, headers), Options()))
     assert request is None or request.accept in ("application/json", "image/png")
     assert request is None or (request.asked and all(one.image for one in request.asked))
 
@@ -63,9 +65,9 @@ def test_rows(row, headers):
     st.binary(max_size=300) | st.text(max_size=200).map(lambda text: ('{"image": "' + text).encode("utf-8", "replace"))
 )
 def test_bodies(body):
-    returned_or_refused(lambda: parse_row({"body": body}, Headers({}), Options()))
+    returned_or_refused(lambda: parse_row(Row(fields={"body": body}), Options()))
     returned_or_refused(
-        lambda: parse_row({"body": bytearray(body)}, Headers({"Content-Type": "application/json"}), Options())
+        lambda: parse_row(Row(fields={"body": bytearray(body)}, content_type="application/json"), Options())
     )
 
 
@@ -88,9 +90,9 @@ def test_accept(header):
 @often
 @given(HEADERS)
 def test_headers(values):
-    headers = Headers(values)
-    assert all(isinstance(value, str) for value in headers.options().values())
-    assert headers.get("accept") is None or isinstance(headers.get("accept"), str)
+    row = read_row({"body": b"12"}, values)
+    assert all(isinstance(value, str) for value in (*row.options.values(), row.accept, row.path, row.content_type))
+    assert row.body_size >= 0
 
 
 @often
@@ -122,7 +124,7 @@ def test_generated_json():
         row = {"body": body}
         with suppress(ValueError, RecursionError):
             row = {"body": json.loads(bytes(body))}
-        returned_or_refused(lambda row=row: parse_row(row, Headers({"content-type": "application/json"}), Options()))
+        returned_or_refused(lambda row=row: parse_row(Row(fields=row, content_type="application/json"), Options()))
 
 
 @pytest.mark.parametrize("name", NAMES)

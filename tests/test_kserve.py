@@ -9,7 +9,8 @@ from handler.errors import BadRequest
 from handler.protocol.envelope import MAX_PICTURES, Written
 from handler.protocol.kserve import open_kserve
 from handler.protocol.options import Options
-from handler.protocol.request import Headers, parse_row
+from handler.protocol.request import parse_row
+from handler.torchserve_entry import read_row
 
 PICTURE = b"\x89PNG..."
 TEXT = base64.b64encode(PICTURE).decode()
@@ -18,7 +19,7 @@ TENSOR = {"name": "input-0", "datatype": "BYTES", "shape": [2], "data": [TEXT, T
 
 def parse(body, **headers):
     named = {key.replace("_", "-"): value for key, value in headers.items()}
-    return parse_row({"body": body}, Headers(named), Options())
+    return parse_row(read_row({"body": body}, named), Options())
 
 
 def written(number):

@@ -23,7 +23,15 @@ from handler.telemetry.metrics import (
 from tests.serving import ROOT
 
 STAGES = {"decode": 4.0, "infer": 0.0, "explain": 20.0, "render": 6.0}
-SEEN = Observation("onnx", "gradcam", ("gradcam", "guided_backprop"), 3, 1, 480 * 640, STAGES)
+SEEN = Observation(
+    engine="onnx",
+    method="gradcam",
+    maps=("gradcam", "guided_backprop"),
+    targets=3,
+    degenerate=1,
+    pixels=480 * 640,
+    stages_ms=STAGES,
+)
 
 
 def recorded(answer):

@@ -84,13 +84,13 @@ def test_chunks_change_nothing(engine, pictures, monkeypatch, needs):
 
 def test_no_run_has_more_pictures_than_memory_is_meant_for(engine, pictures, monkeypatch):
     batches = []
-    run = onnx_engine.GraphSession.run
+    run = onnx_engine.GraphSession.infer
 
     def watched(self, inputs, outputs):
         batches.append(len(inputs["input"]))
         return run(self, inputs, outputs)
 
-    monkeypatch.setattr(onnx_engine.GraphSession, "run", watched)
+    monkeypatch.setattr(onnx_engine.GraphSession, "infer", watched)
     engine.run(pictures[:2], [list(range(10)), list(range(9))], Needs(LAYER))
     assert batches == [16, 3]
 

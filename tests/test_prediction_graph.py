@@ -176,7 +176,7 @@ def test_the_command_tells_mistakes_in_one_line(graph, tmp_path):
         (("predict", graph, "--model", graph), "not a picture"),
         (("predict", tmp_path / "gone.jpg", "--model", graph), "No such file"),
         (("predict", ONE, "--model", graph, "--top-k", "11"), "valid are 1 to 10"),
-        (("predict", ONE, "--model", graph, "--top-k", "0"), "valid are 1 to 10"),
+        (("predict", ONE, "--model", graph, "--top-k", "0"), "valid are 1 to the number of classes"),
     ]:
         done = run_command(*arguments)
         assert done.returncode == 2, arguments

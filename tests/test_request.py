@@ -4,14 +4,15 @@ import pytest
 
 from handler.errors import BadRequest
 from handler.protocol.options import Options
-from handler.protocol.request import Headers, accepted, parse_row
+from handler.protocol.request import accepted, parse_row
+from handler.torchserve_entry import read_row
 
 PICTURE = b"\x89PNG..."
 TEXT = base64.b64encode(PICTURE).decode()
 
 
 def parse(row, **headers):
-    return parse_row(row, Headers({key.replace("_", "-"): value for key, value in headers.items()}), Options())
+    return parse_row(read_row(row, {key.replace("_", "-"): value for key, value in headers.items()}), Options())
 
 
 @pytest.mark.parametrize(
@@ -39,9 +40,9 @@ def test_headers_are_options_without_regard_to_case_and_fields_go_before_them():
 
 
 def test_a_parts_own_headers_are_not_taken_for_the_rows():
-    headers = Headers({"Accept": {"content-type": "image/png"}, "accept": "image/png", "X-Explain-Size": {"a": "b"}})
-    assert headers.get("accept") == "image/png"
-    assert headers.options() == {}
+    row = read_row({}, {"Accept": {"content-type": "image/png"}, "accept": "image/png", "X-Explain-Size": {"a": "b"}})
+    assert row.accept == "image/png"
+    assert row.options == {}
 
 
 @pytest.mark.parametrize("body", [None, 5, [1], True])

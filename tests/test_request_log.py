@@ -9,15 +9,17 @@ import pytest
 from handler.errors import BadRequest
 from handler.protocol.answer import Answer, error_answer
 from handler.protocol.observation import Observation
-from handler.protocol.request import Headers, body_size
 from handler.telemetry.request_log import OneLine, keep_on_one_line, request_line
+from handler.torchserve_entry import read_row
 
 STAGES = {"decode": 4.0, "infer": 0.0, "explain": 20.0, "render": 6.0}
 FORGED = "\n[METRICS]evil.count:1|#Level:Model|#hostname:x,1\r\x85\u2028\x1b[2J é☃"
 
 
 def test_a_requests_line_sums_up_its_pictures():
-    seen = Observation("onnx", "gradcam", ("gradcam",), 2, 1, 100, STAGES)
+    seen = Observation(
+        engine="onnx", method="gradcam", maps=("gradcam",), targets=2, degenerate=1, pixels=100, stages_ms=STAGES
+    )
     line = json.loads(request_line(Answer(b"12345", "", observed=(seen, seen)), "an-id", 7, 31.234))
     assert line.pop("time").endswith("+00:00")
     assert line == {
@@ -93,4 +95,4 @@ def test_a_line_cannot_be_broken_by_any_character():
     ],
 )
 def test_a_bodys_size_is_what_was_declared_or_what_arrived(headers, row, size):
-    assert body_size(row, Headers(headers)) == size
+    assert read_row(row, headers).body_size == size

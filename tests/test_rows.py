@@ -6,11 +6,7 @@ import re
 
 import pytest
 
-from handler.protocol.options import Options
-from handler.protocol.request import Headers
-from handler.serving.explainer import Explainer
-from handler.serving.settings import Settings
-from tests.engines import CARD, BrightnessEngine, picture, text_of
+from tests.engines import BrightnessEngine, answering, picture, rows_of, text_of
 
 TENSOR = {"datatype": "BYTES", "shape": [2], "data": [text_of(50), text_of(200)]}
 ROWS = {
@@ -41,11 +37,11 @@ ROWS = {
 
 
 def answers_to(names):
-    explainer = Explainer(BrightnessEngine(), CARD, Settings(Options(maps=("gradcam",))))
+    serving = answering(BrightnessEngine())
     rows, headers = zip(*(ROWS[name] for name in names), strict=True)
     return [
         (one.status, one.phrase, one.content_type, one.headers, re.sub(rb'timings_ms\\*": {[^}]*}', b"", one.body))
-        for one in explainer.answer(rows, [Headers(its) for its in headers])
+        for one in serving.answer_batch(rows_of(rows, headers))
     ]
 
 

@@ -22,13 +22,13 @@ _ANSWER = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from handler.protocol.request import Headers
-from handler.service import Service
+from handler.loading import load_service
+from handler.protocol.row import Row
 import numpy as np
-service = Service.load(Path(sys.argv[1]), "own", "1.0")
+service = load_service(Path(sys.argv[1]), "own", "1.0")
 row = {"data": Path(sys.argv[2]).read_bytes(), "maps": "all", "encoding": "list"}
-(answer,) = service.answer([row], [Headers({})])
-(card,) = service.answer([{}], [Headers({"describe": "True"})])
+(answer,) = service.answer_batch([Row(fields=row)])
+(card,) = service.answer_batch([Row(fields={}, describes=True)])
 import ownnet
 print(json.dumps([json.loads(answer.body), json.loads(card.body), ownnet.__file__]))
 """

@@ -20,13 +20,12 @@ from export.packing.sources import pack_sources
 from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import choose_engine
 from handler.errors import ModelError
+from handler.loading import CHECKPOINT_NAME, check_defaults, describe_model
 from handler.model.checkpoint import Checkpoint, write_checkpoint
 from handler.model.classifier import Classifier, build_classifier
 from handler.model.custom_architecture import is_own
-from handler.service import CHECKPOINT_NAME, check_defaults, describe_model
 from handler.serving.settings import Settings, read_settings
 from handler.serving.threads import usable_cores
-from handler.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +114,7 @@ def _check_engine(settings: Settings, stage: Path, classifier: Classifier) -> No
     Raises:
         ModelError: it would not start, or it would refuse every request.
     """
-    engine = choose_engine(settings.engine, stage, classifier, usable_cores(), Metrics()).engine
+    engine = choose_engine(settings.engine, stage, classifier, usable_cores()).engine
     check_defaults(settings.defaults, describe_model(classifier, engine, "", ""), engine)
 
 

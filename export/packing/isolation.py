@@ -18,7 +18,7 @@ sys.path.insert(0, stage)
 from handler.model.checkpoint import read_checkpoint
 from handler.model.classifier import build_classifier
 from handler.errors import ModelError
-from handler.service import CHECKPOINT_NAME
+from handler.loading import CHECKPOINT_NAME
 before = set(sys.modules)  # what every worker loads
 try:
     build_classifier(read_checkpoint(Path(stage) / CHECKPOINT_NAME))

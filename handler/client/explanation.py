@@ -1,19 +1,12 @@
 """Explains with an exported graph where no PyTorch is: the server's own answers, from one ONNX file."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from handler.client.graph import GraphModel
+from handler.client.model import Picture
 from handler.errors import ModelError
-from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY
-from handler.graphs.onnx_engine import OnnxEngine
-from handler.graphs.session import GraphSession
-from handler.protocol.answer import JSON, PNG, Answer
-from handler.protocol.model_card import ModelCard
-from handler.protocol.options import MAPS
-from handler.protocol.request import Headers
-from handler.serving.explainer import Explainer
-from handler.serving.settings import Settings
+from handler.rendering.render import encode_png
 
 
 class ExplanationClient:
@@ -25,69 +18,32 @@ class ExplanationClient:
         Raises:
             ModelError: no such file, no ONNX graph, one that this project did not write, or a prediction graph.
         """
-        path = Path(path)
-        graph = GraphSession.open(path)
-        if graph.description.kind == KIND_PREDICTION:
+        self._model = GraphModel(path)
+        self.description = self._model.description
+        if not self._model.card.maps:
             raise ModelError(
                 f"graph {path} holds predictions only; `make explanation` and `make gradcam` write explanations"
             )
-        self.description = graph.description
-        self._explainer = Explainer(OnnxEngine({graph.description.kind: graph}), _card(path, graph), Settings())
 
-    def explain(self, image: bytes, **options: Any) -> dict[str, Any]:
-        """The server's JSON answer for an encoded picture: predictions, and maps as ``options`` want them.
+    def explain(self, image: Picture, **options: Any) -> dict[str, Any]:
+        """The server's JSON answer for a picture: predictions, and maps as ``options`` want them.
 
         Args:
-            image: JPEG, PNG or what else the server takes.
+            image: a path, an encoded picture, uint8 RGB (H, W, 3), or a Pillow image.
             options: as in JSON requests: ``target=3``, ``maps=["gradcam"]``, ``encoding="npy"`` and so on.
 
         Raises:
-            ValueError: the bytes are no picture, its scores or evidence are not finite, or an option is not valid; the
-                message says what is.
-            ModelError: the graph failed on this picture; the log says why.
+            RequestError: no picture, scores or evidence that are not finite, or an invalid option; the message says
+                what is valid.
+            OSError: the file cannot be read.
+            ModelError: the graph failed on this picture.
         """
-        content: dict[str, Any] = json.loads(self._answer(image, JSON, options).body)
-        return content
+        return self._model.explain(image, **options).to_dict()
 
-    def draw(self, image: bytes, **options: Any) -> bytes:
+    def draw(self, image: Picture, **options: Any) -> bytes:
         """All maps on one sheet, beside what the network saw: a PNG file.
 
         Raises:
-            ValueError: as ``explain``; ModelError, too.
+            Exception: as ``explain``.
         """
-        return self._answer(image, PNG, options).body
-
-    def _answer(self, image: bytes, accept: str, options: dict[str, Any]) -> Answer:
-        (answer,) = self._explainer.answer([{"image": image, **options}], [Headers({"accept": accept})])
-        if answer.status >= 500:
-            raise ModelError("the graph failed on this picture; the log says why")
-        if answer.status != 200:
-            raise ValueError(json.loads(answer.body)["message"])
-        return answer
-
-
-_HELD = {
-    KIND_GRADCAM: ("gradcam",),
-    KIND_EXPLANATION: ("gradcam", "guided_backprop", "guided_gradcam"),
-    KIND_SALIENCY: ("gradcam", "saliency"),
-}
-
-
-def _card(path: Path, graph: GraphSession) -> ModelCard:
-    known = graph.description
-    held = _HELD[known.kind]
-    refusals = {name: f"this graph holds {', '.join(held)}" for name in MAPS if name not in held}
-    shape = next(one.shape for one in graph.session.get_outputs() if one.name == "activations")
-    layers = {known.layer: tuple(shape[1:])}
-    name = path.name.partition(".")[0]
-    return ModelCard(
-        name,
-        known.weights_sha256[:12],
-        known.architecture,
-        known.labels,
-        known.preprocessing,
-        known.layer,
-        layers,
-        known.coverage or None,
-        refusals,
-    )
+        return encode_png(self._model.explain(image, **options).sheet())

@@ -1,23 +1,12 @@
 """Predicts with an exported graph where no PyTorch is: ONNX Runtime, numpy, cv2 and Pillow suffice."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-from handler.explanation.evidence import best_classes
-from handler.explanation.finiteness import check_scores
+from handler.client.graph import GraphModel
+from handler.client.model import Picture
 from handler.graphs.description import KIND_PREDICTION
-from handler.graphs.session import GraphSession
-from handler.picture.decode import decode
-from handler.picture.preprocess import preprocess
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One class of one picture."""
-
-    index: int
-    label: str
-    probability: float
+from handler.rendering.result import Prediction
 
 
 class PredictionClient:
@@ -29,23 +18,19 @@ class PredictionClient:
         Raises:
             ModelError: no such file, no ONNX graph, one that this project did not write, or no prediction graph.
         """
-        self._graph = GraphSession.open(Path(path), KIND_PREDICTION)
-        self.description = self._graph.description
+        self._model = GraphModel(path, KIND_PREDICTION)
+        self.description = self._model.description
 
-    def predict(self, image: bytes, top_k: int = 5) -> list[Prediction]:
-        """The ``top_k`` most probable classes of an encoded picture, best first.
+    def predict(self, image: Picture, top_k: int | None = None) -> Sequence[Prediction]:
+        """The most probable classes of a picture, best first.
+
+        Args:
+            image: a path, an encoded picture, uint8 RGB (H, W, 3), or a Pillow image.
+            top_k: how many; None is five, or all classes if there are fewer.
 
         Raises:
-            RequestError: the bytes are no picture that can be decoded, or its scores are not finite.
-            ValueError: ``top_k`` is not between 1 and the number of classes.
+            RequestError: no picture, scores that are not finite, or ``top_k`` beyond the number of classes.
+            OSError: the file cannot be read.
+            ModelError: the graph failed on this picture.
         """
-        labels = self.description.labels
-        if not 1 <= top_k <= len(labels):
-            raise ValueError(f"top_k {top_k} is not valid, valid are 1 to {len(labels)}")
-        seen = preprocess(decode(image), self.description.preprocessing)
-        logits, probabilities = (
-            found[0] for found in self._graph.infer({"input": seen.tensor[None]}, ["logits", "probabilities"])
-        )
-        check_scores(logits)
-        best = best_classes(probabilities, top_k)
-        return [Prediction(index, labels[index], float(probabilities[index])) for index in best]
+        return self._model.predict(image, top_k)

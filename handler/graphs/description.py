@@ -13,29 +13,27 @@ KIND_EXPLANATION = "explanation"
 KIND_SALIENCY = "saliency"  # the whole explanation of networks that guided backpropagation is not defined for
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GraphKind:
     """What all graphs of a kind have in common."""
 
     file: str  # name in an archive
-    inputs: tuple[str, ...]
+    inputs: tuple[str, ...] = ("input", "target")
     outputs: tuple[str, ...]
+    maps: tuple[str, ...] = ()  # that are made of the outputs
 
 
+_AT_LAYER = ("logits", "activations", "gradients", "gradcam")
 KINDS = {
-    KIND_PREDICTION: GraphKind("model.onnx", ("input",), ("logits", "probabilities")),
-    KIND_GRADCAM: GraphKind(
-        "model.gradcam.onnx", ("input", "target"), ("logits", "activations", "gradients", "gradcam")
-    ),
+    KIND_PREDICTION: GraphKind(file="model.onnx", inputs=("input",), outputs=("logits", "probabilities")),
+    KIND_GRADCAM: GraphKind(file="model.gradcam.onnx", outputs=_AT_LAYER, maps=("gradcam",)),
     KIND_EXPLANATION: GraphKind(
-        "model.explain.onnx",
-        ("input", "target"),
-        ("logits", "activations", "gradients", "gradcam", "guided_backprop"),
+        file="model.explain.onnx",
+        outputs=(*_AT_LAYER, "guided_backprop"),
+        maps=("gradcam", "guided_backprop", "guided_gradcam"),
     ),
     KIND_SALIENCY: GraphKind(
-        "model.saliency.onnx",
-        ("input", "target"),
-        ("logits", "activations", "gradients", "gradcam", "saliency"),
+        file="model.saliency.onnx", outputs=(*_AT_LAYER, "saliency"), maps=("gradcam", "saliency")
     ),
 }
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from handler.errors import BadRequest, Unprocessable
 from handler.explanation.evidence import TOP, Evidence, Floats, Indices, LayerEvidence, Needs
-from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY
+from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY, KINDS
 from handler.graphs.folder import Origin, open_graphs
 from handler.graphs.session import GraphSession
 
@@ -45,9 +45,7 @@ class OnnxEngine:
         """What the graphs hold, in a client's words."""
         parts = ["maps none"] if KIND_PREDICTION in self._graphs else []
         if self.layer is not None:
-            maps = ["gradcam"]
-            maps += ["guided_backprop", "guided_gradcam"] if KIND_EXPLANATION in self._graphs else []
-            maps += ["saliency"] if KIND_SALIENCY in self._graphs else []
+            maps = dict.fromkeys(name for kind in KINDS if kind in self._graphs for name in KINDS[kind].maps)
             parts.append(f"maps {', '.join(maps)} at layer {self.layer}")
         return " and ".join(parts)
 

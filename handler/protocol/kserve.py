@@ -14,7 +14,6 @@ from handler.protocol.envelope import MAX_PICTURES, Envelope, Part, Written
 from handler.protocol.options import shown
 
 OUTPUT = "answer"  # the name of V2's only output tensor
-BINARY_HEADER = "inference-header-content-length"  # of V2's binary tensor extension
 _LONGEST_ID = 128
 _V1 = '{"instances": [{"image": "<base64>", "target": "tabby"}]}'
 _V2 = '{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["<base64>"]}], "parameters": {…}}'

@@ -13,7 +13,7 @@ from handler.picture.preprocess import Preprocessing
 from handler.protocol.options import ALL_MAPS, DEFAULT_MAPS, ENCODINGS, MAPS, SIZES, Options, shown
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelCard:
     """A model's name, classes, input and layers."""
 

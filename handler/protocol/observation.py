@@ -8,7 +8,7 @@ NONE = "none"  # no engine, or no method
 GRADIENT_ALONE = "gradient"  # instead of a method: the maps asked for are gradients at the input alone
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Observation:
     """One picture's way through the stages. Nothing in it is a client's text: names come from fixed sets."""
 

@@ -13,8 +13,14 @@ import cv2
 from handler.errors import BadRequest
 from handler.explanation.cam import METHODS
 
-DEFAULT_MAPS = ("gradcam", "guided_backprop", "guided_gradcam")
-MAPS = (*DEFAULT_MAPS, "saliency")
+MAP_TITLES = {
+    "gradcam": "Grad-CAM",
+    "guided_backprop": "guided backprop",
+    "guided_gradcam": "guided Grad-CAM",
+    "saliency": "saliency",
+}
+MAPS = tuple(MAP_TITLES)
+DEFAULT_MAPS = MAPS[:3]  # those of pytorch-grad-cam's tutorial
 ALL_MAPS = ("all",)  # all that the architecture has
 SIZES = ("layer", "input", "image")
 ENCODINGS = ("png", "npy", "list")

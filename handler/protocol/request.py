@@ -1,4 +1,4 @@
-"""From one TorchServe row to its pictures' bytes and their options.
+"""From one row to its pictures' bytes and their options.
 
 These forms are understood: multipart, or gRPC, with the picture in ``data``, ``body`` or ``image`` and the options as
 further parts; the picture alone as the body, with the options as ``X-Explain-<Option>`` headers; JSON with the picture
@@ -8,7 +8,7 @@ in base64; and KServe's envelopes around several such pictures.
 import base64
 import binascii
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,12 +16,12 @@ from typing import Any
 from handler.errors import BadRequest, locating
 from handler.protocol.answer import JSON, PNG
 from handler.protocol.envelope import Envelope, Single
-from handler.protocol.kserve import BINARY_HEADER, open_kserve, refuse_binary
+from handler.protocol.kserve import open_kserve, refuse_binary
 from handler.protocol.options import Options, parse_options
 from handler.protocol.receipt import Receipt
+from handler.protocol.row import Row
 
 IMAGE_FIELDS = ("data", "body", "image")
-_HEADER_PREFIX = "x-explain-"
 _FORMS = (
     "post the picture with curl -F data=@cat.jpg, with curl -T cat.jpg, "
     'or as JSON {"image": "<base64>", "target": "tabby"}'
@@ -51,47 +51,18 @@ class Request:
     envelope: Envelope  # that the pictures came in and that their answers go into
 
 
-@dataclass(frozen=True)
-class Headers:
-    """A row's headers, looked up without regard to case.
-
-    TorchServe mixes the multipart parts' own headers into the same mapping, as dictionaries under the part's name; only
-    text counts here, so that a part named "Accept" changes nothing.
-    """
-
-    values: Mapping[str, Any]
-
-    def get(self, name: str) -> str | None:
-        """The value of a header, or None."""
-        return next((v for k, v in self.values.items() if k.lower() == name and isinstance(v, str)), None)
-
-    @property
-    def explains(self) -> bool:
-        """Whether the row was posted to an address for explanations: TorchServe says so, whatever a client sends."""
-        return self.get("explain") == "True"
-
-    def options(self) -> dict[str, str]:
-        """The ``X-Explain-<Option>`` headers, by option name."""
-        return {
-            key.lower().removeprefix(_HEADER_PREFIX).replace("-", "_"): value
-            for key, value in self.values.items()
-            if key.lower().startswith(_HEADER_PREFIX) and isinstance(value, str)
-        }
-
-
-def parse_row(row: Mapping[str, Any], headers: Headers, defaults: Options) -> Request:
-    """Reads one row of what TorchServe hands to a handler.
+def parse_row(row: Row, defaults: Options) -> Request:
+    """Reads one row.
 
     Args:
-        row: part name to bytes, text or parsed JSON.
-        headers: of the same row.
+        row: as a front hands it on.
         defaults: for the options that are not given.
 
     Raises:
         BadRequest: no picture, bad base64, malformed JSON, an unknown option or a bad value.
     """
-    envelope = _open(row, headers)
-    accept = accepted(headers.get("accept"))
+    envelope = _open(row)
+    accept = accepted(row.accept)
     if accept == PNG and not isinstance(envelope, Single):
         raise BadRequest(f"image/png is the form of one picture's answer, valid is Accept: {JSON}")
     asked = []
@@ -99,40 +70,33 @@ def parse_row(row: Mapping[str, Any], headers: Headers, defaults: Options) -> Re
         with locating(part.place):
             fields = dict(part.fields)
             image = _take_image(fields)
-            asked.append(Asked(image, parse_options({**headers.options(), **fields}, defaults), part.place))
+            asked.append(Asked(image, parse_options({**row.options, **fields}, defaults), part.place))
     return Request(asked, accept, envelope)
 
 
-def body_size(row: Mapping[str, Any], headers: Headers) -> int:
-    """Bytes of a request's body: what its header says, which TorchServe checked, or what the fields hold."""
-    declared = headers.get("content-length") or ""
-    if declared.isascii() and declared.isdigit() and len(declared) < 12:
-        return int(declared)
-    return sum(len(value) for value in row.values() if isinstance(value, (bytes, bytearray, str)))
-
-
-def _open(row: Mapping[str, Any], headers: Headers) -> Envelope:
+def _open(row: Row) -> Envelope:
     """The fields of the row's pictures, whatever form they came in."""
-    if set(row) != {"body"}:
-        return Single(dict(row))
-    body = _json_body(row["body"], headers)
+    if set(row.fields) != {"body"}:
+        return Single(dict(row.fields))
+    body = _json_body(row)
     if isinstance(body, str):  # text/*: no picture, but its bytes shall be named
         body = body.encode("utf-8", "replace")
     if isinstance(body, (bytes, bytearray)):
         return Single({"body": body})
     if not isinstance(body, dict):
         raise BadRequest(f"a JSON request must be an object with the picture in base64 under image; {_FORMS}")
-    return open_kserve(body, headers.explains) or Single(body)
+    return open_kserve(body, row.explains) or Single(body)
 
 
-def _json_body(body: Any, headers: Headers) -> Any:
-    """TorchServe parses JSON itself, but hands over the bytes if it cannot, or if no header says that it is JSON."""
+def _json_body(row: Row) -> Any:
+    """The body, parsed where it is JSON: a front may have done so, or hand over the bytes."""
+    body = row.fields["body"]
     if not isinstance(body, (bytes, bytearray)):
         return body
-    declared = "json" in (headers.get("content-type") or "").lower()
+    declared = "json" in row.content_type.lower()
     if not declared and not bytes(body[:64]).lstrip().startswith(b"{"):
         return body
-    refuse_binary(headers.get(BINARY_HEADER))
+    refuse_binary(row.json_size)
     try:
         return json.loads(bytes(body))
     except RecursionError as error:
@@ -170,7 +134,7 @@ def _from_base64(text: str) -> bytes:
         ) from error
 
 
-def accepted(header: str | None) -> str:
+def accepted(header: str) -> str:
     """The form of the answer for an ``Accept`` header: ``image/png`` if it is preferred to JSON, else JSON.
 
     The higher quality is preferred; at equal quality a form that is named goes before one that a ``*`` covers.

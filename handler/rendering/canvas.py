@@ -1,8 +1,6 @@
 """Maps as clients see them: as pictures drawn on what was seen, as arrays, or as numbers."""
 
 import base64
-from collections.abc import Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +23,6 @@ class Canvas:
     seen: Input
     upload: npt.NDArray[np.uint8] | None  # (H, W, 3) RGB; None unless the answer has its size
     options: Options
-    painters: Executor  # that draw and deflate pictures side by side
-
-
-def encode_maps(maps: Mapping[str, Map], canvas: Canvas) -> dict[str, dict[str, Any]]:
-    """Each map as the JSON answer has it; pictures side by side, because deflating does not hold the interpreter."""
-    encoded = canvas.painters.map(lambda name: encode_map(name, maps[name], canvas), maps)
-    return dict(zip(maps, encoded, strict=True))
 
 
 def encode_map(name: str, one: Map, canvas: Canvas) -> dict[str, Any]:

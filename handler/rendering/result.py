@@ -1,111 +1,176 @@
-"""One row's result as the content of its answer: the JSON object, or all its pictures on one sheet."""
+"""What was found for one picture, and its forms: pictures, files, a notebook's cell, the content of a JSON answer."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from handler.explanation.evidence import Floats, best_classes, softmax
-from handler.explanation.maps import Map
-from handler.protocol.model_card import ModelCard
+from handler.atomic_write import write_whole
+from handler.explanation.evidence import Floats, softmax
+from handler.explanation.maps import Map, resize, scale
 from handler.protocol.observation import GRADIENT_ALONE, NONE, Observation
+from handler.protocol.options import MAP_TITLES
 from handler.protocol.receipt import Receipt
-from handler.rendering.canvas import Canvas, draw_map, encode_maps
-from handler.rendering.render import Picture, sheet
+from handler.rendering.canvas import Canvas, draw_map, encode_map
+from handler.rendering.render import Picture, encode_png, sheet
 
-DEFAULT_TOP_K = 5
-_PANELS = {  # in the order of the sheet
-    "gradcam": "Grad-CAM",
-    "guided_gradcam": "guided Grad-CAM",
-    "guided_backprop": "guided backprop",
-    "saliency": "saliency",
-}
+_PANELS = ("gradcam", "guided_gradcam", "guided_backprop", "saliency")  # in the order of the sheet
 
 
 @dataclass(frozen=True)
-class Explained:
-    """The maps of one of the row's targets."""
+class Prediction:
+    """One class of one picture."""
 
-    target: int  # the class
-    maps: dict[str, Map]
+    index: int
+    label: str
+    probability: float  # 0 to 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """The class that an explanation is about."""
+
+    index: int
+    label: str
+    logit: float  # the score that was differentiated
+    probability: float  # 0 to 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """The maps of one target."""
+
+    target: Target
+    method: str | None  # the CAM formula; None where no map is made at a layer
+    layers: tuple[str, ...]  # module paths of the layers that the maps are made at
+    maps: dict[str, Map]  # by name, in the order of the options
+
+
+@dataclass(frozen=True, kw_only=True)
 class Result:
-    """What was found for one row."""
+    """What was found for one picture."""
 
-    engine: str  # which one found it
+    model: Mapping[str, str]  # name, version, architecture and the engine that found it
     logits: Floats  # (K,)
-    layers: tuple[str, ...]  # those that the maps are of, by their paths
-    explained: list[Explained]  # one per target; none for a prediction only
-    canvas: Canvas
-    receipt: Receipt
+    predictions: Sequence[Prediction]  # the most probable classes, best first
+    explanations: Sequence[Explanation]  # one per target; none where no map was asked for
+    canvas: Canvas  # what maps are drawn on: the picture, as the network saw it
+    receipt: Receipt  # of the encoded picture
+    timings_ms: Mapping[str, float] = field(default_factory=dict)  # by name out of ``observation.STAGES``
 
     @property
     def probabilities(self) -> Floats:
         """(K,), softmax of the logits."""
         return softmax(self.logits)
 
+    def draw(self, explanation: int = 0, name: str = "gradcam") -> Picture:
+        """One map as the picture that the server draws: uint8 RGB (H, W, 3).
 
-def describe_result(result: Result, card: ModelCard) -> dict[str, Any]:
-    """The JSON answer, timings aside."""
-    layers = list(result.layers)
-    probabilities = result.probabilities
-    return {
-        "model": card.summary(result.engine),
-        "predictions": _predictions(probabilities, card, result.canvas.options.top_k or DEFAULT_TOP_K),
-        "explanations": [
-            {
-                "target": _target(one.target, result.logits, probabilities, card),
-                "method": result.canvas.options.method if layers else None,
-                "layer": layers[0] if len(layers) == 1 else layers or None,
-                "maps": encode_maps(one.maps, result.canvas),
-            }
-            for one in result.explained
-        ],
-        "image": result.receipt.to_dict(),
-        "view": result.canvas.seen.crop.to_dict(),
-    }
+        Args:
+            explanation: place in ``explanations``.
+            name: of one of its maps.
+        """
+        return draw_map(name, self.explanations[explanation].maps[name], self.canvas)
 
+    def sheet(self) -> Picture:
+        """One row of captioned pictures per target, what the network saw first; all at the size it saw."""
+        canvas, height, width = replace(self.canvas, upload=None), *self.canvas.seen.picture.shape[:2]
+        rows = []
+        for explanation in self.explanations:
+            target = explanation.target
+            row = [(f"{target.label} {target.probability:.2f}", canvas.seen.picture)]
+            for name in (name for name in _PANELS if name in explanation.maps):
+                found = explanation.maps[name]
+                if found.values.shape[:2] != (height, width):  # gradcam at the layer's own few cells
+                    found = replace(found, values=scale(resize(found.values, height, width)))
+                row.append((MAP_TITLES[name], draw_map(name, found, canvas)))
+            rows.append(row)
+        return sheet(rows)
 
-def draw_sheet(result: Result, card: ModelCard) -> Picture:
-    """One row of captioned pictures per target, what the network saw first; all at the size it saw."""
-    canvas = result.canvas
-    rows = []
-    for one in result.explained:
-        target = _target(one.target, result.logits, result.probabilities, card)
-        row = [(f"{target['label']} {target['probability']:.2f}", canvas.seen.picture)]
-        row += [(_PANELS[name], draw_map(name, one.maps[name], canvas)) for name in _PANELS if name in one.maps]
-        rows.append(row)
-    return sheet(rows)
+    def to_dict(self, painters: Executor | None = None) -> dict[str, Any]:
+        """The JSON answer.
+
+        Args:
+            painters: threads that draw the maps side by side; None draws one after the other.
+        """
+        return {
+            "model": dict(self.model),
+            "predictions": [asdict(prediction) for prediction in self.predictions],
+            "explanations": [
+                {
+                    "target": asdict(explanation.target),
+                    "method": explanation.method,
+                    "layer": (explanation.layers[0] if len(explanation.layers) == 1 else list(explanation.layers))
+                    if explanation.layers
+                    else None,
+                    "maps": self._encoded(explanation.maps, painters),
+                }
+                for explanation in self.explanations
+            ],
+            "image": self.receipt.to_dict(),
+            "view": self.canvas.seen.crop.to_dict(),
+            "timings_ms": {stage: round(spent, 2) for stage, spent in self.timings_ms.items()},
+        }
+
+    def save(self, folder: Path | str, *, overwrite: bool = False) -> list[Path]:
+        """Writes the sheet, ``sheet.png``, and each map's picture, ``<class index>_<map>.png``.
+
+        Args:
+            folder: made if need be.
+            overwrite: whether files that are there are replaced.
+
+        Returns:
+            The files, the sheet first; none where no map was asked for.
+
+        Raises:
+            FileExistsError: one of the files is there; none is written then.
+        """
+        if not self.explanations:
+            return []
+        folder = Path(folder)
+        pictures = {folder / "sheet.png": encode_png(self.sheet())}
+        for place, explanation in enumerate(self.explanations):
+            for name in explanation.maps:
+                path = folder / f"{explanation.target.index}_{name}.png"
+                pictures[path] = encode_png(self.draw(place, name), smooth=name == "gradcam")
+        present = [path for path in pictures if path.exists()]
+        if present and not overwrite:
+            raise FileExistsError(f"{present[0]} is there already; give another folder, or say overwrite=True")
+        for path, content in pictures.items():
+            write_whole(path, content)
+        return list(pictures)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the sheet, or the predictions where no map was asked for."""
+        lines = "<br>".join(
+            f"{html.escape(prediction.label)} {prediction.probability:.3f}" for prediction in self.predictions
+        )
+        if not self.explanations:
+            return f"<p>{lines}</p>"
+        picture = base64.b64encode(encode_png(self.sheet())).decode()
+        return f'<p>{lines}</p><img alt="explanations" src="data:image/png;base64,{picture}">'
+
+    def _encoded(self, maps: Mapping[str, Map], painters: Executor | None) -> dict[str, dict[str, Any]]:
+        """Each map as the JSON answer has it; side by side, because deflating does not hold the interpreter."""
+        run = painters.map if painters else map
+        return dict(zip(maps, run(lambda name: encode_map(name, maps[name], self.canvas), maps), strict=True))
 
 
 def observe_result(result: Result, stages_ms: Mapping[str, float]) -> Observation:
     """What metrics and logs tell of it; ``stages_ms`` has the names of ``observation.STAGES``."""
-    maps = tuple(result.explained[0].maps) if result.explained else ()
-    method = result.canvas.options.method if result.layers else GRADIENT_ALONE if maps else NONE
+    first = result.explanations[0] if result.explanations else None
+    maps = tuple(first.maps) if first else ()
+    method = (first and first.method) or (GRADIENT_ALONE if maps else NONE)
     height, width = result.canvas.seen.crop.image
     return Observation(
-        result.engine,
-        method,
-        maps,
-        len(result.explained),
-        sum(one.degenerate for explained in result.explained for one in explained.maps.values()),
-        height * width,
-        stages_ms,
+        engine=result.model["engine"],
+        method=method,
+        maps=maps,
+        targets=len(result.explanations),
+        degenerate=sum(found.degenerate for explained in result.explanations for found in explained.maps.values()),
+        pixels=height * width,
+        stages_ms=stages_ms,
     )
-
-
-def _predictions(probabilities: Floats, card: ModelCard, top_k: int) -> list[dict[str, Any]]:
-    return [
-        {"index": index, "label": card.labels[index], "probability": float(probabilities[index])}
-        for index in best_classes(probabilities, top_k)
-    ]
-
-
-def _target(index: int, logits: Floats, probabilities: Floats, card: ModelCard) -> dict[str, Any]:
-    return {
-        "index": index,
-        "label": card.labels[index],
-        "logit": float(logits[index]),
-        "probability": float(probabilities[index]),
-    }

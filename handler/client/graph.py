@@ -1,0 +1,47 @@
+"""Opens an exported graph as a model: no PyTorch is needed."""
+
+from pathlib import Path
+
+from handler.client.model import Model
+from handler.graphs.description import KINDS
+from handler.graphs.onnx_engine import OnnxEngine
+from handler.graphs.session import GraphSession
+from handler.protocol.model_card import ModelCard
+from handler.protocol.options import MAPS
+from handler.serving.explainer import Explainer
+
+
+class GraphModel(Model):
+    """The model of one graph; the graph says itself how pictures are prepared and what its classes are."""
+
+    def __init__(self, path: Path | str, kind: str | None = None) -> None:
+        """Opens the graph.
+
+        Args:
+            path: of the file.
+            kind: that it must have, a key of ``KINDS``; None takes any.
+
+        Raises:
+            ModelError: no such file, no ONNX graph, one that this project did not write, or one of another kind.
+        """
+        path = Path(path)
+        graph = GraphSession.open(path, kind)
+        self.description = graph.description
+        super().__init__(Explainer(OnnxEngine({graph.description.kind: graph}), _card(path, graph)))
+
+
+def _card(path: Path, graph: GraphSession) -> ModelCard:
+    known = graph.description
+    held = KINDS[known.kind].maps
+    shapes = [tuple(output.shape[1:]) for output in graph.session.get_outputs() if output.name == "activations"]
+    return ModelCard(
+        name=path.name.partition(".")[0],
+        version=known.weights_sha256[:12],
+        architecture=known.architecture,
+        labels=known.labels,
+        preprocessing=known.preprocessing,
+        default_layer=known.layer,
+        layers=dict.fromkeys([known.layer], shapes[0]) if shapes else {},
+        guided_coverage=known.coverage or None,
+        refusals={name: f"this graph holds {', '.join(held) or 'no maps'}" for name in MAPS if name not in held},
+    )

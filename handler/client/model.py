@@ -1,0 +1,121 @@
+"""A model in the caller's own process: pictures in, results out, no server."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from handler.errors import BadRequest, ModelError, ServiceError, in_one_line
+from handler.picture.decode import decode
+from handler.picture.preprocess import Input, preprocess
+from handler.protocol.model_card import ModelCard
+from handler.protocol.options import Options, parse_options
+from handler.protocol.receipt import Receipt
+from handler.rendering.result import Prediction, Result
+from handler.serving.explainer import Explainer
+from handler.serving.jobs import Job, job_of
+
+# a file's path, an encoded picture, uint8 RGB (H, W, 3), or Pillow's
+Picture = str | Path | bytes | npt.NDArray[np.uint8] | Image.Image
+
+
+class Model:
+    """Explains and predicts. Results are those that the server sends: ``Result.to_dict`` is its JSON answer."""
+
+    def __init__(self, explainer: Explainer) -> None:
+        self._explainer = explainer
+
+    @property
+    def card(self) -> ModelCard:
+        """What is known of the model: labels, preprocessing, layers, maps."""
+        return self._explainer.card
+
+    def explain(self, picture: Picture, **options: Any) -> Result:
+        """Predicts, and explains the prediction or other targets.
+
+        Args:
+            picture: a file's path, an encoded picture, uint8 RGB (H, W, 3), or a Pillow image.
+            options: as in requests to the server: ``target="tabby"``, ``maps=["gradcam"]``, ``layer="conv5"``, …
+
+        Raises:
+            RequestError: no picture, an option that is not valid, or a picture that the network has no numbers for; the
+                message says what is valid.
+            OSError: the file cannot be read.
+            ModelError: the engine failed on this picture.
+        """
+        (result,) = self.explain_batch([picture], **options)
+        return result
+
+    def explain_batch(
+        self, pictures: Sequence[Picture], targets: Sequence[int | str] | None = None, **options: Any
+    ) -> list[Result]:
+        """Explains several pictures, as many as possible in one pass.
+
+        Args:
+            pictures: as ``explain`` takes them.
+            targets: one for each picture, instead of the option ``target``.
+            options: for all of them.
+
+        Raises:
+            Exception: as ``explain``, of the first picture that fails.
+        """
+        chosen = [options] * len(pictures) if targets is None else [{**options, "target": one} for one in targets]
+        if len(chosen) != len(pictures):
+            raise BadRequest(f"{len(chosen)} targets for {len(pictures)} pictures, valid is one for each")
+        return self._results([self._job(*one) for one in zip(pictures, chosen, strict=True)])
+
+    def predict(self, picture: Picture, top_k: int | None = None) -> Sequence[Prediction]:
+        """The most probable classes, best first.
+
+        Args:
+            picture: as ``explain`` takes it.
+            top_k: how many; None is five, or all classes if there are fewer.
+
+        Raises:
+            Exception: as ``explain``.
+        """
+        options = {} if top_k is None else {"top_k": top_k}
+        return self.explain(picture, maps="none", **options).predictions
+
+    def _results(self, jobs: Sequence[Job]) -> list[Result]:
+        found: dict[int, Result] = {}
+        for job, outcome in self._explainer.explain_all(jobs):
+            if isinstance(outcome, ServiceError):
+                raise outcome
+            if isinstance(outcome, Exception):
+                raise ModelError(f"the engine failed on this picture: {in_one_line(outcome)}") from outcome
+            found[id(job)] = outcome
+        return [found[id(job)] for job in jobs]
+
+    def _job(self, picture: Picture, options: dict[str, Any]) -> Job:
+        upload, receipt = _read(picture)
+        seen = preprocess(upload, self.card.preprocessing)
+        return self._job_of(seen, receipt, options, upload)
+
+    def _job_of(
+        self, seen: Input, receipt: Receipt, options: dict[str, Any], upload: npt.NDArray[np.uint8] | None = None
+    ) -> Job:
+        given = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+        return job_of(parse_options(given, Options()), self.card, seen, receipt, upload)
+
+
+def _read(picture: Picture) -> tuple[npt.NDArray[np.uint8], Receipt]:
+    """The picture as uint8 RGB (H, W, 3), and its receipt."""
+    if isinstance(picture, (str, Path)):
+        picture = Path(picture).read_bytes()
+    if isinstance(picture, bytes):
+        return decode(picture), Receipt.of(picture)
+    if isinstance(picture, Image.Image):
+        encoded = io.BytesIO()
+        ImageOps.exif_transpose(picture).save(encoded, "PNG")
+        return decode(encoded.getvalue()), Receipt.of(encoded.getvalue())
+    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        what = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+        raise BadRequest(f"{what} is no picture; valid are a path, bytes, uint8 RGB (H, W, 3) and a Pillow image")
+    if not picture.size:
+        raise BadRequest(f"uint8 {picture.shape} has no pixels")
+    return np.ascontiguousarray(picture), Receipt.of(picture.tobytes())

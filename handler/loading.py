@@ -1,0 +1,107 @@
+"""Loads what an archive holds, or a classifier, and makes the service and the model's card of it."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from handler.engine_choice import choose_engine
+from handler.errors import ModelError, RequestError, Unprocessable
+from handler.explanation.evidence import TOP, Engine, Floats
+from handler.explanation.maps import needs_of
+from handler.model.checkpoint import read_checkpoint
+from handler.model.classifier import Classifier, build_classifier
+from handler.picture.preprocess import Preprocessing
+from handler.protocol.model_card import ModelCard
+from handler.protocol.options import Options
+from handler.service import Service
+from handler.serving.settings import read_settings
+from handler.serving.threads import threads_per_worker
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_NAME = "model.safetensors"  # in the archive
+
+
+def load_service(
+    folder: Path, name: str, version: str, config: Mapping[str, Any] | None = None, device: str = "cpu"
+) -> Service:
+    """Loads the unpacked archive; it has explained a picture of zeros then, so that a probe finds it warm.
+
+    Args:
+        folder: where ``model.safetensors`` lies.
+        name: the model's name on the server.
+        version: likewise.
+        config: ``model-config.yaml`` as parsed.
+        device: torch device.
+
+    Raises:
+        ModelError: what the archive or its settings lack.
+    """
+    settings = read_settings((config or {}).get("explain"))
+    threads = threads_per_worker(settings.threads, config or {})
+    torch.set_num_threads(threads)
+    if settings.engine == "onnx":
+        device = "cpu"  # where the graphs run, and what they are compared with
+    classifier = build_classifier(read_checkpoint(folder / CHECKPOINT_NAME), device)
+    if classifier.alone:
+        logger.warning("%s runs pictures one by one: %s", name, classifier.alone)
+    choice = choose_engine(settings.engine, folder, classifier, threads)
+    card = describe_model(classifier, choice.engine, name, version)
+    check_defaults(settings.defaults, card, choice.engine)
+    logger.info(
+        "%s is ready: %s on %s, layer %s, engine %s with %d threads, graphs: %s",
+        *(name, card.architecture, device, card.default_layer, choice.engine.name, threads),
+        ", ".join(choice.graphs) or "none",
+    )
+    return Service(choice, card, settings, threads)
+
+
+def check_defaults(defaults: Options, card: ModelCard, engine: Engine) -> None:
+    """Refuses defaults that every request would be refused for, with a picture of zeros.
+
+    Raises:
+        ModelError: naming the default and what is valid.
+    """
+    try:
+        targets = card.target_indices(defaults)
+        card.check_top_k(defaults)
+        engine.run(
+            _blank(card.preprocessing), [targets], needs_of(card.map_names(defaults), card.layer_paths(defaults))
+        )
+    except RequestError as error:
+        raise ModelError(f"model-config.yaml: explain.defaults: {error}") from error
+
+
+def describe_model(classifier: Classifier, engine: Engine, name: str, version: str) -> ModelCard:
+    """Makes the model's card; explains a picture of zeros to see what the architecture and the engine have."""
+    blank, layer = _blank(classifier.preprocessing), classifier.default_layer
+    coverage: str | None = None
+    refusals: dict[str, str] = {}
+    for maps in (("gradcam", "guided_gradcam"), ("guided_backprop", "guided_gradcam"), ("saliency",)):
+        try:
+            evidence = engine.run(blank, [[TOP]], needs_of(maps[:1], [layer]))
+            coverage = evidence.coverage or coverage
+        except Unprocessable as error:
+            refusals |= dict.fromkeys(maps, str(error))
+    return ModelCard(
+        name=name,
+        version=version,
+        architecture=classifier.architecture,
+        labels=classifier.labels,
+        preprocessing=classifier.preprocessing,
+        default_layer=layer,
+        layers=classifier.layers,
+        guided_coverage=coverage,
+        refusals=refusals,
+        layer_rule=classifier.layer_rule,
+        refused_layers=classifier.refused_layers,
+        alone=classifier.alone,
+    )
+
+
+def _blank(how: Preprocessing) -> Floats:
+    return np.zeros((1, 3, how.crop_size, how.crop_size), np.float32)

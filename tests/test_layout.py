@@ -1,0 +1,126 @@
+"""The rooms of the house: which are below which, and which of them know torch."""
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# from the lowest room up: a module imports from its own room and from lower ones; "handler" and "export" are what
+# composes the rooms, and what all of them share lies below everything
+ORDER = [
+    "shared",
+    "handler.explanation",
+    "handler.picture",
+    "handler.protocol",
+    "handler.rendering",
+    "handler.telemetry",
+    "handler.serving",
+    "handler.graphs",
+    "handler.autograd",
+    "handler.model.layers",
+    "handler.model",
+    "handler.client",
+    "handler",
+    "export.simplify",
+    "export.tracing",
+    "export.verify",
+    "export.graphs",
+    "export.packing",
+    "export",
+]
+SHARED = {"handler.errors", "handler.atomic_write", "export.errors"}
+WITH_TORCH = {"handler.engine_choice", "handler.loading", "handler.wrapping", "handler.torchserve_entry"}
+
+_IMPORT_ALL = """
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    loaded = {"torch", "torchvision", "ts"} & set(sys.modules)
+    if loaded:
+        sys.exit(f"{name} loads {', '.join(sorted(loaded))}")
+"""
+
+
+def files(*folders: str) -> list[Path]:
+    found = [path for folder in folders for path in sorted(ROOT.glob(f"{folder}/**/*.py"))]
+    assert found
+    return found
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+PATHS = {name_of(path): path for path in files("handler", "export") if path.name != "__init__.py"}
+
+
+def room_of(module: str) -> str:
+    return "shared" if module in SHARED else module.rpartition(".")[0]
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names that a file imports; of ``from a import b`` both ``a`` and ``a.b``."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_torch_is_in_the_rooms_model_and_autograd_and_the_loading_files_alone():
+    without = [
+        name
+        for name in PATHS
+        if name.startswith("handler.")
+        and not name.startswith(("handler.model.", "handler.autograd."))
+        and name not in WITH_TORCH
+    ]
+    assert len(without) > 40
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORT_ALL, *without], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", PATHS)
+def test_no_import_runs_from_a_lower_room_to_a_higher_one(module):
+    rooms = {room_of(name) for name in imports(PATHS[module]) & set(PATHS)}
+    assert {room for room in rooms if ORDER.index(room) > ORDER.index(room_of(module))} == set()
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {module: imports(path) & set(PATHS) for module, path in PATHS.items()}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(PATHS)
+
+
+def test_every_room_has_its_place():
+    assert {room_of(module) for module in PATHS} == set(ORDER)
+
+
+@pytest.mark.parametrize("path", files("handler"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_handler_imports_neither_export_nor_tests(path):
+    assert {name.split(".")[0] for name in imports(path)}.isdisjoint({"export", "tests", "examples", "benchmarks"})
+
+
+@pytest.mark.parametrize("path", files("handler", "export", "examples"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_imports_the_entry_file(path):
+    assert "handler.torchserve_entry" not in imports(path)
+
+
+@pytest.mark.parametrize("path", files("handler", "export"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_package_files_are_there_and_empty_but_for_the_front_door(path):
+    package = path.parent / "__init__.py"
+    assert package.is_file()
+    assert package.read_text() == "" or package == ROOT / "handler" / "__init__.py"
+
+
+def test_the_front_door_is_lazy():
+    code = "import sys, handler; sys.exit(bool({'torch', 'cv2', 'numpy', 'onnxruntime'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
