@@ -1,0 +1,30 @@
+"""Image classifiers that show their evidence; the names below are loaded when they are first used."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from handler.client.model import Model
+    from handler.front_door import load, wrap
+    from handler.picture.preprocess import Preprocessing
+    from handler.rendering.result import Result
+
+__all__ = ["Model", "Preprocessing", "Result", "load", "wrap"]
+
+_HOMES = {
+    "Model": "handler.client.model",
+    "Preprocessing": "handler.picture.preprocess",
+    "Result": "handler.rendering.result",
+    "load": "handler.front_door",
+    "wrap": "handler.front_door",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'handler' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

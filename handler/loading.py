@@ -1,24 +1,34 @@
 """Loads what an archive holds, or a classifier, and makes the service and the model's card of it."""
 
+import json
 import logging
+import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
+from handler.autograd.torch_engine import TorchEngine
+from handler.client.model import Model
 from handler.engine_choice import choose_engine
-from handler.errors import ModelError, RequestError, Unprocessable
+from handler.errors import ModelError, RequestError, Unprocessable, in_one_line
 from handler.explanation.evidence import TOP, Engine, Floats
 from handler.explanation.maps import needs_of
+from handler.graphs.choice import Choice
 from handler.model.checkpoint import read_checkpoint
 from handler.model.classifier import Classifier, build_classifier
+from handler.model.memory_layout import in_fast_layout
+from handler.model.sources import load_classifier
 from handler.picture.preprocess import Preprocessing
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options
 from handler.service import Service
-from handler.serving.settings import read_settings
+from handler.serving.explainer import Explainer
+from handler.serving.settings import Settings, read_settings
 from handler.serving.threads import threads_per_worker
 
 logger = logging.getLogger(__name__)
@@ -44,6 +54,56 @@ def load_service(
     settings = read_settings((config or {}).get("explain"))
     threads = threads_per_worker(settings.threads, config or {})
     torch.set_num_threads(threads)
+    choice, card = _load(folder, name, version, settings, threads, device)
+    check_defaults(settings.defaults, card, choice.engine)
+    return Service(choice, card, settings, threads)
+
+
+def load_archive(path: Path, device: str = "cpu") -> Model:
+    """Loads a TorchServe archive that ``make archive`` wrote, with the engine that its settings choose.
+
+    Args:
+        path: of the ``.mar`` file.
+        device: torch device.
+
+    Raises:
+        ModelError: no archive of this project, or what it holds cannot be used.
+    """
+    if not path.is_file():
+        raise ModelError(f"archive {path} does not exist; `make archive` writes archives")
+    with tempfile.TemporaryDirectory(prefix="archive-") as temporary:
+        folder = Path(temporary)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                archive.extractall(folder)
+            manifest = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_bytes())["model"]
+            config = yaml.safe_load((folder / manifest["configFile"]).read_bytes())
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile, yaml.YAMLError) as error:
+            raise ModelError(f"{path} is no TorchServe archive of this project: {in_one_line(error)}") from error
+        settings = read_settings(config.get("explain"))
+        name, version = manifest["modelName"], manifest["modelVersion"]
+        choice, card = _load(folder, name, version, settings, torch.get_num_threads(), device)
+    return Model(Explainer(choice.engine, card))
+
+
+def load_checkpoint(path: Path, **said: Any) -> Model:
+    """Loads a checkpoint, with the torch engine.
+
+    Args:
+        path: of a safetensors file or a state dict.
+        said: see ``load_classifier``.
+
+    Raises:
+        ModelError: no such file, or anything missing, unknown or contradictory in it.
+    """
+    classifier = load_classifier(said.pop("architecture", None), checkpoint=path, **said)
+    engine = TorchEngine(in_fast_layout(classifier))
+    return Model(Explainer(engine, describe_model(classifier, engine, path.name.partition(".")[0], "checkpoint")))
+
+
+def _load(
+    folder: Path, name: str, version: str, settings: Settings, threads: int, device: str
+) -> tuple[Choice, ModelCard]:
     if settings.engine == "onnx":
         device = "cpu"  # where the graphs run, and what they are compared with
     classifier = build_classifier(read_checkpoint(folder / CHECKPOINT_NAME), device)
@@ -51,13 +111,12 @@ def load_service(
         logger.warning("%s runs pictures one by one: %s", name, classifier.alone)
     choice = choose_engine(settings.engine, folder, classifier, threads)
     card = describe_model(classifier, choice.engine, name, version)
-    check_defaults(settings.defaults, card, choice.engine)
     logger.info(
         "%s is ready: %s on %s, layer %s, engine %s with %d threads, graphs: %s",
         *(name, card.architecture, device, card.default_layer, choice.engine.name, threads),
         ", ".join(choice.graphs) or "none",
     )
-    return Service(choice, card, settings, threads)
+    return choice, card
 
 
 def check_defaults(defaults: Options, card: ModelCard, engine: Engine) -> None:

@@ -35,7 +35,14 @@ def tiny_classifier(module: nn.Module, classes: int = 2) -> Classifier:
     """A classifier around a net of a few weights, in eval mode and frozen as ``build_classifier`` leaves it."""
     how = Preprocessing(2, 2, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     labels = [f"class {index}" for index in range(classes)]
-    return Classifier(module.eval().requires_grad_(False), "tiny", labels, how, {}, "")
+    return Classifier(
+        module=module.eval().requires_grad_(False),
+        architecture="tiny",
+        labels=labels,
+        preprocessing=how,
+        layers={},
+        default_layer="",
+    )
 
 
 def random_inputs(rows: int, side: int = 64, seed: int = 0) -> Floats:

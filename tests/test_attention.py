@@ -102,7 +102,15 @@ def small_transformer(name):
     found = find_layers(module, name, side)
     layers, views = ({path: getattr(one, part) for path, one in found.layers.items()} for part in ("shape", "view"))
     labels = [f"class {index}" for index in range(CLASSES)]
-    return Classifier(module, name, labels, how, layers, found.default, views)
+    return Classifier(
+        module=module,
+        architecture=name,
+        labels=labels,
+        preprocessing=how,
+        layers=layers,
+        default_layer=found.default,
+        views=views,
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)

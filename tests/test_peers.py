@@ -10,6 +10,7 @@ from pytorch_grad_cam.utils.image import deprocess_image, show_cam_on_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
+import handler
 from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.cam import gradcam
 from handler.explanation.maps import make_maps, needs_of
@@ -110,3 +111,27 @@ def test_the_seeds_pictures_are_those_of_its_own_script():
     for name in DEFAULT_MAPS:
         assert expected[name].std() > 5
         assert np.abs(pictures[name].astype(int) - expected[name]).max() <= 1, name
+
+
+def test_the_tutorials_script_with_wrap_makes_the_same_pictures():
+    """The tutorial of pytorch-grad-cam and ``handler.wrap``, on one batch of tensors, with a class for each row."""
+    classifier = random_classifier("shufflenet_v2_x2_0", side=SIDE)
+    network = peers_copy(classifier.module).eval()
+    inputs = torch.from_numpy(random_inputs(2, SIDE))
+    targets = [TARGET, TARGET + 1]
+
+    peer = peers_copy(network)
+    with GradCAM(model=peer, target_layers=[peer.conv5]) as cam:
+        expected = cam(inputs, [ClassifierOutputTarget(target) for target in targets])
+
+    explainer = handler.wrap(network, layer=network.conv5)
+    found = explainer.explain_batch(list(inputs), targets=targets, maps=["gradcam", "guided_backprop"])
+    for row, result in enumerate(found):
+        maps = result.explanations[0].maps
+        np.testing.assert_allclose(maps["gradcam"].values, expected[row], rtol=0, atol=1e-5)
+        blended = show_cam_on_image(np.float32(result.canvas.seen.picture) / 255, expected[row], use_rgb=True)
+        assert np.abs(result.draw().astype(int) - blended).max() <= 1
+        guided = GuidedBackpropReLUModel(peers_copy(network))(inputs[row : row + 1], targets[row])
+        assert_same(maps["guided_backprop"].values, guided, 1e-6)
+        drawn = result.draw(name="guided_backprop").astype(int)
+        assert np.abs(drawn - deprocess_image(guided)).max() <= 1

@@ -1,7 +1,7 @@
 """An eval-mode classifier with all it takes to use it: labels, preprocessing, layers; built from a checkpoint."""
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from handler.model.scores import check_scores
 from handler.picture.preprocess import Preprocessing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Classifier:
     """A classifier ready to be explained."""
 
@@ -53,21 +53,38 @@ def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu")
     _load_state(module, checkpoint)
     module = module.float().eval().requires_grad_(False)
     weights = hash_state(module)  # before it runs: a network may count in a buffer
-    module = module.to(device)
-    check_scores(module, checkpoint.architecture, side, classes)
-    found = find_layers(module, checkpoint.architecture, side)
+    classifier = of_module(module.to(device), checkpoint.architecture, checkpoint.labels, checkpoint.preprocessing)
+    return replace(classifier, weights_sha256=weights)
+
+
+def of_module(
+    module: nn.Module, architecture: str, labels: list[str] | None, preprocessing: Preprocessing
+) -> Classifier:
+    """Looks at a network in memory.
+
+    Args:
+        module: in eval mode, all parameters frozen; it is run, and left as it is.
+        architecture: for the messages.
+        labels: one per class; None names the classes by their indices.
+        preprocessing: whose ``crop_size`` is the side of the pictures that it is looked at with.
+
+    Raises:
+        ModelError: it does not answer with one logit per class, or has no layer with a map.
+    """
+    side = preprocessing.crop_size
+    count = check_scores(module, architecture, side, None if labels is None else len(labels))
+    found = find_layers(module, architecture, side)
     return Classifier(
-        module,
-        checkpoint.architecture,
-        checkpoint.labels,
-        checkpoint.preprocessing,
-        {path: layer.shape for path, layer in found.layers.items()},
-        found.default,
-        {path: layer.view for path, layer in found.layers.items() if layer.view != CHANNELS_FIRST},
-        found.rule,
-        found.refused,
-        found.alone,
-        weights,
+        module=module,
+        architecture=architecture,
+        labels=[str(index) for index in range(count)] if labels is None else labels,
+        preprocessing=preprocessing,
+        layers={path: layer.shape for path, layer in found.layers.items()},
+        default_layer=found.default,
+        views={path: layer.view for path, layer in found.layers.items() if layer.view != CHANNELS_FIRST},
+        layer_rule=found.rule,
+        refused_layers=found.refused,
+        alone=found.alone,
     )
 
 

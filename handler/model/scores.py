@@ -17,21 +17,24 @@ _AT_AN_END = 1e-2  # from 0 or 1, where a sigmoid is saturated
 _LOGITS = "valid are logits, which Grad-CAM is defined on"
 
 
-def check_scores(module: nn.Module, architecture: str, side: int, classes: int) -> None:
+def check_scores(module: nn.Module, architecture: str, side: int, classes: int | None) -> int:
     """Runs pictures and refuses a network that does not answer with one finite logit per label.
 
     Args:
         module: in eval mode.
         architecture: for the messages.
         side: of the square pictures, in pixels.
-        classes: how many labels there are.
+        classes: how many labels there are; None takes any number of scores.
+
+    Returns:
+        How many scores there are.
 
     Raises:
         ModelError: saying what came back and what is valid.
     """
     device = next(module.parameters()).device
     picture = scenes(1, side, seed=2).to(device)
-    valid = f"valid is one tensor of float32 scores (N, {classes}), one score per label"
+    valid = f"valid is one tensor of float32 scores (N, {classes or 'K'}), one score per label"
     scores = _run(module, picture, architecture)
     if not isinstance(scores, Tensor):
         raise ModelError(f"architecture {architecture} answers with {described(scores)}, {valid}")
@@ -39,7 +42,7 @@ def check_scores(module: nn.Module, architecture: str, side: int, classes: int) 
         raise ModelError(
             f"architecture {architecture} answers one picture with {scores.dtype} {tuple(scores.shape)}, {valid}"
         )
-    if scores.shape[1] != classes:
+    if classes not in (None, scores.shape[1]):
         raise ModelError(
             f"architecture {architecture} scores {scores.shape[1]} classes, but there are {classes} labels; {valid}"
         )
@@ -51,7 +54,7 @@ def check_scores(module: nn.Module, architecture: str, side: int, classes: int) 
             f"architecture {architecture} answers the same picture differently each time, in eval mode, too; valid is "
             "a network without chance and memory: F.dropout needs training=self.training"
         )
-    if classes == 1:
+    if scores.shape[1] == 1:
         raise ModelError(
             f"architecture {architecture} has one score, and a softmax of one score is always 1; "
             "valid are at least two classes with a score each"
@@ -62,6 +65,7 @@ def check_scores(module: nn.Module, architecture: str, side: int, classes: int) 
             f"architecture {architecture} ends in a {end}; {_LOGITS}: remove the {end}, the probabilities are computed "
             "from the logits by a softmax"
         )
+    return int(scores.shape[1])
 
 
 def _run(module: nn.Module, picture: Tensor, architecture: str) -> Any:
