@@ -16,7 +16,7 @@ from export.graphs.prediction import export_prediction
 from handler.model.checkpoint import Checkpoint, write_checkpoint
 from handler.model.classifier import build_classifier
 from handler.picture.preprocess import Preprocessing
-from tests.models import random_classifier, random_inputs
+from tests.support.models import random_classifier, random_inputs
 
 _ROOT = Path(__file__).parent.parent
 _SPREAD = 3.0  # standard deviation of the scores
@@ -68,9 +68,9 @@ def _with_ordinary_scores(module: nn.Module, side: int) -> dict[str, torch.Tenso
 
 
 def _stamp(*arguments: object) -> str:
-    sources = [path for part in ("handler", "export") for path in sorted((_ROOT / part).glob("*.py"))]
+    sources = [path for part in ("handler", "export") for path in sorted((_ROOT / part).rglob("*.py"))]
     digest = hashlib.sha256(json.dumps([*arguments, *map(version, _PACKAGES)]).encode())
-    for path in (*sources, Path(__file__), _ROOT / "tests" / "models.py"):
+    for path in (*sources, Path(__file__), _ROOT / "tests" / "support" / "models.py"):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

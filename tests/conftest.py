@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 @pytest.fixture(scope="session")
 def classifier() -> Classifier:
     """A small random-weight classifier; torch is loaded only for the tests that ask for it."""
-    from tests.models import random_classifier
+    from tests.support.models import random_classifier
 
     return random_classifier("shufflenet_v2_x0_5")
 
@@ -30,7 +30,7 @@ def classifier() -> Classifier:
 def shapes() -> Classifier:
     """The embedded model."""
     from handler.model.sources import load_classifier
-    from tests.serving import CHECKPOINT
+    from tests.support.serving import CHECKPOINT
 
     return load_classifier(checkpoint=CHECKPOINT)
 
@@ -40,7 +40,7 @@ def shapes_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model's archive with its graphs, which take most of a minute to export: made once."""
     from export.packing.archive import write_archive
     from handler.model.sources import find_checkpoint
-    from tests.serving import CHECKPOINT
+    from tests.support.serving import CHECKPOINT
 
     return write_archive(find_checkpoint(checkpoint=CHECKPOINT), tmp_path_factory.mktemp("shapes"), "shapes")
 
@@ -70,7 +70,7 @@ def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
 @pytest.fixture
 def ownnet(importable: Path) -> Path:
     """The package of a network of one's own, importable."""
-    from tests.own import write_package
+    from tests.support.own import write_package
 
     return write_package(importable)
 

@@ -19,7 +19,7 @@ def alike_in_memory(score: torch.Tensor) -> Iterator[None]:
     ``native_batch_norm_backward`` of PyTorch 2.14.1 on a CPU returns wrong values, without a word, where one of input
     and gradient (N, C, H, W) is contiguous and the strides of the other are those of channels-last memory, too: at
     N = 1, or where a side is 1, as tokens are when they are transposed. Remove this when
-    ``tests/test_backward_contract.py`` reports that the bare operator is right.
+    ``tests/handler/autograd/test_backward_contract.py`` reports that the bare operator is right.
     """
     with ExitStack() as stack:
         for node in nodes(score.grad_fn) if score.grad_fn is not None else ():

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.odd import OwnReLU, Swish
 from tests.soundness.odd.table import cnn
+from tests.support.odd import OwnReLU, Swish
 
 EITHER = "right or refused"
 

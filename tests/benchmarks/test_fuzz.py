@@ -1,0 +1,202 @@
+"""Hostile input against a real server, over raw sockets, and what the fuzzer makes of the answers."""
+
+import json
+import os
+import re
+import signal
+import threading
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.reliability import fuzz as command
+from benchmarks.reliability.fuzz_input import Hostile, load, save
+from benchmarks.reliability.fuzz_judge import DEFECTS, judge
+from benchmarks.reliability.fuzz_memory import LEAST, describe
+from benchmarks.reliability.fuzz_requests import request
+from benchmarks.reliability.fuzz_run import Process, fuzz, worker_of
+from benchmarks.reliability.fuzz_wire import Reply, send
+from tests.support.serving import ONE, serving
+
+INPUTS = 2000
+SEED = 5
+JSON = {"content-type": "application/json"}
+PICTURE = Hostile("picture", ONE.read_bytes(), [(b"Content-Type", b"image/jpeg"), (b"X-Explain-Maps", b"none")])
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory, shapes_archive):
+    with serving(shapes_archive.parent, "shapes", tmp_path_factory.mktemp("logs")) as client:
+        yield client
+
+
+@pytest.mark.server
+def test_two_thousand_hostile_inputs_are_answered_by_the_same_worker_in_flat_memory(client, tmp_path):
+    before = worker_of(client.server)
+    outcome = fuzz(client.server, SEED, range(INPUTS), most=10)
+    found = [one.to_dict() for one in outcome.findings]
+    assert found == []
+    assert worker_of(client.server) == before
+    assert outcome.tried.total() == INPUTS
+    kinds = {kind.partition("/")[0] for kind in outcome.tried}
+    assert kinds >= {
+        "picture",
+        "bomb",
+        "wrong type",
+        "multipart",
+        "urlencoded",
+        "json",
+        "kserve",
+        "headers",
+        "path",
+        "cut",
+    }
+    formats = {"PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"}
+    assert {f"{kind}/{form}" for kind in ("picture", "bomb") for form in formats} <= set(outcome.tried)
+    assert {200, 400, 404, 413, 415} <= set(outcome.statuses)
+    assert set(outcome.statuses) <= {0, *range(200, 300), *range(400, 500), 500}
+    assert outcome.statuses[500] == outcome.defects.total() < INPUTS / 10
+    assert all(one.flat for one in outcome.memory.values())
+    report = command.report(outcome, before.pid)
+    assert report["worker"] == {"pid": before.pid, "same_throughout": True}
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+DEFECTIVE = {
+    "form that is no form": (b"application/x-www-form-urlencoded", b"a=%zz"),
+    "form with an empty name": (b"application/x-www-form-urlencoded", b"=a"),
+    "no boundary": (b"multipart/form-data;boundary", b"x"),
+    "empty boundary": (b"multipart/form-data; boundary=", b"x"),
+    "part without a name": (b"multipart/form-data; boundary=B", b"form-data; filename=x"),
+    "part with an empty name": (b"multipart/form-data; boundary=B", b'form-data; name=""'),
+    "parameter without a value": (b"multipart/form-data; boundary=B", b"form-data; name"),
+    "extended parameter without a value": (b"multipart/form-data; boundary=B", b"form-data; name=a; filename*=utf-8"),
+    "extended parameter badly escaped": (
+        b"multipart/form-data; boundary=B",
+        b"form-data; name=a; filename*=utf-8''%zz",
+    ),
+    "unknown transfer encoding": (
+        b"multipart/form-data; boundary=B",
+        b"form-data; name=a; filename=b\r\nContent-Transfer-Encoding: no",
+    ),
+    "unknown charset": (
+        b"multipart/form-data; boundary=B",
+        b"form-data; name=a; filename=b\r\nContent-Type: text/plain; charset=no",
+    ),
+}
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("name", DEFECTS)
+def test_each_of_torchserves_own_500s_is_known_by_its_request_and_its_answer(client, name):
+    content_type, said = DEFECTIVE[name]
+    body = said if b"form-data" not in said else b"--B\r\nContent-Disposition: " + said + b"\r\n\r\nx\r\n--B--\r\n"
+    hostile = Hostile("defect", body, [(b"Content-Type", content_type)])
+    reply = send(client.server.address, client.server.model, hostile)
+    assert reply.status == 500
+    verdict = judge(hostile, reply)
+    assert (verdict.defect, verdict.fault) == (name, None)
+    elsewhere = judge(replace(hostile, headers=[(b"Content-Type", b"image/jpeg")]), reply)
+    assert (elsewhere.defect, elsewhere.fault) == (None, "status 500")
+
+
+@pytest.mark.server
+def test_a_worker_that_is_replaced_is_a_finding(client):
+    worker, sent = worker_of(client.server), threading.Semaphore(0)
+
+    def kill_after_some():
+        if sent.acquire(timeout=60):
+            os.kill(worker.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_after_some)
+    killer.start()
+    outcome = fuzz(client.server, SEED, range(INPUTS), done=sent.release)
+    killer.join()
+    assert outcome.findings
+    assert outcome.tried.total() < INPUTS
+    assert any(re.search("process|worker|status 50[037]", one.fault) for one in outcome.findings)
+    assert client.form(ONE.read_bytes(), maps="none").status_code == 200  # waits for the next worker
+    assert worker_of(client.server) != worker
+
+
+@pytest.mark.server
+def test_a_finding_is_kept_and_sent_again(client, tmp_path, capsys):
+    file = tmp_path / "findings" / "1-2.json"
+    save(file, PICTURE, {"fault": "none"})
+    assert load(file) == PICTURE
+    assert command._replay(client.server, file) == 0
+    assert "status 200" in capsys.readouterr().out
+
+
+def test_a_number_always_gives_the_same_request_and_a_file_holds_it_whole(tmp_path):
+    for number in range(0, 3000, 10):
+        hostile = request(SEED, number)
+        assert hostile == request(SEED, number)
+        assert Hostile.from_json(json.loads(json.dumps(hostile.to_json()))) == hostile
+    assert request(SEED, 1) != request(SEED + 1, 1)
+
+
+def error(status: int, **changed) -> bytes:
+    return json.dumps({"code": status, "type": "BadRequest", "message": "no", **changed}).encode()
+
+
+FAULTY = {
+    "status 500": Reply(500, JSON, error(500), True),
+    "status 503": Reply(503, JSON, error(503), True),
+    "status 302": Reply(302, JSON, b"", True),
+    "no answer": Reply(0, seconds=60.0),
+    "answered only after 31": Reply(200, JSON, b"{}", True, 31.0),
+    "ends before": Reply(200, JSON, b"{}", False),
+    "is no JSON: Expecting": Reply(200, JSON, b"{", True),
+    "is no JSON: NaN": Reply(200, JSON, b'{"max": NaN}', True),
+    "of type ''": Reply(200, {}, b"{}", True),
+    "no PNG": Reply(200, {"content-type": "image/png"}, b"{}", True),
+    "code 422": Reply(400, JSON, error(422), True),
+    "no JSON object": Reply(400, JSON, b"[]", True),
+    "no JSON object of": Reply(400, JSON, error(400, message=None), True),
+    "stack trace": Reply(400, JSON, error(400, message='Traceback (most recent call last): File "x.py"'), True),
+    "a stack trace": Reply(400, JSON, error(400, message="\tat io.netty.handler.Codec.read(Codec.java:5)"), True),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTY)
+def test_what_must_not_come_back_is_a_fault(fault):
+    assert fault in (judge(PICTURE, FAULTY[fault]).fault or "")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(200, JSON, b'{"a": 1}', True),
+        Reply(200, {"content-type": "image/png"}, b"\x89PNG", True),
+        Reply(400, JSON, error(400), True),
+        Reply(413, {}, b"", True),
+    ],
+)
+def test_what_may_come_back_is_none(reply):
+    assert judge(PICTURE, reply).fault is None
+
+
+def test_silence_is_allowed_where_the_request_is_no_whole_one():
+    assert judge(replace(PICTURE, framed=False), Reply(0)).fault is None
+
+
+@pytest.mark.parametrize("name", ["worker", "java"])
+def test_memory_that_grows_with_the_inputs_is_not_flat_and_peaks_and_stairs_at_the_start_are(name):
+    base = 800 * 2**20
+    leaking = [(n, base + 10_000 * n) for n in range(0, 100_000, 500)]
+    assert not describe(name, leaking, base, base).flat
+    warming = [(n, base + min(n, 20_000) * 10_000) for n in range(0, 100_000, 500)]
+    assert describe(name, warming, base + 2**28, base).flat
+    peaking = [(n, base + (n % 7 == 0) * 2**28) for n in range(0, 100_000, 500)]
+    assert describe(name, peaking, base + 2**28, base).flat
+    assert not describe(name, peaking, base + 2**31, base).flat
+    stretching = [(n, base + n * (LEAST[name] // 3000)) for n in range(2000)]
+    assert describe(name, stretching, base, base).flat
+
+
+def test_a_process_is_told_from_another_of_the_same_number():
+    own = Process.of(os.getpid())
+    assert own == Process.of(os.getpid())
+    assert own != replace(own, started=own.started + 1)
+    assert 0 < own.memory() <= own.memory("VmHWM")

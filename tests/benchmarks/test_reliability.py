@@ -1,0 +1,306 @@
+"""The measurements of reliability: what they count, and small ones against a real TorchServe."""
+
+import hashlib
+import json
+import threading
+from collections import Counter
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+
+from benchmarks.reliability.asking import ask, together
+from benchmarks.reliability.burst import bursts
+from benchmarks.reliability.faults.archives import damaged_graph
+from benchmarks.reliability.faults.processes import worker_killed
+from benchmarks.reliability.faults.run import SCENARIOS, run_faults
+from benchmarks.reliability.faults.scenario import Finding, Impossible, Place
+from benchmarks.reliability.memory import MemoryWatch, Sample, describe_samples
+from benchmarks.reliability.mixed_load import Job, nothing_lost_or_crossed, run_mixed, summarise_outcomes
+from benchmarks.reliability.pictures import draw_pool, largest_upload, marked
+from benchmarks.reliability.profile import FORMS, SHARES, judge, mixed, request
+from benchmarks.reliability.record import read_records, settings_of, write_record
+from benchmarks.reliability.report import render, write_report
+from benchmarks.reliability.sizing import best, replicas
+from benchmarks.reliability.slope import LARGEST, memory_slope
+from benchmarks.reliability.soak import judge_samples
+from handler.picture.decode import decode
+from tests.support.serving import ONE, ROOT
+
+REQUESTS = 300
+FUZZ = {  # as benchmarks/reliability/fuzz.py describes it
+    "seed": 20,
+    "inputs": 98765,
+    "threads": 4,
+    "seconds": 800.0,
+    "by_kind": {"bomb": {"inputs": 98765, "statuses": {"413": 98760, "200": 5}}},
+    "statuses": {"413": 98760, "200": 5},
+    "torchserve_defects": {},
+    "worker": {"pid": 7, "same_throughout": True},
+    "memory": {
+        "worker": {"start": 900 << 20, "end": 905 << 20, "peak": 910 << 20, "cap": 0, "slope": 12.3, "flat": True},
+    },
+    "findings": [{"fault": "status", "number": 5, "kind": "bomb", "answer": None, "file": None}],
+}
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    return draw_pool(tmp_path_factory.mktemp("pool"), 10)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, shapes_archive, pool):
+    work = tmp_path_factory.mktemp("work")
+    return Place(ROOT / "config.properties", shapes_archive.parent, "shapes", work, pool)
+
+
+@pytest.fixture(scope="module")
+def server(place):
+    with place.server() as server:
+        yield server
+
+
+def memory(minutes: float, per_minute: float, noise: float = 3.0, start: float = 900.0):
+    """Samples every two seconds of a process that grows so fast."""
+    seconds = np.arange(0, 60 * minutes, 2.0)
+    values = start + per_minute * seconds / 60 + np.random.default_rng(1).normal(0, noise, len(seconds))
+    return seconds, values
+
+
+@pytest.mark.parametrize("per_minute", [0.0, 0.5, -1.0])
+def test_memory_that_hardly_grows_is_let_pass(per_minute):
+    slope = memory_slope(*memory(10, per_minute), warm_up=200)
+    assert not slope.exceeds(LARGEST)
+    assert slope.lower <= slope.value <= slope.upper
+    assert slope.value == pytest.approx(per_minute, abs=0.4)
+
+
+@pytest.mark.parametrize("per_minute", [2.0, 10.0])
+def test_a_leak_exceeds_the_largest_slope(per_minute):
+    assert memory_slope(*memory(10, per_minute), warm_up=200).exceeds(LARGEST)
+
+
+def test_what_grows_during_the_warm_up_only_is_no_leak():
+    seconds, values = memory(10, 0)
+    values += 50 * np.minimum(seconds / 200, 1)  # MiB that caches take
+    assert not memory_slope(seconds, values, warm_up=200).exceeds(LARGEST)
+    assert memory_slope(seconds, values, warm_up=0).value > memory_slope(seconds, values, warm_up=200).value
+
+
+def test_a_single_step_and_single_spikes_are_no_leak():
+    seconds, values = memory(10, 0)
+    values[::30] += 200  # large answers
+    values[len(values) * 3 // 4 :] += 8  # an arena more
+    assert not memory_slope(seconds, values, warm_up=200).exceeds(LARGEST)
+
+
+def test_a_slope_that_is_no_number_is_not_let_pass():
+    slope = replace(memory_slope(*memory(10, 0), warm_up=200), lower=float("nan"))
+    assert slope.exceeds(LARGEST)
+
+
+def test_a_soak_too_short_for_a_slope_is_refused():
+    with pytest.raises(ValueError, match="needed are 5"):
+        memory_slope(*memory(1, 0), warm_up=0)
+
+
+def test_a_soak_is_judged_by_its_workers_and_not_by_javas_heap():
+    leaking = [Sample(s, 200.0, value, (7,)) for s, value in zip(*memory(10, 5), strict=True)]
+    heap = [Sample(s, value, 900.0, (7,)) for s, value in zip(*memory(10, 5), strict=True)]
+    assert judge_samples(leaking, 600)["grows"]
+    assert not judge_samples(heap, 600)["grows"]
+
+
+def test_samples_are_described_with_a_thinned_series():
+    found = describe_samples([Sample(float(s), 100 + s, 900 - s, (7,)) for s in range(500)])
+    assert found["java_mib"] == {"first": 100, "last": 599, "max": 599}
+    assert found["workers_mib"] == {"first": 900, "last": 401, "max": 900}
+    assert found["same_workers"]
+    assert len(found["series"]["s"]) <= 120
+    assert not describe_samples([Sample(0, 1, 1, (7,)), Sample(1, 1, 1, (8,))])["same_workers"]
+
+
+def test_a_marked_picture_is_another_file_with_the_same_pixels():
+    one, two = (marked(ONE.read_bytes(), f"request {number}") for number in (1, 2))
+    assert len({ONE.read_bytes(), one, two}) == 3
+    assert np.array_equal(decode(one), decode(ONE.read_bytes()))
+    with pytest.raises(ValueError, match="JPEG"):
+        marked(b"\x89PNG", "")
+
+
+@pytest.mark.parametrize("limit", [10 * 2**20, 100_000])
+def test_the_largest_upload_fills_the_limit_with_pixels(limit):
+    upload = largest_upload(limit)
+    assert 0.95 * limit < len(upload) <= limit
+    assert decode(upload).nbytes == len(upload) - 54
+
+
+def test_the_profile_is_mixed_as_it_says_and_every_request_has_its_own_picture(pool):
+    asked = [mixed(number, pool, 5) for number in range(2000)]
+    assert sum(SHARES.values()) == 100
+    for kind, share in SHARES.items():
+        assert sum(one.kind == kind for one in asked) / 20 == pytest.approx(share, abs=3), kind
+    assert len({hashlib.sha256(one.upload).digest() for one in asked}) == 2000
+    assert {form for form, count in Counter(one.form for one in asked).items() if count > 500} == set(FORMS)
+    assert mixed(7, pool, 5) == asked[7] != mixed(7, pool, 6)
+
+
+def outcome(number: int, **other):
+    good = {"kind": "prediction", "form": "raw", "status": 200, "wrong": "", "ms": 10.0 + number}
+    return {"number": number, **good, "ms_with_retries": 20.0 + number, "refusals_ms": [], **other}
+
+
+def test_a_summary_counts_what_is_lost_crossed_wrong_and_refused():
+    whole = [outcome(number) for number in range(100)]
+    assert nothing_lost_or_crossed(summarise_outcomes(whole, 100))
+    assert summarise_outcomes(whole, 100)["ms"] == {"p50": 59.0, "p95": 104.0, "p99": 108.0, "max": 109.0}
+    bad = {
+        "lost": whole[:-1],
+        "answered_twice": [*whole, outcome(5)],
+        "crossed": [*whole[1:], outcome(0, wrong="crossed: …")],
+        "wrong": [*whole[1:], outcome(0, wrong="status 500", status=500)],
+        "unidentified": [*whole[1:], outcome(0, wrong="unidentified")],
+    }
+    for key, outcomes in bad.items():
+        found = summarise_outcomes(outcomes, 100)
+        assert found[key] == 1, key
+        assert not nothing_lost_or_crossed(found)
+    assert summarise_outcomes([outcome(0, wrong="no answer", status=0)], 1)["lost"] == 1
+    refused = summarise_outcomes([*whole[1:], outcome(0, refusals_ms=[3.0, 5.0])], 100)
+    assert (refused["retries"], refused["refused_then_answered"], refused["refusal_ms"]["max"]) == (2, 1, 5.0)
+    assert nothing_lost_or_crossed(refused)
+
+
+def test_replicas_leave_room_and_are_two_at_least():
+    assert [replicas(rate, 70.0) for rate in (1, 98, 99, 490)] == [2, 2, 3, 10]
+    measured = [{"profile": "a", "per_s": 3}, {"profile": "a", "per_s": 5}, {"profile": "b", "per_s": 9}]
+    assert best(measured, "a")["per_s"] == 5
+
+
+@pytest.mark.server
+def test_under_load_every_request_gets_its_own_answer(server, pool, tmp_path):
+    draw_pool(tmp_path / "pool", len(pool))
+    job = Job(server.model, str(tmp_path / "pool"), str(tmp_path / "outcomes.jsonl"), REQUESTS, 300, 16)
+    with MemoryWatch(server) as watch:
+        outcomes = run_mixed(server.address, job)
+    found = summarise_outcomes(outcomes, REQUESTS)
+    assert found["wrong_examples"] == []
+    assert nothing_lost_or_crossed(found), found
+    assert found["answered"] == REQUESTS
+    assert set(found["statuses"]) == {"200", "400", "415"}
+    assert set(found["forms"]) == set(FORMS)
+    assert set(found["kinds"]) == set(SHARES)
+    memory = watch.describe()
+    assert memory["same_workers"]
+    assert memory["java_mib"]["max"] > 50
+    assert memory["workers_mib"]["max"] > 100
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("kind", SHARES)
+def test_an_answer_of_another_request_is_recognised(server, pool, kind):
+    one, other = (request(number, kind, "raw", pool[number], 5) for number in (3, 4))
+    seen = ask(server.address, server.model, one)
+    assert seen.right, seen.wrong
+    status = int(seen.saw)
+    named = {"X-Image-Sha256": hashlib.sha256(one.upload).hexdigest()} if kind == "sheet" else {}
+    assert judge(one, status, named, seen.body) == ""
+    assert judge(other, status, named, seen.body).startswith("crossed")
+    same_picture = request(9, kind, "raw", pool[3], 5)  # another request with the same pixels
+    assert judge(same_picture, status, named, seen.body).startswith("crossed")
+    assert "status" in judge(one, 507, {}, b"")
+
+
+@pytest.mark.server
+def test_a_burst_is_answered_or_refused_and_nothing_else(server, pool):
+    found = bursts(server, pool, rounds=1, size=40)
+    assert found["neither"] == 0, found
+    assert found["answered"] >= 16  # the queue
+    assert found["refused"] > 0
+
+
+@pytest.mark.server
+def test_a_killed_worker_is_replaced_and_only_its_own_batch_fails(place):
+    found = worker_killed(place)
+    assert found.as_expected, found
+    assert found.back_s is not None
+    assert found.detail["new_worker"]
+    assert found.sees["crossed"] == 0
+
+
+@pytest.mark.server
+def test_an_archive_with_damaged_graphs_is_served_by_torch(place):
+    found = damaged_graph(place)
+    assert found.as_expected, found
+    assert found.detail["engines"] == ["torch"]
+
+
+def test_calls_together_are_under_way_at_the_same_moment():
+    barrier = threading.Barrier(8, timeout=30)  # breaks unless all eight wait at once
+    together([barrier.wait] * 8)
+    assert not barrier.broken
+
+
+def test_scenarios_that_fail_or_cannot_be_tried_are_recorded_as_such(tmp_path, monkeypatch):
+    def impossible(_):
+        raise Impossible("no mounting here")
+
+    def late(_):
+        raise TimeoutError("nobody answered")
+
+    def good(_):
+        sees = {"requests": 1, "saw": {"200": 1}, "right_ms": {"p50": 1.0, "max": 2.0}}
+        return Finding("kicked | it", "nothing", True, sees, 0.5, {"long": "x" * 200, "new_worker": True})
+
+    monkeypatch.setitem(SCENARIOS, "impossible", impossible)
+    monkeypatch.setitem(SCENARIOS, "late", late)
+    monkeypatch.setitem(SCENARIOS, "good", good)
+    told = []
+    run = partial(run_faults, place=None, records=tmp_path, settings={}, tell=told.append)
+    assert run(["good", "impossible"])
+    assert not run(["late"])
+    page = render(read_records(tmp_path))
+    assert "| **good**: kicked \\| it | nothing | 1 × 200 | 1 / 2 | 0.5 s | yes | new worker yes |" in page
+    assert "not possible here" in page
+    assert "**no**" in page
+    assert "nobody answered" in page
+    assert "x" * 200 not in page
+
+
+def test_the_report_of_nothing_says_how_to_measure(tmp_path):
+    page = render({})
+    for target in ("load", "soak-10", "faults", "fuzz"):
+        assert f"Not measured yet: `make {target}` does." in page
+    assert write_report(tmp_path, tmp_path / "docs").read_text() == page
+
+
+@pytest.mark.server
+def test_the_report_holds_what_the_records_say(server, tmp_path):
+    settings = settings_of(server)
+    assert settings["job_queue_size"] == "16"
+    outcomes = summarise_outcomes([outcome(number) for number in range(4321)], 4321)
+    samples = [Sample(s, 200.0, value, (7,)) for s, value in zip(*memory(10, 5), strict=True)]
+    seen = describe_samples(samples)
+    load = {"concurrency": 32, "seconds": 600.0, "retry_pause_s": 0.1, "outcomes": outcomes, "memory": seen}
+    write_record(tmp_path, "load", load, settings)
+    soak = {"seconds": 600.0, "outcomes": outcomes, "memory": seen, "slope": judge_samples(samples, 600)}
+    write_record(tmp_path, "soak-10", soak, settings)
+    measured = [{"profile": "prediction", "concurrency": 4, "per_s": 70.0, "p50": 5.0, "p95": 9.0, "p99": 11.0}]
+    write_record(tmp_path, "sizing", {"measured": measured}, settings)
+    write_record(tmp_path, "fuzz", FUZZ, settings)
+    write_report(tmp_path, tmp_path / "docs")
+    page = (tmp_path / "docs" / "RELIABILITY.md").read_text()
+    assert "4321 requests at concurrency 32" in page
+    assert "**grows**" in page
+    assert "| prediction | 70.0 | 9 | 2 | 2 | 3 | 11 |" in page
+    assert "98765 hostile requests" in page
+    assert "**1 findings**" in page
+    assert "| worker | 900 | 905 | 910 | 12 | yes |" in page
+    assert "| bomb | 98765 | 200 × 5, 413 × 98760 |" in page
+    assert "`job_queue_size=16`" in page
+    assert str(tmp_path) not in page
+    written = json.loads((tmp_path / "docs" / "reliability.json").read_text())
+    assert set(written) == {"load", "soak-10", "sizing", "fuzz"}
+    assert written["load"]["machine"]["cores"] >= 1

@@ -1,0 +1,75 @@
+"""``make demo`` as a newcomer runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+from PIL import Image
+
+from tests.support.serving import CHECKPOINT, ROOT
+
+
+@pytest.mark.server
+def test_make_demo_says_what_it_does_and_writes_what_it_says():
+    command = ["make", "demo", "-o", ".venv/.ready", f"PY={sys.executable}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for said in ("wrote model_store/shufflenet_cam.mar", "starting TorchServe", "ready:", "stopping the server"):
+        assert said in done.stdout
+    written = [word.strip(",") for word in done.stdout.split() if word.startswith("out/demo/")]
+    assert len(written) >= 13
+    for name in written:
+        if name.endswith(".png"):
+            Image.open(ROOT / name).verify()
+    answer = json.loads((ROOT / "out/demo/two.json").read_text(encoding="utf-8"))
+    assert [one["target"]["label"] for one in answer["explanations"]] == ["heart", "arrow"]
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("last", ["starting TorchServe", "ready:"])
+def test_ctrl_c_ends_the_demo_in_one_line_and_the_server_with_it(shapes_archive, tmp_path, last):
+    """The signal goes to the whole process group, as a terminal sends it."""
+    (ROOT / "model_store" / "interrupted.mar").write_bytes(shapes_archive.read_bytes())
+    command = [sys.executable, "-u", "-m", "examples.demo", "--model", "interrupted", "--output", str(tmp_path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as demo:
+        try:
+            assert any(last in line for line in demo.stdout)
+            below = psutil.Process(demo.pid).children(recursive=True)
+            os.killpg(demo.pid, signal.SIGINT)
+            said = demo.stderr.read()
+        finally:
+            (ROOT / "model_store" / "interrupted.mar").unlink()
+    assert demo.returncode == 130
+    assert said == "interrupted: the server is stopped\n"
+    _, alive = psutil.wait_procs(below, timeout=30)
+    assert not alive
+    served = [one.info["cmdline"] or [] for one in psutil.process_iter(["cmdline"])]
+    assert not any("interrupted=interrupted.mar" in command for command in served)
+
+
+@pytest.mark.parametrize("command", ["examples.finetune", "benchmarks.zoo", "export"])
+def test_ctrl_c_while_pytorch_is_loaded_is_one_line(tmp_path, command):
+    arguments = {
+        "examples.finetune": [str(tmp_path)],
+        "benchmarks.zoo": ["alexnet", "--folder", str(tmp_path)],
+        "export": ["archive", "--checkpoint", str(CHECKPOINT), "--store", str(tmp_path)],
+    }
+    with subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", command, *arguments[command]],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert any("torch" in line for line in process.stderr)
+        os.killpg(process.pid, signal.SIGINT)
+        said = [line for line in process.stderr if not line.startswith("import time:")]
+    assert process.returncode in (130, -signal.SIGINT)  # a shell calls both 130
+    assert [line.partition(":")[0] for line in said] == ["interrupted"]

@@ -1,0 +1,72 @@
+import json
+import zipfile
+
+import pytest
+import yaml
+
+from export.packing.archive import write_archive
+from handler.errors import ModelError
+from handler.model.sources import find_checkpoint
+from tests.support.serving import CHECKPOINT
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    return find_checkpoint(checkpoint=CHECKPOINT)
+
+
+def test_the_archive_holds_package_entry_checkpoint_settings_and_graphs(shapes_archive):
+    with zipfile.ZipFile(shapes_archive) as archive:
+        names = set(archive.namelist())
+        settings = yaml.safe_load(archive.read("model-config.yaml"))
+    assert {"torchserve_entry.py", "handler/service.py", "handler/__init__.py", "model.safetensors"} <= names
+    assert {"model.onnx", "model.gradcam.onnx", "model.explain.onnx"} <= names
+    assert not any("__pycache__" in name or name.startswith("export") for name in names)
+    assert settings["explain"]["max_pixels"] == 50_000_000
+    assert list(shapes_archive.parent.iterdir()) == [shapes_archive]
+
+
+def test_the_graphs_can_be_left_out(tmp_path, checkpoint):
+    path = write_archive(checkpoint, tmp_path / "store", "shapes", "2.1", sidecar=False)
+    with zipfile.ZipFile(path) as archive:
+        assert not any(name.endswith(".onnx") for name in archive.namelist())
+        manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))
+    assert manifest["model"]["handler"] == "torchserve_entry.py"
+    assert manifest["model"]["modelVersion"] == "2.1"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_engine_that_would_lack_its_graphs_is_refused(tmp_path, checkpoint):
+    config = tmp_path / "config.yaml"
+    config.write_text("explain: {engine: onnx}")
+    with pytest.raises(ModelError, match="holds no graph"):
+        write_archive(checkpoint, tmp_path / "store", "shapes", config=config, sidecar=False)
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a b", "-x", "a/b", "x.mar"])
+def test_a_name_that_torchserve_would_refuse_is_refused(tmp_path, checkpoint, name):
+    with pytest.raises(ModelError, match="is not valid"):
+        write_archive(checkpoint, tmp_path, name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "explain: {max_pixel: 3}",
+        "- a",
+        "a: [",
+        "explain: {defaults: {maps: heat}}",
+        "explain: {defaults: {target: zebra}}",
+        "explain: {defaults: {layer: fc}}",
+    ],
+)
+def test_settings_that_cannot_work_leave_the_old_archive(tmp_path, checkpoint, text):
+    (tmp_path / "old.mar").write_bytes(b"old")
+    config = tmp_path / "config.yaml"
+    config.write_text(text)
+    with pytest.raises(ModelError):
+        write_archive(checkpoint, tmp_path, "old", config=config, sidecar=False)
+    assert (tmp_path / "old.mar").read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "old.mar"]

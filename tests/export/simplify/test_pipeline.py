@@ -1,0 +1,67 @@
+import pytest
+import torch
+from torch import nn
+
+import export.simplify.pipeline as simplifying
+from export.simplify.pipeline import simplified
+from handler.autograd.tape import differentiate, record
+from handler.explanation.evidence import Needs
+from tests.support.models import random_classifier, random_inputs
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5)
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        found = self.norm(self.convolution(pictures))
+        return found if found.sum() > 0 else -found
+
+
+@pytest.mark.parametrize("architecture", ["shufflenet_v2_x2_0", "mobilenet_v2"])
+def test_scores_and_gradients_stay_and_batch_norms_go(architecture):
+    classifier = random_classifier(architecture)
+    pictures = torch.from_numpy(random_inputs(2))
+    found, layer = simplified(classifier.module, classifier.default_layer, pictures)
+    assert not any(isinstance(one, nn.BatchNorm2d) for one in found.modules())
+    answers = []
+    for module, path in ((found, layer), (classifier.module, classifier.default_layer)):
+        tape = record(module, pictures, Needs((path,)))
+        answers.append((tape.scores, tape.layers[path], differentiate(tape, tape.scores[:, 3].sum()).layers[path]))
+    for one, other in zip(*answers, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=3e-5 * float(other.detach().abs().max()))
+
+
+@pytest.mark.parametrize("step", ["fold_batch_norms", "pad_channels", "flatten", "fold_shuffles", "move_gates"])
+@pytest.mark.parametrize("how", ["fails", "spoils"])
+def test_a_step_that_fails_or_spoils_the_answers_is_left_out(monkeypatch, caplog, step, how):
+    classifier = random_classifier("shufflenet_v2_x0_5")
+    pictures = torch.from_numpy(random_inputs(2))
+    run = getattr(simplifying, step)
+
+    def broken(network, *rest):
+        if how == "fails":
+            raise RuntimeError("broken")
+        result = run(network, *rest)
+        changed = result if isinstance(result, nn.Module) else network
+        with torch.no_grad():
+            changed.get_submodule("stage3.1.branch2.0").weight.mul_(1.5)
+        return result
+
+    monkeypatch.setattr(simplifying, step, broken)
+    with caplog.at_level("INFO"):
+        found, layer = simplified(classifier.module, classifier.default_layer, pictures)
+    assert caplog.messages
+    expected = classifier.module(pictures)
+    torch.testing.assert_close(found(pictures), expected, rtol=0, atol=3e-5 * float(expected.abs().max()))
+    assert found.get_submodule(layer) is not None
+
+
+def test_what_cannot_be_traced_is_copied():
+    module = Branching().eval()
+    pictures = torch.randn(2, 3, 4, 4)
+    found, layer = simplified(module, "convolution", pictures)
+    assert found is not module
+    assert layer == "convolution"
+    assert torch.equal(found(pictures), module(pictures))

@@ -1,0 +1,276 @@
+"""Every pass: the numbers stay, and what should go is gone; what it must not touch stays."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import export.tracing.explanation as tracing
+from export.tracing.backward_rules import backward_rules
+from export.tracing.flat_scatter import scatter_flat
+from export.tracing.onnx_export import to_onnx
+from export.tracing.rewrites import (
+    divide_before_expanding,
+    gate_by_bias,
+    merge_equal,
+    pick_rows,
+    rectify_once,
+    rewrite,
+    specialise_sizes,
+    without_mutation,
+)
+from tests.support.models import random_classifier, random_inputs
+
+aten = torch.ops.aten
+
+
+def trace(function, *inputs):
+    graph = make_fx(
+        function, decomposition_table=backward_rules(poles=False), tracing_mode="symbolic", _allow_non_fake_inputs=True
+    )(*inputs)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def count(module, target):
+    return len(module.graph.find_nodes(op="call_function", target=target))
+
+
+def apply(module, *passes):
+    done = [one(module.graph) for one in passes]
+    module.graph.eliminate_dead_code()
+    module.graph.lint()
+    module.recompile()
+    return done
+
+
+def numbers(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_sizes_other_than_the_batch_become_numbers():
+    module = trace(lambda x: x.mean(dim=(2, 3)) * (x.shape[2] * x.shape[0]), numbers(2, 3, 6, 5))
+    assert apply(module, specialise_sizes)[0] > 0
+    inputs = numbers(4, 3, 6, 5, seed=1)
+    assert torch.equal(module(inputs), inputs.mean(dim=(2, 3)) * (6 * 4))
+
+
+def test_operators_in_place_become_operators_out_of_place():
+    def function(x):
+        y = x * 2
+        shown = y.size(0)
+        z = F.relu(y, inplace=True) + shown
+        return z + y, y
+
+    inputs = numbers(4, 3)
+    module = trace(function, numbers(2, 3))
+    assert apply(module, without_mutation) == [1]
+    assert count(module, aten.relu_.default) == 0
+    assert all(torch.equal(one, other) for one, other in zip(module(inputs), function(inputs), strict=True))
+
+
+def test_views_stay_in_place():
+    def function(x):
+        y = x * 2
+        view = y[:, 1:]
+        y.relu_()
+        return view, y
+
+    def through_view(x):
+        y = x * 2
+        y[:, 1:].relu_()
+        return y
+
+    for one in (function, through_view):
+        module = trace(one, numbers(2, 3))
+        assert apply(module, without_mutation, merge_equal) == [0, 0]
+        assert count(module, aten.relu_.default) == 1
+
+
+def test_what_is_computed_twice_is_computed_once():
+    def function(x):
+        return torch.exp(x * 2), torch.exp(x * 2) + 1, x * 2.0, x.sum(0), x.sum(1)
+
+    module = trace(function, numbers(2, 3))
+    apply(module, merge_equal)
+    assert count(module, aten.exp.default) == 1
+    assert count(module, aten.sum.dim_IntList) == 2
+    inputs = numbers(5, 3)
+    assert all(torch.equal(one, other) for one, other in zip(module(inputs), function(inputs), strict=True))
+
+
+def test_random_numbers_are_not_merged():
+    module = trace(lambda x: (torch.rand_like(x), torch.rand_like(x)), numbers(2, 3))
+    assert apply(module, merge_equal) == [0]
+    assert count(module, aten.rand_like.default) == 2
+
+
+def score_gradient(weight):
+    def function(x, target):
+        x = x.detach().requires_grad_(True)
+        return torch.autograd.grad(F.linear(x, weight).gather(1, target[:, None]).sum(), x)[0]
+
+    return function
+
+
+def test_a_product_with_a_one_hot_matrix_picks_rows():
+    function = score_gradient(numbers(7, 5))
+    module = trace(function, numbers(2, 5), torch.tensor([0, 3]))
+    assert apply(module, pick_rows) == [1]
+    assert count(module, aten.mm.default) == 0
+    inputs, targets = numbers(4, 5, seed=1), torch.tensor([6, 0, 2, 2])
+    assert torch.equal(module(inputs, targets), function(inputs, targets))
+
+
+def test_other_products_stay():
+    def function(x, target):
+        return x.new_zeros(x.shape[0], 7).scatter_add(1, target, x) @ numbers(7, 5)
+
+    module = trace(function, numbers(2, 2), torch.tensor([[0, 3], [1, 1]]))
+    assert apply(module, pick_rows) == [0]
+
+
+def test_division_comes_before_expansion():
+    def function(x):
+        return x.expand(x.shape[0], 5, 7, 6) / 42
+
+    module = trace(function, numbers(2, 5, 1, 1))
+    nodes = module.graph.find_nodes(op="call_function", target=aten.div.Tensor)
+    for node in nodes:
+        node.target = aten.div.Scalar  # as the gradient of a mean has it
+    module.recompile()
+    assert apply(module, specialise_sizes, divide_before_expanding)[1] == 1
+    assert count(module, aten.expand.default) == 0
+    inputs = numbers(3, 5, 1, 1, seed=1)
+    assert torch.equal(module(inputs), function(inputs))
+
+
+def gate(rectified, values):
+    return torch.autograd.grad(F.relu(values), values, rectified.relu())[0]
+
+
+@pytest.mark.parametrize("summed", [False, True])
+def test_a_gate_behind_a_convolution_becomes_its_bias(summed):
+    def function(x, values):
+        values = values.detach().requires_grad_(True)
+        found = F.conv2d(x, numbers(4, 3, 3, 3, seed=2))
+        return gate(found + values.detach() if summed else found, values)
+
+    module = trace(function, numbers(2, 3, 6, 6), numbers(2, 4, 4, 4))
+    apply(module, merge_equal)
+    assert apply(module, gate_by_bias) == [1]
+    assert count(module, aten.gt.Scalar) == 0
+    inputs, values = numbers(5, 3, 6, 6, seed=3), numbers(5, 4, 4, 4, seed=4)
+    values[values.abs() < 0.3] = 0
+    values[0, 0, 0] = torch.tensor([2.0**-57, -(2.0**-57), 1e30, torch.inf])
+    assert torch.equal(module(inputs, values), function(inputs, values))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_gate_with_two_bounds_becomes_a_bias_too(inplace):
+    def function(x, weight):
+        x = x.detach().requires_grad_(True)
+        values = F.conv2d(x, weight)
+        output = F.relu6(values.clone() if inplace else values, inplace=inplace)
+        arriving = F.conv2d(output.detach(), weight).relu()
+        return output.detach(), torch.autograd.grad(output, x, arriving)[0]
+
+    weight = torch.eye(4)[:, :, None, None]
+    module = trace(function, numbers(2, 4, 6, 6), weight)
+    apply(module, without_mutation, merge_equal)
+    assert apply(module, gate_by_bias) == [1]
+    assert count(module, aten.lt.Scalar) == 0
+    inputs = 4 * numbers(3, 4, 6, 6, seed=3)
+    edges = torch.tensor([0, 2.0**-57, 1, 4, 6 - 2.0**-21, 6, 6 + 2.0**-21, 1e30, -1e-30])
+    inputs[0, 0].flatten()[: len(edges)] = edges
+    found, expected = module(inputs, weight), function(inputs, weight)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_gates_that_others_read_or_that_follow_no_convolution_stay():
+    def read(x, values):
+        values = values.detach().requires_grad_(True)
+        found = F.conv2d(x, numbers(4, 3, 3, 3, seed=2))
+        return gate(found, values) + found
+
+    def product(x, values):
+        values = values.detach().requires_grad_(True)
+        return gate(x.flatten(1) @ numbers(108, 64), values)
+
+    for function, shape in ((read, (2, 4, 4, 4)), (product, (2, 64))):
+        module = trace(function, numbers(2, 3, 6, 6), numbers(*shape))
+        assert apply(module, merge_equal, gate_by_bias)[1] == 0
+
+
+def test_what_is_rectified_is_not_rectified_again():
+    def function(x, y):
+        one, other = x.relu().split([1, 2], 1)
+        joined = torch.cat([other, y.relu()[:, 1:], one], 1)
+        return joined.relu(), torch.cat([one, y], 1).relu()
+
+    module = trace(function, numbers(2, 3), numbers(2, 4))
+    assert apply(module, rectify_once) == [1]
+    assert count(module, aten.relu.default) == 3
+    inputs = numbers(5, 3, seed=1), numbers(5, 4, seed=2)
+    assert all(torch.equal(one, other) for one, other in zip(module(*inputs), function(*inputs), strict=True))
+
+
+def pooling_gradient(x, *options):
+    x = x.detach().requires_grad_(True)
+    found = F.max_pool2d(x, *options)
+    return torch.autograd.grad(found, x, torch.ones_like(found) * 1.5)[0]
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9)])
+@pytest.mark.parametrize("options", [(3, 2, 1), (2, 2), (3, 1, 1), (3, 2, 1, 1, True)])
+def test_maxima_scatter_by_their_indices_in_the_whole_tensor(size, options):
+    class Pool(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.graph = trace(lambda x: pooling_gradient(x, *options), numbers(2, 3, *size))
+            rewrite(self.graph)
+
+        def forward(self, x):
+            return self.graph(x)
+
+    model = to_onnx(Pool().eval(), (numbers(2, 3, *size),), ["input"], ["gradient"], rewrites=False)
+    assert sum(node.op_type == "MaxPool" for node in model.graph.node) == 2
+    assert scatter_flat(model) == 1
+    assert sum(node.op_type == "MaxPool" for node in model.graph.node) == 1
+    onnx.checker.check_model(model, full_check=True)
+    inputs = numbers(4, 3, *size, seed=1).relu()  # with ties
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    (found,) = session.run(None, {"input": inputs.numpy()})
+    np.testing.assert_array_equal(found, pooling_gradient(inputs, *options).numpy())
+
+
+def test_other_scatters_stay():
+    class Scatter(torch.nn.Module):
+        def forward(self, x):
+            found, where = F.max_pool2d(x, 2, return_indices=True)
+            other = where // 2
+            sums = torch.zeros_like(x).flatten(2)
+            return sums.scatter_add(2, other.flatten(2), found.flatten(2)), sums.scatter(
+                2, where.flatten(2), found.flatten(2)
+            )
+
+    model = to_onnx(Scatter().eval(), (numbers(2, 3, 4, 4),), ["input"], ["a", "b"], rewrites=False)
+    assert sum(node.op_type == "ScatterElements" for node in model.graph.node) == 2
+    assert scatter_flat(model) == 0
+
+
+@pytest.mark.parametrize("architecture", ["shufflenet_v2_x0_5", "resnet18"])
+def test_a_whole_explanation_stays_what_it_was(monkeypatch, architecture):
+    classifier = random_classifier(architecture)
+    rewritten = tracing.trace_explanation(classifier)
+    monkeypatch.setattr(tracing, "rewrite", lambda module: module.graph.eliminate_dead_code())
+    plain = tracing.trace_explanation(classifier)
+    plain.recompile()
+    inputs, targets = torch.from_numpy(random_inputs(3)), torch.tensor([-1, 4, 9])
+    for found, expected in zip(rewritten(inputs, targets), plain(inputs, targets), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * expected.abs().max().item())
+    assert set(rewrite(rewritten).values()) == {0}, "a second time there is nothing left to do"

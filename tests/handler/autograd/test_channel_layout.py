@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+import torch
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
+from handler.autograd.hooks import captured
+from handler.autograd.torch_engine import TorchEngine
+from handler.explanation.cam import gradcam
+from handler.explanation.evidence import Needs
+from handler.explanation.maps import combine
+from tests.support.models import random_classifier, random_inputs
+
+CHANNELS_LAST = ChannelLayout(channel_axis=3)
+
+
+def tokens(first: int = 0, **how: object) -> ChannelLayout:
+    return ChannelLayout(channel_axis=2, grid=(3, 4), first_token=first, **how)
+
+
+@pytest.mark.parametrize(
+    ("view", "shape", "maps"),
+    [
+        (CHANNELS_FIRST, (2, 5, 3, 4), (2, 5, 3, 4)),
+        (CHANNELS_LAST, (2, 3, 4, 5), (2, 5, 3, 4)),
+        (ChannelLayout(transposed=True), (2, 5, 4, 3), (2, 5, 3, 4)),
+        (ChannelLayout(channel_axis=2), (2, 3, 5, 4), (2, 5, 3, 4)),
+        (ChannelLayout(runs=((True, True),)), (2, 5, 3, 4), (2, 5, 3, 4)),
+        (tokens(), (2, 12, 5), (2, 5, 3, 4)),
+        (tokens(1), (2, 13, 5), (2, 5, 3, 4)),
+        (tokens(5), (2, 19, 5), (2, 5, 3, 4)),
+        (tokens(transposed=True), (2, 12, 5), (2, 5, 3, 4)),
+        (tokens(runs=((False, True),)), (2, 12, 5), (2, 5, 3, 4)),
+        (ChannelLayout(batch_axis=1, channel_axis=2, grid=(3, 4), first_token=1), (13, 2, 5), (2, 5, 3, 4)),
+        (ChannelLayout(grid=(3, 4)), (2, 5, 12), (2, 5, 3, 4)),
+    ],
+)
+def test_there_and_back_again(view, shape, maps):
+    output = torch.randn(shape)
+    seen = view.to_maps(output)
+    assert seen.shape == maps
+    assert torch.equal(view.from_maps(seen, output), output)
+    assert torch.equal(view.to_maps(view.from_maps(seen + 1, output)), seen + 1)
+
+
+def test_cells_keep_their_places():
+    output = torch.arange(2 * 13).reshape(1, 13, 2)
+    assert tokens(1).to_maps(output)[0, 1, 2, 0] == output[0, 1 + 2 * 4, 1]
+    assert tokens(1, transposed=True).to_maps(output)[0, 1, 2, 0] == output[0, 1 + 2, 1]
+    assert tokens(1, runs=((True, False),)).to_maps(output)[0, 1, 2, 0] == output[0, 1, 1]
+    assert tokens(1, runs=((False, True),)).to_maps(output)[0, 1, 2, 0] == output[0, 1 + 2 * 4 + 3, 1]
+    assert ChannelLayout(1, 2, (3, 4), 1).to_maps(output.transpose(0, 1))[0, 1, 2, 0] == output[0, 1 + 2 * 4, 1]
+    assert CHANNELS_LAST.to_maps(output[:, 1:].reshape(1, 3, 4, 2))[0, 1, 2, 3] == output[0, 12, 1]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layer", "view"),
+    [
+        ("vit_b_32", "encoder.layers.encoder_layer_11.ln_1", ChannelLayout(0, 2, (4, 4), 1)),
+        ("swin_t", "norm", CHANNELS_LAST),
+        ("swin_v2_t", "norm", CHANNELS_LAST),
+        ("convnext_tiny", "features", None),
+    ],
+)
+def test_the_automatic_layer_of_transformers(architecture, layer, view):
+    classifier = random_classifier(architecture, side=128)
+    assert classifier.default_layer == layer
+    assert classifier.views.get(layer) == view
+    assert classifier.layers[layer][1:] == (4, 4)
+
+
+def test_tokens_that_the_score_does_not_read_are_no_maps():
+    classifier = random_classifier("vit_b_32", side=128)
+    assert "encoder.layers.encoder_layer_11.mlp" not in classifier.layers
+    assert "encoder.ln" not in classifier.layers
+    assert "encoder.layers.encoder_layer_10.mlp" in classifier.layers
+
+
+def test_parts_of_windows_are_no_maps():
+    classifier = random_classifier("maxvit_t", side=224)
+    assert classifier.default_layer == "blocks.3"
+    assert classifier.layers["blocks.3"] == (512, 7, 7)
+    assert not any("attn_layer" in path for path in classifier.layers)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layer"),
+    [
+        ("vit_b_32", "encoder.layers.encoder_layer_11.ln_1"),
+        ("vit_b_32", "encoder.layers.encoder_layer_5"),
+        ("swin_t", "norm"),
+        ("swin_t", "features.5.3.norm1"),
+    ],
+)
+def test_grad_cam_equals_the_librarys_with_its_reshaping(architecture, layer):
+    classifier = random_classifier(architecture, side=128)
+    pictures = random_inputs(2, side=128)
+
+    def reshape(output: torch.Tensor) -> torch.Tensor:
+        if output.dim() == 3:
+            output = output[:, 1:].reshape(len(output), 4, 4, -1)
+        return output.permute(0, 3, 1, 2)
+
+    evidence = TorchEngine(classifier).run(pictures, [[3], [7]], Needs((layer,))).layers[layer]
+    found = gradcam(evidence.activation, evidence.gradient)
+    module = classifier.module.requires_grad_(True)
+    targets = [ClassifierOutputTarget(3), ClassifierOutputTarget(7)]
+    try:
+        with GradCAM(module, [module.get_submodule(layer)], reshape_transform=reshape) as peer:
+            expected = peer(torch.from_numpy(pictures), targets)
+    finally:
+        module.requires_grad_(False)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(other, combine([one], 128, 128), atol=1e-4)
+
+
+def test_the_network_continues_with_the_maps():
+    classifier = random_classifier("vit_b_32", side=128)
+    layer = classifier.default_layer
+    pictures = torch.from_numpy(random_inputs(1, side=128))
+    with captured(classifier.module, [layer], classifier.views) as kept:
+        scores = classifier.module(pictures)
+    torch.testing.assert_close(scores, classifier.module(pictures))
+    (gradient,) = torch.autograd.grad(scores[0, 0], kept[layer][0])
+    assert gradient.shape == kept[layer][0].shape == (1, 768, 4, 4)
+    assert gradient.abs().max() > 0

@@ -1,0 +1,105 @@
+import base64
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from export.__main__ import main
+from handler.autograd.torch_engine import TorchEngine
+from handler.client.explanation import ExplanationClient
+from handler.errors import ModelError
+from handler.explanation.maps import make_maps, needs_of
+from handler.picture.decode import decode
+from handler.picture.preprocess import preprocess
+from tests.support.serving import ONE, ROOT
+
+
+@pytest.fixture(scope="module")
+def client(shapes_graphs):
+    return ExplanationClient(shapes_graphs / "model.explain.onnx")
+
+
+def test_it_answers_what_the_hooks_find(client, shapes):
+    answer = client.explain(ONE.read_bytes(), target=shapes.labels.index("heart"), encoding="npy", top_k=2)
+    assert [one["label"] for one in answer["predictions"]][0] == "star"
+    assert len(answer["predictions"]) == 2
+    (explained,) = answer["explanations"]
+    assert explained["target"]["label"] == "heart"
+    seen = preprocess(decode(ONE.read_bytes()), shapes.preprocessing)
+    wanted = ("gradcam", "guided_backprop", "guided_gradcam")
+    needs = needs_of(wanted, [shapes.default_layer])
+    evidence = TorchEngine(shapes).run(seen.tensor[None], [[shapes.labels.index("heart")]], needs)
+    expected = make_maps(evidence, 0, wanted, "gradcam", at_layer=False)
+    assert list(explained["maps"]) == list(wanted)
+    for name, one in expected.items():
+        found = np.load(io.BytesIO(base64.b64decode(explained["maps"][name]["data"])))
+        np.testing.assert_allclose(found, one.values, rtol=0, atol=1e-3 * np.abs(one.values).max(), err_msg=name)
+    assert explained["maps"]["guided_backprop"]["coverage"] == "37 of 37 activations"
+
+
+def test_the_sheet_has_a_row_for_every_target(client):
+    one, two = (
+        Image.open(io.BytesIO(client.draw(ONE.read_bytes(), target=target))) for target in ("top", "star,heart")
+    )
+    assert two.height == 2 * one.height
+    assert two.width == one.width > 4 * client.description.preprocessing.crop_size
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"target": "unicorn"}, "is no label of this model"),
+        ({"maps": "saliency"}, "this graph holds gradcam, guided_backprop, guided_gradcam"),
+        ({"layer": "stage4"}, "has no map"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_what_is_not_valid_is_refused(client, options, said):
+    with pytest.raises(ValueError, match=said):
+        client.explain(ONE.read_bytes(), **options)
+
+
+def test_a_graph_of_gradcam_has_that_alone(shapes_graphs):
+    client = ExplanationClient(shapes_graphs / "model.gradcam.onnx")
+    (explained,) = client.explain(ONE.read_bytes())["explanations"]
+    assert list(explained["maps"]) == ["gradcam"]
+    with pytest.raises(ValueError, match="this graph holds gradcam"):
+        client.explain(ONE.read_bytes(), maps="guided_backprop")
+
+
+def test_a_prediction_graph_is_refused(shapes_graphs):
+    with pytest.raises(ModelError, match="holds predictions only"):
+        ExplanationClient(shapes_graphs / "model.onnx")
+
+
+def test_the_command_draws_without_torch(shapes_graphs, tmp_path):
+    graph = shapes_graphs / "model.explain.onnx"
+    code = (
+        "import sys, export.__main__ as command\n"
+        f"status = command.main(['explain', {str(ONE)!r}, '--model', {str(graph)!r}, '--out', {str(tmp_path)!r}])\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'\n"
+        "sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"wrote {tmp_path / 'one.explained.png'}" in done.stdout
+    Image.open(tmp_path / "one.explained.png").verify()
+
+
+def test_the_command_tells_mistakes_in_one_line(shapes_graphs, tmp_path, capsys):
+    graph = str(shapes_graphs / "model.explain.onnx")
+    for arguments, said in [
+        (["explain", graph, "--model", graph], "not a picture"),
+        (["explain", str(ONE), "--model", graph, "--target", "unicorn"], "no label"),
+        (["explain", str(ONE), "--model", str(tmp_path / "gone.onnx")], "does not exist"),
+        (["explain", str(ONE), str(tmp_path / ONE.name), "--model", graph], "same name"),
+    ]:
+        assert main([*arguments, "--out", str(tmp_path)]) == 2
+        told = capsys.readouterr().err
+        assert said in told
+        assert told.startswith("error: ")
+        assert told.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

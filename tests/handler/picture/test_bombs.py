@@ -1,0 +1,132 @@
+import random
+import re
+import subprocess
+import sys
+import zlib
+
+import pytest
+from PIL import Image
+
+from benchmarks.reliability.fuzz_bombs import bomb, jpeg_of_scans
+from benchmarks.reliability.fuzz_pictures import bent_picture
+from benchmarks.reliability.fuzz_seeds import seed_pictures
+from handler.errors import BadRequest, TooLarge
+from handler.picture.bombs import MOST_SCANS, check_chunks, count_scans
+from handler.picture.decode import decode
+from tests.support.serving import ONE, ROOT, encoded
+
+PNG, GIF, TIFF = (seed_pictures()[name] for name in ("PNG-plain", "GIF-plain", "TIFF-plain"))
+
+
+@pytest.mark.usefixtures("no_decoding")
+@pytest.mark.parametrize("length", [2**31 + 71, 2**32 - 1, 400])
+def test_a_png_chunk_longer_than_the_file_is_refused(length):
+    """cv2 would set aside, and fill with zeros, as many bytes."""
+    start = PNG.index(b"IDAT") - 4
+    with pytest.raises(BadRequest, match="PNG picture is truncated"):
+        decode(PNG[:start] + length.to_bytes(4, "big") + PNG[start + 4 :])
+
+
+def chunk(kind, content):
+    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+
+@pytest.mark.parametrize("profile", [b"\0\0\1\0" + b"\0" * 300, b""])
+def test_the_name_of_a_colour_profile_does_not_reach_the_log(tmp_path, profile):
+    """TorchServe would take such a line for a metric."""
+    named = chunk(b"iCCP", b"x\n[METRICS]evil_7f3a.ms:9|#Level:M\n\0\0" + zlib.compress(profile))
+    (tmp_path / "named.png").write_bytes(PNG[:33] + named + PNG[33:])
+    read = f"open({str(tmp_path / 'named.png')!r}, 'rb').read()"
+    code = f"from handler.picture.decode import decode; print(decode({read}).sum())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "evil_7f3a" not in done.stdout + done.stderr
+    assert int(done.stdout) == decode(PNG).sum()
+
+
+def test_png_chunks_end_with_the_last_one():
+    check_chunks(PNG)
+    check_chunks(PNG + b"\xff" * 99)
+    check_chunks(PNG[:-4])
+    assert decode(PNG + b"\xff" * 99).shape == decode(PNG).shape
+
+
+@pytest.mark.usefixtures("no_decoding")
+def test_a_jpeg_of_more_scans_than_any_encoder_writes_is_refused():
+    with pytest.raises(TooLarge, match="more than 100 scans, valid are at most 100"):
+        decode(jpeg_of_scans(64, MOST_SCANS))
+
+
+def test_scans_are_counted_up_to_the_end_of_the_picture():
+    progressive = encoded(Image.open(ONE), "JPEG", progressive=True)
+    assert count_scans(ONE.read_bytes()) == 1
+    assert count_scans(progressive) == 10
+    assert count_scans(progressive + b"\xff\xda" * 5000) == 10  # what cameras append: a film, another picture
+    with_thumbnail = progressive[:2] + b"\xff\xe1\x0f\x02" + b"\xff\xda" * 1920 + progressive[2:]
+    assert count_scans(with_thumbnail) == 10
+    assert count_scans(seed_pictures()["JPEG-restarts"]) == 1
+    assert count_scans(jpeg_of_scans(64, 90)) == 96
+    assert decode(jpeg_of_scans(64, 90)).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"\xff\xd8\xff", b"\xff\xd8\xff\xda", b"\xff\xd8\xff\xe0\0\0\xff"])
+def test_counting_ends_where_the_file_does(data):
+    assert count_scans(data) <= 1
+
+
+def bomb_where(wanted) -> bytes:
+    """The first bomb of a kind."""
+    tried = (bomb(random.Random(number)) for number in range(500))
+    return next(data for name, data in tried if wanted(name, data))
+
+
+@pytest.mark.usefixtures("no_decoding")
+def test_a_tiff_tile_larger_than_any_picture_is_refused():
+    """libtiff unpacks it whole: 162 bytes took 2 GB."""
+    width, height = (322).to_bytes(2, "little"), (323).to_bytes(2, "little")
+    data = bomb_where(lambda name, data: name == "TIFF" and width + b"\4\0" in data and height + b"\4\0" in data)
+    with pytest.raises(TooLarge, match="tiles have [0-9]+ pixels, valid are at most 50000000"):
+        decode(data)
+
+
+@pytest.mark.usefixtures("no_decoding")
+def test_a_gif_frame_larger_than_its_screen_is_refused_as_it_is_opened():
+    """Pillow sets aside a frame that is to be cleared afterwards, be it 38845x25180."""
+    frame = GIF.rindex(b"\x2c\0\0\0\0")
+    control = b"\x21\xf9\x04\x08\0\0\0\0"  # clear it
+    large = GIF[:frame] + control + GIF[frame : frame + 5] + b"\xff\xff\xff\xff" + GIF[frame + 9 :]
+    with pytest.raises(TooLarge, match="valid are at most 50000000"):
+        decode(large)
+
+
+def test_no_hostile_picture_takes_more_memory_than_the_largest_valid_one():
+    """In a process of its own, whose peak tells."""
+    script = (
+        "import random, resource, warnings\n"
+        "warnings.simplefilter('ignore')\n"
+        "from benchmarks.reliability.fuzz_bombs import bomb, real_png\n"
+        "from benchmarks.reliability.fuzz_pictures import bent_picture\n"
+        "from handler.picture.decode import decode\n"
+        "from handler.errors import RequestError\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+        "decode(real_png(7000, 7000))\n"
+        "largest = peak()\n"
+        "for make, count in ((bomb, 150), (bent_picture, 1500)):\n"
+        "    for number in range(count):\n"
+        "        name, data = make(random.Random(number))\n"
+        "        try:\n"
+        "            decode(data)\n"
+        "        except RequestError:\n"
+        "            pass\n"
+        "print(largest, peak())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    largest, peak = map(int, re.findall(r"\d+", done.stdout))
+    assert peak < largest + 150, "megabytes"
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's, about bent metadata
+def test_what_is_refused_is_what_could_not_be_decoded():
+    """Every sound seed still decodes, and so do most of the merely lengthened ones."""
+    sound = [data for name, data in seed_pictures().items() if name != "TIFF-float"]  # refused for its values
+    assert all(decode(data).shape[2] == 3 for data in sound)
+    assert all(decode(data + bent_picture(random.Random(1))[1]).shape[2] == 3 for data in sound)

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from handler.errors import TooLarge
+from handler.picture.preprocess import preprocess
+from handler.protocol.options import Options
+from handler.rendering.canvas import Canvas
+from handler.serving.budget import Budget, check_size
+from tests.support.engines import CARD
+
+
+def canvas(side, **options):
+    upload = np.zeros((side, side, 3), np.uint8)
+    kept = upload if options.get("size") == "image" else None
+    return Canvas(preprocess(upload, CARD.preprocessing), kept, Options(**options))
+
+
+def test_uploads_are_counted_together():
+    budget = Budget(1000, 1000)
+    budget.decode(20, 25)
+    budget.decode(25, 20)
+    with pytest.raises(TooLarge, match="1001 pixels together, valid are at most 1000"):
+        budget.decode(1, 1)
+
+
+def test_drawn_pixels_are_counted_together_and_no_listed_ones():
+    budget = Budget(10**9, 10**9)
+    large = canvas(2000, size="image")
+    for _ in range(4):
+        budget.draw(large, ["gradcam"], 1)
+    budget.draw(canvas(2000, size="image", encoding="list"), ["gradcam"], 1)
+    budget.draw(canvas(2000, size="image"), [], 1)
+    with pytest.raises(TooLarge, match="would have 20000000 pixels, valid are at most 16000000"):
+        budget.draw(large, ["gradcam"], 1)
+
+
+def test_listed_bytes_are_counted_together():
+    budget = Budget(10**9, 8 * 8 * 8 * 5)
+    budget.draw(canvas(8, encoding="list"), ["gradcam"], 2)  # 8 x 8 numbers of 8 bytes, twice
+    with pytest.raises(TooLarge, match="would take 3072 bytes, valid are at most"):
+        budget.draw(canvas(8, encoding="list"), ["saliency", "gradcam"], 1)
+
+
+def test_an_answer_of_the_limits_size_is_sent():
+    check_size(100, 100)
+    with pytest.raises(TooLarge, match="101 bytes, valid are at most 100; ask for fewer targets"):
+        check_size(101, 100)

@@ -1,0 +1,333 @@
+"""What a batch gets, with an engine that fails on demand: no server."""
+
+import base64
+import gc
+import hashlib
+import json
+import weakref
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from handler.explanation.maps import make_maps
+from handler.protocol.observation import STAGES
+from handler.protocol.options import Options
+from handler.rendering.render import encode_png
+from handler.serving.settings import Settings
+from tests.support.engines import CARD, BrightnessEngine, answering, picture, rows_of, text_of
+
+GUIDED = ("guided_backprop", "guided_gradcam")
+
+
+def answer(rows, headers=None, settings=None, card=CARD):
+    engine = BrightnessEngine()
+    return answering(engine, settings, card).answer_batch(rows_of(rows, headers)), engine
+
+
+def test_rows_with_equal_needs_share_a_pass_and_keep_their_order():
+    rows = [{"data": picture(50)}, {"data": picture(200), "maps": "none"}, {"data": picture(210)}]
+    answers, engine = answer(rows)
+    assert engine.batches == [2, 1]
+    best = [json.loads(one.body)["predictions"][0]["label"] for one in answers]
+    assert best == ["dark", "light", "light"]
+
+
+def test_many_targets_at_many_layers_go_through_in_parts():
+    layers = list("abcdefgh")
+    card = replace(CARD, layers=dict.fromkeys(layers, (1, 2, 2)), default_layer="a")
+    body = {"image": text_of(50), "target": [0, 1, 1, 0, 1], "encoding": "list", "size": "layer"}
+    answers, engine = answer([{"body": {**body, "layer": layers}}, {"body": body}], card=card)
+    assert engine.targets == [[[0, 1]], [[1, 0]], [[1]], [[0, 1, 1, 0, 1]]]
+    in_parts, at_once = (json.loads(one.body)["explanations"] for one in answers)
+    assert [one["target"]["index"] for one in in_parts] == [0, 1, 1, 0, 1]
+    assert [one["layer"] for one in in_parts] == [layers] * 5
+    assert [one["target"] for one in in_parts] == [one["target"] for one in at_once]
+    assert [one["maps"]["gradcam"]["data"] for one in in_parts] == [one["maps"]["gradcam"]["data"] for one in at_once]
+
+
+def test_a_row_that_fails_in_the_engine_does_not_harm_its_neighbours():
+    answers, engine = answer([{"data": picture(value)} for value in (50, 255, 0, 200)])
+    assert [one.status for one in answers] == [200, 500, 422, 200]
+    assert engine.batches == [4, 1, 1, 1, 1]
+    assert b"secret" not in answers[1].body
+    assert json.loads(answers[2].body) == {"code": 422, "type": "Unprocessable", "message": "too dark"}
+
+
+def test_no_positive_evidence_is_said():
+    answers, _ = answer([{"data": picture(50), "target": b"dark,light", "encoding": b"list"}])
+    dark, light = (one["maps"]["gradcam"] for one in json.loads(answers[0].body)["explanations"])
+    assert dark["degenerate"]
+    assert dark["max"] == 0
+    assert np.all(np.array(dark["data"]) == 0)
+    assert not light["degenerate"]
+    assert light["max"] == 1
+
+
+def test_predictions_only_by_default_still_explains_on_explanations():
+    settings = Settings(Options(maps=()))
+    card = replace(CARD, refusals=dict.fromkeys(GUIDED, "no ReLU"))
+    rows = [{"data": picture(50)}] * 2
+    answers, _ = answer(rows, [{"explain": "False"}, {"explain": "True"}], settings, card)
+    assert [len(json.loads(one.body)["explanations"]) for one in answers] == [0, 1]
+
+
+def test_a_map_that_the_architecture_lacks_is_refused_by_its_reason():
+    card = replace(CARD, refusals=dict.fromkeys(GUIDED, "this one has GELU"))
+    answers, _ = answer([{"data": picture(50), "maps": "guided_backprop"}], card=card)
+    assert answers[0].status == 422
+    assert b"GELU" in answers[0].body
+
+
+def test_all_is_what_there_is_but_a_list_is_taken_at_its_word():
+    card = replace(CARD, refusals=dict.fromkeys(GUIDED, "no ReLU"))
+    listed = {"data": picture(50), "maps": "gradcam,guided_backprop,guided_gradcam,saliency"}
+    answers, _ = answer([listed], card=card)
+    assert answers[0].status == 422
+
+
+@pytest.mark.parametrize("target", ["--3", "0" * 25 + "1", "٣", "²", "9" * 5000, 10**4000, "-1", 2])
+def test_a_target_that_is_no_class_is_refused_in_few_words(target):
+    answers, _ = answer([{"body": {"image": base64.b64encode(picture(50)).decode(), "target": target}}])
+    assert answers[0].status == 400
+    assert len(answers[0].body) < 500
+
+
+def test_a_label_that_is_a_number_goes_before_the_index():
+    card = replace(CARD, labels=["1", "0"])
+    assert card.class_index("1") == 0
+    assert card.class_index(1) == 1
+
+
+@pytest.mark.parametrize("encoding", ["png", "npy", "list"])
+def test_what_can_only_be_too_large_is_refused_before_it_is_computed(encoding):
+    upload = encode_png(np.zeros((2000, 2000, 3), np.uint8) + 50)
+    row = {"data": upload, "size": "image", "encoding": encoding, "target": "0,1,0,1,0,1"}
+    answers, engine = answer([row])
+    assert answers[0].status == 413
+    assert b"fewer targets or maps" in answers[0].body
+    assert engine.batches == []
+
+
+def test_a_lone_surrogate_is_no_picture():
+    answers, _ = answer([{"body": "\ud800"}])
+    assert answers[0].status == 415
+
+
+def test_an_answer_above_the_limit_is_refused():
+    settings = Settings(Options(maps=("gradcam",)), max_answer_bytes=700)
+    answers, _ = answer(
+        [{"data": picture(50), "encoding": "list"}, {"data": picture(50), "maps": "none"}], None, settings
+    )
+    assert [one.status for one in answers] == [413, 200]
+
+
+@pytest.mark.parametrize("target", ["dark", "DARK", "0", 0])
+def test_a_class_is_found_by_index_and_label(target):
+    assert CARD.class_index(target) == 0
+
+
+def test_a_label_that_several_classes_share_is_refused():
+    card = replace(CARD, labels=["crane", "crane"])
+    answers, _ = answer([{"data": picture(50), "target": "crane"}], card=card)
+    assert b"names the classes [0, 1]" in answers[0].body
+
+
+def test_each_answer_knows_what_was_observed_and_each_refusal_its_kind():
+    rows = [
+        {"data": picture(50), "target": b"dark,light"},
+        {"data": picture(200), "maps": "none"},
+        {"data": picture(200)},
+        {"data": picture(0)},
+        {"data": b"no picture"},
+        {"data": picture(255)},
+    ]
+    answers, _ = answer(rows, [{"accept": "image/png"} if place == 2 else {} for place in range(len(rows))])
+    assert [one.outcome for one in answers] == ["ok", "ok", "ok", "Unprocessable", "NotAnImage", "InternalError"]
+    assert [len(one.observed) for one in answers] == [1, 1, 1, 0, 0, 0]
+    explained, predicted, drawn = (one.observed[0] for one in answers[:3])
+    assert (explained.method, explained.maps, explained.targets, explained.degenerate) == (
+        "gradcam",
+        ("gradcam",),
+        2,
+        1,
+    )
+    assert explained.map_count == 2
+    assert explained.pixels == CARD.preprocessing.crop_size**2
+    assert (predicted.method, predicted.maps, predicted.targets, predicted.map_count) == ("none", (), 0, 0)
+    assert drawn.maps == ("gradcam",)
+    assert all(
+        set(one.stages_ms) == set(STAGES) and one.stages_ms["render"] > 0 for one in (explained, predicted, drawn)
+    )
+
+
+def test_a_requests_pictures_share_passes_with_other_rows_and_come_back_in_order():
+    instances = [text_of(50), {"image": text_of(200), "maps": "none"}, {"image": text_of(210)}]
+    rows = [{"body": {"instances": instances}}, {"data": picture(220)}]
+    answers, engine = answer(rows)
+    assert engine.batches == [3, 1]
+    predictions = json.loads(answers[0].body)["predictions"]
+    assert [one["predictions"][0]["label"] for one in predictions] == ["dark", "light", "light"]
+    assert [len(one["explanations"]) for one in predictions] == [1, 0, 1]
+    assert [one["image"]["bytes"] for one in predictions] == [len(picture(value)) for value in (50, 200, 210)]
+    assert json.loads(answers[1].body)["predictions"][0]["label"] == "light"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status", "said"),
+    [
+        (base64.b64encode(b"hello").decode(), 415, "instances[1]: not a picture"),
+        ({"image": text_of(50), "target": "zebra"}, 400, "instances[1]: target 'zebra'"),
+        ({"image": text_of(50), "top_k": 3}, 400, "instances[1]: top_k 3"),
+        (text_of(0), 422, "instances[1]: too dark"),
+        (text_of(255), 500, "the explanation failed"),
+    ],
+)
+def test_one_wrong_picture_is_the_whole_requests_error_and_no_other_rows(wrong, status, said):
+    rows = [{"body": {"instances": [text_of(50), wrong, text_of(60)]}}, {"data": picture(50)}]
+    answers, engine = answer(rows)
+    assert [one.status for one in answers] == [status, 200]
+    assert said in json.loads(answers[0].body)["message"]
+    if status in (400, 415):  # told before the engine runs
+        assert engine.batches == [1]
+
+
+def test_the_pictures_of_a_request_have_one_budget_together():
+    large = base64.b64encode(encode_png(np.zeros((2000, 2000, 3), np.uint8) + 50)).decode()
+    each = {"image": large, "size": "image"}
+    few, many = ({"body": {"instances": [each] * count}} for count in (2, 5))
+    answers, _ = answer([few, many])
+    assert [one.status for one in answers] == [200, 413]
+    assert b"instances[4]: the pictures would have 20000000 pixels" in answers[1].body
+    settings = Settings(Options(maps=()), max_pixels=9_000_000)
+    answers, _ = answer([few, {"body": {"instances": [large] * 3}}], settings=settings)
+    assert [one.status for one in answers] == [200, 413]
+    assert b"instances[2]: the request's pictures have 12000000 pixels together" in answers[1].body
+
+
+def test_the_sum_of_a_requests_answers_is_limited_too():
+    row = {"body": {"instances": [{"image": text_of(50), "encoding": "list"}] * 3}}
+    (alone,), _ = answer([{"data": picture(50), "encoding": "list"}])
+    limit = Settings(Options(maps=("gradcam",)), max_answer_bytes=2 * len(alone.body))
+    answers, _ = answer([row, {"data": picture(50), "encoding": "list"}], settings=limit)
+    assert [one.status for one in answers] == [413, 200]
+    assert b"fewer pictures in one request" in answers[0].body
+
+
+def test_passes_are_no_larger_than_memory_should_bear():
+    pictures = [{"image": text_of(value), "target": [0, 1, 0]} for value in range(50, 62)]
+    answers, engine = answer([{"body": {"instances": pictures}}])
+    assert engine.batches == [5, 5, 2]
+    assert len(json.loads(answers[0].body)["predictions"]) == 12
+
+
+def test_the_upload_is_named_in_every_answer_about_it():
+    upload = picture(50)
+    wanted = {"X-Image-Sha256": hashlib.sha256(upload).hexdigest()}
+    wrong = {"data": upload, "target": "zebra"}
+    answers, _ = answer(
+        [{"data": upload}, {"data": upload}, wrong, {"body": {"instances": [text_of(50)]}}, {"target": "1"}],
+        [{}, {"Accept": "image/png"}, {}, {}, {}],
+    )
+    assert [one.status for one in answers] == [200, 200, 400, 200, 400]
+    assert [one.headers for one in answers] == [wanted, wanted, wanted, wanted, {}]
+    assert json.loads(answers[0].body)["image"] == {"sha256": wanted["X-Image-Sha256"], "bytes": len(upload)}
+
+
+class DazedEngine(BrightnessEngine):
+    """Scores bright pictures with NaN, as a network does whose weights overflowed."""
+
+    def run(self, inputs, targets, needs):
+        evidence = super().run(inputs, targets, needs)
+        evidence.logits[inputs.mean(axis=(1, 2, 3)) > 0.5] = np.nan
+        return evidence
+
+
+def test_scores_that_are_no_numbers_are_the_rows_own_refusal():
+    serving = answering(DazedEngine())
+    rows = [{"data": picture(50)}, {"data": picture(200)}, {"body": {"instances": [text_of(50), text_of(200)]}}]
+    answers = serving.answer_batch(rows_of(rows))
+    assert [one.status for one in answers] == [200, 422, 422]
+    assert b"instances[1]: for this picture the network gives scores" in answers[2].body
+    assert b": NaN" not in b"".join(one.body for one in answers)
+
+
+def test_every_picture_of_a_request_is_observed():
+    instances = [{"image": {"b64": base64.b64encode(picture(value)).decode()}} for value in (50, 200)]
+    answers, _ = answer([{"body": {"instances": instances}}])
+    assert [one.outcome for one in answers] == ["ok"]
+    assert [one.maps for one in answers[0].observed] == [("gradcam",), ("gradcam",)]
+
+
+class TimedEngine(BrightnessEngine):
+    """Says that a pass took 80 ms."""
+
+    def run(self, inputs, targets, needs):
+        return replace(super().run(inputs, targets, needs), infer_ms=0.0, explain_ms=80.0)
+
+
+def test_the_time_of_a_pass_is_shared_among_its_pictures():
+    serving = answering(TimedEngine())
+    rows = [{"body": {"instances": [text_of(50)] * 3}}, {"data": picture(50)}]
+    answers = serving.answer_batch(rows_of(rows))
+    times = [one.stages_ms["explain"] for answer in answers for one in answer.observed]
+    assert times == [20.0] * 4
+
+
+def test_the_time_of_a_picture_in_parts_is_their_sum():
+    card = replace(CARD, layers=dict.fromkeys("abcdefgh", (1, 2, 2)), default_layer="a")
+    serving = answering(TimedEngine(), card=card)
+    row = {"body": {"image": text_of(50), "target": [0, 1, "top", 0, "top"], "layer": list("abcdefgh")}}
+    (answer,) = serving.answer_batch(rows_of([row]))
+    (observed,) = answer.observed
+    assert observed.stages_ms["explain"] == 240.0
+    assert observed.targets == 5
+    assert [one["target"]["index"] for one in json.loads(answer.body)["explanations"]] == [0, 1, 0, 0, 0]
+
+
+class ForgetfulEngine(BrightnessEngine):
+    """Fails on several pictures; when called again, what it held then must be free."""
+
+    def __init__(self):
+        super().__init__()
+        self.held = []
+
+    def run(self, inputs, targets, needs):
+        gc.disable()  # what only the collector frees is held for long
+        assert not [one for one in self.held if one() is not None]
+        large = inputs.copy()
+        self.held.append(weakref.ref(large))
+        if len(inputs) > 1:
+            raise MemoryError(large.shape)
+        return super().run(inputs, targets, needs)
+
+
+def test_a_pass_that_failed_holds_no_memory_while_its_rows_are_tried_alone():
+    engine = ForgetfulEngine()
+    try:
+        rows = [{"data": picture(value)} for value in (50, 255, 200)]
+        answers = answering(engine).answer_batch(rows_of(rows))
+    finally:
+        gc.enable()
+    assert [one.status for one in answers] == [200, 500, 200]
+    assert engine.batches == [1, 1, 1]
+    assert len(engine.held) == 4
+
+
+def test_a_map_that_fails_sends_no_neighbour_through_the_engine_again(monkeypatch):
+    def make(evidence, pair, *rest, **options):
+        if evidence.rows[pair] == 1:
+            raise ArithmeticError("secret detail")
+        return make_maps(evidence, pair, *rest, **options)
+
+    monkeypatch.setattr("handler.serving.explainer.make_maps", make)
+    answers, engine = answer([{"data": picture(value)} for value in (50, 60, 200)])
+    assert [one.status for one in answers] == [200, 500, 200]
+    assert engine.batches == [3]
+
+
+def test_a_request_has_a_limit_of_explanations():
+    pictures = [{"image": text_of(50), "target": [0, 1] * 5, "size": "layer"}] * 5
+    answers, engine = answer([{"body": {"instances": pictures}}, {"body": {"instances": pictures[:4]}}])
+    assert [one.status for one in answers] == [413, 200]
+    assert b"instances[4]: the request asks for 50 explanations or more, valid are at most 40" in answers[0].body

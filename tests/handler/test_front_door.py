@@ -1,0 +1,213 @@
+"""``handler.load`` and ``handler.wrap``: what a program in Python sees."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.models import resnet18
+
+import handler
+from handler.client.prediction import PredictionClient
+from handler.errors import BadRequest, ModelError, RequestError
+from handler.picture.decode import decode
+from handler.picture.preprocess import preprocess
+from tests.support.serving import CHECKPOINT, ONE, ROOT
+
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def from_checkpoint():
+    return handler.load(CHECKPOINT)
+
+
+@pytest.fixture(scope="module")
+def from_graph(shapes_graphs):
+    return handler.load(shapes_graphs / "model.explain.onnx")
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return resnet18(num_classes=5).eval()
+
+
+def test_the_example_of_the_documentation(from_checkpoint, tmp_path):
+    found = from_checkpoint.explain(ONE, target="heart", maps=["gradcam"])
+    assert found.predictions[0].label == "star"
+    assert found.explanations[0].target.label == "heart"
+    assert found.explanations[0].maps["gradcam"].values.shape == found.canvas.seen.picture.shape[:2]
+    files = found.save(tmp_path / "out")
+    assert [path.name for path in files] == ["sheet.png", f"{found.explanations[0].target.index}_gradcam.png"]
+    np.testing.assert_array_equal(np.asarray(Image.open(files[1])), found.draw())
+    with pytest.raises(FileExistsError, match=r"sheet\.png is there already"):
+        found.save(tmp_path / "out")
+    assert found.save(tmp_path / "out", overwrite=True) == files
+
+
+def test_checkpoint_archive_and_graph_find_the_same(from_checkpoint, from_graph, shapes_archive):
+    models = from_checkpoint, from_graph, handler.load(shapes_archive)
+    expected, *others = (model.explain(ONE, target=["top", "heart"], maps=["gradcam"]) for model in models)
+    for found in others:
+        np.testing.assert_allclose(found.logits, expected.logits, rtol=0, atol=1e-4)
+        for one, other in zip(found.explanations, expected.explanations, strict=True):
+            assert one.target.label == other.target.label
+            np.testing.assert_allclose(one.maps["gradcam"].values, other.maps["gradcam"].values, rtol=0, atol=1e-4)
+
+
+def test_a_picture_is_the_same_in_every_form(from_graph):
+    pixels = decode(ONE.read_bytes())
+    forms = [str(ONE), ONE, ONE.read_bytes(), pixels, Image.fromarray(pixels)]
+    expected, *others = (from_graph.explain(form, maps="gradcam") for form in forms)
+    for found in others:
+        np.testing.assert_array_equal(found.logits, expected.logits)
+        np.testing.assert_array_equal(found.draw(), expected.draw())
+
+
+@pytest.mark.parametrize("picture", [pytest.param(np.zeros((8, 8), np.uint8), id="grey"), np.zeros((4, 4, 3)), 7, b""])
+def test_what_is_no_picture_is_refused_with_what_is(from_graph, picture):
+    with pytest.raises(RequestError, match=r"valid are|bytes"):
+        from_graph.explain(picture)
+
+
+def test_a_batch_has_a_target_for_each_picture(from_graph):
+    pixels = decode(ONE.read_bytes())
+    found = from_graph.explain_batch([pixels, pixels[:, ::-1]], targets=["heart", "top"], maps="gradcam")
+    assert [one.explanations[0].target.label for one in found] == ["heart", found[1].predictions[0].label]
+    alone = from_graph.explain(pixels[:, ::-1], maps="gradcam")
+    np.testing.assert_allclose(found[1].logits, alone.logits, rtol=0, atol=1e-5)
+    with pytest.raises(BadRequest, match="1 targets for 2 pictures"):
+        from_graph.explain_batch([pixels, pixels], targets=["heart"])
+
+
+@pytest.mark.parametrize("size", ["layer", "input", "image"])
+def test_the_sheet_has_the_size_that_the_network_saw(from_graph, size):
+    found = from_graph.explain(ONE, size=size)
+    expected = from_graph.explain(ONE).sheet()
+    np.testing.assert_array_equal(found.sheet(), expected)
+    assert 'src="data:image/png;base64,' in found._repr_html_()
+
+
+def test_a_prediction_graph_predicts_alone(shapes_graphs):
+    model = handler.load(shapes_graphs / "model.onnx")
+    assert model.explain(ONE).explanations == []
+    assert model.predict(ONE, 1)[0].label == "star"
+    with pytest.raises(RequestError, match="this graph holds no maps"):
+        model.explain(ONE, maps="gradcam")
+
+
+def test_five_classes_are_told_or_all_if_there_are_fewer(tmp_path):
+    from tests.support.graphs import describe, write_graph
+
+    client = PredictionClient(write_graph(tmp_path, describe()))
+    assert len(client.predict(np.zeros((4, 4, 3), np.uint8))) == 3
+
+
+def test_a_graph_is_loaded_without_torch(shapes_graphs):
+    code = (
+        f"import sys, handler; model = handler.load({str(shapes_graphs / 'model.explain.onnx')!r})\n"
+        f"assert model.explain({str(ONE)!r}).predictions[0].label == 'star'; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("gone.onnx", "does not exist"),
+        ("gone.mar", "does not exist"),
+        ("gone.safetensors", "does not exist"),
+        ("bad.mar", "is no TorchServe archive of this project"),
+        ("bad.onnx", "cannot be loaded by ONNX Runtime"),
+        ("bad.pth", "bad.pth"),
+    ],
+)
+def test_what_cannot_be_loaded_is_told(tmp_path, name, said):
+    if name.startswith("bad"):
+        (tmp_path / name).write_bytes(b"<html>")
+    with pytest.raises((ModelError, OSError), match=said) as refused:
+        handler.load(tmp_path / name)
+    assert "\n" not in str(refused.value)
+
+
+def test_tensors_are_explained_as_a_batch_and_alone(network):
+    model = handler.wrap(network, layer="layer4")
+    batch = torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    found = model.explain(batch, target=[2], maps=["gradcam", "guided_backprop"])
+    assert [one.explanations[0].target.index for one in found] == [2, 2, 2]
+    alone = model.explain(batch[1], target=2, maps=["gradcam"])
+    expected = network(batch)
+    for one, scores in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.logits, scores.detach().numpy(), rtol=1e-4, atol=1e-5)
+    maps = found[1].explanations[0].maps["gradcam"], alone.explanations[0].maps["gradcam"]
+    np.testing.assert_allclose(maps[0].values, maps[1].values, rtol=0, atol=1e-4)
+
+
+def test_a_network_is_left_as_it_is(network):
+    def state():
+        return (
+            {name: value.clone() for name, value in network.state_dict().items()},
+            [parameter.requires_grad for parameter in network.parameters()],
+            [parameter.grad for parameter in network.parameters()],
+            [len(part._forward_hooks) + len(part._backward_hooks) for part in network.modules()],
+            [type(part) for part in network.modules()],
+        )
+
+    before = state()
+    assert all(before[1])
+    handler.wrap(network, preprocessing=f"resize={SIDE} crop={SIDE} mean=0,0,0 std=1,1,1").explain(ONE)
+    with pytest.raises(RequestError, match="no label"):
+        handler.wrap(network).explain(torch.zeros(3, SIDE, SIDE), target="zebra")
+    after = state()
+    assert all(torch.equal(before[0][name], after[0][name]) for name in before[0])
+    assert before[1:] == after[1:]
+
+
+def test_layers_are_named_by_path_or_module(network):
+    tensor = torch.randn(3, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
+    by_path, by_module = (
+        handler.wrap(network, layer=layer).explain(tensor, maps=["gradcam"])
+        for layer in (["layer3", "layer4"], [network.layer3, network.layer4])
+    )
+    np.testing.assert_array_equal(by_path.draw(), by_module.draw())
+    assert by_path.explanations[0].layers == ("layer3", "layer4")
+    for layer, said in (("fc", "layer 'fc' has no map"), ("gone", "does not run"), (nn.ReLU(), "no module of")):
+        with pytest.raises(ModelError, match=said):
+            handler.wrap(network, layer=layer).explain(tensor)
+
+
+@pytest.mark.parametrize(
+    ("picture", "said"),
+    [
+        (ONE, "pictures need preprocessing="),
+        (torch.zeros(1, SIDE, SIDE), "square"),
+        (torch.zeros(3, SIDE, SIDE - 1), "square"),
+        (torch.zeros(3, SIDE, SIDE, dtype=torch.uint8), "float"),
+    ],
+)
+def test_what_a_wrapped_network_cannot_take_is_refused(network, picture, said):
+    with pytest.raises(RequestError, match=said):
+        handler.wrap(network).explain(picture)
+
+
+def test_a_network_in_training_mode_is_refused():
+    with pytest.raises(ModelError, match=r"training mode; call eval\(\) first"):
+        handler.wrap(resnet18(num_classes=5))
+
+
+def test_labels_must_be_as_many_as_scores(network):
+    with pytest.raises(ModelError, match="scores 5 classes, but there are 2 labels"):
+        handler.wrap(network, labels=["a", "b"]).explain(torch.zeros(3, SIDE, SIDE))
+
+
+def test_pictures_are_prepared_as_said(network):
+    how = handler.Preprocessing(SIDE + 8, SIDE, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    found = handler.wrap(network, preprocessing=how).explain(ONE, maps=["gradcam"])
+    seen = preprocess(decode(ONE.read_bytes()), how)
+    tensor = handler.wrap(network, preprocessing=how).explain(torch.from_numpy(seen.tensor), maps=["gradcam"])
+    np.testing.assert_array_equal(found.logits, tensor.logits)
+    np.testing.assert_allclose(tensor.canvas.seen.picture, seen.picture, atol=1)

@@ -1,0 +1,317 @@
+"""KServe V1 and V2 with KServe's own client, gRPC with a generated stub, against a real TorchServe that batches."""
+
+import base64
+import concurrent.futures
+import hashlib
+import importlib
+import io
+import json
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import requests
+from grpc_tools import protoc
+from PIL import Image
+
+from export.packing.archive import DEFAULT_CONFIG
+from tests.support.serving import ONE, ROOT, TWO, Client, array_of, encoded, error_of, repacked, serving
+
+pytestmark = pytest.mark.server
+
+PICTURE, OTHER = ONE.read_bytes(), TWO.read_bytes()
+TEXT, OTHER_TEXT = (base64.b64encode(one).decode() for one in (PICTURE, OTHER))
+KSERVE = ROOT / ".venv-kserve/bin/python"
+BATCH = 8
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory, shapes_archive):
+    """A server whose batches really fill: a row waits for others."""
+    store = tmp_path_factory.mktemp("store")
+    config = DEFAULT_CONFIG.read_text().replace("batchSize: 1", f"batchSize: {BATCH}")
+    repacked(shapes_archive, store / "batched.mar", config.replace("maxBatchDelay: 10\n", "maxBatchDelay: 200\n"))
+    with serving(store, "batched", store / "logs") as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def same_worker(client):
+    """No request of any test costs the worker its life."""
+    before = client.worker_pids()
+    yield
+    assert client.form(PICTURE, maps="none").status_code == 200
+    assert client.worker_pids() == before
+
+
+@pytest.fixture(scope="module")
+def ask(client, tmp_path_factory):
+    """Calls ``Predictions`` with a generated stub: the JSON that comes back."""
+    folder = tmp_path_factory.mktemp("generated")
+    source = ROOT / "tests/support/protos"
+    assert (
+        protoc.main(["", f"-I{source}", f"--python_out={folder}", f"--grpc_python_out={folder}", "inference.proto"])
+        == 0
+    )
+    sys.path.insert(0, str(folder))
+    try:
+        messages, services = (importlib.import_module(name) for name in ("inference_pb2", "inference_pb2_grpc"))
+    finally:
+        sys.path.remove(str(folder))
+    most = ("grpc.max_receive_message_length", 20_000_000)
+    address = f"127.0.0.1:{client.server.properties['grpc_inference_port']}"
+    with grpc.insecure_channel(address, options=[most]) as channel:
+        stub = services.InferenceAPIsServiceStub(channel)
+
+        def ask(model: str = client.server.model, **fields: bytes) -> bytes:
+            request = messages.PredictionsRequest(model_name=model, input=fields)
+            return bytes(stub.Predictions(request, timeout=120).prediction)
+
+        yield ask
+
+
+def post(client: Client, path: str, **arguments: Any) -> requests.Response:
+    return requests.post(f"{client.server.address}{path.format(client.server.model)}", timeout=120, **arguments)
+
+
+def v1(client: Client, *instances: Any, verb: str = "predict", **arguments: Any) -> requests.Response:
+    return post(client, f"/v1/models/{{}}:{verb}", json={"instances": list(instances)}, **arguments)
+
+
+def v2(client: Client, *data: str, verb: str = "infer", **parameters: Any) -> requests.Response:
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [len(data)], "data": list(data)}
+    return post(client, f"/v2/models/{{}}/{verb}", json={"id": "5", "inputs": [tensor], "parameters": parameters})
+
+
+def test_kserves_own_client_predicts_explains_and_is_refused(client):
+    assert KSERVE.is_file(), "make test builds .venv-kserve"
+    command = [str(KSERVE), "tests/support/kserve_client.py", client.server.address, client.server.model, str(TWO)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    came = json.loads(done.stdout.splitlines()[-1])
+    first, second = came["predict"]["predictions"]
+    assert [one["label"] for one in first["predictions"]] == [one["label"] for one in second["predictions"]]
+    assert first["explanations"] == []
+    assert second["explanations"][0]["target"]["label"] == "arrow"
+    assert {"predictions", "explanations"} == set(came["explain"])
+    (explained,) = came["explain"]["explanations"]
+    assert came["explain"]["predictions"] == [explained["predictions"]]
+    assert list(explained["explanations"][0]["maps"]) == ["gradcam"]
+    assert (came["infer"]["id"], came["infer"]["model_name"]) == ("call-5", "batched")
+    (output,) = came["infer"]["outputs"]
+    assert (output["name"], output["datatype"], output["shape"]) == ("answer", "BYTES", [2])
+    for text in (*output["data"], *came["as_numpy"]):
+        answer = json.loads(text)
+        assert answer["image"] == {"sha256": hashlib.sha256(OTHER).hexdigest(), "bytes": len(OTHER)}
+        assert len(answer["predictions"]) == 3
+        assert answer["explanations"] == []
+    assert came["wrong_v1"][0] == came["wrong_v2"][0] == came["binary"][0] == 400
+    assert came["wrong_v1"][1].startswith("instances[1]: target 'zebra' is no label of this model, valid are circle")
+    assert "valid is BYTES" in came["wrong_v2"][1]
+    assert "binary tensor data is not understood" in came["binary"][1]
+
+
+def test_a_v2_body_on_the_explain_address_is_explained(client):
+    (text,) = v2(client, TEXT, verb="explain", maps="gradcam").json()["outputs"][0]["data"]
+    assert json.loads(text)["explanations"][0]["target"]["label"] == "star"
+
+
+def test_an_envelope_on_the_ordinary_address_is_understood(client):
+    answer = client.json({"instances": [TEXT, OTHER_TEXT]})
+    assert answer.json()["predictions"][0]["predictions"][0]["label"] == "star"
+    assert "X-Image-Sha256" not in answer.headers  # one header cannot name several pictures; every answer inside does
+
+
+def test_a_sum_of_answers_too_large_is_refused(client):
+    instances = [{"image": TEXT, "maps": "all", "encoding": "list"}] * 3
+    message = error_of(v1(client, *instances), 413)
+    assert "instances[1]: the answer would take" in message
+    assert "fewer pictures in one request" in message
+    noise = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (900, 1700, 3), np.uint8)), "JPEG")
+    large = {"image": base64.b64encode(noise).decode(), "size": "image", "overlay": "1", "maps": "gradcam"}
+    error_of(v1(client, *[large] * 6), 413)  # 9 megapixels of noise: within the budget, but not once they are deflated
+
+
+def test_as_many_pictures_as_there_may_be_are_answered(client):
+    answers = v1(client, *[TEXT, OTHER_TEXT] * 8, headers={"X-Explain-Maps": "gradcam"}).json()["predictions"]
+    assert [one["predictions"][0]["label"] for one in answers] == ["star", "heart"] * 8
+    assert "17 pictures" in error_of(v1(client, *[TEXT] * 17), 400)
+
+
+def test_grpc_answers_the_fields_of_a_form(ask):
+    content = json.loads(ask(data=OTHER, target=b"heart,arrow", maps=b"gradcam", size=b"layer", encoding=b"list"))
+    assert [one["target"]["label"] for one in content["explanations"]] == ["heart", "arrow"]
+    assert array_of(content["explanations"][1]["maps"]["gradcam"]).shape == (10, 10)
+    assert content["image"]["sha256"] == hashlib.sha256(OTHER).hexdigest()
+
+
+def test_grpc_takes_json_and_kserves_bodies_as_body(ask):
+    content = json.loads(ask(body=json.dumps({"image": TEXT, "maps": "none"}).encode()))
+    assert content["predictions"][0]["label"] == "star"
+    content = json.loads(ask(body=json.dumps({"instances": [TEXT, TEXT]}).encode()))
+    assert len(content["predictions"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "said"),
+    [
+        ({"data": b"hello"}, 415, "68 65 6c 6c 6f"),
+        ({"data": PICTURE, "target": b"zebra"}, 400, "valid are circle, ring"),
+        ({"data": PICTURE, "Accept": b"image/png"}, 400, "unknown option 'Accept'"),
+        ({"data": PICTURE, "target": b"\xff"}, 400, "not valid UTF-8"),
+        ({"target": b"1"}, 400, "one picture is needed"),
+        ({}, 400, "one picture is needed"),
+        ({"data": PICTURE[:5000]}, 400, "truncated"),
+        ({"data": PICTURE, "maps": b"all", "encoding": b"list", "target": b"0,1,2,3,4,5"}, 413, "smaller size"),
+    ],
+)
+def test_a_grpc_answer_names_its_own_error(ask, fields, code, said):
+    content = json.loads(ask(**fields))
+    assert set(content) == {"code", "type", "message"}
+    assert content["code"] == code
+    assert said in content["message"]
+
+
+def test_an_unknown_model_is_grpcs_own_error(ask):
+    with pytest.raises(grpc.RpcError) as caught:
+        ask(model="other", data=PICTURE)
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+
+
+Call = Callable[[Client, Callable[..., bytes]], tuple[int, str, bytes]]
+
+
+def http(send: Callable[[Client], requests.Response]) -> Call:
+    def call(client: Client, ask: Callable[..., bytes]) -> tuple[int, str, bytes]:
+        answer = send(client)
+        assert answer.headers.get("X-Image-Sha256", "").isalnum() or "image" not in answer.headers["content-type"]
+        return answer.status_code, answer.headers["content-type"], answer.content
+
+    return call
+
+
+def over_grpc(**fields: bytes) -> Call:
+    return lambda client, ask: (200, "application/json", ask(**fields))
+
+
+ODD = {"X-Cmd": "ü\x80".encode("latin-1"), "X-Explain-Target": "ring,ü".encode("latin-1"), "explain": "maybe"}
+MIXED: dict[str, Call] = {
+    "prediction": http(lambda c: c.form(PICTURE, maps="none")),
+    "prediction of the other": http(lambda c: c.form(OTHER, maps="none", top_k="10")),
+    "unknown target": http(lambda c: c.form(PICTURE, target="zebra")),
+    "heart as npy": http(lambda c: c.form(OTHER, target="heart", maps="gradcam", encoding="npy")),
+    "arrow as list": http(lambda c: c.form(OTHER, target="arrow", maps="gradcam", encoding="list", size="layer")),
+    "guided arrays": http(lambda c: c.form(PICTURE, maps="guided_backprop", encoding="npy")),
+    "no picture": http(lambda c: c.form(b"no picture")),
+    "sheet": http(lambda c: c.post(files={"data": PICTURE}, headers={"Accept": "image/png"})),
+    "sheet without maps": http(
+        lambda c: c.post(data=PICTURE, headers={"ACCEPT": "image/png", "X-EXPLAIN-MAPS": "none"})
+    ),
+    "raw, all maps": http(lambda c: c.post(data=PICTURE, headers={"X-Explain-Maps": "all"})),
+    "raw, another layer": http(
+        lambda c: c.post(data=OTHER, headers={"x-explain-layer": "stage4", "x-explain-size": "image"})
+    ),
+    "json": http(
+        lambda c: c.json({"image": TEXT, "target": [4, "ring"], "maps": ["gradcam"], "overlay": [0.3, "bone"]})
+    ),
+    "broken json": http(lambda c: c.post(data=b"{", headers={"Content-Type": "application/json"})),
+    "not an object": http(lambda c: c.json(None)),
+    "too large an answer": http(lambda c: c.form(PICTURE, target="0,1,2,3,4,5", maps="all", encoding="list")),
+    "a part named Accept": http(lambda c: c.post(files={"data": PICTURE, "Accept": b"image/png", "X-Cmd": b"\xff"})),
+    "odd headers": http(lambda c: c.post(data=PICTURE, headers=ODD)),
+    "explanations": http(lambda c: post(c, "/explanations/{}", files={"data": OTHER})),
+    "v1": http(lambda c: v1(c, TEXT, {"image": OTHER_TEXT, "target": "arrow", "maps": "gradcam"})),
+    "v1 with a wrong instance": http(lambda c: v1(c, TEXT, {"image": OTHER_TEXT, "target": "zebra"})),
+    "v1 explained": http(lambda c: v1(c, {"image": OTHER_TEXT, "maps": "saliency", "encoding": "npy"}, verb="explain")),
+    "v2": http(lambda c: v2(c, TEXT, OTHER_TEXT, maps="gradcam", size="layer", encoding="list")),
+    "v2 of another type": http(lambda c: post(c, "/v2/models/{}/infer", json={"inputs": [{"datatype": "FP32"}]})),
+    "empty": http(lambda c: c.post()),
+    "grpc": over_grpc(data=OTHER, target=b"star", maps=b"gradcam", encoding=b"npy"),
+    "grpc without a picture": over_grpc(target=b"star"),
+}
+
+
+@pytest.fixture(scope="module")
+def alone(client, ask):
+    """Every answer that a row gets if nobody else asks."""
+    return {name: call(client, ask) for name, call in MIXED.items()}
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_rows_of_mixed_batches_get_what_they_get_alone(client, ask, alone, seed):
+    names = random.Random(seed).sample(list(MIXED), len(MIXED))
+    before = batches_of(client)
+    with concurrent.futures.ThreadPoolExecutor(BATCH * 2) as pool:
+        together = dict(zip(names, pool.map(lambda name: MIXED[name](client, ask), names), strict=True))
+    took = batches_of(client) - before
+    assert 0 < took <= len(names) / 2, f"{len(names)} requests came in {took} batches"
+    for name, (status, kind, body) in together.items():
+        assert (status, kind) == alone[name][:2], name
+        assert_same(name, kind, alone[name][2], body)
+
+
+def test_the_mixture_holds_good_and_bad_rows_of_all_kinds(alone):
+    assert {status for status, _, _ in alone.values()} == {200, 400, 413, 415}
+    assert {kind for _, kind, _ in alone.values()} == {"application/json", "image/png"}
+    engines = {match for _, _, body in alone.values() for match in re.findall(rb'"engine\\*": \\*"(\w+)', body)}
+    assert engines == {b"onnx", b"torch"}
+
+
+def batches_of(client: Client) -> int:
+    """How many batches the worker has taken so far, as its log says."""
+    return sum(
+        path.read_text(encoding="utf-8", errors="replace").count("Backend received inference at")
+        for path in Path(client.server.logs).glob("model_log.log*")
+    )
+
+
+def assert_same(name: str, kind: str, one: bytes, other: bytes) -> None:
+    if kind == "image/png":
+        first, second = (np.asarray(Image.open(io.BytesIO(body)), int) for body in (one, other))
+        assert_close(name, first, second, of=255)
+    elif b'"timings_ms"' not in one and b"timings_ms" not in one:
+        assert other == one, name
+    else:
+        assert_same_json(name, json.loads(one), json.loads(other))
+
+
+def assert_same_json(name: str, one: Any, other: Any) -> None:
+    """Equal but for timings, the last digits of scores, and maps within tolerance."""
+    assert type(one) is type(other), name
+    if isinstance(one, dict) and "encoding" in one:
+        assert {**one, "data": 0, "max": 0} == {**other, "data": 0, "max": 0}, name
+        assert_close(name, pixels_of(one), pixels_of(other))
+    elif isinstance(one, dict):
+        assert list(one) == list(other), name
+        for key in set(one) - {"timings_ms"}:
+            assert_same_json(f"{name}: {key}", one[key], other[key])
+    elif isinstance(one, list):
+        assert len(one) == len(other), name
+        for first, second in zip(one, other, strict=True):
+            assert_same_json(name, first, second)
+    elif isinstance(one, str) and one.startswith("{"):
+        assert_same_json(name, json.loads(one), json.loads(other))
+    elif isinstance(one, float):
+        assert other == pytest.approx(one, rel=1e-4, abs=1e-6), name
+    else:
+        assert one == other, name
+
+
+def pixels_of(content: dict[str, Any]) -> np.ndarray:
+    if content["encoding"] != "png":
+        return array_of(content).astype(float)
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(content["data"]))), float)
+
+
+def assert_close(name: str, one: np.ndarray, other: np.ndarray, of: float | None = None) -> None:
+    """Within 2 % for 99 % of the pixels, as at start-up: a gate within rounding of zero can flip."""
+    assert one.shape == other.shape, name
+    largest = of or np.nanmax(np.abs(one)) or 1
+    assert np.nanquantile(np.abs(one - other), 0.99) <= 0.02 * largest, name

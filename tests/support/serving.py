@@ -1,0 +1,105 @@
+"""A real TorchServe for tests, and what they post to it."""
+
+import base64
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import requests
+from PIL import Image
+
+from deploy.local_server import LocalServer, temporary_server
+
+ROOT = Path(__file__).parents[2]
+SUPPORT = ROOT / "tests/support"
+ONE, TWO = ROOT / "examples/shapes/one.jpg", ROOT / "examples/shapes/two.jpg"
+CHECKPOINT = ROOT / "examples/shapes/shapes.safetensors"
+
+
+@dataclass(frozen=True)
+class Client:
+    """Posts to one model of a running server."""
+
+    server: LocalServer
+
+    @property
+    def address(self) -> str:
+        return f"{self.server.address}/predictions/{self.server.model}"
+
+    def post(self, **arguments: Any) -> requests.Response:
+        return requests.post(self.address, timeout=60, **arguments)
+
+    def form(self, picture: bytes, **options: str) -> requests.Response:
+        return self.post(files={"data": picture}, data=options)
+
+    def json(self, content: Any) -> requests.Response:
+        return self.post(json=content)
+
+    def describe(self) -> dict[str, Any]:
+        management = self.server.properties["management_address"]
+        answer = requests.get(f"{management}/models/{self.server.model}?customized=true", timeout=60)
+        description: dict[str, Any] = answer.json()[0]
+        return description
+
+    def worker_pids(self) -> list[int]:
+        return [worker["pid"] for worker in self.describe()["workers"]]
+
+
+@contextmanager
+def serving(store: Path, model: str, logs: Path) -> Iterator[Client]:
+    with temporary_server(ROOT / "config.properties", model, logs, {"model_store": str(store)}) as server:
+        yield Client(server)
+
+
+def repacked(archive: Path, target: Path, config: str) -> None:
+    """Writes a copy of an archive with another ``model-config.yaml``."""
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, config if name == "model-config.yaml" else old.read(name))
+
+
+def picture_of(map_content: dict[str, Any]) -> np.ndarray:
+    """The decoded picture of a map with encoding png."""
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(map_content["data"]))))
+    assert list(picture.shape) == map_content["shape"]
+    return picture
+
+
+def array_of(map_content: dict[str, Any]) -> np.ndarray:
+    """The array of a map with encoding npy or list."""
+    data = map_content["data"]
+    array = np.load(io.BytesIO(base64.b64decode(data))) if isinstance(data, str) else np.array(data, np.float32)
+    assert list(array.shape) == map_content["shape"]
+    return array
+
+
+def only_map(response: requests.Response, name: str = "gradcam") -> dict[str, Any]:
+    """The named map of the only explanation."""
+    assert response.status_code == 200, response.text[:500]
+    (explanation,) = response.json()["explanations"]
+    found: dict[str, Any] = explanation["maps"][name]
+    return found
+
+
+def error_of(response: requests.Response, status: int) -> str:
+    """The message of an error answer, whose form is checked."""
+    assert response.status_code == status, (response.status_code, response.text[:300])
+    assert response.headers["content-type"] == "application/json"
+    content = json.loads(response.text)
+    assert set(content) == {"code", "type", "message"}
+    assert content["code"] == status
+    assert "Traceback" not in content["message"]
+    message: str = content["message"]
+    return message
+
+
+def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
