@@ -138,7 +138,12 @@ def ours_onnx(work: Work, task: str, threads: int) -> Call:
     from handler.graphs.folder import Origin
     from handler.graphs.onnx_engine import OnnxEngine
 
-    origin = Origin(work.network, work.weights_sha256, work.labels, work.preprocessing)
+    origin = Origin(
+        architecture=work.network,
+        weights_sha256=work.weights_sha256,
+        labels=work.labels,
+        preprocessing=work.preprocessing,
+    )
     engine = OnnxEngine.open(work.folder, origin, threads=threads)
     return _engine_call(engine, work.layer, task)
 

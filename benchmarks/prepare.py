@@ -40,10 +40,12 @@ def prepare(network: str, folder: Path, *, side: int = 224, classes: int = 1000,
     if is_fresh(folder, stamp):
         return Work.read(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    how = Preprocessing(side * 8 // 7, side, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    how = Preprocessing(
+        resize_size=side * 8 // 7, crop_size=side, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    )
     state = _with_ordinary_scores(random_classifier(network, classes, side).module, side)
     labels = [f"class {index}" for index in range(classes)]
-    checkpoint = Checkpoint(network, labels, how, state)
+    checkpoint = Checkpoint(architecture=network, labels=labels, preprocessing=how, state=state)
     classifier = build_classifier(checkpoint)
     work = Work(folder, network, classifier.default_layer, labels, how, classifier.weights_sha256, stamp)
     write_checkpoint(work.checkpoint, checkpoint)

@@ -52,7 +52,12 @@ def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: in
 def origin_of(classifier: Classifier) -> Origin:
     """What graphs must say that they were made from to stand for this classifier."""
     weights = classifier.weights_sha256 or hash_state(classifier.module)
-    return Origin(classifier.architecture, weights, classifier.labels, classifier.preprocessing)
+    return Origin(
+        architecture=classifier.architecture,
+        weights_sha256=weights,
+        labels=classifier.labels,
+        preprocessing=classifier.preprocessing,
+    )
 
 
 def _against_graphs(folder: Path, classifier: Classifier) -> str | None:

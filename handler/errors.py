@@ -35,6 +35,11 @@ class RequestError(ServiceError, ValueError):
 
     status: int = 400  # HTTP status of the row
     phrase: str = "Bad Request"  # ASCII, fixed; never anything a client sent
+    place: str = ""  # which of a request's pictures it is about; empty where there is only one
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{self.place}: {message}" if self.place else message
 
 
 class BadRequest(RequestError):
@@ -82,7 +87,8 @@ def locating(place: str) -> Iterator[None]:
     try:
         yield
     except RequestError as error:
-        raise type(error)(f"{place}: {error}" if place else str(error)) from error
+        error.place = place
+        raise
 
 
 def in_one_line(error: BaseException) -> str:

@@ -23,6 +23,7 @@ from handler.model.checkpoint import read_checkpoint
 from handler.model.classifier import Classifier, build_classifier
 from handler.model.memory_layout import in_fast_layout
 from handler.model.sources import load_classifier
+from handler.picture.decode import quieten
 from handler.picture.preprocess import Preprocessing
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options
@@ -51,6 +52,7 @@ def load_service(
     Raises:
         ModelError: what the archive or its settings lack.
     """
+    quieten()
     settings = read_settings((config or {}).get("explain"))
     threads = threads_per_worker(settings.threads, config or {})
     torch.set_num_threads(threads)

@@ -155,7 +155,7 @@ def _checked(tensor: torch.Tensor) -> Floats:
 
 def _of_tensors(side: int) -> Preprocessing:
     """What stands for a preprocessing where tensors come ready made."""
-    return Preprocessing(side, side, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return Preprocessing(resize_size=side, crop_size=side, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 @contextmanager

@@ -36,7 +36,9 @@ def random_classifier(architecture: str, side: int | None = None, seed: int = 0)
     module = build(architecture, how.crop_size)
     enliven(module, _pictures(how, seed), seed)
     labels = [f"class {index}" for index in range(CLASSES)]
-    return build_classifier(Checkpoint(architecture, labels, how, module.state_dict()))
+    return build_classifier(
+        Checkpoint(architecture=architecture, labels=labels, preprocessing=how, state=module.state_dict())
+    )
 
 
 def enliven(module: nn.Module, pictures: Tensor, seed: int = 0, classes: int = CLASSES) -> None:
@@ -67,11 +69,11 @@ def preprocessing_of(architecture: str, side: int | None = None) -> Preprocessin
     """That of the architecture's default weights, which need not be there for it."""
     preset = get_model_weights(architecture)["DEFAULT"].transforms()
     return Preprocessing(
-        side or preset.resize_size[0],
-        side or preset.crop_size[0],
-        tuple(preset.mean),
-        tuple(preset.std),
-        preset.interpolation.value,
+        resize_size=side or preset.resize_size[0],
+        crop_size=side or preset.crop_size[0],
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        interpolation=preset.interpolation.value,
     )
 
 

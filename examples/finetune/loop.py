@@ -95,7 +95,12 @@ def write_best(out: Path, training: Training, description: Checkpoint, settings:
     write_checkpoint(
         out / BEST,
         Checkpoint(
-            description.architecture, description.labels, description.preprocessing, state, notes, description.options
+            architecture=description.architecture,
+            labels=description.labels,
+            preprocessing=description.preprocessing,
+            state=state,
+            notes=notes,
+            options=description.options,
         ),
     )
 

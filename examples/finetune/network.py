@@ -55,7 +55,9 @@ def find_start(
         ModelError: unknown names, a failed download, a file that is no checkpoint.
     """
     if checkpoint is None and weights == RANDOM:
-        found = complete(Checkpoint(architecture, None, None, {}), labels=labels)
+        found = complete(
+            Checkpoint(architecture=architecture, labels=None, preprocessing=None, state={}), labels=labels
+        )
     else:
         chosen = None if checkpoint else weights
         found = find_checkpoint(architecture, weights=chosen, checkpoint=checkpoint, labels=labels)

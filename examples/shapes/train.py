@@ -133,7 +133,13 @@ def main() -> None:
     }
     write_checkpoint(
         arguments.output,
-        Checkpoint(ARCHITECTURE, LABELS, PREPROCESSING, dict(model.state_dict()), notes),
+        Checkpoint(
+            architecture=ARCHITECTURE,
+            labels=LABELS,
+            preprocessing=PREPROCESSING,
+            state=dict(model.state_dict()),
+            notes=notes,
+        ),
     )
     tqdm.write(f"held-out accuracy {accuracy:.4f}; wrote {arguments.output}")
 

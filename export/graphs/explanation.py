@@ -8,7 +8,7 @@ import torch
 
 from export.errors import network_code
 from export.graphs.writing import no_older_file, write_verified
-from export.tracing.explanation import needs_of_kind, trace_explanation
+from export.tracing.explanation import STEPS, needs_of_kind, trace_explanation
 from export.tracing.exportable import check_exportable
 from export.tracing.flat_scatter import scatter_flat
 from export.tracing.onnx_export import to_onnx
@@ -17,7 +17,7 @@ from export.verify.reference import eager_run, exact_run
 from export.verify.runtime import graph_run
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import Unprocessable
-from handler.explanation.evidence import TOP, Needs
+from handler.explanation.evidence import TOP
 from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_SALIENCY, KINDS
 from handler.model.classifier import Classifier
 
@@ -29,14 +29,19 @@ TOLERANCES = {name: _CLOSE for name in ("logits", "activations", "gradients", "g
 
 def explanation_kind(classifier: Classifier) -> str:
     """Which whole explanation a classifier can have: ``KIND_EXPLANATION``, or ``KIND_SALIENCY`` without a ReLU."""
+    return KIND_EXPLANATION if _coverage(classifier) else KIND_SALIENCY
+
+
+def _coverage(classifier: Classifier) -> str:
+    """How many of the network's activations guided backpropagation reaches, as text; empty where it is not defined."""
     side = classifier.preprocessing.crop_size
     with network_code(f"{classifier.architecture} cannot be explained"):
         try:
             needs = needs_of_kind(classifier, KIND_EXPLANATION)
-            TorchEngine(classifier).run(np.zeros((1, 3, side, side), np.float32), [[TOP]], needs)
+            evidence = TorchEngine(classifier).run(np.zeros((1, 3, side, side), np.float32), [[TOP]], needs)
         except Unprocessable:
-            return KIND_SALIENCY
-    return KIND_EXPLANATION
+            return ""
+    return str(evidence.coverage)
 
 
 def export_explanation(classifier: Classifier, path: Path) -> list[Verdict]:
@@ -56,7 +61,8 @@ def export_explanation(classifier: Classifier, path: Path) -> list[Verdict]:
     """
     with no_older_file(path):
         check_exportable(classifier)
-        return _write(classifier, path, explanation_kind(classifier))
+        coverage = _coverage(classifier)
+        return _write(classifier, path, KIND_EXPLANATION if coverage else KIND_SALIENCY, coverage)
 
 
 def export_gradcam(classifier: Classifier, path: Path) -> list[Verdict]:
@@ -73,8 +79,8 @@ def export_gradcam(classifier: Classifier, path: Path) -> list[Verdict]:
         return _write(classifier, path, KIND_GRADCAM)
 
 
-def _write(classifier: Classifier, path: Path, kind: str) -> list[Verdict]:
-    model = _export(classifier, kind)
+def _write(classifier: Classifier, path: Path, kind: str, coverage: str = "") -> list[Verdict]:
+    model, steps = _export(classifier, kind)
 
     def fresh(rng: np.random.Generator, count: int) -> Inputs:
         targets = rng.integers(TOP, len(classifier.labels), count)
@@ -91,21 +97,14 @@ def _write(classifier: Classifier, path: Path, kind: str) -> list[Verdict]:
             batches=batch_sizes(classifier.preprocessing.crop_size),
         )
 
-    coverage = _coverage(classifier) if kind == KIND_EXPLANATION else ""
-    return write_verified(model, path, classifier, kind, verified, coverage=coverage)
+    return write_verified(model, path, classifier, kind, verified, coverage=coverage, simplified=steps)
 
 
-def _export(classifier: Classifier, kind: str) -> onnx.ModelProto:
+def _export(classifier: Classifier, kind: str) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     side = classifier.preprocessing.crop_size
     example = torch.zeros(2, 3, side, side), torch.tensor([TOP, 0])
     inputs, outputs = list(KINDS[kind].inputs), list(KINDS[kind].outputs)
-    model = to_onnx(trace_explanation(classifier, kind), example, inputs, outputs, rewrites=False)
+    graph = trace_explanation(classifier, kind)
+    model = to_onnx(graph, example, inputs, outputs, rewrites=False)
     scatter_flat(model)
-    return model
-
-
-def _coverage(classifier: Classifier) -> str:
-    """How many of the network's activations guided backpropagation reaches, as text."""
-    side = classifier.preprocessing.crop_size
-    evidence = TorchEngine(classifier).run(np.zeros((1, 3, side, side), np.float32), [[TOP]], Needs(guided=True))
-    return evidence.coverage or ""
+    return model, graph.meta[STEPS]

@@ -1,7 +1,7 @@
 """Writes a graph that was verified, with its description in its metadata: whole, or not at all."""
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +33,7 @@ def write_verified(
     verified: Callable[[], list[Verdict]],
     *,
     coverage: str = "",
+    simplified: Sequence[str] = (),
 ) -> list[Verdict]:
     """Verifies a graph, describes it in its metadata and writes it.
 
@@ -43,6 +44,7 @@ def write_verified(
         kind: of graph, see ``handler.graphs.description``.
         verified: compares it with PyTorch.
         coverage: how far guided backpropagation reaches, of explanations only.
+        simplified: steps of ``export.simplify`` that were applied, in words.
 
     Returns:
         What ``verified`` returned.
@@ -52,15 +54,16 @@ def write_verified(
     """
     checks = verified()
     description = GraphDescription(
-        kind,
-        classifier.architecture,
-        classifier.labels,
-        classifier.preprocessing,
-        classifier.weights_sha256 or hash_state(classifier.module),
-        package_versions(),
-        table(checks),
-        classifier.default_layer,
-        coverage,
+        kind=kind,
+        architecture=classifier.architecture,
+        labels=classifier.labels,
+        preprocessing=classifier.preprocessing,
+        weights_sha256=classifier.weights_sha256 or hash_state(classifier.module),
+        versions=package_versions(),
+        verification=table(checks),
+        layer=classifier.default_layer,
+        coverage=coverage,
+        simplified=tuple(simplified),
     )
     onnx.helper.set_model_props(model, description.to_properties())
     write_model(model, path)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from export.simplify.applicable import traced
 from export.simplify.copying import copy_of
 
 
@@ -16,6 +17,9 @@ def fold_batch_norms(module: nn.Module, keep: Sequence[str] = ()) -> nn.Module:
     Args:
         module: left as it is.
         keep: paths of layers whose own output matters; a convolution among them is not folded into.
+
+    Raises:
+        NotApplicable: the network cannot be traced.
     """
     folded = copy_of(module)
     for convolution_path, norm_path in _pairs(folded):
@@ -35,7 +39,7 @@ def fold_batch_norms(module: nn.Module, keep: Sequence[str] = ()) -> nn.Module:
 
 def _pairs(module: nn.Module) -> Iterator[tuple[str, str]]:
     """Paths of convolutions and of the batch norms that alone read their output; each module called once."""
-    graph = fx.symbolic_trace(module).graph
+    graph = traced(module)
     calls = [node for node in graph.nodes if node.op == "call_module"]
     times = {path: sum(node.target == path for node in calls) for path in {str(node.target) for node in calls}}
     for node in calls:

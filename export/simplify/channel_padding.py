@@ -5,8 +5,9 @@ Exact: what is added is zero behind a convolution and its ReLU, and multiplied b
 
 from collections.abc import Sequence
 
-from torch import fx, nn
+from torch import nn
 
+from export.simplify.applicable import traced
 from export.simplify.channels import NOTHING, is_dense, is_depthwise, reorder_inputs, reorder_outputs
 from export.simplify.copying import copy_of
 
@@ -21,8 +22,11 @@ def pad_channels(module: nn.Module, keep: Sequence[str] = ()) -> nn.Module:
     ShuffleNet's branches, inverted residuals. All else, and all that is returned or shared, stays as it is.
 
     Args:
-        module: with batch norms folded, see ``folding``; left as it is.
+        module: with batch norms folded, see ``batch_norms``; left as it is.
         keep: paths of layers whose own output matters; a chain that one of them is part of is not padded.
+
+    Raises:
+        NotApplicable: the network cannot be traced.
     """
     padded = copy_of(module)
     for chain in _chains(padded):
@@ -40,7 +44,7 @@ def pad_channels(module: nn.Module, keep: Sequence[str] = ()) -> nn.Module:
 
 def _chains(module: nn.Module) -> list[list[str]]:
     """Paths from one dense convolution to the next, each module called once and read by the next one alone."""
-    calls = [node for node in fx.symbolic_trace(module).graph.nodes if node.op == "call_module"]
+    calls = [node for node in traced(module).nodes if node.op == "call_module"]
     paths = [str(node.target) for node in calls]
     chains = []
     for node in calls:

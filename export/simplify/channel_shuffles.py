@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
+from export.simplify.applicable import NotApplicable
 from export.simplify.channels import NOTHING, is_dense, is_depthwise, reorder_inputs, reorder_outputs
 
 ALIGNMENT = 4  # ONNX Runtime's blocked convolutions read multiples of so many channels only
@@ -24,7 +25,7 @@ _MOVES_METHODS = {"chunk", "split", "view", "reshape", "transpose", "permute", "
 _ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.Identity)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Source:
     """Channels that a dense convolution writes, behind activations and depthwise convolutions."""
 
@@ -75,7 +76,7 @@ def fold_shuffles(network: fx.GraphModule, example: torch.Tensor) -> int:
         count += len(joins)
     network.graph.eliminate_dead_code()
     if alive := asked & set(network.graph.nodes):
-        raise ValueError(f"{min(alive).name} asks for the size of what would be padded")
+        raise NotApplicable(f"{min(alive).name} asks for the size of what would be padded")
     network.graph.lint()
     network.recompile()
     return count
@@ -206,7 +207,7 @@ def _source(network: fx.GraphModule, tracker: _ChannelTracker, node: fx.Node) ->
     while at.op == "call_module" and _called_once(network, at) and (at is node or len(at.users) == 1):
         module = network.get_submodule(str(at.target))
         if is_dense(module):
-            return _Source(node, (*writers, str(at.target)), channels[0], len(channels))
+            return _Source(node=node, writers=(*writers, str(at.target)), first=channels[0], count=len(channels))
         if is_depthwise(module):
             writers.append(str(at.target))
         elif type(module) not in _ELEMENTWISE:

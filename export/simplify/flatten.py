@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from export.simplify.applicable import NotApplicable, traced
 from export.simplify.copying import copy_of
 
 _VIEWS = {"chunk", "split", "view", "reshape", "transpose", "permute", "contiguous", "flatten", "getitem", "squeeze"}
@@ -22,16 +23,16 @@ def flatten(module: nn.Module, keep: Sequence[str] = ()) -> fx.GraphModule:
         keep: paths of layers whose own output matters; ``output_of`` names the module that returns it.
 
     Raises:
-        Exception: whatever a forward raises that ``torch.fx`` cannot trace, as one that branches on values.
-        ValueError: a layer to keep does not run, or a tensor that others read is changed in place.
+        NotApplicable: the network cannot be traced, a layer to keep does not run, or a tensor is changed in place that
+            others read.
     """
     root = copy_of(module)
     tracer = _MarkingTracer(root, keep)
-    graph = tracer.trace(root)
+    graph = traced(root, tracer)
     called = {str(node.target) for node in graph.nodes}
     missing = [path for path in keep if output_of(path) not in called]
     if missing:
-        raise ValueError(f"layer {missing[0]!r} does not run")
+        raise NotApplicable(f"layer {missing[0]!r} does not run")
     for path in keep:
         root.add_module(output_of(path), LayerOutput())
     network = fx.GraphModule(root, graph, type(module).__name__)
@@ -59,14 +60,14 @@ def _out_of_place(network: fx.GraphModule) -> None:
     """Has activations in place return what they found instead.
 
     Raises:
-        ValueError: others read the tensor that one of them changes, or share its memory.
+        NotApplicable: others read the tensor that one of them changes, or share its memory.
     """
     for node in network.graph.nodes:
         if not _in_place(network, node):
             continue
         changed = node.args[0]
         if len(changed.users) > 1 or not node.users or _name(changed) in _VIEWS:
-            raise ValueError(f"{node.name} changes in place what others read")
+            raise NotApplicable(f"{node.name} changes in place what others read")
         if node.op == "call_module":
             network.get_submodule(str(node.target)).inplace = False  # type: ignore[assignment]
         elif "inplace" in node.kwargs:

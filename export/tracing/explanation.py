@@ -25,6 +25,7 @@ from handler.explanation.evidence import TOP, Needs
 from handler.graphs.description import KIND_EXPLANATION, KIND_SALIENCY
 from handler.model.classifier import Classifier
 
+STEPS = "simplified"  # in the metadata of a traced graph: what was done to the network before
 Explain = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]
 
 
@@ -57,12 +58,13 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
             raise Unprocessable("its scores have no gradient: forward runs under no_grad, or detaches what it found")
         poles = has_poles(tape.scores)
         view = classifier.views.get(classifier.default_layer, CHANNELS_FIRST)
-        module, layer = simplified(classifier.module, classifier.default_layer, example, view)
-    needs = replace(needs_of_kind(classifier, kind), layers=(layer,))
-    explain = _explain(module, needs, view)
+        found = simplified(classifier.module, classifier.default_layer, example, view)
+    needs = replace(needs_of_kind(classifier, kind), layers=(found.layer,))
+    explain = _explain(found.network, needs, view)
     with network_code(f"{classifier.architecture} cannot be traced"):
         graph = trace_batch(explain, (example, torch.tensor([TOP, 0])), backward_rules(poles=poles))
     rewrite(graph)
+    graph.meta[STEPS] = found.steps
     left = sorted({str(node.target) for node in graph.graph.nodes if "backward" in str(node.target)})
     if left:
         where = _origins(classifier.module, example)

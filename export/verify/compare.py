@@ -30,7 +30,7 @@ class Tolerance:
     relative: bool = False  # to the largest absolute value of PyTorch's output
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Check:
     """One output at one batch size, element by element."""
 
@@ -98,7 +98,14 @@ def _check(name: str, expected: Floats, actual: Floats, tolerance: Tolerance) ->
     if tolerance.relative:
         error /= max(float(np.abs(expected).max()), 1e-30)
     beyond = 1 - float((error <= tolerance.error).mean())
-    return Check(name, len(expected), expected.shape, float(error.max()), beyond, tolerance)
+    return Check(
+        output=name,
+        batch=len(expected),
+        shape=expected.shape,
+        max_error=float(error.max()),
+        share_beyond=beyond,
+        tolerance=tolerance,
+    )
 
 
 def fresh_pictures(rng: np.random.Generator, count: int, how: Preprocessing) -> Floats:

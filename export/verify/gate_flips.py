@@ -21,7 +21,7 @@ AT_MOST = 0.05, 0.3  # quartile and worst: what is further away is another gradi
 _FAINT = 1e-2  # a picture that has less than this of the largest norm is measured by that
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Deviations:
     """From float64, collected over all pictures."""
 
@@ -51,7 +51,7 @@ def _squares(values: Floats) -> npt.NDArray[np.float64]:
     return squares
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RoundingCheck:
     """One output, over all pictures."""
 
@@ -68,7 +68,15 @@ class RoundingCheck:
         """The verdict on what was collected."""
         share = float(np.mean(found.beyond))
         spreads = _spread(found.graph), _spread(found.torch)
-        return cls(output, len(found.graph), found.max_error, share, *spreads, found.worst_best)
+        return cls(
+            output=output,
+            batch=len(found.graph),
+            max_error=found.max_error,
+            share_beyond=share,
+            graph=spreads[0],
+            torch=spreads[1],
+            worst_best=found.worst_best,
+        )
 
     @property
     def allowed(self) -> tuple[float, float]:

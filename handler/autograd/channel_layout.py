@@ -7,7 +7,7 @@ from torch import Tensor, cat
 Mirroring = tuple[bool, bool]  # upside down, left to right
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ChannelLayout:
     """Shows a layer's output as maps (N, C, h, w), and puts maps back into the output.
 

@@ -18,7 +18,7 @@ from handler.errors import Unprocessable
 from handler.explanation.evidence import Needs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tape:
     """One forward pass, recorded for as many backward passes as wanted."""
 
@@ -68,7 +68,13 @@ def record(
         if found != known:
             raise Unprocessable(f"layer {path!r} runs {found} times for this picture and has a map if it runs {known}")
     runs = {path: kept[path] for path in needs.layers}
-    return Tape(scores, pictures, runs, find_gates(scores) if needs.guided else None, needs.saliency)
+    return Tape(
+        scores=scores,
+        pictures=pictures,
+        runs=runs,
+        gates=find_gates(scores) if needs.guided else None,
+        saliency=needs.saliency,
+    )
 
 
 def differentiate(tape: Tape, score: torch.Tensor) -> Gradients:

@@ -65,7 +65,14 @@ class TorchEngine:
         with torch.no_grad():  # what a network keeps in inference mode could not be differentiated later
             logits = _numpy(self._network.module(batch.clone()))  # a network may begin with an operation in place
         rows, classes = resolve_pairs(targets, logits)
-        return Evidence(logits, _size(batch), rows, classes, engine=self.name, infer_ms=_since(started))
+        return Evidence(
+            logits=logits,
+            input_size=_size(batch),
+            rows=rows,
+            classes=classes,
+            engine=self.name,
+            infer_ms=_since(started),
+        )
 
     def _explain(self, batch: torch.Tensor, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
         started = time.perf_counter()
@@ -77,11 +84,11 @@ class TorchEngine:
         for pairs in _rounds(rows):
             collected.add(tape, rows[pairs], classes[pairs], pairs)
         return Evidence(
-            logits,
-            _size(batch),
-            rows,
-            classes,
-            {
+            logits=logits,
+            input_size=_size(batch),
+            rows=rows,
+            classes=classes,
+            layers={
                 path: LayerEvidence(_numpy(activation)[rows], collected.layers[path])
                 for path, activation in tape.layers.items()
             },

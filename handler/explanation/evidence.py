@@ -35,7 +35,7 @@ class LayerEvidence:
     gradient: Floats  # (M, C, h, w)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
     """Scores for N inputs and evidence for M (input, target) pairs, in the order in which they were asked for."""
 

@@ -12,7 +12,7 @@ from handler.explanation.evidence import Evidence, Floats, Needs
 _EPSILON = 1e-7  # pytorch-grad-cam's, so that an all-zero map stays zero
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Map:
     """One map of one explanation."""
 
@@ -68,7 +68,7 @@ def _cam(unscaled: list[Floats], height: int, width: int) -> Map:
     maxima = [float(values.max()) for values in unscaled]
     alone = len(unscaled) == 1
     values = scale(unscaled[0]) if alone and unscaled[0].shape == (height, width) else combine(unscaled, height, width)
-    return Map(values, maxima[0] if alone else maxima, degenerate=max(maxima) <= 0)
+    return Map(values=values, maximum=maxima[0] if alone else maxima, degenerate=max(maxima) <= 0)
 
 
 def _pixels(gradients: Floats | None, pair: int, coverage: str | None) -> Map:
@@ -76,14 +76,14 @@ def _pixels(gradients: Floats | None, pair: int, coverage: str | None) -> Map:
         raise ValueError("the evidence lacks the gradient at the input")
     values = np.ascontiguousarray(gradients[pair].transpose(1, 2, 0))
     largest = float(np.abs(values).max())
-    return Map(values, largest, degenerate=largest == 0, coverage=coverage)
+    return Map(values=values, maximum=largest, degenerate=largest == 0, coverage=coverage)
 
 
 def _guided_cam(guided: Map, unscaled: list[Floats]) -> Map:
     cam = _cam(unscaled, *guided.values.shape[:2])
     values = guided.values * cam.values[:, :, None]
     largest = float(np.abs(values).max())
-    return Map(values, largest, degenerate=largest == 0, coverage=guided.coverage)
+    return Map(values=values, maximum=largest, degenerate=largest == 0, coverage=guided.coverage)
 
 
 def scale(values: Floats) -> Floats:

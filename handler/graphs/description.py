@@ -38,7 +38,7 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GraphDescription:
     """The metadata of a graph. Written as one string per field; what is not text is JSON."""
 
@@ -51,6 +51,7 @@ class GraphDescription:
     verification: str = ""  # the record of the comparison with PyTorch, as text
     layer: str = ""  # the classifier's default layer; an explanation's activations and gradients are taken there
     coverage: str = ""  # "37 of 37 activations": how far guided backpropagation reaches; of explanations only
+    simplified: tuple[str, ...] = ()  # what was done to the network before it was traced, in words
 
     def to_properties(self) -> dict[str, str]:
         """As ONNX stores it: text to text."""
@@ -64,6 +65,7 @@ class GraphDescription:
             "verification": self.verification,
             "layer": self.layer,
             "coverage": self.coverage,
+            "simplified": json.dumps(self.simplified),
         }
 
     @classmethod
@@ -78,15 +80,16 @@ class GraphDescription:
             if not isinstance(labels, list) or not isinstance(versions, dict):
                 raise ValueError("labels must be a list, versions an object")
             return cls(
-                properties["kind"],
-                properties["architecture"],
-                labels,
-                Preprocessing.from_json(properties["preprocessing"]),
-                properties["weights_sha256"],
-                versions,
-                properties.get("verification", ""),
-                properties.get("layer", ""),
-                properties.get("coverage", ""),
+                kind=properties["kind"],
+                architecture=properties["architecture"],
+                labels=labels,
+                preprocessing=Preprocessing.from_json(properties["preprocessing"]),
+                weights_sha256=properties["weights_sha256"],
+                versions=versions,
+                verification=properties.get("verification", ""),
+                layer=properties.get("layer", ""),
+                coverage=properties.get("coverage", ""),
+                simplified=tuple(json.loads(properties.get("simplified", "[]"))),
             )
         except (KeyError, ValueError) as error:
             raise ModelError(f"the graph does not describe itself ({error}); make it with `make export`") from error

@@ -9,7 +9,7 @@ from handler.graphs.session import GraphSession
 from handler.picture.preprocess import Preprocessing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Origin:
     """What graphs are made from, as far as their answers depend on it."""
 

@@ -87,7 +87,12 @@ def _predict(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int
     logits = _run(graph, inputs, np.arange(len(inputs)), None, ["logits"])["logits"]
     rows, wanted = _pairs(targets)
     return Evidence(
-        logits, _size(inputs), rows, _classes(wanted, logits[rows]), infer_ms=_since(started), engine=OnnxEngine.name
+        logits=logits,
+        input_size=_size(inputs),
+        rows=rows,
+        classes=_classes(wanted, logits[rows]),
+        infer_ms=_since(started),
+        engine=OnnxEngine.name,
     )
 
 
@@ -100,11 +105,13 @@ def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int
     asked = np.array([bool(targets[row]) for row in rows], bool)
     of_pairs = {name: values[asked] for name, values in found.items()} if not asked.all() else found
     return Evidence(
-        found["logits"][np.unique(rows, return_index=True)[1]],  # of each row's first pair: the others' are the same
-        _size(inputs),
-        rows[asked],
-        _classes(wanted[asked], of_pairs["logits"]),  # by the pair's own scores, as the graph chose it
-        {path: LayerEvidence(of_pairs["activations"], of_pairs["gradients"]) for path in needs.layers},
+        logits=found["logits"][
+            np.unique(rows, return_index=True)[1]
+        ],  # of each row's first pair: the others' are the same
+        input_size=_size(inputs),
+        rows=rows[asked],
+        classes=_classes(wanted[asked], of_pairs["logits"]),  # by the pair's own scores, as the graph chose it
+        layers={path: LayerEvidence(of_pairs["activations"], of_pairs["gradients"]) for path in needs.layers},
         guided=of_pairs.get("guided_backprop"),
         saliency=of_pairs.get("saliency"),
         coverage=graph.description.coverage if needs.guided else None,

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from handler.atomic_write import whole_file
 from handler.errors import ModelError
 from handler.picture.preprocess import Preprocessing
 
@@ -24,7 +25,7 @@ _COMPILED = "_orig_mod."  # in the names of what torch.compile wrapped, wherever
 _DENSENETS_OLD_NAMES = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """Weights and what they say of themselves; a plain state dict says nothing."""
 
@@ -48,12 +49,8 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         metadata["preprocessing"] = checkpoint.preprocessing.to_json()
     if checkpoint.options:
         metadata["options"] = json.dumps(checkpoint.options)
-    unfinished = path.with_name(path.name + ".part")
-    try:
+    with whole_file(path) as unfinished:
         save_file(_apart(checkpoint.state), unfinished, metadata)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _apart(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -79,7 +76,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             metadata = dict(file.metadata() or {})
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError:
-        return Checkpoint(None, None, None, _read_state_dict(path))
+        return Checkpoint(architecture=None, labels=None, preprocessing=None, state=_read_state_dict(path))
     return _described(path, state, metadata)
 
 
@@ -119,12 +116,12 @@ def _described(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, s
         if not isinstance(built, dict):
             raise TypeError("options must be a mapping")
         return Checkpoint(
-            architecture,
-            named,
-            Preprocessing.from_json(preprocessing) if preprocessing else None,
-            state,
-            metadata,
-            built,
+            architecture=architecture,
+            labels=named,
+            preprocessing=Preprocessing.from_json(preprocessing) if preprocessing else None,
+            state=state,
+            notes=metadata,
+            options=built,
         )
     except (TypeError, ValueError) as error:
         raise ModelError(f"checkpoint {path} describes itself wrongly: {error}") from error

@@ -38,7 +38,7 @@ def declared_checkpoint(architecture: str) -> Checkpoint:
         state = weights()
     except Exception as error:  # whatever its author did not foresee
         raise ModelError(f"{module.__name__}.weights() fails ({type(error).__name__}: {error})") from error
-    return Checkpoint(architecture, None, None, _state(state))
+    return Checkpoint(architecture=architecture, labels=None, preprocessing=None, state=_state(state))
 
 
 def declared_labels(architecture: str) -> list[str] | None:

@@ -118,7 +118,13 @@ def _download(architecture: str, weights: str) -> Checkpoint:
             "download the file elsewhere and give it with CHECKPOINT=file and LABELS=file"
         ) from error
     labels, how = list(chosen.meta["categories"]), preprocessing_of(chosen)
-    return Checkpoint(architecture, labels, how, dict(state), options=options_of_weights(architecture))
+    return Checkpoint(
+        architecture=architecture,
+        labels=labels,
+        preprocessing=how,
+        state=dict(state),
+        options=options_of_weights(architecture),
+    )
 
 
 def _complete(

@@ -43,12 +43,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 DEFAULT_MAX_PIXELS = 50_000_000
 LONGEST_SIDE = 65_535  # pixels; JPEG's own limit
 
-# Pillow's own guard warns above max_pixels, which is judged here, and raises above twice as many.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# cv2's own lines about bent files only fill the server's log (those of libpng and libjpeg cannot be turned off).
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
-
 _VALUES = "whole numbers without a sign, of at most 16 bits, as values"
 _CHECKS = {"PNG": check_chunks, "JPEG": check_scans, "MPO": check_scans}  # of what the header does not tell
 _BEYOND_CV2 = {b"acTL", b"eXIf", b"tEXt", b"zTXt", b"iTXt"}  # chunks of animations, and where an orientation may stand
@@ -63,7 +57,7 @@ _UPRIGHT: Mapping[int, Callable[[Any], Any]] = {  # by EXIF's number
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Header:
     format: str
     width: int
@@ -72,6 +66,15 @@ class _Header:
     tile: int = 0  # pixels that are unpacked at once, if that is not the picture
     unclear: str = ""  # why the values leave open what they look like
     orientation: int = 1  # EXIF's number, as far as the header tells it
+
+
+def quieten() -> None:
+    """Silences what Pillow and cv2 say about bent files, for the whole process: a server's log would fill with it.
+
+    Pillow's guard warns above as many pixels as ``decode`` judges itself. Lines of libpng and libjpeg stay.
+    """
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
@@ -115,7 +118,13 @@ def _read_header(data: bytes, max_pixels: int) -> _Header:
             # a PNG would decode its pixels for it, and goes to Pillow anyway if it tells one
             orientation = 1 if image.format == "PNG" else _orientation(image)
             return _Header(
-                str(image.format), image.width, image.height, image.mode, tile_pixels(tags), unclear, orientation
+                format=str(image.format),
+                width=image.width,
+                height=image.height,
+                mode=image.mode,
+                tile=tile_pixels(tags),
+                unclear=unclear,
+                orientation=orientation,
             )
     except UnidentifiedImageError as error:
         raise NotAnImage(

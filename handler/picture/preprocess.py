@@ -24,7 +24,7 @@ _AREA = "area"  # cv2's: the average of the pixels below each new one; what is e
 _LARGEST_WHOLE_RESIZE = 32_000_000  # pixels; beyond, only the crop is made: 1x30000 would become 256x7680000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """What a set of weights wants done to a picture: resize the shorter side, crop the centre, scale, normalise.
 

@@ -11,7 +11,7 @@ from handler.picture.preprocess import Crop
 Floats = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Region:
     """The upload's pixels whose centres lie within the crop, half-open."""
 
@@ -32,7 +32,9 @@ def seen_region(crop: Crop) -> Region:
     top, left, bottom, right = crop.box
     first_row, first_column = max(0, _first_centre(top)), max(0, _first_centre(left))
     last_row, last_column = min(height, _first_centre(bottom)), min(width, _first_centre(right))
-    return Region(first_row, first_column, max(last_row, first_row + 1), max(last_column, first_column + 1))
+    return Region(
+        top=first_row, left=first_column, bottom=max(last_row, first_row + 1), right=max(last_column, first_column + 1)
+    )
 
 
 def onto_region(values: Floats, crop: Crop) -> Floats:

@@ -39,7 +39,7 @@ class Overlay:
     colormap: str = "jet"  # a name out of COLORMAPS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of one row. ``maps`` None stands for the seed's three, as far as the model has them."""
 

@@ -47,7 +47,7 @@ class Budget:
             targets: how many.
 
         Raises:
-            TooLarge: locating what would be smaller.
+            TooLarge: the message names what would be smaller.
         """
         self._explained += targets if maps else 0
         if self._explained > MOST_EXPLANATIONS:

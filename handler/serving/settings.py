@@ -11,7 +11,7 @@ from handler.protocol.options import Options, parse_options
 ENGINES = ("auto", "torch", "onnx")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """What the operator decides."""
 

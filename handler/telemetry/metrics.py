@@ -29,7 +29,7 @@ _OTHER = "other"
 _UNLABELLED: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """A counter's rise, one value of a histogram, or a gauge."""
 
@@ -58,11 +58,13 @@ class Metrics:
 
     def measure(self, name: str, seconds: float, labels: Mapping[str, str]) -> None:
         """Adds a value to a histogram."""
-        self._measured.append(Sample(name, round(seconds, 6), _in_order(labels), "histogram"))
+        self._measured.append(Sample(name=name, value=round(seconds, 6), labels=_in_order(labels), kind="histogram"))
 
     def take(self) -> list[Sample]:
         """All of it; collecting starts from nothing again."""
-        taken = [Sample(name, count, labels) for (name, labels), count in self._counts.items()] + self._measured
+        taken = [
+            Sample(name=name, value=count, labels=labels) for (name, labels), count in self._counts.items()
+        ] + self._measured
         self._counts, self._measured = {}, []
         return taken
 
@@ -73,7 +75,7 @@ def resident_memory() -> Sample:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:
         pages = 0
-    return Sample(RESIDENT, pages * resource.getpagesize(), kind="gauge")
+    return Sample(name=RESIDENT, value=pages * resource.getpagesize(), kind="gauge")
 
 
 def _in_order(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -61,7 +61,12 @@ def test_what_is_assumed_is_printed_before_the_work(tmp_path, capsys):
 
 def test_what_is_said_is_part_of_the_graph_and_of_its_verification(tmp_path, capsys):
     known = random_classifier("shufflenet_v2_x0_5")
-    checkpoint = Checkpoint(known.architecture, known.labels, known.preprocessing, dict(known.module.state_dict()))
+    checkpoint = Checkpoint(
+        architecture=known.architecture,
+        labels=known.labels,
+        preprocessing=known.preprocessing,
+        state=dict(known.module.state_dict()),
+    )
     write_checkpoint(tmp_path / "a.safetensors", checkpoint)
     source = ["--checkpoint", str(tmp_path / "a.safetensors")]
     said = ["--preprocess", "resize=64"]

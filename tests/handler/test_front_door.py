@@ -205,7 +205,9 @@ def test_labels_must_be_as_many_as_scores(network):
 
 
 def test_pictures_are_prepared_as_said(network):
-    how = handler.Preprocessing(SIDE + 8, SIDE, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    how = handler.Preprocessing(
+        resize_size=SIDE + 8, crop_size=SIDE, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    )
     found = handler.wrap(network, preprocessing=how).explain(ONE, maps=["gradcam"])
     seen = preprocess(decode(ONE.read_bytes()), how)
     tensor = handler.wrap(network, preprocessing=how).explain(torch.from_numpy(seen.tensor), maps=["gradcam"])

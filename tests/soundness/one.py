@@ -100,7 +100,7 @@ def prepared(network: Network, folder: Path) -> tuple[Case, Classifier, str]:
         Crashed: likewise.
     """
     labels = [f"class {index}" for index in range(network.classes)]
-    how = Preprocessing(network.side, network.side, (0.5,) * 3, (0.25,) * 3)
+    how = Preprocessing(resize_size=network.side, crop_size=network.side, mean=(0.5,) * 3, std=(0.25,) * 3)
     torch.save(_state(network), folder / "weights.pth")
     classifier = ask(classifier_of, network.architecture, folder / "weights.pth", labels, how)
     layer = classifier.default_layer

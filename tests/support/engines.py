@@ -21,14 +21,14 @@ CARD = ModelCard(
     version="1.0",
     architecture="tiny",
     labels=["dark", "light"],
-    preprocessing=Preprocessing(SIDE, SIDE, (0, 0, 0), (1, 1, 1)),
+    preprocessing=Preprocessing(resize_size=SIDE, crop_size=SIDE, mean=(0, 0, 0), std=(1, 1, 1)),
     default_layer="c",
     layers={"c": (1, 2, 2)},
 )
 
 
 def answering(engine, settings=None, card=CARD):
-    return Answering(Explainer(engine, card), settings or Settings(Options(maps=("gradcam",))))
+    return Answering(Explainer(engine, card), settings or Settings(defaults=Options(maps=("gradcam",))))
 
 
 def rows_of(fields, headers=None):
@@ -57,7 +57,11 @@ class BrightnessEngine:
         rows, classes = resolve_pairs(targets, logits)
         cell = np.ones((len(rows), 1, 2, 2), np.float32) * classes[:, None, None, None]
         return Evidence(
-            logits, (SIDE, SIDE), rows, classes, {layer: LayerEvidence(cell, cell) for layer in needs.layers}
+            logits=logits,
+            input_size=(SIDE, SIDE),
+            rows=rows,
+            classes=classes,
+            layers={layer: LayerEvidence(cell, cell) for layer in needs.layers},
         )
 
 

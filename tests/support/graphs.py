@@ -10,7 +10,7 @@ from handler.graphs.description import KIND_PREDICTION, KINDS, GraphDescription
 from handler.picture.preprocess import Preprocessing
 
 SIDE = 2
-HOW = Preprocessing(SIDE, SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+HOW = Preprocessing(resize_size=SIDE, crop_size=SIDE, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 _OPERATORS = {
     "logits": [("GlobalAveragePool", "input", "means", {}), ("Flatten", "means", "logits", {})],
     "probabilities": [("Softmax", "logits", "probabilities", {"axis": 1})],

@@ -21,9 +21,18 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 @functools.cache
 def random_classifier(architecture: str, classes: int = 10, side: int = 64, seed: int = 0) -> Classifier:
     """A classifier whose logits, maps and gradients have ordinary magnitudes; the same one for the same arguments."""
-    how = Preprocessing(side + side // 8, side, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    how = Preprocessing(
+        resize_size=side + side // 8, crop_size=side, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    )
     labels = [f"class {index}" for index in range(classes)]
-    return build_classifier(Checkpoint(architecture, labels, how, _random_state(architecture, classes, side, seed)))
+    return build_classifier(
+        Checkpoint(
+            architecture=architecture,
+            labels=labels,
+            preprocessing=how,
+            state=_random_state(architecture, classes, side, seed),
+        )
+    )
 
 
 def in_double_precision(classifier: Classifier) -> Classifier:
@@ -33,7 +42,7 @@ def in_double_precision(classifier: Classifier) -> Classifier:
 
 def tiny_classifier(module: nn.Module, classes: int = 2) -> Classifier:
     """A classifier around a net of a few weights, in eval mode and frozen as ``build_classifier`` leaves it."""
-    how = Preprocessing(2, 2, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    how = Preprocessing(resize_size=2, crop_size=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     labels = [f"class {index}" for index in range(classes)]
     return Classifier(
         module=module.eval().requires_grad_(False),

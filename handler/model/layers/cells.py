@@ -39,7 +39,7 @@ def parts(side: int) -> Iterator[tuple[slice, slice]]:
     yield from ((whole, margin) for margin in margins)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cells:
     """How the cells of a tensor lie in the picture."""
 
@@ -125,7 +125,16 @@ def _judged(channel_axis: int, changed: Floats, *, shared_axis: bool, first: int
         ):
             continue
         profile = min(_correlation(down.mean(1), np.arange(height)), _correlation(across.mean(0), np.arange(width)))
-        yield Cells(channel_axis, grid, shared_axis, first, transposed, mirrored, likeness, profile)
+        yield Cells(
+            channel_axis=channel_axis,
+            grid=grid,
+            shared_axis=shared_axis,
+            first=first,
+            transposed=transposed,
+            mirrored=mirrored,
+            likeness=likeness,
+            profile=profile,
+        )
 
 
 def _reaches_edges(changed: Floats, mirrored: tuple[bool, bool]) -> bool:

@@ -43,7 +43,7 @@ class SpatialLayer:
     view: ChannelLayout  # of what it returns
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Findings:
     """What running a network shows of its layers."""
 
@@ -113,7 +113,13 @@ def _judge(look: Look, axes: Mapping[Place, int | str], alone: str) -> Findings:
     refused = {path: why for path, why in refused.items() if path not in layers}
     default = _last(look, layers, places)
     inside = _last_of_cells(look, default, layers, places) if default else None
-    return Findings(layers, inside or default or "", LAST_OF_CELLS if inside else LAST, refused, alone)
+    return Findings(
+        layers=layers,
+        default=inside or default or "",
+        rule=LAST_OF_CELLS if inside else LAST,
+        refused=refused,
+        alone=alone,
+    )
 
 
 def _by_layer(outputs: Mapping[Place, Tensor]) -> dict[tuple[str, int], list[Place]]:
@@ -133,7 +139,7 @@ def _cells(look: Look, axes: Mapping[Place, int]) -> dict[Place, Cells | None]:
         usual = place in look.gradients and axis == 0 and output.dim() == 4 and min(output.shape[2:]) > 1
         if usual and keeps_arrangement(output.grad_fn, look.picture_node, known):
             known.add(output.grad_fn)
-            found[place] = Cells(0, (output.shape[2], output.shape[3]), shared_axis=False)
+            found[place] = Cells(channel_axis=0, grid=(output.shape[2], output.shape[3]), shared_axis=False)
     changes = _changes(look, {place: axis for place, axis in axes.items() if place not in found})
     return found | {place: find_cells(one) for place, one in changes.items()}
 

@@ -42,7 +42,7 @@ def explanation(tiny, tmp_path_factory):
 def checkpoint(tiny, tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoint") / "a.safetensors"
     how, state = tiny.preprocessing, tiny.module.state_dict()
-    write_checkpoint(path, Checkpoint(ARCHITECTURE, tiny.labels, how, state))
+    write_checkpoint(path, Checkpoint(architecture=ARCHITECTURE, labels=tiny.labels, preprocessing=how, state=state))
     return path
 
 

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 import export.simplify.pipeline as simplifying
+from export.simplify.applicable import NotApplicable
 from export.simplify.pipeline import simplified
 from handler.autograd.tape import differentiate, record
 from handler.explanation.evidence import Needs
@@ -23,7 +24,10 @@ class Branching(nn.Module):
 def test_scores_and_gradients_stay_and_batch_norms_go(architecture):
     classifier = random_classifier(architecture)
     pictures = torch.from_numpy(random_inputs(2))
-    found, layer = simplified(classifier.module, classifier.default_layer, pictures)
+    done = simplified(classifier.module, classifier.default_layer, pictures)
+    found, layer = done.network, done.layer
+    shuffled = ("batch norms folded", "channels padded", "flattened", "shuffles folded", "gates moved")
+    assert done.steps == (shuffled if "shuffle" in architecture else ("batch norms folded", "flattened"))
     assert not any(isinstance(one, nn.BatchNorm2d) for one in found.modules())
     answers = []
     for module, path in ((found, layer), (classifier.module, classifier.default_layer)):
@@ -34,15 +38,15 @@ def test_scores_and_gradients_stay_and_batch_norms_go(architecture):
 
 
 @pytest.mark.parametrize("step", ["fold_batch_norms", "pad_channels", "flatten", "fold_shuffles", "move_gates"])
-@pytest.mark.parametrize("how", ["fails", "spoils"])
-def test_a_step_that_fails_or_spoils_the_answers_is_left_out(monkeypatch, caplog, step, how):
+@pytest.mark.parametrize("how", ["does not apply", "spoils"])
+def test_a_step_that_does_not_apply_or_spoils_the_answers_is_left_out(monkeypatch, caplog, step, how):
     classifier = random_classifier("shufflenet_v2_x0_5")
     pictures = torch.from_numpy(random_inputs(2))
     run = getattr(simplifying, step)
 
     def broken(network, *rest):
-        if how == "fails":
-            raise RuntimeError("broken")
+        if how != "spoils":
+            raise NotApplicable("told")
         result = run(network, *rest)
         changed = result if isinstance(result, nn.Module) else network
         with torch.no_grad():
@@ -51,17 +55,28 @@ def test_a_step_that_fails_or_spoils_the_answers_is_left_out(monkeypatch, caplog
 
     monkeypatch.setattr(simplifying, step, broken)
     with caplog.at_level("INFO"):
-        found, layer = simplified(classifier.module, classifier.default_layer, pictures)
-    assert caplog.messages
+        done = simplified(classifier.module, classifier.default_layer, pictures)
+    assert [message for message in caplog.messages if ": told" in message or "would differ" in message]
+    assert len(done.steps) <= 5
     expected = classifier.module(pictures)
-    torch.testing.assert_close(found(pictures), expected, rtol=0, atol=3e-5 * float(expected.abs().max()))
-    assert found.get_submodule(layer) is not None
+    torch.testing.assert_close(done.network(pictures), expected, rtol=0, atol=3e-5 * float(expected.abs().max()))
+    assert done.network.get_submodule(done.layer) is not None
+
+
+def test_a_step_that_fails_is_not_taken_for_one_that_does_not_apply(monkeypatch):
+    def broken(*_args):
+        raise RuntimeError("a mistake in the step")
+
+    monkeypatch.setattr(simplifying, "pad_channels", broken)
+    classifier = random_classifier("shufflenet_v2_x0_5")
+    with pytest.raises(RuntimeError, match="a mistake in the step"):
+        simplified(classifier.module, classifier.default_layer, torch.from_numpy(random_inputs(2)))
 
 
 def test_what_cannot_be_traced_is_copied():
     module = Branching().eval()
     pictures = torch.randn(2, 3, 4, 4)
-    found, layer = simplified(module, "convolution", pictures)
-    assert found is not module
-    assert layer == "convolution"
-    assert torch.equal(found(pictures), module(pictures))
+    done = simplified(module, "convolution", pictures)
+    assert done.network is not module
+    assert (done.layer, done.steps) == ("convolution", ())
+    assert torch.equal(done.network(pictures), module(pictures))

@@ -50,14 +50,23 @@ def test_cells_keep_their_places():
     assert tokens(1, transposed=True).to_maps(output)[0, 1, 2, 0] == output[0, 1 + 2, 1]
     assert tokens(1, runs=((True, False),)).to_maps(output)[0, 1, 2, 0] == output[0, 1, 1]
     assert tokens(1, runs=((False, True),)).to_maps(output)[0, 1, 2, 0] == output[0, 1 + 2 * 4 + 3, 1]
-    assert ChannelLayout(1, 2, (3, 4), 1).to_maps(output.transpose(0, 1))[0, 1, 2, 0] == output[0, 1 + 2 * 4, 1]
+    assert (
+        ChannelLayout(batch_axis=1, channel_axis=2, grid=(3, 4), first_token=1).to_maps(output.transpose(0, 1))[
+            0, 1, 2, 0
+        ]
+        == output[0, 1 + 2 * 4, 1]
+    )
     assert CHANNELS_LAST.to_maps(output[:, 1:].reshape(1, 3, 4, 2))[0, 1, 2, 3] == output[0, 12, 1]
 
 
 @pytest.mark.parametrize(
     ("architecture", "layer", "view"),
     [
-        ("vit_b_32", "encoder.layers.encoder_layer_11.ln_1", ChannelLayout(0, 2, (4, 4), 1)),
+        (
+            "vit_b_32",
+            "encoder.layers.encoder_layer_11.ln_1",
+            ChannelLayout(batch_axis=0, channel_axis=2, grid=(4, 4), first_token=1),
+        ),
         ("swin_t", "norm", CHANNELS_LAST),
         ("swin_v2_t", "norm", CHANNELS_LAST),
         ("convnext_tiny", "features", None),

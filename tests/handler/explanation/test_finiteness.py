@@ -32,7 +32,7 @@ from tests.support.engines import CARD, rows_of
 from tests.support.models import tiny_classifier
 
 SIDE, LAYER = 16, "conv"
-HOW = Preprocessing(SIDE, SIDE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+HOW = Preprocessing(resize_size=SIDE, crop_size=SIDE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 NOISE, OTHER = (
     encode_png(np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)) for seed in (0, 1)
 )
@@ -77,7 +77,7 @@ def service(request, classifier):
         opened = [GraphSession.open(folder / name) for name in ("m.onnx", "m.explain.onnx")]
         engine = OnnxEngine({graph.description.kind: graph for graph in opened})
     choice = Choice(engine=engine, configured="auto")
-    return Service(choice, card, Settings(Options(maps=None)))
+    return Service(choice, card, Settings(defaults=Options(maps=None)))
 
 
 @pytest.mark.parametrize("maps", ["none", "gradcam,guided_backprop,guided_gradcam"])
@@ -148,11 +148,11 @@ def test_one_value_is_enough_among_a_pairs_evidence_and_harms_no_other_pair(part
     cells = {name: np.ones((2, 3, 4, 4), np.float32) for name in ("activation", "gradient", "guided", "saliency")}
     cells[part][1, 2, 3, 0] = value
     evidence = Evidence(
-        np.ones((2, 2), np.float32),
-        (4, 4),
-        np.arange(2),
-        np.zeros(2, np.int64),
-        {"last": LayerEvidence(cells["activation"], cells["gradient"])},
+        logits=np.ones((2, 2), np.float32),
+        input_size=(4, 4),
+        rows=np.arange(2),
+        classes=np.zeros(2, np.int64),
+        layers={"last": LayerEvidence(cells["activation"], cells["gradient"])},
         guided=cells["guided"],
         saliency=cells["saliency"],
     )
@@ -163,7 +163,7 @@ def test_one_value_is_enough_among_a_pairs_evidence_and_harms_no_other_pair(part
 
 @pytest.mark.parametrize("maximum", [np.inf, np.nan, [1.0, np.inf]])
 def test_a_map_that_grew_out_of_its_numbers_is_refused(maximum):
-    fine = Map(np.zeros((2, 2), np.float32), [1.0, 2.0], degenerate=False)
+    fine = Map(values=np.zeros((2, 2), np.float32), maximum=[1.0, 2.0], degenerate=False)
     check_maps({"gradcam": fine})
     with pytest.raises(NotFinite, match="values of gradcam"):
         check_maps({"gradcam": replace(fine, maximum=maximum)})

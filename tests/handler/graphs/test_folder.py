@@ -7,7 +7,7 @@ from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PRED
 from handler.graphs.folder import Origin, check_origin, find_graphs, open_graphs
 from tests.support.graphs import HOW, describe, write_graph
 
-ORIGIN = Origin("tiny", "0" * 64, ["red", "green", "blue"], HOW)
+ORIGIN = Origin(architecture="tiny", weights_sha256="0" * 64, labels=["red", "green", "blue"], preprocessing=HOW)
 
 
 def test_graphs_are_found_by_name_and_opened_by_kind(tmp_path):

@@ -6,12 +6,15 @@ from handler.model.checkpoint import Checkpoint, names_in, read_checkpoint, writ
 from handler.picture.preprocess import Preprocessing
 
 STATE = {"fc.weight": torch.arange(6.0).reshape(2, 3), "fc.bias": torch.zeros(2)}
-HOW = Preprocessing(232, 224, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic")
+HOW = Preprocessing(resize_size=232, crop_size=224, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), interpolation="bicubic")
 
 
 def test_a_written_checkpoint_is_read_back_whole(tmp_path):
     path = tmp_path / "a.safetensors"
-    write_checkpoint(path, Checkpoint("resnet18", ["cat", "dög"], HOW, STATE, {"seed": "7"}))
+    write_checkpoint(
+        path,
+        Checkpoint(architecture="resnet18", labels=["cat", "dög"], preprocessing=HOW, state=STATE, notes={"seed": "7"}),
+    )
     read = read_checkpoint(path)
     assert (read.architecture, read.labels, read.preprocessing, read.notes) == (
         "resnet18",

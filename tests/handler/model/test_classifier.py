@@ -17,7 +17,9 @@ def saved(tmp_path, architecture="shufflenet_v2_x0_5", labels=None, **descriptio
     """A checkpoint of ten classes that describes itself only as told."""
     state = dict(random_classifier(architecture).module.state_dict())
     path = tmp_path / "model.safetensors"
-    write_checkpoint(path, Checkpoint(description.get("says"), labels, None, state))
+    write_checkpoint(
+        path, Checkpoint(architecture=description.get("says"), labels=labels, preprocessing=None, state=state)
+    )
     return path
 
 

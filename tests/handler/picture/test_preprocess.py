@@ -23,7 +23,7 @@ SIZES = [
     *[(1, 1), (1, 2), (2, 3), (7, 5), (31, 33), (224, 224), (232, 232), (231, 233), (299, 342), (375, 500), (500, 375)],
     *[(641, 481), (100, 799), (799, 100), (31, 250), (250, 31), (3, 500), (500, 3), (97, 1013), (1013, 97)],
 ]
-PLAIN = Preprocessing(256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+PLAIN = Preprocessing(resize_size=256, crop_size=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 FIELDS = json.loads(PLAIN.to_json())
 
 _RESIZE_WITH_LITTLE_MEMORY = """
@@ -31,7 +31,9 @@ import resource, sys, time
 import numpy as np
 from handler.picture.preprocess import Preprocessing, preprocess
 image = np.zeros((int(sys.argv[1]), int(sys.argv[2]), 3), np.uint8)
-how = Preprocessing(256, 224, (0, 0, 0), (1, 1, 1), "bicubic")
+how = Preprocessing(
+    resize_size=256, crop_size=224, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bicubic"
+)
 pages = int(open("/proc/self/statm").read().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 300_000_000,) * 2)
 started = time.perf_counter()
@@ -48,7 +50,11 @@ def transforms_of(architecture: str):
     """The transforms of the architecture's weights, and the same as our own description."""
     preset = torchvision.models.get_model_weights(architecture).DEFAULT.transforms()
     how = Preprocessing(
-        preset.resize_size[0], preset.crop_size[0], tuple(preset.mean), tuple(preset.std), preset.interpolation.value
+        resize_size=preset.resize_size[0],
+        crop_size=preset.crop_size[0],
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        interpolation=preset.interpolation.value,
     )
     return preset, how
 
@@ -64,7 +70,10 @@ def test_equals_torchvisions_transforms_to_the_last_bit(architecture, size):
 
 
 def test_nearest_equals_torchvision_too():
-    image, how = noise(50, 71), Preprocessing(20, 16, (0, 0, 0), (1, 1, 1), "nearest")
+    image, how = (
+        noise(50, 71),
+        Preprocessing(resize_size=20, crop_size=16, mean=(0, 0, 0), std=(1, 1, 1), interpolation="nearest"),
+    )
     nearest = functional.InterpolationMode.NEAREST
     expected = functional.center_crop(functional.resize(Image.fromarray(image), 20, nearest), 16)
     np.testing.assert_array_equal(preprocess(image, how).picture, np.asarray(expected))
@@ -77,7 +86,10 @@ def test_nearest_equals_torchvision_too():
     + [((600, 1), 256, 224), ((1, 600), 256, 224), ((1200, 2), 256, 224), ((2, 1200), 256, 224)],
 )
 def test_a_thread_of_a_picture_is_within_a_grey_level_of_the_direct_route(size, resize, crop, interpolation):
-    image, how = noise(*size), Preprocessing(resize, crop, (0, 0, 0), (1, 1, 1), interpolation)
+    image, how = (
+        noise(*size),
+        Preprocessing(resize_size=resize, crop_size=crop, mean=(0, 0, 0), std=(1, 1, 1), interpolation=interpolation),
+    )
     resized = functional.resize(Image.fromarray(image), resize, functional.InterpolationMode(interpolation))
     direct = np.asarray(functional.center_crop(resized, crop)).astype(int)
     assert np.abs(preprocess(image, how).picture - direct).max() <= 1
@@ -110,7 +122,9 @@ def test_an_endless_picture_takes_little_time_and_memory(size):
     ],
 )
 def test_it_says_where_the_crop_lies_in_the_upload(size, resize, crop, expected):
-    found = preprocess(noise(*size), Preprocessing(resize, crop, (0, 0, 0), (1, 1, 1))).crop
+    found = preprocess(
+        noise(*size), Preprocessing(resize_size=resize, crop_size=crop, mean=(0, 0, 0), std=(1, 1, 1))
+    ).crop
     assert found.image == size
     np.testing.assert_allclose(found.box, expected, rtol=1e-12)
 
@@ -127,7 +141,9 @@ def test_it_says_where_the_crop_lies_in_the_upload(size, resize, crop, expected)
 )
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "area"])
 def test_a_crop_that_comes_first_lies_at_whole_pixels_of_the_upload(size, resize, crop, expected, interpolation):
-    how = Preprocessing(resize, crop, (0, 0, 0), (1, 1, 1), interpolation, crop_first=True)
+    how = Preprocessing(
+        resize_size=resize, crop_size=crop, mean=(0, 0, 0), std=(1, 1, 1), interpolation=interpolation, crop_first=True
+    )
     seen = preprocess(noise(*size), how)
     assert seen.crop.box == expected
     assert seen.picture.shape == (crop, crop, 3)
@@ -135,13 +151,21 @@ def test_a_crop_that_comes_first_lies_at_whole_pixels_of_the_upload(size, resize
 
 def test_area_is_the_average_of_what_lies_below():
     image = noise(8, 12)
-    seen = preprocess(image, Preprocessing(4, 4, (0, 0, 0), (1, 1, 1), "area", crop_first=True))
+    seen = preprocess(
+        image,
+        Preprocessing(resize_size=4, crop_size=4, mean=(0, 0, 0), std=(1, 1, 1), interpolation="area", crop_first=True),
+    )
     average = image[:, 2:10].reshape(4, 2, 4, 2, 3).mean(axis=(1, 3))
     assert np.abs(seen.picture - average).max() <= 0.5
 
 
 def test_a_crop_that_comes_first_is_what_torchvision_makes_of_the_cut_picture():
-    image, how = noise(90, 131), Preprocessing(32, 28, (0, 0, 0), (1, 1, 1), "bicubic", crop_first=True)
+    image, how = (
+        noise(90, 131),
+        Preprocessing(
+            resize_size=32, crop_size=28, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bicubic", crop_first=True
+        ),
+    )
     cut = Image.fromarray(image).crop((26, 6, 104, 84))  # 78 = 90 * 28 // 32
     expected = functional.resize(cut, [28, 28], functional.InterpolationMode.BICUBIC)
     np.testing.assert_array_equal(preprocess(image, how).picture, np.asarray(expected))
@@ -149,14 +173,15 @@ def test_a_crop_that_comes_first_is_what_torchvision_makes_of_the_cut_picture():
 
 def test_view_shows_where_the_picture_was_taken_from():
     image = noise(50, 100)
-    seen = preprocess(image, Preprocessing(50, 40, (0, 0, 0), (1, 1, 1)))
+    seen = preprocess(image, Preprocessing(resize_size=50, crop_size=40, mean=(0, 0, 0), std=(1, 1, 1)))
     np.testing.assert_array_equal(seen.picture, image[5:45, 30:70])
     assert seen.crop.to_dict() == {"image": [50, 100], "crop": [5, 30, 45, 70]}
 
 
 def test_tensor_is_the_picture_normalised():
     seen = preprocess(
-        np.full((4, 4, 3), (255, 0, 51), np.uint8), Preprocessing(4, 4, (0.5, 0.5, 0.1), (0.5, 0.25, 0.1))
+        np.full((4, 4, 3), (255, 0, 51), np.uint8),
+        Preprocessing(resize_size=4, crop_size=4, mean=(0.5, 0.5, 0.1), std=(0.5, 0.25, 0.1)),
     )
     np.testing.assert_allclose(seen.tensor[:, 0, 0], [1, -2, 1], rtol=1e-6)
 
@@ -205,7 +230,9 @@ def test_says_in_words_what_is_done():
         "shorter side resized to 256 (bilinear, antialiased), centre crop of 224x224, values in [0, 1] minus "
         "[0.485, 0.456, 0.406], divided by [0.229, 0.224, 0.225]"
     )
-    first = Preprocessing(256, 224, (0, 0, 0), (1, 1, 1), "area", crop_first=True)
+    first = Preprocessing(
+        resize_size=256, crop_size=224, mean=(0, 0, 0), std=(1, 1, 1), interpolation="area", crop_first=True
+    )
     assert first.describe().startswith("centre square of 224/256 of its side cropped, resized to 224x224 (area, anti")
     assert Preprocessing.from_json(first.to_json()) == first
 

@@ -4,18 +4,29 @@ from handler.errors import ModelError
 from handler.picture.preprocess import Preprocessing
 from handler.picture.preprocess_text import read_flag, said_over
 
-KNOWN = Preprocessing(232, 224, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic")
+KNOWN = Preprocessing(
+    resize_size=232, crop_size=224, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), interpolation="bicubic"
+)
 
 
 def test_what_is_said_goes_over_what_is_known_and_the_rest_stays():
     how, origin = said_over("resize=256", KNOWN, "as the checkpoint says")
-    assert how == Preprocessing(256, 224, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "bicubic")
+    assert how == Preprocessing(
+        resize_size=256, crop_size=224, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), interpolation="bicubic"
+    )
     assert origin == "resize as said, the rest as the checkpoint says"
 
 
 def test_every_field_can_be_said_with_blanks_where_one_likes():
     text = "  resize = 72 crop=64  mean=0.5, 0.5 ,0.5 std=.25,.25,.25 interpolation=area crop_first=true "
-    expected = Preprocessing(72, 64, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "area", crop_first=True)
+    expected = Preprocessing(
+        resize_size=72,
+        crop_size=64,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        interpolation="area",
+        crop_first=True,
+    )
     assert said_over(text, None, "") == (expected, "as said")
     assert said_over(text, KNOWN, "elsewhere") == (expected, "as said")
 

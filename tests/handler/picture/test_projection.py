@@ -50,12 +50,18 @@ def test_a_crop_between_pixels_shifts_the_map_by_as_much():
 @pytest.mark.parametrize(
     ("crop", "expected"),
     [
-        (LANDSCAPE, Region(0, 2, 4, 6)),
-        (Crop((3, 5), (0.5, 1.5, 2.5, 3.5)), Region(0, 1, 2, 3)),  # centres on the edge: the first in, the last out
-        (Crop((3, 5), (0.6, 1.4, 2.6, 3.4)), Region(1, 1, 3, 3)),
-        (Crop((1, 1), (0.0625, 0.0625, 0.9375, 0.9375)), Region(0, 0, 1, 1)),
-        (Crop((1, 1), (0.0, 0.0, 1.0, 1.0)), Region(0, 0, 1, 1)),
-        (Crop((2, 2), (0.6, 0.6, 1.4, 1.4)), Region(1, 1, 2, 2)),  # no centre within: still one pixel
+        (LANDSCAPE, Region(top=0, left=2, bottom=4, right=6)),
+        (
+            Crop((3, 5), (0.5, 1.5, 2.5, 3.5)),
+            Region(top=0, left=1, bottom=2, right=3),
+        ),  # centres on the edge: the first in, the last out
+        (Crop((3, 5), (0.6, 1.4, 2.6, 3.4)), Region(top=1, left=1, bottom=3, right=3)),
+        (Crop((1, 1), (0.0625, 0.0625, 0.9375, 0.9375)), Region(top=0, left=0, bottom=1, right=1)),
+        (Crop((1, 1), (0.0, 0.0, 1.0, 1.0)), Region(top=0, left=0, bottom=1, right=1)),
+        (
+            Crop((2, 2), (0.6, 0.6, 1.4, 1.4)),
+            Region(top=1, left=1, bottom=2, right=2),
+        ),  # no centre within: still one pixel
     ],
 )
 def test_seen_are_the_pixels_whose_centres_lie_within_the_crop(crop, expected):
@@ -65,7 +71,10 @@ def test_seen_are_the_pixels_whose_centres_lie_within_the_crop(crop, expected):
 @pytest.mark.parametrize("how", [(256, 224), (224, 224), (32, 1), (3, 2)])
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (1, 7), (7, 1), (1, 3000), (3, 4), (5, 5), (40, 31)])
 def test_every_upload_has_a_seen_part_within_it(size, how):
-    crop = preprocess(np.zeros((*size, 3), np.uint8), Preprocessing(*how, (0, 0, 0), (1, 1, 1))).crop
+    crop = preprocess(
+        np.zeros((*size, 3), np.uint8),
+        Preprocessing(resize_size=how[0], crop_size=how[1], mean=(0, 0, 0), std=(1, 1, 1)),
+    ).crop
     region = seen_region(crop)
     assert 0 <= region.top < region.bottom <= size[0]
     assert 0 <= region.left < region.right <= size[1]

@@ -65,7 +65,7 @@ def test_no_positive_evidence_is_said():
 
 
 def test_predictions_only_by_default_still_explains_on_explanations():
-    settings = Settings(Options(maps=()))
+    settings = Settings(defaults=Options(maps=()))
     card = replace(CARD, refusals=dict.fromkeys(GUIDED, "no ReLU"))
     rows = [{"data": picture(50)}] * 2
     answers, _ = answer(rows, [{"explain": "False"}, {"explain": "True"}], settings, card)
@@ -115,7 +115,7 @@ def test_a_lone_surrogate_is_no_picture():
 
 
 def test_an_answer_above_the_limit_is_refused():
-    settings = Settings(Options(maps=("gradcam",)), max_answer_bytes=700)
+    settings = Settings(defaults=Options(maps=("gradcam",)), max_answer_bytes=700)
     answers, _ = answer(
         [{"data": picture(50), "encoding": "list"}, {"data": picture(50), "maps": "none"}], None, settings
     )
@@ -199,7 +199,7 @@ def test_the_pictures_of_a_request_have_one_budget_together():
     answers, _ = answer([few, many])
     assert [one.status for one in answers] == [200, 413]
     assert b"instances[4]: the pictures would have 20000000 pixels" in answers[1].body
-    settings = Settings(Options(maps=()), max_pixels=9_000_000)
+    settings = Settings(defaults=Options(maps=()), max_pixels=9_000_000)
     answers, _ = answer([few, {"body": {"instances": [large] * 3}}], settings=settings)
     assert [one.status for one in answers] == [200, 413]
     assert b"instances[2]: the request's pictures have 12000000 pixels together" in answers[1].body
@@ -208,7 +208,7 @@ def test_the_pictures_of_a_request_have_one_budget_together():
 def test_the_sum_of_a_requests_answers_is_limited_too():
     row = {"body": {"instances": [{"image": text_of(50), "encoding": "list"}] * 3}}
     (alone,), _ = answer([{"data": picture(50), "encoding": "list"}])
-    limit = Settings(Options(maps=("gradcam",)), max_answer_bytes=2 * len(alone.body))
+    limit = Settings(defaults=Options(maps=("gradcam",)), max_answer_bytes=2 * len(alone.body))
     answers, _ = answer([row, {"data": picture(50), "encoding": "list"}], settings=limit)
     assert [one.status for one in answers] == [413, 200]
     assert b"fewer pictures in one request" in answers[0].body

@@ -45,7 +45,7 @@ def test_counts_add_up_until_they_are_taken():
     metrics.count("a")
     metrics.count("a", 2)
     metrics.count("a", 1, {"outcome": OK})
-    assert metrics.take() == [Sample("a", 3), Sample("a", 1, (("outcome", "ok"),))]
+    assert metrics.take() == [Sample(name="a", value=3), Sample(name="a", value=1, labels=(("outcome", "ok"),))]
     assert metrics.take() == []
 
 
@@ -54,13 +54,13 @@ def test_an_explained_request_is_counted_and_each_stage_that_ran_is_measured():
     with_outcome = (*labels, ("outcome", "ok"))
     assert sorted(recorded(Answer(b"", "", observed=(SEEN,))), key=lambda one: one.name) == sorted(
         [
-            Sample(REQUESTS, 1, with_outcome),
-            Sample(REQUEST_SECONDS, 0.05, with_outcome, "histogram"),
-            Sample(STAGE_SECONDS["decode"], 0.004, with_outcome, "histogram"),
-            Sample(STAGE_SECONDS["explain"], 0.02, with_outcome, "histogram"),
-            Sample(STAGE_SECONDS["render"], 0.006, with_outcome, "histogram"),
-            Sample(MAPS, 6, labels),
-            Sample(DEGENERATE, 1, labels),
+            Sample(name=REQUESTS, value=1, labels=with_outcome),
+            Sample(name=REQUEST_SECONDS, value=0.05, labels=with_outcome, kind="histogram"),
+            Sample(name=STAGE_SECONDS["decode"], value=0.004, labels=with_outcome, kind="histogram"),
+            Sample(name=STAGE_SECONDS["explain"], value=0.02, labels=with_outcome, kind="histogram"),
+            Sample(name=STAGE_SECONDS["render"], value=0.006, labels=with_outcome, kind="histogram"),
+            Sample(name=MAPS, value=6, labels=labels),
+            Sample(name=DEGENERATE, value=1, labels=labels),
         ],
         key=lambda one: one.name,
     )
@@ -76,7 +76,10 @@ def test_several_pictures_of_a_request_are_one_request():
 def test_a_refused_request_is_counted_by_its_error():
     refused = recorded(error_answer(errors.TooLarge("…")))
     labels = (("engine", "none"), ("method", "none"), ("outcome", "TooLarge"))
-    assert refused == [Sample(REQUESTS, 1, labels), Sample(REQUEST_SECONDS, 0.05, labels, "histogram")]
+    assert refused == [
+        Sample(name=REQUESTS, value=1, labels=labels),
+        Sample(name=REQUEST_SECONDS, value=0.05, labels=labels, kind="histogram"),
+    ]
     assert dict(recorded(failure_answer())[0].labels)["outcome"] == FAILURE
 
 

@@ -400,7 +400,16 @@ def test_cells_are_found_whatever_their_weights():
     assert (cells.grid, cells.transposed, cells.mirrored) == ((4, 6), False, (False, False))
     turned = find_cells({0: [one.T[::-1] for one in found]})
     assert turned is not None
-    assert turned == Cells(0, (4, 6), False, 0, True, (False, True), turned.likeness, turned.profile)
+    assert turned == Cells(
+        channel_axis=0,
+        grid=(4, 6),
+        shared_axis=False,
+        first=0,
+        transposed=True,
+        mirrored=(False, True),
+        likeness=turned.likeness,
+        profile=turned.profile,
+    )
 
 
 @pytest.mark.parametrize(
