@@ -45,7 +45,7 @@ RELIABILITY := $(PY) -m benchmarks.reliability
 PACK_EMBEDDED = $(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo demo-photo archive export explanation gradcam serve stop finetune train localisation bench zoo soundness old-runtimes fuzz load soak soak-10 faults lock clean
+.PHONY: help setup check docs test demo demo-photo archive export explanation gradcam serve stop finetune train localisation bench zoo soundness old-runtimes fuzz load soak soak-10 faults lock clean
 
 help: ## list the targets
 	@echo "make TARGET [VARIABLE=value …]"
@@ -77,10 +77,14 @@ $(KSERVE_READY): deploy/kserve/constraints.txt
 	$(KSERVE)/bin/python -m pip install --quiet --disable-pip-version-check -c deploy/kserve/constraints.txt kserve
 	@touch $@
 
-check: $(READY) ## ruff and mypy
+check: $(READY) docs ## ruff, mypy and the documentation
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+docs: $(READY) ## build the documentation as a site in out/site/, docstrings included; a broken link or anchor fails
+	@# not --quiet, which would hide the warnings that --strict counts
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 test: $(READY) $(KSERVE_READY) ## all tests, the real server among them
 	$(PY) -m pytest

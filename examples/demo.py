@@ -61,7 +61,7 @@ def _show(model: str, output: Path) -> None:
         for name, target in PICTURES.items():
             explain(server, name, target, output)
         print("\nstopping the server")
-    print(f"look at {output / 'two.png'}: each row is the evidence for one of the two objects")
+    print(f"look at {output / 'two.png'}: each row explains one of the two objects")
 
 
 if __name__ == "__main__":

@@ -1,49 +1,170 @@
-"""The README's commands and code, run as they stand, against a server on other ports."""
+"""The commands and the code of README.md and of all pages, run as they stand, against a server on other ports."""
 
 import importlib
+import json
+import math
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from export.__main__ import main
+from deploy.local_server import read_properties, with_free_ports
+from examples.finetune.options import make_parser
+from export.__main__ import _parser, main
 from export.graphs.prediction import export_prediction
+from export.tracing.backward_rules import _RULES, aten
+from handler.explanation.cam import METHODS
 from handler.model.sources import load_classifier
-from tests.support.serving import CHECKPOINT, ROOT, serving
+from tests.export.tracing.test_backward_rules import assert_equal, pictures
+from tests.support.pages import ALL, Block, blocks, file_block
+from tests.support.serving import CHECKPOINT, ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+QUIETLY = ["-o", ".venv/.ready", "-o", ".venv-kserve/.ready", "--no-print-directory"]
 
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-
-
-def files() -> dict[str, str]:
-    """The blocks of Python that are files: their first line is a comment that names them."""
-    named = {re.match(r"# (\w+\.py)\n", code): code for code in blocks("python")}
-    return {name[1]: code for name, code in named.items() if name}
-
-
-def commands(program: str) -> list[str]:
-    lines = [line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
-    return [part.strip() for line in lines for part in line.split("&&") if part.strip().startswith(program)]
+# Commands that are not run here as they stand, and why; "…" stands for what else is in them. What can be checked
+# without running them is checked: targets, options, paths. Where another test runs them, it is named.
+NOT_RUN = {
+    "they start and stop the tests' own server, see the fixture": ["make serve…", "make stop"],
+    "tests/examples/test_demo.py runs and checks it": ["make demo", "make archive"],
+    "tests/examples/test_efficientnet_lite0.py runs and checks it": [
+        *("make demo-photo", "make archive ARCH=examples.efficientnet_lite0.network:efficientnet_lite0"),
+    ],
+    "test_the_network_of_ones_own_is_packed_as_it_stands": ["make archive ARCH=mynet:network CHECKPOINT=mynet.pth"],
+    "torchvision would download weights": ["make archive MODEL=resnet18 WEIGHTS=DEFAULT", "make finetune DATA=data…"],
+    "they take a reader's own files": [
+        "make archive MODEL=resnet18 CHECKPOINT=mine.pth LABELS=labels.txt",
+        "make archive MODEL=resnet50 CHECKPOINT=mine.pth LABELS=labels.txt PREPROCESS=…",
+        "make archive MODEL=googlenet CHECKPOINT=scratch.pth LABELS=labels.txt TRANSFORM_INPUT=0",
+        "make archive CHECKPOINT=out/finetune/best.safetensors LABELS=out/finetune/labels.txt",
+    ],
+    "they would build the environment that runs this test, or run it": [
+        *("make setup", "make check", "make test", ".venv/bin/pytest tests/handler/explanation/test_cam.py"),
+    ],
+    "they take from minutes to hours": [
+        *("make zoo…", "make soundness…", "make train", "make localisation", "make bench…"),
+        *("make load", "make faults", "make soak-10", "make soak", "make fuzz"),
+    ],
+    "tests/export/graphs/test_explanation.py exports it": ["make explanation"],
+    "tests/deploy/test_kserve_manifests.py compares that graph with its description": [
+        "mkdir -p deploy/kserve/models/…",
+        "cp model_store/…",
+    ],
+    "there is no container runtime": ["docker build…", "docker run…", "docker push…"],
+    "there is no cluster; tests/deploy/test_manifests.py renders what is applied": [
+        "kubectl apply…",
+        "kubectl rollout status…",
+    ],
+}
+RUN = ("make help", ".venv/bin/python -m ")  # see test_the_commands_without_a_server
+SAID = {  # by these
+    "make help": "make TARGET",
+    " --help": "usage: python -m",
+    "export predict": "star",
+    "export explain": "one.explained.png",
+    "export verify": "the graph equals PyTorch",
+}
+FILES = {"mynet.py", "front.py"}  # blocks of Python that are files
+NEW = ("gradcam_magnitude", "softshrink_backward")  # and those that add something to the project
+COMPARED_ELSEWHERE = {"docs/DEPLOYING.md": "tests/deploy/test_deploying.py"}  # blocks without a language
 
 
 def run(command: list[str], **options):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
 
 
-def test_every_make_command_is_known_to_make():
-    targets = {shlex.split(command)[1] for command in commands("make ")}
-    assert {"demo", "test", "archive", "serve", "stop"} <= targets
-    for command in commands("make "):
-        done = run([*shlex.split(command), "--dry-run", "-o", ".venv/.ready"])
+def place(block: Block) -> str:
+    return f"{block.page.name}-{block.number}"
+
+
+def with_commands() -> list[Block]:
+    return blocks("bash")
+
+
+def asks(block: Block) -> bool:
+    """Whether a block's commands are for a running server."""
+    return "localhost:80" in block.text and not is_front(block) and not is_by_hand(block)
+
+
+def stands_alone(block: Block) -> bool:
+    """Whether a block of Python does all by itself."""
+    return not (block.file or "localhost:7070" in block.text or any(f"def {name}(" in block.text for name in NEW))
+
+
+def is_front(block: Block) -> bool:
+    return "front.py" in block.text
+
+
+def is_by_hand(block: Block) -> bool:
+    return "torchserve --start" in block.text
+
+
+def not_run(command: str) -> set[str]:
+    """The entries of the table that stand for a command; none for a command that is run."""
+    entries = [entry for entries in NOT_RUN.values() for entry in entries]
+    return {one for one in entries if command == one or (one[-1] == "…" and command.startswith(one[:-1]))}
+
+
+def test_no_block_is_left_out():
+    for block in (block for one in ALL for block in one.blocks):
+        if block.language == "bash":
+            left = [] if asks(block) or is_front(block) or is_by_hand(block) else block.commands
+            assert all(not_run(command) or command.startswith(RUN) for command in left), block
+        elif block.language == "json":
+            before = block.page.blocks[block.number - 1]
+            assert before.language == "bash"
+            assert asks(before)
+        elif block.language == "python":
+            assert block.file is None or block.file in FILES, block
+        else:
+            assert block.language == "", block
+            assert block.page.name in COMPARED_ELSEWHERE
+    used = {entry for block in with_commands() for command in block.commands for entry in not_run(command)}
+    assert used == {entry for entries in NOT_RUN.values() for entry in entries}
+
+
+def test_the_tests_that_the_table_names_exist():
+    named = {file for reason in NOT_RUN for file in re.findall(r"tests/[\w/]+\.py", reason)}
+    assert len(named) >= 5
+    assert all((ROOT / file).is_file() for file in {*named, *COMPARED_ELSEWHERE.values()})
+
+
+def make_commands() -> list[str]:
+    return [command for block in with_commands() for command in block.commands if command.startswith("make ")]
+
+
+def test_every_make_command_is_known_to_make_and_to_the_programs_that_it_starts():
+    assert len(make_commands()) >= 30
+    for command in dict.fromkeys(make_commands()):
+        done = run([*shlex.split(command), "--dry-run", *QUIETLY])
         assert done.returncode == 0, (command, done.stderr)
+        for line in done.stdout.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[1:3] == ["-m", "export"]:
+                _parser().parse_args(words[3:])
+            elif words[1:3] == ["-m", "examples.finetune"]:
+                make_parser("").parse_args(words[3:])
+
+
+def test_paths_in_commands_that_are_not_run_exist():
+    for command in (command for block in with_commands() for command in block.commands):
+        if command.startswith(("docker build", "kubectl apply")):
+            for path in re.findall(r"(?<= )deploy/\S+", command):
+                assert (ROOT / path).exists(), command
+        if command.startswith("kubectl rollout"):
+            kind, _, name = command.split()[-1].partition("/")
+            manifest = (ROOT / f"deploy/kubernetes/base/{kind}.yaml").read_text(encoding="utf-8")
+            assert re.search(rf"^  name: {name}$", manifest, re.MULTILINE)
+        for path in re.findall(r"tests/[\w/]+\.py", command):
+            assert (ROOT / path).is_file(), command
 
 
 def test_what_make_is_told_of_pictures_reaches_the_exports_as_one_text():
@@ -65,71 +186,217 @@ def test_every_target_is_listed_by_make_help():
         assert re.search(rf"^  {target}\s", listed, re.MULTILINE), target
 
 
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory, shapes_archive):
+    """A ``config.properties`` with free ports, whose model store holds the embedded model."""
+    folder = tmp_path_factory.mktemp("served")
+    shutil.copy(shapes_archive, folder / "shufflenet_cam.mar")
+    values = {**with_free_ports(read_properties(ROOT / "config.properties")), "model_store": str(folder)}
+    (folder / "config.properties").write_text("".join(f"{key}={value}\n" for key, value in values.items()))
+    return folder / "config.properties"
+
+
+@pytest.fixture(scope="module")
+def server(settings):
+    """Started and stopped as the pages say, for all of them once."""
+    command = [f"CONFIG={settings}", f"PY={sys.executable}", *QUIETLY]
+    started = run(["make", "serve", *command])
+    assert started.returncode == 0, started.stderr
+    assert "ready: curl -F data=@examples/shapes/one.jpg" in started.stdout
+    yield read_properties(settings)
+    stopped = run(["make", "stop", *command])
+    assert stopped.stdout.splitlines()[-1] == "stopped"
+
+
+def elsewhere(text: str, properties: dict[str, str], folder: Path) -> str:
+    """The same commands or code for a server on other ports; what they write goes to a folder."""
+    for port, key in {8080: "inference", 8081: "management", 8082: "metrics"}.items():
+        text = text.replace(f"localhost:{port}", properties[f"{key}_address"])
+    text = text.replace("localhost:7070", f"127.0.0.1:{properties['grpc_inference_port']}")
+    return re.sub(r"-o (?=\w)", f"-o {folder}/", text)
+
+
+# tells the status of each answer beside what it says
+CURL = 'curl() { command curl --silent --show-error --write-out "%{stderr}status %{http_code}\\n" "$@"; echo; }\n'
+
+
 @pytest.mark.server
-def test_the_curl_commands_are_answered(tmp_path, shapes_archive):
-    shutil.copy(shapes_archive, tmp_path / "shufflenet_cam.mar")
-    asked = commands("curl ") + commands("echo ")
-    assert len(asked) >= 5
-    with serving(tmp_path, "shufflenet_cam", tmp_path / "logs") as client:
-        for command in asked:
-            assert "localhost:8080" in command
-            local = command.replace("localhost:8080", client.server.address).replace(
-                "sheet.png", f"{tmp_path}/sheet.png"
-            )
-            done = run(["bash", "-c", f"{local} --silent --show-error --fail-with-body"])
-            assert done.returncode == 0, (command, done.stdout, done.stderr)
-        for code in [code for code in blocks("python") if "localhost:7070" in code]:
-            port = client.server.properties["grpc_inference_port"]
-            done = run([sys.executable, "-c", code.replace("localhost:7070", f"127.0.0.1:{port}")])
-            assert done.returncode == 0, done.stderr
-            assert '"label": "star"' in done.stdout
-    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+@pytest.mark.parametrize("block", [one for one in blocks("bash") if asks(one)], ids=place)
+def test_what_the_server_is_asked_is_answered_as_shown(server, tmp_path, block):
+    kept = [line for line in block.text.splitlines() if not line.startswith("make ")]
+    done = run(["bash", "-c", "set -e\n" + CURL + elsewhere("\n".join(kept), server, tmp_path)])
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(block.answer.text) if block.answer else {}
+    answers = [line for line in done.stdout.splitlines() if line]
+    answers += [path.read_text(encoding="utf-8") for path in tmp_path.glob("*.json")]
+    asked = sum(line.count("curl ") for line in kept)
+    assert asked
+    assert done.stderr.splitlines() == [f"status {shown.get('code', 200)}"] * asked
+    if shown:
+        assert_like(shown, json.loads(answers[0]))
+    for path in tmp_path.iterdir():
+        content = path.read_bytes()
+        assert content.startswith(b"\x89PNG") if path.suffix == ".png" else json.loads(content)["predictions"]
 
 
-def test_the_python_code_runs_and_the_export_commands_too(shapes_graphs, tmp_path):
+def assert_like(shown, actual, where=""):
+    """What a page shows of an answer; ``…`` ends texts and lists that go on, times are only named."""
+    if isinstance(shown, dict):
+        assert list(shown) == list(actual), where
+        for key, value in shown.items():
+            if key != "timings_ms":
+                assert_like(value, actual[key], f"{where}.{key}")
+        assert list(shown.get("timings_ms", {})) == list(actual.get("timings_ms", {}))
+    elif isinstance(shown, list):
+        goes_on = shown[-1:] == ["…"]
+        assert len(actual) > len(shown) - 1 if goes_on else len(actual) == len(shown), where
+        for number, value in enumerate(shown[:-1] if goes_on else shown):
+            assert_like(value, actual[number], f"{where}[{number}]")
+    elif isinstance(shown, str) and shown.endswith("…"):
+        assert actual.startswith(shown[:-1]), where
+    elif isinstance(shown, float):
+        digits = len(str(shown).partition(".")[2])
+        assert math.isclose(shown, actual, abs_tol=0.51 * 10**-digits), (where, actual)
+    else:
+        assert shown == actual, where
+
+
+def test_what_is_shown_is_held_to_what_is_answered():
+    answer = {"a": [1, 2.345, "abc"], "timings_ms": {"decode": 1.0}}
+    assert_like({"a": [1, 2.35, "a…"], "timings_ms": {"decode": 7.0}}, answer)
+    assert_like({"a": [1, "…"], "timings_ms": {"decode": 7.0}}, answer)
+    for wrong in ([1, 2.36, "abc"], [1, 2.345, "b…"], [1, 2.345], [2, "…"]):
+        with pytest.raises(AssertionError):
+            assert_like({"a": wrong, "timings_ms": {"decode": 1.0}}, answer)
+    with pytest.raises(AssertionError):
+        assert_like({"a": [1, "…"], "timings_ms": {}}, answer)
+
+
+@pytest.mark.server
+def test_grpc_is_answered(server, tmp_path):
+    (block,) = [block for block in blocks("python") if "localhost:7070" in block.text]
+    done = run([sys.executable, "-c", elsewhere(block.text, server, tmp_path)])
+    assert done.returncode == 0, done.stderr
+    assert '"label": "star"' in done.stdout
+
+
+@pytest.mark.server
+def test_torchserve_is_started_and_stopped_by_hand(settings, tmp_path):
+    (block,) = [block for block in with_commands() if is_by_hand(block)]
+    own = tmp_path / "config.properties"
+    values = with_free_ports(read_properties(settings))
+    own.write_text("".join(f"{key}={value}\n" for key, value in values.items()))
+    script = block.text.replace(".venv/bin/", f"{Path(sys.executable).parent}/").replace("config.properties", str(own))
+    probe = f"{values['inference_address']}/predictions/shapes/1.0/healthz"  # the name in the archive
+    stop = script.splitlines()[-1]
+    assert stop.endswith("torchserve --stop")
+    waits = f"trap '{stop}' EXIT\ntimeout 120 bash -c 'until curl -sf {probe}; do sleep 0.3; done'\nls $TEMP/models\n"
+    with tempfile.TemporaryDirectory(prefix="ts-") as folder:  # short, as the paths of sockets must be
+        environment = os.environ | {"TMPDIR": folder, "LOG_LOCATION": str(tmp_path), "METRICS_LOCATION": str(tmp_path)}
+        done = run(["bash", "-ec", script.replace(stop, waits)], env=environment)
+        assert done.returncode == 0, done.stderr
+        assert '"status": "ready"' in done.stdout
+        assert "TorchServe has stopped" in done.stdout
+        (unpacked,) = Path(folder).iterdir()  # all that it wrote is in the folder that it was given
+        assert unpacked.name.startswith("tmp.")
+
+
+@pytest.mark.server
+def test_the_front_of_the_standard_library_answers(tmp_path, shapes_archive, settings):
+    (tmp_path / "front.py").write_text(file_block("front.py").text, encoding="utf-8")
+    (block,) = [block for block in with_commands() if is_front(block)]
+    port = with_free_ports(read_properties(settings))["grpc_inference_port"]
+    script = block.text.replace("front.py", f"{tmp_path}/front.py").replace("8090", port)
+    script = script.replace("model_store/shufflenet_cam.mar", str(shapes_archive)).replace("out/", f"{tmp_path}/")
+    script = script.replace(".venv/bin/python", sys.executable)
+    here = os.environ | {"PYTHONPATH": str(ROOT)}  # where a reader's front.py would lie
+    done = run(["bash", "-ec", "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n" + script], env=here)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["predictions"][0]["label"] == "star"
+
+
+@pytest.fixture(scope="module")
+def graphs(shapes_graphs):
+    """Where the pages have them: what `make export explanation` writes."""
     model = ROOT / "model_store" / "shufflenet_cam.onnx"
     export_prediction(load_classifier(checkpoint=CHECKPOINT), model)
     shutil.copy(shapes_graphs / "model.explain.onnx", model.with_suffix(".explain.onnx"))
-    for code in [code for code in blocks("python") if code not in files().values() and "localhost" not in code]:
-        done = run([sys.executable, "-c", code])
-        assert done.returncode == 0, done.stderr
-        assert "star" in done.stdout
-    (command,) = commands(".venv/bin/python -m export predict")
-    done = run([sys.executable, *shlex.split(command)[1:]])
+    return model
+
+
+@pytest.mark.parametrize(
+    "block",
+    [one for one in blocks("python") if stands_alone(one)],
+    ids=place,
+)
+def test_the_python_code_runs_and_prints_what_is_said_behind_it(graphs, block):
+    done = run([sys.executable, "-c", block.text])
     assert done.returncode == 0, done.stderr
-    assert "star" in done.stdout
-    (command,) = commands(".venv/bin/python -m export explain")
-    done = run([sys.executable, *shlex.split(command)[1:], "--out", str(tmp_path)])
-    assert done.returncode == 0, done.stderr
+    said = re.findall(r"^print\(.*\)  # (.*)$", block.text, re.MULTILINE)
+    assert done.stdout.splitlines() == said != []
+
+
+def test_the_commands_without_a_server(graphs, tmp_path):
+    left = [block for block in with_commands() if not (asks(block) or is_front(block) or is_by_hand(block))]
+    found = [command for block in left for command in block.commands if command.startswith(RUN)]
+    assert len(found) >= 5
+    for command in dict.fromkeys(found):
+        words = [sys.executable if word == ".venv/bin/python" else word for word in shlex.split(command)]
+        done = run([*words, *(["--out", str(tmp_path)] if "explain" in words else [])])
+        assert done.returncode == 0, (command, done.stderr)
+        (said,) = [text for part, text in SAID.items() if part in command]
+        assert said in done.stdout, command
     assert (tmp_path / "one.explained.png").is_file()
 
 
+def new_code(name: str) -> dict[str, object]:
+    """What the block of CONTRIBUTING.md defines that has the name in it."""
+    (block,) = [block for block in blocks("python") if f"def {name}(" in block.text]
+    defined: dict[str, object] = {}
+    exec(compile(block.text, str(block), "exec"), defined)
+    return defined
+
+
+def absent(registry: dict, key: object, monkeypatch) -> None:
+    """Lets a registry forget what is registered under the key, now and after the test."""
+    monkeypatch.setitem(registry, key, None)
+    del registry[key]
+
+
+def test_the_new_map_method_is_a_method(monkeypatch):
+    absent(METHODS, "gradcam_magnitude", monkeypatch)
+    new_code("gradcam_magnitude")
+    new = METHODS["gradcam_magnitude"]
+    assert new.summary.startswith("Grad-CAM's magnitude")
+    activation, gradient = torch.randn(2, 2, 16, 5, 7, generator=torch.Generator().manual_seed(0))
+    maps = new.formula(activation.numpy(), gradient.numpy())
+    torch.testing.assert_close(new.formula(activation, gradient), torch.from_numpy(maps))
+    plain, against = (METHODS["gradcam"].formula(activation, sign * gradient) for sign in (1, -1))
+    torch.testing.assert_close(torch.from_numpy(maps), plain + against)
+
+
+def test_the_new_backward_rule_is_autograds(monkeypatch):
+    operator = aten.softshrink_backward.default
+    corners = torch.tensor([-0.6, -0.5, 0.0, 0.5, 0.6], dtype=torch.float64)
+    absent(_RULES, operator, monkeypatch)
+    with pytest.raises(AssertionError, match="softshrink_backward"):
+        assert_equal(F.softshrink, corners)
+    new_code("softshrink_backward")
+    assert_equal(F.softshrink, corners)
+    assert_equal(F.softshrink, pictures(3, 50))
+
+
 def test_the_network_of_ones_own_is_packed_as_it_stands(tmp_path, importable):
-    code = files()["mynet.py"]
+    code = file_block("mynet.py").text
     assert len([line for line in code.splitlines() if line]) <= 10
     (importable / "mynet.py").write_text(code, encoding="utf-8")
     torch.save(importlib.import_module("mynet").network(3).state_dict(), tmp_path / "mynet.pth")
-    (command,) = [one for one in commands("make archive") if "mynet:network" in one]
-    quietly = ["--dry-run", "--no-print-directory", "-o", ".venv/.ready"]
-    dry = [*shlex.split(command), f"CHECKPOINT={tmp_path}/mynet.pth", *quietly]
+    commands = {one for one in make_commands() if one.startswith("make archive ARCH=mynet:network")}
+    (command,) = commands
+    dry = [*shlex.split(command), f"CHECKPOINT={tmp_path}/mynet.pth", "--dry-run", *QUIETLY]
     packed = run(dry).stdout
     arguments = shlex.split(packed[packed.index("-m export") :])[2:]
     assert main([*arguments, "--store", str(tmp_path)]) == 0
     with zipfile.ZipFile(tmp_path / "network.mar") as archive:
         assert archive.read("mynet.py").decode() == code
         assert "model.explain.onnx" in archive.namelist()
-
-
-def test_every_file_that_the_readme_points_to_exists():
-    pointed = re.findall(r"\]\((?!http|#)([^)]+)\)", README)
-    assert pointed[0] == "docs/photo.png"
-    assert "docs/demo.png" in pointed
-    assert all((ROOT / path).is_file() for path in pointed)
-    anchors = {re.sub(r"[^a-z- ]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in README.splitlines()}
-    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= anchors
-
-
-def test_every_module_stands_in_the_code_map():
-    for folder in ("handler", "export"):
-        for path in (ROOT / folder).glob("*.py"):
-            assert path.name.startswith("__") or f"`{path.name}`" in README, path
