@@ -26,7 +26,7 @@ SOURCE := $(if $(MODEL),--model '$(MODEL)') $(if $(ARCH),--arch '$(ARCH)') $(if 
 SIDECAR ?= 1
 CONFIG ?= config.properties
 # what demo-photo writes
-STRIP ?= docs/photo.png
+STRIP ?= out/demo-photo/strip.png
 
 # What is fine-tuned and how; FINETUNE takes further options, see `python -m examples.finetune --help`
 DATA   ?=
@@ -93,7 +93,7 @@ demo: $(READY) ## pack and serve the embedded model, post two pictures, show wha
 	$(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
 	$(PY) -m examples.demo
 
-demo-photo: $(READY) ## serve real ImageNet weights, explain two photographs, write the README's picture strip, stop
+demo-photo: $(READY) ## serve real ImageNet weights, explain two photographs, draw them side by side, stop (STRIP=docs/photo.png: the picture in README)
 	$(PY) -m export archive --name efficientnet_lite0 --arch examples.efficientnet_lite0.network:efficientnet_lite0
 	$(PY) -m examples.efficientnet_lite0.demo --strip '$(STRIP)'
 

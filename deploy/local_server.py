@@ -286,7 +286,7 @@ def main() -> int:
 def _start(server: LocalServer) -> None:
     print(f"starting TorchServe with {server.model} …", flush=True)
     server.start()
-    print(f"ready: curl -F data=@examples/shapes/one.jpg {server.address}/predictions/{server.model}")
+    print(f"ready: curl -F data=@examples/shapes/one.jpg -F maps=none {server.address}/predictions/{server.model}")
     print("logs are in logs/, `make stop` stops the server")
 
 

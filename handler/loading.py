@@ -17,7 +17,7 @@ from handler.client.model import Model
 from handler.engine_choice import choose_engine
 from handler.errors import ModelError, RequestError, Unprocessable, in_one_line
 from handler.explanation.evidence import TOP, Engine, Floats
-from handler.explanation.maps import needs_of
+from handler.explanation.maps import MAP_KINDS, needs_of
 from handler.graphs.choice import Choice
 from handler.model.checkpoint import read_checkpoint
 from handler.model.classifier import Classifier, build_classifier
@@ -142,12 +142,12 @@ def describe_model(classifier: Classifier, engine: Engine, name: str, version: s
     blank, layer = _blank(classifier.preprocessing), classifier.default_layer
     coverage: str | None = None
     refusals: dict[str, str] = {}
-    for maps in (("gradcam", "guided_gradcam"), ("guided_backprop", "guided_gradcam"), ("saliency",)):
+    for name in MAP_KINDS:
         try:
-            evidence = engine.run(blank, [[TOP]], needs_of(maps[:1], [layer]))
+            evidence = engine.run(blank, [[TOP]], needs_of([name], [layer]))
             coverage = evidence.coverage or coverage
         except Unprocessable as error:
-            refusals |= dict.fromkeys(maps, str(error))
+            refusals[name] = str(error)
     return ModelCard(
         name=name,
         version=version,

@@ -54,7 +54,9 @@ def main() -> int:
         "--model", default="efficientnet_lite0", help="archive in the model store (default: %(default)s)"
     )
     parser.add_argument("--output", type=Path, default=Path("out/demo-photo"), help="folder (default: %(default)s)")
-    parser.add_argument("--strip", type=Path, default=Path("docs/photo.png"), help="to write (default: %(default)s)")
+    parser.add_argument(
+        "--strip", type=Path, default=Path("out/demo-photo/strip.png"), help="to write (default: %(default)s)"
+    )
     options = parser.parse_args()
     return run_command(lambda: _show(options.model, options.output, options.strip), "the server is stopped")
 

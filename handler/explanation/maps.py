@@ -13,6 +13,25 @@ _EPSILON = 1e-7  # pytorch-grad-cam's, so that an all-zero map stays zero
 
 
 @dataclass(frozen=True, kw_only=True)
+class MapKind:
+    """What all maps of a name have in common."""
+
+    title: str  # on a sheet
+    channels: int = 3  # 1: the evidence at a layer's cells, upsampled; 3: pixels, signed
+    at_layer: bool = False  # whether it is made of the evidence at a layer,
+    guided: bool = False  # of the guided gradient at the input,
+    saliency: bool = False  # of the plain gradient at the input
+
+
+MAP_KINDS = {
+    "gradcam": MapKind(title="Grad-CAM", channels=1, at_layer=True),
+    "guided_backprop": MapKind(title="guided backprop", guided=True),
+    "guided_gradcam": MapKind(title="guided Grad-CAM", at_layer=True, guided=True),
+    "saliency": MapKind(title="saliency", saliency=True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Map:
     """One map of one explanation."""
 
@@ -26,10 +45,11 @@ class Map:
 
 def needs_of(maps: Sequence[str], layers: Sequence[str]) -> Needs:
     """The evidence that these maps are made of."""
+    kinds = [MAP_KINDS[name] for name in maps]
     return Needs(
-        layers=tuple(layers) if {"gradcam", "guided_gradcam"} & set(maps) else (),
-        guided=bool({"guided_backprop", "guided_gradcam"} & set(maps)),
-        saliency="saliency" in maps,
+        layers=tuple(layers) if any(kind.at_layer for kind in kinds) else (),
+        guided=any(kind.guided for kind in kinds),
+        saliency=any(kind.saliency for kind in kinds),
     )
 
 
@@ -39,7 +59,7 @@ def make_maps(evidence: Evidence, pair: int, maps: Sequence[str], method: str, *
     Args:
         evidence: with all that ``needs_of(maps, …)`` names.
         pair: index into the evidence's pairs.
-        maps: names out of ``options.MAPS``.
+        maps: names out of ``MAP_KINDS``.
         method: name of a formula in ``cam.METHODS``.
         at_layer: leave gradcam at the layer's own few cells, instead of the input's size.
 
@@ -50,17 +70,16 @@ def make_maps(evidence: Evidence, pair: int, maps: Sequence[str], method: str, *
         METHODS[method].formula(layer.activation[pair : pair + 1], layer.gradient[pair : pair + 1])[0]
         for layer in evidence.layers.values()
     ]
-    guided = None
-    if {"guided_backprop", "guided_gradcam"} & set(maps):
-        guided = _pixels(evidence.guided, pair, evidence.coverage)
+    guided = evidence.guided if any(MAP_KINDS[name].guided for name in maps) else None
     made: dict[str, Map] = {}
     for name in maps:
-        if name == "gradcam":
+        kind = MAP_KINDS[name]
+        if kind.channels == 1:
             made[name] = _cam(unscaled, *(unscaled[0].shape if at_layer else evidence.input_size))
-        elif name == "saliency":
-            made[name] = _pixels(evidence.saliency, pair, None)
-        elif guided is not None:
-            made[name] = guided if name == "guided_backprop" else _guided_cam(guided, unscaled)
+            continue
+        gradients = guided if kind.guided else evidence.saliency
+        pixels = _pixels(gradients, pair, evidence.coverage if kind.guided else None)
+        made[name] = _guided_cam(pixels, unscaled) if kind.at_layer else pixels
     return made
 
 

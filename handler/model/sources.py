@@ -86,6 +86,8 @@ def find_checkpoint(
                 f"weights {weights!r} are torchvision's; {architecture} takes a checkpoint (CHECKPOINT=file)"
             )
         return _complete(declared_checkpoint(architecture), architecture, said)
+    if architecture is not None and not is_own(architecture):
+        builder_of(architecture)
     if (weights is None) == (checkpoint is None):
         raise ModelError("give either weights (WEIGHTS=DEFAULT) or a checkpoint (CHECKPOINT=file)")
     if checkpoint is not None:
@@ -115,7 +117,7 @@ def _download(architecture: str, weights: str) -> Checkpoint:
     except OSError as error:  # URLError and HTTPError are OSErrors
         raise ModelError(
             f"the weights of {architecture} could not be downloaded from {chosen.url} ({error}); "
-            "download the file elsewhere and give it with CHECKPOINT=file and LABELS=file"
+            "download the file elsewhere and give it with CHECKPOINT=file, to make archive with LABELS=file beside it"
         ) from error
     labels, how = list(chosen.meta["categories"]), preprocessing_of(chosen)
     return Checkpoint(

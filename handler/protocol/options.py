@@ -12,14 +12,9 @@ import cv2
 
 from handler.errors import BadRequest
 from handler.explanation.cam import METHODS
+from handler.explanation.maps import MAP_KINDS
 
-MAP_TITLES = {
-    "gradcam": "Grad-CAM",
-    "guided_backprop": "guided backprop",
-    "guided_gradcam": "guided Grad-CAM",
-    "saliency": "saliency",
-}
-MAPS = tuple(MAP_TITLES)
+MAPS = tuple(MAP_KINDS)
 DEFAULT_MAPS = MAPS[:3]  # those of pytorch-grad-cam's tutorial
 ALL_MAPS = ("all",)  # all that the architecture has
 SIZES = ("layer", "input", "image")

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from handler.explanation.maps import Map
+from handler.explanation.maps import MAP_KINDS, Map
 from handler.picture.preprocess import Input
 from handler.picture.projection import onto_region, onto_upload, seen_region, show_seen
 from handler.protocol.options import Options
@@ -31,7 +31,10 @@ def encode_map(name: str, one: Map, canvas: Canvas) -> dict[str, Any]:
     data: str | list[Any]
     if encoding == "png":
         picture = draw_map(name, one, canvas)
-        shape, data = picture.shape, base64.b64encode(encode_png(picture, smooth=name == "gradcam")).decode()
+        shape, data = (
+            picture.shape,
+            base64.b64encode(encode_png(picture, smooth=MAP_KINDS[name].channels == 1)).decode(),
+        )
     else:
         values = one.values if canvas.upload is None else onto_upload(one.values, canvas.seen.crop)
         shape, data = values.shape, encode_npy(values) if encoding == "npy" else encode_list(values)
@@ -50,7 +53,7 @@ def draw_map(name: str, one: Map, canvas: Canvas) -> npt.NDArray[np.uint8]:
 
     At the upload's size, what the network did not see is dark grey (gradcam) or transparent (gradients, RGBA).
     """
-    if name != "gradcam":
+    if MAP_KINDS[name].channels > 1:
         return _draw_gradient(deprocess(one.values), canvas)
     weight, colormap = canvas.options.overlay.image_weight, canvas.options.overlay.colormap
     if canvas.upload is None:

@@ -10,14 +10,13 @@ from typing import Any
 
 from handler.atomic_write import write_whole
 from handler.explanation.evidence import Floats, softmax
-from handler.explanation.maps import Map, resize, scale
+from handler.explanation.maps import MAP_KINDS, Map, resize, scale
 from handler.protocol.observation import GRADIENT_ALONE, NONE, Observation
-from handler.protocol.options import MAP_TITLES
 from handler.protocol.receipt import Receipt
 from handler.rendering.canvas import Canvas, draw_map, encode_map
 from handler.rendering.render import Picture, encode_png, sheet
 
-_PANELS = ("gradcam", "guided_gradcam", "guided_backprop", "saliency")  # in the order of the sheet
+_PANELS = sorted(MAP_KINDS, key=lambda name: not MAP_KINDS[name].at_layer)  # in the order of the sheet
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Result:
                 found = explanation.maps[name]
                 if found.values.shape[:2] != (height, width):  # gradcam at the layer's own few cells
                     found = replace(found, values=scale(resize(found.values, height, width)))
-                row.append((MAP_TITLES[name], draw_map(name, found, canvas)))
+                row.append((MAP_KINDS[name].title, draw_map(name, found, canvas)))
             rows.append(row)
         return sheet(rows)
 
@@ -135,7 +134,7 @@ class Result:
         for place, explanation in enumerate(self.explanations):
             for name in explanation.maps:
                 path = folder / f"{explanation.target.index}_{name}.png"
-                pictures[path] = encode_png(self.draw(place, name), smooth=name == "gradcam")
+                pictures[path] = encode_png(self.draw(place, name), smooth=MAP_KINDS[name].channels == 1)
         present = [path for path in pictures if path.exists()]
         if present and not overwrite:
             raise FileExistsError(f"{present[0]} is there already; give another folder, or say overwrite=True")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from handler.errors import TooLarge
+from handler.explanation.maps import MAP_KINDS
 from handler.rendering.canvas import Canvas
 
 _BYTES_PER_NUMBER = {"npy": 16 / 3, "list": 8.0}  # of the encoded text; lists mostly have more
@@ -56,11 +57,11 @@ class Budget:
                 "in all; send its pictures in several requests"
             )
         height, width = (canvas.seen.picture if canvas.upload is None else canvas.upload).shape[:2]
-        drawn = [name for name in maps if name != "gradcam" or canvas.options.size != "layer"]
+        drawn = [name for name in maps if MAP_KINDS[name].channels > 1 or canvas.options.size != "layer"]
         if canvas.options.encoding == "png":
             self._drawn += height * width * len(drawn) * targets
         else:
-            numbers = height * width * sum(1 if name == "gradcam" else 3 for name in drawn) * targets
+            numbers = height * width * sum(MAP_KINDS[name].channels for name in drawn) * targets
             self._listed += numbers * _BYTES_PER_NUMBER[canvas.options.encoding]
         if self._drawn > _MOST_PIXELS:
             raise TooLarge(f"the pictures would have {self._drawn} pixels, valid are at most {_MOST_PIXELS}; {_ADVICE}")
