@@ -18,8 +18,10 @@ What becomes of unusual pictures:
 """
 
 import io
+import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +45,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 DEFAULT_MAX_PIXELS = 50_000_000
 LONGEST_SIDE = 65_535  # pixels; JPEG's own limit
 
+_LIMIT = threading.Lock()  # Pillow's limit is one for the whole process
 _VALUES = "whole numbers without a sign, of at most 16 bits, as values"
 _CHECKS = {"PNG": check_chunks, "JPEG": check_scans, "MPO": check_scans}  # of what the header does not tell
 _BEYOND_CV2 = {b"acTL", b"eXIf", b"tEXt", b"zTXt", b"iTXt"}  # chunks of animations, and where an orientation may stand
@@ -103,16 +106,27 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.
     _CHECKS.get(header.format, lambda _data: None)(data)
     if header.format == "PNG":
         data = without_profile(data)
-    image = _decode_with_pillow(data) if _differs_in_cv2(header, data) else _decode(data, header.orientation)
+    by_pillow = _differs_in_cv2(header, data)
+    image = _decode_with_pillow(data, max_pixels) if by_pillow else _decode(data, header.orientation)
     if image is None:
         raise BadRequest(f"the {header.format} picture is truncated or corrupt and cannot be decoded")
     return image
 
 
+@contextmanager
+def _pillows_limit(pixels: int) -> Iterator[None]:
+    """Sets the only limit to what Pillow sets aside for a GIF's frame as it opens it; the caller's comes back after."""
+    with _LIMIT:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
 def _read_header(data: bytes, max_pixels: int) -> _Header:
-    Image.MAX_IMAGE_PIXELS = max_pixels  # the only limit to what Pillow sets aside for a GIF's frame as it opens it
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with _pillows_limit(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
             unclear = _unclear(image.mode, tags)
             # a PNG would decode its pixels for it, and goes to Pillow anyway if it tells one
@@ -190,9 +204,11 @@ def _differs_in_cv2(header: _Header, data: bytes) -> bool:
     )
 
 
-def _decode_with_pillow(data: bytes) -> npt.NDArray[np.uint8] | None:
+def _decode_with_pillow(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8] | None:
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with _pillows_limit(max_pixels):
+            opened = Image.open(io.BytesIO(data), formats=FORMATS)
+        with opened as image:
             image.load()
             return _upright(np.asarray(_of_8_bits(image).convert("RGB")), _orientation(image))
     except Exception:  # as above: a bent file, whatever Pillow calls it

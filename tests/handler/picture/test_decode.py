@@ -1,5 +1,7 @@
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import cv2
@@ -12,6 +14,7 @@ from torchvision.io import ImageReadMode, decode_image
 from handler.errors import BadRequest, NotAnImage, RequestError, TooLarge
 from handler.picture import decode as decoding
 from handler.picture.decode import decode
+from tests.support.serving import ONE, ROOT
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (23, 37, 3), np.uint8)
@@ -425,3 +428,15 @@ def test_a_side_that_no_camera_makes_is_refused_by_the_header(monkeypatch):
     monkeypatch.setattr(decoding.cv2, "imdecode", None)
     with pytest.raises(TooLarge, match="70000x1, valid are sides of at most 65535"):
         decoding.decode(data.getvalue())
+
+
+def test_a_programs_own_limits_of_pillow_and_cv2_stay_as_they_are():
+    code = (
+        "import warnings, cv2; from PIL import Image\n"
+        "def state(): return Image.MAX_IMAGE_PIXELS, cv2.utils.logging.getLogLevel(), list(warnings.filters)\n"
+        "before = state()\n"
+        "from handler.picture.decode import decode\n"
+        f"decode(open({str(ONE)!r}, 'rb').read())\n"
+        "sys.exit(before != state())"
+    )
+    assert subprocess.run([sys.executable, "-c", f"import sys\n{code}"], cwd=ROOT, check=False).returncode == 0
