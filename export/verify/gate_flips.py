@@ -27,7 +27,8 @@ class Deviations:
 
     graph: list[float] = field(default_factory=list)  # relative RMS error of each picture
     torch: list[float] = field(default_factory=list)
-    worst_best: tuple[float, float] = (0.0, 0.0)  # of all batches of several: the best picture, of graph and PyTorch
+    # as in ``RoundingCheck``, over batches of several pictures
+    worst_best: tuple[float, float] = (0.0, 0.0)
     max_error: float = 0.0
     beyond: list[float] = field(default_factory=list)  # share of elements, one entry per picture
 
@@ -61,7 +62,8 @@ class RoundingCheck:
     share_beyond: float  # of the elements, further than ``CLOSE`` of the largest
     graph: tuple[float, float]  # relative RMS error of the pictures: lower quartile, worst
     torch: tuple[float, float]  # the same of PyTorch in float32
-    worst_best: tuple[float, float] = (0.0, 0.0)  # the same of the best picture of a batch, where that is worst; both
+    # the smallest error of a batch's pictures, in the batch where it is largest: the graph's and PyTorch's
+    worst_best: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
     def of(cls, output: str, found: Deviations) -> "RoundingCheck":

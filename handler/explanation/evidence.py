@@ -48,7 +48,8 @@ class Evidence:
     saliency: Floats | None = None  # (M, 3, H, W)
     coverage: str | None = None  # "57 of 57 activations" of the guided gradient
     infer_ms: float = 0.0
-    explain_ms: float = 0.0  # of an engine that does both in one run: of both, and infer_ms is 0
+    # of the backward passes; an engine that runs forward and backward at once counts both here, and infer_ms is 0
+    explain_ms: float = 0.0
     engine: str = "torch"  # which one found it
 
 

@@ -99,7 +99,7 @@ def _check_signature(path: Path, session: Any, description: GraphDescription) ->
 
 
 def _shapes(description: GraphDescription) -> dict[str, list[int | str]]:
-    """Of all that graphs take and give; a name is any size, "batch" one that each run chooses."""
+    """The shapes of inputs and outputs; a name stands for any size, "batch" for the size that each run chooses."""
     side, classes = description.preprocessing.crop_size, len(description.labels)
     return {
         "input": ["batch", 3, side, side],

@@ -40,7 +40,7 @@ class Budget:
             )
 
     def draw(self, canvas: Canvas, maps: Sequence[str], targets: int) -> None:
-        """Counts what could only end in an answer too large.
+        """Counts what a picture's maps add to the answer, so that a request is refused before anything is computed.
 
         Args:
             canvas: what would be drawn on.

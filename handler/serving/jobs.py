@@ -119,7 +119,7 @@ def pairs_at_once(needs: Needs) -> int:
 
 
 def in_passes(jobs: Iterable[Job]) -> list[list[Job]]:
-    """The jobs by equal needs, no more together than a pass may have; a job with more targets than that is alone."""
+    """Groups jobs with equal needs, up to the targets that a pass may have; a job with more targets is alone."""
     passes: list[list[Job]] = []
     open_passes: dict[Needs, tuple[list[Job], int]] = {}
     for job in jobs:

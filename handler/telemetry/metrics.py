@@ -20,7 +20,7 @@ DEGENERATE = "explainer_degenerate_maps_total"
 REQUEST_SECONDS = "explainer_request_seconds"  # in the handler, with the batch that the request was part of
 RESIDENT = "explainer_resident_bytes"  # of the worker that answered last
 STAGE_SECONDS = {stage: f"explainer_{stage}_seconds" for stage in STAGES}
-LABELS = {  # of what a metric is labelled with at all: the values that there are
+LABELS = {  # the values that each label of a metric can have
     "engine": ("onnx", "torch", NONE),
     "method": (*METHODS, GRADIENT_ALONE, NONE),
     "outcome": OUTCOMES,
