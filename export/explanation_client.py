@@ -11,7 +11,7 @@ from handler.graph_description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDI
 from handler.graph_session import GraphSession
 from handler.model_card import ModelCard
 from handler.onnx_engine import OnnxEngine
-from handler.options import MAPS
+from handler.options import MAPS, Options, parse_options
 from handler.request import Headers
 from handler.settings import Settings
 
@@ -29,10 +29,11 @@ class ExplanationClient:
         graph = GraphSession.open(path)
         if graph.description.kind == KIND_PREDICTION:
             raise ModelError(
-                f"graph {path} holds predictions only; `make explanation` and `make gradcam` write explanations"
+                f"graph {path} holds predictions only; `shufflenet-cam explanation` and `gradcam` write explanations"
             )
         self.description = graph.description
-        self._explainer = Explainer(OnnxEngine({graph.description.kind: graph}), _card(path, graph), Settings())
+        self._card = _card(path, graph)
+        self._explainer = Explainer(OnnxEngine({graph.description.kind: graph}), self._card, Settings())
 
     def explain(self, image: bytes, **options: Any) -> dict[str, Any]:
         """The server's JSON answer for an encoded picture: predictions, and maps as ``options`` want them.
@@ -56,6 +57,14 @@ class ExplanationClient:
             ValueError: as ``explain``; ModelError, too.
         """
         return self._answer(image, PNG, options).body
+
+    def check_target(self, target: Any) -> None:
+        """Refuses classes that ``explain`` and ``draw`` would refuse for every picture.
+
+        Raises:
+            BadRequest: no such class, or a label that several classes share.
+        """
+        self._card.target_indices(parse_options({"target": target}, Options()))
 
     def _answer(self, image: bytes, accept: str, options: dict[str, Any]) -> Answer:
         (answer,) = self._explainer.answer([{"image": image, **options}], [Headers({"accept": accept})])

@@ -39,9 +39,8 @@ class PredictionClient:
             RequestError: the bytes are no picture that can be decoded, or its scores are not finite.
             ValueError: ``top_k`` is not between 1 and the number of classes.
         """
+        self.check_top_k(top_k)
         labels = self.description.labels
-        if not 1 <= top_k <= len(labels):
-            raise ValueError(f"top_k {top_k} is not valid, valid are 1 to {len(labels)}")
         seen = preprocess(decode(image), self.description.preprocessing)
         logits, probabilities = (
             found[0] for found in self._graph.run({"input": seen.tensor[None]}, ["logits", "probabilities"])
@@ -49,3 +48,12 @@ class PredictionClient:
         check_scores(logits)
         best = best_classes(probabilities, top_k)
         return [Prediction(index, labels[index], float(probabilities[index])) for index in best]
+
+    def check_top_k(self, top_k: int) -> None:
+        """Refuses what ``predict`` would refuse for every picture.
+
+        Raises:
+            ValueError: ``top_k`` is not between 1 and the number of classes.
+        """
+        if not 1 <= top_k <= len(self.description.labels):
+            raise ValueError(f"top_k {top_k} is not valid, valid are 1 to {len(self.description.labels)}")

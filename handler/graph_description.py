@@ -91,4 +91,6 @@ class GraphDescription:
                 properties.get("coverage", ""),
             )
         except (KeyError, ValueError) as error:
-            raise ModelError(f"the graph does not describe itself ({error}); make it with `make export`") from error
+            raise ModelError(
+                f"the graph does not describe itself ({error}); make it with `shufflenet-cam prediction`"
+            ) from error

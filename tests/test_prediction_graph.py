@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import export.prediction_graph as prediction_graph
+from export.__main__ import main
 from export.graph_file import NotExportableError, to_onnx
 from export.prediction_client import PredictionClient
 from export.prediction_graph import export_prediction
@@ -22,7 +23,7 @@ from handler.evidence import softmax
 from handler.graph_description import GraphDescription
 from handler.preprocess import preprocess
 from tests.models import random_classifier
-from tests.serving import CHECKPOINT, ONE, ROOT
+from tests.serving import CHECKPOINT, ONE, ROOT, TWO
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +183,19 @@ def test_the_command_tells_mistakes_in_one_line(graph, tmp_path):
         assert said in done.stderr
         assert done.stderr.startswith("error: ")
         assert "Traceback" not in done.stderr
+
+
+def test_a_picture_that_cannot_be_predicted_keeps_no_other_from_it(graph, tmp_path, capsys):
+    empty, gone = tmp_path / "empty.jpg", tmp_path / "gone.jpg"
+    empty.touch()
+    assert main(["predict", *map(str, (ONE, empty, gone, TWO)), "--model", str(graph), "--json"]) == 2
+    said = capsys.readouterr()
+    assert list(json.loads(said.out)) == [str(ONE), str(TWO)]
+    about_empty, about_gone = said.err.splitlines()
+    assert about_empty.startswith(f"error: {empty}: not a picture that can be read: there are no bytes, valid are JPEG")
+    assert about_gone == f"error: {gone}: No such file or directory"
+    assert main(["predict", str(ONE), str(empty), str(TWO), "--model", str(graph)]) == 2
+    assert [line for line in capsys.readouterr().out.splitlines() if line[0] != " "] == [str(ONE), str(TWO)]
 
 
 def test_the_client_refuses_what_is_no_picture(graph):
