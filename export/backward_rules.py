@@ -268,20 +268,6 @@ def native_layer_norm_backward(
     return (weighted - weighted.mean(axes, keepdim=True) - normalised * along) * reciprocal_deviation, None, None
 
 
-@rule(aten.roll.default)
-def roll(inputs: Tensor, shifts: list[int], dims: Sequence[int] = ()) -> Tensor:
-    """Moves the windows of shifted attention, forward and backward, by joining two parts."""
-    if not dims:
-        flat: Tensor = roll(inputs.flatten(), shifts, [0])
-        return flat.reshape(inputs.shape)
-    for shift, axis in zip(shifts, dims, strict=True):
-        size = inputs.shape[axis]
-        last = shift % size
-        if last:
-            inputs = torch.cat([inputs.narrow(axis, size - last, last), inputs.narrow(axis, 0, size - last)], axis)
-    return inputs
-
-
 def _spread(
     gradient: Tensor,
     inputs: Tensor,
@@ -336,6 +322,7 @@ _TORCHS_OWN = [
     aten.mish_backward,
     aten.native_group_norm_backward,
     aten.reflection_pad2d_backward,
+    aten.roll,
     aten.softplus_backward,
     aten._softmax_backward_data,
     aten.select_backward,

@@ -15,7 +15,6 @@ from torch import fx, nn
 
 from export.backward_rules import backward_rules
 from export.copying import copy_of
-from export.flat_scatter import scatter_flat
 from export.graph_file import (
     NotExportableError,
     check_exportable,
@@ -211,9 +210,7 @@ def _export(classifier: Classifier, kind: str) -> onnx.ModelProto:
     side = classifier.preprocessing.crop_size
     example = torch.zeros(2, 3, side, side), torch.tensor([TOP, 0])
     inputs, outputs = list(KINDS[kind].inputs), list(KINDS[kind].outputs)
-    model = to_onnx(trace(classifier, kind), example, inputs, outputs, rewrites=False)
-    scatter_flat(model)
-    return model
+    return to_onnx(trace(classifier, kind), example, inputs, outputs, rewrites=False)
 
 
 def eager_run(classifier: Classifier, kind: str = KIND_EXPLANATION) -> Run:

@@ -16,8 +16,10 @@ import onnx_ir.passes.common as common_passes
 import onnxruntime
 import torch
 from onnxscript.optimizer import fold_constants_ir
+from onnxscript.rewriter import RewritePass
 from torch import nn
 
+from export.flat_scatter import FLAT_SCATTER
 from export.tracing import FIXED_BATCH
 from export.verification import Floats, Inputs, Run, Verdict, VerificationError, table
 from export.whole_file import write_whole
@@ -138,6 +140,7 @@ def _tidied(model: ir.Model) -> ir.Model:
     common_passes.InlinePass()(model)
     fold_constants_ir(model)
     for one in (
+        RewritePass([FLAT_SCATTER]),
         common_passes.RemoveUnusedNodesPass(),
         common_passes.RemoveUnusedOpsetsPass(),
         common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
