@@ -4,6 +4,7 @@ import zlib
 
 import cv2
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, ImageOps
 
@@ -11,6 +12,7 @@ from handler import decode as decoding
 from handler.decode import decode
 from handler.errors import BadRequest, NotAnImage, RequestError, TooLarge
 
+PILLOW_13 = int(PIL.__version__.partition(".")[0]) >= 13
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (23, 37, 3), np.uint8)
 RGB, ALPHA = Image.fromarray(PIXELS), Image.fromarray(RNG.integers(0, 256, (23, 37), np.uint8))
@@ -158,7 +160,7 @@ UPLOADS |= {
     "bmp-os2-palette": bmp(4, os2=True),
     "tiff-white-is-0": tiff(PIXELS[:, :, 0], 8, photometric=0),
     "tiff-lab": encoded(RGB.convert("LAB"), "TIFF"),
-    "tiff-ycbcr": encoded(RGB.convert("YCbCr"), "TIFF"),
+    **({"tiff-ycbcr": encoded(RGB.convert("YCbCr"), "TIFF")} if PILLOW_13 else {}),  # older ones cannot read it
     "tiff-jpeg": encoded(RGB, "TIFF", compression="jpeg"),
     "tiff-xmp": encoded(RGB, "TIFF", tiffinfo={700: b'<x tiff:Orientation="6"/>'}),
 }
@@ -283,6 +285,7 @@ def test_of_values_of_more_than_8_bits_the_highest_8_are_taken(data, expected):
     np.testing.assert_array_equal(decode(data), np.stack([expected] * 3, axis=2))
 
 
+@pytest.mark.skipif(not PILLOW_13, reason="older ones cannot read it")
 def test_premultiplied_grey_is_divided_by_its_alpha():
     grey, alpha = np.full((23, 36), 50, np.uint8), np.full((23, 36), 100, np.uint8)
     shape = {256: (3, [36]), 257: (3, [23]), 278: (3, [23]), 277: (3, [2]), 338: (3, [1])}
