@@ -81,7 +81,7 @@ $(KSERVE_READY): deploy/kserve/constraints.txt
 	@touch $@
 
 $(LOWEST_READY): pyproject.toml | $(READY)
-	@echo "building the environment of the oldest packages in $(LOWEST): about 250 MB, some seconds"
+	@echo "building the environment of the oldest packages in $(LOWEST): about 320 MB, some seconds"
 	$(VENV)/bin/uv venv --quiet --clear --python $(PY) $(LOWEST)
 	$(VENV)/bin/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct -r pyproject.toml --extra client 'pytest>=9' 'pytest-timeout>=2.4'
 	@touch $@

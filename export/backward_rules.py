@@ -227,26 +227,6 @@ def adaptive_avg_pool2d_backward(gradient: Tensor, inputs: Tensor, *, poles: boo
     return _spread(gradient, inputs, windows, windows, None, poles)
 
 
-@rule(aten.native_batch_norm_backward.default)
-def native_batch_norm_backward(
-    gradient: Tensor,
-    _inputs: Tensor,
-    weight: Tensor | None,
-    _running_mean: Tensor | None,
-    running_var: Tensor | None,
-    _save_mean: Tensor | None,
-    _save_invstd: Tensor | None,
-    train: bool,
-    eps: float,
-    output_mask: list[bool],
-) -> tuple[Tensor, None, None]:
-    """dL/dx of a batch norm that uses its running statistics: a factor for each channel."""
-    if train or running_var is None or output_mask[1] or output_mask[2]:
-        raise NotImplementedError("the gradient at weights, or of a batch norm that uses the batch's statistics")
-    factor = (running_var + eps).rsqrt() if weight is None else weight * (running_var + eps).rsqrt()
-    return gradient * factor[:, None, None], None, None
-
-
 @rule(aten.native_layer_norm_backward.default)
 def native_layer_norm_backward(
     gradient: Tensor,
@@ -320,6 +300,7 @@ _TORCHS_OWN = [
     aten.hardswish_backward,
     aten.leaky_relu_backward,
     aten.mish_backward,
+    aten.native_batch_norm_backward,
     aten.native_group_norm_backward,
     aten.reflection_pad2d_backward,
     aten.roll,
