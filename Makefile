@@ -7,6 +7,9 @@ READY  := $(VENV)/.ready
 # the client package of KServe, in an environment of its own: it wants an older protobuf than onnx does
 KSERVE := .venv-kserve
 KSERVE_READY := $(KSERVE)/.ready
+# the extra "client" alone, with the oldest packages that pyproject.toml allows
+LOWEST := .venv-lowest
+LOWEST_READY := $(LOWEST)/.ready
 
 # What is packed and exported: the embedded model, unless MODEL, ARCH, WEIGHTS or CHECKPOINT say otherwise.
 NAME   ?= $(or $(MODEL),$(lastword $(subst :, ,$(ARCH))),shufflenet_cam)
@@ -45,7 +48,7 @@ RELIABILITY := $(PY) -m benchmarks.reliability
 PACK_EMBEDDED = $(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check docs test demo demo-photo archive export explanation gradcam serve stop finetune train localisation bench zoo soundness old-runtimes fuzz load soak soak-10 faults lock clean
+.PHONY: help setup check docs test lowest demo demo-photo archive export explanation gradcam serve stop finetune train localisation bench zoo soundness old-runtimes fuzz load soak soak-10 faults lock clean
 
 help: ## list the targets
 	@echo "make TARGET [VARIABLE=value …]"
@@ -77,6 +80,12 @@ $(KSERVE_READY): deploy/kserve/constraints.txt
 	$(KSERVE)/bin/python -m pip install --quiet --disable-pip-version-check -c deploy/kserve/constraints.txt kserve
 	@touch $@
 
+$(LOWEST_READY): pyproject.toml | $(READY)
+	@echo "building the environment of the oldest packages in $(LOWEST): about 320 MB, some seconds"
+	$(VENV)/bin/uv venv --quiet --clear --python $(PY) $(LOWEST)
+	$(VENV)/bin/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct -r pyproject.toml --extra client 'pytest>=9' 'pytest-timeout>=2.4'
+	@touch $@
+
 check: $(READY) docs ## ruff, mypy and the documentation
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -86,8 +95,11 @@ docs: $(READY) ## build the documentation as a site in out/site/, docstrings inc
 	@# not --quiet, which would hide the warnings that --strict counts
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
-test: $(READY) $(KSERVE_READY) ## all tests, the real server among them
+test: $(READY) $(KSERVE_READY) $(LOWEST_READY) ## all tests, the real server among them
 	$(PY) -m pytest
+
+lowest: $(LOWEST_READY) ## install the wheel beside the oldest packages that pyproject.toml allows, and test it there
+	$(PY) -m pytest tests/export/test_wheel.py
 
 demo: $(READY) ## pack and serve the embedded model, post two pictures, show what comes back, stop
 	$(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors

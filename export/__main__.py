@@ -1,4 +1,7 @@
-"""The command line, ``python -m export --help``. Commands import what they need: ``predict``, ``explain`` no torch."""
+"""The command line, ``shufflenet-cam`` or ``python -m export``.
+
+Commands import what they need: ``predict`` and ``explain`` run where no torch is.
+"""
 
 import argparse
 import functools
@@ -7,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +21,14 @@ if TYPE_CHECKING:
     from export.verify.compare import Verdict
     from handler.model.classifier import Classifier
 
+_NAME = "shufflenet-cam"  # of the distribution and of its command
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; mistakes are told in one line, with exit status 2. Only ``verify`` has status 1: it differs.
+    """Runs one command; mistakes are told in one line each, with exit status 2.
 
-    An interruption has status 130. ``--debug`` shows where a mistake was noticed.
+    Status 1 is ``verify``'s for a graph that differs from PyTorch, 130 is an interruption's. ``--debug`` shows where a
+    mistake was noticed.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -32,15 +39,25 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             traceback.print_exc()
-        expected = isinstance(error, (ServiceError, ValueError, OSError))
-        print(f"error: {error if expected else in_one_line(error) + ' (--debug shows where)'}", file=sys.stderr)
+        if isinstance(error, ModuleNotFoundError):
+            _tell(f"{error.name} is not installed, this command needs: pip install '{_NAME}[{options.extra}]'")
+        else:
+            expected = isinstance(error, (ServiceError, ValueError, OSError))
+            _tell(str(error) if expected else f"{in_one_line(error)} (--debug shows where)")
         return 2
     return status or 0
 
 
+def _tell(mistake: str) -> None:
+    print(f"error: {mistake}", file=sys.stderr, flush=True)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m export", description="Everything that leaves Python.")
+    prog = "python -m export" if Path(sys.argv[0]).name == "__main__.py" else _NAME
+    parser = argparse.ArgumentParser(prog=prog, description="Everything that leaves Python.")
+    parser.add_argument("--version", action="version", version=f"{_NAME} {_version()}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake, too")
+    parser.set_defaults(extra="export")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     archive = commands.add_parser("archive", help="pack a classifier into a TorchServe archive")
     _add_model(archive)
@@ -72,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--model", type=Path, required=True, metavar="FILE.onnx")
     predict.add_argument("--top-k", type=int, help="classes to show (default: 5, or all if there are fewer)")
     predict.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    predict.set_defaults(command=_predict)
+    predict.set_defaults(command=_predict, extra="client")
     explain = commands.add_parser(
         "explain", help="draw explanations of pictures with an ONNX graph; runs without torch"
     )
@@ -80,10 +97,17 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--model", type=Path, required=True, metavar="FILE.onnx")
     explain.add_argument("--target", default="top", help="classes: top, a label or an index, several with commas")
     explain.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures (default: %(default)s)")
-    explain.set_defaults(command=_explain)
+    explain.set_defaults(command=_explain, extra="client")
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
+
+
+def _version() -> str:
+    try:
+        return version(_NAME)
+    except PackageNotFoundError:
+        return "(a checkout that is not installed)"
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -213,21 +237,25 @@ def _verify(options: argparse.Namespace) -> int:
     return 0
 
 
-def _predict(options: argparse.Namespace) -> None:
+def _predict(options: argparse.Namespace) -> int:
     from handler.client.prediction import PredictionClient
 
     client = PredictionClient(options.model)
-    predictions = {str(path): client.predict(path, options.top_k) for path in options.images}
+    client.check_top_k(options.top_k)
+    predictions = {}
+
+    def predict(path: Path, image: bytes) -> None:
+        best = predictions[str(path)] = [asdict(one) for one in client.predict(image, options.top_k)]
+        if not options.json:
+            print(path, *(f"  {one['probability']:6.3f}  {one['label']}" for one in best), sep="\n", flush=True)
+
+    status = _for_each(options.images, predict)
     if options.json:
-        print(json.dumps({path: [asdict(one) for one in best] for path, best in predictions.items()}, indent=2))
-        return
-    for path, best in predictions.items():
-        print(path)
-        for one in best:
-            print(f"  {one.probability:6.3f}  {one.label}")
+        print(json.dumps(predictions, indent=2))
+    return status
 
 
-def _explain(options: argparse.Namespace) -> None:
+def _explain(options: argparse.Namespace) -> int:
     from handler.atomic_write import write_whole
     from handler.client.explanation import ExplanationClient
 
@@ -235,9 +263,32 @@ def _explain(options: argparse.Namespace) -> None:
     if len(set(files.values())) < len(options.images):
         raise ValueError("two of the pictures have the same name, so that one explanation would overwrite the other's")
     client = ExplanationClient(options.model)
-    for image, path in files.items():
-        write_whole(path, client.draw(image, target=options.target))
-        print(f"wrote {path}")
+    client.check_target(options.target)
+
+    def explain(path: Path, image: bytes) -> None:
+        write_whole(files[path], client.draw(image, target=options.target))
+        print(f"wrote {files[path]}", flush=True)
+
+    return _for_each(options.images, explain)
+
+
+def _for_each(images: list[Path], answer: Callable[[Path, bytes], None]) -> int:
+    """Answers pictures one by one; a picture that cannot be answered is told, and those behind it are answered.
+
+    Returns:
+        The exit status.
+    """
+    status = 0
+    for path in images:
+        try:
+            answer(path, path.read_bytes())
+        except OSError as error:
+            _tell(f"{error.filename or path}: {error.strerror or error}")
+            status = 2
+        except (ServiceError, ValueError) as error:
+            _tell(f"{path}: {error}")
+            status = 2
+    return status
 
 
 if __name__ == "__main__":

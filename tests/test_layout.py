@@ -27,7 +27,7 @@ ORDER = [
     "handler.client",
     "handler",
     "export.simplify",
-    "export.tracing",
+    "export.tracing.trace",
     "export.verify",
     "export.graphs",
     "export.packing",

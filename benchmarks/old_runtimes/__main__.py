@@ -1,6 +1,6 @@
 """Runs graphs of every kind with old ONNX Runtimes: ``python -m benchmarks.old_runtimes``. Needs a package index.
 
-Each runtime gets an environment of its own; its answers must be those of the newest one, which this project pins.
+Each runtime gets an environment of its own; its answers must be those of the runtime in constraints.txt.
 """
 
 import subprocess
@@ -22,7 +22,7 @@ RUNTIMES = {  # to the numpy that it was built for
 }
 CLOSE = 1e-5  # of an output's largest value
 OUT = Path("out/old-runtimes")
-_PINNED = ("opencv-python-headless==5.0.0.93", "pillow==13.0.0")  # as in pyproject.toml; they run with either numpy
+_PINNED = ("opencv-python-headless==5.0.0.93", "pillow==13.0.0")  # as in constraints.txt; they run with either numpy
 
 
 def write_graphs(folder: Path) -> None:

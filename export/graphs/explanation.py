@@ -10,7 +10,6 @@ from export.errors import network_code
 from export.graphs.writing import no_older_file, write_verified
 from export.tracing.explanation import STEPS, needs_of_kind, trace_explanation
 from export.tracing.exportable import check_exportable
-from export.tracing.flat_scatter import scatter_flat
 from export.tracing.onnx_export import to_onnx
 from export.verify.compare import Inputs, Tolerance, Verdict, batch_sizes, fresh_pictures, verify
 from export.verify.reference import eager_run, exact_run
@@ -106,5 +105,4 @@ def _export(classifier: Classifier, kind: str) -> tuple[onnx.ModelProto, tuple[s
     inputs, outputs = list(KINDS[kind].inputs), list(KINDS[kind].outputs)
     graph = trace_explanation(classifier, kind)
     model = to_onnx(graph, example, inputs, outputs, rewrites=False)
-    scatter_flat(model)
     return model, graph.meta[STEPS]

@@ -227,26 +227,6 @@ def adaptive_avg_pool2d_backward(gradient: Tensor, inputs: Tensor, *, poles: boo
     return _spread(gradient, inputs, windows, windows, None, poles)
 
 
-@rule(aten.native_batch_norm_backward.default)
-def native_batch_norm_backward(
-    gradient: Tensor,
-    _inputs: Tensor,
-    weight: Tensor | None,
-    _running_mean: Tensor | None,
-    running_var: Tensor | None,
-    _save_mean: Tensor | None,
-    _save_invstd: Tensor | None,
-    train: bool,
-    eps: float,
-    output_mask: list[bool],
-) -> tuple[Tensor, None, None]:
-    """dL/dx of a batch norm that uses its running statistics: a factor for each channel."""
-    if train or running_var is None or output_mask[1] or output_mask[2]:
-        raise NotImplementedError("the gradient at weights, or of a batch norm that uses the batch's statistics")
-    factor = (running_var + eps).rsqrt() if weight is None else weight * (running_var + eps).rsqrt()
-    return gradient * factor[:, None, None], None, None
-
-
 @rule(aten.native_layer_norm_backward.default)
 def native_layer_norm_backward(
     gradient: Tensor,
@@ -266,20 +246,6 @@ def native_layer_norm_backward(
     weighted = gradient if weight is None else gradient * weight
     along = (weighted * normalised).mean(axes, keepdim=True)
     return (weighted - weighted.mean(axes, keepdim=True) - normalised * along) * reciprocal_deviation, None, None
-
-
-@rule(aten.roll.default)
-def roll(inputs: Tensor, shifts: list[int], dims: Sequence[int] = ()) -> Tensor:
-    """Moves the windows of shifted attention, forward and backward, by joining two parts."""
-    if not dims:
-        flat: Tensor = roll(inputs.flatten(), shifts, [0])
-        return flat.reshape(inputs.shape)
-    for shift, axis in zip(shifts, dims, strict=True):
-        size = inputs.shape[axis]
-        last = shift % size
-        if last:
-            inputs = torch.cat([inputs.narrow(axis, size - last, last), inputs.narrow(axis, 0, size - last)], axis)
-    return inputs
 
 
 def _spread(
@@ -334,8 +300,10 @@ _TORCHS_OWN = [
     aten.hardswish_backward,
     aten.leaky_relu_backward,
     aten.mish_backward,
+    aten.native_batch_norm_backward,
     aten.native_group_norm_backward,
     aten.reflection_pad2d_backward,
+    aten.roll,
     aten.softplus_backward,
     aten._softmax_backward_data,
     aten.select_backward,

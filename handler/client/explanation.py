@@ -22,7 +22,7 @@ class ExplanationClient:
         self.description = self._model.description
         if not self._model.card.maps:
             raise ModelError(
-                f"graph {path} holds predictions only; `make explanation` and `make gradcam` write explanations"
+                f"graph {path} holds predictions only; `shufflenet-cam explanation` and `gradcam` write explanations"
             )
 
     def explain(self, image: Picture, **options: Any) -> dict[str, Any]:
@@ -39,6 +39,14 @@ class ExplanationClient:
             ModelError: the graph failed on this picture.
         """
         return self._model.explain(image, **options).to_dict()
+
+    def check_target(self, target: int | str) -> None:
+        """Refuses classes that ``explain`` and ``draw`` would refuse for every picture.
+
+        Raises:
+            RequestError: no such class, or a label that several classes share.
+        """
+        self._model.check(target=target)
 
     def draw(self, image: Picture, **options: Any) -> bytes:
         """All maps on one sheet, beside what the network saw: a PNG file.

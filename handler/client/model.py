@@ -17,7 +17,7 @@ from handler.protocol.options import Options, parse_options
 from handler.protocol.receipt import Receipt
 from handler.rendering.result import Prediction, Result
 from handler.serving.explainer import Explainer
-from handler.serving.jobs import Job, job_of
+from handler.serving.jobs import Asked, Job, job_of
 
 # a file's path, an encoded picture, uint8 RGB (H, W, 3), or Pillow's
 Picture = str | Path | bytes | npt.NDArray[np.uint8] | Image.Image
@@ -81,6 +81,14 @@ class Model:
         options = {} if top_k is None else {"top_k": top_k}
         return self.explain(picture, maps="none", **options).predictions
 
+    def check(self, **options: Any) -> None:
+        """Refuses options that ``explain`` would refuse for every picture.
+
+        Raises:
+            RequestError: the message says what is valid.
+        """
+        Asked.of(self._parsed(options), self.card)
+
     def _results(self, jobs: Sequence[Job]) -> list[Result]:
         found: dict[int, Result] = {}
         for job, outcome in self._explainer.explain_all(jobs):
@@ -99,8 +107,11 @@ class Model:
     def _job_of(
         self, seen: Input, receipt: Receipt, options: dict[str, Any], upload: npt.NDArray[np.uint8] | None = None
     ) -> Job:
+        return job_of(self._parsed(options), self.card, seen, receipt, upload)
+
+    def _parsed(self, options: dict[str, Any]) -> Options:
         given = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
-        return job_of(parse_options(given, Options()), self.card, seen, receipt, upload)
+        return parse_options(given, Options())
 
 
 def _read(picture: Picture) -> tuple[npt.NDArray[np.uint8], Receipt]:

@@ -34,3 +34,11 @@ class PredictionClient:
             ModelError: the graph failed on this picture.
         """
         return self._model.predict(image, top_k)
+
+    def check_top_k(self, top_k: int | None) -> None:
+        """Refuses what ``predict`` would refuse for every picture.
+
+        Raises:
+            RequestError: ``top_k`` is not between 1 and the number of classes.
+        """
+        self._model.check(**({} if top_k is None else {"top_k": top_k}))

@@ -92,4 +92,6 @@ class GraphDescription:
                 simplified=tuple(json.loads(properties.get("simplified", "[]"))),
             )
         except (KeyError, ValueError) as error:
-            raise ModelError(f"the graph does not describe itself ({error}); make it with `make export`") from error
+            raise ModelError(
+                f"the graph does not describe itself ({error}); make it with `shufflenet-cam prediction`"
+            ) from error

@@ -41,7 +41,7 @@ class GraphSession:
         """
         if not path.is_file():
             raise ModelError(
-                f"graph {path} does not exist; `make export`, `make explanation` and `make gradcam` write graphs"
+                f"graph {path} does not exist; `shufflenet-cam prediction`, `explanation` and `gradcam` write graphs"
             )
         session = _load(path, threads)
         try:

@@ -141,9 +141,9 @@ def _read_header(data: bytes, max_pixels: int) -> _Header:
                 orientation=orientation,
             )
     except UnidentifiedImageError as error:
+        first = f"the first bytes are {data[:8].hex(' ')} ({_printable(data[:8])})" if data else "there are no bytes"
         raise NotAnImage(
-            f"not a picture that can be read: the upload begins with the bytes {data[:8].hex(' ')} "
-            f"({_printable(data[:8])}), valid are {', '.join(FORMATS)} with {_VALUES}"
+            f"not a picture that can be read: {first}, valid are {', '.join(FORMATS)} with {_VALUES}"
         ) from error
     except Image.DecompressionBombError as error:
         raise TooLarge(f"the picture has more than {2 * max_pixels} pixels, valid are at most {max_pixels}") from error

@@ -71,5 +71,5 @@ def _panel(caption: str, picture: Picture) -> Picture:
     panel[_CAPTION_HEIGHT : _CAPTION_HEIGHT + height, :width] = picture
     text = caption.encode("ascii", "replace").decode()
     scale = min(0.45, 0.45 * width / max(1, cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)[0][0]))
-    cv2.putText(panel, text, (1, 15), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
+    cv2.putText(panel[:, :width], text, (1, 15), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
     return panel

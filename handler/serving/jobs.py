@@ -39,7 +39,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """What is asked about a picture, in the model's terms."""
 
     targets: list[int]
@@ -47,13 +47,19 @@ class _Asked:
     layers: list[str]
 
     @classmethod
-    def of(cls, options: Options, card: ModelCard) -> "_Asked":
+    def of(cls, options: Options, card: ModelCard) -> "Asked":
+        """Checks options against the model.
+
+        Raises:
+            RequestError: what the model does not have.
+        """
         asked = cls(card.target_indices(options), card.map_names(options), card.layer_paths(options))
         card.check_top_k(options)
         return asked
 
     @property
     def needs(self) -> Needs:
+        """The evidence for it."""
         return needs_of(self.maps, self.layers)
 
 
@@ -69,7 +75,7 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
     for one in request.asked:
         with locating(one.place):
             started = time.perf_counter()
-            asked = _Asked.of(one.options, card)
+            asked = Asked.of(one.options, card)
             if as_sheet and not asked.maps:
                 raise BadRequest("image/png shows maps and maps is none, valid is Accept: application/json")
             upload = decode(one.image, settings.max_pixels)
@@ -108,7 +114,7 @@ def job_of(
     Raises:
         RequestError: what the model does not have.
     """
-    asked = _Asked.of(options, card)
+    asked = Asked.of(options, card)
     canvas = Canvas(seen, upload if options.size == "image" else None, options)
     return Job(canvas=canvas, targets=asked.targets, maps=asked.maps, needs=asked.needs, receipt=receipt)
 

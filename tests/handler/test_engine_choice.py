@@ -96,25 +96,25 @@ def load(folder, **explain):
     return load_service(folder, "m", "1.0", {"explain": explain, "maxWorkers": 1})
 
 
-def ask(service, headers=None, **options):
-    (answer,) = service.answer_batch(rows_of([{"data": ONE.read_bytes(), **options}], [headers or {}]))
+def ask(service, said=None, **options):
+    (answer,) = service.answer_batch(rows_of([{"data": ONE.read_bytes(), **options}], [said or {}]))
     return answer.status, json.loads(answer.body)
 
 
 def test_the_description_and_the_probe_say_what_answers(shapes_graphs):
     service = load(shapes_graphs)
-    for headers in ({"describe": "True"}, {"url_path": "healthz"}):
-        (answer,) = service.answer_batch(rows_of([{}], [headers]))
-        said = json.loads(answer.body)
-        assert said["engines"] == {"configured": "auto", "graphs": GRAPHS, "reason": None}
-    assert said["model"]["engine"] == "auto"
+    for said in ({"describes": True}, {"path": "healthz"}):
+        (answer,) = service.answer_batch(rows_of([{}], [said]))
+        content = json.loads(answer.body)
+        assert content["engines"] == {"configured": "auto", "graphs": GRAPHS, "reason": None}
+    assert content["model"]["engine"] == "auto"
 
 
 def test_a_picture_is_no_probe_whatever_its_clients_headers_say(shapes_graphs):
     service = load(shapes_graphs)
-    status, said = ask(service, {"describe": "True"})
+    status, said = ask(service, {"describes": True})
     assert (status, "predictions" in said, "engines" in said) == (200, True, False)
-    assert ask(service, {"url_path": "healthz"})[0] == 404
+    assert ask(service, {"path": "healthz"})[0] == 404
 
 
 def test_graphs_alone_refuse_the_rest_and_say_what_is_valid(shapes_graphs):

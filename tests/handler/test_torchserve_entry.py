@@ -21,7 +21,8 @@ from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.protocol.otf_message_handler import retrieve_msg
 from ts.service import Service
 
-from handler.torchserve_entry import ExplainedClassifier
+from handler.protocol.row import Row
+from handler.torchserve_entry import ExplainedClassifier, read_row
 from tests.support.serving import CHECKPOINT, ONE
 
 PICTURE = ONE.read_bytes()
@@ -196,3 +197,32 @@ def test_json_nested_as_deeply_as_it_can_be_parsed_is_the_clients_mistake(exchan
 def test_all_of_them_in_one_batch(exchange):
     batch = [sent for sent, _ in HOSTILE.values()]
     assert [one.status for one in exchange(*batch)] == [status for _, status in HOSTILE.values()]
+
+
+@pytest.mark.parametrize(
+    ("headers", "row", "size"),
+    [
+        ({"Content-Length": "123"}, {"body": b"12"}, 123),
+        ({"content-length": "-1"}, {"body": b"12", "target": "abc"}, 5),
+        ({"content-length": "1" * 30}, {"data": bytearray(b"1234")}, 4),
+        ({"content-length": "²"}, {"body": {"image": "…"}}, 0),
+        ({"data": {"content-type": "image/png"}}, {"data": b"1"}, 1),
+        ({}, {}, 0),
+    ],
+)
+def test_a_bodys_size_is_what_was_declared_or_what_arrived(headers, row, size):
+    assert read_row(row, headers).body_size == size
+
+
+def test_headers_are_read_without_regard_to_case():
+    row = read_row({"data": PICTURE}, {"X_Explain_Size": "x", "x-explain-TOP_K": "3", "X-Explain-Size": "image"})
+    assert row.options == {"top_k": "3", "size": "image"}
+    assert read_row({}, {"Url_Path": "/healthz/", "Explain": "True", "describe": "True"}) == Row(
+        fields={}, path="healthz", explains=True, describes=True
+    )
+
+
+def test_a_parts_own_headers_are_not_taken_for_the_rows():
+    row = read_row({}, {"Accept": {"content-type": "image/png"}, "accept": "image/png", "X-Explain-Size": {"a": "b"}})
+    assert row.accept == "image/png"
+    assert row.options == {}

@@ -9,11 +9,11 @@ from handler.explanation.evidence import Evidence, LayerEvidence, resolve_pairs
 from handler.picture.preprocess import Preprocessing
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options
+from handler.protocol.row import Row
 from handler.rendering.render import encode_png
 from handler.serving.answering import Answering
 from handler.serving.explainer import Explainer
 from handler.serving.settings import Settings
-from handler.torchserve_entry import read_row
 
 SIDE = 8
 CARD = ModelCard(
@@ -31,9 +31,9 @@ def answering(engine, settings=None, card=CARD):
     return Answering(Explainer(engine, card), settings or Settings(defaults=Options(maps=("gradcam",))))
 
 
-def rows_of(fields, headers=None):
-    """Rows as TorchServe's front hands them on."""
-    return [read_row(one, its) for one, its in zip(fields, headers or [{}] * len(fields), strict=True)]
+def rows_of(fields, said=None):
+    """Rows with these fields, and what else is said of each of them."""
+    return [Row(fields=one, **more) for one, more in zip(fields, said or [{}] * len(fields), strict=True)]
 
 
 class BrightnessEngine:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import export.graphs.prediction as prediction_graph
+from export.__main__ import main
 from export.errors import NotExportableError
 from export.graphs.prediction import export_prediction
 from export.tracing.onnx_export import to_onnx
@@ -23,7 +24,7 @@ from handler.model.sources import load_classifier
 from handler.picture.decode import decode
 from handler.picture.preprocess import preprocess
 from tests.support.models import random_classifier
-from tests.support.serving import CHECKPOINT, ONE, ROOT
+from tests.support.serving import CHECKPOINT, ONE, ROOT, TWO
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +184,19 @@ def test_the_command_tells_mistakes_in_one_line(graph, tmp_path):
         assert said in done.stderr
         assert done.stderr.startswith("error: ")
         assert "Traceback" not in done.stderr
+
+
+def test_a_picture_that_cannot_be_predicted_keeps_no_other_from_it(graph, tmp_path, capsys):
+    empty, gone = tmp_path / "empty.jpg", tmp_path / "gone.jpg"
+    empty.touch()
+    assert main(["predict", *map(str, (ONE, empty, gone, TWO)), "--model", str(graph), "--json"]) == 2
+    said = capsys.readouterr()
+    assert list(json.loads(said.out)) == [str(ONE), str(TWO)]
+    about_empty, about_gone = said.err.splitlines()
+    assert about_empty.startswith(f"error: {empty}: not a picture that can be read: there are no bytes, valid are JPEG")
+    assert about_gone == f"error: {gone}: No such file or directory"
+    assert main(["predict", str(ONE), str(empty), str(TWO), "--model", str(graph)]) == 2
+    assert [line for line in capsys.readouterr().out.splitlines() if line[0] != " "] == [str(ONE), str(TWO)]
 
 
 def test_the_client_refuses_what_is_no_picture(graph):

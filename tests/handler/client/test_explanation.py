@@ -14,7 +14,7 @@ from handler.errors import ModelError
 from handler.explanation.maps import make_maps, needs_of
 from handler.picture.decode import decode
 from handler.picture.preprocess import preprocess
-from tests.support.serving import ONE, ROOT
+from tests.support.serving import ONE, ROOT, TWO
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,24 @@ def test_the_command_draws_without_torch(shapes_graphs, tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"wrote {tmp_path / 'one.explained.png'}" in done.stdout
     Image.open(tmp_path / "one.explained.png").verify()
+
+
+def test_a_picture_that_cannot_be_explained_keeps_no_other_from_it(shapes_graphs, tmp_path, capsys):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(ONE.read_bytes()[:1000])
+    command = ["explain", *map(str, (ONE, bad, TWO)), "--model", str(shapes_graphs / "model.gradcam.onnx")]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr()
+    assert said.err == f"error: {bad}: the JPEG picture is truncated or corrupt and cannot be decoded\n"
+    drawn = [tmp_path / "out" / f"{name}.explained.png" for name in ("one", "two")]
+    assert said.out.splitlines() == [f"wrote {path}" for path in drawn]
+    assert sorted((tmp_path / "out").iterdir()) == drawn
+
+
+def test_a_class_that_is_not_there_is_told_once(shapes_graphs, tmp_path, capsys):
+    command = ["explain", str(ONE), str(TWO), "--model", str(shapes_graphs / "model.gradcam.onnx")]
+    assert main([*command, "--target", "unicorn", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: target 'unicorn' is no label of this model, valid are circle")
 
 
 def test_the_command_tells_mistakes_in_one_line(shapes_graphs, tmp_path, capsys):

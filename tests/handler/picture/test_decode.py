@@ -6,16 +6,16 @@ import zlib
 
 import cv2
 import numpy as np
+import PIL
 import pytest
-import torch
 from PIL import Image, ImageOps
-from torchvision.io import ImageReadMode, decode_image
 
 from handler.errors import BadRequest, NotAnImage, RequestError, TooLarge
 from handler.picture import decode as decoding
 from handler.picture.decode import decode
 from tests.support.serving import ONE, ROOT
 
+PILLOW_13 = int(PIL.__version__.partition(".")[0]) >= 13
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (23, 37, 3), np.uint8)
 RGB, ALPHA = Image.fromarray(PIXELS), Image.fromarray(RNG.integers(0, 256, (23, 37), np.uint8))
@@ -163,7 +163,7 @@ UPLOADS |= {
     "bmp-os2-palette": bmp(4, os2=True),
     "tiff-white-is-0": tiff(PIXELS[:, :, 0], 8, photometric=0),
     "tiff-lab": encoded(RGB.convert("LAB"), "TIFF"),
-    "tiff-ycbcr": encoded(RGB.convert("YCbCr"), "TIFF"),
+    **({"tiff-ycbcr": encoded(RGB.convert("YCbCr"), "TIFF")} if PILLOW_13 else {}),  # older ones cannot read it
     "tiff-jpeg": encoded(RGB, "TIFF", compression="jpeg"),
     "tiff-xmp": encoded(RGB, "TIFF", tiffinfo={700: b'<x tiff:Orientation="6"/>'}),
 }
@@ -288,6 +288,7 @@ def test_of_values_of_more_than_8_bits_the_highest_8_are_taken(data, expected):
     np.testing.assert_array_equal(decode(data), np.stack([expected] * 3, axis=2))
 
 
+@pytest.mark.skipif(not PILLOW_13, reason="older ones cannot read it")
 def test_premultiplied_grey_is_divided_by_its_alpha():
     grey, alpha = np.full((23, 36), 50, np.uint8), np.full((23, 36), 100, np.uint8)
     shape = {256: (3, [36]), 257: (3, [23]), 278: (3, [23]), 277: (3, [2]), 338: (3, [1])}
@@ -324,8 +325,9 @@ def test_uncompressed_planes_that_pillow_takes_for_others_are_refused(bits, phot
 
 @pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")  # torchvision's, of its decode_image
 def test_16_bit_grey_is_scaled_to_8_bits_as_torchvision_reads_it():
+    torch, reader = pytest.importorskip("torch"), pytest.importorskip("torchvision.io")
     data = deep_png((23, 37))
-    deep = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED)
+    deep = reader.decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), reader.ImageReadMode.UNCHANGED)
     assert deep.dtype == torch.uint16
     found = decode(data).astype(float)
     assert found.std() > 50
@@ -336,13 +338,13 @@ def test_16_bit_grey_is_scaled_to_8_bits_as_torchvision_reads_it():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "begins with the bytes  "),
-        (b"a plain text", r"begins with the bytes 61 20 70 6c 61 69 6e 20 \(a plain \), valid are JPEG, PNG"),
+        (b"", "there are no bytes, valid are JPEG"),
+        (b"a plain text", r"the first bytes are 61 20 70 6c 61 69 6e 20 \(a plain \), valid are JPEG, PNG"),
         (b"<svg/>\n\xff", r"3c 73 76 67 2f 3e 0a ff \(<svg/>\.\.\)"),
         (b"%PDF-1.7", "25 50 44 46"),
         (b"P6 1 1 255 abc", "50 36"),  # Pillow could, FORMATS says no
         (bytes(100), "00 00 00 00"),
-        (RNG.bytes(5000), "begins with the bytes"),
+        (RNG.bytes(5000), "the first bytes are"),
         (b"\x89PNG\r\n\x1a\n", "89 50 4e 47"),
     ],
     ids=["empty", "text", "svg", "pdf", "ppm", "zeros", "noise", "signature"],

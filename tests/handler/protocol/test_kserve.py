@@ -10,16 +10,15 @@ from handler.protocol.envelope import MAX_PICTURES, Written
 from handler.protocol.kserve import open_kserve
 from handler.protocol.options import Options
 from handler.protocol.request import parse_row
-from handler.torchserve_entry import read_row
+from handler.protocol.row import Row
 
 PICTURE = b"\x89PNG..."
 TEXT = base64.b64encode(PICTURE).decode()
 TENSOR = {"name": "input-0", "datatype": "BYTES", "shape": [2], "data": [TEXT, TEXT]}
 
 
-def parse(body, **headers):
-    named = {key.replace("_", "-"): value for key, value in headers.items()}
-    return parse_row(read_row({"body": body}, named), Options())
+def parse(body, **said):
+    return parse_row(Row(fields={"body": body}, **said), Options())
 
 
 def written(number):
@@ -37,7 +36,7 @@ def test_an_instance_is_a_picture_with_or_without_options(instance):
 
 def test_instances_have_options_of_their_own_and_headers_are_for_all():
     body = {"instances": [{"image": TEXT, "top_k": 1}, {"image": TEXT, "size": "image"}]}
-    first, second = (asked.options for asked in parse(body, X_Explain_Size="layer").asked)
+    first, second = (asked.options for asked in parse(body, options={"size": "layer"}).asked)
     assert (first.top_k, first.size) == (1, "layer")
     assert (second.top_k, second.size) == (None, "image")
 
@@ -61,7 +60,7 @@ def test_predictions_hold_an_answer_per_instance():
 
 
 def test_explanations_hold_an_answer_per_instance_beside_its_classes():
-    envelope = parse({"instances": [TEXT, TEXT]}, explain="True").envelope
+    envelope = parse({"instances": [TEXT, TEXT]}, explains=True).envelope
     answers = [written(3), written(7)]
     assert json.loads(envelope.seal(answers)) == {
         "predictions": [one.predictions for one in answers],
@@ -141,9 +140,9 @@ def test_the_output_that_there_is_may_be_asked_for(output):
 def test_the_binary_tensor_extension_is_refused_by_name():
     body = b'{"inputs": [{"name": "i"}]}' + bytes(9)
     with pytest.raises(BadRequest, match="binary tensor data is not understood"):
-        parse(body, Inference_Header_Content_Length="27", Content_Type="application/octet-stream")
+        parse(body, json_size="27", content_type="application/octet-stream")
 
 
 def test_a_sheet_is_the_answer_to_one_picture_only():
     with pytest.raises(BadRequest, match="image/png is the form of one picture's answer"):
-        parse({"instances": [TEXT]}, Accept="image/png")
+        parse({"instances": [TEXT]}, accept="image/png")

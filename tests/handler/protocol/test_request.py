@@ -5,14 +5,14 @@ import pytest
 from handler.errors import BadRequest
 from handler.protocol.options import Options
 from handler.protocol.request import accepted, parse_row
-from handler.torchserve_entry import read_row
+from handler.protocol.row import Row
 
 PICTURE = b"\x89PNG..."
 TEXT = base64.b64encode(PICTURE).decode()
 
 
-def parse(row, **headers):
-    return parse_row(read_row(row, {key.replace("_", "-"): value for key, value in headers.items()}), Options())
+def parse(fields, **said):
+    return parse_row(Row(fields=fields, **said), Options())
 
 
 @pytest.mark.parametrize(
@@ -32,17 +32,10 @@ def test_the_picture_is_found_in_every_form(row):
     assert parse(row).asked[0].image == PICTURE
 
 
-def test_headers_are_options_without_regard_to_case_and_fields_go_before_them():
-    row = {"data": PICTURE, "size": b"layer"}
-    request = parse(row, **{"x_explain_TOP_K": "3", "X_Explain_Size": "image"})
+def test_fields_go_before_what_is_said_beside_them():
+    request = parse({"data": PICTURE, "size": b"layer"}, options={"top_k": "3", "Size": "image"})
     assert request.asked[0].options.top_k == 3
     assert request.asked[0].options.size == "layer"
-
-
-def test_a_parts_own_headers_are_not_taken_for_the_rows():
-    row = read_row({}, {"Accept": {"content-type": "image/png"}, "accept": "image/png", "X-Explain-Size": {"a": "b"}})
-    assert row.accept == "image/png"
-    assert row.options == {}
 
 
 @pytest.mark.parametrize("body", [None, 5, [1], True])

@@ -20,9 +20,9 @@ from tests.support.engines import CARD, BrightnessEngine, answering, picture, ro
 GUIDED = ("guided_backprop", "guided_gradcam")
 
 
-def answer(rows, headers=None, settings=None, card=CARD):
+def answer(rows, said=None, settings=None, card=CARD):
     engine = BrightnessEngine()
-    return answering(engine, settings, card).answer_batch(rows_of(rows, headers)), engine
+    return answering(engine, settings, card).answer_batch(rows_of(rows, said)), engine
 
 
 def test_rows_with_equal_needs_share_a_pass_and_keep_their_order():
@@ -68,7 +68,7 @@ def test_predictions_only_by_default_still_explains_on_explanations():
     settings = Settings(defaults=Options(maps=()))
     card = replace(CARD, refusals=dict.fromkeys(GUIDED, "no ReLU"))
     rows = [{"data": picture(50)}] * 2
-    answers, _ = answer(rows, [{"explain": "False"}, {"explain": "True"}], settings, card)
+    answers, _ = answer(rows, [{"explains": False}, {"explains": True}], settings, card)
     assert [len(json.loads(one.body)["explanations"]) for one in answers] == [0, 1]
 
 
@@ -227,7 +227,7 @@ def test_the_upload_is_named_in_every_answer_about_it():
     wrong = {"data": upload, "target": "zebra"}
     answers, _ = answer(
         [{"data": upload}, {"data": upload}, wrong, {"body": {"instances": [text_of(50)]}}, {"target": "1"}],
-        [{}, {"Accept": "image/png"}, {}, {}, {}],
+        [{}, {"accept": "image/png"}, {}, {}, {}],
     )
     assert [one.status for one in answers] == [200, 200, 400, 200, 400]
     assert [one.headers for one in answers] == [wanted, wanted, wanted, wanted, {}]

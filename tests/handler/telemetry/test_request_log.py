@@ -10,7 +10,6 @@ from handler.errors import BadRequest
 from handler.protocol.answer import Answer, error_answer
 from handler.protocol.observation import Observation
 from handler.telemetry.request_log import OneLine, keep_on_one_line, request_line
-from handler.torchserve_entry import read_row
 
 STAGES = {"decode": 4.0, "infer": 0.0, "explain": 20.0, "render": 6.0}
 FORGED = "\n[METRICS]evil.count:1|#Level:Model|#hostname:x,1\r\x85\u2028\x1b[2J é☃"
@@ -81,18 +80,3 @@ def test_a_line_cannot_be_broken_by_any_character():
     for code in [*range(0x300), 0x2028, 0x2029, 0xFEFF, 0xD800, 0x1F600]:
         record = logging.LogRecord("x", logging.INFO, "", 0, "a%sb", (chr(code),), None)
         assert len(OneLine("%(message)s").format(record).splitlines()) == 1, code
-
-
-@pytest.mark.parametrize(
-    ("headers", "row", "size"),
-    [
-        ({"Content-Length": "123"}, {"body": b"12"}, 123),
-        ({"content-length": "-1"}, {"body": b"12", "target": "abc"}, 5),
-        ({"content-length": "1" * 30}, {"data": bytearray(b"1234")}, 4),
-        ({"content-length": "²"}, {"body": {"image": "…"}}, 0),
-        ({"data": {"content-type": "image/png"}}, {"data": b"1"}, 1),
-        ({}, {}, 0),
-    ],
-)
-def test_a_bodys_size_is_what_was_declared_or_what_arrived(headers, row, size):
-    assert read_row(row, headers).body_size == size
