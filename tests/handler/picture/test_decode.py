@@ -3,6 +3,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,9 +14,9 @@ from PIL import Image, ImageOps
 from handler.errors import BadRequest, NotAnImage, RequestError, TooLarge
 from handler.picture import decode as decoding
 from handler.picture.decode import decode
-from tests.support.serving import ONE, ROOT
 
 PILLOW_13 = int(PIL.__version__.partition(".")[0]) >= 13
+ROOT = Path(__file__).parents[3]
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (23, 37, 3), np.uint8)
 RGB, ALPHA = Image.fromarray(PIXELS), Image.fromarray(RNG.integers(0, 256, (23, 37), np.uint8))
@@ -438,7 +439,7 @@ def test_a_programs_own_limits_of_pillow_and_cv2_stay_as_they_are():
         "def state(): return Image.MAX_IMAGE_PIXELS, cv2.utils.logging.getLogLevel(), list(warnings.filters)\n"
         "before = state()\n"
         "from handler.picture.decode import decode\n"
-        f"decode(open({str(ONE)!r}, 'rb').read())\n"
+        f"decode(open({str(ROOT / 'examples/shapes/one.jpg')!r}, 'rb').read())\n"
         "sys.exit(before != state())"
     )
     assert subprocess.run([sys.executable, "-c", f"import sys\n{code}"], cwd=ROOT, check=False).returncode == 0
