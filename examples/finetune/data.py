@@ -73,7 +73,7 @@ def _classes(folder: Path) -> list[str]:
 
 def _samples(folder: Path, labels: list[str]) -> list[Sample]:
     index = {label: place for place, label in enumerate(labels)}
-    samples = make_dataset(str(folder), index, is_valid_file=_is_picture, allow_empty=True)
+    samples: list[tuple[str, int]] = make_dataset(str(folder), index, is_valid_file=_is_picture, allow_empty=True)
     empty = [label for label in labels if index[label] not in {place for _, place in samples}]
     if empty:
         raise FineTuningError(

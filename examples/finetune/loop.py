@@ -120,7 +120,7 @@ def _train(training: Training, loader: Loader, name: str) -> tuple[float, float]
                 f"the loss became {descent.item()} in epoch {len(training.history) + 1}; "
                 "try a smaller --learning-rate. The epochs before are kept"
             )
-        descent.backward()
+        descent.backward()  # type: ignore[no-untyped-call]
         training.optimizer.step()
         total, seen = total + loss.item() * len(targets), seen + len(targets)
         right += int((scores.argmax(1) == targets).sum())

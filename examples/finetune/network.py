@@ -22,7 +22,8 @@ from torchvision.models.vision_transformer import VisionTransformer, interpolate
 from examples.finetune.errors import FineTuningError
 from handler.errors import ModelError
 from handler.model.checkpoint import Checkpoint, names_in
-from handler.model.classifier import build_network, training_only
+from handler.model.classifier import build_network
+from handler.model.fingerprint import training_only
 from handler.model.sources import complete, find_checkpoint
 
 RANDOM = "none"  # instead of a name of weights

@@ -80,7 +80,7 @@ class Drawings(Dataset[tuple[torch.Tensor, int]]):
 def train(seed: int, schedule: tuple[Phase, ...] = SCHEDULE) -> nn.Module:
     """Trains from random weights; one progress bar per phase."""
     torch.manual_seed(seed)
-    model = torchvision.models.get_model(ARCHITECTURE, weights=None, num_classes=len(LABELS))
+    model: nn.Module = torchvision.models.get_model(ARCHITECTURE, weights=None, num_classes=len(LABELS))
     drawn = 0
     for phase in schedule:
         _train_phase(model, phase, seed, start=drawn)
@@ -101,7 +101,7 @@ def _train_phase(model: nn.Module, phase: Phase, seed: int, start: int) -> None:
         logits = model(images.contiguous(memory_format=torch.channels_last))
         loss = nn.functional.cross_entropy(logits, targets)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         rate.step()
         right = 0.98 * right + 0.02 * (logits.argmax(1) == targets).float().mean().item()
