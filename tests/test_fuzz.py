@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.reliability import fuzz as command
-from benchmarks.reliability.fuzz_input import Hostile, load, save
-from benchmarks.reliability.fuzz_judge import DEFECTS, judge
-from benchmarks.reliability.fuzz_memory import LEAST, describe
-from benchmarks.reliability.fuzz_requests import request
-from benchmarks.reliability.fuzz_run import Process, fuzz, worker_of
-from benchmarks.reliability.fuzz_wire import Reply, send
+from benchmarks.reliability.fuzz import __main__ as command
+from benchmarks.reliability.fuzz.input import Hostile, load, save
+from benchmarks.reliability.fuzz.judge import DEFECTS, judge
+from benchmarks.reliability.fuzz.memory import LEAST, describe
+from benchmarks.reliability.fuzz.requests import request
+from benchmarks.reliability.fuzz.run import Process, fuzz, worker_of
+from benchmarks.reliability.fuzz.wire import Reply, send
 from tests.serving import ONE, serving
 
 INPUTS = 2000

@@ -21,7 +21,7 @@ from benchmarks.reliability.mixed_load import Job, nothing_lost_or_crossed, run_
 from benchmarks.reliability.pictures import draw_pool, largest_upload, marked
 from benchmarks.reliability.profile import FORMS, SHARES, judge, mixed, request
 from benchmarks.reliability.record import read_records, settings_of, write_record
-from benchmarks.reliability.report import render, write_report
+from benchmarks.reliability.report.page import render, write_report
 from benchmarks.reliability.sizing import best, replicas
 from benchmarks.reliability.slope import LARGEST, memory_slope
 from benchmarks.reliability.soak import judge_samples
@@ -29,7 +29,7 @@ from handler.decode import decode
 from tests.serving import ONE, ROOT
 
 REQUESTS = 300
-FUZZ = {  # as benchmarks/reliability/fuzz.py describes it
+FUZZ = {  # as benchmarks/reliability/fuzz/__main__.py describes it
     "seed": 20,
     "inputs": 98765,
     "threads": 4,

@@ -12,7 +12,7 @@ from benchmarks.reliability.memory import MemoryWatch
 from benchmarks.reliability.mixed_load import Job, LoadError, nothing_lost_or_crossed, run_mixed, summarise_outcomes
 from benchmarks.reliability.pictures import draw_pool
 from benchmarks.reliability.record import FOLDER, settings_of, write_record
-from benchmarks.reliability.report import write_report
+from benchmarks.reliability.report.page import write_report
 from benchmarks.reliability.sizing import WrongAnswer, measure_sizing
 from benchmarks.reliability.soak import soak
 from deploy.local_server import ServerError

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.reliability.fuzz_input import Hostile
-from benchmarks.reliability.fuzz_wire import Reply
+from benchmarks.reliability.fuzz.input import Hostile
+from benchmarks.reliability.fuzz.wire import Reply
 
 SLOWEST = 30.0  # seconds; half of the worker's responseTimeout, after which it would be replaced
 _TRACES = re.compile(rb"Traceback \(most recent|File \\?\"[^\"]+\.py\\?\"|(\\t|\s)at (org|java|io\.netty)\.[\w.$]+\(")

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.reliability.fuzz_pictures import bent_picture, sound_picture
+from benchmarks.reliability.fuzz.pictures import bent_picture, sound_picture
 
 NAMES = ("target", "maps", "method", "layer", "top_k", "size", "encoding", "overlay")
 _GOOD: dict[str, tuple[Any, ...]] = {

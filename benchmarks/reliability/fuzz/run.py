@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.reliability.fuzz_input import Hostile
-from benchmarks.reliability.fuzz_judge import judge
-from benchmarks.reliability.fuzz_memory import Memory, Process, describe
-from benchmarks.reliability.fuzz_requests import request
-from benchmarks.reliability.fuzz_wire import Reply, send
+from benchmarks.reliability.fuzz.input import Hostile
+from benchmarks.reliability.fuzz.judge import judge
+from benchmarks.reliability.fuzz.memory import Memory, Process, describe
+from benchmarks.reliability.fuzz.requests import request
+from benchmarks.reliability.fuzz.wire import Reply, send
 from deploy.local_server import DIRECT, LocalServer
 
 _SAMPLED_EVERY = 0.25  # seconds

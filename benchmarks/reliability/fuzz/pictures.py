@@ -6,7 +6,7 @@ import struct
 import zlib
 from collections.abc import Callable
 
-from benchmarks.reliability.fuzz_seeds import seed_pictures
+from benchmarks.reliability.fuzz.seeds import seed_pictures
 
 _NUMBERS = (0, 1, 2, 7, 16, 255, 256, 32767, 32768, 65535, 65536, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
 _MARKERS = bytes((0xC0, 0xC1, 0xC2, 0xC3, 0xC4, 0xC9, 0xCA, 0xD0, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xE0, 0xE1, 0xE2, 0xEE))

@@ -3,10 +3,10 @@
 import random
 from collections.abc import Callable
 
-from benchmarks.reliability.fuzz_bodies import NAMES, json_body, kserve_body, multipart, odd_value
-from benchmarks.reliability.fuzz_bombs import bomb
-from benchmarks.reliability.fuzz_input import Hostile, Pair
-from benchmarks.reliability.fuzz_pictures import bent_picture, sound_picture
+from benchmarks.reliability.fuzz.bodies import NAMES, json_body, kserve_body, multipart, odd_value
+from benchmarks.reliability.fuzz.bombs import bomb
+from benchmarks.reliability.fuzz.input import Hostile, Pair
+from benchmarks.reliability.fuzz.pictures import bent_picture, sound_picture
 
 _NO_MAPS: Pair = (b"X-Explain-Maps", b"none")
 _TYPES = (

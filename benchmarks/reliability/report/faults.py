@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.reliability.report_tables import ms, table
+from benchmarks.reliability.report.tables import ms, table
 
 _VERDICTS = {True: "yes", False: "**no**"}
 _TOLD = 60  # characters of a detail
@@ -60,7 +60,7 @@ def _shown(value: Any) -> str:
 
 
 def fuzz_table(record: Mapping[str, Any]) -> str:
-    """What hostile requests were sent and what came back; the record is described in ``fuzz.py``."""
+    """What hostile requests were sent and what came back; the record is described in ``fuzz.__main__``."""
     kinds = [[kind, one["inputs"], _counts(one["statuses"])] for kind, one in sorted(record["by_kind"].items())]
     memory = [
         [

@@ -9,7 +9,7 @@ from functools import cache
 
 from PIL import Image
 
-from benchmarks.reliability.fuzz_seeds import seed_pictures
+from benchmarks.reliability.fuzz.seeds import seed_pictures
 
 _SIDES = (7_000, 8_000, 16_383, 30_000, 46_341, 65_535)  # wider ones where the format has room for them
 

@@ -6,7 +6,7 @@ Writes ``out/reliability/fuzz.json``::
      "seed": int, "first": int, "inputs": int, "threads": int, "seconds": float,
      "by_kind": {kind: {"inputs": int, "statuses": {status: int}}},       "0": closed unanswered, where that is right
      "statuses": {status: int},
-     "torchserve_defects": {name: int},                                   its own 500s, see fuzz_judge.DEFECTS
+     "torchserve_defects": {name: int},                                   its own 500s, see judge.DEFECTS
      "worker": {"pid": int, "same_throughout": bool},
      "memory": {"worker" | "java": {"start", "end", "peak", "cap": bytes, "slope": bytes per input after the warm-up,
                                     "growth", "least": bytes, "flat": bool}},
@@ -27,14 +27,14 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.machine import describe_machine
-from benchmarks.reliability.fuzz_input import load, save
-from benchmarks.reliability.fuzz_judge import judge
-from benchmarks.reliability.fuzz_run import Outcome, fuzz, worker_of
-from benchmarks.reliability.fuzz_wire import send
+from benchmarks.reliability.fuzz.input import load, save
+from benchmarks.reliability.fuzz.judge import judge
+from benchmarks.reliability.fuzz.run import Outcome, fuzz, worker_of
+from benchmarks.reliability.fuzz.wire import send
 from deploy.local_server import LocalServer, temporary_server
 from export.whole_file import write_whole
 
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[3]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from benchmarks.reliability.fuzz_input import Hostile
+from benchmarks.reliability.fuzz.input import Hostile
 
 _UNFRAMED = 3  # seconds to wait for an answer to what is no HTTP
 _LARGEST_ANSWER = 32 * 1024 * 1024

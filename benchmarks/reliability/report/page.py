@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reliability.record import read_records
-from benchmarks.reliability.report_faults import faults_table, fuzz_table
-from benchmarks.reliability.report_tables import ms, table
+from benchmarks.reliability.report.faults import faults_table, fuzz_table
+from benchmarks.reliability.report.tables import ms, table
 from benchmarks.reliability.sizing import RATES, UTILISATION, best, replicas
 
 Records = Mapping[str, Mapping[str, Any]]
