@@ -4,7 +4,6 @@ Between the lines it blocks on the pipe. It is started by ``rounds.py`` and has 
 """
 
 import argparse
-import ctypes
 import gc
 import json
 import os
@@ -16,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from benchmarks.contenders import CONTENDERS, Call, Outputs
+from benchmarks.machine import peak_memory
 from benchmarks.work import Batches, Work
 from handler.evidence import Floats
 
@@ -39,22 +40,6 @@ def timed_round(call: Call, batches: Iterator[Floats], *, warm_up: int, seconds:
     return spent
 
 
-def peak_memory() -> float:
-    """The most that this process ever held, in MB.
-
-    Not ``getrusage``'s figure, which starts from what the parent held when it forked.
-    """
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(line.split()[1]) / 1024
-
-
-def give_memory_back() -> None:
-    """Returns to the system what was freed but is kept for the next call; glibc only."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-
-
 def save_outputs(outputs: Outputs, path: Path) -> None:
     """Writes what a call returned as an ``npz``."""
     arrays = {key: value for key, value in vars(outputs).items() if value is not None}
@@ -69,7 +54,8 @@ class _Process:
 
     def do(self, command: dict[str, Any]) -> dict[str, Any]:
         if command["do"] == "trim":
-            give_memory_back()
+            gc.collect()
+            psutil.heap_trim()  # gives back to the system what was freed but is kept for the next call
             return {}
         batches = self._of_size(command["batch"])
         if command["do"] == "outputs":
@@ -79,7 +65,7 @@ class _Process:
         times = timed_round(
             self._call, batches, warm_up=command["warm_up"], seconds=command["seconds"], least=command["least"]
         )
-        return {"ms": times, "peak_mb": peak_memory()}
+        return {"ms": times, "peak_mb": peak_memory() / 2**20}
 
     def _of_size(self, size: int) -> Batches:
         if size not in self._batches:

@@ -223,23 +223,31 @@ def _in_use(port: int) -> bool:
         return one.connect_ex(("127.0.0.1", port)) == 0
 
 
-@contextmanager
-def temporary_server(
-    config: Path, model: str, logs: Path, overrides: Mapping[str, str] | None = None
-) -> Iterator[LocalServer]:
-    """A server on free ports, with a folder of its own, stopped on leaving.
+def described_server(
+    config: Path, model: str, folder: Path, logs: Path, overrides: Mapping[str, str] | None = None
+) -> LocalServer:
+    """A server on free ports that is not started yet.
 
     Args:
         config: the ``config.properties`` to take the other settings from.
         model: name of the archive in the model store.
+        folder: of the server's own, for its settings, too.
         logs: folder for the server's logs.
         overrides: settings to replace.
     """
+    own = folder / "config.properties"
+    settings = {**with_free_ports(read_properties(config)), **(overrides or {})}
+    own.write_text("".join(f"{key}={value}\n" for key, value in settings.items()), encoding="utf-8")
+    return LocalServer(own, model, folder, logs)
+
+
+@contextmanager
+def temporary_server(
+    config: Path, model: str, logs: Path, overrides: Mapping[str, str] | None = None
+) -> Iterator[LocalServer]:
+    """A ``described_server`` with a folder of its own, started, and stopped on leaving."""
     with tempfile.TemporaryDirectory(prefix="ts-") as folder:
-        own = Path(folder) / "config.properties"
-        settings = {**with_free_ports(read_properties(config)), **(overrides or {})}
-        own.write_text("".join(f"{key}={value}\n" for key, value in settings.items()), encoding="utf-8")
-        server = LocalServer(own, model, Path(folder), logs)
+        server = described_server(config, model, Path(folder), logs, overrides)
         server.start()
         try:
             yield server

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.child import peak_memory
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, peak_memory
 from benchmarks.zoo.plain_autograd import Found, explain
 from benchmarks.zoo.weights import preprocessing_of, random_classifier
 from export.explanation_graph import explanation_kind, export_explanation, export_gradcam
@@ -86,7 +85,7 @@ def look_at(architecture: str, side: int | None = None, *, folder: Path | None =
             onnx = OnnxEngine.open(where, origin_of(classifier), threads=torch.get_num_threads())
             row["engines"]["onnx"] = asdict(_errors(onnx, classifier, truth))
             row["times"] = _times(classifier, where, usable)
-    row["peak_mb"] = round(peak_memory())
+    row["peak_mb"] = round(peak_memory() / 2**20)
     row["seconds"] = round(time.perf_counter() - started)
     return row
 

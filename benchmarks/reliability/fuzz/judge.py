@@ -7,18 +7,18 @@ finding.
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.reliability.fuzz.input import Hostile
-from benchmarks.reliability.fuzz.wire import Reply
+from benchmarks.reliability.fuzz.wire import Hostile, Reply
 
 SLOWEST = 30.0  # seconds; half of the worker's responseTimeout, after which it would be replaced
+_TOLD = ("type", "message")  # texts of an error
 _TRACES = re.compile(rb"Traceback \(most recent|File \\?\"[^\"]+\.py\\?\"|(\\t|\s)at (org|java|io\.netty)\.[\w.$]+\(")
 
 
-@dataclass(frozen=True)
-class _Defect:
+class _Defect(NamedTuple):
     """One of TorchServe's: the request's content type, the answer's type and message."""
 
     content_type: str
@@ -27,24 +27,23 @@ class _Defect:
 
 
 _FORM, _PARTS, _DECODER = "application/x-www-form-urlencoded", "multipart/form-data", "ErrorDataDecoderException"
+_EMPTY_NAME = r"java\.lang\.IllegalArgumentException: empty name"
+_OUT_OF_BOUNDS = "Index [12] out of bounds for length [12]"
+_BAD_HEX = r"java\.lang\.IllegalArgumentException: (invalid hex byte|unterminated escape sequence) .*"
 DEFECTS = {
     "form that is no form": _Defect(_FORM, _DECODER, "Bad string: .*|Bad end of line|Invalid hex byte .*"),
-    "form with an empty name": _Defect(_FORM, _DECODER, r"java\.lang\.IllegalArgumentException: empty name"),
+    "form with an empty name": _Defect(_FORM, _DECODER, _EMPTY_NAME),
     "no boundary": _Defect(_PARTS, _DECODER, "Needs a boundary value"),
     "empty boundary": _Defect(_PARTS, "StringIndexOutOfBoundsException", "(?i)string index out of range: 0|index 0 .*"),
     "part without a name": _Defect(
         _PARTS, _DECODER, r"java\.lang\.NullPointerException(: .*\"nameAttribute\" is null)?"
     ),
-    "part with an empty name": _Defect(_PARTS, _DECODER, r"java\.lang\.IllegalArgumentException: empty name"),
-    "parameter without a value": _Defect(
-        _PARTS, "ArrayIndexOutOfBoundsException", "(Index [12] out of bounds for length [12])?"
-    ),
+    "part with an empty name": _Defect(_PARTS, _DECODER, _EMPTY_NAME),
+    "parameter without a value": _Defect(_PARTS, "ArrayIndexOutOfBoundsException", f"({_OUT_OF_BOUNDS})?"),
     "extended parameter without a value": _Defect(
-        _PARTS, _DECODER, r"java\.lang\.ArrayIndexOutOfBoundsException(: Index [12] out of bounds for length [12])?"
+        _PARTS, _DECODER, rf"java\.lang\.ArrayIndexOutOfBoundsException(: {_OUT_OF_BOUNDS})?"
     ),
-    "extended parameter badly escaped": _Defect(
-        _PARTS, _DECODER, r"java\.lang\.IllegalArgumentException: (invalid hex byte|unterminated escape sequence) .*"
-    ),
+    "extended parameter badly escaped": _Defect(_PARTS, _DECODER, _BAD_HEX),
     "unknown transfer encoding": _Defect(_PARTS, _DECODER, "TransferEncoding Unknown: .*"),
     "unknown charset": _Defect(_PARTS, _DECODER, r"java\..*(Unsupported|Illegal)Charset(Name)?Exception: .*"),
 }
@@ -60,67 +59,58 @@ class Verdict:
 
 def judge(hostile: Hostile, reply: Reply) -> Verdict:
     """Judges one answer."""
-    if reply.status == 0:
-        return Verdict() if not hostile.framed else Verdict(f"no answer after {reply.seconds:.1f} s")
-    if reply.seconds > SLOWEST:
-        return Verdict(f"answered only after {reply.seconds:.1f} s")
-    if defect := defect_of(hostile, reply):
-        return Verdict(defect=defect)
-    if not 200 <= reply.status < 300 and not 400 <= reply.status < 500:
-        return Verdict(f"status {reply.status}")
-    return Verdict(_fault_of_body(hostile, reply))
+    defect = _defect(hostile, reply) if reply.status == 500 and reply.seconds <= SLOWEST else None
+    return Verdict(defect=defect) if defect else Verdict(next(_faults(hostile, reply), None))
 
 
-def defect_of(hostile: Hostile, reply: Reply) -> str | None:
+def _defect(hostile: Hostile, reply: Reply) -> str | None:
     """The name of TorchServe's defect that made this 500, None if it is none of those known."""
-    if reply.status != 500:
-        return None
     declared = [value.lower().decode("latin-1") for name, value in hostile.headers if name.lower() == b"content-type"]
     said = _object_of(reply.body)
-    kind, message = said.get("type"), str(said.get("message") or "")
     for name, one in DEFECTS.items():
         right_request = any(value.startswith(one.content_type) for value in declared)
-        if right_request and kind == one.type and re.fullmatch(one.message, message, re.DOTALL):
+        right_answer = said.get("type") == one.type
+        if right_request and right_answer and re.fullmatch(one.message, str(said.get("message") or ""), re.DOTALL):
             return name
     return None
 
 
-def _fault_of_body(hostile: Hostile, reply: Reply) -> str | None:
+def _faults(hostile: Hostile, reply: Reply) -> Iterator[str]:
+    """What is wrong, the worst first."""
+    if reply.status == 0:
+        if hostile.framed:
+            yield f"no answer after {reply.seconds:.1f} s"
+        return
+    if reply.seconds > SLOWEST:
+        yield f"answered only after {reply.seconds:.1f} s"
+    if not 200 <= reply.status < 300 and not 400 <= reply.status < 500:
+        yield f"status {reply.status}"
     if not reply.complete:
-        return "the answer ends before its Content-Length"
+        yield "the answer ends before its Content-Length"
     if hostile.method == b"HEAD":
-        return None
+        return
     if _TRACES.search(reply.body):
-        return "the answer holds a stack trace"
-    kind = reply.headers.get("content-type", "")
+        yield "the answer holds a stack trace"
     if reply.status < 300:
-        return _fault_of_success(kind, reply.body)
-    if not reply.body and reply.status in (413, 417):  # TorchServe's own, bare
-        return None
-    said = _error_of(reply.body)
-    if said is None:
-        return "the error is no JSON object of code, type and message"
-    return None if said["code"] == reply.status else f"code {said['code']} in an answer of status {reply.status}"
+        yield from _faults_of_success(reply.headers.get("content-type", ""), reply.body)
+    elif reply.body or reply.status not in (413, 417):  # which TorchServe itself answers bare
+        said = _object_of(reply.body)
+        if not isinstance(said.get("code"), int) or not all(isinstance(said.get(one), str) for one in _TOLD):
+            yield "the error is no JSON object of code, type and message"
+        elif said["code"] != reply.status:
+            yield f"code {said['code']} in an answer of status {reply.status}"
 
 
-def _fault_of_success(kind: str, body: bytes) -> str | None:
-    if kind == "image/png":
-        return None if body.startswith(b"\x89PNG") else "image/png that is no PNG"
-    if kind.startswith(("text/html", "application/x-npz")):
-        return None
-    if kind != "application/json":
-        return f"an answer of type {kind!r}"
-    try:
-        json.loads(body, parse_constant=_refuse)
-    except ValueError as error:
-        return f"the answer is no JSON: {error}"
-    return None
-
-
-def _error_of(body: bytes) -> dict[str, Any] | None:
-    said = _object_of(body)
-    whole = isinstance(said.get("code"), int) and all(isinstance(said.get(name), str) for name in ("type", "message"))
-    return said if whole else None
+def _faults_of_success(kind: str, body: bytes) -> Iterator[str]:
+    if kind == "image/png" and not body.startswith(b"\x89PNG"):
+        yield "image/png that is no PNG"
+    elif kind == "application/json":
+        try:
+            json.loads(body, parse_constant=_refuse)
+        except ValueError as error:
+            yield f"the answer is no JSON: {error}"
+    elif kind != "image/png" and not kind.startswith(("text/html", "application/x-npz")):
+        yield f"an answer of type {kind!r}"
 
 
 def _object_of(body: bytes) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Watches the worker and the Java server from outside: the same processes, and memory that stays where it is.
+"""Whether the memory of the worker and of the Java server stays where it is.
 
 Memory is flat if both hold, for each of the two processes:
 
@@ -11,46 +11,18 @@ Memory is flat if both hold, for each of the two processes:
   valid picture three times over; Java's is its heap (-Xmx1g) plus what it needs beside it.
 """
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+
+from scipy.stats import theilslopes
+
+from benchmarks.reliability.memory import MIB
 
 STEEPEST = 400.0  # bytes per input
-LEAST = {"worker": 64 * 2**20, "java": 512 * 2**20}  # bytes
+LEAST = {"worker": 64 * MIB, "java": 512 * MIB}  # bytes
 WARM_UP = 0.3  # of the inputs; arenas, caches and the heap grow to their working size
-CAPS = {"worker": 1_000 * 2**20, "java": 1_600 * 2**20}  # bytes ever resident; the worker's beyond what it has at rest
+CAPS = {"worker": 1_000 * MIB, "java": 1_600 * MIB}  # bytes ever resident; the worker's beyond what it has at rest
 _MOST_POINTS = 200  # in the estimate of the slope, which is quadratic
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process that can be told from a later one with the same number."""
-
-    pid: int
-    started: int  # clock ticks after the machine's start
-
-    @classmethod
-    def of(cls, pid: int) -> "Process":
-        """Looks it up.
-
-        Raises:
-            OSError: there is none.
-        """
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-        return cls(pid, int(fields[19]))
-
-    def memory(self, name: str = "VmRSS") -> int:
-        """Bytes resident now, or ever (``VmHWM``).
-
-        Raises:
-            OSError: it has ended.
-        """
-        lines = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
-        found = [int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")]
-        if not found:  # it has ended, but its parent has not asked yet
-            raise ProcessLookupError(f"process {self.pid} holds no memory any more")
-        return found[0]
 
 
 @dataclass(frozen=True)
@@ -73,21 +45,9 @@ class Memory:
 
 def describe(name: str, samples: Sequence[tuple[int, int]], peak: int, at_rest: int) -> Memory:
     """Sums up the samples of (inputs so far, resident bytes) of "worker" or "java"."""
-    inputs = samples[-1][0]
-    late = [one for one in samples if one[0] >= WARM_UP * inputs] or list(samples)
-    slope = slope_of(late)
-    cap = CAPS[name] + (at_rest if name == "worker" else 0)
+    late = [one for one in samples if one[0] >= WARM_UP * samples[-1][0]]
+    inputs, values = zip(*late[:: max(1, len(late) // _MOST_POINTS)], strict=True)
+    slope = float(theilslopes(values, inputs).slope) if len(set(inputs)) > 1 else 0.0
     growth = slope * (late[-1][0] - late[0][0])
+    cap = CAPS[name] + (at_rest if name == "worker" else 0)
     return Memory(samples[0][1], samples[-1][1], peak, slope, growth, LEAST[name], cap)
-
-
-def slope_of(samples: Sequence[tuple[int, int]]) -> float:
-    """Theil and Sen's slope; 0 for fewer than two places."""
-    some = samples[:: max(1, len(samples) // _MOST_POINTS)]
-    slopes = [
-        (there[1] - here[1]) / (there[0] - here[0])
-        for place, here in enumerate(some)
-        for there in some[place + 1 :]
-        if there[0] != here[0]
-    ]
-    return statistics.median(slopes) if slopes else 0.0

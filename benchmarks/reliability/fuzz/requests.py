@@ -3,155 +3,118 @@
 import random
 from collections.abc import Callable
 
-from benchmarks.reliability.fuzz.bodies import NAMES, json_body, kserve_body, multipart, odd_value
+from benchmarks.reliability.fuzz.bodies import NAMES, as_bytes, json_body, kserve_body, multipart, odd_value
 from benchmarks.reliability.fuzz.bombs import bomb
-from benchmarks.reliability.fuzz.input import Hostile, Pair
 from benchmarks.reliability.fuzz.pictures import bent_picture, sound_picture
+from benchmarks.reliability.fuzz.wire import Hostile, Pair
 
 _NO_MAPS: Pair = (b"X-Explain-Maps", b"none")
 _TYPES = (
     *(b"image/jpeg", b"image/png", b"application/octet-stream", b"text/plain", b"text/html; charset=utf-16"),
-    *(
-        b"application/json",
-        b"application/pdf",
-        b"",
-        b"image/*",
-        b";;;",
-        b"x" * 3000,
-        b"image/\xe9\xff",
-        b"\xe2\x98\x83",
-    ),
-    *(b"application/json; charset=\xff", b"video/mp4", b"multipart/form-data", b"application/vnd.x+json"),
+    *(b"application/json", b"application/pdf", b"", b"image/*", b";;;", b"x" * 3000, b"image/\xe9\xff"),
+    *(b"\xe2\x98\x83", b"application/json; charset=\xff", b"video/mp4", b"multipart/form-data"),
+    *(b"application/vnd.x+json",),
 )
-_UPSETTING = (
-    b"",
-    b"Transfer-Encoding",
-    b"Upgrade",
-    b"Expect",
-)  # what these say of the rest of the request may be anything
+_JSON_TYPES = (b"application/json", b"application/json", b"APPLICATION/JSON; charset=utf-8", b"text/plain", b"")
+_UPSETTING = (b"", b"Transfer-Encoding", b"Upgrade", b"Expect")  # they may say anything of the rest of the request
+_OTHERS = (b"explain", b"url_path", b"Expect", b"Transfer-Encoding", b"Content-Encoding", b"Upgrade", b"")
 _ACCEPTS = (
-    *(
-        b"*/*",
-        b"image/png",
-        b"application/json;q=0.1, image/png",
-        b"image/png;q=nan",
-        b"image/png;q=1e999",
-        b"image/*;q=-1",
-    ),
-    *(b"image/png;q=", b";q=1", b",,,,", b"image/\xff", b"text/html", b"image/png" * 500, b"*;q=.5.5", b"q=1", b"\t"),
+    *(b"*/*", b"image/png", b"application/json;q=0.1, image/png", b"image/png;q=nan", b"image/png;q=1e999"),
+    *(b"image/*;q=-1", b"image/png;q=", b";q=1", b",,,,", b"image/\xff", b"text/html", b"image/png" * 500),
+    *(b"*;q=.5.5", b"q=1", b"\t"),
 )
+_STARTS = (b"/predictions/{model}", b"/explanations/{model}", b"/v1/models/{model}", b"//", b"/predictions/")
+_TAILS = (
+    *(b"/1.0/healthz", b"/1.0/../..", b"/1.0/%ff%00", b"/9.9", b"/\xe2\x98\x83", b"?a=%zz", b"/1.0/" + b"a" * 3000),
+    *(b"%2e", b""),
+)
+_METHODS = (b"POST", b"GET", b"PUT", b"DELETE", b"OPTIONS", b"FOO", b"HEAD", b"P\xffT", b"")
 
 
 def request(seed: int, number: int) -> Hostile:
     """The request of that number."""
     draw = random.Random(f"{seed}:{number}")
-    make = draw.choices([made for made, _ in _KINDS], [weight for _, weight in _KINDS])[0]
-    return make(draw)
+    return draw.choices(list(_KINDS), list(_KINDS.values()))[0](draw)
+
+
+def _typed(content_type: bytes) -> Pair:
+    return b"Content-Type", content_type
 
 
 def _picture(draw: random.Random) -> Hostile:
     how, data = bent_picture(draw)
-    headers = [(b"Content-Type", b"image/jpeg"), _NO_MAPS if draw.random() < 0.9 else (b"X-Explain-Size", b"layer")]
-    return Hostile(f"picture/{how}", data, headers)
+    option = _NO_MAPS if draw.random() < 0.9 else (b"X-Explain-Size", b"layer")
+    return Hostile(f"picture/{how}", data, [_typed(b"image/jpeg"), option])
 
 
 def _bomb(draw: random.Random) -> Hostile:
     how, data = bomb(draw)
-    return Hostile(f"bomb/{how}", data, [(b"Content-Type", b"application/octet-stream"), _NO_MAPS])
+    return Hostile(f"bomb/{how}", data, [_typed(b"application/octet-stream"), _NO_MAPS])
 
 
 def _declared(draw: random.Random) -> Hostile:
-    return Hostile("wrong type", sound_picture(draw), [(b"Content-Type", draw.choice(_TYPES)), _NO_MAPS])
+    return Hostile("wrong type", sound_picture(draw), [_typed(draw.choice(_TYPES)), _NO_MAPS])
 
 
 def _multipart(draw: random.Random) -> Hostile:
     content_type, body = multipart(draw)
-    return Hostile("multipart", body, [(b"Content-Type", content_type)])
+    return Hostile("multipart", body, [_typed(content_type)])
 
 
 def _form(draw: random.Random) -> Hostile:
     """What curl --data-binary sends, and true forms."""
     odd = b"&".join(b"%s=%s" % (name.encode(), draw.randbytes(4).hex().encode()) for name in draw.sample(NAMES, 3))
     body = draw.choice((sound_picture(draw), odd, b"data=%FF%D8&maps=none", b"=&=&&", b"data=" + b"a" * 5000))
-    return Hostile("urlencoded", body, [(b"Content-Type", b"application/x-www-form-urlencoded")])
+    return Hostile("urlencoded", body, [_typed(b"application/x-www-form-urlencoded")])
 
 
 def _json(draw: random.Random) -> Hostile:
-    content_type = draw.choice(
-        (b"application/json", b"application/json", b"APPLICATION/JSON; charset=utf-8", b"text/plain", b"")
-    )
-    return Hostile("json", json_body(draw), [(b"Content-Type", content_type)] if content_type else [])
+    content_type = draw.choice(_JSON_TYPES)
+    return Hostile("json", json_body(draw), [_typed(content_type)] if content_type else [])
 
 
 def _kserve(draw: random.Random) -> Hostile:
     path, body = kserve_body(draw)
-    return Hostile("kserve", body, [(b"Content-Type", b"application/json")], path)
+    return Hostile("kserve", body, [_typed(b"application/json")], path)
 
 
 def _headers(draw: random.Random) -> Hostile:
     """Options, Accept and what TorchServe itself puts among the headers, with odd names and values."""
-    headers: list[Pair] = [(b"Content-Type", draw.choice((b"image/jpeg", b"application/octet-stream"))), _NO_MAPS]
+    headers = [_typed(draw.choice((b"image/jpeg", b"application/octet-stream"))), _NO_MAPS]
     for _ in range(draw.choice((1, 2, 5))):
-        odd = str(odd_value(draw)).encode("utf-8", "surrogatepass")[: draw.choice((40, 3000))]
+        odd = as_bytes(odd_value(draw))[: draw.choice((40, 3000))]
         value = draw.choice((odd, draw.randbytes(9), b"\xff\xfe", b"a" * 7000, b"top", b""))
-        name = draw.choice(
-            (b"X-Explain-" + draw.choice(NAMES).encode(), b"x-EXPLAIN-no", b"X-Explain-", b"X-\xe9", b"describe")
-        )
-        extra = draw.choice(
-            (b"explain", b"url_path", b"Expect", b"Transfer-Encoding", b"Content-Encoding", b"Upgrade", b"")
-        )
-        headers.append(draw.choice(((name, value), (name, value), (b"Accept", draw.choice(_ACCEPTS)), (extra, value))))
+        option = b"X-Explain-" + draw.choice(NAMES).encode()
+        name = draw.choice((option, b"x-EXPLAIN-no", b"X-Explain-", b"X-\xe9", b"describe"))
+        other = draw.choice(_OTHERS)
+        headers.append(draw.choice(((name, value), (name, value), (b"Accept", draw.choice(_ACCEPTS)), (other, value))))
     if draw.random() < 0.7:  # else the request may end early, and the rest of it be taken for another
-        headers = [(name, _one_line(value)) for name, value in headers]
+        headers = [(name, value.translate(None, b"\r\n\0")) for name, value in headers]
     upset = any(b"\n" in value or name in _UPSETTING for name, value in headers)
     return Hostile("headers", sound_picture(draw), headers, framed=not upset)
 
 
 def _path(draw: random.Random) -> Hostile:
-    tails = (
-        b"/1.0/healthz",
-        b"/1.0/../..",
-        b"/1.0/%ff%00",
-        b"/9.9",
-        b"/\xe2\x98\x83",
-        b"?a=%zz",
-        b"/1.0/" + b"a" * 3000,
-        b"%2e",
-        b"",
-    )
-    method = draw.choice((b"POST", b"GET", b"PUT", b"DELETE", b"OPTIONS", b"FOO", b"HEAD", b"P\xffT", b""))
-    start = draw.choice(
-        (b"/predictions/{model}", b"/explanations/{model}", b"/v1/models/{model}", b"//", b"/predictions/")
-    )
+    method, start = draw.choice(_METHODS), draw.choice(_STARTS)
     framed = method.isalpha() and method.isascii()
-    return Hostile("path", sound_picture(draw), [_NO_MAPS], start + draw.choice(tails), method, framed=framed)
+    return Hostile("path", sound_picture(draw), [_NO_MAPS], start + draw.choice(_TAILS), method, framed=framed)
 
 
 def _cut(draw: random.Random) -> Hostile:
     """The connection ends before the body does."""
-    body = sound_picture(draw)
-    return Hostile(
-        "cut",
-        body,
-        [(b"Content-Type", b"image/jpeg"), _NO_MAPS],
-        promised=len(body) + draw.choice((1, 9000)),
-        framed=False,
-    )
+    body, headers = sound_picture(draw), [_typed(b"image/jpeg"), _NO_MAPS]
+    return Hostile("cut", body, headers, promised=len(body) + draw.choice((1, 9000)), framed=False)
 
 
-def _one_line(value: bytes) -> bytes:
-    return value.translate(None, b"\r\n\0")
-
-
-_KINDS: tuple[tuple[Callable[[random.Random], Hostile], float], ...] = (
-    (_picture, 40),
-    (_bomb, 4),
-    (_declared, 4),
-    (_multipart, 16),
-    (_form, 1),
-    (_json, 16),
-    (_kserve, 10),
-    (_headers, 6),
-    (_path, 2),
-    (_cut, 1),
-)
+_KINDS: dict[Callable[[random.Random], Hostile], float] = {
+    _picture: 40,
+    _bomb: 4,
+    _declared: 4,
+    _multipart: 16,
+    _form: 1,
+    _json: 16,
+    _kserve: 10,
+    _headers: 6,
+    _path: 2,
+    _cut: 1,
+}

@@ -1,15 +1,36 @@
-"""Sends requests as the bytes they are: a client library would refuse or repair them."""
+"""One hostile request: how it is kept so that it can be sent again, and how it is sent.
 
-import re
+It is sent as the bytes it is: a client library would refuse or repair it.
+"""
+
+import base64
+import http.client
+import json
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.reliability.fuzz.input import Hostile
+from export.whole_file import write_whole
 
+Pair = tuple[bytes, bytes]
 _UNFRAMED = 3  # seconds to wait for an answer to what is no HTTP
 _LARGEST_ANSWER = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Hostile:
+    """A request as it goes onto the wire; Host and Content-Length are added there."""
+
+    kind: str  # what was bent: "picture/PNG/flip", "json", …
+    body: bytes = b""
+    headers: list[Pair] = field(default_factory=list)
+    path: bytes = b"/predictions/{model}"  # {model} is replaced by the served model's name
+    method: bytes = b"POST"
+    promised: int | None = None  # Content-Length that is sent, where it is not the body's
+    framed: bool = True  # False: no HTTP that can be told apart, so that the server may also wait, or just close
 
 
 @dataclass(frozen=True)
@@ -21,6 +42,21 @@ class Reply:
     body: bytes = b""
     complete: bool = False  # as many bytes as its header promised
     seconds: float = 0.0
+
+
+def save(path: Path, hostile: Hostile, found: dict[str, Any]) -> None:
+    """Writes a request, its bytes in base64, and what was found with it; ``load`` and ``--replay`` read it."""
+    content = {**found, "request": asdict(hostile)}
+    write_whole(path, json.dumps(content, indent=1, default=lambda data: base64.b64encode(data).decode()).encode())
+
+
+def load(path: Path) -> Hostile:
+    """The request that ``save`` wrote."""
+    said = json.loads(path.read_bytes())["request"]
+    for name in ("body", "path", "method"):
+        said[name] = base64.b64decode(said[name])
+    said["headers"] = [(base64.b64decode(name), base64.b64decode(value)) for name, value in said["headers"]]
+    return Hostile(**said)
 
 
 def send(address: str, model: str, hostile: Hostile, patience: float = 60) -> Reply:
@@ -38,7 +74,7 @@ def send(address: str, model: str, hostile: Hostile, patience: float = 60) -> Re
                 connection.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # refused before it was read; the answer may lie there all the same
-        reply = _receive(connection, hostile.method == b"HEAD")
+        reply = _receive(connection, hostile.method)
     return Reply(*reply, seconds=time.perf_counter() - started)
 
 
@@ -50,29 +86,17 @@ def _bytes(hostile: Hostile, model: str) -> bytes:
     return b"\r\n".join(lines) + b"\r\n\r\n" + hostile.body
 
 
-def _receive(connection: socket.socket, bodiless: bool) -> tuple[int, dict[str, str], bytes, bool]:
-    """The first answer that is not 100 Continue."""
-    data, closed = b"", False
-    while len(data) < _LARGEST_ANSWER:
-        data = re.sub(rb"^HTTP/1\.1 100 [^\r]*\r\n\r\n", b"", data)
-        head, end, body = data.partition(b"\r\n\r\n")
-        if end:
-            status, headers = _parse(head)
-            length = 0 if bodiless else int(headers.get("content-length", -1))
-            if closed or 0 <= length <= len(body):
-                return status, headers, body[:length] if length >= 0 else body, 0 <= length <= len(body)
-        if closed:
-            break
+def _receive(connection: socket.socket, method: bytes) -> tuple[int, dict[str, str], bytes, bool]:
+    with http.client.HTTPResponse(connection, method=method.decode("latin-1")) as answer:
         try:
-            piece = connection.recv(1 << 20)
-        except OSError:  # reset, or nothing came in time
-            piece = b""
-        data, closed = data + piece, not piece
-    return 0, {}, data, False
-
-
-def _parse(head: bytes) -> tuple[int, dict[str, str]]:
-    first, *lines = head.decode("latin-1").split("\r\n")
-    found = re.fullmatch(r"HTTP/1\.1 (\d{3}) .*", first)
-    pairs = (line.partition(":") for line in lines)
-    return int(found[1]) if found else 0, {name.strip().lower(): value.strip() for name, _, value in pairs}
+            answer.begin()
+        except (OSError, http.client.HTTPException):  # closed, nothing in time, or no HTTP
+            return 0, {}, b"", False
+        headers = {name.lower(): value for name, value in answer.getheaders()}
+        try:
+            body = answer.read(_LARGEST_ANSWER)
+        except (OSError, http.client.HTTPException):
+            body = b""
+    promised = 0 if method == b"HEAD" else int(headers.get("content-length", -1))
+    status = answer.status if answer.version == 11 else 0
+    return status, headers, body, len(body) == promised
