@@ -1,12 +1,11 @@
 """``docs/RELIABILITY.md`` and ``docs/reliability.json`` from the records of load, soak, faults and fuzz."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
-
+from benchmarks.page import fill
 from benchmarks.reliability.record import read_records
 from benchmarks.reliability.sizing import RATES, UTILISATION, best, replicas
 
@@ -31,21 +30,10 @@ def write_report(records: Path, docs: Path) -> Path:
 
 def render(records: Records) -> str:
     """The page: ``page.md`` with the records filled in; what was not measured says so."""
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    environment.filters |= {
-        "ms": _ms,
-        "cell": _cell,
-        "details": _details,
-        "whole": lambda value: f"{value:.0f}",
-        "mib": lambda value: f"{value / 2**20:.0f}",
-        "grown": lambda its: f"{its['first']} → {its['last']}, at most {its['max']}",
-        "counts": lambda counts: ", ".join(f"{name} {count}" for name, count in counts.items()),
-        "counted": lambda counts: ", ".join(f"{count} × {name}" for name, count in counts.items()),
-        "times": lambda counts: ", ".join(f"{name} × {count}" for name, count in sorted(counts.items())),
-    }
     settings = records.get("load", records.get("sizing", {})).get("settings", {})
-    return environment.get_template("page.md").render(
+    return fill(
+        Path(__file__).with_name("page.md"),
+        _FILTERS,
         **{name: records.get(name) for name in ("load", "overload", "sizing", "fuzz")},
         soaks=[one for name, one in records.items() if name.startswith("soak-")],
         faults=[one for name, one in records.items() if name.startswith("fault-")],
@@ -84,3 +72,16 @@ def _runs(records: Records) -> dict[tuple[str, str], list[tuple[str, str]]]:
         on = f"{machine.get('cpu', '?')}, {machine.get('cores', '?')} cores, {machine.get('memory_gb', '?')} GB"
         runs.setdefault((record.get("command", "?"), on), []).append((name, record.get("measured_at", "")))
     return runs
+
+
+_FILTERS: dict[str, Callable[..., str]] = {
+    "ms": _ms,
+    "cell": _cell,
+    "details": _details,
+    "whole": lambda value: f"{value:.0f}",
+    "mib": lambda value: f"{value / 2**20:.0f}",
+    "grown": lambda its: f"{its['first']} → {its['last']}, at most {its['max']}",
+    "counts": lambda counts: ", ".join(f"{name} {count}" for name, count in counts.items()),
+    "counted": lambda counts: ", ".join(f"{count} × {name}" for name, count in counts.items()),
+    "times": lambda counts: ", ".join(f"{name} × {count}" for name, count in sorted(counts.items())),
+}
