@@ -1,15 +1,15 @@
 """``results.json``: written part by part, each part whole, so that a run can be stopped and taken up again."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine
-from benchmarks.ratios import TARGETS, Summary, Target, ratio, summarise
+from benchmarks.ratios import TARGETS, Target, ratio, summarise
 from benchmarks.rounds import Measured, Who
 from benchmarks.work import KEY_NETWORK
+from export.whole_file import write_whole
 
 Results = dict[str, Any]
 FOLDER = Path(__file__).parent
@@ -34,12 +34,7 @@ def write_results(path: Path, results: Results) -> None:
     """Adds the target ratios and writes the file, whole or not at all."""
     content = {**target_values(results), **{key: results[key] for key in sorted(results) if not _is_target(key)}}
     content["targets"] = target_details(results)
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        unfinished.write_text(json.dumps(_rounded(content), indent=1) + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(path, (json.dumps(_rounded(content), indent=1) + "\n").encode())
 
 
 def describe_setting(
@@ -55,7 +50,8 @@ def describe_setting(
         {
             "task": who[0],
             "contender": who[1],
-            **_described(summarise(one.rounds), "ms"),
+            "median_ms": summarise(one.rounds).median,
+            "quartiles_ms": list(summarise(one.rounds).quartiles),
             "rounds_ms": one.rounds,
             "calls": one.calls,
             "peak_mb": one.peak_mb,
@@ -65,13 +61,8 @@ def describe_setting(
         }
         for who, one in measured.items()
     ]
-    return {
-        "network": network,
-        "batch": batch,
-        "threads": threads,
-        "machine": describe_machine(),
-        "contenders": contenders,
-    }
+    setting = {"network": network, "batch": batch, "threads": threads}
+    return {**setting, "machine": describe_machine(), "contenders": contenders}
 
 
 def rounds_of(results: Results, target: Target) -> list[tuple[list[float], list[float]]]:
@@ -117,10 +108,6 @@ def target_details(results: Results) -> dict[str, dict[str, Any]]:
 
 def _is_target(key: str) -> bool:
     return any(key == target.key for target in TARGETS)
-
-
-def _described(summary: Summary, name: str) -> dict[str, Any]:
-    return {f"median_{name}": summary.median, f"quartiles_{name}": list(summary.quartiles)}
 
 
 def _rounded(value: Any) -> Any:

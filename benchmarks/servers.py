@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deploy.local_server import DIRECT, LocalServer, ServerError, read_properties, with_free_ports
+from deploy.local_server import DIRECT, LocalServer, ServerError, described_server
 
 _CONFIG = Path(__file__).parent.parent / "config.properties"
 
@@ -39,16 +39,10 @@ class PlainServer(LocalServer):
 @contextmanager
 def plain_server(store: Path, model: str) -> Iterator[PlainServer]:
     """Serves ``store/model.mar`` with this project's ``config.properties`` on free ports; stops on leaving."""
+    # the frontend's metrics process would wake up every minute
+    settings = {"model_store": str(store), "load_models": f"{model}.mar", "metric_time_interval": "3600"}
     with tempfile.TemporaryDirectory(prefix="ts-") as folder:
-        config = Path(folder) / "config.properties"
-        settings = {
-            **with_free_ports(read_properties(_CONFIG)),
-            "model_store": str(store),
-            "load_models": f"{model}.mar",
-            "metric_time_interval": "3600",  # seconds; the frontend's metrics process would wake up every minute
-        }
-        config.write_text("".join(f"{key}={value}\n" for key, value in settings.items()), encoding="utf-8")
-        server = PlainServer(config, model, Path(folder), store / "logs" / model)
+        server = PlainServer(**vars(described_server(_CONFIG, model, Path(folder), store / "logs" / model, settings)))
         server.start()
         try:
             yield server

@@ -21,12 +21,12 @@ def render(content: Mapping[str, Any]) -> str:
     counts = Counter(row["cpu"] for row in rows if "cpu" in row)  # a run that went on elsewhere has several
     return fill(
         Path(__file__).with_name("page.md"),
-        {one.__name__.strip("_"): one for one in (_guided, _engine, _graph, _error, _rounding, _slowdown)},
+        {"guided": _guided, "error": _error, "number": _number},
         rows=rows,
         machine=content["machine"],
         summary=summary(rows),
         explanation=explanation,
-        refusals=_refusals(rows),
+        close_map=CLOSE_MAP,
         processors=" and ".join(f"{cpu} ({count} networks)" for cpu, count in counts.most_common()),
     )
 
@@ -77,19 +77,10 @@ def _value(its: Any) -> float:
     return float(its["graph"][0] if isinstance(its, Mapping) else its)
 
 
-def _engine(errors: Mapping[str, float | None]) -> str:
-    guided = errors["guided"]
-    return _number(errors["gradcam"] or 0) + ("" if guided is None else f", {_number(guided)}")
-
-
 def _guided(its: Mapping[str, str]) -> str:
     if "coverage" in its:
         return its["coverage"].removesuffix(" activations")
     return "only " + its["refused"].partition("this one has ")[2].partition(";")[0]
-
-
-def _graph(its: Mapping[str, Any]) -> str:
-    return "refused" if "refused" in its else f"{its['bytes'] / 1e6:.1f} MB, {its['seconds']:.0f} s"
 
 
 def _error(row: Row) -> str:
@@ -101,42 +92,5 @@ def _error(row: Row) -> str:
     return _number(error) + (" r" if rounded else "")
 
 
-def _rounding(graph: Mapping[str, Any]) -> str:
-    its = graph.get("errors", {}).get(_GUIDED)
-    if its is None:
-        return "–"
-    (quartile, worst), (own, own_worst) = its["graph"], its["torch"]
-    return f"{_number(quartile)}, {_number(worst)} ({_number(own)}, {_number(own_worst)})"
-
-
-def _slowdown(row: Row) -> str:
-    times, (kind, _) = row.get("times", {}), explanation(row)
-    return f"{times[kind] / times['prediction']:.2f}" if {kind, "prediction"} <= set(times) else "–"
-
-
 def _number(value: float) -> str:
     return "0" if value == 0 else "–" if math.isnan(value) else f"{value:.0e}"
-
-
-def _refusals(rows: Sequence[Row]) -> list[str]:
-    lines = [f"{row['network']}: not run, it {row['skipped']}" for row in rows if "skipped" in row]
-    lines += [f"{row['network']}: its process died, {row['died']}" for row in rows if "died" in row]
-    lines += [
-        f"{row['network']}: measured with pictures of {row['side']} pixels; those of its own weights have "
-        f"{row['own_side']}"
-        for row in rows
-        if row.get("own_side", row.get("side")) != row.get("side")
-    ]
-    lines += [
-        f"{row['network']}: on one of its two pictures the ONNX engine's Grad-CAM differs from "
-        f"PyTorch's by {_number(row['engines']['onnx']['gradcam'])}, as it does where a gate behind the layer is "
-        "within rounding of zero"
-        for row in rows
-        if "onnx" in row.get("engines", {}) and row["engines"]["onnx"]["gradcam"] > CLOSE_MAP
-    ]
-    return lines + [
-        f"{row['network']}, {kind} graph: {graph['refused'].splitlines()[0]}"
-        for row in rows
-        for kind, graph in row.get("graphs", {}).items()
-        if "refused" in graph
-    ]

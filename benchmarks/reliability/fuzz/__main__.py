@@ -6,7 +6,7 @@ Writes ``out/reliability/fuzz.json``::
      "seed": int, "first": int, "inputs": int, "threads": int, "seconds": float,
      "by_kind": {kind: {"inputs": int, "statuses": {status: int}}},       "0": closed unanswered, where that is right
      "statuses": {status: int},
-     "torchserve_defects": {name: int},                                   its own 500s, see judge.DEFECTS
+     "torchserve_defects": {name: int},                                   its own 500s, see defects.toml
      "worker": {"pid": int, "same_throughout": bool},
      "memory": {"worker" | "java": {"start", "end", "peak", "cap": bytes, "slope": bytes per input after the warm-up,
                                     "growth", "least": bytes, "flat": bool}},
@@ -18,6 +18,7 @@ A finding's request lies in ``out/reliability/findings/``; ``--replay FILE`` sen
 
 import argparse
 import sys
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def _fuzz(server: LocalServer, options: argparse.Namespace) -> int:
     repeated_with = {"seed": options.seed, "first": options.first, "threads": options.threads}
     content = {"command": command, **repeated_with, **report(outcome, pid), "findings": findings}
     write_record(options.folder, "fuzz", content, settings_of(server))
-    print(_summary(outcome))
+    print(_summary(content))
     return 1 if findings else 0
 
 
@@ -78,14 +79,14 @@ def report(outcome: Outcome, pid: int) -> dict[str, Any]:
     """The outcome as JSON values, findings aside."""
     same = not any("process" in one.fault or "worker" in one.fault for one in outcome.findings)
     return {
-        "inputs": sum(outcome.tried.values()),
+        "inputs": outcome.statuses.total(),
         "seconds": round(outcome.seconds, 1),
         "by_kind": {
-            kind: {"inputs": count, "statuses": {str(s): n for s, n in sorted(outcome.by_kind[kind].items())}}
-            for kind, count in sorted(outcome.tried.items())
+            kind: {"inputs": counts.total(), "statuses": _by_name(counts)}
+            for kind, counts in sorted(outcome.by_kind.items())
         },
-        "statuses": {str(status): count for status, count in sorted(outcome.statuses.items())},
-        "torchserve_defects": dict(sorted(outcome.defects.items())),
+        "statuses": _by_name(outcome.statuses),
+        "torchserve_defects": _by_name(outcome.defects),
         "worker": {"pid": pid, "same_throughout": same},
         "memory": {
             name: {**asdict(one), "slope": round(one.slope, 1), "growth": round(one.growth), "flat": one.flat}
@@ -93,6 +94,10 @@ def report(outcome: Outcome, pid: int) -> dict[str, Any]:
         },
         "slowest": {"seconds": round(outcome.slowest[0], 2), "number": outcome.slowest[1]},
     }
+
+
+def _by_name(counts: Counter[Any]) -> dict[str, int]:
+    return {str(name): count for name, count in sorted(counts.items())}
 
 
 def _save_findings(outcome: Outcome, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -120,19 +125,16 @@ def _replay(server: LocalServer, path: Path) -> int:
     return 1 if fault else 0
 
 
-def _summary(outcome: Outcome) -> str:
-    counts = ", ".join(f"{count} x {status or 'closed'}" for status, count in sorted(outcome.statuses.items()))
-    memory = "; ".join(
-        f"{name} {one.start / MIB:.0f} to {one.end / MIB:.0f} MB, at most {one.peak / MIB:.0f}, "
-        f"{one.slope:+.0f} bytes/input"
-        for name, one in outcome.memory.items()
-    )
-    defects = ", ".join(f"{count} x {name}" for name, count in sorted(outcome.defects.items()))
-    return (
-        f"{sum(outcome.tried.values())} inputs in {outcome.seconds:.0f} s: {counts}\n"
-        f"TorchServe's own 500s: {defects or 'none'}\n"
-        f"memory: {memory}\nfindings: {len(outcome.findings)}"
-    )
+def _summary(found: dict[str, Any]) -> str:
+    def listed(counts: dict[str, int]) -> str:
+        return ", ".join(f"{count} x {name}" for name, count in counts.items()) or "none"
+
+    lines = [f"{found['inputs']} inputs in {found['seconds']:.0f} s: {listed(found['statuses'])}"]
+    lines.append(f"TorchServe's own 500s: {listed(found['torchserve_defects'])}")
+    for name, one in found["memory"].items():
+        start, end, peak = (f"{one[key] / MIB:.0f}" for key in ("start", "end", "peak"))
+        lines.append(f"memory of {name}: {start} to {end} MB, at most {peak}, {one['slope']:+.0f} bytes/input")
+    return "\n".join([*lines, f"findings: {len(found['findings'])}"])
 
 
 if __name__ == "__main__":

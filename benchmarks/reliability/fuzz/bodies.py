@@ -6,59 +6,21 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.reliability.fuzz.corpus import GOOD, octets, texts
 from benchmarks.reliability.fuzz.pictures import bent_picture, sound_picture
 
-NAMES = ("target", "maps", "method", "layer", "top_k", "size", "encoding", "overlay")
-_GOOD: dict[str, tuple[Any, ...]] = {
-    "target": ("top", 3, "star", ["heart", 1]),
-    "maps": ("none", "gradcam", ["gradcam"], []),
-    "method": ("gradcam", "layercam", "hirescam"),
-    "layer": ("auto", "conv5", "stage4"),
-    "top_k": (1, 10, "3"),
-    "size": ("layer", "input", "image"),
-    "encoding": ("png", "npy", "list"),
-    "overlay": (0.3, "bone", [0, "jet"]),
-}
-_TEXTS = (
-    *(
-        "",
-        " ",
-        "\0",
-        "\r\n",
-        "a" * 70_000,
-        ",",
-        ",,,",
-        "top,top",
-        "é☃𝄞",
-        "\u202e",
-        "１０",
-        "-0",
-        "+1",
-        "1e3",
-        "0x10",
-        "1_0",
-    ),
-    *("NaN", "-inf", "9" * 30, "9" * 5000, "../../etc/passwd", "<script>", "{}", "[]", "null", "%00", "${jndi:x}", "'"),
-)
+NAMES = list(GOOD)
+_TEXTS, _RAW = texts("odd"), texts("raw_json")
+_NO_OBJECTS, _BOUNDARIES, _PART_TYPES = octets("no_objects"), octets("boundaries"), octets("part_types")
 _NUMBERS = (0, -1, 10, 10**9, -(10**30), 0.5, True, False, None, 2**63, 10**400)
-_RAW = (  # what Python's own writer would refuse, or write in another way
-    *("NaN", "Infinity", "-Infinity", "1e400", "-1e-400", "9" * 4000, "9" * 5000, "0.1", "-0"),
-    *('"\\ud800"', '"\\u0000"'),
-)
 _DEPTHS = (3, 50, *range(900, 1010, 3), 5000)
-_NO_OBJECTS = (b"", b"null", b"5", b'"x"', b"[1]", b"[" * 99_999, b'{"a":' * 99_999, b"\xef\xbb\xbf", b"{" * 3000)
-_BOUNDARIES = (b"B", b"-" * 20 + b"x", b"a" * 70, b"'()+_,-./:=?", b"\xff\xe9")
-_PART_TYPES = (
-    *(b"image/jpeg", b"application/json", b"text/plain; charset=utf-16", b"text/plain; charset=no", b"\xff/\xe9"),
-    *(b"multipart/mixed; boundary=C", b""),
-)
 
 
 def json_body(draw: random.Random) -> bytes:
     """A JSON request with a good or a bent value for some of its options, bent once more as text."""
     fields: dict[str, Any] = {draw.choice(("image", "data", "body")): _picture_value(draw), "maps": "none"}
     for name in draw.sample(NAMES, draw.choice((0, 1, 2, 8))):
-        fields[name] = draw.choice(_GOOD[name]) if draw.random() < 0.4 else odd_value(draw)
+        fields[name] = draw.choice(GOOD[name]) if draw.random() < 0.4 else odd_value(draw)
     if draw.random() < 0.2:
         fields[draw.choice(_TEXTS)] = odd_value(draw)
     return _bent_text(draw, _dump(fields))

@@ -1,14 +1,16 @@
 """What may come back: 2xx or 4xx, whole, in the promised form, and nothing of the server's inner workings.
 
 TorchServe's own front end answers some broken forms with 500 before any handler sees them. Each of these defects has a
-rule here that wants the very request *and* the very answer; they are counted by name. Whatever no rule covers is a
-finding.
+rule in ``defects.toml`` that wants the very request *and* the very answer; they are counted by name. Whatever no rule
+covers is a finding.
 """
 
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.reliability.fuzz.wire import Hostile, Reply
@@ -19,34 +21,13 @@ _TRACES = re.compile(rb"Traceback \(most recent|File \\?\"[^\"]+\.py\\?\"|(\\t|\
 
 
 class _Defect(NamedTuple):
-    """One of TorchServe's: the request's content type, the answer's type and message."""
-
-    content_type: str
-    type: str
-    message: str  # pattern; optional where Java leaves it out, which it does for what it throws often
+    content_type: str  # the request's begins with it
+    type: str  # of the answer
+    message: str  # of the answer, a pattern
 
 
-_FORM, _PARTS, _DECODER = "application/x-www-form-urlencoded", "multipart/form-data", "ErrorDataDecoderException"
-_EMPTY_NAME = r"java\.lang\.IllegalArgumentException: empty name"
-_OUT_OF_BOUNDS = "Index [12] out of bounds for length [12]"
-_BAD_HEX = r"java\.lang\.IllegalArgumentException: (invalid hex byte|unterminated escape sequence) .*"
-DEFECTS = {
-    "form that is no form": _Defect(_FORM, _DECODER, "Bad string: .*|Bad end of line|Invalid hex byte .*"),
-    "form with an empty name": _Defect(_FORM, _DECODER, _EMPTY_NAME),
-    "no boundary": _Defect(_PARTS, _DECODER, "Needs a boundary value"),
-    "empty boundary": _Defect(_PARTS, "StringIndexOutOfBoundsException", "(?i)string index out of range: 0|index 0 .*"),
-    "part without a name": _Defect(
-        _PARTS, _DECODER, r"java\.lang\.NullPointerException(: .*\"nameAttribute\" is null)?"
-    ),
-    "part with an empty name": _Defect(_PARTS, _DECODER, _EMPTY_NAME),
-    "parameter without a value": _Defect(_PARTS, "ArrayIndexOutOfBoundsException", f"({_OUT_OF_BOUNDS})?"),
-    "extended parameter without a value": _Defect(
-        _PARTS, _DECODER, rf"java\.lang\.ArrayIndexOutOfBoundsException(: {_OUT_OF_BOUNDS})?"
-    ),
-    "extended parameter badly escaped": _Defect(_PARTS, _DECODER, _BAD_HEX),
-    "unknown transfer encoding": _Defect(_PARTS, _DECODER, "TransferEncoding Unknown: .*"),
-    "unknown charset": _Defect(_PARTS, _DECODER, r"java\..*(Unsupported|Illegal)Charset(Name)?Exception: .*"),
-}
+_TABLE = tomllib.loads(Path(__file__).with_name("defects.toml").read_text(encoding="utf-8"))
+DEFECTS = {name: _Defect(**one) for name, one in _TABLE.items()}
 
 
 @dataclass(frozen=True)

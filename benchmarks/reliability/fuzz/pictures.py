@@ -7,16 +7,12 @@ import zlib
 from collections.abc import Callable
 from itertools import pairwise
 
+from benchmarks.reliability.fuzz.corpus import octets
 from benchmarks.reliability.fuzz.seeds import seed_pictures
 
 _NUMBERS = (0, 1, 2, 7, 16, 255, 256, 32767, 32768, 65535, 65536, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
 _MARKERS = bytes((0xC0, 0xC1, 0xC2, 0xC3, 0xC4, 0xC9, 0xCA, 0xD0, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xE0, 0xE1, 0xE2, 0xEE))
-_WORDS = (
-    *(b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"acTL", b"fcTL", b"fdAT", b"iCCP", b"zTXt", b"eXIf"),
-    *(b"VP8 ", b"VP8L", b"VP8X", b"ANIM", b"ANMF", b"ALPH", b"EXIF", b"RIFF", b"WEBP"),
-    *(b"Exif\0\0", b"MM\0*", b"II*\0", b"II+\0", b"GIF89a", b"\x21\xf9\x04", b"\x21\xff\x0b", b"\x2c", b"BM"),
-    *(b"Adobe\0", b"JFIF\0", b"MPF\0", b"ICC_PROFILE\0", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"),
-)
+_WORDS = octets("formats")
 
 
 def bent_picture(draw: random.Random) -> tuple[str, bytes]:

@@ -5,30 +5,14 @@ from collections.abc import Callable
 
 from benchmarks.reliability.fuzz.bodies import NAMES, as_bytes, json_body, kserve_body, multipart, odd_value
 from benchmarks.reliability.fuzz.bombs import bomb
+from benchmarks.reliability.fuzz.corpus import octets
 from benchmarks.reliability.fuzz.pictures import bent_picture, sound_picture
 from benchmarks.reliability.fuzz.wire import Hostile, Pair
 
 _NO_MAPS: Pair = (b"X-Explain-Maps", b"none")
-_TYPES = (
-    *(b"image/jpeg", b"image/png", b"application/octet-stream", b"text/plain", b"text/html; charset=utf-16"),
-    *(b"application/json", b"application/pdf", b"", b"image/*", b";;;", b"x" * 3000, b"image/\xe9\xff"),
-    *(b"\xe2\x98\x83", b"application/json; charset=\xff", b"video/mp4", b"multipart/form-data"),
-    *(b"application/vnd.x+json",),
-)
-_JSON_TYPES = (b"application/json", b"application/json", b"APPLICATION/JSON; charset=utf-8", b"text/plain", b"")
-_UPSETTING = (b"", b"Transfer-Encoding", b"Upgrade", b"Expect")  # they may say anything of the rest of the request
-_OTHERS = (b"explain", b"url_path", b"Expect", b"Transfer-Encoding", b"Content-Encoding", b"Upgrade", b"")
-_ACCEPTS = (
-    *(b"*/*", b"image/png", b"application/json;q=0.1, image/png", b"image/png;q=nan", b"image/png;q=1e999"),
-    *(b"image/*;q=-1", b"image/png;q=", b";q=1", b",,,,", b"image/\xff", b"text/html", b"image/png" * 500),
-    *(b"*;q=.5.5", b"q=1", b"\t"),
-)
-_STARTS = (b"/predictions/{model}", b"/explanations/{model}", b"/v1/models/{model}", b"//", b"/predictions/")
-_TAILS = (
-    *(b"/1.0/healthz", b"/1.0/../..", b"/1.0/%ff%00", b"/9.9", b"/\xe2\x98\x83", b"?a=%zz", b"/1.0/" + b"a" * 3000),
-    *(b"%2e", b""),
-)
-_METHODS = (b"POST", b"GET", b"PUT", b"DELETE", b"OPTIONS", b"FOO", b"HEAD", b"P\xffT", b"")
+_TYPES, _JSON_TYPES, _ACCEPTS = octets("types"), octets("json_types"), octets("accepts")
+_OTHER_HEADERS, _UPSETTING = octets("other_headers"), octets("upsetting")
+_METHODS, _STARTS, _TAILS = octets("methods"), octets("starts"), octets("tails")
 
 
 def request(seed: int, number: int) -> Hostile:
@@ -86,7 +70,7 @@ def _headers(draw: random.Random) -> Hostile:
         value = draw.choice((odd, draw.randbytes(9), b"\xff\xfe", b"a" * 7000, b"top", b""))
         option = b"X-Explain-" + draw.choice(NAMES).encode()
         name = draw.choice((option, b"x-EXPLAIN-no", b"X-Explain-", b"X-\xe9", b"describe"))
-        other = draw.choice(_OTHERS)
+        other = draw.choice(_OTHER_HEADERS)
         headers.append(draw.choice(((name, value), (name, value), (b"Accept", draw.choice(_ACCEPTS)), (other, value))))
     if draw.random() < 0.7:  # else the request may end early, and the rest of it be taken for another
         headers = [(name, value.translate(None, b"\r\n\0")) for name, value in headers]

@@ -45,14 +45,17 @@ class Finding:
 class Outcome:
     """What was tried, what came back, and what must not be."""
 
-    tried: Counter[str] = field(default_factory=Counter)  # by kind
-    statuses: Counter[int] = field(default_factory=Counter)  # 0: no answer, where none need be
-    by_kind: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
+    by_kind: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))  # 0: no answer need be
     defects: Counter[str] = field(default_factory=Counter)  # TorchServe's, by name
     findings: list[Finding] = field(default_factory=list)
     memory: dict[str, Memory] = field(default_factory=dict)
     slowest: tuple[float, int] = (0.0, 0)  # seconds, number
     seconds: float = 0.0
+
+    @property
+    def statuses(self) -> Counter[int]:
+        """Of all kinds."""
+        return sum(self.by_kind.values(), Counter[int]())
 
 
 def fuzz(
@@ -111,8 +114,6 @@ class _Run:
 
     def _note(self, number: int, hostile: Hostile, reply: Reply) -> None:
         kind, verdict, outcome = "/".join(hostile.kind.split("/")[:2]), judge(hostile, reply), self.outcome
-        outcome.tried[kind] += 1
-        outcome.statuses[reply.status] += 1
         outcome.by_kind[kind][reply.status] += 1
         outcome.slowest = max(outcome.slowest, (reply.seconds, number))
         if verdict.defect:
@@ -136,7 +137,8 @@ class _Run:
             self._add(Finding(f"{gone[0]} is not the process it was"))
 
     def _sample(self) -> None:
-        inputs = self.outcome.tried.total()
+        with self._lock:
+            inputs = self.outcome.statuses.total()
         for name, process in self._processes.items():
             self._samples[name].append((inputs, process.memory_info().rss))
 
