@@ -3,7 +3,6 @@
 Between the lines it blocks on the pipe. It is started by ``rounds.py`` and has nothing in memory but its contender.
 """
 
-import argparse
 import gc
 import json
 import os
@@ -75,12 +74,7 @@ class _Process:
 
 def main() -> None:
     """Builds the contender, says so, and answers until the parent closes the pipe."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.child", description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("task")
-    parser.add_argument("name")
-    parser.add_argument("threads", type=int)
-    options = parser.parse_args()
+    folder, task, name, threads = sys.argv[1:]
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not end up among the answers
     warnings.simplefilter("ignore")  # captum warns on every call
@@ -88,8 +82,8 @@ def main() -> None:
     def say(answer: dict[str, Any]) -> None:
         print(json.dumps(answer), file=channel, flush=True)
 
-    work = Work.read(options.folder)
-    process = _Process(work, CONTENDERS[options.task, options.name](work, options.task, options.threads))
+    work = Work.read(Path(folder))
+    process = _Process(work, CONTENDERS[task, name](work, task, int(threads)))
     say({"torch": "torch" in sys.modules})
     for line in sys.stdin:
         say(process.do(json.loads(line)))

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from benchmarks.ratios import percentile
-
 Result = TypeVar("Result")
 
 
@@ -37,10 +35,6 @@ class Load:
     def per_s(self) -> float:
         """Answers per second."""
         return len(self.answers) / self.seconds
-
-    def percentile_ms(self, percent: int) -> float:
-        """Of the answers' times."""
-        return percentile([answer.ms for answer in self.answers], percent)
 
 
 def post_for(

@@ -1,8 +1,8 @@
 """Writes the work: ``python -m benchmarks.prepare NETWORK FOLDER``. A process of its own, because it loads torch."""
 
-import argparse
 import hashlib
 import json
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -57,14 +57,5 @@ def _stamp(*arguments: object) -> str:
     return digest.hexdigest()
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.prepare", description=__doc__)
-    parser.add_argument("network")
-    parser.add_argument("folder", type=Path)
-    options = parser.parse_args()
-    prepare(options.network, options.folder)
-
-
 if __name__ == "__main__":
-    main()
+    prepare(sys.argv[1], Path(sys.argv[2]))

