@@ -69,10 +69,23 @@ def connection_to(address: str, timeout: float = 120) -> http.client.HTTPConnect
     return http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=timeout)
 
 
-def in_threads(calls: Sequence[Callable[[], Result]]) -> list[Result]:
-    """Calls all, each in a thread of its own, and returns what they return; raises what the first that fails raises."""
+def in_threads(calls: Sequence[Callable[[], Result]], stop: Callable[[], object] = lambda: None) -> list[Result]:
+    """Calls all, each in a thread of its own, and returns what they return.
+
+    Args:
+        calls: what to call.
+        stop: is called if a call fails or the program is interrupted: it should make the others end.
+
+    Raises:
+        Exception: what the first call that fails raises.
+    """
     with ThreadPoolExecutor(len(calls)) as pool:
-        return [one.result() for one in [pool.submit(call) for call in calls]]
+        running = [pool.submit(call) for call in calls]
+        try:
+            return [one.result() for one in running]
+        except BaseException:
+            stop()
+            raise
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -46,15 +47,15 @@ class Outcome:
 
 def run_mixed(server: LocalServer, pool: Sequence[Drawn], job: Job) -> list[Outcome]:
     """Puts a server under load and returns every request's outcome."""
-    numbers, outcomes, deadline = itertools.count(), list[Outcome](), time.monotonic() + job.seconds
+    numbers, outcomes, over = itertools.count(), list[Outcome](), threading.Event()
+    deadline = time.monotonic() + job.seconds
 
     def client() -> None:
         with closing(connection_to(server.address)) as connection:
-            while (number := next(numbers)) < job.requests and time.monotonic() < deadline:
+            while not over.wait(job.pause) and time.monotonic() < deadline and (number := next(numbers)) < job.requests:
                 outcomes.append(_answered(connection, server.model, mixed(number, pool, job.seed), job))
-                time.sleep(job.pause)
 
-    in_threads([client] * job.concurrency)
+    in_threads([client] * job.concurrency, stop=over.set)
     return outcomes
 
 

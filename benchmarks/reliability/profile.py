@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,49 +96,49 @@ def judge(asked: Asked, status: int, headers: Mapping[str, str], body: bytes) ->
     An answer of another request begins with "crossed". "unidentified" is a good answer that does not say which
     picture it is of.
     """
-    expected = KINDS[asked.kind].status
-    if status != expected:
-        return f"status {status} instead of {expected}: {body[:120]!r}"
-    named = next((value for key, value in headers.items() if key.lower() == HASH_HEADER), None)
-    own = hashlib.sha256(asked.upload).hexdigest()
-    if named is not None and named != own:
-        return f"crossed: the answer's header names the picture {named[:12]}, not {own[:12]}"
-    if asked.token:
-        return "" if asked.token.encode() in body else f"crossed or wrong: {asked.token} is not in {body[:200]!r}"
-    if asked.kind == "sheet":
-        if not body.startswith(b"\x89PNG"):
-            return "the sheet is no PNG"
-        return "" if named else "unidentified"
     try:
-        content = json.loads(body)
-        wrong = _judge_content(asked, content, own)
+        return next(_faults(asked, status, headers, body), "")
     except (LookupError, TypeError, ValueError) as error:
         return f"the answer cannot be read: {error!r}"
-    return wrong or ("" if named or "image" in content else "unidentified")
 
 
-def _judge_content(asked: Asked, content: dict[str, Any], own: str) -> str:
-    found = content.get("image", {}).get("sha256", own)
+def _faults(asked: Asked, status: int, headers: Mapping[str, str], body: bytes) -> Iterator[str]:
+    """The worst first."""
+    kind, own = KINDS[asked.kind], hashlib.sha256(asked.upload).hexdigest()
+    if status != kind.status:
+        yield f"status {status} instead of {kind.status}: {body[:120]!r}"
+    named = next((value for key, value in headers.items() if key.lower() == HASH_HEADER), None)
+    if named is not None and named != own:
+        yield f"crossed: the answer's header names the picture {named[:12]}, not {own[:12]}"
+    if asked.token:
+        if asked.token.encode() not in body:
+            yield f"crossed or wrong: {asked.token} is not in {body[:200]!r}"
+        return
+    if asked.kind != "sheet":
+        content = json.loads(body)
+        yield from _faults_of_content(asked, content, own)
+        named = named or content.get("image")
+    elif not body.startswith(b"\x89PNG"):
+        yield "the sheet is no PNG"
+    if not named:
+        yield "unidentified"
+
+
+def _faults_of_content(asked: Asked, content: dict[str, Any], own: str) -> Iterator[str]:
+    found, side = content.get("image", {}).get("sha256", own), [asked.drawn.side] * 2
     if found != own:
-        return f"crossed: the answer is of the picture {found[:12]}, not {own[:12]}"
-    side = [asked.drawn.side] * 2
+        yield f"crossed: the answer is of the picture {found[:12]}, not {own[:12]}"
     if content["view"]["image"] != side:
-        return f"crossed: the answer is of a picture of {content['view']['image']}, not {side}"
+        yield f"crossed: the answer is of a picture of {content['view']['image']}, not {side}"
     targets = [one["target"]["label"] for one in content["explanations"]]
     top = content["predictions"][0]["label"]
     expected = {"prediction": [], "two targets": ["heart", "arrow"]}.get(asked.kind, [top])
     if targets != expected:
-        return f"explained are {targets}, not {expected}"
-    return _judge_maps(asked, content["explanations"])
-
-
-def _judge_maps(asked: Asked, explanations: list[dict[str, Any]]) -> str:
+        yield f"explained are {targets}, not {expected}"
     start = b"\x93NUMPY" if asked.kind == "arrays" else b"\x89PNG"
-    for explanation in explanations:
-        maps = explanation["maps"]
+    for maps in (one["maps"] for one in content["explanations"]):
         if tuple(maps) != KINDS[asked.kind].maps:
-            return f"the maps are {', '.join(maps)}"
+            yield f"the maps are {', '.join(maps)}"
         for name, one in maps.items():
             if not base64.b64decode(one["data"][:32]).startswith(start):
-                return f"{name} is not what was asked for"
-    return ""
+                yield f"{name} is not what was asked for"

@@ -37,7 +37,6 @@ class _Job:
     estimate: int  # bytes that it is expected to take
     process: subprocess.Popen[bytes]
     log: Path
-    started: float
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -138,7 +137,7 @@ def _start(network: str, need: int, folder: Path, threads: int, side: int | None
     (folder / f"{network}.json").unlink(missing_ok=True)
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=_ROOT)
-    return _Job(network, need, memory_need(network, side), process, log, time.perf_counter())
+    return _Job(network, need, memory_need(network, side), process, log)
 
 
 def _finish(job: _Job, folder: Path) -> None:

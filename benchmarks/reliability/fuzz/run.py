@@ -78,7 +78,7 @@ def fuzz(
     """
     run, started = _Run(server, seed, iter(numbers), most, done), time.perf_counter()
     with repeating(run.watch, _SAMPLED_EVERY):
-        in_threads([run.client] * threads)
+        in_threads([run.client] * threads, stop=run.over.set)
     run.outcome.seconds = time.perf_counter() - started
     run.conclude()
     return run.outcome
@@ -89,15 +89,15 @@ class _Run:
         self, server: LocalServer, seed: int, numbers: Iterator[int], most: int, done: Callable[[], object]
     ) -> None:
         self._server, self._seed, self._numbers, self._most, self._done = server, seed, numbers, most, done
-        self._address, self._over, self._lock = server.address, threading.Event(), threading.Lock()
+        self._address, self._lock = server.address, threading.Lock()
         self._processes = {"worker": named_worker(server), "java": psutil.Process(server.pid)}
         self._at_rest = {name: peak_memory(one.pid) for name, one in self._processes.items()}
         self._samples: dict[str, list[tuple[int, int]]] = {name: [] for name in self._processes}
-        self.outcome = Outcome()
+        self.outcome, self.over = Outcome(), threading.Event()
 
     def client(self) -> None:
         """One thread's requests."""
-        while not self._over.is_set():
+        while not self.over.is_set():
             with self._lock:
                 number = next(self._numbers, None)
             if number is None:
@@ -124,7 +124,7 @@ class _Run:
     def _add(self, finding: Finding) -> None:
         self.outcome.findings.append(finding)
         if len(self.outcome.findings) >= self._most or finding.hostile is None:
-            self._over.set()
+            self.over.set()
 
     def watch(self) -> None:
         """Samples memory, and stops the run as soon as a process is gone."""
@@ -133,7 +133,7 @@ class _Run:
             gone = [name for name, one in self._processes.items() if not _runs(one)]
         except psutil.Error:
             gone = ["worker or java"]
-        if gone and not self._over.is_set():
+        if gone and not self.over.is_set():
             self._add(Finding(f"{gone[0]} is not the process it was"))
 
     def _sample(self) -> None:
