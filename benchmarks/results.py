@@ -32,8 +32,9 @@ def read_results(path: Path) -> Results:
 
 def write_results(path: Path, results: Results) -> None:
     """Adds the target ratios and writes the file, whole or not at all."""
-    content = {**target_values(results), **{key: results[key] for key in sorted(results) if not _is_target(key)}}
-    content["targets"] = target_details(results)
+    details = target_details(results)
+    content = {key: detail["value"] for key, detail in details.items()}
+    content |= {key: results[key] for key in sorted(results) if key not in details} | {"targets": details}
     write_whole(path, (json.dumps(_rounded(content), indent=1) + "\n").encode())
 
 
@@ -50,12 +51,9 @@ def describe_setting(
         {
             "task": who[0],
             "contender": who[1],
-            "median_ms": summarise(one.rounds).median,
-            "quartiles_ms": list(summarise(one.rounds).quartiles),
-            "rounds_ms": one.rounds,
-            "calls": one.calls,
-            "peak_mb": one.peak_mb,
-            "neighbours_cpu": one.neighbours_cpu,
+            "median_ms": summarise(one.rounds_ms).median,
+            "quartiles_ms": list(summarise(one.rounds_ms).quartiles),
+            **vars(one),
             **loading[who],
             **agreement[who],
         }
@@ -81,11 +79,6 @@ def rounds_of(results: Results, target: Target) -> list[tuple[list[float], list[
     return [(one[target.above], one[target.below]) for one in found if {target.above, target.below} <= set(one)]
 
 
-def target_values(results: Results) -> dict[str, float | None]:
-    """The ratios by their keys; None for what was not measured."""
-    return {key: detail["value"] for key, detail in target_details(results).items()}
-
-
 def target_details(results: Results) -> dict[str, dict[str, Any]]:
     """Each target's value, quartiles and threshold, and whether and by how much it was missed.
 
@@ -104,10 +97,6 @@ def target_details(results: Results) -> dict[str, dict[str, Any]]:
             "missed_by": target.missed_by(found.median) if found else None,
         }
     return details
-
-
-def _is_target(key: str) -> bool:
-    return any(key == target.key for target in TARGETS)
 
 
 def _rounded(value: Any) -> Any:

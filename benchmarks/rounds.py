@@ -99,7 +99,7 @@ def children(
 class Measured:
     """One contender's rounds."""
 
-    rounds: list[float] = field(default_factory=list)  # the median of each, in ms
+    rounds_ms: list[float] = field(default_factory=list)  # the median of each
     calls: int = 0  # timed
     peak_mb: float = 0.0
     neighbours_cpu: float = 0.0  # the most processor time that all others together used, as a share of a turn
@@ -166,7 +166,7 @@ def _make_room(others: Sequence[Child]) -> set[Child]:
 
 
 def _note(measured: Measured, answer: Mapping[str, Any], neighbours_cpu: float) -> None:
-    measured.rounds.append(statistics.median(answer["ms"]))
+    measured.rounds_ms.append(statistics.median(answer["ms"]))
     measured.calls += len(answer["ms"])
     measured.peak_mb = answer["peak_mb"]
     measured.neighbours_cpu = max(measured.neighbours_cpu, neighbours_cpu)
