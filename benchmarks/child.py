@@ -18,7 +18,7 @@ import psutil
 
 from benchmarks.contenders import CONTENDERS, Call, Outputs
 from benchmarks.machine import peak_memory
-from benchmarks.work import Batches, Work
+from benchmarks.work import Work, batches
 from handler.evidence import Floats
 
 
@@ -47,29 +47,22 @@ def save_outputs(outputs: Outputs, path: Path) -> None:
 
 class _Process:
     def __init__(self, work: Work, call: Call) -> None:
-        self._pictures = work.pictures()
-        self._call = call
-        self._batches: dict[int, Batches] = {}
+        self._pictures, self._call = work.pictures(), call
+        self._size = 0  # of the batches that are handed out
 
     def do(self, command: dict[str, Any]) -> dict[str, Any]:
         if command["do"] == "trim":
             gc.collect()
             psutil.heap_trim()  # gives back to the system what was freed but is kept for the next call
             return {}
-        batches = self._of_size(command["batch"])
         if command["do"] == "outputs":
             first = np.ascontiguousarray(self._pictures[: command["batch"]])
             save_outputs(self._call(first), Path(command["path"]))
             return {}
-        times = timed_round(
-            self._call, batches, warm_up=command["warm_up"], seconds=command["seconds"], least=command["least"]
-        )
-        return {"ms": times, "peak_mb": peak_memory() / 2**20}
-
-    def _of_size(self, size: int) -> Batches:
-        if size not in self._batches:
-            self._batches = {size: Batches(self._pictures, size)}
-        return self._batches[size]
+        if command["batch"] != self._size:
+            self._size, self._batches = command["batch"], batches(self._pictures, command["batch"])
+        how = {key: command[key] for key in ("warm_up", "seconds", "least")}
+        return {"ms": timed_round(self._call, self._batches, **how), "peak_mb": peak_memory() / 2**20}
 
 
 def main() -> None:

@@ -274,6 +274,11 @@ def test_the_report_of_nothing_says_how_to_measure(tmp_path):
     assert write_report(tmp_path, tmp_path / "docs").read_text() == page
 
 
+def test_the_committed_page_is_what_the_committed_records_give():
+    records = json.loads((ROOT / "docs" / "reliability.json").read_bytes())
+    assert (ROOT / "docs" / "RELIABILITY.md").read_text(encoding="utf-8") == render(records)
+
+
 @pytest.mark.server
 def test_the_report_holds_what_the_records_say(server, tmp_path):
     settings = settings_of(server)
