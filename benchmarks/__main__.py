@@ -43,25 +43,22 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16], metavar="N")
-    parser.add_argument("--threads", nargs="+", type=int, default=[2, 1], metavar="N")
-    parser.add_argument(
-        "--rounds", type=int, default=5, help="of each setting; three times as many of the one with targets"
-    )
-    parser.add_argument("--seconds", type=float, default=0.4, help="of timed calls in a contender's turn")
-    parser.add_argument(
-        "--limit", type=float, default=300, help="seconds for a setting; slow ones get 3 rounds at least"
-    )
-    parser.add_argument("--serve-rounds", type=int, default=5)
-    parser.add_argument("--serve-seconds", type=float, default=5.0, help="of load in a server's turn")
-    parser.add_argument("--skip-served", action="store_true", help="only what runs in processes of its own")
-    parser.add_argument("--only-served", action="store_true", help="only TorchServe")
-    parser.add_argument("--only-report", action="store_true", help="measure nothing, write table and plot anew")
-    parser.add_argument("--missing", action="store_true", help="leave out what the results have already")
-    parser.add_argument("--quick", action="store_true", help="only the setting with targets, and TorchServe")
-    parser.add_argument("--work", type=Path, default=Path("out/bench"), help="folder for weights, graphs and logs")
-    parser.add_argument("--results", type=Path, default=record.PATH)
+    add = parser.add_argument
+    add("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    add("--batches", nargs="+", type=int, default=[1, 4, 16], metavar="N")
+    add("--threads", nargs="+", type=int, default=[2, 1], metavar="N")
+    add("--rounds", type=int, default=5, help="of each setting; three times as many of the one with targets")
+    add("--seconds", type=float, default=0.4, help="of timed calls in a contender's turn")
+    add("--limit", type=float, default=300, help="seconds for a setting; slow ones get 3 rounds at least")
+    add("--serve-rounds", type=int, default=5)
+    add("--serve-seconds", type=float, default=5.0, help="of load in a server's turn")
+    add("--skip-served", action="store_true", help="only what runs in processes of its own")
+    add("--only-served", action="store_true", help="only TorchServe")
+    add("--only-report", action="store_true", help="measure nothing, write table and plot anew")
+    add("--missing", action="store_true", help="leave out what the results have already")
+    add("--quick", action="store_true", help="only the setting with targets, and TorchServe")
+    add("--work", type=Path, default=Path("out/bench"), help="folder for weights, graphs and logs")
+    add("--results", type=Path, default=record.PATH)
     return parser
 
 

@@ -3,7 +3,6 @@
 ``python -m benchmarks.archives WORK STORE``: a process of its own, because it loads torch.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -49,14 +48,5 @@ def _draw_pictures(folder: Path, count: int = 16) -> None:
         cv2.imwrite(str(folder / PICTURES.format(number)), cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.archives", description=__doc__.splitlines()[0])
-    parser.add_argument("work", type=Path)
-    parser.add_argument("store", type=Path)
-    options = parser.parse_args()
-    write_archives(Work.read(options.work), options.store)
-
-
 if __name__ == "__main__":
-    main()
+    write_archives(Work.read(Path(sys.argv[1])), Path(sys.argv[2]))

@@ -3,8 +3,6 @@
 Between the lines it blocks on the pipe. It is started by ``rounds.py`` and has nothing in memory but its contender.
 """
 
-import argparse
-import ctypes
 import gc
 import json
 import os
@@ -16,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from benchmarks.contenders import CONTENDERS, Call, Outputs
-from benchmarks.work import Batches, Work
+from benchmarks.machine import peak_memory
+from benchmarks.work import Work, batches
 from handler.explanation.evidence import Floats
 
 
@@ -39,22 +39,6 @@ def timed_round(call: Call, batches: Iterator[Floats], *, warm_up: int, seconds:
     return spent
 
 
-def peak_memory() -> float:
-    """The most that this process ever held, in MB.
-
-    Not ``getrusage``'s figure, which starts from what the parent held when it forked.
-    """
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(line.split()[1]) / 1024
-
-
-def give_memory_back() -> None:
-    """Returns to the system what was freed but is kept for the next call; glibc only."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-
-
 def save_outputs(outputs: Outputs, path: Path) -> None:
     """Writes what a call returned as an ``npz``."""
     arrays = {key: value for key, value in vars(outputs).items() if value is not None}
@@ -63,38 +47,27 @@ def save_outputs(outputs: Outputs, path: Path) -> None:
 
 class _Process:
     def __init__(self, work: Work, call: Call) -> None:
-        self._pictures = work.pictures()
-        self._call = call
-        self._batches: dict[int, Batches] = {}
+        self._pictures, self._call = work.pictures(), call
+        self._size = 0  # of the batches that are handed out
 
     def do(self, command: dict[str, Any]) -> dict[str, Any]:
         if command["do"] == "trim":
-            give_memory_back()
+            gc.collect()
+            psutil.heap_trim()  # gives back to the system what was freed but is kept for the next call
             return {}
-        batches = self._of_size(command["batch"])
         if command["do"] == "outputs":
             first = np.ascontiguousarray(self._pictures[: command["batch"]])
             save_outputs(self._call(first), Path(command["path"]))
             return {}
-        times = timed_round(
-            self._call, batches, warm_up=command["warm_up"], seconds=command["seconds"], least=command["least"]
-        )
-        return {"ms": times, "peak_mb": peak_memory()}
-
-    def _of_size(self, size: int) -> Batches:
-        if size not in self._batches:
-            self._batches = {size: Batches(self._pictures, size)}
-        return self._batches[size]
+        if command["batch"] != self._size:
+            self._size, self._batches = command["batch"], batches(self._pictures, command["batch"])
+        how = {key: command[key] for key in ("warm_up", "seconds", "least")}
+        return {"ms": timed_round(self._call, self._batches, **how), "peak_mb": peak_memory() / 2**20}
 
 
 def main() -> None:
     """Builds the contender, says so, and answers until the parent closes the pipe."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.child", description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("task")
-    parser.add_argument("name")
-    parser.add_argument("threads", type=int)
-    options = parser.parse_args()
+    folder, task, name, threads = sys.argv[1:]
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print must not end up among the answers
     warnings.simplefilter("ignore")  # captum warns on every call
@@ -102,8 +75,8 @@ def main() -> None:
     def say(answer: dict[str, Any]) -> None:
         print(json.dumps(answer), file=channel, flush=True)
 
-    work = Work.read(options.folder)
-    process = _Process(work, CONTENDERS[options.task, options.name](work, options.task, options.threads))
+    work = Work.read(Path(folder))
+    process = _Process(work, CONTENDERS[task, name](work, task, int(threads)))
     say({"torch": "torch" in sys.modules})
     for line in sys.stdin:
         say(process.do(json.loads(line)))

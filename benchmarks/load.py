@@ -1,16 +1,17 @@
-"""Posts pictures from several threads, each over one connection that stays open."""
+"""Clients in threads, each of which sends one request after the other."""
 
 import http.client
 import itertools
-import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import urlsplit
 
-from benchmarks.ratios import percentile
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,6 @@ class Load:
         """Answers per second."""
         return len(self.answers) / self.seconds
 
-    def percentile_ms(self, percent: int) -> float:
-        """Of the answers' times."""
-        return percentile([answer.ms for answer in self.answers], percent)
-
 
 def post_for(
     address: str, headers: Mapping[str, str], pictures: Sequence[bytes], concurrency: int, seconds: float
@@ -48,45 +45,70 @@ def post_for(
     Raises:
         OSError: the server cannot be reached.
     """
-    turn, failures = itertools.count(), list[Exception]()
-    collected: list[list[Answer]] = [[] for _ in range(concurrency)]
-    started = time.perf_counter()
+    turn, answers, started = itertools.count(), list[Answer](), time.perf_counter()
 
-    def client(answers: list[Answer]) -> None:
+    def client() -> None:
+        with closing(connection_to(address)) as connection:
+            connection.connect()
+            while True:
+                place, sent = next(turn) % len(pictures), time.perf_counter()
+                connection.request("POST", urlsplit(address).path, pictures[place], dict(headers))
+                answer = connection.getresponse()
+                body, now = answer.read(), time.perf_counter()
+                answers.append(Answer(place, answer.status, body, (now - sent) * 1e3))
+                if now >= started + seconds:
+                    return
+
+    in_threads([client] * concurrency)
+    return Load(answers, time.perf_counter() - started)
+
+
+def connection_to(address: str, timeout: float = 120) -> http.client.HTTPConnection:
+    """A connection that opens with its first request, and stays open as long as the server lets it."""
+    parts = urlsplit(address)
+    return http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=timeout)
+
+
+def in_threads(calls: Sequence[Callable[[], Result]], stop: Callable[[], object] = lambda: None) -> list[Result]:
+    """Calls all, each in a thread of its own, and returns what they return.
+
+    Args:
+        calls: what to call.
+        stop: is called if a call fails or the program is interrupted: it should make the others end.
+
+    Raises:
+        Exception: what the first call that fails raises.
+    """
+    with ThreadPoolExecutor(len(calls)) as pool:
+        running = [pool.submit(call) for call in calls]
         try:
-            with closing(_Connection(address, headers)) as connection:
-                while not answers or time.perf_counter() < started + seconds:
-                    place = next(turn) % len(pictures)
-                    answers.append(connection.post(place, pictures[place]))
-        except Exception as error:  # a thread's exception would only be printed
-            failures.append(error)
-
-    threads = [threading.Thread(target=client, args=(answers,)) for answers in collected]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    spent = time.perf_counter() - started
-    if failures:
-        raise failures[0]
-    return Load([answer for answers in collected for answer in answers], spent)
+            return [one.result() for one in running]
+        except BaseException:
+            stop()
+            raise
 
 
-class _Connection:
-    def __init__(self, address: str, headers: Mapping[str, str]) -> None:
-        parts = urlsplit(address)
-        self._connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=120)
-        self._connection.connect()
-        assert self._connection.sock is not None
-        self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._path, self._headers = parts.path, headers
+@contextmanager
+def repeating(step: Callable[[], object], every: float, threads: int = 1) -> Iterator[None]:
+    """Calls ``step`` again and again while the block runs.
 
-    def post(self, place: int, picture: bytes) -> Answer:
-        started = time.perf_counter()
-        self._connection.request("POST", self._path, picture, dict(self._headers))
-        answer = self._connection.getresponse()
-        body = answer.read()
-        return Answer(place, answer.status, body, (time.perf_counter() - started) * 1e3)
+    Args:
+        step: what to do.
+        every: seconds of pause between two calls.
+        threads: that do it side by side.
+    """
+    over = threading.Event()
 
-    def close(self) -> None:
-        self._connection.close()
+    def run() -> None:
+        while not over.is_set():
+            step()
+            over.wait(every)
+
+    with ThreadPoolExecutor(threads) as pool:
+        running = [pool.submit(run) for _ in range(threads)]
+        try:
+            yield
+        finally:
+            over.set()
+        for one in running:
+            one.result()

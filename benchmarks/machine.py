@@ -28,6 +28,21 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+def peak_memory(pid: int | str = "self") -> int:
+    """The most bytes that a process ever held.
+
+    Not ``getrusage``'s figure, which starts from what the parent held when it forked.
+
+    Raises:
+        OSError: it has ended.
+    """
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+    found = [int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")]
+    if not found:  # its parent has not asked yet
+        raise ProcessLookupError(f"process {pid} holds no memory any more")
+    return found[0]
+
+
 def _cpu() -> str:
     """The kernel's name of the processor, with family and model, which virtual machines often leave out of the name."""
     fields: dict[str, str] = {}

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -46,11 +47,9 @@ def _times(axes: Axes, results: Results) -> None:
         for one in setting["contenders"]:
             if one["task"] == EXPLAIN or one["contender"] == EAGER:
                 bars.setdefault(one["contender"], {})[network] = one["median_ms"]
-    names = [name for name in _COLOURS if name in bars]
     networks = [network for network in NETWORKS if any(network in its for its in bars.values())]
-    labels = {EAGER: f"{EAGER}: prediction only"}
-    _grouped(axes, [[bars[name].get(network) for network in networks] for name in names], names, labels)
-    axes.set_xticks(range(len(networks)), networks)
+    rows = {name: [bars[name].get(one) for one in networks] for name in _COLOURS if name in bars}
+    _grouped(axes, rows, networks, {EAGER: f"{EAGER}: prediction only"})
     axes.set_yscale("log")
     times = [time for its in bars.values() for time in its.values()] or [1.0]
     axes.set_ylim(min(times) / 2, max(times) * 4)  # room for the legend
@@ -63,24 +62,25 @@ def _times(axes: Axes, results: Results) -> None:
 def _rates(axes: Axes, results: Results, task: str, title: str) -> None:
     measured: list[dict[str, Any]] = results.get("served", {}).get("measured", [])
     rates = {(one["contender"], one["concurrency"]): one["per_s"] for one in measured if one["task"] == task}
-    names = [name for name in _SERVED_NAMES if any(name == key[0] for key in rates)]
-    levels = sorted({key[1] for key in rates})
-    _grouped(axes, [[rates.get((name, level)) for level in levels] for name in names], names, _SERVED_NAMES)
-    axes.set_xticks(range(len(levels)), [str(level) for level in levels])
+    levels = sorted({level for _, level in rates})
+    names = [name for name in _SERVED_NAMES if any(name == other for other, _ in rates)]
+    rows = {name: [rates.get((name, level)) for level in levels] for name in names}
+    _grouped(axes, rows, [str(level) for level in levels], _SERVED_NAMES)
     axes.set_xlabel("requests at once")
     axes.set_ylabel("requests per second")
     axes.set_title(f"{title} (higher is better)")
 
 
-def _grouped(axes: Axes, rows: list[list[float | None]], names: list[str], labels: dict[str, str]) -> None:
-    width = 0.8 / max(1, len(rows))
-    for place, (name, row) in enumerate(zip(names, rows, strict=True)):
-        offset = (place - (len(rows) - 1) / 2) * width
-        positions = [index + offset for index, value in enumerate(row) if value is not None]
-        values = [value for value in row if value is not None]
-        bars = axes.bar(positions, values, width * 0.95, color=_COLOURS[name], label=labels.get(name, name))
-        axes.bar_label(bars, fmt=lambda value: f"{value:.0f}" if value >= 10 else f"{value:.1f}", fontsize=8, padding=1)
+def _grouped(axes: Axes, rows: dict[str, list[float | None]], ticks: list[str], labels: dict[str, str]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(y=0.22)  # room for the legend
-    if rows:
-        axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, 1.0), ncols=len(rows))
+    if not rows:
+        return
+    heights = [np.array(row, float) for row in rows.values()]  # None: NaN, which is no bar
+    names, colours = [labels.get(name, name) for name in rows], [_COLOURS[name] for name in rows]
+    bars: Any = axes.grouped_bar(
+        heights, labels=names, colors=colours, tick_labels=ticks, group_spacing=1, bar_spacing=0.05
+    )
+    for one in bars.bar_containers:
+        axes.bar_label(one, fmt=lambda value: f"{value:.0f}" if value >= 10 else f"{value:.1f}", fontsize=8, padding=1)
+    axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, 1.0), ncols=len(rows))

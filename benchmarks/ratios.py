@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from benchmarks.contenders import CAPTUM, EAGER, OURS_ONNX, OURS_TORCH, PYTORCH_GRAD_CAM
 from benchmarks.work import EXPLAIN, GRADCAM, PREDICT
 
@@ -28,7 +30,7 @@ def summarise(values: Sequence[float]) -> Summary:
 
 def percentile(values: Sequence[float], percent: int) -> float:
     """The smallest value that at least ``percent`` of 100 do not exceed."""
-    return sorted(values)[max(0, -(-len(values) * percent // 100) - 1)]
+    return float(np.percentile(values, percent, method="inverted_cdf"))
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Summary:

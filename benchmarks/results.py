@@ -1,15 +1,15 @@
 """``results.json``: written part by part, each part whole, so that a run can be stopped and taken up again."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine
-from benchmarks.ratios import TARGETS, Summary, Target, ratio, summarise
+from benchmarks.ratios import TARGETS, Target, ratio, summarise
 from benchmarks.rounds import Measured, Who
 from benchmarks.work import KEY_NETWORK
+from handler.atomic_write import write_whole
 
 Results = dict[str, Any]
 FOLDER = Path(__file__).parent
@@ -32,14 +32,10 @@ def read_results(path: Path) -> Results:
 
 def write_results(path: Path, results: Results) -> None:
     """Adds the target ratios and writes the file, whole or not at all."""
-    content = {**target_values(results), **{key: results[key] for key in sorted(results) if not _is_target(key)}}
-    content["targets"] = target_details(results)
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        unfinished.write_text(json.dumps(_rounded(content), indent=1) + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    details = target_details(results)
+    content = {key: detail["value"] for key, detail in details.items()}
+    content |= {key: results[key] for key in sorted(results) if key not in details} | {"targets": details}
+    write_whole(path, (json.dumps(_rounded(content), indent=1) + "\n").encode())
 
 
 def describe_setting(
@@ -55,23 +51,16 @@ def describe_setting(
         {
             "task": who[0],
             "contender": who[1],
-            **_described(summarise(one.rounds), "ms"),
-            "rounds_ms": one.rounds,
-            "calls": one.calls,
-            "peak_mb": one.peak_mb,
-            "neighbours_cpu": one.neighbours_cpu,
+            "median_ms": summarise(one.rounds_ms).median,
+            "quartiles_ms": list(summarise(one.rounds_ms).quartiles),
+            **vars(one),
             **loading[who],
             **agreement[who],
         }
         for who, one in measured.items()
     ]
-    return {
-        "network": network,
-        "batch": batch,
-        "threads": threads,
-        "machine": describe_machine(),
-        "contenders": contenders,
-    }
+    setting = {"network": network, "batch": batch, "threads": threads}
+    return {**setting, "machine": describe_machine(), "contenders": contenders}
 
 
 def rounds_of(results: Results, target: Target) -> list[tuple[list[float], list[float]]]:
@@ -88,11 +77,6 @@ def rounds_of(results: Results, target: Target) -> list[tuple[list[float], list[
         measured, name = [results.get("settings", {}).get(KEY_SETTING, {"contenders": []})["contenders"]], "rounds_ms"
     found = [{(one["task"], one["contender"]): one[name] for one in group} for group in measured]
     return [(one[target.above], one[target.below]) for one in found if {target.above, target.below} <= set(one)]
-
-
-def target_values(results: Results) -> dict[str, float | None]:
-    """The ratios by their keys; None for what was not measured."""
-    return {key: detail["value"] for key, detail in target_details(results).items()}
 
 
 def target_details(results: Results) -> dict[str, dict[str, Any]]:
@@ -113,14 +97,6 @@ def target_details(results: Results) -> dict[str, dict[str, Any]]:
             "missed_by": target.missed_by(found.median) if found else None,
         }
     return details
-
-
-def _is_target(key: str) -> bool:
-    return any(key == target.key for target in TARGETS)
-
-
-def _described(summary: Summary, name: str) -> dict[str, Any]:
-    return {f"median_{name}": summary.median, f"quartiles_{name}": list(summary.quartiles)}
 
 
 def _rounded(value: Any) -> Any:

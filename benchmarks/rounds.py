@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -9,13 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
 from benchmarks.work import Work
 
 Who = tuple[str, str]  # task and contender
+One = TypeVar("One")
 _PAUSE = 0.15  # seconds before each turn: the spinning threads of the one before have gone to sleep by then
 _SHORT = 0.4  # of the machine's memory: idle processes give back what they do not need if less is available
 _LONG = 1.0  # seconds: a call that takes longer is its own warm-up
@@ -97,13 +99,13 @@ def children(
 class Measured:
     """One contender's rounds."""
 
-    rounds: list[float] = field(default_factory=list)  # the median of each, in ms
+    rounds_ms: list[float] = field(default_factory=list)  # the median of each
     calls: int = 0  # timed
     peak_mb: float = 0.0
     neighbours_cpu: float = 0.0  # the most processor time that all others together used, as a share of a turn
 
 
-def turns(contenders: Sequence[Who], number: int) -> list[Who]:
+def turns(contenders: Sequence[One], number: int) -> list[One]:
     """The order of a round: there and back again, and then starting with the next contender."""
     start = number // 2 % len(contenders)
     order = [*contenders[start:], *contenders[:start]]
@@ -164,9 +166,7 @@ def _make_room(others: Sequence[Child]) -> set[Child]:
 
 
 def _note(measured: Measured, answer: Mapping[str, Any], neighbours_cpu: float) -> None:
-    times = sorted(answer["ms"])
-    middle = len(times) // 2
-    measured.rounds.append(times[middle] if len(times) % 2 else (times[middle - 1] + times[middle]) / 2)
-    measured.calls += len(times)
+    measured.rounds_ms.append(statistics.median(answer["ms"]))
+    measured.calls += len(answer["ms"])
     measured.peak_mb = answer["peak_mb"]
     measured.neighbours_cpu = max(measured.neighbours_cpu, neighbours_cpu)

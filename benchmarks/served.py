@@ -29,7 +29,7 @@ from all handlers.
 A ratio is that of requests per second, and the smallest of the three concurrencies'."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Served:
     """A way to ask one of the servers."""
 
@@ -79,51 +79,37 @@ def measure_served(
         expected = _agreed_classes(servers, pictures)
         measured = []
         for concurrency in CONCURRENCIES:
-            loads: dict[tuple[str, str], list[Load]] = {(one.task, one.name): [] for one in SERVED_TASKS}
-            by_name = {(one.task, one.name): one for one in SERVED_TASKS}
+            loads: dict[Served, list[Load]] = {asked: [] for asked in SERVED_TASKS}
             for number in range(rounds):
-                for who in turns(list(by_name), number):
-                    tell(f"concurrency {concurrency}, round {number + 1} of {rounds}: {who[1]}, {who[0]}")
-                    loads[who].append(_turn(servers, by_name[who], pictures, expected, concurrency, seconds))
+                for asked in turns(SERVED_TASKS, number):
+                    tell(f"concurrency {concurrency}, round {number + 1} of {rounds}: {asked.name}, {asked.task}")
+                    load = _turn(servers[asked.name].predictions, asked, pictures, concurrency, seconds)
+                    for answer in load.answers:
+                        check(asked, answer, expected[answer.picture])
+                    loads[asked].append(load)
                     advance()
-            measured += [_described(who, concurrency, its) for who, its in loads.items()]
-    return {
-        "what": WHAT.replace("\n", " "),
-        "network": work.network,
-        "machine": describe_machine(),
-        "measured": measured,
-    }
+            measured += [_described(asked, concurrency, its) for asked, its in loads.items()]
+    what = WHAT.replace("\n", " ")
+    return {"what": what, "network": work.network, "machine": describe_machine(), "measured": measured}
 
 
-def _turn(
-    servers: Mapping[str, PlainServer],
-    asked: Served,
-    pictures: list[bytes],
-    expected: list[int],
-    concurrency: int,
-    seconds: float,
-) -> Load:
+def _turn(address: str, asked: Served, pictures: list[bytes], concurrency: int, seconds: float) -> Load:
     time.sleep(_PAUSE)
-    address = servers[asked.name].predictions
     post_for(address, asked.headers, pictures, concurrency, min(1.0, seconds / 4))  # warm up
-    load = post_for(address, asked.headers, pictures, concurrency, seconds)
-    for answer in load.answers:
-        check(asked, answer, expected[answer.picture])
-    return load
+    return post_for(address, asked.headers, pictures, concurrency, seconds)
 
 
 def _agreed_classes(servers: Mapping[str, PlainServer], pictures: list[bytes]) -> list[int]:
     """The top class of each picture, which must be the same from every handler."""
-    found = {}
+    first: list[int] = []
     for asked in SERVED_TASKS:
         address = servers[asked.name].predictions
-        answers = [post_for(address, asked.headers, [one], 1, 0.0).answers for one in pictures]
-        found[asked.task, asked.name] = [top_class(asked, one[0]) for one in answers]
-    first = next(iter(found.values()))
-    for who, classes in found.items():
+        answers = [post_for(address, asked.headers, [one], 1, 0.0).answers[0] for one in pictures]
+        classes = [top_class(asked, one) for one in answers]
+        first = first or classes
         if classes != first:
             raise WrongAnswer(
-                f"{who[1]} ({who[0]}) finds other classes than {SERVED_TASKS[0].name}: {classes}, {first}"
+                f"{asked.name} ({asked.task}) finds other classes than {SERVED_TASKS[0].name}: {classes}, {first}"
             )
     return first
 
@@ -161,12 +147,12 @@ def check(asked: Served, answer: Answer, expected: int) -> None:
             raise WrongAnswer(f"{asked.name}: {name} is no PNG")
 
 
-def _described(who: tuple[str, str], concurrency: int, loads: list[Load]) -> dict[str, Any]:
+def _described(asked: Served, concurrency: int, loads: list[Load]) -> dict[str, Any]:
     times = [answer.ms for load in loads for answer in load.answers]
     rates = [load.per_s for load in loads]
     return {
-        "task": who[0],
-        "contender": who[1],
+        "task": asked.task,
+        "contender": asked.name,
         "concurrency": concurrency,
         "per_s": summarise(rates).median,
         "rounds_per_s": rates,

@@ -2,12 +2,11 @@
 
 import json
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deploy.local_server import DIRECT, LocalServer, ServerError, read_properties, with_free_ports
+from deploy.local_server import DIRECT, LocalServer, described_server
 
 _CONFIG = Path(__file__).parent.parent / "config.properties"
 
@@ -20,35 +19,20 @@ class PlainServer(LocalServer):
         """Where clients post pictures."""
         return f"{self.address}/predictions/{self.model}"
 
-    def _wait(self, deadline: float) -> None:
-        state = f"{self.properties['management_address']}/models/{self.model}"
-        while time.monotonic() < deadline:
-            if self.pid is None:
-                raise ServerError(f"TorchServe ended at once:\n{self._last_words()}")
-            try:
-                with DIRECT.open(state, timeout=5) as answer:
-                    workers = json.loads(answer.read())[0]["workers"]
-                if workers and all(worker["status"] == "READY" for worker in workers):
-                    return
-            except OSError:  # not there yet; urllib's errors are among these
-                pass
-            time.sleep(0.3)
-        raise ServerError(f"the model {self.model} did not get ready:\n{self._last_words()}")
+    def _is_ready(self) -> bool:
+        """Whether all workers are."""
+        with DIRECT.open(f"{self.properties['management_address']}/models/{self.model}", timeout=5) as answer:
+            workers = json.load(answer)[0]["workers"]
+        return bool(workers) and all(worker["status"] == "READY" for worker in workers)
 
 
 @contextmanager
 def plain_server(store: Path, model: str) -> Iterator[PlainServer]:
     """Serves ``store/model.mar`` with this project's ``config.properties`` on free ports; stops on leaving."""
+    # the frontend's metrics process would wake up every minute
+    settings = {"model_store": str(store), "load_models": f"{model}.mar", "metric_time_interval": "3600"}
     with tempfile.TemporaryDirectory(prefix="ts-") as folder:
-        config = Path(folder) / "config.properties"
-        settings = {
-            **with_free_ports(read_properties(_CONFIG)),
-            "model_store": str(store),
-            "load_models": f"{model}.mar",
-            "metric_time_interval": "3600",  # seconds; the frontend's metrics process would wake up every minute
-        }
-        config.write_text("".join(f"{key}={value}\n" for key, value in settings.items()), encoding="utf-8")
-        server = PlainServer(config, model, Path(folder), store / "logs" / model)
+        server = PlainServer(**vars(described_server(_CONFIG, model, Path(folder), store / "logs" / model, settings)))
         server.start()
         try:
             yield server

@@ -1,6 +1,8 @@
 """What all contenders work on: one network's weights, pictures and graphs in a folder. Loads no torch."""
 
+import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,21 +62,13 @@ def is_fresh(folder: Path, stamp: str) -> bool:
     return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["stamp"] == stamp
 
 
-class Batches:
-    """Hands out batches of different pictures, one after the other and round again, so that nothing can be cached."""
+def batches(pictures: Floats, size: int) -> Iterator[Floats]:
+    """Batches (size, 3, H, W) of different pictures, one after the other and round again: nothing can be cached.
 
-    def __init__(self, pictures: Floats, size: int) -> None:
-        if size * 2 > len(pictures):
-            raise ValueError(f"{len(pictures)} pictures are too few for batches of {size} that differ")
-        count = len(pictures) // size
-        self._batches = [np.ascontiguousarray(pictures[i * size : (i + 1) * size]) for i in range(count)]
-        self._next = 0
-
-    def __next__(self) -> Floats:
-        """(size, 3, H, W)."""
-        batch = self._batches[self._next]
-        self._next = (self._next + 1) % len(self._batches)
-        return batch
-
-    def __iter__(self) -> "Batches":
-        return self
+    Raises:
+        ValueError: too few pictures for two batches.
+    """
+    if size * 2 > len(pictures):
+        raise ValueError(f"{len(pictures)} pictures are too few for batches of {size} that differ")
+    starts = range(0, len(pictures) - size + 1, size)
+    return itertools.cycle([np.ascontiguousarray(pictures[start : start + size]) for start in starts])

@@ -16,11 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -188,17 +187,20 @@ class LocalServer:
                 raise ServerError(f"port {port} is in use; stop what uses it, or change {key} in {self.config}")
 
     def _wait(self, deadline: float) -> None:
-        probe = f"{self.address}/predictions/{self.model}/{self._version()}/healthz"
         while time.monotonic() < deadline:
             if self.pid is None:
                 raise ServerError(f"TorchServe ended at once:\n{self._last_words()}")
-            try:
-                with DIRECT.open(probe, timeout=5) as answer:
-                    if answer.status == 200:
-                        return
-            except (OSError, urllib.error.URLError):
-                time.sleep(0.3)
+            with suppress(OSError):  # not there yet; urllib's errors are among these
+                if self._is_ready():
+                    return
+            time.sleep(0.3)
         raise ServerError(f"the model {self.model} did not get ready:\n{self._last_words()}")
+
+    def _is_ready(self) -> bool:
+        """Whether the model answers its readiness probe."""
+        probe = f"{self.address}/predictions/{self.model}/{self._version()}/healthz"
+        with DIRECT.open(probe, timeout=5) as answer:
+            return bool(answer.status == 200)
 
     def _version(self) -> str:
         """Of the model in the archive; "1.0" where it cannot be read, which TorchServe will say itself."""
@@ -223,23 +225,31 @@ def _in_use(port: int) -> bool:
         return one.connect_ex(("127.0.0.1", port)) == 0
 
 
-@contextmanager
-def temporary_server(
-    config: Path, model: str, logs: Path, overrides: Mapping[str, str] | None = None
-) -> Iterator[LocalServer]:
-    """A server on free ports, with a folder of its own, stopped on leaving.
+def described_server(
+    config: Path, model: str, folder: Path, logs: Path, overrides: Mapping[str, str] | None = None
+) -> LocalServer:
+    """A server on free ports that is not started yet.
 
     Args:
         config: the ``config.properties`` to take the other settings from.
         model: name of the archive in the model store.
+        folder: of the server's own, for its settings, too.
         logs: folder for the server's logs.
         overrides: settings to replace.
     """
+    own = folder / "config.properties"
+    settings = {**with_free_ports(read_properties(config)), **(overrides or {})}
+    own.write_text("".join(f"{key}={value}\n" for key, value in settings.items()), encoding="utf-8")
+    return LocalServer(own, model, folder, logs)
+
+
+@contextmanager
+def temporary_server(
+    config: Path, model: str, logs: Path, overrides: Mapping[str, str] | None = None
+) -> Iterator[LocalServer]:
+    """A ``described_server`` with a folder of its own, started, and stopped on leaving."""
     with tempfile.TemporaryDirectory(prefix="ts-") as folder:
-        own = Path(folder) / "config.properties"
-        settings = {**with_free_ports(read_properties(config)), **(overrides or {})}
-        own.write_text("".join(f"{key}={value}\n" for key, value in settings.items()), encoding="utf-8")
-        server = LocalServer(own, model, Path(folder), logs)
+        server = described_server(config, model, Path(folder), logs, overrides)
         server.start()
         try:
             yield server

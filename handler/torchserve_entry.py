@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ts.metrics.dimension import Dimension  # type: ignore[import-untyped]
-from ts.metrics.metric_type_enum import MetricTypes  # type: ignore[import-untyped]
+from ts.metrics.dimension import Dimension
+from ts.metrics.metric_type_enum import MetricTypes
 
 from handler.loading import load_service
 from handler.protocol.answer import PROBE, Answer, failure_answer

@@ -6,6 +6,7 @@ Runs without torch, on fixed pictures: the bare graphs, and a picture through th
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,10 @@ def _probabilities(path: Path, kind: str) -> list[float]:
 def main(folder: Path, file: Path) -> None:
     """Writes the answers of all graphs as one file, by "graph output"."""
     found = {path.name: answers(path) for path in sorted(folder.glob("*.onnx"))}
-    np.savez(file, **{f"{graph} {name}": values for graph, its in found.items() for name, values in its.items()})
+    named: dict[str, Any] = {
+        f"{graph} {name}": values for graph, each in found.items() for name, values in each.items()
+    }
+    np.savez(file, **named)
 
 
 if __name__ == "__main__":

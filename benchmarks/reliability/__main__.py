@@ -3,21 +3,21 @@
 import argparse
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks.reliability.burst import bursts
 from benchmarks.reliability.faults.run import SCENARIOS, run_faults
 from benchmarks.reliability.faults.scenario import Place
-from benchmarks.reliability.memory import MemoryWatch
-from benchmarks.reliability.mixed_load import Job, LoadError, nothing_lost_or_crossed, run_mixed, summarise_outcomes
+from benchmarks.reliability.memory import describe_samples, watched_memory
+from benchmarks.reliability.mixed_load import Job, nothing_lost_or_crossed, run_mixed, summarise_outcomes
 from benchmarks.reliability.pictures import draw_pool
 from benchmarks.reliability.record import FOLDER, settings_of, write_record
-from benchmarks.reliability.report import write_report
+from benchmarks.reliability.report.page import write_report
 from benchmarks.reliability.sizing import WrongAnswer, measure_sizing
 from benchmarks.reliability.soak import soak
 from deploy.local_server import ServerError
-
-_SEED = 5
 
 
 def main() -> int:
@@ -25,10 +25,13 @@ def main() -> int:
     options = _parser().parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped, as by Ctrl-C
     try:
-        good = {"load": _load, "soak": _soak, "faults": _faults, "report": _report}[options.what](options)
-    except (ServerError, LoadError, WrongAnswer, ValueError, TimeoutError) as error:
+        runs: dict[str, Callable[[argparse.Namespace], bool]]
+        runs = {"load": _load, "soak": _soak, "faults": _faults, "report": lambda _: True}
+        good = runs[options.what](options)
+    except (ServerError, WrongAnswer, ValueError, TimeoutError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    _tell(f"wrote {write_report(options.records, options.docs)}")
     return 0 if good else 1
 
 
@@ -54,67 +57,56 @@ def _tell(text: str) -> None:
 
 
 def _place(options: argparse.Namespace) -> Place:
-    work = options.records / "work"
+    work = options.records.resolve() / "work"
     work.mkdir(parents=True, exist_ok=True)
-    pool = draw_pool(work / "pool")
-    return Place(options.config, options.store.resolve(), options.model, work.resolve(), pool)
+    return Place(options.config, options.store.resolve(), options.model, work, draw_pool())
 
 
 def _load(options: argparse.Namespace) -> bool:
-    place = _place(options)
+    place, record = _place(options), partial(write_record, options.records)
     with place.server() as server:
         settings = settings_of(server)
         _tell("sizing: one profile after the other …")
         sized = measure_sizing(server, place.pool, options.turn)
-        write_record(options.records, "sizing", {"seconds_each": options.turn, "measured": sized}, settings)
+        record("sizing", {"seconds_each": options.turn, "measured": sized}, settings)
         _tell("bursts larger than the queue …")
-        write_record(options.records, "overload", {"overload": bursts(server, place.pool, options.bursts)}, settings)
+        record("overload", {"overload": bursts(server, place.pool, options.bursts)}, settings)
         _tell(f"{options.requests} requests at concurrency {options.concurrency} …")
-        job = Job(
-            *(server.model, str(place.work / "pool"), str(place.work / "outcomes.jsonl")),
-            *(options.requests, 3 * 3600.0, options.concurrency, _SEED),
-        )
-        with MemoryWatch(server) as memory:
-            outcomes = run_mixed(server.address, job)
-        seconds = memory.samples[-1].s
-    summary = summarise_outcomes(outcomes, options.requests)
+        job = Job(options.requests, 3 * 3600.0, options.concurrency)
+        with watched_memory(server) as samples:
+            outcomes = run_mixed(server, place.pool, job)
+    summary, seconds = summarise_outcomes(outcomes, options.requests), samples[-1].s
     good = nothing_lost_or_crossed(summary)
     content = {"concurrency": options.concurrency, "seconds": round(seconds, 1), "outcomes": summary}
-    content |= {"retry_pause_s": job.retry_pause, "memory": memory.describe(), "as_expected": good}
-    write_record(options.records, "load", content, settings)
+    content |= {"retry_pause_s": job.retry_pause, "memory": describe_samples(samples), "as_expected": good}
+    record("load", content, settings)
     _tell(
         f"{summary['answered']} of {summary['requests']} answered in {seconds:.0f} s, lost {summary['lost']}, crossed "
         f"{summary['crossed']}, wrong {summary['wrong']}, retries {summary['retries']}, ms {summary['ms']}"
     )
-    return _report(options) and good
+    return good
 
 
 def _soak(options: argparse.Namespace) -> bool:
-    place, seconds = _place(options), options.minutes * 60
+    place = _place(options)
     _tell(f"{options.minutes:g} minutes of low load …")
     with place.server() as server:
         settings = settings_of(server)
-        found = soak(server, place.work / "pool", place.work / "soak.jsonl", seconds)
+        found = soak(server, place.pool, options.minutes * 60)
     write_record(options.records, f"soak-{options.minutes:g}", found, settings)
     slope = found["slope"]
     _tell(
         f"{found['outcomes']['answered']} answered; the workers' memory grows by {slope['value']} MiB a minute, surely "
         f"by {slope['lower']}; let pass are {slope['largest']}: {'TOO MUCH' if slope['grows'] else 'good'}"
     )
-    return _report(options) and found["as_expected"] and not slope["grows"]
+    return found["as_expected"] and not slope["grows"]
 
 
 def _faults(options: argparse.Namespace) -> bool:
     place = _place(options)
-    with place.server() as server:
+    with place.unstarted() as server:
         settings = settings_of(server)
-    good = run_faults(options.only, place, options.records, settings, _tell)
-    return _report(options) and good
-
-
-def _report(options: argparse.Namespace) -> bool:
-    _tell(f"wrote {write_report(options.records, options.docs)}")
-    return True
+    return run_faults(options.only, place, options.records, settings, _tell)
 
 
 if __name__ == "__main__":

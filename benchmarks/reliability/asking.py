@@ -5,16 +5,21 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any
-from urllib.parse import urlsplit
+from functools import partial
+from typing import Any, TypeVar
 
-from benchmarks.reliability.mixed_load import percentiles
+import numpy as np
+
+from benchmarks.load import connection_to, in_threads, repeating
 from benchmarks.reliability.pictures import Drawn
 from benchmarks.reliability.profile import Asked, judge, request
+from deploy.local_server import LocalServer
+
+Value = TypeVar("Value")
+Judge = Callable[[int, Mapping[str, str], bytes], str]  # of status, headers and body; says what is wrong, see judge
 
 
 @dataclass(frozen=True)
@@ -37,106 +42,116 @@ class Seen:
         """Whether it is the answer that was asked for."""
         return self.wrong in ("", "unidentified")
 
-
-Judge = Callable[[int, Mapping[str, str], bytes], str]
+    @property
+    def refused(self) -> bool:
+        """Whether the queue was full."""
+        return self.saw == "503"
 
 
 def send(
-    address: str, path: str, body: bytes | None, headers: Mapping[str, str], judged: Judge, timeout: float = 90
+    connection: http.client.HTTPConnection, path: str, body: bytes | None, headers: Mapping[str, str], judged: Judge
 ) -> Seen:
-    """One request over a connection of its own: a POST, or a GET where there is no body."""
+    """One request over a connection: a POST, or a GET where there is no body."""
     started = time.monotonic()
-    parts = urlsplit(address)
     try:
-        with closing(http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=timeout)) as connection:
-            connection.request("GET" if body is None else "POST", path, body, dict(headers))
-            answer = connection.getresponse()
-            content = answer.read()
+        connection.request("GET" if body is None else "POST", path, body, dict(headers))
+        answer = connection.getresponse()
+        content = answer.read()
     except (OSError, http.client.HTTPException) as error:
+        connection.close()  # the next request opens it anew
         return Seen(started, time.monotonic(), type(error).__name__, f"no answer: {error!r}")
     ended = time.monotonic()
     wrong = judged(answer.status, dict(answer.getheaders()), content)
     return Seen(started, ended, str(answer.status), wrong, content)
 
 
-def ask(address: str, model: str, asked: Asked, timeout: float = 90) -> Seen:
+def post(connection: http.client.HTTPConnection, model: str, asked: Asked) -> Seen:
     """Posts a request of the profile and judges its answer."""
-    return send(
-        address,
-        f"/predictions/{model}",
-        asked.body,
-        asked.headers,
-        lambda status, headers, body: judge(asked, status, headers, body),
-        timeout,
-    )
+    return send(connection, f"/predictions/{model}", asked.body, asked.headers, partial(judge, asked))
 
 
-def get(address: str, path: str, timeout: float = 10) -> Seen:
-    """A GET that should be answered with 200."""
-    return send(address, path, None, {}, lambda status, _, __: "" if status == 200 else f"status {status}", timeout)
+def ask(server: LocalServer, asked: Asked) -> Seen:
+    """Posts a request of the profile over a connection of its own."""
+    with closing(connection_to(server.address, 90)) as connection:
+        return post(connection, server.model, asked)
 
 
-def together(calls: Sequence[Callable[[], Seen]]) -> list[Seen]:
+def get(server: LocalServer, path: str, timeout: float = 10) -> Seen:
+    """A GET that should be answered with 200, over a connection of its own."""
+    with closing(connection_to(server.address, timeout)) as connection:
+        return send(connection, path, None, {}, lambda status, *_: "" if status == 200 else f"status {status}")
+
+
+def ready(server: LocalServer, timeout: float = 10) -> Seen:
+    """The answer to the readiness probe."""
+    return get(server, f"/predictions/{server.model}/1.0/healthz", timeout)
+
+
+def together(calls: Sequence[Callable[[], Value]]) -> list[Value]:
     """Calls all at the same moment, each in a thread of its own."""
-    barrier, seen = threading.Barrier(len(calls)), list[Seen]()
+    barrier = threading.Barrier(len(calls))
 
-    def one(call: Callable[[], Seen]) -> None:
+    def one(call: Callable[[], Value]) -> Value:
         barrier.wait()
-        seen.append(call())
+        return call()
 
-    threads = [threading.Thread(target=one, args=(call,)) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return seen
+    return in_threads([partial(one, call) for call in calls])
+
+
+def until(found: Callable[[], Value], timeout: float, every: float = 0.1) -> Value:
+    """What ``found`` returns as soon as that is true, or what it returns when the seconds are over."""
+    deadline = time.monotonic() + timeout
+    while not (value := found()) and time.monotonic() < deadline:
+        time.sleep(every)
+    return value
 
 
 @dataclass
 class Clients:
-    """Clients that ask for predictions, one request after the other, while the block runs."""
+    """Clients that ask for predictions, each request over a new connection."""
 
-    address: str
-    model: str
+    server: LocalServer
     pool: Sequence[Drawn]
-    count: int = 4
-    pause: float = 0.02  # seconds that each waits between two requests
     seen: list[Seen] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def __enter__(self) -> "Clients":
-        self._over, self._numbers = threading.Event(), itertools.count()
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(self.count)]
-        for thread in self._threads:
-            thread.start()
-        return self
+    def ask_next(self) -> Seen:
+        """Sends the next request."""
+        number = next(self._numbers)
+        self.seen.append(ask(self.server, request(number, "prediction", "raw", self.pool[number % len(self.pool)])))
+        return self.seen[-1]
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self) -> None:
-        while not self._over.is_set():
-            number = next(self._numbers)
-            asked = request(number, "prediction", "raw", self.pool[number % len(self.pool)])
-            self.seen.append(ask(self.address, self.model, asked))
-            self._over.wait(self.pause)
+    @property
+    def right(self) -> list[Seen]:
+        """The right answers so far."""
+        return [one for one in list(self.seen) if one.right]
 
     def wait_until_back(self, since: float, timeout: float = 120) -> float | None:
         """Seconds from ``since`` to the first right answer to a request sent after it; None if none comes in time."""
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            ended = [one.ended for one in list(self.seen) if one.started > since and one.right]
-            if ended:
-                return round(min(ended) - since, 2)
-            time.sleep(0.02)
-        return None
+        back = until(lambda: [one.ended for one in self.right if one.started > since], timeout, 0.02)
+        return round(min(back) - since, 2) if back else None
+
+    def settle(self, answers: int = 20, timeout: float = 60) -> None:
+        """Waits until there are so many more right answers.
+
+        Raises:
+            TimeoutError: they have not come.
+        """
+        wanted = len(self.right) + answers
+        if not until(lambda: len(self.right) >= wanted, timeout, 0.05):
+            raise TimeoutError(f"no {answers} right answers in {timeout:g} s: {self.describe()}")
 
     def describe(self) -> dict[str, Any]:
         """What they saw, for a record."""
         return describe_seen(self.seen)
+
+
+@contextmanager
+def asking(server: LocalServer, pool: Sequence[Drawn], count: int = 4) -> Iterator[Clients]:
+    """So many clients, who ask one request after the other while the block runs."""
+    clients = Clients(server, pool)
+    with repeating(clients.ask_next, 0.02, count):
+        yield clients
 
 
 def describe_seen(seen: Sequence[Seen]) -> dict[str, Any]:
@@ -150,6 +165,9 @@ def describe_seen(seen: Sequence[Seen]) -> dict[str, Any]:
     }
 
 
-def refused_as_overload(one: Seen) -> bool:
-    """Whether the queue was full."""
-    return one.saw == "503"
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """The usual ones and the largest, empty where there are no values."""
+    if not values:
+        return {}
+    found = np.percentile(values, (50, 95, 99, 100), method="inverted_cdf")
+    return {name: round(float(one), 1) for name, one in zip(("p50", "p95", "p99", "max"), found, strict=True)}

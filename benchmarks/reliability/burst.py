@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from benchmarks.reliability.asking import Seen, ask, refused_as_overload, together
-from benchmarks.reliability.mixed_load import percentiles
+from benchmarks.reliability.asking import Seen, ask, percentiles, together
 from benchmarks.reliability.pictures import Drawn
 from benchmarks.reliability.profile import FORMS, request
 from deploy.local_server import LocalServer
@@ -21,16 +20,15 @@ def bursts(server: LocalServer, pool: Sequence[Drawn], rounds: int = 5, size: in
         asked = [
             request(number * size + place, _KIND, FORMS[place % 3], pool[place % len(pool)]) for place in range(size)
         ]
-        seen += together([partial(ask, server.address, server.model, one) for one in asked])
-    refused = [one for one in seen if refused_as_overload(one)]
-    answered = [one for one in seen if one.right]
+        seen += together([partial(ask, server, one) for one in asked])
+    refused, answered = [one.ms for one in seen if one.refused], [one.ms for one in seen if one.right]
     return {
         "bursts": rounds,
         "requests_each": size,
         "answered": len(answered),
-        "answered_ms": percentiles([one.ms for one in answered]),
+        "answered_ms": percentiles(answered),
         "refused": len(refused),
-        "refused_ms": percentiles([one.ms for one in refused]),
+        "refused_ms": percentiles(refused),
         "neither": len(seen) - len(refused) - len(answered),
-        "neither_examples": sorted({one.wrong for one in seen if not one.right and not refused_as_overload(one)})[:3],
+        "neither_examples": sorted({one.wrong for one in seen if not one.right and not one.refused})[:3],
     }

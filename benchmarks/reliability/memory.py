@@ -1,17 +1,18 @@
 """Resident memory of a running server over time: the Java frontend, and the workers together."""
 
-import threading
+import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from types import TracebackType
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
-from deploy.local_server import LocalServer
+from benchmarks.load import repeating
+from deploy.local_server import DIRECT, LocalServer
 
-_MIB = 2**20
+MIB = 2**20
 _MOST_POINTS = 120  # of a series in a record
 
 
@@ -27,67 +28,49 @@ class Sample:
 
 def worker_processes(server: LocalServer) -> list[psutil.Process]:
     """The Python workers of a server; none if it does not run."""
-    if server.pid is None:
-        return []
     try:
-        children = psutil.Process(server.pid).children(recursive=True)
+        children = psutil.Process(server.pid or -1).children(recursive=True)
         return [one for one in children if any("model_service_worker" in word for word in one.cmdline())]
-    except psutil.Error:
+    except (psutil.Error, ValueError):
         return []
 
 
-@dataclass
-class MemoryWatch:
-    """Samples while the block runs."""
+def named_worker(server: LocalServer) -> psutil.Process:
+    """The model's only worker, as the management address names it."""
+    address = f"{server.properties['management_address']}/models/{server.model}"
+    with DIRECT.open(address, timeout=60) as answer:
+        (worker,) = json.load(answer)[0]["workers"]
+    return psutil.Process(worker["pid"])
 
-    server: LocalServer
-    every: float = 1.0  # seconds
-    samples: list[Sample] = field(default_factory=list)
 
-    def __enter__(self) -> "MemoryWatch":
-        self._over = threading.Event()
-        self._started = time.monotonic()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        return self
+@contextmanager
+def watched_memory(server: LocalServer, every: float = 1.0) -> Iterator[list[Sample]]:
+    """Takes a sample every so many seconds while the block runs."""
+    samples, started = list[Sample](), time.monotonic()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
+    def sample() -> None:
+        with suppress(psutil.Error, ValueError):  # a process ended between two lines
+            java = psutil.Process(server.pid or -1).memory_info().rss / MIB
+            workers = {one.pid: one.memory_info().rss / MIB for one in worker_processes(server)}
+            samples.append(Sample(time.monotonic() - started, java, sum(workers.values()), tuple(sorted(workers))))
 
-    def _run(self) -> None:
-        while not self._over.is_set():
-            sample = self._sample()
-            if sample is not None:
-                self.samples.append(sample)
-            self._over.wait(self.every)
-
-    def _sample(self) -> Sample | None:
-        try:
-            java = psutil.Process(self.server.pid or -1).memory_info().rss / _MIB
-            workers = worker_processes(self.server)
-            rss = sum(one.memory_info().rss for one in workers) / _MIB
-        except (psutil.Error, ValueError):  # a process ended between two lines
-            return None
-        return Sample(time.monotonic() - self._started, java, rss, tuple(sorted(one.pid for one in workers)))
-
-    def describe(self) -> dict[str, Any]:
-        """For a record: the largest values, whether the workers stayed the same ones, and a thinned series."""
-        return describe_samples(self.samples)
+    with repeating(sample, every):
+        yield samples
 
 
 def describe_samples(samples: Sequence[Sample]) -> dict[str, Any]:
-    """See ``MemoryWatch.describe``."""
+    """For a record: the largest values, whether the workers stayed the same ones, and a thinned series."""
     if not samples:
         return {}
     thinned = samples[:: -(-len(samples) // _MOST_POINTS)]
+
+    def summary(of: Callable[[Sample], float]) -> dict[str, int]:
+        values = [of(one) for one in samples]
+        return {"first": round(values[0]), "last": round(values[-1]), "max": round(max(values))}
+
     return {
-        "java_mib": {"first": round(samples[0].java), "last": round(samples[-1].java)}
-        | {"max": round(max(one.java for one in samples))},
-        "workers_mib": {"first": round(samples[0].workers), "last": round(samples[-1].workers)}
-        | {"max": round(max(one.workers for one in samples))},
+        "java_mib": summary(lambda one: one.java),
+        "workers_mib": summary(lambda one: one.workers),
         "same_workers": len({one.pids for one in samples}) == 1,
         "series": {
             "s": [round(one.s) for one in thinned],

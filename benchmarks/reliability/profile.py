@@ -1,12 +1,11 @@
 """The mixed profile: what request number n asks for, and whether an answer is its own."""
 
 import base64
-import binascii
 import hashlib
 import json
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from urllib3 import encode_multipart_formdata
@@ -14,39 +13,32 @@ from urllib3 import encode_multipart_formdata
 from benchmarks.reliability.pictures import Drawn, marked
 
 HASH_HEADER = "x-image-sha256"
-# kind to its share in per cent; the last two are mistakes of the client
-SHARES = {
-    "prediction": 42,
-    "gradcam": 20,
-    "three maps": 10,
-    "all maps": 4,
-    "two targets": 8,
-    "sheet": 6,
-    "arrays": 4,
-    "not an image": 3,
-    "bad option": 3,
-}
 FORMS = ("multipart", "raw", "json")
 _BOUNDARY = "a-boundary-that-no-picture-holds"  # a random one would make equal requests differ
 _MAPS = ("gradcam", "guided_backprop", "guided_gradcam", "saliency")
-_OPTIONS: dict[str, dict[str, str]] = {
-    "prediction": {"maps": "none"},
-    "gradcam": {"maps": "gradcam"},
-    "three maps": {},
-    "all maps": {"maps": "all"},
-    "two targets": {"target": "heart,arrow", "maps": "gradcam"},
-    "sheet": {},
-    "arrays": {"maps": "gradcam", "encoding": "npy"},
-    "not an image": {},
-    "bad option": {},
-}
-# names of the maps in the answer
-_EXPECTED_MAPS: dict[str, tuple[str, ...]] = {
-    "gradcam": _MAPS[:1],
-    "three maps": _MAPS[:3],
-    "all maps": _MAPS,
-    "two targets": _MAPS[:1],
-    "arrays": _MAPS[:1],
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of request, and what is known of its answer."""
+
+    share: int  # per cent
+    options: Mapping[str, str] = field(default_factory=dict)
+    maps: tuple[str, ...] = ()  # their names in the answer
+    status: int = 200
+
+
+KINDS = {
+    "prediction": Kind(42, {"maps": "none"}),
+    "gradcam": Kind(20, {"maps": "gradcam"}, _MAPS[:1]),
+    "three maps": Kind(10, maps=_MAPS[:3]),
+    "all maps": Kind(4, {"maps": "all"}, _MAPS),
+    "two targets": Kind(8, {"target": "heart,arrow", "maps": "gradcam"}, _MAPS[:1]),
+    "sheet": Kind(6),
+    "arrays": Kind(4, {"maps": "gradcam", "encoding": "npy"}, _MAPS[:1]),
+    # mistakes of the client
+    "not an image": Kind(3, status=415),
+    "bad option": Kind(3, status=400),
 }
 
 
@@ -67,13 +59,13 @@ class Asked:
 def mixed(number: int, pool: Sequence[Drawn], seed: int) -> Asked:
     """Request ``number`` of the mixed profile; the same arguments give the same request."""
     chance = random.Random(f"{seed}:{number}")
-    kind = chance.choices(list(SHARES), list(SHARES.values()))[0]
+    kind = chance.choices(list(KINDS), [one.share for one in KINDS.values()])[0]
     return request(number, kind, chance.choice(FORMS), chance.choice(pool), seed)
 
 
 def request(number: int, kind: str, form: str, drawn: Drawn, seed: int = 0) -> Asked:
     """One request of a kind, with a picture that no other request has."""
-    options, token = dict(_OPTIONS[kind]), ""
+    options, token = dict(KINDS[kind].options), ""
     upload = marked(drawn.jpeg, f"request {number} of load {seed}")
     if kind == "not an image":
         start = b"\x01" + number.to_bytes(7, "big")  # the answer names the first eight bytes
@@ -93,7 +85,7 @@ def _formed(form: str, upload: bytes, options: Mapping[str, str]) -> tuple[bytes
     if form == "json":
         content = {"image": base64.b64encode(upload).decode("ascii"), **options}
         return json.dumps(content).encode("ascii"), {"Content-Type": "application/json"}
-    fields = {"data": ("picture.jpg", upload, "image/jpeg"), **options}
+    fields: dict[str, Any] = {"data": ("picture.jpg", upload, "image/jpeg"), **options}
     body, content_type = encode_multipart_formdata(fields, boundary=_BOUNDARY)
     return body, {"Content-Type": content_type}
 
@@ -104,57 +96,49 @@ def judge(asked: Asked, status: int, headers: Mapping[str, str], body: bytes) ->
     An answer of another request begins with "crossed". "unidentified" is a good answer that does not say which
     picture it is of.
     """
-    expected = {"not an image": 415, "bad option": 400}.get(asked.kind, 200)
-    if status != expected:
-        return f"status {status} instead of {expected}: {body[:120]!r}"
-    named = next((value for key, value in headers.items() if key.lower() == HASH_HEADER), None)
-    own = hashlib.sha256(asked.upload).hexdigest()
-    if named is not None and named != own:
-        return f"crossed: the answer's header names the picture {named[:12]}, not {own[:12]}"
-    if asked.token:
-        return "" if asked.token in _text(body) else f"crossed or wrong: {asked.token} is not in {body[:200]!r}"
-    if asked.kind == "sheet":
-        if not body.startswith(b"\x89PNG"):
-            return "the sheet is no PNG"
-        return "" if named else "unidentified"
     try:
-        content = json.loads(body)
-        wrong = _judge_content(asked, content, own)
-    except (KeyError, TypeError, ValueError) as error:
+        return next(_faults(asked, status, headers, body), "")
+    except (LookupError, TypeError, ValueError) as error:
         return f"the answer cannot be read: {error!r}"
-    return wrong or ("" if named or "image" in content else "unidentified")
 
 
-def _text(body: bytes) -> str:
-    return body.decode("utf-8", "replace")
+def _faults(asked: Asked, status: int, headers: Mapping[str, str], body: bytes) -> Iterator[str]:
+    """The worst first."""
+    kind, own = KINDS[asked.kind], hashlib.sha256(asked.upload).hexdigest()
+    if status != kind.status:
+        yield f"status {status} instead of {kind.status}: {body[:120]!r}"
+    named = next((value for key, value in headers.items() if key.lower() == HASH_HEADER), None)
+    if named is not None and named != own:
+        yield f"crossed: the answer's header names the picture {named[:12]}, not {own[:12]}"
+    if asked.token:
+        if asked.token.encode() not in body:
+            yield f"crossed or wrong: {asked.token} is not in {body[:200]!r}"
+        return
+    if asked.kind != "sheet":
+        content = json.loads(body)
+        yield from _faults_of_content(asked, content, own)
+        named = named or content.get("image")
+    elif not body.startswith(b"\x89PNG"):
+        yield "the sheet is no PNG"
+    if not named:
+        yield "unidentified"
 
 
-def _judge_content(asked: Asked, content: dict[str, Any], own: str) -> str:
-    found = content.get("image", {}).get("sha256", own)
+def _faults_of_content(asked: Asked, content: dict[str, Any], own: str) -> Iterator[str]:
+    found, side = content.get("image", {}).get("sha256", own), [asked.drawn.side] * 2
     if found != own:
-        return f"crossed: the answer is of the picture {found[:12]}, not {own[:12]}"
-    side = [asked.drawn.side] * 2
+        yield f"crossed: the answer is of the picture {found[:12]}, not {own[:12]}"
     if content["view"]["image"] != side:
-        return f"crossed: the answer is of a picture of {content['view']['image']}, not {side}"
+        yield f"crossed: the answer is of a picture of {content['view']['image']}, not {side}"
     targets = [one["target"]["label"] for one in content["explanations"]]
     top = content["predictions"][0]["label"]
     expected = {"prediction": [], "two targets": ["heart", "arrow"]}.get(asked.kind, [top])
     if targets != expected:
-        return f"explained are {targets}, not {expected}"
-    return _judge_maps(asked, content["explanations"])
-
-
-def _judge_maps(asked: Asked, explanations: list[dict[str, Any]]) -> str:
+        yield f"explained are {targets}, not {expected}"
     start = b"\x93NUMPY" if asked.kind == "arrays" else b"\x89PNG"
-    for explanation in explanations:
-        maps = explanation["maps"]
-        if tuple(maps) != _EXPECTED_MAPS[asked.kind]:
-            return f"the maps are {', '.join(maps)}"
+    for maps in (one["maps"] for one in content["explanations"]):
+        if tuple(maps) != KINDS[asked.kind].maps:
+            yield f"the maps are {', '.join(maps)}"
         for name, one in maps.items():
-            try:
-                begins = base64.b64decode(one["data"][:32]).startswith(start)
-            except binascii.Error:
-                begins = False
-            if not begins:
-                return f"{name} is not what was asked for"
-    return ""
+            if not base64.b64decode(one["data"][:32]).startswith(start):
+                yield f"{name} is not what was asked for"

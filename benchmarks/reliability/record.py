@@ -13,6 +13,7 @@ import yaml
 
 from benchmarks.machine import describe_machine
 from deploy.local_server import LocalServer
+from handler.atomic_write import write_whole
 
 FOLDER = Path("out/reliability")
 _OF_PROPERTIES = (
@@ -34,7 +35,6 @@ def settings_of(server: LocalServer) -> dict[str, Any]:
 
 def write_record(folder: Path, name: str, content: Mapping[str, Any], settings: Mapping[str, Any]) -> Path:
     """Writes ``folder/name.json``, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     record = {
         "name": name,
         "command": shlex.join(["python", "-m", "benchmarks.reliability", *sys.argv[1:]]),
@@ -44,9 +44,7 @@ def write_record(folder: Path, name: str, content: Mapping[str, Any], settings: 
         **content,
     }
     path = folder / f"{name}.json"
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(path, (json.dumps(record, indent=1) + "\n").encode())
     return path
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.load import post_for
-from benchmarks.reliability.mixed_load import percentiles
+from benchmarks.reliability.asking import percentiles
 from benchmarks.reliability.pictures import Drawn
 from deploy.local_server import LocalServer
 
@@ -41,16 +41,9 @@ def measure_sizing(server: LocalServer, pool: Sequence[Drawn], seconds: float) -
             bad = next((one for one in load.answers if one.status != 200), None)
             if bad is not None:
                 raise WrongAnswer(f"{profile} at concurrency {concurrency}: {bad.status} {bad.body[:200]!r}")
-            times = [one.ms for one in load.answers]
-            measured.append(
-                {
-                    "profile": profile,
-                    "concurrency": concurrency,
-                    "per_s": round(load.per_s, 1),
-                    "requests": len(times),
-                    **percentiles(times),
-                }
-            )
+            times, per_s = [one.ms for one in load.answers], round(load.per_s, 1)
+            found = {"profile": profile, "concurrency": concurrency, "per_s": per_s, "requests": len(times)}
+            measured.append(found | percentiles(times))
     return measured
 
 

@@ -37,7 +37,6 @@ class _Job:
     estimate: int  # bytes that it is expected to take
     process: subprocess.Popen[bytes]
     log: Path
-    started: float
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -66,19 +65,16 @@ def run(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description=__doc__)
-    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="torchvision names (default: all)")
-    parser.add_argument("--small", action="store_true", help=f"these alone: {', '.join(SMALL)}")
-    parser.add_argument(
-        "--folder", type=Path, default=Path("out/zoo"), help="of rows and logs; rows that are there are not made anew"
-    )
-    parser.add_argument("--again", action="store_true", help="make them anew")
-    parser.add_argument("--jobs", type=int, default=max(os.cpu_count() or 1, 1), help="at once (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="of each (default: %(default)s)")
-    parser.add_argument(
-        "--side", type=int, help="of the pictures, in pixels (default: that of the networks' own weights)"
-    )
-    parser.add_argument("--docs", type=Path, help="folder to write ZOO.md and zoo.json into (make zoo: docs)")
-    parser.add_argument("--only-report", action="store_true", help="run nothing, write the report of the rows there")
+    add = parser.add_argument
+    add("networks", nargs="*", metavar="NETWORK", help="torchvision names (default: all)")
+    add("--small", action="store_true", help=f"these alone: {', '.join(SMALL)}")
+    add("--folder", type=Path, default=Path("out/zoo"), help="of rows and logs; rows that are there are not made anew")
+    add("--again", action="store_true", help="make them anew")
+    add("--jobs", type=int, default=max(os.cpu_count() or 1, 1), help="at once (default: %(default)s)")
+    add("--threads", type=int, default=1, help="of each (default: %(default)s)")
+    add("--side", type=int, help="of the pictures, in pixels (default: that of the networks' own weights)")
+    add("--docs", type=Path, help="folder to write ZOO.md and zoo.json into (make zoo: docs)")
+    add("--only-report", action="store_true", help="run nothing, write the report of the rows there")
     return parser
 
 
@@ -138,7 +134,7 @@ def _start(network: str, need: int, folder: Path, threads: int, side: int | None
     (folder / f"{network}.json").unlink(missing_ok=True)
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=_ROOT)
-    return _Job(network, need, memory_need(network, side), process, log, time.perf_counter())
+    return _Job(network, need, memory_need(network, side), process, log)
 
 
 def _finish(job: _Job, folder: Path) -> None:

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.child import peak_memory
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, peak_memory
 from benchmarks.zoo.plain_autograd import Found, explain
 from benchmarks.zoo.weights import preprocessing_of, random_classifier
 from export.graphs.explanation import explanation_kind, export_explanation, export_gradcam
@@ -86,15 +85,14 @@ def look_at(architecture: str, side: int | None = None, *, folder: Path | None =
             onnx = OnnxEngine.open(where, origin_of(classifier), threads=torch.get_num_threads())
             row["engines"]["onnx"] = asdict(_errors(onnx, classifier, truth))
             row["times"] = _times(classifier, where, usable)
-    row["peak_mb"] = round(peak_memory())
+    row["peak_mb"] = round(peak_memory() / 2**20)
     row["seconds"] = round(time.perf_counter() - started)
     return row
 
 
 def _guided(classifier: Classifier) -> dict[str, str]:
-    picture = _picture(classifier, 0)
     try:
-        evidence = TorchEngine(classifier).run(picture, [[TOP]], Needs(guided=True))
+        evidence = TorchEngine(classifier).run(_picture(classifier, 0), [[TOP]], Needs(guided=True))
     except Unprocessable as error:
         return {"refused": str(error)}
     return {"coverage": evidence.coverage or ""}
@@ -112,33 +110,30 @@ def _plain(classifier: Classifier) -> list[Found]:
 
 
 def _errors(engine: Engine, classifier: Classifier, truth: Sequence[Found]) -> EngineErrors:
-    scores, maps, guided, saliency = [], [], [], []
+    layer = classifier.default_layer
+    errors: dict[str, list[float]] = {"scores": [], "gradcam": [], "guided": [], "saliency": []}
     for number, found in enumerate(truth):
-        picture, layer = _picture(classifier, number), (classifier.default_layer,)
-        evidence = engine.run(picture, [[TOP]], Needs(layer)) if _covers(engine, Needs(layer)) else None
-        if evidence is not None:
-            scores.append(_relative(evidence.logits[0], found.scores.numpy()))
-            maps.append(float(np.abs(_map(evidence, layer[0]) - scale(found.gradcam.numpy())).max()))
-        if found.guided is not None and _covers(engine, Needs(guided=True)):
-            its = engine.run(picture, [[TOP]], Needs(guided=True)).guided
-            assert its is not None
-            guided.append(_rms(its[0], found.guided.numpy()))
-        if _covers(engine, Needs(saliency=True)):
-            its = engine.run(picture, [[TOP]], Needs(saliency=True)).saliency
-            assert its is not None
-            saliency.append(_relative(its[0], found.saliency.numpy()))
-    return EngineErrors(
-        _worst(scores), _worst(maps), _worst(guided) if guided else None, _worst(saliency) if saliency else None
-    )
+        picture = _picture(classifier, number)
+        if evidence := _evidence(engine, picture, Needs((layer,))):
+            its = evidence.layers[layer]
+            cam = scale(gradcam(its.activation, its.gradient)[0])
+            errors["scores"].append(_relative(evidence.logits[0], found.scores.numpy()))
+            errors["gradcam"].append(float(np.abs(cam - scale(found.gradcam.numpy())).max()))
+        if found.guided is not None and (evidence := _evidence(engine, picture, Needs(guided=True))):
+            assert evidence.guided is not None
+            errors["guided"].append(_rms(evidence.guided[0], found.guided.numpy()))
+        if evidence := _evidence(engine, picture, Needs(saliency=True)):
+            assert evidence.saliency is not None
+            errors["saliency"].append(_relative(evidence.saliency[0], found.saliency.numpy()))
+    scores, cams, *others = errors.values()
+    return EngineErrors(_worst(scores), _worst(cams), *(_worst(one) if one else None for one in others))
 
 
-def _covers(engine: Engine, needs: Needs) -> bool:
-    return engine.covers(needs) if isinstance(engine, OnnxEngine) else True
-
-
-def _map(evidence: Evidence, layer: str) -> Floats:
-    its = evidence.layers[layer]
-    return scale(gradcam(its.activation, its.gradient)[0])
+def _evidence(engine: Engine, picture: Floats, needs: Needs) -> Evidence | None:
+    """None where the engine has no graph for it."""
+    if isinstance(engine, OnnxEngine) and not engine.covers(needs):
+        return None
+    return engine.run(picture, [[TOP]], needs)
 
 
 def _relative(found: Floats, expected: Floats) -> float:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+
+from benchmarks.zoo.guided_relus import GuidedReLUs
 
 
 @dataclass(frozen=True)
@@ -58,40 +58,9 @@ def _as_maps(output: Tensor, layout: str) -> Tensor:
 
 def _guided(module: nn.Module, picture: Tensor) -> Tensor | None:
     picture = picture.clone().requires_grad_(True)
-    with _GuidedReLUs() as mode:
+    with GuidedReLUs() as mode:
         score = module(picture)[0].max()
     if not mode.count:
         return None
     (found,) = torch.autograd.grad(score, picture)
     return found[0]
-
-
-class _GuidedReLU(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, inputs: Tensor, high: float) -> Tensor:
-        context.save_for_backward((inputs > 0) & (inputs < high))
-        return inputs.clamp(0, high)
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (open_gates,) = context.saved_tensors
-        return gradient.clamp(min=0) * open_gates, None
-
-
-class _GuidedReLUs(TorchFunctionMode):
-    """Every call of ReLU and ReLU6, of a module or a function, becomes a guided one."""
-
-    _RELUS = (F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        limits = (*args[1:3], kwargs.get("min_val"), kwargs.get("max_val"))  # however they are handed over
-        six = function is F.relu6 or (function is F.hardtanh and [one for one in limits if one is not None] == [0, 6])
-        if (six or function in self._RELUS) and args[0].requires_grad:
-            self.count += 1
-            return _GuidedReLU.apply(args[0], 6.0 if six else float("inf"))
-        return function(*args, **kwargs)

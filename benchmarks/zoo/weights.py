@@ -24,18 +24,19 @@ _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
-def random_classifier(architecture: str, side: int | None = None, seed: int = 0) -> Classifier:
+def random_classifier(architecture: str, side: int | None = None, seed: int = 0, classes: int = CLASSES) -> Classifier:
     """A torchvision classifier; the same one for the same arguments.
 
     Args:
         architecture: a name of torchvision's registry.
         side: of the pictures; None is that of the architecture's own weights.
         seed: of the weights.
+        classes: number of scores.
     """
     how = preprocessing_of(architecture, side)
-    module = build(architecture, how.crop_size)
-    enliven(module, _pictures(how, seed), seed)
-    labels = [f"class {index}" for index in range(CLASSES)]
+    module = build(architecture, how.crop_size, classes)
+    enliven(module, _pictures(how, seed), seed, classes)
+    labels = [f"class {index}" for index in range(classes)]
     return build_classifier(
         Checkpoint(architecture=architecture, labels=labels, preprocessing=how, state=module.state_dict())
     )
@@ -56,12 +57,12 @@ def enliven(module: nn.Module, pictures: Tensor, seed: int = 0, classes: int = C
         _calibrate(module, pictures, classes)
 
 
-def build(architecture: str, side: int) -> nn.Module:
+def build(architecture: str, side: int, classes: int = CLASSES) -> nn.Module:
     """The network as torchvision builds it, in eval mode."""
     options: dict[str, Any] = {"init_weights": False} if architecture in ("googlenet", "inception_v3") else {}
     if architecture.startswith("vit_"):
         options["image_size"] = side
-    module: nn.Module = get_model(architecture, weights=None, num_classes=CLASSES, **options).eval()
+    module: nn.Module = get_model(architecture, weights=None, num_classes=classes, **options).eval()
     return module
 
 
@@ -124,9 +125,9 @@ def _calibrate(module: nn.Module, pictures: Tensor, classes: int = CLASSES) -> N
         spread = output.std()
         if not spread > 0 or not bool(spread.isfinite()):
             return output
-        layer.weight.div_(spread)  # type: ignore[operator,union-attr]
+        layer.weight.div_(spread)  # type: ignore[operator]
         if layer.bias is not None:
-            layer.bias.div_(spread)  # type: ignore[operator,union-attr]
+            layer.bias.div_(spread)  # type: ignore[operator]
         return output / spread
 
     weighted = [layer for layer in module.modules() if isinstance(layer, _WEIGHTED) and not _is_derived(layer)]

@@ -22,7 +22,7 @@ from benchmarks.ratios import TARGETS, percentile, ratio, summarise
 from benchmarks.report import render
 from benchmarks.results import KEY_SETTING, read_results, target_details, write_results
 from benchmarks.rounds import Child, ChildError, affordable, turns
-from benchmarks.work import EXPLAIN, GRADCAM, PREDICT, Batches, is_fresh
+from benchmarks.work import EXPLAIN, GRADCAM, PREDICT, batches, is_fresh
 
 pytestmark = pytest.mark.filterwarnings("ignore:Setting backward hooks:UserWarning")  # captum's, on every call
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -83,7 +83,7 @@ def test_other_pictures_get_other_answers_and_the_same_ones_the_same(work, calls
 def test_a_timed_call_runs_the_network_anew(work, calls, monkeypatch, task, name, passes):
     forward, counted = torch.nn.functional.linear, []  # the network ends in its only linear layer
     monkeypatch.setattr(torch.nn.functional, "linear", lambda *args: counted.append(1) or forward(*args))
-    spent = timed_round(calls[task, name], Batches(work.pictures(), 2), warm_up=1, seconds=0, least=3)
+    spent = timed_round(calls[task, name], batches(work.pictures(), 2), warm_up=1, seconds=0, least=3)
     assert len(spent) == 3
     assert len(counted) == 4 * passes
 
@@ -94,18 +94,18 @@ def test_an_onnx_call_is_one_run_of_the_smallest_graph(work, calls, monkeypatch)
     run, ran = GraphSession.run, []
     monkeypatch.setattr(GraphSession, "run", lambda self, *args: ran.append(self.description.kind) or run(self, *args))
     for task in (PREDICT, GRADCAM, EXPLAIN):
-        timed_round(calls[task, OURS_ONNX], Batches(work.pictures(), 2), warm_up=0, seconds=0, least=2)
+        timed_round(calls[task, OURS_ONNX], batches(work.pictures(), 2), warm_up=0, seconds=0, least=2)
     assert ran == ["prediction"] * 2 + ["gradcam"] * 2 + ["explanation"] * 2
 
 
 def test_batches_differ_from_one_call_to_the_next():
     pictures = np.arange(7 * 3, dtype=np.float32).reshape(7, 3, 1, 1)
-    batches = Batches(pictures, 2)
-    seen = [next(batches) for _ in range(4)]
+    handed_out = batches(pictures, 2)
+    seen = [next(handed_out) for _ in range(4)]
     assert [batch[0, 0, 0, 0] for batch in seen] == [0, 6, 12, 0]
     assert all(batch.shape == (2, 3, 1, 1) for batch in seen)
     with pytest.raises(ValueError, match="too few"):
-        Batches(pictures, 4)
+        batches(pictures, 4)
 
 
 def test_a_turn_lasts_as_long_as_it_should_and_does_not_time_the_warm_up():
@@ -150,7 +150,7 @@ def test_the_arithmetic():
     assert [percentile(range(1, 101), percent) for percent in (50, 95, 99)] == [50, 95, 99]
     assert percentile([7.0], 50) == 7
     load = Load([Answer(0, 200, b"", ms) for ms in (30, 10, 20)], seconds=1.5)
-    assert (load.per_s, load.percentile_ms(50), load.percentile_ms(99)) == (2, 20, 30)
+    assert load.per_s == 2
 
 
 def test_slow_settings_have_fewer_rounds():

@@ -7,15 +7,17 @@ import signal
 import threading
 from dataclasses import replace
 
+import psutil
 import pytest
 
-from benchmarks.reliability import fuzz as command
-from benchmarks.reliability.fuzz_input import Hostile, load, save
-from benchmarks.reliability.fuzz_judge import DEFECTS, judge
-from benchmarks.reliability.fuzz_memory import LEAST, describe
-from benchmarks.reliability.fuzz_requests import request
-from benchmarks.reliability.fuzz_run import Process, fuzz, worker_of
-from benchmarks.reliability.fuzz_wire import Reply, send
+from benchmarks.machine import peak_memory
+from benchmarks.reliability.fuzz import __main__ as command
+from benchmarks.reliability.fuzz.judge import DEFECTS, judge
+from benchmarks.reliability.fuzz.memory import LEAST, describe
+from benchmarks.reliability.fuzz.requests import request
+from benchmarks.reliability.fuzz.run import fuzz
+from benchmarks.reliability.fuzz.wire import Hostile, Reply, load, save, send
+from benchmarks.reliability.memory import named_worker
 from tests.support.serving import ONE, serving
 
 INPUTS = 2000
@@ -32,13 +34,13 @@ def client(tmp_path_factory, shapes_archive):
 
 @pytest.mark.server
 def test_two_thousand_hostile_inputs_are_answered_by_the_same_worker_in_flat_memory(client, tmp_path):
-    before = worker_of(client.server)
+    before = named_worker(client.server)
     outcome = fuzz(client.server, SEED, range(INPUTS), most=10)
     found = [one.to_dict() for one in outcome.findings]
     assert found == []
-    assert worker_of(client.server) == before
-    assert outcome.tried.total() == INPUTS
-    kinds = {kind.partition("/")[0] for kind in outcome.tried}
+    assert named_worker(client.server) == before
+    assert outcome.statuses.total() == INPUTS
+    kinds = {kind.partition("/")[0] for kind in outcome.by_kind}
     assert kinds >= {
         "picture",
         "bomb",
@@ -52,7 +54,7 @@ def test_two_thousand_hostile_inputs_are_answered_by_the_same_worker_in_flat_mem
         "cut",
     }
     formats = {"PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"}
-    assert {f"{kind}/{form}" for kind in ("picture", "bomb") for form in formats} <= set(outcome.tried)
+    assert {f"{kind}/{form}" for kind in ("picture", "bomb") for form in formats} <= set(outcome.by_kind)
     assert {200, 400, 404, 413, 415} <= set(outcome.statuses)
     assert set(outcome.statuses) <= {0, *range(200, 300), *range(400, 500), 500}
     assert outcome.statuses[500] == outcome.defects.total() < INPUTS / 10
@@ -102,7 +104,7 @@ def test_each_of_torchserves_own_500s_is_known_by_its_request_and_its_answer(cli
 
 @pytest.mark.server
 def test_a_worker_that_is_replaced_is_a_finding(client):
-    worker, sent = worker_of(client.server), threading.Semaphore(0)
+    worker, sent = named_worker(client.server), threading.Semaphore(0)
 
     def kill_after_some():
         if sent.acquire(timeout=60):
@@ -113,10 +115,10 @@ def test_a_worker_that_is_replaced_is_a_finding(client):
     outcome = fuzz(client.server, SEED, range(INPUTS), done=sent.release)
     killer.join()
     assert outcome.findings
-    assert outcome.tried.total() < INPUTS
+    assert outcome.statuses.total() < INPUTS
     assert any(re.search("process|worker|status 50[037]", one.fault) for one in outcome.findings)
     assert client.form(ONE.read_bytes(), maps="none").status_code == 200  # waits for the next worker
-    assert worker_of(client.server) != worker
+    assert named_worker(client.server) != worker
 
 
 @pytest.mark.server
@@ -132,7 +134,8 @@ def test_a_number_always_gives_the_same_request_and_a_file_holds_it_whole(tmp_pa
     for number in range(0, 3000, 10):
         hostile = request(SEED, number)
         assert hostile == request(SEED, number)
-        assert Hostile.from_json(json.loads(json.dumps(hostile.to_json()))) == hostile
+        save(tmp_path / "request.json", hostile, {})
+        assert load(tmp_path / "request.json") == hostile
     assert request(SEED, 1) != request(SEED + 1, 1)
 
 
@@ -195,8 +198,7 @@ def test_memory_that_grows_with_the_inputs_is_not_flat_and_peaks_and_stairs_at_t
     assert describe(name, stretching, base, base).flat
 
 
-def test_a_process_is_told_from_another_of_the_same_number():
-    own = Process.of(os.getpid())
-    assert own == Process.of(os.getpid())
-    assert own != replace(own, started=own.started + 1)
-    assert 0 < own.memory() <= own.memory("VmHWM")
+def test_what_a_process_held_at_most_is_no_less_than_what_it_holds():
+    assert 0 < psutil.Process().memory_info().rss <= peak_memory() == peak_memory(os.getpid())
+    with pytest.raises(OSError, match="No such file"):
+        peak_memory(2**22 + 1)  # beyond the largest number of a process

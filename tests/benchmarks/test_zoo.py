@@ -5,7 +5,6 @@ import math
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -146,7 +145,7 @@ def started(monkeypatch, code):
         log = folder / f"{network}.log"
         with log.open("wb") as file:
             process = subprocess.Popen([sys.executable, "-c", code], stdout=file, stderr=file, cwd=ROOT)
-        return zoo._Job(network, need, need, process, log, time.perf_counter())
+        return zoo._Job(network, need, need, process, log)
 
     monkeypatch.setattr(zoo, "_start", start)
     return names

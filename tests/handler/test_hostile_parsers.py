@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.reliability.fuzz_bodies import json_body, odd_value
-from benchmarks.reliability.fuzz_bombs import bomb
-from benchmarks.reliability.fuzz_pictures import bent_picture
-from benchmarks.reliability.fuzz_seeds import seed_pictures
+from benchmarks.reliability.fuzz.bodies import json_body, odd_value
+from benchmarks.reliability.fuzz.bombs import bomb
+from benchmarks.reliability.fuzz.pictures import bent_picture
+from benchmarks.reliability.fuzz.seeds import seed_pictures
 from handler.errors import RequestError
 from handler.picture.decode import decode
 from handler.protocol.answer import error_answer

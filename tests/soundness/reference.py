@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 from torch.utils.checkpoint import CheckpointFunction
 
+from benchmarks.zoo.guided_relus import GuidedReLUs
 from tests.soundness.layout import Layout
-from tests.soundness.rectifiers import GuidedReLUs
 
 Change = Callable[[Tensor], Tensor]  # of the upright cells (1, C, h, w)
 

@@ -3,20 +3,17 @@
 import hashlib
 import json
 import socket
-import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from functools import partial
+from contextlib import ExitStack, closing, suppress
 from urllib.parse import urlsplit
 
-from benchmarks.reliability.asking import Seen, ask, describe_seen, refused_as_overload, send, together
+from benchmarks.load import connection_to, repeating
+from benchmarks.reliability.asking import Seen, describe_seen, percentiles, send, together
 from benchmarks.reliability.burst import SIZE, bursts
-from benchmarks.reliability.faults.scenario import Finding, Place, settle
-from benchmarks.reliability.memory import MemoryWatch
+from benchmarks.reliability.faults.scenario import Finding, Place
+from benchmarks.reliability.memory import describe_samples, watched_memory
 from benchmarks.reliability.pictures import largest_upload
-from benchmarks.reliability.profile import request
-from deploy.local_server import LocalServer
 
 _SLOW, _UPLOADS = 40, 40  # clients
 _SLOW_S = 10.0  # seconds that they take
@@ -26,12 +23,12 @@ def full_queue(place: Place) -> Finding:
     """Bursts of four times the queue."""
     with place.server() as server:
         found = bursts(server, place.pool, rounds=3)
-        over = time.monotonic()
-        back = _next_right(server, place, over)
+        back = place.back(server, time.monotonic())
+        queue = server.properties["job_queue_size"]
     told_at_once = bool(found["refused"]) and found["refused_ms"]["p95"] < found["answered_ms"]["p50"]
     saw = {"200": found["answered"], "503": found["refused"]}
     return Finding(
-        f"three bursts of {SIZE} requests at the same moment on a queue of {server_queue(place)}",
+        f"three bursts of {SIZE} requests at the same moment on a queue of {queue}",
         "as many as the queue holds are answered, the others get 503 before those are; nothing else happens",
         told_at_once and not found["neither"],
         {"requests": 3 * SIZE, "saw": saw, "right_ms": found["answered_ms"], "refused_ms": found["refused_ms"]},
@@ -40,19 +37,11 @@ def full_queue(place: Place) -> Finding:
     )
 
 
-def server_queue(place: Place) -> str:
-    """The length of the queue, from the settings."""
-    return next(
-        line.partition("=")[2]
-        for line in place.config.read_text(encoding="utf-8").splitlines()
-        if line.startswith("job_queue_size=")
-    )
-
-
 def slow_upload(place: Place) -> Finding:
     """Connections that send their picture byte by byte."""
     headers = "Content-Type: image/jpeg\r\nContent-Length: 100000\r\nX-Explain-Maps: none\r\n"
-    return _among_slow(place, headers, b"\xff\xd8", _drip, f"{_SLOW} connections that send one byte every half second")
+    did = f"{_SLOW} connections that send one byte every half second"
+    return _among_slow(place, headers, b"\xff\xd8", lambda one: one.sendall(b"\xff"), did)
 
 
 def slow_reader(place: Place) -> Finding:
@@ -60,9 +49,8 @@ def slow_reader(place: Place) -> Finding:
     jpeg = place.pool[0].jpeg
     headers = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n"
     headers += "X-Explain-Maps: guided_backprop,guided_gradcam\r\nX-Explain-Encoding: npy\r\n"
-    return _among_slow(
-        place, headers, jpeg, _sip, f"{_SLOW} connections that ask for 3 MB and read 1 KB every half second"
-    )
+    did = f"{_SLOW} connections that ask for 3 MB and read 1 KB every half second"
+    return _among_slow(place, headers, jpeg, lambda one: one.recv(1024), did)
 
 
 def largest_uploads(place: Place) -> Finding:
@@ -70,69 +58,58 @@ def largest_uploads(place: Place) -> Finding:
     with place.server() as server:
         upload = largest_upload(int(server.properties["max_request_size"]))
         headers = {"Content-Type": "image/bmp", "X-Explain-Maps": "none"}
-        path, own = f"/predictions/{server.model}", hashlib.sha256(upload).hexdigest()
+        own = hashlib.sha256(upload).hexdigest()
 
         def judged(status: int, _: Mapping[str, str], body: bytes) -> str:
             if status != 200:
                 return f"status {status}: {body[:100]!r}"
             return "" if json.loads(body).get("image", {}).get("sha256", own) == own else "crossed"
 
-        with MemoryWatch(server, every=0.1) as memory:
-            seen = together([partial(send, server.address, path, upload, headers, judged)] * _UPLOADS)
-        over = time.monotonic()
-        back = _next_right(server, place, over)
-    others = {one.saw for one in seen if not one.right and not refused_as_overload(one)}
+        def post() -> Seen:
+            with closing(connection_to(server.address, 90)) as connection:
+                return send(connection, f"/predictions/{server.model}", upload, headers, judged)
+
+        with watched_memory(server, every=0.1) as samples:
+            seen = together([post] * _UPLOADS)
+        back = place.back(server, time.monotonic())
+    others = {one.saw for one in seen if not one.right and not one.refused}
+    refused = percentiles([one.ms for one in seen if one.refused])
+    memory = describe_samples(samples)
     return Finding(
         f"{_UPLOADS} uploads of {len(upload)} bytes at the same moment (max_request_size {2**20 * 10})",
         "200 or, the queue being full, 503; the server does not run out of memory",
         not others and any(one.right for one in seen) and back is not None,
-        {**describe_seen(seen), "refused_ms": _times(seen)},
+        {**describe_seen(seen), "refused_ms": refused},
         back,
-        {
-            "java_max_mib": memory.describe()["java_mib"]["max"],
-            "worker_max_mib": memory.describe()["workers_mib"]["max"],
-        },
+        {"java_max_mib": memory["java_mib"]["max"], "worker_max_mib": memory["workers_mib"]["max"]},
     )
 
 
-def _times(seen: list[Seen]) -> dict[str, float]:
-    times = sorted(one.ms for one in seen if refused_as_overload(one))
-    return {"p50": round(times[len(times) // 2], 1), "max": round(times[-1], 1)} if times else {}
-
-
-def _next_right(server: LocalServer, place: Place, since: float, tries: int = 100) -> float | None:
-    """Seconds from ``since`` until a client that asks again and again is answered."""
-    for number in range(tries):
-        one = ask(server.address, server.model, request(number, "prediction", "raw", place.pool[0]))
-        if one.right:
-            return round(one.ended - since, 2)
-        time.sleep(0.1)
-    return None
-
-
 def _among_slow(
-    place: Place, headers: str, start: bytes, slowly: Callable[[socket.socket, threading.Event], None], did: str
+    place: Place, headers: str, start: bytes, slowly: Callable[[socket.socket], object], did: str
 ) -> Finding:
     """Ordinary clients beside slow ones."""
-    over = threading.Event()
-    with place.server() as server:
+    with place.server() as server, ExitStack() as connections:
         with place.clients(server) as alone:
-            settle(alone, 60)
+            alone.settle(60)
         head = f"POST /predictions/{server.model} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n".encode("ascii")
-        slow = [_connected(server.address) for _ in range(_SLOW)]
-        threads = [threading.Thread(target=slowly, args=(one, over), daemon=True) for one in slow]
-        with MemoryWatch(server, every=0.5) as memory, place.clients(server) as beside:
-            for one, thread in zip(slow, threads, strict=True):
+        slow = [connections.enter_context(_connected(server.address)) for _ in range(_SLOW)]
+
+        def go_on() -> None:
+            for one in slow:
+                with suppress(OSError):
+                    slowly(one)
+
+        with watched_memory(server, every=0.5) as samples, place.clients(server) as beside:
+            for one in slow:
                 one.sendall(head + start)
-                thread.start()
-            time.sleep(_SLOW_S)
-            still_open = sum(_open(one) for one in slow)
-        ended = time.monotonic()
-        over.set()
-        for one, thread in zip(slow, threads, strict=True):
-            thread.join()
-            one.close()
-        back = _next_right(server, place, ended)
+                one.setblocking(False)
+            with repeating(go_on, 0.5):
+                time.sleep(_SLOW_S)
+                still_open = sum(_open(one) for one in slow)
+            ended = time.monotonic()
+        connections.close()
+        back = place.back(server, ended)
     failed = {one.saw for one in beside.seen if not one.right}
     return Finding(
         f"{did}, for {_SLOW_S:.0f} s, beside four ordinary clients",
@@ -144,7 +121,7 @@ def _among_slow(
             "alone_ms": alone.describe()["right_ms"],
             "slow_connections": _SLOW,
             "still_open_at_the_end": still_open,
-            "java_max_mib": memory.describe()["java_mib"]["max"],
+            "java_max_mib": describe_samples(samples)["java_mib"]["max"],
         },
     )
 
@@ -158,26 +135,11 @@ def _connected(address: str) -> socket.socket:
     return one
 
 
-def _drip(one: socket.socket, over: threading.Event) -> None:
-    with suppress(OSError):
-        while not over.wait(0.5):
-            one.sendall(b"\xff")
-
-
-def _sip(one: socket.socket, over: threading.Event) -> None:
-    with suppress(OSError):
-        while not over.wait(0.5):
-            one.recv(1024)
-
-
 def _open(one: socket.socket) -> bool:
     """Whether the server has not closed its end."""
     try:
-        one.setblocking(False)
         return one.recv(1, socket.MSG_PEEK) != b""
     except BlockingIOError:
         return True
     except OSError:
         return False
-    finally:
-        one.settimeout(10)

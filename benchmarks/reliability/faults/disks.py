@@ -7,13 +7,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
-from benchmarks.reliability.asking import Seen, describe_seen, get
-from benchmarks.reliability.faults.scenario import Finding, Impossible, Place, settle
-from deploy.local_server import LocalServer, ServerError, java_home, read_properties, with_free_ports
+from benchmarks.reliability.asking import Seen, describe_seen, ready, until
+from benchmarks.reliability.faults.scenario import Finding, Impossible, Place, by_hand, refusal
+from deploy.local_server import LocalServer
 
 _LOGS_MIB = 4
 _ALONE_S = 30.0  # seconds that torchserve alone is given
@@ -25,7 +26,7 @@ def full_disk_for_logs(place: Place) -> Finding:
     with tempfile.TemporaryDirectory(prefix="logs-") as folder, _mounted(Path(folder), f"size={_LOGS_MIB}m"):
         logs = Path(folder)
         with place.server(logs) as server, place.clients(server) as clients:
-            settle(clients)
+            clients.settle()
             _fill(logs / "filler")
             full = time.monotonic()
             time.sleep(_FULL_S)
@@ -33,7 +34,7 @@ def full_disk_for_logs(place: Place) -> Finding:
             (logs / "filler").unlink()
             back = clients.wait_until_back(time.monotonic())
             before = _bytes_of(logs)
-            settle(clients, 60)
+            clients.settle(60)
             grown = _bytes_of(logs) > before
         during = [one for one in clients.seen if full < one.started < full + _FULL_S]
     return Finding(
@@ -48,19 +49,12 @@ def full_disk_for_logs(place: Place) -> Finding:
 
 def temp_not_writable(place: Place) -> Finding:
     """The folder for sockets and unpacked archives is read-only."""
-    with tempfile.TemporaryDirectory(prefix="ts-") as outer:
-        folder = Path(outer) / "temp"
-        folder.mkdir()
-        config = Path(outer) / "config.properties"
-        settings = {**with_free_ports(read_properties(place.config)), "model_store": str(place.store)}
-        config.write_text("".join(f"{key}={value}\n" for key, value in settings.items()), encoding="utf-8")
-        server, said = LocalServer(config, place.model, folder, place.work / "logs"), ""
-        with _mounted(folder, "ro"):
-            try:
-                server.start(timeout=30)
-            except ServerError as error:
-                said = str(error)
-            left_by_us = _end_orphans(folder)
+    with place.unstarted() as described:
+        server = replace(described, folder=described.folder / "temp")
+        server.folder.mkdir()
+        with _mounted(server.folder, "ro"):
+            said = refusal(server, 30)
+            left_by_us = _end_orphans(server.folder)
             asked, left_by_torchserve = _torchserve_alone(server, place)
     return Finding(
         "TEMP on a read-only disk, first with `make serve`'s check, then with torchserve alone",
@@ -73,19 +67,11 @@ def temp_not_writable(place: Place) -> Finding:
 
 def _torchserve_alone(server: LocalServer, place: Place) -> tuple[Seen, int]:
     """What a client sees half a minute after torchserve was started by hand, and how many Java processes were left."""
-    environment = {**os.environ, "TEMP": str(server.folder), "TMPDIR": str(server.folder)}
-    environment |= {"LOG_LOCATION": str(server.logs), "METRICS_LOCATION": str(server.logs)}
-    if java_home() is not None:
-        environment["JAVA_HOME"] = str(java_home())
     command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs", "--ts-config", str(server.config)]
     with (place.work / "torchserve-alone.log").open("wb") as log:  # no pipe: a Java left behind would keep it open
-        subprocess.run(command, env=environment, stdout=log, stderr=log, check=False, timeout=120)
-    deadline = time.monotonic() + _ALONE_S
-    while True:
-        asked = get(server.address, f"/predictions/{place.model}/1.0/healthz", timeout=5)
-        if asked.right or time.monotonic() > deadline:
-            return asked, _end_orphans(server.folder)
-        time.sleep(1)
+        subprocess.run(command, env=by_hand(server), stdout=log, stderr=log, check=False, timeout=120)
+    until(lambda: ready(server, 5).right, _ALONE_S, 1)
+    return ready(server, 5), _end_orphans(server.folder)
 
 
 @contextmanager

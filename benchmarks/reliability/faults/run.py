@@ -17,19 +17,11 @@ from benchmarks.reliability.record import write_record
 from deploy.local_server import ServerError
 
 SCENARIOS: dict[str, Scenario] = {
-    "worker-killed": worker_killed,
-    "stopped": stopped,
-    "drained": drained,
-    "full-queue": full_queue,
-    "slow-upload": slow_upload,
-    "slow-reader": slow_reader,
-    "largest-uploads": largest_uploads,
-    "full-disk-for-logs": full_disk_for_logs,
-    "corrupt-archive": corrupt_archive,
-    "missing-sidecar": missing_sidecar,
-    "damaged-graph": damaged_graph,
-    "temp-not-writable": temp_not_writable,
-    "second-server": second_server,
+    scenario.__name__.replace("_", "-"): scenario
+    for scenario in (
+        *(worker_killed, stopped, drained, full_queue, slow_upload, slow_reader, largest_uploads, full_disk_for_logs),
+        *(corrupt_archive, missing_sidecar, damaged_graph, temp_not_writable, second_server),
+    )
 }
 
 

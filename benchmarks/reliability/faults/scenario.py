@@ -1,15 +1,16 @@
 """What a fault scenario is given and what it finds."""
 
-import time
+import os
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reliability.asking import Clients
+from benchmarks.reliability.asking import Clients, asking
 from benchmarks.reliability.pictures import Drawn
-from deploy.local_server import LocalServer, temporary_server
+from deploy.local_server import LocalServer, ServerError, described_server, java_home
 
 
 class Impossible(Exception):
@@ -32,15 +33,31 @@ class Place:
         return self.store / f"{self.model}.mar"
 
     @contextmanager
+    def unstarted(self, logs: Path | None = None, **overrides: str) -> Iterator[LocalServer]:
+        """A server on free ports that is not started; on leaving it is stopped, if it runs."""
+        settings = {"model_store": str(self.store), "load_models": f"{self.model}.mar", **overrides}
+        with tempfile.TemporaryDirectory(prefix="ts-") as folder:
+            server = described_server(self.config, self.model, Path(folder), logs or self.work / "logs", settings)
+            try:
+                yield server
+            finally:
+                server.stop()
+
+    @contextmanager
     def server(self, logs: Path | None = None, **overrides: str) -> Iterator[LocalServer]:
         """A running server on free ports."""
-        settings = {"model_store": str(self.store), **overrides}
-        with temporary_server(self.config, self.model, logs or self.work / "logs", settings) as server:
+        with self.unstarted(logs, **overrides) as server:
+            server.start()
             yield server
 
-    def clients(self, server: LocalServer, count: int = 4) -> Clients:
+    def clients(self, server: LocalServer, count: int = 4) -> AbstractContextManager[Clients]:
         """Clients that ask for predictions while the block runs."""
-        return Clients(server.address, server.model, self.pool, count)
+        return asking(server, self.pool, count)
+
+    def back(self, server: LocalServer, since: float) -> float | None:
+        """Seconds from ``since`` to the first right answer to a client that asks from now on; None if none comes."""
+        with self.clients(server, 1) as clients:
+            return clients.wait_until_back(since)
 
 
 @dataclass(frozen=True)
@@ -58,18 +75,17 @@ class Finding:
 Scenario = Callable[[Place], Finding]
 
 
-def settle(clients: Clients, answers: int = 20, timeout: float = 60) -> None:
-    """Waits until clients have had so many more right answers.
-
-    Raises:
-        TimeoutError: they have not.
-    """
-    deadline, wanted = time.monotonic() + timeout, _right(clients) + answers
-    while _right(clients) < wanted:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"no {answers} right answers in {timeout:g} s: {clients.describe()}")
-        time.sleep(0.05)
+def refusal(server: LocalServer, timeout: float) -> str:
+    """What ``start`` says of a server that it does not start, "" if it does."""
+    try:
+        server.start(timeout)
+    except ServerError as error:
+        return str(error)
+    return ""
 
 
-def _right(clients: Clients) -> int:
-    return sum(one.right for one in list(clients.seen))
+def by_hand(server: LocalServer, **more: str) -> dict[str, str]:
+    """The environment of a server that is started without ``LocalServer``."""
+    folders = {"TEMP": str(server.folder), "TMPDIR": str(server.folder)}
+    folders |= {"LOG_LOCATION": str(server.logs), "METRICS_LOCATION": str(server.logs)}
+    return {**os.environ, **folders, **({"JAVA_HOME": str(home)} if (home := java_home()) else {}), **more}

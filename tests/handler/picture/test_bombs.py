@@ -7,9 +7,9 @@ import zlib
 import pytest
 from PIL import Image
 
-from benchmarks.reliability.fuzz_bombs import bomb, jpeg_of_scans
-from benchmarks.reliability.fuzz_pictures import bent_picture
-from benchmarks.reliability.fuzz_seeds import seed_pictures
+from benchmarks.reliability.fuzz.bombs import bomb, jpeg_of_scans
+from benchmarks.reliability.fuzz.pictures import bent_picture
+from benchmarks.reliability.fuzz.seeds import seed_pictures
 from handler.errors import BadRequest, TooLarge
 from handler.picture.bombs import MOST_SCANS, check_chunks, count_scans
 from handler.picture.decode import decode
@@ -103,8 +103,8 @@ def test_no_hostile_picture_takes_more_memory_than_the_largest_valid_one():
     script = (
         "import random, resource, warnings\n"
         "warnings.simplefilter('ignore')\n"
-        "from benchmarks.reliability.fuzz_bombs import bomb, real_png\n"
-        "from benchmarks.reliability.fuzz_pictures import bent_picture\n"
+        "from benchmarks.reliability.fuzz.bombs import bomb, real_png\n"
+        "from benchmarks.reliability.fuzz.pictures import bent_picture\n"
         "from handler.picture.decode import decode\n"
         "from handler.errors import RequestError\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"

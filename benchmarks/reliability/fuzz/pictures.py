@@ -5,17 +5,14 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
+from itertools import pairwise
 
-from benchmarks.reliability.fuzz_seeds import seed_pictures
+from benchmarks.reliability.fuzz.corpus import octets
+from benchmarks.reliability.fuzz.seeds import seed_pictures
 
 _NUMBERS = (0, 1, 2, 7, 16, 255, 256, 32767, 32768, 65535, 65536, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
 _MARKERS = bytes((0xC0, 0xC1, 0xC2, 0xC3, 0xC4, 0xC9, 0xCA, 0xD0, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xE0, 0xE1, 0xE2, 0xEE))
-_WORDS = (
-    *(b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"acTL", b"fcTL", b"fdAT", b"iCCP", b"zTXt", b"eXIf"),
-    *(b"VP8 ", b"VP8L", b"VP8X", b"ANIM", b"ANMF", b"ALPH", b"EXIF", b"RIFF", b"WEBP"),
-    *(b"Exif\0\0", b"MM\0*", b"II*\0", b"II+\0", b"GIF89a", b"\x21\xf9\x04", b"\x21\xff\x0b", b"\x2c", b"BM"),
-    *(b"Adobe\0", b"JFIF\0", b"MPF\0", b"ICC_PROFILE\0", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"),
-)
+_WORDS = octets("formats")
 
 
 def bent_picture(draw: random.Random) -> tuple[str, bytes]:
@@ -51,12 +48,17 @@ def _append(draw: random.Random, data: bytes) -> bytes:
     return data + draw.choice((draw.randbytes(draw.randrange(2000)), data, sound_picture(draw)))
 
 
+def patched(data: bytes, place: int, piece: bytes) -> bytes:
+    """With other bytes at that place, and as long as before."""
+    return data[:place] + piece + data[place + len(piece) :]
+
+
 def _overwrite(draw: random.Random, data: bytes) -> bytes:
     """A number of two or four bytes, either way round, mostly where headers are."""
     form = draw.choice((">H", "<H", ">I", "<I"))
     number = draw.choice(_NUMBERS) & (0xFFFF if form.endswith("H") else 0xFFFFFFFF)
     place = draw.randrange(max(1, min(draw.choice((40, 120, len(data))), len(data))))
-    return data[:place] + struct.pack(form, number) + data[place + struct.calcsize(form) :]
+    return patched(data, place, struct.pack(form, number))
 
 
 def _splice(draw: random.Random, data: bytes) -> bytes:
@@ -97,27 +99,19 @@ def _stretch(draw: random.Random, data: bytes) -> bytes:
 
 
 _WAYS: dict[str, Callable[[random.Random, bytes], bytes]] = {
-    "flip": _flip,
-    "truncate": _truncate,
-    "append": _append,
-    "overwrite": _overwrite,
-    "splice": _splice,
-    "exchange": _exchange,
-    "cross": _cross,
-    "stretch": _stretch,
+    way.__name__.removeprefix("_"): way
+    for way in (_flip, _truncate, _append, _overwrite, _splice, _exchange, _cross, _stretch)
 }
+_STARTS = {b"\xff\xd8": rb"\xff[^\0\xff]", b"RI": rb"VP8[ LX]|ANIM|ANMF|ALPH|EXIF", b"GI": rb"\x21[\xf9\xfe\xff]|\x2c"}
 
 
 def _segments(data: bytes) -> list[bytes]:
     """The file cut where segments begin, as far as they are found; together they are the file."""
     if data.startswith(b"\x89PNG"):
-        return _cut(data, _png_starts(data))
-    pattern = {
-        b"\xff\xd8": rb"\xff[^\0\xff]",
-        b"RI": rb"VP8[ LX]|ANIM|ANMF|ALPH|EXIF",
-        b"GI": rb"\x21[\xf9\xfe\xff]|\x2c",
-    }
-    return _cut(data, [found.start() for found in re.finditer(pattern.get(data[:2], rb"(?s).{12}"), data)])
+        starts = _png_starts(data)
+    else:
+        starts = [found.start() for found in re.finditer(_STARTS.get(data[:2], rb"(?s).{12}"), data)]
+    return [data[one:other] for one, other in pairwise([0, *starts, len(data)])]
 
 
 def _png_starts(data: bytes) -> list[int]:
@@ -126,11 +120,6 @@ def _png_starts(data: bytes) -> list[int]:
         starts.append(place)
         place += 12 + int.from_bytes(data[place : place + 4], "big")
     return starts
-
-
-def _cut(data: bytes, starts: list[int]) -> list[bytes]:
-    edges = [0, *starts, len(data)]
-    return [data[one:other] for one, other in zip(edges, edges[1:], strict=False)]
 
 
 def _with_sums(data: bytes) -> bytes:

@@ -1,20 +1,22 @@
 """Sends hostile requests from several threads and notes what comes of them."""
 
-import json
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.reliability.fuzz_input import Hostile
-from benchmarks.reliability.fuzz_judge import judge
-from benchmarks.reliability.fuzz_memory import Memory, Process, describe
-from benchmarks.reliability.fuzz_requests import request
-from benchmarks.reliability.fuzz_wire import Reply, send
-from deploy.local_server import DIRECT, LocalServer
+import psutil
+
+from benchmarks.load import in_threads, repeating
+from benchmarks.machine import peak_memory
+from benchmarks.reliability.fuzz.judge import judge
+from benchmarks.reliability.fuzz.memory import Memory, describe
+from benchmarks.reliability.fuzz.requests import request
+from benchmarks.reliability.fuzz.wire import Hostile, Reply, send
+from benchmarks.reliability.memory import named_worker
+from deploy.local_server import LocalServer
 
 _SAMPLED_EVERY = 0.25  # seconds
 
@@ -35,34 +37,25 @@ class Finding:
             "body": self.reply.body[:500].decode("utf-8", "replace"),
             "seconds": round(self.reply.seconds, 2),
         }
-        return {
-            "fault": self.fault,
-            "number": self.number,
-            "kind": self.hostile and self.hostile.kind,
-            "answer": answer,
-        }
+        kind = self.hostile and self.hostile.kind
+        return {"fault": self.fault, "number": self.number, "kind": kind, "answer": answer}
 
 
 @dataclass
 class Outcome:
     """What was tried, what came back, and what must not be."""
 
-    tried: Counter[str] = field(default_factory=Counter)  # by kind
-    statuses: Counter[int] = field(default_factory=Counter)  # 0: no answer, where none need be
-    by_kind: dict[str, Counter[int]] = field(default_factory=dict)
+    by_kind: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))  # 0: no answer need be
     defects: Counter[str] = field(default_factory=Counter)  # TorchServe's, by name
     findings: list[Finding] = field(default_factory=list)
     memory: dict[str, Memory] = field(default_factory=dict)
     slowest: tuple[float, int] = (0.0, 0)  # seconds, number
     seconds: float = 0.0
 
-
-def worker_of(server: LocalServer) -> Process:
-    """The model's only worker, as the management address names it."""
-    address = f"{server.properties['management_address']}/models/{server.model}"
-    with DIRECT.open(address, timeout=60) as answer:
-        (worker,) = json.load(answer)[0]["workers"]
-    return Process.of(worker["pid"])
+    @property
+    def statuses(self) -> Counter[int]:
+        """Of all kinds."""
+        return sum(self.by_kind.values(), Counter[int]())
 
 
 def fuzz(
@@ -83,18 +76,9 @@ def fuzz(
         most: findings to stop at.
         done: called after each request.
     """
-    java = Process.of(server.pid or 0)
-    run = _Run(server, seed, numbers, most, done, {"worker": worker_of(server), "java": java})
-    started = time.perf_counter()
-    watch = threading.Thread(target=run.watch)
-    watch.start()
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            for client in [pool.submit(run.client) for _ in range(threads)]:
-                client.result()
-    finally:
-        run.stop.set()
-        watch.join()
+    run, started = _Run(server, seed, iter(numbers), most, done), time.perf_counter()
+    with repeating(run.watch, _SAMPLED_EVERY):
+        in_threads([run.client] * threads, stop=run.over.set)
     run.outcome.seconds = time.perf_counter() - started
     run.conclude()
     return run.outcome
@@ -102,28 +86,18 @@ def fuzz(
 
 class _Run:
     def __init__(
-        self,
-        server: LocalServer,
-        seed: int,
-        numbers: range,
-        most: int,
-        done: Callable[[], object],
-        processes: dict[str, Process],
+        self, server: LocalServer, seed: int, numbers: Iterator[int], most: int, done: Callable[[], object]
     ) -> None:
-        self._server, self._seed, self._done, self._processes = server, seed, done, processes
-        self._most = most
-        self._numbers: Iterator[int] = iter(numbers)
-        self._address = server.address
-        self._lock = threading.Lock()
-        self._samples: dict[str, list[tuple[int, int]]] = {name: [] for name in processes}
-        self._at_rest = {name: one.memory("VmHWM") for name, one in processes.items()}
-        self.outcome = Outcome()
-        self.stop = threading.Event()
-        self._sample()
+        self._server, self._seed, self._numbers, self._most, self._done = server, seed, numbers, most, done
+        self._address, self._lock = server.address, threading.Lock()
+        self._processes = {"worker": named_worker(server), "java": psutil.Process(server.pid)}
+        self._at_rest = {name: peak_memory(one.pid) for name, one in self._processes.items()}
+        self._samples: dict[str, list[tuple[int, int]]] = {name: [] for name in self._processes}
+        self.outcome, self.over = Outcome(), threading.Event()
 
     def client(self) -> None:
         """One thread's requests."""
-        while not self.stop.is_set():
+        while not self.over.is_set():
             with self._lock:
                 number = next(self._numbers, None)
             if number is None:
@@ -132,8 +106,7 @@ class _Run:
             try:
                 reply = send(self._address, self._server.model, hostile)
             except OSError:
-                with self._lock:
-                    self._add(Finding("the server cannot be reached", number, hostile))
+                self._add(Finding("the server cannot be reached", number, hostile))
                 return
             with self._lock:
                 self._note(number, hostile, reply)
@@ -141,9 +114,7 @@ class _Run:
 
     def _note(self, number: int, hostile: Hostile, reply: Reply) -> None:
         kind, verdict, outcome = "/".join(hostile.kind.split("/")[:2]), judge(hostile, reply), self.outcome
-        outcome.tried[kind] += 1
-        outcome.statuses[reply.status] += 1
-        outcome.by_kind.setdefault(kind, Counter())[reply.status] += 1
+        outcome.by_kind[kind][reply.status] += 1
         outcome.slowest = max(outcome.slowest, (reply.seconds, number))
         if verdict.defect:
             outcome.defects[verdict.defect] += 1
@@ -153,32 +124,31 @@ class _Run:
     def _add(self, finding: Finding) -> None:
         self.outcome.findings.append(finding)
         if len(self.outcome.findings) >= self._most or finding.hostile is None:
-            self.stop.set()
+            self.over.set()
 
     def watch(self) -> None:
         """Samples memory, and stops the run as soon as a process is gone."""
-        while not self.stop.wait(_SAMPLED_EVERY):
-            try:
-                self._sample()
-                gone = [name for name, one in self._processes.items() if Process.of(one.pid) != one]
-            except OSError:
-                gone = ["worker or java"]
-            if gone:
-                with self._lock:
-                    self._add(Finding(f"{gone[0]} is not the process it was"))
+        try:
+            self._sample()
+            gone = [name for name, one in self._processes.items() if not _runs(one)]
+        except psutil.Error:
+            gone = ["worker or java"]
+        if gone and not self.over.is_set():
+            self._add(Finding(f"{gone[0]} is not the process it was"))
 
     def _sample(self) -> None:
-        inputs = sum(self.outcome.tried.values())
+        with self._lock:
+            inputs = self.outcome.statuses.total()
         for name, process in self._processes.items():
-            self._samples[name].append((inputs, process.memory()))
+            self._samples[name].append((inputs, process.memory_info().rss))
 
     def conclude(self) -> None:
         """Looks once more whether the processes are the same, and whether memory stayed flat."""
         try:
             self._sample()
-            peaks = {name: one.memory("VmHWM") for name, one in self._processes.items()}
-            same = worker_of(self._server) == self._processes["worker"]
-        except (OSError, ValueError) as error:
+            peaks = {name: peak_memory(one.pid) for name, one in self._processes.items()}
+            same = named_worker(self._server) == self._processes["worker"]
+        except (OSError, ValueError, psutil.Error) as error:
             self._add(Finding(f"the server does not tell its worker any more: {error}"))
             return
         if not same:
@@ -187,3 +157,7 @@ class _Run:
             memory = self.outcome.memory[name] = describe(name, samples, peaks[name], self._at_rest[name])
             if not memory.flat:
                 self._add(Finding(f"memory of {name} is not flat: {memory}"))
+
+
+def _runs(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

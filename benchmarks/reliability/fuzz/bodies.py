@@ -6,60 +6,21 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.reliability.fuzz_pictures import bent_picture, sound_picture
+from benchmarks.reliability.fuzz.corpus import GOOD, octets, texts
+from benchmarks.reliability.fuzz.pictures import bent_picture, sound_picture
 
-NAMES = ("target", "maps", "method", "layer", "top_k", "size", "encoding", "overlay")
-_GOOD: dict[str, tuple[Any, ...]] = {
-    "target": ("top", 3, "star", ["heart", 1]),
-    "maps": ("none", "gradcam", ["gradcam"], []),
-    "method": ("gradcam", "layercam", "hirescam"),
-    "layer": ("auto", "conv5", "stage4"),
-    "top_k": (1, 10, "3"),
-    "size": ("layer", "input", "image"),
-    "encoding": ("png", "npy", "list"),
-    "overlay": (0.3, "bone", [0, "jet"]),
-}
-_TEXTS = (
-    *(
-        "",
-        " ",
-        "\0",
-        "\r\n",
-        "a" * 70_000,
-        ",",
-        ",,,",
-        "top,top",
-        "é☃𝄞",
-        "\u202e",
-        "１０",
-        "-0",
-        "+1",
-        "1e3",
-        "0x10",
-        "1_0",
-    ),
-    *("NaN", "-inf", "9" * 30, "9" * 5000, "../../etc/passwd", "<script>", "{}", "[]", "null", "%00", "${jndi:x}", "'"),
-)
-_RAW = (
-    "NaN",
-    "Infinity",
-    "-Infinity",
-    "1e400",
-    "-1e-400",
-    "9" * 4000,
-    "9" * 5000,
-    "0.1",
-    "-0",
-    '"\\ud800"',
-    '"\\u0000"',
-)
+NAMES = list(GOOD)
+_TEXTS, _RAW = texts("odd"), texts("raw_json")
+_NO_OBJECTS, _BOUNDARIES, _PART_TYPES = octets("no_objects"), octets("boundaries"), octets("part_types")
+_NUMBERS = (0, -1, 10, 10**9, -(10**30), 0.5, True, False, None, 2**63, 10**400)
+_DEPTHS = (3, 50, *range(900, 1010, 3), 5000)
 
 
 def json_body(draw: random.Random) -> bytes:
     """A JSON request with a good or a bent value for some of its options, bent once more as text."""
     fields: dict[str, Any] = {draw.choice(("image", "data", "body")): _picture_value(draw), "maps": "none"}
     for name in draw.sample(NAMES, draw.choice((0, 1, 2, 8))):
-        fields[name] = draw.choice(_GOOD[name]) if draw.random() < 0.4 else odd_value(draw)
+        fields[name] = draw.choice(GOOD[name]) if draw.random() < 0.4 else odd_value(draw)
     if draw.random() < 0.2:
         fields[draw.choice(_TEXTS)] = odd_value(draw)
     return _bent_text(draw, _dump(fields))
@@ -100,20 +61,19 @@ def _second(draw: random.Random) -> Any:
 
 def multipart(draw: random.Random) -> tuple[bytes, bytes]:
     """The content type, and the body."""
-    boundary = draw.choice((b"B", b"-" * 20 + b"x", b"a" * 70, b"'()+_,-./:=?", b"\xff\xe9"))
+    boundary = draw.choice(_BOUNDARIES)
     parts = [(_part_name(draw, b"data"), _picture(draw)), (b'name="maps"', b"none")]
     for _ in range(draw.choice((0, 1, 2, 5))):
         name = draw.choice((*NAMES, "Accept", "X-Cmd", "explain", "url_path", "describe", "content-type", "data", "é☃"))
-        parts.append((_part_name(draw, name.encode()), str(odd_value(draw)).encode("utf-8", "surrogatepass")[:5000]))
+        parts.append((_part_name(draw, name.encode()), as_bytes(odd_value(draw))[:5000]))
     if draw.random() < 0.03:
         parts += [(b'name="p%d"' % number, b"x") for number in range(3000)]
     body = b"".join(_part(draw, boundary, *one) for one in parts) + b"--" + boundary + b"--\r\n"
     sent = draw.choice((boundary, boundary, boundary, boundary, b'"' + boundary + b'"', b"other", b"", boundary[:-1]))
     content_type = b"multipart/form-data; boundary=" + sent
     if draw.random() < 0.1:
-        content_type = draw.choice(
-            (b"multipart/form-data", b"multipart/mixed; boundary=B", b"multipart/form-data;boundary")
-        )
+        odd = (b"multipart/form-data", b"multipart/mixed; boundary=B", b"multipart/form-data;boundary")
+        content_type = draw.choice(odd)
     return content_type, _bent_bytes(draw, body)
 
 
@@ -129,20 +89,12 @@ def _part_name(draw: random.Random, name: bytes) -> bytes:
 def _part(draw: random.Random, boundary: bytes, name: bytes, content: bytes) -> bytes:
     head = b"Content-Disposition: form-data; " + name + b"\r\n"
     if draw.random() < 0.3:
-        types = (
-            b"image/jpeg",
-            b"application/json",
-            b"text/plain; charset=utf-16",
-            b"text/plain; charset=no",
-            b"\xff/\xe9",
-        )
-        head += b"Content-Type: " + draw.choice((*types, b"multipart/mixed; boundary=C", b"")) + b"\r\n"
+        head += b"Content-Type: " + draw.choice(_PART_TYPES) + b"\r\n"
     if draw.random() < 0.1:
         head += b"Content-Transfer-Encoding: " + draw.choice((b"base64", b"binary", b"8bit", b"no")) + b"\r\n"
     if draw.random() < 0.05:
-        head = draw.choice(
-            (b"", b"Content-Disposition: attachment\r\n", b"X: " + b"y" * 9000 + b"\r\n", head.replace(b"\r", b""))
-        )
+        odd = (b"", b"Content-Disposition: attachment\r\n", b"X: " + b"y" * 9000 + b"\r\n", head.replace(b"\r", b""))
+        head = draw.choice(odd)
     return b"--" + boundary + b"\r\n" + head + b"\r\n" + content + b"\r\n"
 
 
@@ -165,23 +117,28 @@ def _picture_value(draw: random.Random) -> Any:
 
 def odd_value(draw: random.Random) -> Any:
     """Any JSON value, mostly of a wrong type; ``_Raw`` where Python's own writer would refuse."""
-    kind = draw.randrange(8)
-    if kind == 0:
-        return draw.choice(_TEXTS)
-    if kind == 1:
-        return draw.choice((0, -1, 10, 10**9, -(10**30), 0.5, True, False, None, 2**63, 10**400))
-    if kind == 2:
-        return _Raw(draw.choice(_RAW))
-    if kind == 3:
-        depth = draw.choice((3, 50, *range(900, 1010, 3), 5000))
-        return _Raw(draw.choice(("[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth)))
-    if kind == 4:
-        return [odd_value(draw) for _ in range(draw.randrange(4))]
-    if kind == 5:
-        return {draw.choice(_TEXTS): odd_value(draw) for _ in range(draw.randrange(3))}
-    if kind == 6:
-        return [draw.choice((0, "a", None, []))] * draw.choice((11, 5000))
-    return "".join(chr(draw.choice((draw.randrange(128), draw.randrange(0x300), 0xD800, 0x1F600))) for _ in range(9))
+    kinds: tuple[Callable[[], Any], ...] = (
+        lambda: draw.choice(_TEXTS),
+        lambda: draw.choice(_NUMBERS),
+        lambda: _Raw(draw.choice(_RAW)),
+        lambda: _nested(draw, draw.choice(_DEPTHS)),
+        lambda: [odd_value(draw) for _ in range(draw.randrange(4))],
+        lambda: {draw.choice(_TEXTS): odd_value(draw) for _ in range(draw.randrange(3))},
+        lambda: [draw.choice((0, "a", None, []))] * draw.choice((11, 5000)),
+        lambda: "".join(
+            chr(draw.choice((draw.randrange(128), draw.randrange(0x300), 0xD800, 0x1F600))) for _ in range(9)
+        ),
+    )
+    return draw.choice(kinds)()
+
+
+def as_bytes(value: Any) -> bytes:
+    """The text of an odd value as a client that does not look at it would send it."""
+    return str(value).encode("utf-8", "surrogatepass")
+
+
+def _nested(draw: random.Random, depth: int) -> "_Raw":
+    return _Raw(draw.choice(("[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth)))
 
 
 class _Raw(str):
@@ -212,9 +169,7 @@ def _bent_text(draw: random.Random, text: bytes) -> bytes:
         lambda: text.decode().encode(draw.choice(("utf-16", "utf-8-sig", "utf-32", "utf-16-le"))),
         lambda: _bent_bytes(draw, text),
         lambda: text + draw.choice((b"{}", b"\0", b"]", b" " * 5000)),
-        lambda: draw.choice(
-            (b"", b"null", b"5", b'"x"', b"[1]", b"[" * 99_999, b'{"a":' * 99_999, b"\xef\xbb\xbf", b"{" * 3000)
-        ),
+        lambda: draw.choice(_NO_OBJECTS),
     )
     return text if draw.random() < 0.6 else draw.choice(ways)()
 

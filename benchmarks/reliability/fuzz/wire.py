@@ -1,0 +1,102 @@
+"""One hostile request: how it is kept so that it can be sent again, and how it is sent.
+
+It is sent as the bytes it is: a client library would refuse or repair it.
+"""
+
+import base64
+import http.client
+import json
+import socket
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from handler.atomic_write import write_whole
+
+Pair = tuple[bytes, bytes]
+_UNFRAMED = 3  # seconds to wait for an answer to what is no HTTP
+_LARGEST_ANSWER = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Hostile:
+    """A request as it goes onto the wire; Host and Content-Length are added there."""
+
+    kind: str  # what was bent: "picture/PNG/flip", "json", …
+    body: bytes = b""
+    headers: list[Pair] = field(default_factory=list)
+    path: bytes = b"/predictions/{model}"  # {model} is replaced by the served model's name
+    method: bytes = b"POST"
+    promised: int | None = None  # Content-Length that is sent, where it is not the body's
+    framed: bool = True  # False: no HTTP that can be told apart, so that the server may also wait, or just close
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back. Status 0: the connection was closed, or nothing came in time, without an answer."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)  # names in lower case
+    body: bytes = b""
+    complete: bool = False  # as many bytes as its header promised
+    seconds: float = 0.0
+
+
+def save(path: Path, hostile: Hostile, found: dict[str, Any]) -> None:
+    """Writes a request, its bytes in base64, and what was found with it; ``load`` and ``--replay`` read it."""
+    content = {**found, "request": asdict(hostile)}
+    write_whole(path, json.dumps(content, indent=1, default=lambda data: base64.b64encode(data).decode()).encode())
+
+
+def load(path: Path) -> Hostile:
+    """The request that ``save`` wrote."""
+    said = json.loads(path.read_bytes())["request"]
+    for name in ("body", "path", "method"):
+        said[name] = base64.b64decode(said[name])
+    said["headers"] = [(base64.b64decode(name), base64.b64decode(value)) for name, value in said["headers"]]
+    return Hostile(**said)
+
+
+def send(address: str, model: str, hostile: Hostile, patience: float = 60) -> Reply:
+    """Sends one request over a connection of its own and waits ``patience`` seconds for each piece of the answer.
+
+    Raises:
+        ConnectionRefusedError: nobody listens any more.
+    """
+    parts, started = urlsplit(address), time.perf_counter()
+    timeout = patience if hostile.framed else _UNFRAMED
+    with socket.create_connection((parts.hostname, parts.port), timeout=timeout) as connection:
+        try:
+            connection.sendall(_bytes(hostile, model))
+            if hostile.promised is not None:
+                connection.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # refused before it was read; the answer may lie there all the same
+        reply = _receive(connection, hostile.method)
+    return Reply(*reply, seconds=time.perf_counter() - started)
+
+
+def _bytes(hostile: Hostile, model: str) -> bytes:
+    path = hostile.path.replace(b"{model}", model.encode())
+    length = len(hostile.body) if hostile.promised is None else hostile.promised
+    headers = [(b"Host", b"localhost"), (b"Content-Length", b"%d" % length), *hostile.headers]
+    lines = [b"%s %s HTTP/1.1" % (hostile.method, path), *(b"%s: %s" % pair for pair in headers)]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + hostile.body
+
+
+def _receive(connection: socket.socket, method: bytes) -> tuple[int, dict[str, str], bytes, bool]:
+    with http.client.HTTPResponse(connection, method=method.decode("latin-1")) as answer:
+        try:
+            answer.begin()
+        except (OSError, http.client.HTTPException):  # closed, nothing in time, or no HTTP
+            return 0, {}, b"", False
+        headers = {name.lower(): value for name, value in answer.getheaders()}
+        try:
+            body = answer.read(_LARGEST_ANSWER)
+        except (OSError, http.client.HTTPException):
+            body = b""
+    promised = 0 if method == b"HEAD" else int(headers.get("content-length", -1))
+    status = answer.status if answer.version == 11 else 0
+    return status, headers, body, len(body) == promised
