@@ -48,7 +48,7 @@ RELIABILITY := $(PY) -m benchmarks.reliability
 PACK_EMBEDDED = $(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check docs test lowest demo demo-photo archive export explanation gradcam serve stop finetune train localisation bench zoo soundness old-runtimes fuzz load soak soak-10 faults lock clean
+.PHONY: help setup check docs test test-fast lowest demo demo-photo archive export explanation gradcam serve stop finetune train localisation bench zoo soundness old-runtimes fuzz load soak soak-10 faults lock clean
 
 help: ## list the targets
 	@echo "make TARGET [VARIABLE=value …]"
@@ -97,6 +97,9 @@ docs: $(READY) ## build the documentation as a site in out/site/, docstrings inc
 
 test: $(READY) $(KSERVE_READY) $(LOWEST_READY) ## all tests, the real server among them
 	$(PY) -m pytest
+
+test-fast: $(READY) ## the tests that start no server and export no graph, on all cores
+	$(PY) -m pytest -n auto -m "not server and not slow"
 
 lowest: $(LOWEST_READY) ## install the wheel beside the oldest packages that pyproject.toml allows, and test it there
 	$(PY) -m pytest tests/export/test_wheel.py

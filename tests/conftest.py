@@ -18,6 +18,20 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+_SLOW_FOLDERS = {"benchmarks", "deploy", "docs", "examples", "server", "soundness", "export/graphs", "export/packing"}
+_SLOW_FIXTURES = {"shapes_archive", "shapes_graphs"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what ``make test-fast`` leaves out."""
+    tests = Path(__file__).parent
+    for item in items:
+        folder = item.path.parent.relative_to(tests).as_posix()
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if {folder, folder.partition("/")[0]} & _SLOW_FOLDERS or fixtures & _SLOW_FIXTURES:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def classifier() -> Classifier:
     """A small random-weight classifier; torch is loaded only for the tests that ask for it."""
