@@ -50,7 +50,7 @@ def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: in
 
 
 def origin_of(classifier: Classifier) -> Origin:
-    """What graphs must say that they were made from to stand for this classifier."""
+    """The origin that graphs must name in their metadata to be used for this classifier."""
     weights = classifier.weights_sha256 or hash_state(classifier.module)
     return Origin(
         architecture=classifier.architecture,

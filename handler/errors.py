@@ -35,7 +35,7 @@ class RequestError(ServiceError, ValueError):
 
     status: int = 400  # HTTP status of the row
     phrase: str = "Bad Request"  # ASCII, fixed; never anything a client sent
-    place: str = ""  # which of a request's pictures it is about; empty where there is only one
+    place: str = ""  # the picture that the error is about, "instances[2]"; empty in requests with one picture
 
     def __str__(self) -> str:
         message = super().__str__()

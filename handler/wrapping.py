@@ -154,7 +154,7 @@ def _checked(tensor: torch.Tensor) -> Floats:
 
 
 def _of_tensors(side: int) -> Preprocessing:
-    """What stands for a preprocessing where tensors come ready made."""
+    """The preprocessing that leaves tensors of this side as they are."""
     return Preprocessing(resize_size=side, crop_size=side, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 

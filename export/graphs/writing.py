@@ -77,6 +77,6 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
 
 
 def package_versions() -> dict[str, str]:
-    """Of everything that had a part in a graph."""
+    """The versions of the packages that have a part in a graph."""
     packages = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}

@@ -107,7 +107,7 @@ class WindowAttention(nn.Module):
         self.size = size
         self.window = window
         self.shift = shift
-        self.missing = [-cells % its for cells, its in zip(size, window, strict=True)]  # up to whole windows
+        self.missing = [-cells % side for cells, side in zip(size, window, strict=True)]  # up to whole windows
 
     def forward(self, cells: Tensor) -> Tensor:
         """(N, H, W, C) to (N, H, W, C)."""
@@ -188,7 +188,7 @@ def _relative_attention(layer: RelativePositionalMultiHeadAttention) -> Attentio
 def _window_attention(layer: ShiftedWindowAttention, size: tuple[int, int]) -> WindowAttention:
     window = list(layer.window_size)
     # a map of a single window is not shifted
-    shift = [0 if its >= cells else step for cells, its, step in zip(size, window, layer.shift_size, strict=True)]
+    shift = [0 if side >= cells else step for cells, side, step in zip(size, window, layer.shift_size, strict=True)]
     bias = layer.get_relative_position_bias()
     if any(shift):
         bias = bias + _mask(size, window, shift)[:, None].to(bias)

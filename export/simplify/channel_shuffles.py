@@ -41,7 +41,7 @@ class _Join:
 
     node: fx.Node
     channels: tuple[int, ...]  # their numbers
-    readers: tuple[tuple[str, ...], ...]  # of each: depthwise convolutions on the way, then the dense one
+    readers: tuple[tuple[str, ...], ...]  # per channel: depthwise convolutions on the way, then the dense one
 
 
 _Group = tuple[tuple[_Join, ...], list[int]]  # joins that read the same channels of one source, and those channels

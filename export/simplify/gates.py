@@ -92,7 +92,7 @@ def _read_once(source: fx.Node) -> bool:
 
 
 def _split_of(piece: fx.Node) -> fx.Node | None:
-    """What a piece is a piece of."""
+    """The tensor that a piece was cut from."""
     if piece.op != "call_function" or piece.target is not operator.getitem:
         return None
     split = piece.args[0]

@@ -215,7 +215,8 @@ def avg_pool2d_backward(
         [(start, min(start + kernel[i], size + padding[i])) for start in starts[i]] for i, (size, _) in enumerate(sizes)
     ]
     inside = [
-        [(max(start, 0), min(stop, size)) for start, stop in its] for its, (size, _) in zip(padded, sizes, strict=True)
+        [(max(start, 0), min(stop, size)) for start, stop in windows]
+        for windows, (size, _) in zip(padded, sizes, strict=True)
     ]
     return _spread(gradient, inputs, inside, padded if count_include_pad else inside, divisor_override, poles)
 
@@ -266,7 +267,7 @@ def _spread(
         divisor: instead of how many cells a window has.
         poles: whether the gradient can be infinite.
     """
-    rows, columns = ([stop - start for start, stop in its] for its in counted)
+    rows, columns = ([stop - start for start, stop in windows] for windows in counted)
     counts = torch.tensor([[divisor or one * other for other in columns] for one in rows]).to(gradient)
     spread = gradient / counts
     for axis in (3, 2):
@@ -281,7 +282,7 @@ def _multiplied(values: Tensor, windows: Windows, size: int, axis: int) -> Tenso
 
 
 def _gathered(values: Tensor, windows: Windows, size: int, axis: int) -> Tensor:
-    """The same by choosing for each cell the windows that it lies in, so that no zero meets a value."""
+    """Sums the windows of each cell by choosing them, so that no value is multiplied by zero."""
     none = len(windows)
     padded = torch.cat([values, torch.zeros_like(values.narrow(axis, 0, 1))], axis)
     of_cell = [[at for at, (start, stop) in enumerate(windows) if start <= cell < stop] for cell in range(size)]

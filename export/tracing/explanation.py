@@ -34,7 +34,7 @@ class NoRuleError(NotExportableError):
 
 
 def needs_of_kind(classifier: Classifier, kind: str) -> Needs:
-    """What a graph of a kind is made of, at the default layer."""
+    """The evidence that a graph of a kind holds, at the default layer."""
     return Needs((classifier.default_layer,), guided=kind == KIND_EXPLANATION, saliency=kind == KIND_SALIENCY)
 
 

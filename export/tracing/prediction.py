@@ -11,7 +11,7 @@ from handler.model.classifier import Classifier
 
 
 class PredictionGraph(nn.Module):
-    """What is exported: the classifier with its probabilities."""
+    """The module that is exported: the classifier with its probabilities."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

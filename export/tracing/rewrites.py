@@ -194,7 +194,7 @@ def _closing(graph: fx.Graph, values: fx.Node, channels: int, scale: float, offs
 
 
 def _gated(gate: Any) -> tuple[Any, bool] | None:
-    """Of a gate as a number: the activation's output that decides it, and whether it closes at 6, too."""
+    """The activation's output that decides a gate, and whether the gate closes at 6, too."""
     if not _is(gate, aten._to_copy.default):
         return None
     decided = gate.args[0]
@@ -317,7 +317,7 @@ def _out_of_place(target: Any) -> Any:
 
 
 def _frozen(value: Any) -> Any:
-    """As a dictionary's key; 1, 1.0 and True stay apart."""
+    """A value as the key of a dictionary; 1, 1.0 and True stay apart."""
     if isinstance(value, dict):
         return tuple((key, _frozen(one)) for key, one in sorted(value.items()))
     if isinstance(value, list | tuple):

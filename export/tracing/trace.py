@@ -62,7 +62,7 @@ def _with_symbolic_batch(fake: FakeTensorMode, tensor: Tensor, name: str) -> Ten
 
 
 class _GlobalPoolingAsMean(TorchFunctionMode):
-    """Of a map whose channels lie last in memory, ATen computes it with strides that ONNX has no notion of."""
+    """Global average pooling as a mean: for channels-last maps ATen's own uses strides that ONNX does not know."""
 
     def __torch_function__(
         self, function: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None

@@ -38,7 +38,7 @@ class Check:
     batch: int
     shape: tuple[int, ...]
     max_error: float
-    share_beyond: float  # of elements whose error exceeds the tolerance; NaN exceeds it
+    share_beyond: float  # share of elements whose error exceeds the tolerance; NaN exceeds it
     tolerance: Tolerance
 
     @property
@@ -188,7 +188,7 @@ def _summary(checks: Sequence[Verdict], same_top: bool) -> str:
 
 @dataclass(frozen=True)
 class Answers:
-    """Of both sides to one batch."""
+    """The answers of PyTorch and of the graph to one batch."""
 
     inputs: Inputs
     expected: Mapping[str, Floats]

@@ -36,11 +36,11 @@ class Deviations:
         """Measures one batch (N, 3, H, W)."""
         norms = np.sqrt(_squares(exact))
         scale = np.maximum(norms, max(_FAINT * float(norms.max()), 1e-30))
-        its, own = (list(np.sqrt(_squares(found - exact)) / scale) for found in (graph, torch))
-        self.graph += its
+        errors, own = (list(np.sqrt(_squares(found - exact)) / scale) for found in (graph, torch))
+        self.graph += errors
         self.torch += own
-        if len(its) > 1:
-            self.worst_best = max(self.worst_best[0], min(its)), max(self.worst_best[1], min(own))
+        if len(errors) > 1:
+            self.worst_best = max(self.worst_best[0], min(errors)), max(self.worst_best[1], min(own))
         for one, other in zip(exact.astype(np.float64), graph, strict=True):
             error = np.abs(other - one) / max(float(np.abs(one).max()), 1e-30)
             self.max_error = float(np.fmax(self.max_error, error.max())) if np.isfinite(error).all() else np.inf
@@ -58,10 +58,10 @@ class RoundingCheck:
 
     output: str
     batch: int  # pictures in all
-    max_error: float  # of the largest of its picture
-    share_beyond: float  # of the elements, further than ``CLOSE`` of the largest
+    max_error: float  # relative to the picture's largest value
+    share_beyond: float  # share of elements whose relative error exceeds ``CLOSE``
     graph: tuple[float, float]  # relative RMS error of the pictures: lower quartile, worst
-    torch: tuple[float, float]  # the same of PyTorch in float32
+    torch: tuple[float, float]  # relative RMS error of PyTorch in float32: lower quartile, worst
     # the smallest error of a batch's pictures, in the batch where it is largest: the graph's and PyTorch's
     worst_best: tuple[float, float] = (0.0, 0.0)
 
@@ -93,8 +93,8 @@ class RoundingCheck:
 
         No batch may be wrong as a whole either, as one would be whose pictures are mixed.
         """
-        its, own = self.worst_best
-        in_each_batch = its <= max(CLOSE_AT_WORST, TIMES_OWN * own)
+        graph, torch = self.worst_best
+        in_each_batch = graph <= max(CLOSE_AT_WORST, TIMES_OWN * torch)
         return in_each_batch and all(found <= most for found, most in zip(self.graph, self.allowed, strict=True))
 
     @property

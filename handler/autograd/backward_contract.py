@@ -1,4 +1,4 @@
-"""What PyTorch's backward operators need to be right, given to them."""
+"""Hands PyTorch's backward operators gradients in the memory layout that they need to be right."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager

@@ -17,7 +17,7 @@ def leads(root: Node, leaf: Node, without: Collection[Node] = ()) -> bool:
 
 
 def followed(among: Collection[Node]) -> set[Node]:
-    """Those of some nodes that gradients reach from another of them."""
+    """The nodes that gradients reach from another node of the collection."""
     behind = [following for node in among for following, _ in node.next_functions if following is not None]
     return set(among) & set(_walk(behind, ()))
 

@@ -36,7 +36,7 @@ class Tape:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Of one score, with respect to everything on the tape."""
+    """The gradients of one score with respect to everything on the tape."""
 
     layers: dict[str, torch.Tensor]  # path to (N, C, h, w)
     guided: torch.Tensor | None  # (N, 3, H, W)

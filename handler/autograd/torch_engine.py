@@ -18,7 +18,7 @@ from handler.explanation.evidence import Evidence, Floats, Indices, LayerEvidenc
 
 
 class Network(Protocol):
-    """What the engine takes of a classifier."""
+    """The part of a classifier that the engine needs."""
 
     @property
     def module(self) -> nn.Module:
@@ -26,7 +26,7 @@ class Network(Protocol):
 
     @property
     def views(self) -> Mapping[str, ChannelLayout]:
-        """Of layers whose output is not one tensor (N, C, h, w) of one run, by module path."""
+        """The layouts of layers whose output is not one tensor (N, C, h, w) of one run, by module path."""
 
     @property
     def alone(self) -> str:

@@ -50,7 +50,7 @@ class Evidence:
     infer_ms: float = 0.0
     # of the backward passes; an engine that runs forward and backward at once counts both here, and infer_ms is 0
     explain_ms: float = 0.0
-    engine: str = "torch"  # which one found it
+    engine: str = "torch"  # name of the engine that found it
 
 
 class Engine(Protocol):

@@ -18,9 +18,9 @@ class MapKind:
 
     title: str  # on a sheet
     channels: int = 3  # 1: the evidence at a layer's cells, upsampled; 3: pixels, signed
-    at_layer: bool = False  # whether it is made of the evidence at a layer,
-    guided: bool = False  # of the guided gradient at the input,
-    saliency: bool = False  # of the plain gradient at the input
+    at_layer: bool = False  # made of activation and gradient at a layer
+    guided: bool = False  # made of the guided gradient at the input
+    saliency: bool = False  # made of the plain gradient at the input
 
 
 MAP_KINDS = {
@@ -40,7 +40,7 @@ class Map:
         float | list[float]
     )  # of the unscaled map, a list for several layers; of the absolute values without a layer
     degenerate: bool  # no positive evidence (gradcam), or no gradient at all
-    coverage: str | None = None  # of guided maps: how many of the network's activations were guided
+    coverage: str | None = None  # "57 of 57 activations": how many were guided, for guided maps
 
 
 def needs_of(maps: Sequence[str], layers: Sequence[str]) -> Needs:

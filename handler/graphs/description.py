@@ -20,7 +20,7 @@ class GraphKind:
     file: str  # name in an archive
     inputs: tuple[str, ...] = ("input", "target")
     outputs: tuple[str, ...]
-    maps: tuple[str, ...] = ()  # that are made of the outputs
+    maps: tuple[str, ...] = ()  # made of the outputs
 
 
 _AT_LAYER = ("logits", "activations", "gradients", "gradcam")
@@ -46,7 +46,7 @@ class GraphDescription:
     architecture: str
     labels: list[str]  # one per score
     preprocessing: Preprocessing
-    weights_sha256: str  # of the weights it was made from
+    weights_sha256: str  # of the weights that the graph was made from
     versions: dict[str, str] = field(default_factory=dict)  # package to version
     verification: str = ""  # the record of the comparison with PyTorch, as text
     layer: str = ""  # the classifier's default layer; an explanation's activations and gradients are taken there
@@ -54,7 +54,7 @@ class GraphDescription:
     simplified: tuple[str, ...] = ()  # what was done to the network before it was traced, in words
 
     def to_properties(self) -> dict[str, str]:
-        """As ONNX stores it: text to text."""
+        """The metadata as ONNX stores it: names to texts."""
         return {
             "kind": self.kind,
             "architecture": self.architecture,

@@ -21,7 +21,7 @@ class Origin:
 
 def find_graphs(folder: Path) -> dict[str, Path]:
     """The graphs in a folder by kind, judged by their names."""
-    files = {kind: folder / its.file for kind, its in KINDS.items()}
+    files = {kind: folder / known.file for kind, known in KINDS.items()}
     return {kind: path for kind, path in files.items() if path.exists()}
 
 
@@ -41,7 +41,7 @@ def open_graphs(folder: Path, origin: Origin, *, threads: int) -> dict[str, Grap
     """
     paths = find_graphs(folder)
     if not paths:
-        raise ModelError(f"{folder} holds no graph, valid are {', '.join(its.file for its in KINDS.values())}")
+        raise ModelError(f"{folder} holds no graph, valid are {', '.join(known.file for known in KINDS.values())}")
     graphs = {kind: GraphSession.open(path, kind, threads=threads) for kind, path in paths.items()}
     for kind, graph in graphs.items():
         check_origin(paths[kind], graph.description, origin)

@@ -98,7 +98,7 @@ def _predict(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int
 
 def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
     started = time.perf_counter()
-    rows, wanted = _pairs([its or (TOP,) for its in targets])  # a row without a target has scores, too
+    rows, wanted = _pairs([classes or (TOP,) for classes in targets])  # a row without a target has scores, too
     names = ["logits", *(["activations", "gradients"] if needs.layers else [])]
     names += ["guided_backprop"] if needs.guided else ["saliency"] if needs.saliency else []
     found = _run(graph, inputs, rows, wanted, names)

@@ -117,4 +117,4 @@ def _shapes(description: GraphDescription) -> dict[str, list[int | str]]:
 def _fits(found: list[int | str | None], needed: list[int | str]) -> bool:
     if len(found) != len(needed) or isinstance(found[0], int):
         return False
-    return all(isinstance(size, str) or size == its for size, its in zip(needed, found, strict=True))
+    return all(isinstance(size, str) or size == given for size, given in zip(needed, found, strict=True))

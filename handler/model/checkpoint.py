@@ -34,7 +34,7 @@ class Checkpoint:
     preprocessing: Preprocessing | None
     state: dict[str, torch.Tensor]
     notes: dict[str, str] = field(default_factory=dict)  # seed, accuracy and the like
-    options: dict[str, Any] = field(default_factory=dict)  # of torchvision's builder; JSON values
+    options: dict[str, Any] = field(default_factory=dict)  # for torchvision's builder; JSON values
     origins: dict[str, str] = field(default_factory=dict)  # who said a part of the description, in words; not written
 
 
@@ -54,7 +54,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def _apart(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same values, none in the memory of another: safetensors refuses weights that two layers share."""
+    """Copies weights that share memory: safetensors refuses weights that two layers share."""
     found, places = {}, set()
     for name, value in state.items():
         place = value.untyped_storage().data_ptr()
@@ -81,7 +81,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def names_in(network: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """What a network calls the weights of a file: as the file does, or without what was put before all their names.
+    """The network's names of a file's weights: the file's own names, or these without their common prefix.
 
     Names are changed only where more weights then fit by name and shape. Besides a prefix (``module.`` and the like)
     what torch.compile adds is taken off, and what torchvision's DenseNet files call ``norm.1`` becomes ``norm1``.

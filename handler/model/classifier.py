@@ -28,7 +28,9 @@ class Classifier:
     preprocessing: Preprocessing
     layers: dict[str, tuple[int, int, int]]  # layers with maps: module path to (C, h, w)
     default_layer: str  # one of them
-    views: dict[str, ChannelLayout] = field(default_factory=dict)  # of those that do not return (N, C, h, w), once
+    views: dict[str, ChannelLayout] = field(
+        default_factory=dict
+    )  # of layers that do not return one tensor (N, C, h, w)
     layer_rule: str = ""  # why ``default_layer`` is the default
     refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
     alone: str = ""  # why pictures must be run one by one; empty if they need not

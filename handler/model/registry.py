@@ -34,7 +34,7 @@ def builder_of(architecture: str) -> Callable[..., nn.Module]:
 
 
 def preprocessing_of(weights: Any) -> Preprocessing:
-    """What weights of the registry were trained with, as their transforms say."""
+    """The preprocessing that weights of the registry were trained with, from their transforms."""
     preset = weights.transforms()
     return Preprocessing(
         resize_size=preset.resize_size[0],
@@ -46,5 +46,5 @@ def preprocessing_of(weights: Any) -> Preprocessing:
 
 
 def options_of_weights(architecture: str) -> dict[str, Any]:
-    """What torchvision's builder sets by itself when it is given weights, and would not set for our state dict."""
+    """The options that torchvision's builder sets only when it loads the weights itself."""
     return {"transform_input": True} if architecture in INPUT_TRANSFORMERS else {}

@@ -1,4 +1,4 @@
-"""What a classifier must answer with: one finite score per label, of which softmax makes probabilities."""
+"""Checks a classifier's scores: one finite logit per label, from which softmax makes probabilities."""
 
 from typing import Any
 

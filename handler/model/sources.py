@@ -23,7 +23,7 @@ _TAKEN = "assumed, say TRANSFORM_INPUT=0 if yours were trained without it"
 
 @dataclass(frozen=True)
 class _Said:
-    """What a user says of a classifier, over what weights or checkpoint say of themselves."""
+    """What the user says about a classifier; it goes before what weights or checkpoint say."""
 
     labels: list[str] | None = None
     preprocess: str = ""
@@ -78,7 +78,7 @@ def find_checkpoint(
     preprocess: str = "",
     transform_input: bool | None = None,
 ) -> Checkpoint:
-    """As ``load_classifier``, up to the complete checkpoint: architecture, labels and preprocessing are known."""
+    """Finds the checkpoint of ``load_classifier`` and completes its architecture, labels and preprocessing."""
     said = _Said(labels, preprocess, transform_input)
     if architecture is not None and is_own(architecture) and checkpoint is None:
         if weights is not None:

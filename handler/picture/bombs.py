@@ -1,4 +1,4 @@
-"""What a file would take to unpack, where that is not told by its pixels: judged before any decoder trusts the file.
+"""Judges what a file takes to unpack beyond its pixels, before any decoder trusts the file.
 
 * PNG: cv2 sets aside as many bytes as a chunk claims to have, up to 4 GB, before it sees that the file has fewer.
 * JPEG: each scan goes over all pixels, in a few bytes of the file: ten thousand would decode for an hour.
@@ -20,7 +20,7 @@ _TILE_SIDES = (322, 323)  # tags
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Of a PNG's chunks up to the last: kind, first byte, and where the next would begin."""
+    """Yields the chunks of a PNG: kind, first byte, and where the next chunk begins."""
     end, kind = 8, b""
     while kind != b"IEND" and end + 8 <= len(data):
         start, kind = end, data[end + 4 : end + 8]
@@ -29,7 +29,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def chunk_kinds(data: bytes) -> set[bytes]:
-    """Of a PNG's chunks: ``b"IHDR"``, ``b"IDAT"`` and so on."""
+    """The kinds of a PNG's chunks: ``b"IHDR"``, ``b"IDAT"`` and so on."""
     return {kind for kind, _, _ in _chunks(data)}
 
 

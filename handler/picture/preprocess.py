@@ -100,7 +100,7 @@ class Crop:
     box: tuple[float, float, float, float]  # top, left, bottom, right; fractions where resizing makes them so
 
     def to_dict(self) -> dict[str, Any]:
-        """As the JSON answer has it."""
+        """The crop in the JSON answer."""
         return {"image": list(self.image), "crop": [round(edge, 3) for edge in self.box]}
 
 

@@ -49,7 +49,7 @@ def onto_region(values: Floats, crop: Crop) -> Floats:
 
 
 def onto_upload(values: Floats, crop: Crop) -> Floats:
-    """As ``onto_region``, in an array of the upload's size with NaN where the network did not look."""
+    """Resamples like ``onto_region`` into an array of the upload's size, with NaN where the network did not look."""
     whole = np.full((*crop.image, *values.shape[2:]), np.nan, np.float32)
     whole[seen_region(crop).slices] = onto_region(values, crop)
     return whole

@@ -134,7 +134,7 @@ def _parameters(holder: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 
 def _check_outputs(outputs: Any) -> None:
-    """What a client wants back can only be what there is."""
+    """Refuses outputs that are asked for and do not exist."""
     for output in outputs if isinstance(outputs, list) else [outputs] if outputs is not None else []:
         if not isinstance(output, dict) or output.get("name") != OUTPUT:
             raise BadRequest(f'outputs are not valid, valid is [{{"name": "{OUTPUT}"}}]')

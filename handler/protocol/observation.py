@@ -12,12 +12,12 @@ GRADIENT_ALONE = "gradient"  # instead of a method: the maps asked for are gradi
 class Observation:
     """One picture's way through the stages. Nothing in it is a client's text: names come from fixed sets."""
 
-    engine: str  # which one found the evidence
+    engine: str  # name of the engine that found the evidence
     method: str  # the CAM formula, GRADIENT_ALONE or NONE
     maps: tuple[str, ...]  # names out of options.MAPS, each made for each target
     targets: int
-    degenerate: int  # of all its maps
-    pixels: int  # of the upload
+    degenerate: int  # how many of all maps have no positive evidence
+    pixels: int  # of the upload, height times width
     stages_ms: Mapping[str, float]  # by name out of STAGES; 0 for what did not run by itself
 
     @property
@@ -26,5 +26,5 @@ class Observation:
         return len(self.maps) * self.targets
 
     def labels(self) -> dict[str, str]:
-        """What its metrics are labelled with."""
+        """The labels of the picture's metrics."""
         return {"engine": self.engine, "method": self.method}

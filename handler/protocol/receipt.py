@@ -1,4 +1,4 @@
-"""What tells a client that an answer is that of its own picture: the upload's hash and size."""
+"""The upload's hash and size, by which a client knows that an answer is about its own picture."""
 
 import hashlib
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ HEADER = "X-Image-Sha256"
 
 @dataclass(frozen=True)
 class Receipt:
-    """Of one upload."""
+    """The hash and the size of one upload."""
 
     sha256: str  # 64 hexadecimal digits
     size: int  # bytes
@@ -20,7 +20,7 @@ class Receipt:
         return cls(hashlib.sha256(upload).hexdigest(), len(upload))
 
     def to_dict(self) -> dict[str, Any]:
-        """As the JSON answer has it."""
+        """The receipt in the JSON answer."""
         return {"sha256": self.sha256, "bytes": self.size}
 
     def headers(self) -> dict[str, str]:

@@ -17,7 +17,7 @@ class Row:
     options: Mapping[str, str] = field(default_factory=dict)  # said outside the fields, which go before them
     content_type: str = ""  # of the body
     size: int | None = None  # bytes of the body, where the client's header says it
-    json_size: str | None = None  # of a body that is JSON with binary tensors behind it: what its header says
+    json_size: str | None = None  # bytes of the JSON in a body with binary tensors behind it, as its header says
 
     @property
     def body_size(self) -> int:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Shown:
-    """What came of a picture."""
+    """The outcome of one picture."""
 
     content: Written | bytes | Exception  # its answer as JSON, as a PNG, or what went wrong
     observed: Observation | None = None
@@ -75,7 +75,7 @@ class Answering:
             return _Opened(request, error=error)
 
     def _defaults(self, row: Row) -> Options:
-        """What is not said: on /explanations the maps are shown even where predictions are the default."""
+        """The options that a row does not say; an address for explanations shows maps even if the default is none."""
         defaults = self._settings.defaults
         return replace(defaults, maps=None) if defaults.maps == () and row.explains else defaults
 

@@ -1,4 +1,4 @@
-"""What one request may cost, judged before anything is computed: its pictures draw on it one after the other."""
+"""Limits what one request may cost, before anything is computed."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ _ADVICE = (
 
 
 class Budget:
-    """Of one request, whether it has one picture or several."""
+    """The limits of one request, which all of its pictures share."""
 
     def __init__(self, max_upload_pixels: int, max_answer_bytes: int) -> None:
         self._max_upload_pixels = max_upload_pixels

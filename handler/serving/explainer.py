@@ -131,7 +131,7 @@ class Explainer:
 
 
 def _without_variables(error: Exception) -> Exception:
-    """The same error; its traceback no longer keeps what the functions in it had in memory."""
+    """The error itself, after the memory that its traceback kept alive has been freed."""
     traceback.clear_frames(error.__traceback__)
     return error
 

@@ -13,13 +13,13 @@ ENGINES = ("auto", "torch", "onnx")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the operator decides."""
+    """The operator's settings."""
 
     defaults: Options = Options()  # for what a request does not say
     max_pixels: int = DEFAULT_MAX_PIXELS  # of an upload, judged by its header
     max_answer_bytes: int = 16_000_000  # per row; below config.properties' max_response_size, which kills the worker
     engine: str = "auto"  # one of ENGINES: graphs where they hold what is asked for, hooks alone, or graphs alone
-    threads: int = 0  # of a worker's engine; 0 is cores / workers
+    threads: int = 0  # for a worker's engine; 0 is cores / workers
 
 
 def read_settings(section: Mapping[str, Any] | None) -> Settings:

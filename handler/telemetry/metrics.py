@@ -1,4 +1,4 @@
-"""What is counted and measured, collected anywhere and emitted in the entry file, where alone TorchServe takes it.
+"""Counters and histograms: any module may count, and the entry file alone can hand the counts to TorchServe.
 
 Every name stands in ``deploy/metrics.yaml`` with its labels in the order of ``LABELS``. Label values come from fixed
 sets, so that no client can make series, or lines of TorchServe's metrics protocol, of its own.
@@ -40,12 +40,12 @@ class Sample:
 
     @property
     def unit(self) -> str:
-        """As it is declared."""
+        """The unit that ``deploy/metrics.yaml`` declares for the metric."""
         return {"counter": "count", "histogram": "s", "gauge": "B"}[self.kind]
 
 
 class Metrics:
-    """What was counted and measured since the last time it was taken."""
+    """Counts and measurements since the last ``take``."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
@@ -70,7 +70,7 @@ class Metrics:
 
 
 def resident_memory() -> Sample:
-    """Of this process, in bytes: 0 where Linux' ``/proc`` is not."""
+    """The resident memory of this process in bytes; 0 on systems without Linux' ``/proc``."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:

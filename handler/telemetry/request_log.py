@@ -55,7 +55,7 @@ def request_line(answer: Answer, request_id: str, bytes_in: int, milliseconds: f
 
 
 def _summary(observed: Sequence[Observation]) -> dict[str, Any]:
-    """Of a request's pictures; all have its engine and method, or differ and are told as the first."""
+    """The part of the line about the request's pictures; engine and method are the first picture's."""
     if not observed:
         return {"engine": NONE, "method": NONE, "maps": [], "targets": 0, "pictures": 0, "pixels": 0}
     first = observed[0]

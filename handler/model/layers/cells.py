@@ -43,14 +43,14 @@ def parts(side: int) -> Iterator[tuple[slice, slice]]:
 class Cells:
     """How the cells of a tensor lie in the picture."""
 
-    channel_axis: int  # of the tensor without its pictures' axis
+    channel_axis: int  # in the tensor without the axis of the pictures
     grid: tuple[int, int]  # h, w
     shared_axis: bool  # the cells share one axis
     first: int = 0  # index of the first cell on a shared axis
     transposed: bool = False
     mirrored: tuple[bool, bool] = (False, False)  # upside down, left to right
     likeness: float = 1.0  # correlation of where cells are and where they change, on the worse axis
-    profile: float = 1.0  # the same of the averages of rows and of columns
+    profile: float = 1.0  # the same measure, for the averages of rows and of columns
 
 
 def find_cells(changes: Mapping[int, Sequence[Floats]]) -> Cells | None:

@@ -40,7 +40,7 @@ class SpatialLayer:
     """A layer that returns maps."""
 
     shape: tuple[int, int, int]  # C, h, w of the maps; the channels of all runs of the layer
-    view: ChannelLayout  # of what it returns
+    view: ChannelLayout  # of the layer's output
 
 
 @dataclass(frozen=True, kw_only=True)

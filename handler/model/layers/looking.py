@@ -76,7 +76,7 @@ class Look:
         return [node for node in behind if [tuple(one.shape) for one in node._input_metadata] == [tuple(output.shape)]]
 
     def _gradients(self, wanted: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        """Of a mixture of all scores."""
+        """The gradient of a weighted sum of all scores."""
         score = (self.scores * self.mixture).sum()
         with alike_in_memory(score):
             return torch.autograd.grad(score, list(wanted), retain_graph=True, allow_unused=True)
