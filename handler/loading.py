@@ -142,12 +142,12 @@ def describe_model(classifier: Classifier, engine: Engine, name: str, version: s
     blank, layer = _blank(classifier.preprocessing), classifier.default_layer
     coverage: str | None = None
     refusals: dict[str, str] = {}
-    for name in MAP_KINDS:
+    for kind in MAP_KINDS:
         try:
-            evidence = engine.run(blank, [[TOP]], needs_of([name], [layer]))
+            evidence = engine.run(blank, [[TOP]], needs_of([kind], [layer]))
             coverage = evidence.coverage or coverage
         except Unprocessable as error:
-            refusals[name] = str(error)
+            refusals[kind] = str(error)
     return ModelCard(
         name=name,
         version=version,

@@ -34,8 +34,10 @@ def random_classifier(architecture: str, side: int | None = None, seed: int = 0,
         classes: number of scores.
     """
     how = preprocessing_of(architecture, side)
-    module = build(architecture, how.crop_size, classes)
-    enliven(module, _pictures(how, seed), seed, classes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # also for what is not drawn anew, and for the pictures that calibrate
+        module = build(architecture, how.crop_size, classes)
+        enliven(module, _pictures(how, seed), seed, classes)
     labels = [f"class {index}" for index in range(classes)]
     return build_classifier(
         Checkpoint(architecture=architecture, labels=labels, preprocessing=how, state=module.state_dict())

@@ -7,11 +7,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from benchmarks.zoo import all as zoo
 from benchmarks.zoo.memory import memory_need
 from benchmarks.zoo.one import ROW_VERSION
 from benchmarks.zoo.report import CLOSE, CLOSE_MAP, explanation, is_close, render, summary, worst_error
+from benchmarks.zoo.weights import random_classifier
 from export.errors import NotExportableError
 from export.tracing.exportable import check_exportable
 from export.verify.compare import batch_sizes
@@ -231,3 +233,9 @@ def test_each_network_runs_in_a_process_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(zoo.subprocess, "Popen", popen)
     zoo.run(["alexnet", "resnet18", "--folder", str(tmp_path), "--threads", "1", "--side", "64"])
     assert seen == [(["--side", "64"], "1")] * 2
+
+
+def test_the_weights_are_the_same_for_the_same_arguments():
+    one, other = (random_classifier("shufflenet_v2_x0_5", SIDE) for _ in range(2))
+    for name, weights in one.module.state_dict().items():
+        assert torch.equal(weights, other.module.state_dict()[name]), name

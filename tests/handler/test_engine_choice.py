@@ -107,7 +107,7 @@ def test_the_description_and_the_probe_say_what_answers(shapes_graphs):
         (answer,) = service.answer_batch(rows_of([{}], [said]))
         content = json.loads(answer.body)
         assert content["engines"] == {"configured": "auto", "graphs": GRAPHS, "reason": None}
-    assert content["model"]["engine"] == "auto"
+    assert content["model"] == {**content["model"], "name": "m", "version": "1.0", "engine": "auto"}
 
 
 def test_a_picture_is_no_probe_whatever_its_clients_headers_say(shapes_graphs):
