@@ -22,7 +22,7 @@ RUNTIMES = {  # to the numpy that it was built for
 }
 CLOSE = 1e-5  # of an output's largest value
 OUT = Path("out/old-runtimes")
-_PINNED = ("opencv-python-headless==5.0.0.93", "pillow==13.0.0")  # as in constraints.txt; they run with either numpy
+_PICTURES = ("opencv-python-headless", "pillow")  # they run with either numpy
 
 
 def write_graphs(folder: Path) -> None:
@@ -42,7 +42,7 @@ def python_with(runtime: str) -> Path:
         venv.create(folder, with_pip=True, clear=True)
         install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*install, f"onnxruntime=={runtime}", RUNTIMES[runtime]], check=True)
-        subprocess.run([*install, "--no-deps", *_PINNED], check=True)
+        subprocess.run([*install, "--no-deps", "-c", "constraints.txt", *_PICTURES], check=True)
         (folder / "ready").touch()
     return python
 

@@ -91,8 +91,10 @@ def test_a_timed_call_runs_the_network_anew(work, calls, monkeypatch, task, name
 def test_an_onnx_call_is_one_run_of_the_smallest_graph(work, calls, monkeypatch):
     from handler.graphs.session import GraphSession
 
-    run, ran = GraphSession.run, []
-    monkeypatch.setattr(GraphSession, "run", lambda self, *args: ran.append(self.description.kind) or run(self, *args))
+    run, ran = GraphSession.infer, []
+    monkeypatch.setattr(
+        GraphSession, "infer", lambda self, *args: ran.append(self.description.kind) or run(self, *args)
+    )
     for task in (PREDICT, GRADCAM, EXPLAIN):
         timed_round(calls[task, OURS_ONNX], batches(work.pictures(), 2), warm_up=0, seconds=0, least=2)
     assert ran == ["prediction"] * 2 + ["gradcam"] * 2 + ["explanation"] * 2
