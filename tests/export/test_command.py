@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import handler.model.classifier
+import handler.model.sources
 from export.__main__ import main
 from handler.model.checkpoint import Checkpoint, write_checkpoint
 from tests.support.models import random_classifier
@@ -14,7 +14,7 @@ def fails_with(error, monkeypatch):
     def find(*_args, **_kwargs):
         raise error
 
-    monkeypatch.setattr(handler.model.classifier, "find_checkpoint", find)
+    monkeypatch.setattr(handler.model.sources, "find_checkpoint", find)
 
 
 @pytest.mark.parametrize("command", [["archive"], ["prediction"], ["explanation"], ["gradcam"], ["verify", "a.onnx"]])
