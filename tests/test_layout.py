@@ -27,7 +27,7 @@ ORDER = [
     "handler.client",
     "handler",
     "export.simplify",
-    "export.tracing.trace",
+    "export.tracing",
     "export.verify",
     "export.graphs",
     "export.packing",
