@@ -58,8 +58,8 @@ def wheel(tmp_path_factory):
 def installed(wheel):
     """The programs of an environment that holds the extra "client" and this wheel."""
     assert LOWEST.is_dir(), "make lowest builds .venv-lowest"
-    install = ["pip", "install", "--quiet", "--offline", "--no-deps", "--reinstall"]
-    run(str(tool("uv")), *install, "--python", str(LOWEST / "python"), str(wheel), cwd=ROOT)
+    install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
+    run(LOWEST / "python", *install, "--force-reinstall", wheel, cwd=ROOT)
     return LOWEST
 
 
