@@ -20,7 +20,7 @@ _MAPS = ("gradcam", "guided_backprop", "guided_gradcam", "saliency")
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of request, and what is known of its answer."""
+    """A kind of request, and the answer that it must get."""
 
     share: int  # per cent
     options: Mapping[str, str] = field(default_factory=dict)

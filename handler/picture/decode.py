@@ -115,7 +115,7 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.
 
 @contextmanager
 def _pillows_limit(pixels: int) -> Iterator[None]:
-    """Sets the only limit to what Pillow sets aside for a GIF's frame as it opens it; the caller's comes back after."""
+    """Limits how many pixels Pillow allocates when it opens a file, and restores the caller's limit afterwards."""
     with _LIMIT:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
         try:

@@ -1,4 +1,4 @@
-"""What was found for one picture, and its forms: pictures, files, a notebook's cell, the content of a JSON answer."""
+"""The result for one picture. It can be drawn, saved, shown in a notebook, and turned into the JSON answer."""
 
 import base64
 import html
@@ -50,7 +50,7 @@ class Explanation:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What was found for one picture."""
+    """The predictions and explanations of one picture."""
 
     model: Mapping[str, str]  # name, version, architecture and the engine that found it
     logits: Floats  # (K,)

@@ -16,7 +16,7 @@ _ADVICE = (
 
 
 class Budget:
-    """The limits of one request, which all of its pictures share."""
+    """Adds up the cost of a request's pictures and refuses the request above its limits."""
 
     def __init__(self, max_upload_pixels: int, max_answer_bytes: int) -> None:
         self._max_upload_pixels = max_upload_pixels

@@ -40,7 +40,7 @@ class Explainer:
         return outcome
 
     def explain_all(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
-        """Each job with its result, or with what went wrong with it: a mistake leaves its neighbours untouched.
+        """Yields each job with its result or its error; the error of one job leaves the other jobs untouched.
 
         The jobs of a pass come one after the other, in no other order; evidence is forgotten with its pass.
         """

@@ -45,7 +45,7 @@ class Reply:
 
 
 def save(path: Path, hostile: Hostile, found: dict[str, Any]) -> None:
-    """Writes a request, its bytes in base64, and what was found with it; ``load`` and ``--replay`` read it."""
+    """Writes a finding and its request, with the bytes in base64, to a file that ``load`` and ``--replay`` read."""
     content = {**found, "request": asdict(hostile)}
     write_whole(path, json.dumps(content, indent=1, default=lambda data: base64.b64encode(data).decode()).encode())
 
