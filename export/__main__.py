@@ -278,6 +278,9 @@ def _for_each(images: list[Path], answer: Callable[[Path, bytes], None]) -> int:
     Returns:
         The exit status.
     """
+    from handler.picture.decode import quieten
+
+    quieten()  # what is wrong with a picture is told once, by us
     status = 0
     for path in images:
         try:

@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import export.graphs.prediction as prediction_graph
@@ -197,6 +198,14 @@ def test_a_picture_that_cannot_be_predicted_keeps_no_other_from_it(graph, tmp_pa
     assert about_gone == f"error: {gone}: No such file or directory"
     assert main(["predict", str(ONE), str(empty), str(TWO), "--model", str(graph)]) == 2
     assert [line for line in capsys.readouterr().out.splitlines() if line[0] != " "] == [str(ONE), str(TWO)]
+
+
+def test_a_picture_that_is_too_large_is_told_in_one_line(graph, tmp_path):
+    Image.new("L", (10_000, 9_999)).save(tmp_path / "large.png")  # above Pillow's own limit, too
+    done = run_command("predict", tmp_path / "large.png", "--model", graph)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path / 'large.png'}: the picture has 10000x9999")
+    assert done.stderr.count("\n") == 1
 
 
 def test_the_client_refuses_what_is_no_picture(graph):
