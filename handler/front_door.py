@@ -25,7 +25,7 @@ def load(source: Path | str, **said: Any) -> Model:
             dict.
         said: of a checkpoint that does not say it itself: ``architecture``, ``labels``, ``preprocess``,
             ``transform_input`` and ``device``, see ``handler.model.sources.load_classifier``. Of an archive:
-            ``device``.
+            ``device``, and ``architecture`` if it is code of your own.
 
     Raises:
         ModelError: the file cannot be used; the message says why and what is valid.

@@ -21,6 +21,7 @@ from handler.explanation.maps import MAP_KINDS, needs_of
 from handler.graphs.choice import Choice
 from handler.model.checkpoint import read_checkpoint
 from handler.model.classifier import Classifier, build_classifier
+from handler.model.custom_architecture import is_own
 from handler.model.memory_layout import in_fast_layout
 from handler.model.sources import load_classifier
 from handler.picture.decode import quieten
@@ -61,11 +62,12 @@ def load_service(
     return Service(choice, card, settings, threads)
 
 
-def load_archive(path: Path, device: str = "cpu") -> Model:
+def load_archive(path: Path, architecture: str | None = None, device: str = "cpu") -> Model:
     """Loads a TorchServe archive that ``make archive`` wrote, with the engine that its settings choose.
 
     Args:
         path: of the ``.mar`` file.
+        architecture: of an archive of a network of your own, whose code may run then; it must be importable.
         device: torch device.
 
     Raises:
@@ -79,11 +81,16 @@ def load_archive(path: Path, device: str = "cpu") -> Model:
             with zipfile.ZipFile(path) as archive:
                 archive.extractall(folder)
             manifest = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_bytes())["model"]
-            config = yaml.safe_load((folder / manifest["configFile"]).read_bytes())
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile, yaml.YAMLError) as error:
+            name, version = manifest["modelName"], manifest["modelVersion"]
+            section = yaml.safe_load((folder / manifest["configFile"]).read_bytes()).get("explain")
+            packed = str(read_checkpoint(folder / CHECKPOINT_NAME).architecture)
+        except (OSError, KeyError, TypeError, AttributeError, ValueError, zipfile.BadZipFile, yaml.YAMLError) as error:
             raise ModelError(f"{path} is no TorchServe archive of this project: {in_one_line(error)}") from error
-        settings = read_settings(config.get("explain"))
-        name, version = manifest["modelName"], manifest["modelVersion"]
+        if packed != architecture and (is_own(packed) or architecture):
+            raise ModelError(
+                f"the archive is of {packed}; valid is architecture={packed!r}, which says that it may run"
+            )
+        settings = read_settings(section)
         choice, card = _load(folder, name, version, settings, torch.get_num_threads(), device)
     return Model(Explainer(choice.engine, card))
 

@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from torch import nn
 from torchvision.models import resnet18
 
@@ -213,3 +216,36 @@ def test_pictures_are_prepared_as_said(network):
     tensor = handler.wrap(network, preprocessing=how).explain(torch.from_numpy(seen.tensor), maps=["gradcam"])
     np.testing.assert_array_equal(found.logits, tensor.logits)
     np.testing.assert_allclose(tensor.canvas.seen.picture, seen.picture, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"MAR-INF/MANIFEST.json": b"[]"}, "is no TorchServe archive of this project: TypeError"),
+        ({"MAR-INF/MANIFEST.json": b"{"}, "is no TorchServe archive of this project: JSONDecodeError"),
+        ({"model-config.yaml": b""}, "is no TorchServe archive of this project: AttributeError"),
+        ({"model.safetensors": None}, r"model\.safetensors does not exist"),
+    ],
+    ids=["no object", "no JSON", "empty settings", "no weights"],
+)
+def test_what_is_no_archive_of_this_project_is_told(shapes_archive, tmp_path, changed, said):
+    with zipfile.ZipFile(shapes_archive) as whole, zipfile.ZipFile(tmp_path / "a.mar", "w") as altered:
+        for name in whole.namelist():
+            content = changed.get(name, whole.read(name))
+            if content is not None:
+                altered.writestr(name, content)
+    with pytest.raises(ModelError, match=said):
+        handler.load(tmp_path / "a.mar")
+
+
+def test_an_archive_does_not_run_code_that_it_names(shapes_archive, tmp_path):
+    state = load_file(CHECKPOINT)
+    with safe_open(CHECKPOINT, "pt") as checkpoint:
+        metadata = {**checkpoint.metadata(), "architecture": "tests.support.models:explode"}
+    with zipfile.ZipFile(shapes_archive) as whole, zipfile.ZipFile(tmp_path / "a.mar", "w") as altered:
+        for name in whole.namelist():
+            altered.writestr(name, save(state, metadata) if name == "model.safetensors" else whole.read(name))
+    with pytest.raises(ModelError, match="is of tests.support.models:explode; valid is architecture='tests"):
+        handler.load(tmp_path / "a.mar")
+    with pytest.raises(ModelError, match="the archive is of shufflenet_v2_x0_5"):
+        handler.load(shapes_archive, architecture="resnet18")
