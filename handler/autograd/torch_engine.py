@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from handler.autograd.channel_layout import ChannelLayout
+from handler.autograd.precision import full_precision
 from handler.autograd.tape import Tape, differentiate, record
 from handler.explanation.evidence import Evidence, Floats, Indices, LayerEvidence, Needs, joined, resolve_pairs
 
@@ -53,7 +54,7 @@ class TorchEngine:
             Unprocessable: no ReLU to guide, or a layer the scores do not depend on.
         """
         # gradients are recorded here whatever mode the caller is in, no_grad and inference_mode included
-        with self._one_at_a_time, torch.inference_mode(False), torch.enable_grad():
+        with self._one_at_a_time, full_precision(), torch.inference_mode(False), torch.enable_grad():
             batch = torch.from_numpy(inputs).to(self._network.device)
             run = self._explain if needs.backward else self._predict
             if not self._network.alone:

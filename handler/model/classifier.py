@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
+from handler.autograd.precision import full_precision
 from handler.errors import ModelError, in_one_line
 from handler.model.checkpoint import Checkpoint, names_in
 from handler.model.custom_architecture import build_own, is_own
@@ -74,8 +75,9 @@ def of_module(
         ModelError: it does not answer with one logit per class, or has no layer with a map.
     """
     side = preprocessing.crop_size
-    count = check_scores(module, architecture, side, None if labels is None else len(labels))
-    found = find_layers(module, architecture, side)
+    with full_precision():
+        count = check_scores(module, architecture, side, None if labels is None else len(labels))
+        found = find_layers(module, architecture, side)
     return Classifier(
         module=module,
         architecture=architecture,

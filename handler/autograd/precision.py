@@ -1,0 +1,27 @@
+"""Full float32: on a GPU PyTorch rounds the inputs of convolutions to 10 bits by default (TF32).
+
+ShuffleNet's scores are then off by 0.6 % of the largest score, MobileNetV2's by 1.7 %, and so are the maps.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import backends
+
+_OPERATIONS = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Inside the block, convolutions and matrix products compute in float32, whatever the process has chosen.
+
+    PyTorch keeps this choice per process: other threads compute in float32, too, until the block ends.
+    """
+    chosen = [operation.fp32_precision for operation in _OPERATIONS]
+    try:
+        for operation in _OPERATIONS:
+            operation.fp32_precision = "ieee"
+        yield
+    finally:
+        for operation, precision in zip(_OPERATIONS, chosen, strict=True):
+            operation.fp32_precision = precision
