@@ -23,6 +23,7 @@ from tests.support.serving import ONE, ROOT, TWO, Client, encoded, repacked, ser
 pytestmark = pytest.mark.server
 
 PICTURE = ONE.read_bytes()
+OPERATOR = "deploy/kubernetes/components/prometheus-operator"
 FORGED = "[METRICS]evil_7f3a.count:1|#Level:Model|#hostname:x,1"
 BATCH = 4
 
@@ -156,7 +157,9 @@ WORDS = {"sum", "max", "rate", "by", "histogram_quantile", "label_values", "e6"}
 def queries() -> list[str]:
     dashboard = json.loads((ROOT / "deploy/grafana/dashboard.json").read_text(encoding="utf-8"))
     variables = [one["query"] for one in dashboard["templating"]["list"] if one["type"] == "query"]
-    return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]] + variables
+    rules = yaml.safe_load((ROOT / OPERATOR / "prometheusrule.yaml").read_text(encoding="utf-8"))
+    alerts = [rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]]
+    return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]] + variables + alerts
 
 
 def names_in(query: str) -> tuple[set[str], set[str]]:
@@ -168,7 +171,7 @@ def names_in(query: str) -> tuple[set[str], set[str]]:
     return set(re.findall(r"[A-Za-z_]\w*", bare)) - WORDS - labels, labels
 
 
-def test_the_dashboard_asks_only_for_what_is_exposed(observed):
+def test_the_dashboard_and_the_alerts_ask_only_for_what_is_exposed(observed):
     observed.client.form(PICTURE)
     observed.client.form(PICTURE, layer="stage3.1")
     observed.client.form(b"no picture")

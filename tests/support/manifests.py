@@ -18,7 +18,7 @@ KUBERNETES = ROOT / "deploy/kubernetes"
 FOLDERS = [KUBERNETES / "base", *sorted(path for path in (KUBERNETES / "overlays").iterdir() if path.is_dir())]
 OLDEST = (1, 27)  # what deploy/kubernetes/base/kustomization.yaml and docs/DEPLOYING.md claim
 VERSIONS = [one for one in all_versions() if tuple(map(int, one.split(".")[:2])) >= OLDEST]
-_CUSTOM = {"monitoring.coreos.com/v1 ServiceMonitor": "servicemonitor.json"}
+_CUSTOM = {f"monitoring.coreos.com/v1 {kind}": f"{kind.lower()}.json" for kind in ("ServiceMonitor", "PrometheusRule")}
 
 Manifest = dict[str, Any]
 
