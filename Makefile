@@ -39,6 +39,10 @@ SEED   ?=
 OUT    ?= out/finetune
 FINETUNE ?=
 
+# tests that start no server share the cores, a file on one of them; those that do are timed by what they wait for
+TOGETHER := -n 2 --dist loadfile -m "not server"
+SERVERS := -m server
+
 # load, soak and faults: the embedded model, packed first, whatever else lies in the model store
 REQUESTS ?= 10000
 CONCURRENCY ?= 32
@@ -48,7 +52,7 @@ RELIABILITY := $(PY) -m benchmarks.reliability
 PACK_EMBEDDED = $(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check docs test test-fast lowest demo demo-photo archive export explanation gradcam serve stop finetune train localisation bench zoo soundness old-runtimes fuzz load soak soak-10 faults lock clean
+.PHONY: help setup check docs test test-fast coverage mutants lowest demo demo-photo archive export explanation gradcam serve stop finetune train localisation bench zoo soundness old-runtimes fuzz load soak soak-10 faults lock clean
 
 help: ## list the targets
 	@echo "make TARGET [VARIABLE=value …]"
@@ -96,10 +100,21 @@ docs: $(READY) ## build the documentation as a site in out/site/, docstrings inc
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 test: $(READY) $(KSERVE_READY) $(LOWEST_READY) ## all tests, the real server among them
-	$(PY) -m pytest
+	$(PY) -m pytest $(TOGETHER)
+	$(PY) -m pytest $(SERVERS)
 
 test-fast: $(READY) ## the tests that start no server and export no graph, on all cores
 	$(PY) -m pytest -n auto -m "not server and not slow"
+
+coverage: $(READY) $(KSERVE_READY) $(LOWEST_READY) ## all tests, and which lines and branches of handler and export they reach
+	$(VENV)/bin/coverage erase
+	$(PY) -m pytest $(TOGETHER) --cov --cov-report=
+	$(PY) -m pytest $(SERVERS) --cov --cov-append --cov-report=
+	$(VENV)/bin/coverage report
+
+mutants: $(READY) ## put thousands of small faults into the rooms that need no network, one at a time, and list those that no test notices (an hour)
+	$(VENV)/bin/mutmut run
+	$(VENV)/bin/mutmut results
 
 lowest: $(LOWEST_READY) ## install the wheel beside the oldest packages that pyproject.toml allows, and test it there
 	$(PY) -m pytest tests/export/test_wheel.py
