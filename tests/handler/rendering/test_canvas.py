@@ -1,0 +1,84 @@
+"""Maps as pictures: each cell's colour at its place, at every size."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from handler.protocol.options import Overlay
+from handler.rendering.canvas import draw_map, encode_map
+from tests.support.drawing import SEEN, UPLOAD, canvas, heat, pixels
+
+COLD, HOT = (0, 0, 255), (255, 0, 0)  # of the colour map jet alone
+GREY, UNSEEN = 127, 100  # no gradient; the upload's 200, halved
+
+
+@pytest.mark.parametrize(
+    ("size", "one", "place"),
+    [
+        ("layer", heat(0, 1, side=2), (0, 1)),
+        ("layer", heat(1, 0, side=2), (1, 0)),
+        ("input", heat(0, 2), (0, 2)),
+        ("input", heat(3, 1), (3, 1)),
+        ("image", heat(0, 2), (0, 5)),
+        ("image", heat(3, 1), (3, 4)),
+    ],
+)
+def test_evidence_is_red_at_its_own_place_and_the_unseen_is_dark_grey(size, one, place):
+    shape = (4, 8) if size == "image" else one.values.shape
+    expected = np.full((*shape, 3), UNSEEN)
+    expected[:, 3:7] = COLD
+    if size != "image":
+        expected[:] = COLD
+    expected[place] = HOT
+    np.testing.assert_array_equal(draw_map("gradcam", one, canvas(size=size)), expected)
+
+
+@pytest.mark.parametrize("name", ["guided_backprop", "guided_gradcam", "saliency"])
+@pytest.mark.parametrize("size", ["layer", "input", "image"])
+def test_a_gradient_keeps_its_place_and_its_colours_and_the_unseen_is_transparent(name, size):
+    drawn = draw_map(name, pixels(0, 2), canvas(size=size))
+    expected = np.full((4, 4, 3), GREY)
+    expected[0, 2] = (252, GREY, 2)  # of 48 numbers one is 4.9 deviations up, one as far down: 0.99 and 0.01
+    if size == "image":
+        assert drawn.shape == (4, 8, 4)
+        assert not drawn[:, [0, 1, 2, 7]].any()
+        assert (drawn[:, 3:7, 3] == 255).all()
+        drawn = drawn[:, 3:7, :3]
+    np.testing.assert_array_equal(drawn, expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ("layer", SEEN.reshape(2, 2, 2, 2, 3).mean((1, 3))),  # each cell's average colour
+        ("input", SEEN),
+        ("image", SEEN),
+    ],
+)
+def test_a_map_is_laid_over_what_was_seen(size, expected):
+    one = heat(0, 1, side=2 if size == "layer" else 4)
+    drawn = draw_map("gradcam", one, canvas(size=size, overlay=Overlay(image_weight=1.0)))
+    drawn = drawn[:, 3:7] if size == "image" else drawn
+    np.testing.assert_allclose(drawn, 255 * (expected / expected.max()), rtol=0, atol=1.5)
+
+
+@pytest.mark.parametrize(("name", "one"), [("gradcam", heat(0, 2)), ("saliency", pixels(3, 1))])
+@pytest.mark.parametrize("size", ["input", "image"])
+def test_a_png_holds_the_picture_and_npy_and_list_the_values(name, one, size):
+    png, npy, listed = (encode_map(name, one, canvas(size=size, encoding=form)) for form in ("png", "npy", "list"))
+    with Image.open(io.BytesIO(base64.b64decode(png["data"]))) as read:
+        np.testing.assert_array_equal(np.asarray(read), draw_map(name, one, canvas(size=size)))
+    assert png["shape"] == [*(UPLOAD if size == "image" else SEEN).shape[:2], *png["shape"][2:]]
+    expected = one.values
+    if size == "image":
+        expected = np.full((4, 8, *one.values.shape[2:]), np.nan, np.float32)
+        expected[:, 3:7] = one.values
+    np.testing.assert_array_equal(np.load(io.BytesIO(base64.b64decode(npy["data"]))), expected)
+    np.testing.assert_array_equal(np.array(listed["data"], np.float32), expected)
+    for encoding, content in (("png", png), ("npy", npy), ("list", listed)):
+        assert (content["encoding"], content["max"], content["degenerate"]) == (encoding, one.maximum, False)
+        assert content.get("coverage") == one.coverage
+    assert npy["shape"] == listed["shape"] == list(expected.shape)

@@ -1,0 +1,139 @@
+"""A result as it is drawn, saved and sent: two targets with different maps."""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from handler.explanation.maps import scale
+from handler.protocol.receipt import Receipt
+from handler.rendering.canvas import draw_map, encode_map
+from handler.rendering.render import sheet
+from handler.rendering.result import Explanation, Prediction, Result, Target, observe_result
+from tests.support.drawing import SEEN, canvas, heat, pixels
+
+MODEL = {"name": "m", "version": "2", "architecture": "tiny", "engine": "torch"}
+DARK = Target(index=0, label="dark", logit=1.5, probability=0.75)
+LIGHT = Target(index=1, label="light & bright", logit=0.4, probability=0.25)
+STAGES = {"decode": 1.234, "infer": 2.0, "explain": 0.0, "render": 3.456}
+MAPS = {  # by target
+    "dark": {"saliency": pixels(1, 1), "gradcam": heat(0, 2)},
+    "light & bright": {"saliency": pixels(2, 0, (-1, 0, 1)), "gradcam": heat(3, 1)},
+}
+
+
+def result(explanations=None, **options) -> Result:
+    if explanations is None:
+        explanations = [
+            Explanation(target=one, method="gradcam", layers=("conv",), maps=MAPS[one.label]) for one in (DARK, LIGHT)
+        ]
+    return Result(
+        model=MODEL,
+        logits=np.float32([1.5, 0.4]),
+        predictions=[Prediction(0, "dark", 0.75), Prediction(1, "light & bright", 0.25)],
+        explanations=explanations,
+        canvas=canvas(**options),
+        receipt=Receipt("ab" * 32, 99),
+        timings_ms=STAGES,
+    )
+
+
+@pytest.mark.parametrize("size", ["input", "image"])
+def test_the_sheet_has_each_targets_own_caption_and_maps_at_the_size_that_was_seen(size):
+    panels = [
+        [
+            (f"{target.label} {target.probability:.2f}", SEEN),
+            ("Grad-CAM", draw_map("gradcam", MAPS[target.label]["gradcam"], canvas())),
+            ("saliency", draw_map("saliency", MAPS[target.label]["saliency"], canvas())),
+        ]
+        for target in (DARK, LIGHT)
+    ]
+    drawn = result(size=size).sheet()
+    np.testing.assert_array_equal(drawn, sheet(panels))
+    first, second = np.split(drawn, 2)
+    assert (first[:22] != second[:22]).any(), "the captions differ"
+
+
+def test_a_map_of_few_cells_is_enlarged_and_scaled_again_on_the_sheet():
+    explained = Explanation(target=DARK, method="gradcam", layers=("conv",), maps={"gradcam": heat(1, 1, side=3)})
+    middle = np.zeros((4, 4), np.float32)
+    middle[1:3, 1:3] = 0.625**2  # half-pixel centres: 3/8 of a cell from the middle one's
+    enlarged = replace(heat(0, 0), values=scale(middle))
+    expected = sheet([[("dark 0.75", SEEN), ("Grad-CAM", draw_map("gradcam", enlarged, canvas()))]])
+    np.testing.assert_array_equal(result([explained], size="layer").sheet(), expected)
+
+
+def test_a_saved_file_holds_the_map_that_its_name_says(tmp_path):
+    files = result().save(tmp_path / "out")
+    assert [path.name for path in files] == [
+        "sheet.png",
+        *("0_saliency.png", "0_gradcam.png", "1_saliency.png", "1_gradcam.png"),
+    ]
+    for path in files[1:]:
+        index, name = path.stem.split("_")
+        expected = draw_map(name, MAPS[(DARK, LIGHT)[int(index)].label][name], canvas())
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), expected, err_msg=path.name)
+    np.testing.assert_array_equal(np.asarray(Image.open(files[0])), result().sheet())
+
+
+def test_a_file_that_is_there_keeps_all_files_from_being_written(tmp_path):
+    (tmp_path / "1_gradcam.png").write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match=r"1_gradcam\.png is there already"):
+        result().save(tmp_path)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"mine"]
+    assert len(result().save(tmp_path, overwrite=True)) == 5
+    assert Image.open(io.BytesIO((tmp_path / "1_gradcam.png").read_bytes())).format == "PNG"
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize(
+    ("layers", "said"), [((), None), (("conv",), "conv"), (("conv", "last"), ["conv", "last"])], ids=str
+)
+def test_the_json_answer_is_the_results_own(layers, said, threads):
+    maps = MAPS["dark"]
+    explained = Explanation(target=DARK, method="gradcam" if layers else None, layers=layers, maps=maps)
+    painters = ThreadPoolExecutor(threads) if threads else None
+    assert result([explained]).to_dict(painters) == {
+        "model": MODEL,
+        "predictions": [
+            {"index": 0, "label": "dark", "probability": 0.75},
+            {"index": 1, "label": "light & bright", "probability": 0.25},
+        ],
+        "explanations": [
+            {
+                "target": {"index": 0, "label": "dark", "logit": 1.5, "probability": 0.75},
+                "method": "gradcam" if layers else None,
+                "layer": said,
+                "maps": {name: encode_map(name, one, canvas()) for name, one in maps.items()},
+            }
+        ],
+        "image": {"sha256": "ab" * 32, "bytes": 99},
+        "view": {"image": [4, 8], "crop": [0.0, 3.0, 4.0, 7.0]},
+        "timings_ms": {"decode": 1.23, "infer": 2.0, "explain": 0.0, "render": 3.46},
+    }
+
+
+def test_a_notebook_shows_labels_as_text():
+    assert "light &amp; bright 0.250" in result()._repr_html_()
+    assert result([])._repr_html_() == "<p>dark 0.750<br>light &amp; bright 0.250</p>"
+
+
+@pytest.mark.parametrize(
+    ("maps", "method", "told"),
+    [
+        (None, None, "none"),
+        ({"saliency": pixels(0, 0)}, None, "gradient"),
+        ({"gradcam": heat(0, 0)}, "gradcam", "gradcam"),
+    ],
+    ids=["prediction", "gradient", "map"],
+)
+def test_what_is_observed_of_a_result(maps, method, told):
+    without = {name: replace(one, degenerate=True) for name, one in (maps or {}).items()}
+    explained = [Explanation(target=DARK, method=method, layers=(), maps=its) for its in (maps, without, maps) if its]
+    found = observe_result(result(explained), STAGES)
+    assert (found.engine, found.method, found.pixels) == ("torch", told, 32)  # the upload's, not the crop's
+    assert (found.maps, found.targets, found.degenerate) == (tuple(maps or ()), len(explained), bool(maps))
+    assert (found.map_count, found.stages_ms) == (len(explained), STAGES)
