@@ -21,7 +21,9 @@ from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.protocol.otf_message_handler import retrieve_msg
 from ts.service import Service
 
+from handler.protocol.answer import failure_answer, json_answer
 from handler.protocol.row import Row
+from handler.telemetry.metrics import Metrics
 from handler.torchserve_entry import ExplainedClassifier, read_row
 from tests.support.serving import CHECKPOINT, ONE
 
@@ -226,3 +228,61 @@ def test_a_parts_own_headers_are_not_taken_for_the_rows():
     row = read_row({}, {"Accept": {"content-type": "image/png"}, "accept": "image/png", "X-Explain-Size": {"a": "b"}})
     assert row.accept == "image/png"
     assert row.options == {}
+
+
+class Failing:
+    """A service that raises where it is told to."""
+
+    def __init__(self, place):
+        self.place = place
+        self.metrics = Metrics()
+
+    def answer_batch(self, rows):
+        if self.place == "answering":
+            raise ArithmeticError("secret detail")
+        return [json_answer({"row": place}) for place, _ in enumerate(rows)]
+
+
+class Context:
+    """What TorchServe hands to a handler, as far as it is asked."""
+
+    def __init__(self, place=""):
+        self.place = place
+        self.metrics = self
+        self.said = {}
+
+    def get_all_request_header(self, place):
+        return {}
+
+    def get_request_id(self, place):
+        return f"id {place}"
+
+    def set_response_status(self, status, phrase, place):
+        self.said[place] = status, phrase
+
+    def set_response_content_type(self, place, kind):
+        self.said[place] += (kind,)
+
+    def add_metric(self, *_):
+        if self.place == "metrics":
+            raise ArithmeticError("secret detail")
+
+
+@pytest.mark.parametrize(("place", "status", "log"), [("answering", 500, "a batch of 3"), ("metrics", 200, "are lost")])
+def test_a_failure_of_ours_is_each_rows_answer_and_a_lost_metric_is_nobodys(place, status, log, caplog):
+    handler, context = ExplainedClassifier(), Context(place)
+    handler._service = Failing(place)
+    bodies = handler.handle([{"data": PICTURE}] * 3, context)
+    assert [one[0] for one in context.said.values()] == [status] * 3
+    assert {one[2] for one in context.said.values()} == {"application/json"}
+    assert [json.loads(body) for body in bodies] == (
+        [{"row": number} for number in range(3)] if status == 200 else [json.loads(failure_answer().body)] * 3
+    )
+    assert log in caplog.text
+    assert "secret detail" in caplog.text
+
+
+def test_a_batch_that_comes_before_the_model_is_answered_too():
+    context = Context()
+    (body,) = ExplainedClassifier().handle([{"data": PICTURE}], context)
+    assert context.said[0][0] == json.loads(body)["code"] == 500

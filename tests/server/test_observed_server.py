@@ -4,8 +4,9 @@ import contextlib
 import json
 import re
 import socket
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,24 @@ class Observed:
         lines = (self.logs / "model_log.log").read_text(encoding="utf-8").splitlines()
         found = [re.fullmatch(r".* MODEL_LOG - (\{.*\})", line) for line in lines]
         return [json.loads(one[1]) for one in found if one]
+
+    def lines_of(self, answers: list[requests.Response]) -> list[dict]:
+        """The lines of these answers' requests, once the log has them all."""
+        ids = [one.headers["x-request-id"] for one in answers]
+
+        def logged() -> bool:
+            lines.update((one["request"], one) for one in self.requests_logged())
+            return set(ids) <= set(lines)
+
+        lines: dict[str, dict] = {}
+        self.await_that(logged)
+        return [lines[one] for one in ids]
+
+    def await_that(self, holds: Callable[[], bool], seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < end, (self.logs / "model_log.log").read_text(encoding="utf-8")[-2000:]
+            time.sleep(0.05)
 
     def total(self) -> float:
         return value(scrape(self.client.server), "explainer_requests_total")
@@ -133,18 +152,25 @@ def test_a_map_without_evidence_is_counted(observed):
 
 
 def test_probes_and_descriptions_are_not_counted(observed):
-    before = observed.total()
+    before, labels = scrape(observed.client.server), {"engine": "onnx", "method": "none", "outcome": "ok"}
     for _ in range(3):
         assert requests.get(f"{observed.client.address}/1.0/healthz", timeout=60).status_code == 200
     observed.client.describe()
-    observed.client.form(PICTURE, maps="none")
-    assert value(observed.scrape_after(before + 1), "explainer_requests_total") == before + 1
+    observed.client.form(PICTURE, maps="none")  # the last: what was counted before is exposed when this is
+
+    def rise(scraped: Scraped, **which: str) -> float:
+        return value(scraped, "explainer_requests_total", **which) - value(before, "explainer_requests_total", **which)
+
+    after = scrape_until(observed.client.server, lambda scraped: rise(scraped, **labels) == 1)
+    assert rise(after) == 1
 
 
 def test_only_what_is_declared_is_exposed_and_what_is_ours_from_the_start(observed):
     declared = yaml.safe_load((ROOT / "deploy/metrics.yaml").read_text(encoding="utf-8"))
     known = {one["name"] for section in declared.values() for kind in section.values() for one in kind}
-    scraped = scrape(observed.client.server)
+    before = observed.total()
+    observed.client.form(PICTURE)
+    scraped = observed.scrape_after(before + 1)
     assert {re.sub(r"_(bucket|count|sum)$", "", name) for name, _ in scraped} <= known
     assert value(scraped, "explainer_engine_disagreements_total", ModelName="shapes") == 0
     assert any(name == "explainer_engine_disagreements_total" for name, _ in scraped)
@@ -172,9 +198,11 @@ def names_in(query: str) -> tuple[set[str], set[str]]:
 
 
 def test_the_dashboard_and_the_alerts_ask_only_for_what_is_exposed(observed):
+    before = observed.total()
     observed.client.form(PICTURE)
     observed.client.form(PICTURE, layer="stage3.1")
     observed.client.form(b"no picture")
+    observed.scrape_after(before + 3)
     scraped = scrape_until(observed.client.server, lambda now: any(name == "MemoryUtilization" for name, _ in now))
     labels: dict[str, set[str]] = {}
     for name, its in scraped:
@@ -195,7 +223,8 @@ def test_the_dashboard_and_the_alerts_ask_only_for_what_is_exposed(observed):
 
 def test_the_dashboards_selection_is_the_models(observed):
     assert all("$model" in query for query in queries() if "explainer_" in query and "label_values" not in query)
-    assert value(scrape(observed.client.server), "explainer_requests_total", ModelName="shapes") > 0
+    observed.client.form(PICTURE, maps="none")
+    scrape_until(observed.client.server, lambda now: value(now, "explainer_requests_total", ModelName="shapes") > 0)
 
 
 def raw_request(address: str, head: bytes, body: bytes) -> bytes:
@@ -218,6 +247,14 @@ NASTY = [
     "${jndi:ldap://127.0.0.1:9/evil_7f3a}",
     "evil_7f3a é☃\x1b[2J",
 ]
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+
+def warnings_of_libpng(observed: Observed) -> int:
+    return (observed.logs / "model_log.log").read_text(encoding="utf-8").count("libpng warning: tIME: too short")
 
 
 def test_no_clients_text_reaches_the_log(observed):
@@ -250,9 +287,13 @@ def test_no_clients_text_reaches_the_log(observed):
     assert client.form(PICTURE, maps="none").status_code == 200
     plain = encoded(Image.fromarray(np.zeros((30, 50, 3), np.uint8)), "PNG")
     name = b"x\n[METRICS]evil_7f3a.ms:9|#Level:Model|#type:GAUGE\n"
-    profile = name + b"\0\0" + zlib.compress(b"no profile")
-    named = len(profile).to_bytes(4, "big") + b"iCCP" + profile + zlib.crc32(b"iCCP" + profile).to_bytes(4, "big")
-    assert client.form(plain[:33] + named + plain[33:], maps="none").status_code == 200
+    named, short = chunk(b"iCCP", name + b"\0\0" + zlib.compress(b"no profile")), chunk(b"tIME", b"x")
+    told = warnings_of_libpng(observed)
+    answers = [client.form(plain[:33] + one + plain[33:], maps="none") for one in (named, short)]
+    assert [one.status_code for one in answers] == [200, 200]
+    # the last line on the worker's standard output and on its error output: what came before is in the log, too
+    observed.lines_of(answers)
+    observed.await_that(lambda: warnings_of_libpng(observed) == told + 1)
     for name in ("model_log.log", "console.log"):
         log = (observed.logs / name).read_bytes()
         assert b"evil_7f3a" not in log, re.findall(rb".*evil_7f3a.*", log)[:3]
@@ -263,7 +304,6 @@ def test_no_clients_text_reaches_the_log(observed):
 
 
 def test_every_request_has_its_line_with_the_id_that_its_client_got(observed):
-    already = len(observed.requests_logged())
     client = observed.client
     picture = encoded(Image.fromarray(np.zeros((30, 50, 3), np.uint8)), "PNG")
     answers = [
@@ -272,10 +312,9 @@ def test_every_request_has_its_line_with_the_id_that_its_client_got(observed):
         client.post(files={"data": PICTURE}, headers={"Accept": "image/png"}),
         client.form(PICTURE, top_k="0"),
     ]
-    count = value(scrape(client.server), "explainer_requests_total")
-    observed.scrape_after(count)
-    lines = observed.requests_logged()[already:]
-    assert [one["request"] for one in lines] == [one.headers["x-request-id"] for one in answers]
+    lines = observed.lines_of(answers)
+    asked = [one.headers["x-request-id"] for one in answers]
+    assert [one["request"] for one in observed.requests_logged() if one["request"] in asked] == asked
     assert [one["status"] for one in lines] == [200, 200, 200, 400]
     assert [one["outcome"] for one in lines] == ["ok", "ok", "ok", "BadRequest"]
     assert [one["bytes_out"] for one in lines] == [len(one.content) for one in answers]

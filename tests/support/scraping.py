@@ -39,8 +39,13 @@ def value(scraped: Scraped, name: str, **labels: str) -> float:
 
 
 def scrape_until(server: LocalServer, reached: Callable[[Scraped], bool], seconds: float = 30) -> Scraped:
-    """What is exposed once it is so, or at last: the frontend reads a worker's metrics a little after its answer."""
+    """What is exposed once it is so: the frontend reads a worker's metrics a little after its answer.
+
+    Raises:
+        AssertionError: it is not so in that many seconds.
+    """
     end = time.monotonic() + seconds
-    while not reached(scraped := scrape(server)) and time.monotonic() < end:
+    while not reached(scraped := scrape(server)):
+        assert time.monotonic() < end, f"not reached within {seconds} s: {scraped}"
         time.sleep(0.1)
     return scraped

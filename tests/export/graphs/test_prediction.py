@@ -68,7 +68,8 @@ def test_the_graph_equals_pytorch_on_pictures_it_was_not_exported_with(graph, cl
     np.testing.assert_allclose(probabilities, softmax(expected), atol=1e-4)
 
 
-def test_a_graph_that_differs_is_not_written(tmp_path, monkeypatch):
+def test_a_graph_that_differs_is_not_written_and_an_older_one_not_left(tmp_path, monkeypatch):
+    (tmp_path / "a.onnx").write_bytes(b"older")
     trace = prediction_graph.trace_prediction
 
     def broken(classifier):

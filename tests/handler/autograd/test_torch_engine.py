@@ -1,12 +1,15 @@
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import handler.autograd.torch_engine as torch_engine
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import Unprocessable
 from handler.explanation.cam import gradcam
@@ -238,19 +241,56 @@ def test_explains_under_no_grad_and_leaves_it_so(classifier):
     assert_same_evidence(found, expected, 0, 0)
 
 
-def test_four_threads_sharing_one_engine_get_the_answers_of_one(classifier):
-    engine, inputs = TorchEngine(classifier), random_inputs(12)
-    before = state_of(classifier.module)
+class Meeting(nn.Module):
+    """A pass in it ends when another thread has come as far as it can."""
 
-    def explain(row):
-        return engine.run(inputs[row : row + 1], [[row % 10]], EVERYTHING)
+    def __init__(self, came):
+        super().__init__()
+        self.net, self.came, self.passes, self.together = hand_net(), came, 0, 0
 
-    one_by_one = [explain(row) for row in range(12)]
-    with ThreadPoolExecutor(4) as pool:
-        at_once = list(pool.map(explain, range(12)))
-    for found, expected in zip(at_once, one_by_one, strict=True):
-        assert_same_evidence(found, expected, 0, 0)
-    assert state_of(classifier.module) == before
+    def forward(self, x):
+        self.passes += 1
+        self.together = max(self.together, self.passes)
+        if self.passes > 1:
+            self.came.set()
+        assert self.came.wait(60), "the other thread came neither into the pass nor to the lock"
+        scores = self.net(x)
+        self.passes -= 1
+        return scores
+
+
+class Told:
+    """A lock that tells when a thread has to wait for it."""
+
+    def __init__(self, waits):
+        self._lock, self._waits = threading.Lock(), waits
+
+    def __enter__(self):
+        if not self._lock.acquire(blocking=False):
+            self._waits.set()
+            self._lock.acquire()
+
+    def __exit__(self, *_):
+        self._lock.release()
+
+
+@pytest.mark.parametrize("needs", [Needs(), Needs(("net.0",), guided=True)], ids=["prediction", "explanation"])
+def test_threads_sharing_one_engine_are_in_the_network_one_after_the_other(monkeypatch, needs):
+    came = threading.Event()
+    monkeypatch.setattr(torch_engine, "threading", SimpleNamespace(Lock=lambda: Told(came)))
+    module = Meeting(came)
+    engine, before = TorchEngine(tiny_classifier(module)), state_of(module)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda target: engine.run(PICTURE, [[target]], needs), (0, 1)))
+    assert (module.together, came.is_set()) == (1, True)
+    assert state_of(module) == before
+    for target, one in enumerate(found):
+        alone = TorchEngine(tiny_classifier(hand_net())).run(PICTURE, [[target]], Needs(("0",), guided=True))
+        assert one.classes.tolist() == [target]
+        np.testing.assert_array_equal(one.logits, alone.logits)
+        if needs.guided:
+            np.testing.assert_array_equal(one.guided, alone.guided)
+            np.testing.assert_array_equal(one.layers["net.0"].gradient, alone.layers["0"].gradient)
 
 
 class MixesPictures(nn.Module):

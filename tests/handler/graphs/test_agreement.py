@@ -10,7 +10,10 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of
 from handler.explanation.evidence import Needs
 from handler.graphs.agreement import disagreements, fixed_picture
+from handler.graphs.description import KINDS
 from handler.graphs.onnx_engine import OnnxEngine
+from handler.graphs.session import GraphSession
+from tests.support.graphs import HOW, describe, write_graph
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +22,12 @@ def graphs(shapes, shapes_graphs):
 
 
 class Altered:
-    """The hooks, with one thing changed in what they find."""
+    """An engine, with one thing changed in what it finds."""
 
     name = "altered"
 
-    def __init__(self, classifier, change):
-        self._engine, self._change = TorchEngine(classifier), change
+    def __init__(self, engine, change):
+        self._engine, self._change = engine, change
 
     def run(self, inputs, targets, needs):
         return self._change(self._engine.run(inputs, targets, needs))
@@ -61,7 +64,7 @@ def test_a_plain_gradient_is_not_taken_for_a_guided_one(graphs, shapes):
     plain = TorchEngine(shapes).run(
         fixed_picture(shapes.preprocessing)[None], [[-1, 0]], Needs(("conv5",), guided=True, saliency=True)
     )
-    hooks = Altered(shapes, lambda found: replace(found, guided=plain.saliency))
+    hooks = Altered(TorchEngine(shapes), lambda found: replace(found, guided=plain.saliency))
     (line,) = disagreements(graphs, hooks, shapes.preprocessing)
     assert line.startswith("explanation graph: guided gradient differs")
 
@@ -74,17 +77,71 @@ def test_few_pixels_may_differ_where_gates_flip_many_may_not(graphs, shapes, sha
         guided[flipped] += 0.1 * np.abs(guided).max()
         return replace(found, guided=guided)
 
-    lines = disagreements(graphs, Altered(shapes, flip), shapes.preprocessing)
+    lines = disagreements(graphs, Altered(TorchEngine(shapes), flip), shapes.preprocessing)
     assert bool(lines) == (share > agreement.GATE_SHARE)
 
 
 def test_nan_is_a_disagreement(graphs, shapes):
-    hooks = Altered(shapes, lambda found: replace(found, logits=found.logits * np.nan))
+    hooks = Altered(TorchEngine(shapes), lambda found: replace(found, logits=found.logits * np.nan))
     lines = disagreements(graphs, hooks, shapes.preprocessing)
     assert any("logits" in line for line in lines)
 
 
 def test_another_coverage_is_a_disagreement(graphs, shapes):
-    hooks = Altered(shapes, lambda found: replace(found, coverage="36 of 37 activations"))
+    hooks = Altered(TorchEngine(shapes), lambda found: replace(found, coverage="36 of 37 activations"))
     (line,) = disagreements(graphs, hooks, shapes.preprocessing)
     assert line == "explanation graph: guided are 37 of 37 activations, not 36 of 37 activations"
+
+
+def moved(output, by):
+    """Changes one value of an output by a share of the largest, or the order of the classes."""
+
+    def move(values):
+        values = values.copy()
+        values.flat[0] += by * np.abs(values).max()
+        return values
+
+    def change(found):
+        if output == "classes":
+            return replace(found, classes=found.classes[::-1])
+        if output in ("activation", "gradient"):
+            ((path, layer),) = found.layers.items()
+            return replace(found, layers={path: replace(layer, **{output: move(getattr(layer, output))})})
+        return replace(found, **{output: move(getattr(found, output))})
+
+    return change
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Engines on graphs of a few nodes, each of one kind."""
+    folder = tmp_path_factory.mktemp("tiny")
+    opened = {kind: GraphSession.open(write_graph(folder, describe(kind, coverage="1 of 1"))) for kind in KINDS}
+    return {kind: OnnxEngine({kind: graph}) for kind, graph in opened.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_graph_agrees_with_what_finds_the_same(tiny, kind):
+    assert disagreements(tiny[kind], tiny[kind], HOW) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "output", "said"),
+    [
+        ("prediction", "logits", "prediction graph: logits differs"),
+        ("prediction", "classes", "prediction graph: the top class is 2, not 0"),
+        ("gradcam", "activation", "gradcam graph: activation at last differs"),
+        ("gradcam", "gradient", "gradcam graph: gradient at last differs"),
+        ("explanation", "gradient", "explanation graph: gradient at last differs"),
+        ("explanation", "guided", "explanation graph: guided gradient differs"),
+        ("saliency", "activation", "saliency graph: activation at last differs"),
+        ("saliency", "saliency", "saliency graph: saliency differs"),
+    ],
+)
+def test_one_value_that_differs_is_told_by_the_output_that_it_is_of(tiny, kind, output, said):
+    tolerance = agreement.GATE_TOLERANCE if output == "guided" else agreement.TOLERANCE
+    hooks = Altered(tiny[kind], moved(output, 1.2 * tolerance))
+    (line,) = disagreements(tiny[kind], hooks, HOW)
+    assert line.startswith(said)
+    if output != "classes":
+        assert disagreements(tiny[kind], Altered(tiny[kind], moved(output, 0.8 * tolerance)), HOW) == []

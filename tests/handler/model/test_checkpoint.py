@@ -1,6 +1,8 @@
 import pytest
 import torch
+from safetensors.torch import save_file
 
+import handler.model.checkpoint as checkpoints
 from handler.errors import ModelError
 from handler.model.checkpoint import Checkpoint, names_in, read_checkpoint, write_checkpoint
 from handler.picture.preprocess import Preprocessing
@@ -84,6 +86,41 @@ def test_names_stay_where_taking_off_helps_nothing():
     }
     twice = {"fc.weight": torch.zeros(2), "_orig_mod.fc.weight": torch.ones(2)}
     assert names_in({"fc.weight": torch.zeros(2)}, twice) == {name: name for name in twice}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({"labels": '["cat", 3]'}, "labels must be a list of texts"),
+        ({"labels": '"cat"'}, "labels must be a list of texts"),
+        ({"labels": '{"0": "cat"}'}, "labels must be a list of texts"),
+        ({"labels": "[cat]"}, "Expecting value"),
+        ({"options": "[]"}, "options must be a mapping"),
+        ({"options": "null"}, "options must be a mapping"),
+        ({"options": "{"}, "Expecting property name"),
+        ({"preprocessing": "{}"}, "preprocessing must be an object with the fields"),
+    ],
+)
+def test_a_description_that_is_malformed_is_refused_by_what_is_wrong(tmp_path, metadata, said):
+    save_file(STATE, tmp_path / "a.safetensors", metadata)
+    with pytest.raises(ModelError, match=rf"a\.safetensors describes itself wrongly: {said}"):
+        read_checkpoint(tmp_path / "a.safetensors")
+
+
+def test_an_interrupted_write_leaves_the_older_checkpoint_whole(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    described = Checkpoint(architecture="resnet18", labels=["cat", "dog"], preprocessing=HOW, state=STATE)
+    write_checkpoint(path, described)
+    older = path.read_bytes()
+
+    def interrupted(_state, target, _metadata):
+        target.write_bytes(older[:50])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint(path, described)
+    assert [one.read_bytes() for one in tmp_path.iterdir()] == [older]
 
 
 class Bomb:

@@ -18,7 +18,9 @@ DEFAULTS = Options()
         ({"maps": []}, "maps", ()),
         ({"maps": "saliency,gradcam,saliency"}, "maps", ("saliency", "gradcam")),
         ({"maps": ["gradcam"]}, "maps", ("gradcam",)),
+        ({"target": list(range(10))}, "target", tuple(range(10))),
         ({"layer": "conv5, stage4.3"}, "layer", ("conv5", "stage4.3")),
+        ({"layer": "a,b,c,d,e,f,g,h"}, "layer", tuple("abcdefgh")),
         ({"top_k": "7"}, "top_k", 7),
         ({"top_k": 7}, "top_k", 7),
         ({"size": "Image"}, "size", "image"),
@@ -60,6 +62,7 @@ def test_what_is_not_given_keeps_its_default():
         ({"overlay": True}, "overlay True"),
         ({"overlay": 10**400}, "overlay"),
         ({"layer": [1]}, "layer"),
+        ({"layer": "a,b,c,d,e,f,g,h,i"}, "valid are auto or 1 to 8 module paths"),
     ],
 )
 def test_what_is_not_valid_is_refused(given, said):

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -5,6 +7,7 @@ from handler.errors import TooLarge
 from handler.picture.preprocess import preprocess
 from handler.protocol.options import Options
 from handler.rendering.canvas import Canvas
+from handler.rendering.encoding import encode_list, encode_npy
 from handler.serving.budget import Budget, check_size
 from tests.support.engines import CARD
 
@@ -45,3 +48,18 @@ def test_an_answer_of_the_limits_size_is_sent():
     check_size(100, 100)
     with pytest.raises(TooLarge, match="101 bytes, valid are at most 100; ask for fewer targets"):
         check_size(101, 100)
+
+
+@pytest.mark.parametrize(("encoding", "each"), [("npy", 4 * 4 / 3), ("list", 8)])  # bytes: a float32 in base64, digits
+@pytest.mark.parametrize("targets", [1, 3])
+def test_numbers_up_to_the_limit_itself_are_listed(encoding, each, targets):
+    most = int(targets * 8 * 8 * each)
+    Budget(10**9, most).draw(canvas(8, encoding=encoding), ["gradcam"], targets)
+    with pytest.raises(TooLarge, match=f"would take {most} bytes, valid are at most {most - 1}"):
+        Budget(10**9, most - 1).draw(canvas(8, encoding=encoding), ["gradcam"], targets)
+
+
+def test_what_the_budget_lets_pass_is_hardly_more_when_it_is_encoded():
+    values = np.random.default_rng(0).random((100, 100), np.float32)
+    assert len(encode_npy(values)) == pytest.approx(100 * 100 * 16 / 3, rel=0.01)
+    assert len(json.dumps(encode_list(values))) > 100 * 100 * 8  # a lower bound: what is listed is measured again

@@ -4,6 +4,7 @@ import base64
 import gc
 import hashlib
 import json
+import math
 import weakref
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from handler.protocol.observation import STAGES
 from handler.protocol.options import Options
 from handler.rendering.render import encode_png
 from handler.serving.settings import Settings
-from tests.support.engines import CARD, BrightnessEngine, answering, picture, rows_of, text_of
+from tests.support.engines import CARD, SIDE, BrightnessEngine, answering, picture, rows_of, text_of
 
 GUIDED = ("guided_backprop", "guided_gradcam")
 
@@ -52,6 +53,37 @@ def test_a_row_that_fails_in_the_engine_does_not_harm_its_neighbours():
     assert engine.batches == [4, 1, 1, 1, 1]
     assert b"secret" not in answers[1].body
     assert json.loads(answers[2].body) == {"code": 422, "type": "Unprocessable", "message": "too dark"}
+
+
+class SalientEngine(BrightnessEngine):
+    """Has a gradient at the input, too."""
+
+    def run(self, inputs, targets, needs):
+        evidence = super().run(inputs, targets, replace(needs, saliency=False))
+        gradients = np.ones((len(evidence.rows), 3, SIDE, SIDE), np.float32)
+        return replace(evidence, saliency=gradients if needs.saliency else None)
+
+
+@pytest.mark.parametrize(
+    ("maps", "method", "layer"),
+    [("gradcam", "gradcam", "c"), ("gradcam,saliency", "gradcam", "c"), ("saliency", None, None)],
+)
+def test_an_answer_has_the_engines_own_numbers(maps, method, layer):
+    row = {"data": picture(51), "target": "light,dark", "maps": maps, "encoding": "list"}
+    (one,) = answering(SalientEngine()).answer_batch(rows_of([row]))
+    content = json.loads(one.body)
+    logits = {"dark": 0.8, "light": 0.2}  # a brightness of 51 of 255
+    probabilities = {"dark": 1 / (1 + math.exp(-0.6)), "light": 1 / (1 + math.exp(0.6))}
+    assert [(one["index"], one["label"]) for one in content["predictions"]] == [(0, "dark"), (1, "light")]
+    for one in content["predictions"]:
+        assert one["probability"] == pytest.approx(probabilities[one["label"]], abs=1e-6)
+    assert [one["target"]["label"] for one in content["explanations"]] == ["light", "dark"]
+    for one in content["explanations"]:
+        target = one["target"]
+        assert target["index"] == CARD.labels.index(target["label"])
+        assert target["logit"] == pytest.approx(logits[target["label"]], abs=1e-6)
+        assert target["probability"] == pytest.approx(probabilities[target["label"]], abs=1e-6)
+        assert (one["method"], one["layer"], list(one["maps"])) == (method, layer, maps.split(","))
 
 
 def test_no_positive_evidence_is_said():

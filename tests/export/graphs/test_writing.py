@@ -1,0 +1,70 @@
+"""What is left in the folder when a graph is written, and when it cannot be; the networks are a few nodes."""
+
+import os
+from types import SimpleNamespace
+
+import onnx
+import pytest
+
+from export.graphs.writing import no_older_file, write_verified
+from export.verify.compare import Check, Tolerance, VerificationError
+from handler.graphs.description import KIND_PREDICTION, GraphDescription
+from tests.support.graphs import HOW, describe, make_graph
+
+CLASSIFIER = SimpleNamespace(
+    architecture="tiny",
+    labels=["red", "green", "blue"],
+    preprocessing=HOW,
+    weights_sha256="0" * 64,
+    default_layer="last",
+)
+CHECKS = [Check(output="logits", batch=1, shape=(1, 3), max_error=0, share_beyond=0, tolerance=Tolerance(1e-4))]
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / "a.onnx").write_bytes(b"older")
+    return tmp_path / "a.onnx"
+
+
+def write(path, model, verified=lambda: CHECKS):
+    with no_older_file(path):
+        return write_verified(model, path, CLASSIFIER, KIND_PREDICTION, verified, simplified=["folded"])
+
+
+def test_a_verified_graph_takes_the_older_ones_place_and_describes_itself(path):
+    assert write(path, make_graph(describe())) == CHECKS
+    properties = {one.key: one.value for one in onnx.load(path).metadata_props}
+    found = GraphDescription.from_properties(properties)
+    assert (found.kind, found.labels, found.weights_sha256) == (KIND_PREDICTION, CLASSIFIER.labels, "0" * 64)
+    assert "logits" in found.verification
+    assert found.simplified == ("folded",)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def differs():
+    raise VerificationError("DIFFERS")
+
+
+def full(*_):
+    raise OSError("no space left on device")
+
+
+@pytest.mark.parametrize(
+    ("operator", "verified", "replace", "error"),
+    [
+        ("Softmax", differs, os.replace, VerificationError),
+        ("NoSuchOperator", lambda: CHECKS, os.replace, onnx.checker.ValidationError),
+        ("Softmax", lambda: CHECKS, full, OSError),
+    ],
+    ids=["differs", "invalid", "disk"],
+)
+def test_whatever_fails_neither_the_graph_nor_an_older_one_nor_half_of_it_is_left(
+    path, monkeypatch, operator, verified, replace, error
+):
+    model = make_graph(describe())
+    model.graph.node[-1].op_type = operator
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(error):
+        write(path, model, verified)
+    assert list(path.parent.iterdir()) == []
