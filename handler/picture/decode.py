@@ -206,10 +206,10 @@ def _differs_in_cv2(header: _Header, data: bytes) -> bool:
 
 def _decode_with_pillow(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8] | None:
     try:
-        with _pillows_limit(max_pixels):
+        with _pillows_limit(max_pixels):  # a TIFF's tiles are judged once more when it is loaded
             opened = Image.open(io.BytesIO(data), formats=FORMATS)
+            opened.load()
         with opened as image:
-            image.load()
             return _upright(np.asarray(_of_8_bits(image).convert("RGB")), _orientation(image))
     except Exception:  # as above: a bent file, whatever Pillow calls it
         return None

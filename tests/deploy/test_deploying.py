@@ -21,8 +21,7 @@ def test_the_paths_it_names_exist():
     for path in named - made:
         assert (ROOT / path).exists(), path
     for link in re.findall(r"\]\(([\w.]+\.md)", PAGE):
-        if link != "RELIABILITY.md":  # written by `make load`
-            assert (ROOT / "docs" / link).exists(), link
+        assert (ROOT / "docs" / link).exists(), link
 
 
 def test_its_arithmetic_is_the_manifests():

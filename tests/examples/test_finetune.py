@@ -455,10 +455,28 @@ def test_a_download_that_fails_is_told_in_one_line(few, tmp_path, capsys, monkey
     assert "the weights of shufflenet_v2_x2_0 could not be downloaded" in said
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_good(few, tmp_path, capsys):
-    said = fails(capsys, few, *START, "--learning-rate", "1e30", "--out", tmp_path / "out")
-    assert "the loss became" in said or "not finite" in said
-    assert "--learning-rate" in said
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [(True, "the loss became nan in epoch 2; try a smaller --learning-rate"), (False, "the held-out pictures is not")],
+)
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_what_was_good(
+    few, tmp_path, capsys, monkeypatch, training, said
+):
+    out = tmp_path / "out"
+    command = [str(few), *START, "--out", str(out), "--epochs"]
+    assert main([*command, "1"]) == 0
+    kept = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def overflowing(*arguments):
+        scores, *losses = scores_and_losses(*arguments)
+        return scores, *(loss * (np.nan if torch.is_grad_enabled() == training else 1) for loss in losses)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "scores_and_losses", overflowing)
+        assert said in fails(capsys, *command, "2")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == kept
+    assert main([*command, "2"]) == 0
+    assert "continues after epoch 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

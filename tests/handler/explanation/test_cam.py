@@ -3,6 +3,9 @@ import pytest
 import torch
 
 from handler.explanation.cam import METHODS, gradcam, method
+from handler.explanation.evidence import Evidence, LayerEvidence
+from handler.explanation.maps import make_maps
+from handler.protocol.options import Options, parse_options
 
 # two rows of two channels of 2x2 cells; the gradients' means are (1, -0.5) and (-1, 0.5)
 ACTIVATION = np.float32([[[[1, 2], [3, 4]], [[4, 3], [2, 1]]]] * 2)
@@ -38,8 +41,28 @@ def test_a_name_that_is_taken_is_refused_and_keeps_its_formula():
     assert METHODS["gradcam"].formula is gradcam
 
 
-def test_a_new_formula_is_found_under_its_name(monkeypatch):
-    monkeypatch.delitem(METHODS, "gradcam")
-    method("gradcam")(gradcam)
-    assert METHODS["gradcam"].formula is gradcam
-    assert METHODS["gradcam"].summary.startswith("Grad-CAM: channels weighted by their mean gradient")
+def test_a_new_formula_is_an_option_and_makes_the_map(monkeypatch):
+    monkeypatch.setitem(METHODS, "strongest", None)  # whatever is there afterwards is taken out again
+    del METHODS["strongest"]
+
+    @method("strongest")
+    def strongest(activation, gradient):
+        """The strongest channel alone.
+
+        The rest is not told.
+        """
+        return (activation * gradient).max(axis=1)
+
+    assert METHODS["strongest"].summary == "The strongest channel alone."
+    assert parse_options({"method": "strongest"}, Options()).method == "strongest"
+    evidence = Evidence(
+        logits=np.zeros((2, 2), np.float32),
+        input_size=(2, 2),
+        rows=np.arange(2),
+        classes=np.zeros(2, np.int64),
+        layers={"last": LayerEvidence(ACTIVATION, GRADIENT)},
+    )
+    for pair, expected in enumerate([[[1, 0], [0, 0]], [[1, 0.75], [0, 0]]]):  # of [[4, 0], [0, 0]], [[4, 3], [0, 0]]
+        made = make_maps(evidence, pair, ["gradcam"], "strongest", at_layer=True)["gradcam"]
+        np.testing.assert_allclose(made.values, expected, atol=1e-6)
+        assert made.maximum == 4

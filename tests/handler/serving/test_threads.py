@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 import handler.serving.threads as threads
@@ -31,8 +33,15 @@ def test_usable_cores_are_the_bound_ones_within_the_limits(monkeypatch, limits, 
     assert usable_cores() == expected
 
 
-def test_this_machine_has_cores():
-    assert usable_cores() >= 1
+def test_the_cores_are_those_that_the_thread_is_bound_to(monkeypatch):
+    monkeypatch.setattr(threads, "cpu_limits", lambda: iter(()))
+    bound = os.sched_getaffinity(0)
+    assert usable_cores() == len(bound)
+    try:
+        os.sched_setaffinity(0, {min(bound)})
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, bound)
 
 
 def test_limits_of_version_2_are_found_at_the_group_and_around_it(tmp_path):
