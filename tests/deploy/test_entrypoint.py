@@ -23,6 +23,7 @@ from tests.support.tools import tool
 
 pytestmark = pytest.mark.server
 PREDICTIONS = "/predictions/shufflenet_cam"
+DRAIN = 4  # seconds; a request comes within them
 needs_namespaces = pytest.mark.skipif(not may_make_namespaces(), reason="may not make mount and PID namespaces here")
 
 needs_place = pytest.mark.skipif(
@@ -30,10 +31,9 @@ needs_place = pytest.mark.skipif(
 )
 
 
-def explain(running: Pod, target: str = "top") -> tuple[int, int]:
+def explain(running: Pod) -> tuple[int, int]:
     """One request over a connection of its own: status and number of explanations."""
-    form = {"target": target}
-    answer = requests.post(running.url(PREDICTIONS), files={"data": TWO.read_bytes()}, data=form, timeout=120)
+    answer = requests.post(running.url(PREDICTIONS), files={"data": TWO.read_bytes()}, timeout=120)
     return answer.status_code, len(answer.json()["explanations"])
 
 
@@ -54,30 +54,44 @@ def ended(processes: list[psutil.Process]) -> bool:
     return not psutil.wait_procs(processes, timeout=60)[1]
 
 
+def assert_answers_everything_before_it_stops(running: Pod) -> None:
+    """Told to stop, with ``DRAIN`` set, while the worker stands still and requests wait for it."""
+    entrypoint, family, worker = running.entrypoint, running.family(), running.worker
+    with ThreadPoolExecutor(5) as pool:
+        worker.suspend()
+        flight = [pool.submit(explain, running) for _ in range(4)]
+        running.await_that(lambda: running.queued() == 3)  # the worker has one
+        entrypoint.send_signal(signal.SIGTERM)
+        told = time.monotonic()
+        running.await_that(lambda: any(one.name() == "sleep" for one in running.family()))
+        flight.append(pool.submit(explain, running))  # the cluster still sends requests here
+        running.await_that(lambda: running.queued() == 4)
+        running.await_that(lambda: running.queued() == 5)  # the entrypoint's own, behind all others
+        assert time.monotonic() - told >= DRAIN
+        assert not any(one.done() for one in flight)
+        worker.resume()
+        assert [one.result() for one in flight] == [(200, 1)] * 5
+    assert running.started.wait(timeout=120) == 143
+    assert ended(family)
+    with pytest.raises(requests.ConnectionError):
+        requests.get(running.url("/ping"), timeout=5)
+
+
+def test_told_to_stop_it_answers_everything_first(shapes_archive: Path):
+    with child(shapes_archive, DRAIN=str(DRAIN), LAST="300") as running:
+        running.await_answer(HEALTHZ)
+        assert_answers_everything_before_it_stops(running)
+
+
 @needs_namespaces
 @needs_place
 def test_a_pod_told_to_stop_answers_everything_first(shapes_archive: Path):
-    with pod(shapes_archive, DRAIN="8", LAST="300") as running, ThreadPoolExecutor(10) as pool:
+    with pod(shapes_archive, DRAIN=str(DRAIN), LAST="300") as running:
         running.await_answer(HEALTHZ)
-        family = running.family()
         entrypoint, java = running.entrypoint, running.java
         assert {one.uids().effective for one in (entrypoint, java, *java.children())} == {USER}
         assert_confined(running)
-        flight = [pool.submit(explain, running) for _ in range(3)]
-        time.sleep(0.05)
-        entrypoint.send_signal(signal.SIGTERM)
-        told = time.monotonic()
-        assert [one.result() for one in flight] == [(200, 1)] * 3
-        while time.monotonic() < told + 5:  # the cluster still sends requests here
-            assert explain(running) == (200, 1)
-        # more than can be answered in the rest of the drain
-        queued = [pool.submit(explain, running, "circle,ring,square,star,heart") for _ in range(10)]
-        assert [one.result() for one in queued] == [(200, 5)] * 10
-        assert running.started.wait(timeout=120) == 143
-        assert time.monotonic() - told > 8
-        assert ended(family)
-        with pytest.raises(requests.ConnectionError):
-            requests.get(running.url("/ping"), timeout=5)
+        assert_answers_everything_before_it_stops(running)
 
 
 EVENT = re.compile(r"\S+T\S+ \[(?:INFO |WARN |ERROR)\] \S+ (\S+) - (.*)")

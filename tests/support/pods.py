@@ -30,6 +30,7 @@ class Pod:
 
     started: psutil.Popen  # the entrypoint, or what holds its namespaces
     address: str
+    management: str  # address
     console: Path
 
     @property
@@ -39,6 +40,16 @@ class Pod:
     @property
     def java(self) -> psutil.Process:
         return next(one for one in self.entrypoint.children() if "org.pytorch.serve.ModelServer" in one.cmdline())
+
+    @property
+    def worker(self) -> psutil.Process:
+        return next(one for one in self.java.children() if "model_service_worker" in " ".join(one.cmdline()))
+
+    def queued(self) -> int:
+        """Requests that wait for the worker, the one that it is at work on left out."""
+        (model,) = requests.get(f"{self.management}/models/shufflenet_cam", timeout=60).json()
+        queued: int = model["jobQueueStatus"]["pendingRequests"]
+        return queued
 
     def url(self, path: str) -> str:
         return f"{self.address}{path}"
@@ -111,11 +122,11 @@ def pod(archive: Path, **environment: str) -> Iterator[Pod]:
         writable, app = Path(name), Path(name) / "app"
         app.mkdir()
         os.chmod(writable, 0o755)
-        address = app_folder(app, archive, "/app")["inference_address"]
+        settings = app_folder(app, archive, "/app")
         roots = [str(app), str(writable), str(Path(sys.prefix).resolve()), str(Path(sys.base_prefix).resolve())]
         variables = [f"{key}={value}" for key, value in ({"HEALTHZ": HEALTHZ} | environment).items()]
         command = [*_NAMESPACES, str(ROOT / "tests/support/pod.sh"), *roots, *variables, "/app/entrypoint.sh"]
-        with _running(command, dict(os.environ), writable, address) as running:
+        with _running(command, dict(os.environ), writable, settings) as running:
             yield running
 
 
@@ -125,12 +136,12 @@ def child(archive: Path, **environment: str) -> Iterator[Pod]:
     with tempfile.TemporaryDirectory(prefix="pod-") as name:
         writable, app = Path(name), Path(name) / "app"
         app.mkdir()
-        address = app_folder(app, archive)["inference_address"]
+        settings = app_folder(app, archive)
         app.chmod(0o555)
         own = {"TS_CONFIG": str(app / "config.properties"), "TEMP": name, "PYTHON": sys.executable, "HEALTHZ": HEALTHZ}
         own |= {"LOG_CONFIG": str(app / "log4j2.xml"), "PYTHONPATH": name, **environment}
         try:
-            with _running([str(ENTRYPOINT)], os.environ | own, writable, address, app) as running:
+            with _running([str(ENTRYPOINT)], os.environ | own, writable, settings, app) as running:
                 yield running
         finally:
             app.chmod(0o755)
@@ -138,12 +149,16 @@ def child(archive: Path, **environment: str) -> Iterator[Pod]:
 
 @contextmanager
 def _running(
-    command: list[str], environment: Mapping[str, str], folder: Path, address: str, cwd: Path | None = None
+    command: list[str],
+    environment: Mapping[str, str],
+    folder: Path,
+    settings: Mapping[str, str],
+    cwd: Path | None = None,
 ) -> Iterator[Pod]:
     console = folder / "console.log"
     with console.open("w", encoding="utf-8") as out:
         started = psutil.Popen(command, env=environment, cwd=cwd, stdout=out, stderr=out)
-    running = Pod(started, address, console)
+    running = Pod(started, settings["inference_address"], settings["management_address"], console)
     try:
         yield running
     finally:
