@@ -1,6 +1,6 @@
 """The command line, ``shufflenet-cam`` or ``python -m export``.
 
-Commands import what they need: ``predict`` and ``explain`` run where no torch is.
+Each command imports what it needs, so that ``predict`` and ``explain`` run where torch is not installed.
 """
 
 import argparse
@@ -12,23 +12,33 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from export.labels import read_labels
 from handler.errors import ModelError, ServiceError, in_one_line
 
 if TYPE_CHECKING:
-    from export.verify.compare import Verdict
+    from handler.model.checkpoint import Checkpoint
     from handler.model.classifier import Classifier
 
 _NAME = "shufflenet-cam"  # of the distribution and of its command
 
+_EXPORTS = {  # kind of graph, which is the command, to what the command does
+    "prediction": "write a classifier's prediction graph as ONNX",
+    "explanation": "write a classifier's whole explanation as one ONNX graph",
+    "gradcam": "write scores and Grad-CAM as one ONNX graph, hardly slower than scores",
+}
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; mistakes are told in one line each, with exit status 2.
+    """Runs one command and prints each mistake as one line on standard error; ``--debug`` adds the traceback.
 
-    Status 1 is ``verify``'s for a graph that differs from PyTorch, 130 is an interruption's. ``--debug`` shows where a
-    mistake was noticed.
+    Args:
+        arguments: the words behind the command's name; None takes those that the process was started with.
+
+    Returns:
+        The exit status: 0, 1 for a graph that ``verify`` finds to differ from PyTorch, 2 for a mistake, and 130 for an
+        interruption.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -61,43 +71,32 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     archive = commands.add_parser("archive", help="pack a classifier into a TorchServe archive")
     _add_model(archive)
-    archive.add_argument("--version", default="1.0", help="of the model on the server")
+    archive.add_argument("--version", default="1.0", help="version of the model on the server (default: %(default)s)")
     archive.add_argument("--config", type=Path, help="model-config.yaml to pack (default: handler/model-config.yaml)")
     archive.add_argument("--no-sidecar", action="store_true", help="pack no ONNX graphs: quicker, and slower to serve")
     archive.add_argument(
         "--pack", action="append", default=[], metavar="PACKAGE", help="further package that --arch needs; repeatable"
     )
     archive.set_defaults(command=_archive)
-    prediction = commands.add_parser("prediction", help="write a classifier's prediction graph as ONNX")
-    _add_model(prediction)
-    prediction.set_defaults(command=_prediction)
-    explanation = commands.add_parser("explanation", help="write a classifier's whole explanation as one ONNX graph")
-    _add_model(explanation)
-    explanation.set_defaults(command=_explanation)
-    gradcam = commands.add_parser(
-        "gradcam", help="write scores and Grad-CAM as one ONNX graph, hardly slower than scores"
-    )
-    _add_model(gradcam)
-    gradcam.set_defaults(command=_gradcam)
+    for kind, does in _EXPORTS.items():
+        export = commands.add_parser(kind, help=does)
+        _add_model(export)
+        export.set_defaults(command=_export, kind=kind)
     verify = commands.add_parser("verify", help="compare a written ONNX graph with the classifier it was made from")
     verify.add_argument("file", type=Path, metavar="FILE.onnx")
     _add_source(verify)
-    verify.add_argument("--seed", type=int, default=2, help="of the pictures; the export's is 1 (default: %(default)s)")
+    verify.add_argument("--seed", type=int, default=2, help="seed of the pictures; exports use 1 (default: 2)")
     verify.set_defaults(command=_verify)
     predict = commands.add_parser("predict", help="predict pictures with an ONNX graph; runs without torch")
-    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
-    predict.add_argument("--model", type=Path, required=True, metavar="FILE.onnx")
+    _add_graph(predict)
     predict.add_argument("--top-k", type=int, help="classes to show (default: 5, or all if there are fewer)")
     predict.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    predict.set_defaults(command=_predict, extra="client")
-    explain = commands.add_parser(
-        "explain", help="draw explanations of pictures with an ONNX graph; runs without torch"
-    )
-    explain.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
-    explain.add_argument("--model", type=Path, required=True, metavar="FILE.onnx")
+    predict.set_defaults(command=_predict)
+    explain = commands.add_parser("explain", help="explain pictures with an ONNX graph; runs without torch")
+    _add_graph(explain)
     explain.add_argument("--target", default="top", help="classes: top, a label or an index, several with commas")
     explain.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures (default: %(default)s)")
-    explain.set_defaults(command=_explain, extra="client")
+    explain.set_defaults(command=_explain)
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
@@ -110,9 +109,15 @@ def _version() -> str:
         return "(a checkout that is not installed)"
 
 
+def _add_graph(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    parser.add_argument("--model", type=Path, required=True, metavar="FILE.onnx")
+    parser.set_defaults(extra="client")
+
+
 def _add_model(parser: argparse.ArgumentParser) -> None:
     _add_source(parser)
-    parser.add_argument("--name", default="shufflenet_cam", help="of the model and the file (default: %(default)s)")
+    parser.add_argument("--name", default="shufflenet_cam", help="name of model and file (default: %(default)s)")
     parser.add_argument("--store", type=Path, default=Path("model_store"), help="folder (default: %(default)s)")
 
 
@@ -126,19 +131,14 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         "--preprocess",
         default="",
         metavar="'NAME=VALUE …'",
-        help="resize, crop, mean, std, interpolation, crop_first: over what weights or checkpoint say",
+        help="resize, crop, mean, std, interpolation, crop_first: overrides what weights or checkpoint say",
     )
     parser.add_argument(
-        "--transform-input", metavar="0|1", help="of googlenet and inception_v3: whether they normalise once more"
+        "--transform-input", metavar="0|1", help="whether a googlenet or inception_v3 normalises its input once more"
     )
 
 
 def _architecture(options: argparse.Namespace) -> str | None:
-    """What --model or --arch name.
-
-    Raises:
-        ModelError: both are given, or one holds what the other is for.
-    """
     model: str | None = options.model
     arch: str | None = options.arch
     if model and arch:
@@ -148,26 +148,27 @@ def _architecture(options: argparse.Namespace) -> str | None:
     return model or arch
 
 
-def _source(options: argparse.Namespace) -> dict[str, Any]:
+def _checkpoint(options: argparse.Namespace) -> "Checkpoint":
+    from handler.model.sources import find_checkpoint
     from handler.picture.preprocess_text import read_flag
 
     flag = options.transform_input
-    return {
-        "weights": options.weights,
-        "checkpoint": options.checkpoint,
-        "labels": read_labels(options.labels) if options.labels else None,
-        "preprocess": options.preprocess,
-        "transform_input": read_flag(flag, "TRANSFORM_INPUT") if flag else None,
-    }
+    return find_checkpoint(
+        _architecture(options),
+        weights=options.weights,
+        checkpoint=options.checkpoint,
+        labels=read_labels(options.labels) if options.labels else None,
+        preprocess=options.preprocess,
+        transform_input=read_flag(flag, "TRANSFORM_INPUT") if flag else None,
+    )
 
 
 def _classifier(options: argparse.Namespace) -> "Classifier":
     """Builds the classifier that is exported or verified, and prints what is assumed about it."""
     from export.packing.assumptions import assumptions
     from handler.model.classifier import build_classifier
-    from handler.model.sources import find_checkpoint
 
-    checkpoint = find_checkpoint(_architecture(options), **_source(options))
+    checkpoint = _checkpoint(options)
     classifier = build_classifier(checkpoint)
     print(*assumptions(checkpoint, classifier), sep="\n", flush=True)
     return classifier
@@ -175,9 +176,8 @@ def _classifier(options: argparse.Namespace) -> "Classifier":
 
 def _archive(options: argparse.Namespace) -> None:
     from export.packing.archive import DEFAULT_CONFIG, write_archive
-    from handler.model.sources import find_checkpoint
 
-    checkpoint = find_checkpoint(_architecture(options), **_source(options))
+    checkpoint = _checkpoint(options)
     path = write_archive(
         checkpoint,
         options.store,
@@ -188,38 +188,23 @@ def _archive(options: argparse.Namespace) -> None:
         pack=options.pack,
         report=functools.partial(print, flush=True),
     )
-    print(
-        f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB): {checkpoint.architecture}, "
-        f"{len(checkpoint.labels or [])} classes"
-    )
+    _print_written(path, checkpoint)
 
 
-def _prediction(options: argparse.Namespace) -> None:
-    from export.graphs.prediction import export_prediction
-
-    _export(options, f"{options.name}.onnx", export_prediction)
-
-
-def _explanation(options: argparse.Namespace) -> None:
-    from export.graphs.explanation import export_explanation
-
-    _export(options, f"{options.name}.explain.onnx", export_explanation)
-
-
-def _gradcam(options: argparse.Namespace) -> None:
-    from export.graphs.explanation import export_gradcam
-
-    _export(options, f"{options.name}.gradcam.onnx", export_gradcam)
-
-
-def _export(options: argparse.Namespace, file: str, export: Callable[["Classifier", Path], list["Verdict"]]) -> None:
+def _export(options: argparse.Namespace) -> None:
+    from export.packing.sidecar import EXPORTERS
     from export.verify.compare import table
+    from handler.graphs.description import KINDS
 
     classifier = _classifier(options)
-    path = options.store / file
-    print(table(export(classifier, path)))
+    path = options.store / KINDS[options.kind].file.replace("model", options.name)
+    print(table(EXPORTERS[options.kind](classifier, path)))
+    _print_written(path, classifier)
+
+
+def _print_written(path: Path, model: "Checkpoint | Classifier") -> None:
     size = path.stat().st_size / 1e6
-    print(f"wrote {path} ({size:.1f} MB): {classifier.architecture}, {len(classifier.labels)} classes")
+    print(f"wrote {path} ({size:.1f} MB): {model.architecture}, {len(model.labels or [])} classes")
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -245,9 +230,10 @@ def _predict(options: argparse.Namespace) -> int:
     predictions = {}
 
     def predict(path: Path, image: bytes) -> None:
-        best = predictions[str(path)] = [asdict(one) for one in client.predict(image, options.top_k)]
+        best = client.predict(image, options.top_k)
+        predictions[str(path)] = [asdict(prediction) for prediction in best]
         if not options.json:
-            print(path, *(f"  {one['probability']:6.3f}  {one['label']}" for one in best), sep="\n", flush=True)
+            print(path, *(f"  {found.probability:6.3f}  {found.label}" for found in best), sep="\n", flush=True)
 
     status = _for_each(options.images, predict)
     if options.json:
@@ -273,14 +259,10 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _for_each(images: list[Path], answer: Callable[[Path, bytes], None]) -> int:
-    """Answers pictures one by one; a picture that cannot be answered is told, and those behind it are answered.
-
-    Returns:
-        The exit status.
-    """
+    """Answers every picture, prints a mistake for each that cannot be answered, and returns the exit status."""
     from handler.picture.decode import quieten
 
-    quieten()  # what is wrong with a picture is told once, by us
+    quieten()  # a mistake is printed once, without the decoder's own warnings
     status = 0
     for path in images:
         try:

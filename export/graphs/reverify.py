@@ -1,34 +1,21 @@
 """Repeats the verification of a written graph against the classifier it was made from.
 
-It tells whether the file was changed since, and whether another ONNX Runtime or machine computes something else.
+A difference means that the file was changed since, or that another ONNX Runtime or machine computes something else.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
-from export.graphs import explanation, prediction
-from export.verify.compare import (
-    Floats,
-    Inputs,
-    Run,
-    Verdict,
-    VerificationError,
-    batch_sizes,
-    fresh_pictures,
-    verify,
-)
-from export.verify.reference import eager_run, exact_run
+from export.verify.compare import Floats, Inputs, Run, Verdict, VerificationError
+from export.verify.reference import verify_graph
 from handler.engine_choice import origin_of
 from handler.errors import ModelError
-from handler.explanation.evidence import TOP
 from handler.graphs.description import KIND_PREDICTION, KINDS
 from handler.graphs.folder import check_origin
 from handler.graphs.session import GraphSession
 from handler.model.classifier import Classifier
 
-SEED = 2  # not the export's: its pictures would find nothing new
+SEED = 2  # the pictures of an export's seed, 1, would find nothing new
 
 
 def reverify(path: Path, classifier: Classifier, seed: int = SEED) -> list[Verdict]:
@@ -36,33 +23,22 @@ def reverify(path: Path, classifier: Classifier, seed: int = SEED) -> list[Verdi
 
     Args:
         path: of the graph.
-        classifier: that it was made from.
-        seed: of the pictures and targets.
+        classifier: the graph was made from it.
+        seed: of the pictures and targets, a number from 0 on.
 
     Returns:
         The comparison, one entry per output and batch size.
 
     Raises:
         VerificationError: the graph differs from PyTorch.
-        ModelError: no graph, or one that was made from another classifier or for another layer.
+        ModelError: the file is no graph, or the graph was made from another classifier or for another layer.
     """
     graph = GraphSession.open(path)
     description = graph.description
-    origin = origin_of(classifier)
-    check_origin(path, description, origin)
+    check_origin(path, description, origin_of(classifier))
     if description.kind != KIND_PREDICTION and description.layer != classifier.default_layer:
         raise ModelError(f"graph {path} was made for layer {description.layer}, not for {classifier.default_layer}")
-    reference, exact = eager_run(classifier, description.kind), exact_run(classifier, description.kind)
-    tolerances = prediction.TOLERANCES if description.kind == KIND_PREDICTION else explanation.TOLERANCES
-    takes = KINDS[description.kind].inputs
-
-    def fresh(rng: np.random.Generator, count: int) -> Inputs:
-        pictures = {"input": fresh_pictures(rng, count, classifier.preprocessing)}
-        targets = {"target": rng.integers(TOP, len(classifier.labels), count)}
-        return pictures | targets if "target" in takes else pictures
-
-    batches = batch_sizes(classifier.preprocessing.crop_size)
-    return verify(reference, _graph_run(graph), fresh, tolerances, seed, exact, explanation.GATED, batches)
+    return verify_graph(_graph_run(graph), classifier, description.kind, seed)
 
 
 def _graph_run(graph: GraphSession) -> Run:

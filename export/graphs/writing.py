@@ -1,7 +1,7 @@
 """Writes a graph that was verified, with its description in its metadata: whole, or not at all."""
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -9,10 +9,12 @@ from pathlib import Path
 import onnx
 
 from export.verify.compare import Verdict, table
+from export.verify.reference import verify_graph
+from export.verify.runtime import graph_run
 from handler.atomic_write import write_whole
+from handler.engine_choice import origin_of
 from handler.graphs.description import GraphDescription
 from handler.model.classifier import Classifier
-from handler.model.fingerprint import hash_state
 
 
 @contextmanager
@@ -30,53 +32,43 @@ def write_verified(
     path: Path,
     classifier: Classifier,
     kind: str,
-    verified: Callable[[], list[Verdict]],
     *,
     coverage: str = "",
     simplified: Sequence[str] = (),
 ) -> list[Verdict]:
-    """Verifies a graph, describes it in its metadata and writes it.
+    """Compares a graph with PyTorch, describes the graph in its metadata and writes it.
 
     Args:
         model: the graph, without metadata.
         path: of the file.
-        classifier: that it was made from.
+        classifier: the graph was made from it.
         kind: of graph, see ``handler.graphs.description``.
-        verified: compares it with PyTorch.
-        coverage: how far guided backpropagation reaches, of explanations only.
-        simplified: steps of ``export.simplify`` that were applied, in words.
+        coverage: how many activations guided backpropagation reaches, as text; for explanations only.
+        simplified: the steps of ``export.simplify`` that were applied, in words.
 
     Returns:
-        What ``verified`` returned.
+        The comparison, one entry per output and batch size.
 
     Raises:
-        VerificationError: from ``verified``.
+        NotExportableError: ONNX Runtime does not load the graph.
+        VerificationError: the graph differs from PyTorch.
     """
-    checks = verified()
+    checks = verify_graph(graph_run(model), classifier, kind)
     description = GraphDescription(
+        **vars(origin_of(classifier)),
         kind=kind,
-        architecture=classifier.architecture,
-        labels=classifier.labels,
-        preprocessing=classifier.preprocessing,
-        weights_sha256=classifier.weights_sha256 or hash_state(classifier.module),
-        versions=package_versions(),
+        versions=_versions(),
         verification=table(checks),
         layer=classifier.default_layer,
         coverage=coverage,
         simplified=tuple(simplified),
     )
     onnx.helper.set_model_props(model, description.to_properties())
-    write_model(model, path)
+    onnx.checker.check_model(model, full_check=True)
+    write_whole(path, model.SerializeToString())
     return checks
 
 
-def write_model(model: onnx.ModelProto, path: Path) -> None:
-    """Checks the model with ``onnx.checker`` and writes it, whole or not at all."""
-    onnx.checker.check_model(model, full_check=True)
-    write_whole(path, model.SerializeToString())
-
-
-def package_versions() -> dict[str, str]:
-    """The versions of the packages that have a part in a graph."""
+def _versions() -> dict[str, str]:
     packages = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}

@@ -11,7 +11,7 @@ from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PRED
 from handler.model.classifier import Classifier
 from handler.model.custom_architecture import is_own
 
-_EXPORTERS = {
+EXPORTERS = {
     KIND_PREDICTION: export_prediction,
     KIND_GRADCAM: export_gradcam,
     KIND_EXPLANATION: export_explanation,
@@ -43,7 +43,7 @@ def write_sidecar(classifier: Classifier, folder: Path, report: Callable[[str], 
     for number, kind in enumerate(kinds, start=1):
         report(f"graph {number} of {len(kinds)}: exporting and verifying {KINDS[kind].file} …")
         try:
-            _EXPORTERS[kind](classifier, folder / KINDS[kind].file)
+            EXPORTERS[kind](classifier, folder / KINDS[kind].file)
         except NotExportableError as error:
             report(f"the archive goes without {KINDS[kind].file}: {error}")
         except VerificationError as error:

@@ -10,13 +10,13 @@ from export.simplify.copying import copy_of
 
 
 def fold_batch_norms(module: nn.Module, keep: Sequence[str] = ()) -> nn.Module:
-    """A copy of an eval-mode network in which every batch norm that directly follows a convolution is part of it.
+    """A copy of an eval-mode network in which convolutions contain the batch norms that directly follow them.
 
-    The batch norm's place is taken by an identity, so that module paths stay what they were.
+    An identity takes the place of each such batch norm, so that module paths stay the same.
 
     Args:
         module: left as it is.
-        keep: paths of layers whose own output matters; a convolution among them is not folded into.
+        keep: paths of layers whose own output matters; a convolution among them stays as it is.
 
     Raises:
         NotApplicable: the network cannot be traced.
@@ -38,7 +38,7 @@ def fold_batch_norms(module: nn.Module, keep: Sequence[str] = ()) -> nn.Module:
 
 
 def _pairs(module: nn.Module) -> Iterator[tuple[str, str]]:
-    """Paths of convolutions and of the batch norms that alone read their output; each module called once."""
+    """Paths of convolutions and of the batch norms that alone read their output, if each module is called once."""
     graph = traced(module)
     calls = [node for node in graph.nodes if node.op == "call_module"]
     times = {path: sum(node.target == path for node in calls) for path in {str(node.target) for node in calls}}

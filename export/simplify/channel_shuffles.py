@@ -1,67 +1,67 @@
 """Folds channel shuffles into the weights of the convolutions around them.
 
 Between two convolutions ShuffleNet only moves channels: joins, splits, transpositions. If every convolution writes
-its channels in the order in which they are read, one split behind it and one join before each reader are all that is
-left. Exact up to the order of sums.
+its channels in the order in which they are read, one split behind the convolution and one join before each reader
+suffice. Exact up to the order of sums.
 """
 
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 from torch.utils._pytree import tree_leaves
 
 from export.simplify.applicable import NotApplicable
-from export.simplify.channels import NOTHING, is_dense, is_depthwise, reorder_inputs, reorder_outputs
+from export.simplify.channels import ELEMENTWISE, NOTHING, is_dense, is_depthwise, reorder_inputs, reorder_outputs
 
-ALIGNMENT = 4  # ONNX Runtime's blocked convolutions read multiples of so many channels only
+ALIGNMENT = 4  # the number of channels that ONNX Runtime's blocked convolutions read must be a multiple of this
 _JOINS = {torch.cat, torch.concat}
 _MOVES_FUNCTIONS = {*_JOINS, torch.chunk, torch.split, torch.transpose, torch.permute, torch.reshape}
 _MOVES_METHODS = {"chunk", "split", "view", "reshape", "transpose", "permute", "contiguous"}
-_ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.Identity)
+_CELLS = 2**32  # more cells than one channel of a batch has
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Source:
     """Channels that a dense convolution writes, behind activations and depthwise convolutions."""
 
     node: fx.Node
-    writers: tuple[str, ...]  # convolutions whose output channels have its order
-    first: int  # number of its first channel
-    count: int
+    channels: tuple[int, ...]  # numbers
+    writers: tuple[str, ...]  # paths: depthwise convolutions from the node back, then the dense convolution
 
 
 @dataclass(frozen=True)
 class _Join:
-    """Channels, of one source or more, in the order in which convolutions read them."""
+    """Channels of one source or more, in the order in which convolutions read them."""
 
     node: fx.Node
-    channels: tuple[int, ...]  # their numbers
-    readers: tuple[tuple[str, ...], ...]  # per channel: depthwise convolutions on the way, then the dense one
+    channels: tuple[int, ...]  # numbers
+    readers: tuple[tuple[str, ...], ...]  # paths, per reader: depthwise convolutions on, then the dense convolution
 
 
 _Group = tuple[tuple[_Join, ...], list[int]]  # joins that read the same channels of one source, and those channels
 
 
 def fold_shuffles(network: fx.GraphModule, example: torch.Tensor) -> int:
-    """Rewrites the graph and permutes its weights, in place.
+    """Rewrites the graph and permutes the weights of its convolutions, in place.
 
-    Folded is what lies between dense convolutions, each called once, if nothing but moves of whole channels comes in
-    between and no channel is read twice in a join; all else stays as it is.
+    The moves between dense convolutions are folded, if each convolution is called once, all moves are of whole
+    channels, and no join reads a channel twice; other moves stay as they are.
 
     Args:
-        network: flat, see ``flattening``; its convolutions must be its own.
-        example: pictures (N, 3, H, W) to learn from which channel goes where; N is at least 2.
+        network: flat, see ``flatten``; shares its convolutions with no other network.
+        example: pictures (N, 3, H, W), N at least 2, that show which channel goes where.
 
     Returns:
-        The number of joins that have been put in the place of shuffles.
+        The number of joins that have taken the place of shuffles.
 
     Raises:
-        ValueError: the network needs the sizes of tensors that are others now; it is no longer usable.
+        NotApplicable: the network asks for a size that padding changes; the network is no longer usable.
     """
     if not any(_moves(node) and node.target not in _JOINS for node in network.graph.nodes):
         return 0
@@ -83,11 +83,11 @@ def fold_shuffles(network: fx.GraphModule, example: torch.Tensor) -> int:
 
 
 class _ChannelTracker(fx.Interpreter):
-    """Numbers all channels and their cells where they are made, and moves the numbers as the network moves those."""
+    """Numbers all channels and their cells where they are made, and moves the numbers like the values."""
 
     def __init__(self, network: fx.GraphModule) -> None:
         super().__init__(network)
-        self.numbers: dict[fx.Node, Any] = {}  # like a node's value: of tensors the cells' numbers, all else as it is
+        self.numbers: dict[fx.Node, Any] = {}  # a node's value, in which the cells' numbers replace tensors
         self.moved: set[fx.Node] = set()
         self._next = 0
 
@@ -97,7 +97,7 @@ class _ChannelTracker(fx.Interpreter):
             self.numbers[n] = self._move(n)
             self.moved.add(n)
         elif isinstance(value, torch.Tensor) and not any(_moves(user) for user in n.users):
-            self.numbers[n] = torch.empty(0)  # nobody asks for them
+            self.numbers[n] = torch.empty(0)  # no move reads them
         elif isinstance(value, torch.Tensor) and value.dim() == 4:
             made = torch.arange(self._next, self._next + value.shape[1])
             self.numbers[n] = made[None, :, None, None] * _CELLS + _cells(value)
@@ -115,7 +115,7 @@ class _ChannelTracker(fx.Interpreter):
         return getattr(numbers, n.target)(*others, **kwargs)
 
     def channels(self, node: fx.Node) -> tuple[int, ...] | None:
-        """The numbers of (N, C, H, W)'s channels, if each is one whole channel with every cell in its place."""
+        """The C numbers of a node (N, C, H, W), if each channel is one whole channel with every cell in its place."""
         numbers = self.numbers[node]
         if not isinstance(numbers, torch.Tensor) or numbers.dim() != 4:
             return None
@@ -124,37 +124,38 @@ class _ChannelTracker(fx.Interpreter):
         return tuple((first.flatten() // _CELLS).tolist()) if whole else None
 
     def is_tensor(self, node: fx.Node) -> bool:
-        """Whether its value is one tensor."""
+        """Whether a node's value is one tensor."""
         return isinstance(self.numbers[node], torch.Tensor)
 
     def readers(self, node: fx.Node) -> list[fx.Node]:
-        """Who does more with its channels than to move them or to ask for their size."""
+        """The users that neither only move a node's channels nor only ask for their size."""
         others = [user for user in node.users if user not in self.moved]
         return [user for user in others if user.op == "output" or _holds_tensor(self.numbers[user])]
 
     def questions(self, nodes: Sequence[fx.Node]) -> set[fx.Node]:
-        """Who asks for the size of these, or of what is moved on the way between them."""
-        seen, waiting = set(nodes), list(nodes)
-        while waiting:
-            for user in waiting.pop().users:
-                if user in self.moved and user not in seen:
-                    seen.add(user)
-                    waiting.append(user)
+        """The users that ask for the size of these nodes, or of nodes that moves lead to from these."""
+        seen = _reached(nodes, lambda node: (user for user in node.users if user in self.moved))
         users = {user for node in seen for user in node.users if user not in self.moved}
         return {user for user in users if user.op != "output" and not _holds_tensor(self.numbers[user])}
 
 
-_CELLS = 2**32  # more than a batch has in one channel
+def _reached(starts: Iterable[fx.Node], following: Callable[[fx.Node], Iterable[fx.Node]]) -> set[fx.Node]:
+    seen, waiting = set(starts), list(starts)
+    while waiting:
+        found = set(following(waiting.pop())) - seen
+        seen |= found
+        waiting += found
+    return seen
 
 
 def _cells(values: torch.Tensor) -> torch.Tensor:
-    """The number of every cell of (N, C, H, W) in its channel: (N, 1, H, W)."""
+    """(N, C, H, W) to (N, 1, H, W): the number of every cell in its channel."""
     rows, _, height, width = values.shape
     return torch.arange(rows * height * width).reshape(rows, 1, height, width)
 
 
 def _holds_tensor(value: Any) -> bool:
-    return any(isinstance(one, torch.Tensor) for one in tree_leaves(value))
+    return any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(value))
 
 
 def _moves(node: fx.Node) -> bool:
@@ -164,90 +165,75 @@ def _moves(node: fx.Node) -> bool:
 
 
 def _routes(network: fx.GraphModule, tracker: _ChannelTracker) -> Iterator[tuple[list[_Source], list[_Join]]]:
-    """Joins and the sources of their channels, connected ones together, where all of them can be reordered."""
-    order = {node: index for index, node in enumerate(network.graph.nodes)}
+    """Connected sources and joins, where all of them can be reordered and some shuffle lies between them."""
     moved = tracker.moved
     ends = [node for node in network.graph.nodes if node in moved and tracker.is_tensor(node) and tracker.readers(node)]
     starts = {arg for node in moved for arg in node.all_input_nodes if arg not in moved and tracker.is_tensor(arg)}
     for nodes in _connected(starts, ends, moved):
         if all(node.target in _JOINS for node in nodes & moved):
-            continue  # no shuffle
-        sources = [_source(network, tracker, node) for node in sorted(nodes & starts, key=order.__getitem__)]
-        joins = [_join(network, tracker, node) for node in sorted(nodes & set(ends), key=order.__getitem__)]
-        found = [one for one in (*sources, *joins) if one is not None]
-        if len(found) == len(sources) + len(joins):
-            yield [one for one in found if isinstance(one, _Source)], [one for one in found if isinstance(one, _Join)]
+            continue
+        sources = [_source(network, tracker, node) for node in sorted(nodes & starts)]
+        joins = [_join(network, tracker, node) for node in sorted(nodes & set(ends))]
+        if None not in (*sources, *joins):
+            yield [source for source in sources if source], [join for join in joins if join]
 
 
 def _connected(starts: set[fx.Node], ends: list[fx.Node], moved: set[fx.Node]) -> Iterator[set[fx.Node]]:
+    def neighbours(node: fx.Node) -> list[fx.Node]:
+        before = [other for other in node.all_input_nodes if other in moved or other in starts]
+        return [*(before if node in moved else []), *(user for user in node.users if user in moved)]
+
     left = set(ends)
     for end in ends:
-        if end not in left:
-            continue
-        seen, waiting = {end}, [end]
-        while waiting:
-            node = waiting.pop()
-            before = node.all_input_nodes if node in moved else []
-            behind = [user for user in node.users if user in moved] if node in moved or node in starts else []
-            for one in (*before, *behind):
-                if one not in seen and (one in moved or one in starts):
-                    seen.add(one)
-                    waiting.append(one)
-        left -= seen
-        yield seen
+        if end in left:
+            nodes = _reached([end], neighbours)
+            left -= nodes
+            yield nodes
 
 
 def _source(network: fx.GraphModule, tracker: _ChannelTracker, node: fx.Node) -> _Source | None:
     """The source that ends with a node; None if its channels cannot be reordered."""
-    writers: list[str] = []
-    channels = tracker.channels(node)
-    if channels is None or tracker.readers(node):
+
+    def before(node: fx.Node) -> fx.Node | None:
+        source = node.args[0]
+        return source if isinstance(source, fx.Node) and len(source.users) == 1 else None
+
+    channels, writers = tracker.channels(node), _to_dense(network, node, before)
+    if channels is None or writers is None or tracker.readers(node):
         return None
-    at = node
-    while at.op == "call_module" and _called_once(network, at) and (at is node or len(at.users) == 1):
-        module = network.get_submodule(str(at.target))
-        if is_dense(module):
-            return _Source(node=node, writers=(*writers, str(at.target)), first=channels[0], count=len(channels))
-        if is_depthwise(module):
-            writers.append(str(at.target))
-        elif type(module) not in _ELEMENTWISE:
-            return None
-        before = at.args[0]
-        if not isinstance(before, fx.Node):
-            return None
-        at = before
-    return None
+    return _Source(node, channels, writers)
 
 
 def _join(network: fx.GraphModule, tracker: _ChannelTracker, node: fx.Node) -> _Join | None:
     """The join that a node is; None if it has other readers than convolutions, or reads a channel twice."""
+
+    def behind(node: fx.Node) -> fx.Node | None:
+        return next(iter(node.users)) if len(node.users) == 1 else None
+
     channels = tracker.channels(node)
-    readers = [_reader(network, user) for user in tracker.readers(node)]
-    found = tuple(one for one in readers if one is not None)
-    if channels is None or len(set(channels)) < len(channels) or len(found) < len(readers):
+    readers = [_to_dense(network, user, behind) for user in tracker.readers(node)]
+    if channels is None or len(set(channels)) < len(channels) or None in readers:
         return None
-    return _Join(node, channels, found)
+    return _Join(node, channels, tuple(reader for reader in readers if reader))
 
 
-def _reader(network: fx.GraphModule, node: fx.Node) -> tuple[str, ...] | None:
+def _to_dense(
+    network: fx.GraphModule, node: fx.Node, following: Callable[[fx.Node], fx.Node | None]
+) -> tuple[str, ...] | None:
+    """Paths of the convolutions from a node to the first dense one, if nothing but activations lies between."""
+    calls = Counter(other.target for other in network.graph.nodes if other.op == "call_module")
     paths: list[str] = []
-    while node.op == "call_module" and _called_once(network, node):
-        module = network.get_submodule(str(node.target))
+    at: fx.Node | None = node
+    while at is not None and at.op == "call_module" and calls[at.target] == 1:
+        module = network.get_submodule(str(at.target))
         if is_dense(module):
-            return (*paths, str(node.target))
+            return (*paths, str(at.target))
         if is_depthwise(module):
-            paths.append(str(node.target))
-        elif type(module) not in _ELEMENTWISE:
+            paths.append(str(at.target))
+        elif type(module) not in ELEMENTWISE:
             return None
-        if len(node.users) != 1:
-            return None
-        node = next(iter(node.users))
+        at = following(at)
     return None
-
-
-def _called_once(network: fx.GraphModule, node: fx.Node) -> bool:
-    calls = [one for one in network.graph.nodes if one.op == "call_module" and one.target == node.target]
-    return len(calls) == 1
 
 
 def _fold(network: fx.GraphModule, sources: Sequence[_Source], joins: Sequence[_Join]) -> None:
@@ -255,9 +241,8 @@ def _fold(network: fx.GraphModule, sources: Sequence[_Source], joins: Sequence[_
     grouped = [_groups(source, joins) for source in sources]
     _align(grouped, joins)
     for source, groups in zip(sources, grouped, strict=True):
-        wanted = [
-            NOTHING if number == NOTHING else number - source.first for _, numbers in groups for number in numbers
-        ]
+        places = _places(source)
+        wanted = [places[number] for _, numbers in groups for number in numbers]
         for path in source.writers:
             reorder_outputs(network.get_submodule(path), wanted)
         for (readers, group), piece in zip(groups, _split(network.graph, source.node, groups), strict=True):
@@ -265,8 +250,8 @@ def _fold(network: fx.GraphModule, sources: Sequence[_Source], joins: Sequence[_
                 pieces[join.node].append((piece, group))
     for join in joins:
         parts = pieces[join.node]
-        numbers = [number for _, part in parts for number in part]
-        wanted = [NOTHING if number == NOTHING else join.channels.index(number) for number in numbers]
+        places = _places(join)
+        wanted = [places[number] for _, numbers in parts for number in numbers]
         for *depthwise, dense in join.readers:
             for path in depthwise:
                 reorder_outputs(network.get_submodule(path), wanted)
@@ -280,11 +265,16 @@ def _fold(network: fx.GraphModule, sources: Sequence[_Source], joins: Sequence[_
             user.replace_input_with(join.node, joined)
 
 
+def _places(channels: _Source | _Join) -> dict[int, int]:
+    """Number of a channel to its place."""
+    return {NOTHING: NOTHING, **{number: place for place, number in enumerate(channels.channels)}}
+
+
 def _groups(source: _Source, joins: Sequence[_Join]) -> list[_Group]:
-    """A source's channels by the joins that they go to; the earliest join's first."""
-    places = [{number: place for place, number in enumerate(join.channels)} for join in joins]
+    """A source's channels by the joins that read them; the earliest join's channels come first."""
+    places = [_places(join) for join in joins]
     groups: dict[tuple[int, ...], list[int]] = {}
-    for number in range(source.first, source.first + source.count):
+    for number in source.channels:
         groups.setdefault(tuple(i for i, place in enumerate(places) if number in place), []).append(number)
     ordered = sorted(groups.items(), key=lambda item: item[0] or (math.inf,))
     return [
@@ -294,13 +284,12 @@ def _groups(source: _Source, joins: Sequence[_Join]) -> list[_Group]:
 
 
 def _align(grouped: Sequence[list[_Group]], joins: Sequence[_Join]) -> None:
-    """Lengthens joins to a multiple of ``ALIGNMENT`` by channels of nothing, from the last source that each has."""
+    """Adds zero channels to the last source of each join that no other join reads, up to multiples of ``ALIGNMENT``."""
     for join in joins:
-        own = [numbers for groups in grouped for readers, numbers in groups if join in readers]
+        read = [numbers for groups in grouped for readers, numbers in groups if join in readers]
         alone = [numbers for groups in grouped for readers, numbers in groups if readers == (join,)]
-        missing = -sum(len(numbers) for numbers in own) % ALIGNMENT
         if alone:
-            alone[-1] += [NOTHING] * missing
+            alone[-1] += [NOTHING] * (-sum(map(len, read)) % ALIGNMENT)
 
 
 def _split(graph: fx.Graph, node: fx.Node, groups: Sequence[tuple[object, list[int]]]) -> list[fx.Node]:

@@ -1,4 +1,4 @@
-"""Convolutions by how they treat channels, and their channels reordered, added and taken away."""
+"""Tells how a layer treats channels, and reorders, adds and takes away the channels of convolutions."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 NOTHING = -1  # in an order: a channel that is always zero
+ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.Identity)  # the layers that keep zeros zero and mix no values
 
 
 def is_dense(module: nn.Module) -> bool:
@@ -19,7 +20,12 @@ def is_depthwise(module: nn.Module) -> bool:
 
 
 def reorder_outputs(module: nn.Module, order: Sequence[int]) -> None:
-    """Output channel ``i`` becomes what ``order[i]`` was; of a depthwise convolution input channels, too."""
+    """Makes channel ``order[i]`` output channel ``i``, in a depthwise convolution input channel ``i``, too.
+
+    Args:
+        module: a convolution, changed in place.
+        order: numbers of channels, or ``NOTHING``.
+    """
     assert isinstance(module, nn.Conv2d)
     depthwise = is_depthwise(module)
     module.weight = _picked(module.weight, order)
@@ -31,11 +37,10 @@ def reorder_outputs(module: nn.Module, order: Sequence[int]) -> None:
 
 
 def reorder_inputs(module: nn.Module, order: Sequence[int]) -> None:
-    """Input channel ``i`` of a dense convolution becomes what ``order[i]`` was."""
+    """Makes channel ``order[i]`` input channel ``i`` of a dense convolution; arguments as in ``reorder_outputs``."""
     assert isinstance(module, nn.Conv2d)
-    module.weight = nn.Parameter(
-        _picked(module.weight.transpose(0, 1), order).transpose(0, 1).contiguous(), requires_grad=False
-    )
+    swapped = _picked(module.weight.transpose(0, 1), order).transpose(0, 1)
+    module.weight = nn.Parameter(swapped.contiguous(), requires_grad=False)
     module.in_channels = len(order)
 
 

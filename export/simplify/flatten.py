@@ -1,4 +1,4 @@
-"""One flat, purely functional graph of a network's leaf modules, in which layers whose output matters are marked."""
+"""Makes a network one flat, purely functional graph of its leaf modules, and marks layers whose output matters."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,19 +12,21 @@ _VIEWS = {"chunk", "split", "view", "reshape", "transpose", "permute", "contiguo
 
 
 class LayerOutput(nn.Identity):
-    """Marks what a layer returns: hooks that belonged on the layer go here."""
+    """Marks a layer's output: takes the hooks that were meant for the layer."""
 
 
 def flatten(module: nn.Module, keep: Sequence[str] = ()) -> fx.GraphModule:
-    """A copy of a network as one graph of calls of its leaf modules, whose paths stay; nothing in it works in place.
+    """A copy of a network as one graph of calls of its leaf modules; the modules keep their paths.
+
+    Activations in place become activations that return a new tensor.
 
     Args:
         module: in eval mode; left as it is.
-        keep: paths of layers whose own output matters; ``output_of`` names the module that returns it.
+        keep: paths of layers whose own output matters; ``output_of`` names the module that returns such an output.
 
     Raises:
-        NotApplicable: the network cannot be traced, a layer to keep does not run, or a tensor is changed in place that
-            others read.
+        NotApplicable: the network cannot be traced, a layer to keep does not run, or a tensor that others read is
+            changed in place.
     """
     root = copy_of(module)
     tracer = _MarkingTracer(root, keep)
@@ -57,10 +59,10 @@ class _MarkingTracer(fx.Tracer):
 
 
 def _out_of_place(network: fx.GraphModule) -> None:
-    """Has activations in place return what they found instead.
+    """Makes activations in place return a new tensor.
 
     Raises:
-        NotApplicable: others read the tensor that one of them changes, or share its memory.
+        NotApplicable: others read a tensor that is changed in place, or share its memory.
     """
     for node in network.graph.nodes:
         if not _in_place(network, node):
@@ -79,7 +81,7 @@ def _in_place(network: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
         return bool(getattr(network.get_submodule(str(node.target)), "inplace", False))
     name = _name(node)
-    augmented = name.startswith("i") and name in ("iadd", "imul", "isub", "itruediv")
+    augmented = name in ("iadd", "imul", "isub", "itruediv")
     return bool(node.kwargs.get("inplace")) or augmented or (name.endswith("_") and not name.endswith("__"))
 
 

@@ -1,7 +1,8 @@
-"""Moves the gates of guided backpropagation from before a split to behind the joins that read its pieces.
+"""Moves the gates of guided backpropagation from before a split to behind the joins that read the split's pieces.
 
-A ReLU's gate commutes with moving channels. Behind a join it follows the gradient of the convolution that reads the
-join, and can become part of that convolution (``graph_rewrites.gate_by_bias``), which it cannot behind a split.
+A ReLU's gate commutes with moving channels. Behind a join the gate directly follows the gradient of the convolution
+that reads the join, and can become part of that convolution (``export.tracing.rewrites.gate_by_bias``); behind a split
+it cannot.
 """
 
 import operator
@@ -16,10 +17,10 @@ _RECTIFIERS = {torch.relu, F.relu}
 
 
 class OpenReLU(nn.Module):
-    """Forward a ReLU, backward nothing: its gate is somewhere else."""
+    """A ReLU whose backward pass is the identity, because its gate is somewhere else."""
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Any shape."""
+        """Rectifies values of any shape."""
         opened: torch.Tensor = _Open.apply(values)
         return opened
 
@@ -35,24 +36,27 @@ class _Open(torch.autograd.Function):
 
 
 def move_gates(network: fx.GraphModule) -> int:
-    """Rewrites a flat graph, in place: scores stay, and so do plain and guided gradients.
+    """Rewrites a flat graph, in place; scores, plain gradients and guided gradients stay the same.
 
-    A gate moves if every channel behind its ReLU goes to one join, where all others that come have moved, too. Where a
-    channel is read twice the gate must see the sum of two gradients, and stays.
+    A gate moves if every channel behind its ReLU goes to one join, and all gates before that join move. Where a channel
+    is read twice, the gate must see the sum of two gradients, and stays.
+
+    Args:
+        network: flat, see ``flatten``.
 
     Returns:
         The number of ReLUs whose gates have moved.
     """
     joins = {node: _rectifiers(network, node) for node in network.graph.nodes if _is_join(node)}
-    rectifiers = {one: _joins(one) for found in joins.values() for one in found or ()}
+    readers = {rectifier: _joins(rectifier) for found in joins.values() for rectifier in found}
     moving = {node for node, found in joins.items() if found}
-    while dropped := {join for join in moving if any(not rectifiers[one] <= moving for one in joins[join] or ())}:
+    while dropped := {join for join in moving if any(not readers[rectifier] <= moving for rectifier in joins[join])}:
         moving -= dropped
-    opened = {one for join in moving for one in joins[join] or ()}
+    opened = {rectifier for join in moving for rectifier in joins[join]}
     for join in moving:
         _insert(network, join, nn.ReLU(), f"gate_of_{join.name}")
-    for one in opened:
-        _replace(network, one, OpenReLU(), f"open_{one.name}")
+    for rectifier in opened:
+        _replace(network, rectifier, OpenReLU(), f"open_{rectifier.name}")
     network.graph.lint()
     network.recompile()
     return len(opened)
@@ -66,24 +70,24 @@ def _axis(node: fx.Node) -> Any:
     return node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
 
 
-def _rectifiers(network: fx.GraphModule, join: fx.Node) -> set[fx.Node] | None:
-    """The ReLUs whose channels a join reads; None if it reads others, too, or what others read."""
-    found = set()
+def _rectifiers(network: fx.GraphModule, join: fx.Node) -> set[fx.Node]:
+    """The ReLUs whose channels a join reads; none if the join has other inputs, too, or inputs that others read."""
+    found: set[fx.Node] = set()
     pieces = join.args[0] if join.args else ()
     if not isinstance(pieces, list | tuple) or len(set(pieces)) < len(pieces):
-        return None
+        return set()
     for piece in pieces:
         if not isinstance(piece, fx.Node) or len(piece.users) != 1:
-            return None
+            return set()
         source = _split_of(piece) or piece
         if not _is_rectifier(network, source) or not _read_once(source):
-            return None
+            return set()
         found.add(source)
     return found
 
 
 def _read_once(source: fx.Node) -> bool:
-    """Whether there is one reader, and if that is a split, of each piece one."""
+    """Whether a tensor has one reader, and each piece has one reader if the tensor is split."""
     if len(source.users) != 1:
         return False
     split = next(iter(source.users))
@@ -108,7 +112,7 @@ def _is_rectifier(network: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _joins(rectifier: fx.Node) -> set[fx.Node]:
-    """Everyone who reads its channels, behind a split or without one."""
+    """The nodes that read a ReLU's channels, behind a split or directly."""
     readers: set[fx.Node] = set()
     for user in rectifier.users:
         pieces: Iterable[fx.Node] = user.users if user.target is torch.split else ()

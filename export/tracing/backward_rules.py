@@ -1,11 +1,12 @@
-"""Backward operators as forward operators: what ONNX has no operator for, one short function per rule.
+"""Replaces ATen's backward operators, which ONNX lacks, by forward operators: one short function per rule.
 
-A trace of the explanation (``make_fx``) contains ATen's backward operators. ``RULES`` is the decomposition table that
-replaces them by convolutions, matrix products, comparisons and sums, which every ONNX runtime has. Only gradients at
-inputs are defined: parameters are frozen.
+A trace of the explanation (``make_fx``) contains backward operators. ``backward_rules`` is the decomposition table that
+replaces them by convolutions, matrix products, comparisons and sums, which every ONNX runtime has. The rules define
+gradients at inputs only, because parameters are frozen.
 
-Runtimes are fastest at products with masks and matrices of zeros and ones. Those are NaN where zero meets an infinite
-gradient, and PyTorch has zero; so rules with a parameter ``poles`` do without them where gradients can be infinite.
+Runtimes are fastest at products with masks and matrices of zeros and ones. Such a product is NaN where zero meets an
+infinite gradient, and PyTorch has zero there; so rules with a parameter ``poles`` use other operators where gradients
+can be infinite.
 """
 
 import inspect
@@ -21,7 +22,7 @@ from torch._decomp import get_decompositions
 
 aten = torch.ops.aten
 Rule = Callable[..., Any]
-Windows = list[tuple[int, int]]  # of pooling along one axis: the first cell and the one after the last
+Windows = list[tuple[int, int]]  # the windows of pooling along one axis: first cell, and the cell after the last
 _RULES: dict[Any, Rule] = {}
 
 
@@ -42,16 +43,18 @@ def rule(operator: Any) -> Callable[[Rule], Rule]:
 
 
 def backward_rules(*, poles: bool = True) -> dict[Any, Rule]:
-    """The decomposition table for ``make_fx``: the rules below, and torch's own where they are good enough.
+    """The decomposition table for ``make_fx``: operator overload to function.
+
+    The table has the rules of this module, and torch's own decompositions of the operators that they serve well.
 
     Args:
         poles: whether gradients can be infinite, see ``export.tracing.poles``.
     """
     own = {
-        operator: partial(one, poles=poles) if "poles" in inspect.signature(one).parameters else one
-        for operator, one in _RULES.items()
+        operator: partial(function, poles=poles) if "poles" in inspect.signature(function).parameters else function
+        for operator, function in _RULES.items()
     }
-    return {**get_decompositions(_TORCHS_OWN), **own}
+    return {**get_decompositions([getattr(aten, name) for name in _TORCHS_OWN.split()]), **own}
 
 
 @rule(aten.convolution_backward.default)
@@ -72,9 +75,13 @@ def convolution_backward(
 ) -> tuple[Tensor | None, None, None]:
     """dL/dx of a convolution.
 
-    At stride 1 it is a convolution with the transposed, flipped kernel, which runtimes do two to three times faster
-    than a transposed convolution; so it is for larger strides of depthwise convolutions, with zeros between the
-    gradients, and of kernels of one cell, with the zeros put in afterwards. All else is a transposed convolution.
+    At stride 1 dL/dx is a convolution with the transposed, flipped kernel, which runtimes compute two to three times
+    faster than a transposed convolution. The same convolution serves larger strides in two cases: depthwise
+    convolutions take gradients with zeros between them, and kernels of one cell get the zeros afterwards. Every other
+    case is a transposed convolution.
+
+    Raises:
+        NotImplementedError: the gradient at the weight or the bias is asked for.
     """
     if output_mask[1] or output_mask[2]:
         raise NotImplementedError("the gradient at weights")
@@ -102,9 +109,9 @@ def convolution_backward(
 
 
 def _zeros_between(values: Tensor, stride: list[int], size: list[int]) -> Tensor:
-    """(N, C, h, w) to (N, C, *size): value (i, j) goes to (i * stride, j * stride), all else is zero.
+    """(N, C, h, w) to (N, C, *size): value (i, j) goes to (i * stride, j * stride), all other cells are zero.
 
-    A matrix product that turns a row into ``stride`` rows: runtimes do it three times faster than to pad single values.
+    A matrix product turns a row into ``stride`` rows, which takes runtimes a third of the time of padding every value.
     """
     height, width = values.shape[2:]
     single = torch.eye(width, dtype=values.dtype, device=values.device)[:, :, None]
@@ -115,7 +122,7 @@ def _zeros_between(values: Tensor, stride: list[int], size: list[int]) -> Tensor
 
 
 def _transposed_kernel(weight: Tensor, groups: int) -> Tensor:
-    """(O, I/g, …) to (I, O/g, …), flipped in space; a constant, folded when a runtime loads the graph."""
+    """(O, I/g, …) to (I, O/g, …), flipped in space: a constant, which runtimes fold when they load the graph."""
     outputs, per_group, *kernel = weight.shape
     grouped = weight.reshape(groups, outputs // groups, per_group, *kernel).transpose(1, 2)
     swapped = grouped.reshape(groups * per_group, outputs // groups, *kernel)
@@ -130,7 +137,7 @@ def threshold_backward(gradient: Tensor, inputs: Tensor, threshold: float, *, po
 
 @rule(aten.hardtanh_backward.default)
 def hardtanh_backward(gradient: Tensor, inputs: Tensor, low: float, high: float, *, poles: bool) -> Tensor:
-    """dL/dx of ReLU6 and Hardtanh; zero at both bounds, as torch has it."""
+    """dL/dx of ReLU6 and Hardtanh, which is zero at both bounds, as in torch."""
     return _gated(gradient, (inputs > low) & (inputs < high), poles)
 
 
@@ -141,7 +148,7 @@ def hardsigmoid_backward(gradient: Tensor, inputs: Tensor, *, poles: bool) -> Te
 
 
 def _gated(gradient: Tensor, gate: Tensor, poles: bool) -> Tensor:
-    """A choice (``Where``) costs three times as much as a product in ONNX Runtime."""
+    """The gradient where the gate is open, else zero; ONNX Runtime takes a third of ``Where``'s time for a product."""
     return torch.where(gate, gradient, torch.zeros_like(gradient)) if poles else gradient * gate.to(gradient.dtype)
 
 
@@ -156,7 +163,7 @@ def max_pool2d_backward(
     _ceil_mode: bool,
     indices: Tensor,
 ) -> Tensor:
-    """dL/dx of max pooling: the gradients are added up at the indices of the maxima; of equal ones the first counts."""
+    """dL/dx of max pooling: gradients are added up at the indices of the maxima, the first index among equal maxima."""
     height, width = inputs.shape[2:]
     flat = torch.zeros_like(inputs).flatten(2)
     return flat.scatter_add(2, indices.flatten(2), gradient.flatten(2)).reshape(*inputs.shape[:2], height, width)
@@ -164,31 +171,31 @@ def max_pool2d_backward(
 
 @rule(aten.adaptive_max_pool2d.default)
 def adaptive_max_pool2d(inputs: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Adaptive max pooling itself, which ONNX lacks: maxima over the cells of each window, and where they are."""
+    """Adaptive max pooling itself, which ONNX lacks: the maxima over the cells of each window, and their indices."""
     width = inputs.shape[3]
     rows, columns = (_filled(inputs.shape[2 + i], output_size[i]) for i in range(2))
     cells = torch.tensor([[[y * width + x for y in row for x in column] for column in columns] for row in rows])
     chosen = inputs.flatten(2).index_select(2, cells.flatten())
-    best, at = chosen.reshape(*inputs.shape[:2], *cells.shape).max(dim=-1)
+    best, place = chosen.reshape(*inputs.shape[:2], *cells.shape).max(dim=-1)
     windows = torch.arange(cells.shape[0] * cells.shape[1]).reshape(cells.shape[:2])
-    return best, cells.flatten()[windows * cells.shape[2] + at]
+    return best, cells.flatten()[windows * cells.shape[2] + place]
 
 
 def _filled(size: int, count: int) -> list[list[int]]:
-    """The cells of adaptive pooling's windows, all as many: the first cell stands in for those that are missing."""
+    """The cells of adaptive pooling's windows, filled up to the same number by repeating each window's first cell."""
     windows = [list(range(*window)) for window in _adaptive_windows(size, count)]
     most = max(map(len, windows))
-    return [one[:1] * (most - len(one)) + one for one in windows]
+    return [window[:1] * (most - len(window)) + window for window in windows]
 
 
 def _adaptive_windows(size: int, count: int) -> Windows:
-    """Window k covers the cells from floor(k·n/m) up to ceil((k+1)·n/m)."""
-    return [(at * size // count, -(-(at + 1) * size // count)) for at in range(count)]
+    """Window k of m covers the cells from floor(k·n/m) up to ceil((k+1)·n/m) of n."""
+    return [(k * size // count, -(-(k + 1) * size // count)) for k in range(count)]
 
 
 @rule(aten.adaptive_max_pool2d_backward.default)
 def adaptive_max_pool2d_backward(gradient: Tensor, inputs: Tensor, indices: Tensor) -> Tensor:
-    """dL/dx of adaptive max pooling, by its indices."""
+    """dL/dx of adaptive max pooling: gradients are added up at the indices of the maxima."""
     found: Tensor = max_pool2d_backward(gradient, inputs, (), (), (), (), False, indices)
     return found
 
@@ -206,18 +213,15 @@ def avg_pool2d_backward(
     *,
     poles: bool,
 ) -> Tensor:
-    """dL/dx of average pooling: each cell gets the sum of its windows' gradients."""
+    """dL/dx of average pooling: each cell gets the gradients of the windows that it lies in."""
     kernel, padding = _pair(kernel), _pair(padding)
     stride = _pair(stride) if len(stride) else kernel
-    sizes = [(inputs.shape[2 + i], gradient.shape[2 + i]) for i in range(2)]
-    starts = [[at * stride[i] - padding[i] for at in range(count)] for i, (_, count) in enumerate(sizes)]
-    padded = [
-        [(start, min(start + kernel[i], size + padding[i])) for start in starts[i]] for i, (size, _) in enumerate(sizes)
-    ]
-    inside = [
-        [(max(start, 0), min(stop, size)) for start, stop in windows]
-        for windows, (size, _) in zip(padded, sizes, strict=True)
-    ]
+    inside: list[Windows] = []
+    padded: list[Windows] = []
+    for i in range(2):
+        size, starts = inputs.shape[2 + i], [k * stride[i] - padding[i] for k in range(gradient.shape[2 + i])]
+        padded.append([(start, min(start + kernel[i], size + padding[i])) for start in starts])
+        inside.append([(max(start, 0), min(stop, size)) for start, stop in padded[i]])
     return _spread(gradient, inputs, inside, padded if count_include_pad else inside, divisor_override, poles)
 
 
@@ -239,7 +243,11 @@ def native_layer_norm_backward(
     _bias: Tensor | None,
     output_mask: list[bool],
 ) -> tuple[Tensor, None, None]:
-    """dL/dx of a layer norm: the gradient without its mean and without its part along the normalised input."""
+    """dL/dx of a layer norm: the gradient without its mean and without its part along the normalised input.
+
+    Raises:
+        NotImplementedError: the gradient at the weight or the bias is asked for.
+    """
     if output_mask[1] or output_mask[2]:
         raise NotImplementedError("the gradient at weights")
     axes = list(range(-len(normalized_shape), 0))
@@ -250,25 +258,20 @@ def native_layer_norm_backward(
 
 
 def _spread(
-    gradient: Tensor,
-    inputs: Tensor,
-    inside: list[Windows],
-    counted: list[Windows],
-    divisor: int | None,
-    poles: bool,
+    gradient: Tensor, inputs: Tensor, inside: list[Windows], counted: list[Windows], divisor: int | None, poles: bool
 ) -> Tensor:
     """The gradient (N, C, m, n) of averages over windows at inputs (N, C, H, W).
 
     Args:
         gradient: at the averages.
-        inputs: what was pooled.
-        inside: the m windows of rows and the n of columns, as first cell and the one after the last.
-        counted: the same with the padding that counts as a cell.
-        divisor: instead of how many cells a window has.
+        inputs: the tensor that was pooled.
+        inside: the m windows of rows and the n windows of columns.
+        counted: the same windows with the padding that counts as cells.
+        divisor: replaces the number of a window's cells.
         poles: whether the gradient can be infinite.
     """
     rows, columns = ([stop - start for start, stop in windows] for windows in counted)
-    counts = torch.tensor([[divisor or one * other for other in columns] for one in rows]).to(gradient)
+    counts = torch.tensor([[divisor or height * width for width in columns] for height in rows]).to(gradient)
     spread = gradient / counts
     for axis in (3, 2):
         spread = (_gathered if poles else _multiplied)(spread, inside[axis - 2], inputs.shape[axis], axis)
@@ -276,16 +279,16 @@ def _spread(
 
 
 def _multiplied(values: Tensor, windows: Windows, size: int, axis: int) -> Tensor:
-    """Each cell's sum of its windows' values, as a product with a constant matrix."""
+    """Adds up the values of each cell's windows by a product with a constant matrix."""
     matrix = torch.tensor([[float(start <= cell < stop) for cell in range(size)] for start, stop in windows])
     return values @ matrix.to(values) if axis == 3 else matrix.to(values).transpose(0, 1) @ values
 
 
 def _gathered(values: Tensor, windows: Windows, size: int, axis: int) -> Tensor:
-    """Sums the windows of each cell by choosing them, so that no value is multiplied by zero."""
+    """Adds up the values of each cell's windows by choosing them, so that no value is multiplied by zero."""
     none = len(windows)
     padded = torch.cat([values, torch.zeros_like(values.narrow(axis, 0, 1))], axis)
-    of_cell = [[at for at, (start, stop) in enumerate(windows) if start <= cell < stop] for cell in range(size)]
+    of_cell = [[k for k, (start, stop) in enumerate(windows) if start <= cell < stop] for cell in range(size)]
     turns = zip_longest(*of_cell, fillvalue=none)
     first, *others = (padded.index_select(axis, torch.tensor(turn)) for turn in turns)
     return sum(others, first)
@@ -295,21 +298,8 @@ def _pair(values: Sequence[int]) -> list[int]:
     return list(values) * 2 if len(values) == 1 else list(values)
 
 
-_TORCHS_OWN = [
-    aten.elu_backward,
-    aten.gelu_backward,
-    aten.hardswish_backward,
-    aten.leaky_relu_backward,
-    aten.mish_backward,
-    aten.native_batch_norm_backward,
-    aten.native_group_norm_backward,
-    aten.reflection_pad2d_backward,
-    aten.roll,
-    aten.softplus_backward,
-    aten._softmax_backward_data,
-    aten.select_backward,
-    aten.sigmoid_backward,
-    aten.silu_backward,
-    aten.slice_backward,
-    aten.tanh_backward,
-]
+_TORCHS_OWN = """
+elu_backward gelu_backward hardswish_backward leaky_relu_backward mish_backward native_batch_norm_backward
+native_group_norm_backward reflection_pad2d_backward roll softplus_backward _softmax_backward_data select_backward
+sigmoid_backward silu_backward slice_backward tanh_backward
+"""

@@ -1,10 +1,11 @@
 """Traces the whole explanation: the forward pass, both backward passes and Grad-CAM.
 
-The graph is a trace of the eager explanation (``handler.autograd.tape`` and ``handler.explanation.cam``), hooks
-included; what ONNX has no operator for is replaced by the rules of ``backward_rules``.
+The graph is a trace of the eager explanation (``handler.autograd.tape`` and ``handler.explanation.cam``) with its
+hooks. The rules of ``backward_rules`` replace the operators that ONNX lacks.
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
@@ -25,21 +26,21 @@ from handler.explanation.evidence import TOP, Needs
 from handler.graphs.description import KIND_EXPLANATION, KIND_SALIENCY
 from handler.model.classifier import Classifier
 
-STEPS = "simplified"  # in the metadata of a traced graph: what was done to the network before
+STEPS = "simplified"  # in the metadata of a traced graph: the steps of ``export.simplify`` that were applied before
 Explain = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]
 
 
 class NoRuleError(NotExportableError):
-    """The explanation has backward operators for which there is no rule; the message names them."""
+    """The explanation has backward operators without a rule; the message names the operators."""
 
 
 def needs_of_kind(classifier: Classifier, kind: str) -> Needs:
-    """The evidence that a graph of a kind holds, at the default layer."""
+    """The evidence that a kind of graph holds, at the default layer."""
     return Needs((classifier.default_layer,), guided=kind == KIND_EXPLANATION, saliency=kind == KIND_SALIENCY)
 
 
 def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> fx.GraphModule:
-    """Traces the explanation of (N, 3, H, W) pictures and (N) targets with a symbolic batch.
+    """Traces the explanation of pictures (N, 3, H, W) and targets (N) with a symbolic batch.
 
     Args:
         classifier: left as it is.
@@ -78,19 +79,19 @@ def _explain(module: nn.Module, needs: Needs, view: ChannelLayout) -> Explain:
 
     def explain(pictures: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:
         tape = record(module, pictures, needs, {layer: view})
-        # an index below zero would count from the end: no class, so that the runtime refuses it as one of K and above
+        # a negative index would count from the end; it becomes K, which runtimes refuse like every index above
         classes = torch.where(target < TOP, tape.scores.shape[1], target)
         chosen = torch.where(target == TOP, tape.scores.argmax(dim=1), classes)
         found = differentiate(tape, tape.scores.gather(1, chosen[:, None]).sum())
-        activation, gradient = tape.layers[layer], found.layers[layer]
-        pixels = [one for one in (found.guided, found.saliency) if one is not None]
-        return tape.scores, activation.clone(), gradient, gradcam(activation, gradient), *pixels
+        activation, at_layer = tape.layers[layer], found.layers[layer]
+        pixels = [gradient for gradient in (found.guided, found.saliency) if gradient is not None]
+        return tape.scores, activation.clone(), at_layer, gradcam(activation, at_layer), *pixels
 
     return explain
 
 
 def _origins(module: nn.Module, example: torch.Tensor) -> dict[str, str]:
-    """Which module first computes with an operator, by the operator's stem: where its last step is that operator."""
+    """The first module whose last step is an operator, by the operator's stem."""
     found: dict[str, str] = {}
 
     def note(path: str, output: object) -> None:
@@ -98,13 +99,12 @@ def _origins(module: nn.Module, example: torch.Tensor) -> dict[str, str]:
         if step is not None:
             found.setdefault(_stem(step.name()), path)
 
-    modules = [(path, one) for path, one in module.named_modules() if path]
-    hooks = [one.register_forward_hook(lambda _1, _2, output, path=path: note(path, output)) for path, one in modules]
-    try:
+    with ExitStack() as stack:
+        for path, layer in module.named_modules():
+            if path:
+                hook = layer.register_forward_hook(lambda _1, _2, output, path=path: note(path, output))
+                stack.callback(hook.remove)
         module(example.clone().requires_grad_(True).clone())
-    finally:
-        for hook in hooks:
-            hook.remove()
     return found
 
 

@@ -1,4 +1,4 @@
-"""Whether a network can become a graph at all, asked before any work is done."""
+"""Whether a network can become a graph at all, which is asked before any work is done."""
 
 from torch import nn
 
@@ -14,10 +14,10 @@ def fits_one_file(module: nn.Module) -> bool:
 
 
 def check_exportable(classifier: Classifier) -> None:
-    """Refuses a network before any work is done.
+    """Refuses a network that cannot become a graph.
 
     Raises:
-        NotExportableError: it runs pictures one by one, or its weights do not fit into one ONNX file.
+        NotExportableError: the network runs pictures one by one, or its weights do not fit into one ONNX file.
     """
     if classifier.alone:
         raise NotExportableError(f"graphs take batches, and pictures must be run one by one: {classifier.alone}")
@@ -29,4 +29,4 @@ def check_exportable(classifier: Classifier) -> None:
 
 
 def _bytes_of_weights(module: nn.Module) -> int:
-    return sum(one.numel() * one.element_size() for one in module.parameters())
+    return sum(weight.numel() * weight.element_size() for weight in module.parameters())

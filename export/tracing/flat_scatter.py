@@ -1,4 +1,4 @@
-"""What max-pooling's gradient is scattered by, in a graph of ONNX operators."""
+"""Scatters max pooling's gradient by the indices that ONNX's ``MaxPool`` returns."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ from onnxscript.rewriter.pattern import RewriteRuleClassBase
 
 
 class _FlatScatter(RewriteRuleClassBase):
-    """Scatters by the indices of maxima in the whole tensor, as ONNX counts them, instead of by those in their planes.
+    """Scatters by the maxima's indices in the whole tensor, which ONNX gives, instead of by indices in each plane.
 
-    The exporter subtracts from ONNX's indices where each plane starts, which it takes from a pooling of the same
-    tensor with kernel 1; that takes as long as the pooling itself.
+    The exporter subtracts each plane's first index from ONNX's indices, and finds the first indices by another pooling
+    of the same tensor with kernel 1, which takes as long as the pooling itself.
 
-    Condition: the data that is added to is as large as what was pooled, and all but the batch is known of both.
+    Condition: the scatter's data is as large as the pooled tensor, and all sizes but the batch are known.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class _FlatScatter(RewriteRuleClassBase):
 
     def rewrite(self, op: Any, data: Any, updates: Any, index: Any, **_: Any) -> Any:
         flat, planes = op.Constant(value_ints=[-1]), op.Constant(value_ints=[-1, *data.shape[1:]])
-        pieces = (op.Reshape(one, flat) for one in (data, index, updates))
+        pieces = (op.Reshape(tensor, flat) for tensor in (data, index, updates))
         return op.Reshape(op.ScatterElements(*pieces, axis=0, reduction="add"), planes)
 
 

@@ -1,7 +1,8 @@
-"""From a module or a traced function to an ONNX model that old runtimes read."""
+"""Exports a module, or a traced function, as an ONNX model that old runtimes read."""
 
 import logging
 import warnings
+from collections.abc import Sequence
 
 import onnx
 import onnx_ir as ir
@@ -19,19 +20,24 @@ OPSET = 18  # the exporter's own; `make old-runtimes` runs it with ONNX Runtime 
 
 
 def to_onnx(
-    module: nn.Module, example: tuple[torch.Tensor, ...], inputs: list[str], outputs: list[str], *, rewrites: bool
+    module: nn.Module,
+    example: tuple[torch.Tensor, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    *,
+    rewrites: bool,
 ) -> onnx.ModelProto:
     """Exports a module; the first dimension of every input is the same dynamic batch.
 
     Args:
         module: in eval mode.
-        example: its inputs, with a batch of at least 2 (torch.export takes a batch of 1 for a constant).
+        example: the module's inputs, with a batch of at least 2 (torch.export takes a batch of 1 for a constant).
         inputs: names, in the module's order.
-        outputs: likewise.
+        outputs: names, in the module's order.
         rewrites: whether the exporter's own optimiser runs, which also folds batch norms.
 
     Raises:
-        NotExportableError: the exporter fails.
+        NotExportableError: the exporter fails, or the network works on a batch of the example's size only.
     """
     batch = torch.export.Dim("batch")
     with warnings.catch_warnings():
@@ -41,33 +47,33 @@ def to_onnx(
             program = torch.onnx.export(
                 module,
                 example,
-                input_names=inputs,
-                output_names=outputs,
+                input_names=list(inputs),
+                output_names=list(outputs),
                 dynamic_shapes=tuple({0: batch} for _ in example),
                 opset_version=OPSET,
                 dynamo=True,
                 verbose=False,
                 optimize=rewrites,
             )
-        except Exception as error:  # of torch.export and of the exporter, which share no base
+        except Exception as error:  # the exceptions of torch.export and of the exporter have no common base but this
             raise NotExportableError(f"the network cannot be exported: {first_line(error)}") from error
     if program is None:
         raise RuntimeError("the exporter returned no program")
-    sizes = [one.shape[0] for one in program.model.graph.inputs if one.shape is not None]
+    sizes = [value.shape[0] for value in program.model.graph.inputs if value.shape is not None]
     if any(isinstance(size, int) for size in sizes):
         raise NotExportableError(FIXED_BATCH.format(sizes[0]))
     return _portable(program.model if rewrites else _tidied(program.model))
 
 
 def _tidied(model: ir.Model) -> ir.Model:
-    """Constants folded, equal and unused nodes removed.
+    """Folds constants, and removes equal and unused nodes.
 
-    The exporter's own optimiser also runs rewrite rules, one of which (``SlicesSplit``) takes time quadratic in the
-    graph's size: minutes for DenseNet's, for nothing that ONNX Runtime would not do itself.
+    The exporter's own optimiser also runs the rewrite rule ``SlicesSplit``, which takes time quadratic in the graph's
+    size, minutes for DenseNet, and changes nothing that ONNX Runtime would not change itself.
     """
     common_passes.InlinePass()(model)
     fold_constants_ir(model)
-    for one in (
+    for apply in (
         RewritePass([FLAT_SCATTER]),
         common_passes.RemoveUnusedNodesPass(),
         common_passes.RemoveUnusedOpsetsPass(),
@@ -77,12 +83,12 @@ def _tidied(model: ir.Model) -> ir.Model:
         common_passes.OutputFixPass(),
         common_passes.NameFixPass(),
     ):
-        one(model)
+        apply(model)
     return model
 
 
 def _portable(model: ir.Model) -> onnx.ModelProto:
-    """In the oldest IR version that the opset allows, which has no metadata of nodes and values."""
+    """The model in the oldest IR version that the opset allows, in which nodes and values have no metadata."""
     common_passes.ClearMetadataAndDocStringPass()(model)
     found = ir.to_proto(model)
     for value in (*found.graph.value_info, *found.graph.input, *found.graph.output, *found.graph.initializer):
@@ -95,22 +101,22 @@ def _portable(model: ir.Model) -> onnx.ModelProto:
 def _floor_pools(graph: onnx.GraphProto) -> None:
     """Takes ceil mode from pools in which it adds no window.
 
-    PyTorch drops a window that would begin behind the padded input. ONNX's shape inference does not know that.
+    PyTorch drops a window that would begin behind the padded input; ONNX's shape inference counts this window.
     """
     shapes = {
         value.name: [size.dim_value for size in value.type.tensor_type.shape.dim]
         for value in (*graph.input, *graph.output, *graph.value_info)
     }
     for node in graph.node:
-        of = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
-        if not of.get("ceil_mode") or node.input[0] not in shapes or node.output[0] not in shapes:
+        options = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+        if not options.get("ceil_mode") or node.input[0] not in shapes or node.output[0] not in shapes:
             continue
-        axes = len(of["kernel_shape"])
-        ones, pads = [1] * axes, of.get("pads", [0] * 2 * axes)
-        reach = [d * (k - 1) + 1 for d, k in zip(of.get("dilations", ones), of["kernel_shape"], strict=True)]
+        axes = len(options["kernel_shape"])
+        ones, pads = [1] * axes, options.get("pads", [0] * 2 * axes)
+        reach = [d * (k - 1) + 1 for d, k in zip(options.get("dilations", ones), options["kernel_shape"], strict=True)]
         floor = [
-            (size + pads[i] + pads[i + axes] - reach[i]) // of.get("strides", ones)[i] + 1
+            (size + pads[i] + pads[i + axes] - reach[i]) // options.get("strides", ones)[i] + 1
             for i, size in enumerate(shapes[node.input[0]][2:])
         ]
         if floor == shapes[node.output[0]][2:]:
-            next(one for one in node.attribute if one.name == "ceil_mode").i = 0
+            next(attribute for attribute in node.attribute if attribute.name == "ceil_mode").i = 0

@@ -3,12 +3,13 @@
 Where they can, a closed gate must not multiply them: ``0 · inf`` is NaN where PyTorch has 0.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-# autograd's names of operators whose gradient is finite where that at their output is
+from handler.autograd.graph import nodes, operation
+
+# autograd's names of operators whose gradient is finite where the gradient at their output is finite
 _NAMES = """
 AdaptiveAvgPool2D Add Addmm Alias AsStrided AvgPool2D Baddbmm Bmm Cat Celu Clamp ClampMax ClampMin Clone ConstantPadNd
 Convolution Elu Expand Gather Gelu Hardsigmoid Hardswish Hardtanh Index IndexSelect LeakyRelu MaskedFill Max
@@ -17,28 +18,17 @@ PreluKernel Relu Repeat ReshapeAlias Roll ScaledDotProductFlashAttentionForCpu S
 Softplus Split SplitWithSizes Squeeze Stack Sub Sum T Tanh Threshold ToCopy Transpose Unbind UnsafeSplit UnsafeView
 Unsqueeze UpsampleBilinear2D UpsampleNearest2D View Where
 """
-_BOUNDED = frozenset(_NAMES.split())
-_LEAF = "torch::autograd::AccumulateGrad"
+_BOUNDED = frozenset(_NAMES.split()) | {"torch::autograd::AccumulateGrad"}
 _OF_NUMBERS = torch.float64, torch.int64  # how autograd keeps a Python number; networks' own tensors are float32
 
 
 def has_poles(scores: torch.Tensor) -> bool:
-    """Whether some operator behind the scores is not known to have a bounded gradient; an unknown one counts.
+    """Whether some operator behind the scores is not known to have a bounded gradient; an unknown operator counts.
 
     Args:
-        scores: of a float32 network, with their autograd graph.
+        scores: (N, K), of a float32 network, with their autograd graph.
     """
-    return any(node.name() != _LEAF and not _is_bounded(node) for node in _nodes(scores.grad_fn))
-
-
-def _nodes(root: Any) -> Iterator[Any]:
-    seen, waiting = {root}, [root]
-    while waiting:
-        node = waiting.pop()
-        yield node
-        following = {one for one, _ in node.next_functions if one is not None} - seen
-        seen |= following
-        waiting += following
+    return not all(_is_bounded(node) for node in nodes(scores.grad_fn))
 
 
 def _is_bounded(node: Any) -> bool:
@@ -46,4 +36,4 @@ def _is_bounded(node: Any) -> bool:
         return node._saved_other.dim() == 0 and node._saved_other.dtype in _OF_NUMBERS
     if node.name() == "PowBackward0":
         return bool(node._saved_exponent >= 1)
-    return node.name().partition("Backward")[0] in _BOUNDED
+    return operation(node) in _BOUNDED

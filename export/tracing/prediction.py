@@ -24,14 +24,14 @@ class PredictionGraph(nn.Module):
 
 
 def trace_prediction(classifier: Classifier) -> onnx.ModelProto:
-    """Exports the network with its probabilities.
+    """Exports the network with its probabilities; inputs and outputs are those of ``export_prediction``.
 
     Raises:
-        NotExportableError: a network that cannot be exported, or is too large for one file.
+        NotExportableError: the network cannot be exported, or is too large for one file.
     """
     check_exportable(classifier)
     side = classifier.preprocessing.crop_size
     example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     module = PredictionGraph(classifier.module).eval()
-    outputs = list(KINDS[KIND_PREDICTION].outputs)
-    return to_onnx(module, (example.to(classifier.device),), ["input"], outputs, rewrites=True)
+    kind = KINDS[KIND_PREDICTION]
+    return to_onnx(module, (example.to(classifier.device),), kind.inputs, kind.outputs, rewrites=True)

@@ -1,7 +1,7 @@
-"""Rewrites of a traced explanation into what runtimes do faster; each gives the same numbers.
+"""Rewrites a traced explanation, so that runtimes compute the same numbers in less time.
 
-A pass takes a graph of ATen operators, changes it in place and says how often it did. What it leaves without users is
-removed by ``rewrite``.
+A pass takes a graph of ATen operators, changes the graph in place and returns how often it did. ``rewrite`` removes the
+nodes that a pass leaves without users.
 """
 
 import operator
@@ -15,41 +15,23 @@ aten = torch.ops.aten
 Pass = Callable[[fx.Graph], int]
 
 
-def rewrite(module: fx.GraphModule) -> dict[str, int]:
+def rewrite(module: fx.GraphModule) -> int:
     """Runs all passes, in place.
 
     Returns:
-        Name of pass to number of rewrites.
+        The number of rewrites.
     """
-    counts = dict.fromkeys((one.__name__ for one in PASSES), 0)
-    for one in PASSES:
-        counts[one.__name__] += one(module.graph)
+    count = 0
+    for apply in PASSES:
+        count += apply(module.graph)
         module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
-    return counts
-
-
-def specialise_sizes(graph: fx.Graph) -> int:
-    """Puts numbers for all symbolic sizes that do not depend on the batch.
-
-    Condition: the first input's first dimension is the batch, and its symbol does not occur in the size.
-    """
-    pictures = next(node for node in graph.nodes if node.op == "placeholder").meta.get("val")
-    batch = pictures.shape[0] if isinstance(pictures, torch.Tensor) else None
-    if not isinstance(batch, torch.SymInt):
-        return 0
-    symbols = batch.node.expr.free_symbols
-    sizes = [node for node in graph.nodes if isinstance(node.meta.get("val"), int | torch.SymInt)]
-    found = [node for node in sizes if node.op == "call_function" and not _symbols(node.meta["val"]) & symbols]
-    for node in found:
-        size = node.meta["val"]
-        _replace_by_number(node, size if isinstance(size, int) else int(size.node.hint))
-    return len(found)
+    return count
 
 
 def without_mutation(graph: fx.Graph) -> int:
-    """``relu_(x)`` to ``relu(x)``; who reads ``x`` later reads the result.
+    """``relu_(x)`` to ``relu(x)``; later readers of ``x`` read the result.
 
     Condition: the operator exists out of place, ``x`` is no view, and no view of ``x`` was taken before.
     """
@@ -67,7 +49,7 @@ def without_mutation(graph: fx.Graph) -> int:
 
 
 def merge_equal(graph: fx.Graph) -> int:
-    """Common subexpressions: the second of two nodes with the same operator and arguments gives way to the first.
+    """Replaces the second of two nodes with the same operator and arguments by the first.
 
     Condition: nothing in the graph mutates a tensor or draws random numbers.
     """
@@ -136,8 +118,8 @@ def divide_before_expanding(graph: fx.Graph) -> int:
 def rectify_once(graph: fx.Graph) -> int:
     """``relu(x)`` to ``x``.
 
-    Condition: ``x`` is made of what was rectified before by joins, splits and slices alone, and nothing in the graph
-    mutates a tensor.
+    Condition: ``x`` consists of values that were rectified before and went through joins, splits and slices alone, and
+    nothing in the graph mutates a tensor.
     """
     if any(_mutates(node) for node in graph.nodes):
         return 0
@@ -150,12 +132,12 @@ def rectify_once(graph: fx.Graph) -> int:
 def gate_by_bias(graph: fx.Graph) -> int:
     """``relu(convolution) * gate`` to ``relu(convolution + bias)``, where the bias is 0 or far below zero.
 
-    The gate is ``y > 0`` of ReLU's, or ``0 < y < 6`` of ReLU6's output. The bias is a depthwise convolution of ``y``
-    with kernel 1, clipped; ReLU6 has two of them. So all of it stays in the blocked layout that ONNX Runtime has for
-    convolutions, and the second rectifier becomes part of the first convolution.
+    The gate is ``y > 0`` for the output ``y`` of a ReLU, and ``0 < y < 6`` for that of a ReLU6. The bias is a clipped
+    depthwise convolution of ``y`` with kernel 1, or the sum of two for ReLU6. So all values stay in the blocked layout
+    that ONNX Runtime has for convolutions, and the second rectifier becomes part of the first convolution.
 
-    Condition: the convolution's result, or its sum with others, is read by the ReLU alone. Exact for values of ``y``
-    that are 0 or at least 2^-57, and gradients below 2^70.
+    Condition: the ReLU alone reads the convolution's result, or the sum of that and other tensors. Exact for values of
+    ``y`` that are 0 or at least 2^-57, and gradients below 2^70.
     """
     count = 0
     for node in _calls(graph, aten.mul.Tensor):
@@ -180,12 +162,12 @@ def gate_by_bias(graph: fx.Graph) -> int:
 
 _CLOSED = -(2.0**70)
 _ABOVE_ZERO = 2.0**127, _CLOSED
-# float32 values from 4 to 8 are multiples of 2^-21: of those below 6 none is scaled to less than 6 * 2^91 - 2^70
+# float32 values from 4 to 8 are multiples of 2^-21, so that the sum is at least 0 for every value below 6
 _BELOW_SIX = -(2.0**91), 6 * 2.0**91 - 2.0**70
 
 
 def _closing(graph: fx.Graph, values: fx.Node, channels: int, scale: float, offset: float) -> fx.Node:
-    """``scale * values + offset`` where that is between ``_CLOSED`` and 0, else the nearer of the two."""
+    """``scale * values + offset``, clipped to ``_CLOSED`` and 0."""
     weight = graph.call_function(aten.full.default, ([channels, 1, 1, 1], scale))
     bias = graph.call_function(aten.full.default, ([channels], offset))
     options = ([1, 1], [0, 0], [1, 1], False, [0, 0], channels)
@@ -194,7 +176,7 @@ def _closing(graph: fx.Graph, values: fx.Node, channels: int, scale: float, offs
 
 
 def _gated(gate: Any) -> tuple[Any, bool] | None:
-    """The activation's output that decides a gate, and whether the gate closes at 6, too."""
+    """The output of the activation that decides a gate, and whether the gate also closes at 6."""
     if not _is(gate, aten._to_copy.default):
         return None
     decided = gate.args[0]
@@ -207,13 +189,12 @@ def _gated(gate: Any) -> tuple[Any, bool] | None:
         return None
     before = _original(low.args[0])
     copies = [before, *(user for user in before.users if _is_copy_of(user))]
-    outputs = [user for one in copies for user in one.users if _is(user, aten.hardtanh.default)]
-    whole = [one for one in outputs if tuple(one.args[1:]) == (0.0, 6.0) == (low.args[1], high.args[1])]
-    return (whole[0], True) if whole else None
+    outputs = [user for copy in copies for user in copy.users if _is(user, aten.hardtanh.default)]
+    found = [output for output in outputs if tuple(output.args[1:]) == (0.0, 6.0) == (low.args[1], high.args[1])]
+    return (found[0], True) if found else None
 
 
 PASSES: tuple[Pass, ...] = (
-    specialise_sizes,
     without_mutation,
     merge_equal,
     rectify_once,
@@ -233,9 +214,9 @@ def _is(value: Any, target: Any) -> bool:
 
 
 def _is_convolved(value: Any) -> bool:
-    """A convolution, or the sum of one and something else."""
+    """Whether a value is the result of a convolution, or the sum of such a result and other tensors."""
     if _is(value, aten.add.Tensor):
-        return any(_is_convolved(one) for one in value.args)
+        return any(_is_convolved(summand) for summand in value.args)
     return _is(value, aten.convolution.default)
 
 
@@ -253,7 +234,7 @@ def _is_rectified(value: Any) -> bool:
     if _is(value, operator.getitem):
         return _is(value.args[0], aten.split_with_sizes.default) and _is_rectified(value.args[0].args[0])
     if _is(value, aten.cat.default):
-        return all(_is_rectified(one) for one in value.args[0])
+        return all(_is_rectified(piece) for piece in value.args[0])
     if _is_copy_of(value) or _is(value, aten.slice.Tensor):
         return _is_rectified(value.args[0])
     return _is(value, aten.relu.default)
@@ -270,23 +251,13 @@ def _is_ones(value: Any) -> bool:
     return _is(value, aten.ones_like.default)
 
 
-def _same(one: Any, other: Any) -> bool:
-    return all(str(left) == str(right) for left, right in zip(one, other, strict=True))
+def _same(shape: Any, other: Any) -> bool:
+    return all(str(left) == str(right) for left, right in zip(shape, other, strict=True))
 
 
 def _replace(old: fx.Node, new: fx.Node) -> None:
     new.meta = dict(old.meta)
     old.replace_all_uses_with(new)
-
-
-def _replace_by_number(node: fx.Node, number: int) -> None:
-    for user in list(node.users):
-        user.args = fx.map_arg(user.args, lambda one: number if one is node else one)
-        user.kwargs = fx.map_arg(user.kwargs, lambda one: number if one is node else one)
-
-
-def _symbols(size: int | torch.SymInt) -> set[Any]:
-    return set() if isinstance(size, int) else size.node.expr.free_symbols
 
 
 def _schema(node: fx.Node) -> Any:
@@ -305,7 +276,7 @@ def _random(node: fx.Node) -> bool:
 def _aliases(node: fx.Node) -> bool:
     """Whether a result may share memory with an argument."""
     schema = _schema(node)
-    return schema is not None and not _mutates(node) and any(one.alias_info is not None for one in schema.returns)
+    return schema is not None and not _mutates(node) and any(result.alias_info is not None for result in schema.returns)
 
 
 def _out_of_place(target: Any) -> Any:
@@ -319,7 +290,7 @@ def _out_of_place(target: Any) -> Any:
 def _frozen(value: Any) -> Any:
     """A value as the key of a dictionary; 1, 1.0 and True stay apart."""
     if isinstance(value, dict):
-        return tuple((key, _frozen(one)) for key, one in sorted(value.items()))
+        return tuple((key, _frozen(element)) for key, element in sorted(value.items()))
     if isinstance(value, list | tuple):
-        return tuple(_frozen(one) for one in value)
+        return tuple(_frozen(element) for element in value)
     return value if isinstance(value, fx.Node) else (type(value), value)

@@ -27,16 +27,17 @@ def trace_batch(
     """Traces ``function(*example)``; the first dimension of all inputs is one symbol, all other sizes are numbers.
 
     Args:
-        function: of tensors with the same first dimension, to a tuple of tensors.
-        example: inputs, at least 2 in the first dimension: 1 is taken for a constant.
-        decompositions: operator overload to what replaces it.
+        function: takes tensors with the same first dimension and returns a tuple of tensors.
+        example: the function's inputs, at least 2 in the first dimension, because 1 is taken for a constant.
+        decompositions: operator overload to the function that replaces it.
 
     Raises:
-        Exception: whatever a function raises that branches on values, or works on a batch of this size only.
+        ValueError: the function works on a batch of the example's size only.
+        Exception: whatever a function raises that branches on values.
     """
     shapes = ShapeEnv()
     fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=shapes)
-    inputs = [_with_symbolic_batch(fake, one, f"input_{number}") for number, one in enumerate(example)]
+    inputs = [_with_symbolic_batch(fake, tensor, f"input_{number}") for number, tensor in enumerate(example)]
     with ExitStack() as stack:
         # fused attention has no backward operator that could be replaced
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -45,11 +46,11 @@ def trace_batch(
         torch.backends.mha.set_fastpath_enabled(False)
         stack.enter_context(_GlobalPoolingAsMean())
         stack.enter_context(fake)
-        stack.enter_context(enable_python_dispatcher())  # of some operators only that one knows symbolic sizes
+        stack.enter_context(enable_python_dispatcher())  # some operators know symbolic sizes in this one alone
         graph = make_fx(
             function, decomposition_table=dict(decompositions), tracing_mode="real", _allow_non_fake_inputs=True
         )(*inputs)
-    batches: list[Any] = [one.shape[0] for one in inputs]
+    batches: list[Any] = [tensor.shape[0] for tensor in inputs]
     if any(batch.node.expr.is_number for batch in batches):
         raise ValueError(FIXED_BATCH.format(batches[0]))
     return graph
@@ -62,7 +63,7 @@ def _with_symbolic_batch(fake: FakeTensorMode, tensor: Tensor, name: str) -> Ten
 
 
 class _GlobalPoolingAsMean(TorchFunctionMode):
-    """Global average pooling as a mean: for channels-last maps ATen's own uses strides that ONNX does not know."""
+    """Global average pooling as a mean: ATen's own uses strides of channels-last maps, which ONNX does not have."""
 
     def __torch_function__(
         self, function: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None

@@ -8,15 +8,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from export.verify.gate_flips import Deviations, RoundingCheck
+from export.verify.gate_flips import RoundingCheck
 from handler.errors import ModelError
 from handler.picture.preprocess import Preprocessing
 
 Floats = npt.NDArray[np.float32]
-Inputs = Mapping[str, npt.NDArray[Any]]  # "input" (N, 3, H, W) and what else the graph takes
-Run = Callable[[Inputs], Mapping[str, Floats]]  # inputs to outputs, both by name
-
-Exact = Callable[[Inputs, Mapping[str, Floats]], Mapping[str, Floats]]  # given what ``Run`` answered, too
+Inputs = Mapping[str, npt.NDArray[Any]]  # "input" (N, 3, H, W) and the graph's other inputs
+Outputs = Mapping[str, Floats]
+Run = Callable[[Inputs], Outputs]
+Exact = Callable[[Inputs, Outputs], Outputs]  # takes the outputs of PyTorch's ``Run``, too
 
 _BATCH_SIZES = (1, 3, 8)
 _MOST_PIXELS = 8 * 448**2  # of a batch: 8 pictures of 600 pixels would take more than 30 GB in a large network
@@ -48,7 +48,7 @@ class Check:
 
     @property
     def limit(self) -> str:
-        """What it was held to, for people."""
+        """The tolerance, for people."""
         return f"{self.tolerance.error:.0e} {'of the largest' if self.tolerance.relative else 'absolute'}"
 
 
@@ -56,7 +56,7 @@ Verdict = Check | RoundingCheck
 
 
 def batch_sizes(side: int) -> tuple[int, ...]:
-    """Those that graphs are compared at: 1, 3 and 8, or as many instead of 8 as the memory has room for.
+    """The batch sizes that graphs are compared at: 1, 3 and 8, or fewer than 8 where the memory has no room for 8.
 
     Args:
         side: of the square pictures, in pixels.
@@ -66,17 +66,20 @@ def batch_sizes(side: int) -> tuple[int, ...]:
 
 
 class VerificationError(ModelError):
-    """The graph differs from PyTorch; the message is the table of checks, ``summary`` one line of it."""
+    """The graph differs from PyTorch; the message is the table of checks, ``summary`` is one line."""
 
     def __init__(self, message: str, summary: str | None = None) -> None:
         super().__init__(message)
         self.summary = summary or message
 
 
-def compare(
-    expected: Mapping[str, Floats], actual: Mapping[str, Floats], tolerances: Mapping[str, Tolerance]
-) -> list[Check]:
-    """Compares names, then shapes, then those values of one batch that there are tolerances for.
+def compare(expected: Outputs, actual: Outputs, tolerances: Mapping[str, Tolerance]) -> list[Check]:
+    """Compares one batch: the outputs' names, their shapes, then the values of those that have a tolerance.
+
+    Args:
+        expected: PyTorch's outputs, by name.
+        actual: the graph's.
+        tolerances: by output.
 
     Raises:
         VerificationError: names or shapes differ.
@@ -86,11 +89,8 @@ def compare(
     for name, value in expected.items():
         if actual[name].shape != value.shape:
             raise VerificationError(f"output {name} has shape {actual[name].shape}, PyTorch's has {value.shape}")
-    return [
-        _check(name, expected[name], actual[name], tolerance)
-        for name, tolerance in tolerances.items()
-        if name in expected
-    ]
+    held = [name for name in tolerances if name in expected]
+    return [_check(name, expected[name], actual[name], tolerances[name]) for name in held]
 
 
 def _check(name: str, expected: Floats, actual: Floats, tolerance: Tolerance) -> Check:
@@ -109,18 +109,15 @@ def _check(name: str, expected: Floats, actual: Floats, tolerance: Tolerance) ->
 
 
 def fresh_pictures(rng: np.random.Generator, count: int, how: Preprocessing) -> Floats:
-    """Random colour fields, normalised: (count, 3, side, side).
+    """Random colour fields, normalised as ``how`` says: (count, 3, side, side).
 
     White noise would not do: on it a trained network's scores run into the hundreds, where float32 itself is coarser
     than the tolerance.
     """
     side = (how.crop_size, how.crop_size)
     fields = [rng.integers(0, 256, (cells, cells, 3), np.uint8) for cells in rng.integers(3, 12, count)]
-    return np.stack([how.normalise(_uint8(cv2.resize(one, side, interpolation=cv2.INTER_CUBIC))) for one in fields])
-
-
-def _uint8(picture: object) -> npt.NDArray[np.uint8]:
-    return np.asarray(picture, np.uint8)
+    pictures = [np.asarray(cv2.resize(field, side, interpolation=cv2.INTER_CUBIC), np.uint8) for field in fields]
+    return np.stack([how.normalise(picture) for picture in pictures])
 
 
 def verify(
@@ -128,8 +125,9 @@ def verify(
     graph: Run,
     make_inputs: Callable[[np.random.Generator, int], Inputs],
     tolerances: Mapping[str, Tolerance],
+    *,
+    exact: Exact,
     seed: int = 1,
-    exact: Exact | None = None,
     gated: Sequence[str] = (),
     batches: Sequence[int] = _BATCH_SIZES,
 ) -> list[Verdict]:
@@ -138,42 +136,54 @@ def verify(
     An output that is beyond its tolerance of PyTorch's float32 passes if it is within it of PyTorch's float64.
 
     Args:
-        reference: PyTorch.
+        reference: PyTorch in float32.
         graph: the exported graph.
-        make_inputs: from a generator and a batch size; must not make the export example.
-        tolerances: by output; outputs without one are judged by their rounding.
+        make_inputs: makes a batch from a generator and the batch's size; must not make the export example.
+        tolerances: by output; outputs without one are judged by their rounding, see ``export.verify.gate_flips``.
+        exact: PyTorch in float64, asked only where it decides.
         seed: of the inputs.
-        exact: PyTorch in float64; outputs that are judged by their rounding need it, see ``export.verify.gate_flips``.
         gated: outputs that are judged by their rounding if an element is beyond its tolerance.
         batches: their sizes, see ``batch_sizes``.
 
     Raises:
-        VerificationError: with the whole table, if any check fails.
-        ValueError: ``exact`` is missing.
+        VerificationError: a check fails; the message has the whole table.
     """
     rng = np.random.default_rng(seed)
-    answers = []
-    for batch in batches:
-        inputs = make_inputs(rng, batch)
-        answers.append(Answers(inputs, reference(inputs), graph(inputs)))
-    compared = [compare(one.expected, one.actual, tolerances) for one in answers]
-    beyond = {check.output for found in compared for check in found if not check.passed}
+    answers = [_Answers(inputs, reference(inputs), graph(inputs)) for inputs in (make_inputs(rng, n) for n in batches)]
+    checks = [check for batch in answers for check in compare(batch.expected, batch.actual, tolerances)]
+    beyond = {check.output for check in checks if not check.passed}
     by_rounding = [name for name in answers[0].expected if name not in tolerances or name in beyond & set(gated)]
-    if by_rounding and exact is None:
-        raise ValueError(f"{', '.join(by_rounding)}: outputs without a tolerance need PyTorch in float64")
     judged: list[Verdict] = []
-    if (beyond or by_rounding) and exact is not None:
-        truths = [exact(one.inputs, one.expected) for one in answers]
-        compared = [_or_exact(*both) for both in zip(compared, answers, truths, strict=True)]
-        judged = _by_rounding(by_rounding, answers, truths)
-    checks = [check for found in compared for check in found if check.output not in by_rounding] + judged
-    same_top = all(bool((one.expected["logits"].argmax(1) == one.actual["logits"].argmax(1)).all()) for one in answers)
-    if not (all(check.passed for check in checks) and same_top):
-        verdict = "" if same_top else "the top classes differ\n"
-        raise VerificationError(
-            f"the graph differs from PyTorch:\n{verdict}{table(checks)}", _summary(checks, same_top)
-        )
-    return checks
+    if beyond or by_rounding:
+        both = [(exact(batch.inputs, batch.expected), batch) for batch in answers]
+        # where scores are large, two float32 computations may be further apart than either is from the exact scores
+        nearer = [check for truth, batch in both for check in compare(truth, batch.actual, tolerances)]
+        checks = [near if near.passed > check.passed else check for near, check in zip(nearer, checks, strict=True)]
+        for name in by_rounding:
+            values = [(truth[name], batch.expected[name], batch.actual[name]) for truth, batch in both]
+            judged.append(RoundingCheck.of(name, values))
+    verdicts = [check for check in checks if check.output not in by_rounding] + judged
+    same_top = all(batch.same_top for batch in answers)
+    if not (all(check.passed for check in verdicts) and same_top):
+        top = "" if same_top else "the top classes differ\n"
+        message = f"the graph differs from PyTorch:\n{top}{table(verdicts)}"
+        raise VerificationError(message, _summary(verdicts, same_top))
+    return verdicts
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """The answers of PyTorch in float32 and of the graph to one batch."""
+
+    inputs: Inputs
+    expected: Outputs
+    actual: Outputs
+
+    @property
+    def same_top(self) -> bool:
+        """Whether every picture's top class is the same."""
+        expected, actual = (outputs["logits"].argmax(axis=1) for outputs in (self.expected, self.actual))
+        return bool((expected == actual).all())
 
 
 def _summary(checks: Sequence[Verdict], same_top: bool) -> str:
@@ -184,37 +194,6 @@ def _summary(checks: Sequence[Verdict], same_top: bool) -> str:
             worst[check.output] = check
     parts = [f"{name} by {check.max_error:.1e} ({check.limit})" for name, check in worst.items()]
     return "the graph differs from PyTorch in " + ", ".join(parts if same_top else [*parts, "the top class"])
-
-
-@dataclass(frozen=True)
-class Answers:
-    """The answers of PyTorch and of the graph to one batch."""
-
-    inputs: Inputs
-    expected: Mapping[str, Floats]
-    actual: Mapping[str, Floats]
-
-
-def _or_exact(checks: Sequence[Check], answers: Answers, truth: Mapping[str, Floats]) -> list[Check]:
-    """The checks; one that failed gives way to the comparison with PyTorch in float64, if that passes.
-
-    Where scores are large, two float32 computations may be further apart than either is from the exact scores.
-    """
-    found = []
-    for check in checks:
-        nearer = _check(check.output, truth[check.output], answers.actual[check.output], check.tolerance)
-        found.append(nearer if nearer.passed and not check.passed else check)
-    return found
-
-
-def _by_rounding(
-    names: Sequence[str], answers: Sequence[Answers], truths: Sequence[Mapping[str, Floats]]
-) -> list[Verdict]:
-    deviations = {name: Deviations() for name in names}
-    for one, truth in zip(answers, truths, strict=True):
-        for name, found in deviations.items():
-            found.add(truth[name], one.expected[name], one.actual[name])
-    return [RoundingCheck.of(name, found) for name, found in deviations.items()]
 
 
 def table(checks: Sequence[Verdict]) -> str:

@@ -1,55 +1,27 @@
 """Whether a guided gradient is as close to the exact one as PyTorch's own is in float32.
 
 Where a ReLU's input is within rounding of zero, its gate opens in one computation and not in another. A flip in an
-early layer changes a few pixels by much, one in a late layer all of them by little, and a large network has some in
-most pictures; PyTorch in float32 has them, too. So both are compared with PyTorch in float64.
+early layer changes a few pixels by much, and a flip in a late layer changes all of them by little. A large network has
+some in most pictures, in PyTorch's float32, too. So both gradients are compared with PyTorch's in float64.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+from handler.explanation.evidence import Floats
 
 CLOSE = 1e-4  # relative error of a picture without a flip, with room
 CLOSE_AT_WORST = 1e-2
-CLOSE_AT_LAYER = 5e-2  # the same of "gradients", where one flip is one element of few
-TIMES_OWN = 4  # quartiles of twelve, and worst ones, of the same distribution differ by so much
+CLOSE_AT_LAYER = 5e-2  # instead of ``CLOSE_AT_WORST`` for "gradients", where one flip is one element of few
+TIMES_OWN = 4  # quartiles of twelve pictures, and worst pictures, of the same distribution differ by so much
 AT_MOST = 0.05, 0.3  # quartile and worst: what is further away is another gradient, however bad PyTorch's own is
-_FAINT = 1e-2  # a picture that has less than this of the largest norm is measured by that
+_FAINT = 1e-2  # of the batch's largest norm: a picture with a smaller norm is measured by this
+_TINY = 1e-30  # divides instead of zero
 
-
-@dataclass(kw_only=True)
-class Deviations:
-    """From float64, collected over all pictures."""
-
-    graph: list[float] = field(default_factory=list)  # relative RMS error of each picture
-    torch: list[float] = field(default_factory=list)
-    # as in ``RoundingCheck``, over batches of several pictures
-    worst_best: tuple[float, float] = (0.0, 0.0)
-    max_error: float = 0.0
-    beyond: list[float] = field(default_factory=list)  # share of elements, one entry per picture
-
-    def add(self, exact: Floats, torch: Floats, graph: Floats) -> None:
-        """Measures one batch (N, 3, H, W)."""
-        norms = np.sqrt(_squares(exact))
-        scale = np.maximum(norms, max(_FAINT * float(norms.max()), 1e-30))
-        errors, own = (list(np.sqrt(_squares(found - exact)) / scale) for found in (graph, torch))
-        self.graph += errors
-        self.torch += own
-        if len(errors) > 1:
-            self.worst_best = max(self.worst_best[0], min(errors)), max(self.worst_best[1], min(own))
-        for one, other in zip(exact.astype(np.float64), graph, strict=True):
-            error = np.abs(other - one) / max(float(np.abs(one).max()), 1e-30)
-            self.max_error = float(np.fmax(self.max_error, error.max())) if np.isfinite(error).all() else np.inf
-            self.beyond.append(1 - float((error <= CLOSE).mean()))
-
-
-def _squares(values: Floats) -> npt.NDArray[np.float64]:
-    squares: npt.NDArray[np.float64] = (values.astype(np.float64) ** 2).reshape(len(values), -1).sum(axis=1)
-    return squares
+_Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,31 +30,37 @@ class RoundingCheck:
 
     output: str
     batch: int  # pictures in all
-    max_error: float  # relative to the picture's largest value
+    max_error: float  # relative to the picture's largest value; infinite where a value is no number
     share_beyond: float  # share of elements whose relative error exceeds ``CLOSE``
     graph: tuple[float, float]  # relative RMS error of the pictures: lower quartile, worst
     torch: tuple[float, float]  # relative RMS error of PyTorch in float32: lower quartile, worst
     # the smallest error of a batch's pictures, in the batch where it is largest: the graph's and PyTorch's
-    worst_best: tuple[float, float] = (0.0, 0.0)
+    worst_best: tuple[float, float]
 
     @classmethod
-    def of(cls, output: str, found: Deviations) -> "RoundingCheck":
-        """The verdict on what was collected."""
-        share = float(np.mean(found.beyond))
-        spreads = _spread(found.graph), _spread(found.torch)
+    def of(cls, output: str, batches: Sequence[tuple[Floats, Floats, Floats]]) -> "RoundingCheck":
+        """Measures an output.
+
+        Args:
+            output: its name.
+            batches: for each batch PyTorch's values in float64, PyTorch's in float32 and the graph's, each (N, …).
+        """
+        graph = [_rms_errors(exact, found) for exact, _, found in batches]
+        torch = [_rms_errors(exact, own) for exact, own, _ in batches]
+        elements = np.concatenate([_element_errors(exact, found) for exact, _, found in batches])
         return cls(
             output=output,
-            batch=len(found.graph),
-            max_error=found.max_error,
-            share_beyond=share,
-            graph=spreads[0],
-            torch=spreads[1],
-            worst_best=found.worst_best,
+            batch=len(elements),
+            max_error=float(elements.max()),
+            share_beyond=float((elements > CLOSE).mean()),
+            graph=_spread(graph),
+            torch=_spread(torch),
+            worst_best=(_worst_best(graph), _worst_best(torch)),
         )
 
     @property
     def allowed(self) -> tuple[float, float]:
-        """The largest relative RMS errors, of the lower quartile and of the worst picture."""
+        """The largest relative RMS errors that pass: of the lower quartile and of the worst picture."""
         quartile, worst = (TIMES_OWN * own for own in self.torch)
         close = CLOSE_AT_LAYER if self.output == "gradients" else CLOSE_AT_WORST
         return min(max(CLOSE, quartile), AT_MOST[0]), min(max(close, worst), AT_MOST[1])
@@ -91,7 +69,7 @@ class RoundingCheck:
     def passed(self) -> bool:
         """Whether the lower quartile and the worst picture are close, or not much further away than PyTorch's.
 
-        No batch may be wrong as a whole either, as one would be whose pictures are mixed.
+        In no batch may every picture be off either, as all are where the pictures of a batch are mixed.
         """
         graph, torch = self.worst_best
         in_each_batch = graph <= max(CLOSE_AT_WORST, TIMES_OWN * torch)
@@ -99,10 +77,32 @@ class RoundingCheck:
 
     @property
     def limit(self) -> str:
-        """What it was held to, for people."""
+        """The errors that pass and those that were found, for people."""
         (quartile, worst), (most, at_worst) = self.graph, self.allowed
         return f"RMS of the quartile {most:.0e} (is {quartile:.0e}), of the worst {at_worst:.0e} (is {worst:.0e})"
 
 
-def _spread(errors: Sequence[float]) -> tuple[float, float]:
-    return float(np.quantile(errors, 0.25, method="higher")), float(np.max(errors))
+def _rms_errors(exact: Floats, found: Floats) -> _Doubles:
+    """(N,): of each picture, relative to the picture's norm."""
+    flat = exact.astype(np.float64).reshape(len(exact), -1)
+    norms = np.linalg.norm(flat, axis=1)
+    errors: _Doubles = np.linalg.norm(found.reshape(flat.shape) - flat, axis=1)
+    errors /= np.maximum(norms, max(_FAINT * float(norms.max()), _TINY))
+    return errors
+
+
+def _element_errors(exact: Floats, found: Floats) -> _Doubles:
+    """(N, …): relative to the picture's largest value."""
+    largest = np.abs(exact).max(axis=tuple(range(1, exact.ndim)), keepdims=True)
+    errors: _Doubles = np.abs(found - exact.astype(np.float64)) / np.maximum(largest, _TINY)
+    errors[np.isnan(errors)] = np.inf
+    return errors
+
+
+def _spread(errors: Sequence[_Doubles]) -> tuple[float, float]:
+    pictures = np.concatenate(errors)
+    return float(np.quantile(pictures, 0.25, method="higher")), float(pictures.max())
+
+
+def _worst_best(errors: Sequence[_Doubles]) -> float:
+    return max((float(batch.min()) for batch in errors if len(batch) > 1), default=0.0)

@@ -1,6 +1,5 @@
-"""PyTorch's own answers: what graphs are compared with."""
+"""PyTorch's own answers, and the comparison of graphs of any kind with them."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -10,29 +9,72 @@ from export.errors import network_code
 from export.simplify.copying import copy_of
 from export.tracing.explanation import needs_of_kind
 from export.tracing.prediction import PredictionGraph
-from export.verify.compare import Exact, Floats, Inputs, Run
+from export.verify.compare import (
+    Exact,
+    Floats,
+    Inputs,
+    Outputs,
+    Run,
+    Tolerance,
+    Verdict,
+    batch_sizes,
+    fresh_pictures,
+    verify,
+)
 from export.verify.precision import InDoublePrecision
 from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.cam import gradcam
+from handler.explanation.evidence import TOP
 from handler.graphs.description import KIND_PREDICTION, KINDS
 from handler.model.classifier import Classifier
 
+_OF_PREDICTIONS = dict.fromkeys(("logits", "probabilities"), Tolerance(1e-4))
+# guided backpropagation is judged by its rounding alone
+_OF_EXPLANATIONS = dict.fromkeys(
+    ("logits", "activations", "gradients", "gradcam", "saliency"), Tolerance(1e-4, relative=True)
+)
+_GATED = ("gradients", "gradcam")  # a ReLU behind the layer is a gate that rounding can flip
 
-def eager_run(classifier: Classifier, kind: str) -> Run:
-    """PyTorch in float32.
+
+def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -> list[Verdict]:
+    """Compares a graph with PyTorch on fresh pictures and targets, see ``verify``.
 
     Args:
-        classifier: run eagerly, with its hooks.
-        kind: of graph, which says what is among the outputs.
+        graph: runs the graph.
+        classifier: the graph was made from it.
+        kind: of graph, see ``handler.graphs.description``.
+        seed: of the pictures and targets.
+
+    Raises:
+        VerificationError: the graph differs from PyTorch.
     """
+    predicts = kind == KIND_PREDICTION
+
+    def fresh(rng: np.random.Generator, count: int) -> Inputs:
+        targets = {} if predicts else {"target": rng.integers(TOP, len(classifier.labels), count)}
+        return {"input": fresh_pictures(rng, count, classifier.preprocessing), **targets}
+
+    return verify(
+        _eager_run(classifier, kind),
+        graph,
+        fresh,
+        _OF_PREDICTIONS if predicts else _OF_EXPLANATIONS,
+        exact=_exact_run(classifier, kind),
+        seed=seed,
+        gated=_GATED,
+        batches=batch_sizes(classifier.preprocessing.crop_size),
+    )
+
+
+def _eager_run(classifier: Classifier, kind: str) -> Run:
     return _predicted(classifier) if kind == KIND_PREDICTION else _explained(classifier, kind)
 
 
-def exact_run(classifier: Classifier, kind: str) -> Exact:
+def _exact_run(classifier: Classifier, kind: str) -> Exact:
     """PyTorch in float64, for the classes that float32 found where the top class is asked for."""
 
-    def exact(inputs: Inputs, found: Mapping[str, Floats]) -> Mapping[str, Floats]:
-        run = eager_run(replace(classifier, module=copy_of(classifier.module).double()), kind)
+    def exact(inputs: Inputs, found: Outputs) -> Outputs:
+        run = _eager_run(replace(classifier, module=copy_of(classifier.module).double()), kind)
         doubled = {"input": inputs["input"].astype(np.float64)}
         if "target" in inputs:
             doubled["target"] = np.where(inputs["target"] < 0, found["logits"].argmax(axis=1), inputs["target"])
@@ -43,7 +85,7 @@ def exact_run(classifier: Classifier, kind: str) -> Exact:
 
 
 def _predicted(classifier: Classifier) -> Run:
-    def run(inputs: Inputs) -> Mapping[str, Floats]:
+    def run(inputs: Inputs) -> Outputs:
         pictures = torch.from_numpy(inputs["input"]).to(classifier.device)
         doing = f"{classifier.architecture} fails on a batch of {len(pictures)}"
         with torch.no_grad(), network_code(doing):
@@ -54,7 +96,7 @@ def _predicted(classifier: Classifier) -> Run:
 
 
 def _explained(classifier: Classifier, kind: str) -> Run:
-    """Picture by picture."""
+    """Explains picture by picture, so that no picture of a batch can have a part in another's answer."""
     engine, needs = TorchEngine(classifier), needs_of_kind(classifier, kind)
 
     def run_one(picture: Floats, target: int) -> dict[str, Floats]:
@@ -66,12 +108,13 @@ def _explained(classifier: Classifier, kind: str) -> Run:
             "activations": found.activation,
             "gradients": found.gradient,
             "gradcam": gradcam(found.activation, found.gradient),
+            "guided_backprop": evidence.guided,
+            "saliency": evidence.saliency,
         }
-        pixels = {"guided_backprop": evidence.guided, "saliency": evidence.saliency}
-        return outputs | {name: values for name, values in pixels.items() if values is not None}
+        return {name: values for name, values in outputs.items() if values is not None}
 
-    def run(inputs: Inputs) -> Mapping[str, Floats]:
-        rows = [run_one(*one) for one in zip(inputs["input"], inputs["target"].tolist(), strict=True)]
+    def run(inputs: Inputs) -> Outputs:
+        rows = [run_one(*row) for row in zip(inputs["input"], inputs["target"].tolist(), strict=True)]
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     return run

@@ -28,7 +28,7 @@ def exporters(monkeypatch):
 
         return export
 
-    monkeypatch.setattr(sidecar, "_EXPORTERS", {kind: exporter(kind) for kind in sidecar._EXPORTERS})
+    monkeypatch.setattr(sidecar, "EXPORTERS", {kind: exporter(kind) for kind in sidecar.EXPORTERS})
     monkeypatch.setattr(sidecar, "explanation_kind", lambda classifier: classifier.kind)
     return raised
 
