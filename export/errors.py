@@ -1,4 +1,4 @@
-"""What is raised where no ONNX graph can be made of a network."""
+"""The error of a network that cannot become an ONNX graph, and how its message is made."""
 
 import re
 from collections.abc import Iterator
@@ -8,15 +8,18 @@ from handler.errors import ModelError, Unprocessable, in_one_line
 
 
 class NotExportableError(ModelError):
-    """No ONNX graph can be made of this network; the message says why."""
+    """This network cannot become an ONNX graph; the message says why."""
 
 
 @contextmanager
 def network_code(doing: str) -> Iterator[None]:
-    """Around the network's own code, which may raise anything.
+    """Turns exceptions of the network's own code, which may raise anything, into one kind.
+
+    Args:
+        doing: the beginning of the message: the network, and that a step fails.
 
     Raises:
-        NotExportableError: the network's code raised an exception; the message says at which step, and the cause.
+        NotExportableError: the network's code raised an exception; the message has ``doing`` and the cause.
     """
     try:
         yield
@@ -29,7 +32,7 @@ def network_code(doing: str) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """What an exception of a tracer or an exporter says, without its pages of advice."""
+    """The first line of an exporter's or a tracer's message, or the operators that ONNX lacks."""
     operators = sorted(set(re.findall(r"<OpOverload\(op='([^']+)'", _chain(error))))
     if operators:
         return f"ONNX has no operator for {', '.join(operators)}"[:300]

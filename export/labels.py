@@ -1,4 +1,4 @@
-"""Label files: one label per class, in the order of the scores."""
+"""Reads label files: one label per class, in the order of the scores."""
 
 import json
 from pathlib import Path
@@ -8,26 +8,22 @@ from handler.errors import ModelError
 
 
 def read_labels(path: Path) -> list[str]:
-    """Reads labels from a text file (one per line) or from JSON.
+    """Reads labels from a text file, one per line, or from JSON.
 
-    JSON may be a list of labels, or an object from index to label as TorchServe's ``index_to_name.json`` has it, where
-    the label may also be a list whose last entry is the name (``{"0": ["n01440764", "tench"]}``).
+    JSON may be a list of labels, or an object from index to label as in TorchServe's ``index_to_name.json``, where a
+    label may also be a list whose last entry is the name (``{"0": ["n01440764", "tench"]}``).
 
     Raises:
-        ModelError: no such file, not of these forms, empty labels, or indices with gaps.
+        ModelError: there is no such file, the file has another form, a label is empty, or indices have gaps.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"labels {path} cannot be read: {error}") from error
-    labels = _from_json(path, text) if path.suffix == ".json" else _from_lines(text)
+    labels = _from_json(path, text) if path.suffix == ".json" else [line.strip() for line in text.rstrip().splitlines()]
     if not labels or not all(labels):
         raise ModelError(f"labels {path}: valid is one non-empty label per class")
     return labels
-
-
-def _from_lines(text: str) -> list[str]:
-    return [line.strip() for line in text.rstrip().splitlines()]
 
 
 def _from_json(path: Path, text: str) -> list[str]:

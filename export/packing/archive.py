@@ -1,4 +1,4 @@
-"""Packs a classifier and this package into a TorchServe archive that needs nothing else on the server."""
+"""Packs a classifier and the package ``handler`` into a TorchServe archive."""
 
 import logging
 import os
@@ -47,18 +47,21 @@ def write_archive(
 ) -> Path:
     """Writes ``store/name.mar``, whole or not at all.
 
-    The classifier is built, the settings are read and the engine is opened before anything is packed, so that what
-    cannot work on the server fails here.
+    The classifier is built, the settings are read and the engine is opened before the archive is made, so that a model
+    that cannot work on the server fails here.
 
     Args:
         checkpoint: complete, see ``find_checkpoint``.
-        store: folder for the archive, made if need be.
+        store: folder for the archive, made if it is missing.
         name: of the model on the server.
-        version: likewise.
+        version: of the model on the server.
         config: the ``model-config.yaml`` to pack.
-        sidecar: whether the ONNX graphs are exported and packed, too; not for explain.engine torch.
-        pack: packages and modules that an architecture of one's own needs besides its own package.
-        report: is told what takes long, in lines.
+        sidecar: whether the ONNX graphs are exported and packed, too; ignored where ``explain.engine`` is torch.
+        pack: packages and modules that a custom architecture needs besides the factory's package.
+        report: takes lines about the assumptions and the progress.
+
+    Returns:
+        The path of the archive.
 
     Raises:
         ModelError: the model, its settings or its name cannot be served, or a graph differs from PyTorch.
@@ -109,11 +112,7 @@ def _read_config(config: Path) -> Settings:
 
 
 def _check_engine(settings: Settings, stage: Path, classifier: Classifier) -> None:
-    """Opens the engine as the server will.
-
-    Raises:
-        ModelError: it would not start, or it would refuse every request.
-    """
+    """Opens the engine as the server will, and refuses one that would not start or would refuse every request."""
     engine = choose_engine(settings.engine, stage, classifier, usable_cores()).engine
     check_defaults(settings.defaults, describe_model(classifier, engine, "", ""), engine)
 
@@ -126,8 +125,7 @@ def _run_archiver(work: Path, stage: Path, name: str, version: str) -> None:
     # the archiver empties $TMPDIR/<model-name> first: give it a TMPDIR in which nothing else can be meant
     temporary = work / "tmp"
     temporary.mkdir()
-    done = subprocess.run(
-        command, env={**os.environ, "TMPDIR": str(temporary)}, capture_output=True, text=True, check=False
-    )
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0 or not (work / f"{name}.mar").is_file():
         raise ModelError(f"torch-model-archiver failed:\n{done.stderr[-2000:]}")

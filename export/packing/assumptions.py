@@ -1,4 +1,4 @@
-"""What is taken for granted of a classifier, and who said so: a wrong one makes maps that look right and are not."""
+"""Lists what is assumed about a classifier and who said so: a wrong assumption makes wrong maps that look right."""
 
 from handler.model.checkpoint import Checkpoint
 from handler.model.classifier import Classifier
@@ -9,7 +9,7 @@ def assumptions(checkpoint: Checkpoint, classifier: Classifier) -> list[str]:
 
     Args:
         checkpoint: complete, see ``find_checkpoint``.
-        classifier: built from it.
+        classifier: built from the checkpoint.
     """
     origins = checkpoint.origins
     lines = [f"preprocessing: {classifier.preprocessing.describe()}; {_said(origins, 'preprocessing')}"]

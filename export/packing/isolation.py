@@ -1,4 +1,4 @@
-"""Shows that an archive's content runs with its own source: in a new process that sees no other copy of it."""
+"""Shows that an archive's content runs with its own source, in a new process that sees no other copy of the source."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 from export.packing.server_libraries import server_libraries
 from handler.errors import ModelError
 
-# isolated (-I): neither the current folder nor PYTHONPATH; then as TorchServe does it, the content goes first
+# -I leaves out the current folder and PYTHONPATH; then the content goes first, as TorchServe has it
 _LOAD = """
 import json, sys
 from pathlib import Path
@@ -40,10 +40,10 @@ def check_alone(stage: Path, architecture: str) -> Sequence[str]:
         architecture: for the messages.
 
     Returns:
-        The packages that its code imports, which are neither packed nor on every server.
+        The packages that the network's code imports, and that are neither packed nor on every server.
 
     Raises:
-        ModelError: it cannot be built from what is packed.
+        ModelError: the network cannot be built from the packed source.
     """
     # -B: no .pyc files beside the source
     command = [sys.executable, "-I", "-B", "-c", _LOAD, str(stage.resolve())]

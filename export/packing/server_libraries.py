@@ -1,4 +1,4 @@
-"""Which importable names every server has: the standard library, and what this package needs there."""
+"""Lists the importable names that every server has: the standard library's, and the archive's requirements'."""
 
 import functools
 import importlib.metadata
@@ -16,7 +16,7 @@ ROOTS = (
 
 @functools.cache
 def server_libraries() -> frozenset[str]:
-    """Top-level names of the standard library, of the distributions in ``ROOTS`` and of all they depend on."""
+    """Top-level names of the standard library, of the distributions in ``ROOTS`` and of their dependencies."""
     distributions = _with_dependencies(ROOTS)
     installed = importlib.metadata.packages_distributions()
     found = {name for name, owners in installed.items() if distributions & set(map(canonicalize_name, owners))}
@@ -35,6 +35,7 @@ def _with_dependencies(roots: tuple[str, ...]) -> set[str]:
             requirements = map(Requirement, importlib.metadata.requires(name) or [])
         except importlib.metadata.PackageNotFoundError:
             continue
-        needed = [one for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})]
-        waiting += [canonicalize_name(one.name) for one in needed]
+        for requirement in requirements:
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                waiting.append(canonicalize_name(requirement.name))
     return found

@@ -1,4 +1,4 @@
-"""The ONNX graphs that travel in an archive, beside the checkpoint that they are made from."""
+"""Writes the ONNX graphs that travel in an archive, beside the checkpoint that they are made from."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,15 +22,14 @@ EXPORTERS = {
 def write_sidecar(classifier: Classifier, folder: Path, report: Callable[[str], None]) -> None:
     """Writes every graph that the classifier's architecture can have, each verified.
 
-    Of an architecture of one's own a graph that differs is left out; of torchvision's it is a mistake of this project.
-
     Args:
-        classifier: that they are made from.
+        classifier: the graphs are made from it.
         folder: for the files.
-        report: is told what is being done, and which graph cannot be made and why; in lines.
+        report: takes lines about the progress, and about each graph that cannot be made.
 
     Raises:
-        VerificationError: a graph differs from PyTorch.
+        VerificationError: a graph of torchvision's architecture differs from PyTorch, which is a mistake of this
+            project; a custom architecture's graph that differs is left out.
     """
     if classifier.alone:
         report(f"the archive goes without graphs, which take batches: {classifier.alone}")

@@ -1,8 +1,8 @@
-"""The source of an architecture of one's own, as it travels in an archive.
+"""Packs the source of a custom architecture into an archive.
 
-Of ``a.b.net:factory`` these are the folder of the innermost package, ``a/b``, and the ``__init__.py`` above it, so that
-``import a.b.net`` works beside the archive's other files; of a module without a package its one file. Further packages
-and modules travel if they are named.
+The source of ``a.b.net:factory`` is the folder of the innermost package, ``a/b``, and the ``__init__.py`` above, so
+that ``import a.b.net`` works beside the archive's other files. The source of a module without a package is one file.
+Further packages and modules travel if they are named.
 """
 
 import importlib.util
@@ -18,23 +18,22 @@ from handler.model.custom_architecture import module_name
 from handler.model.custom_declarations import declared_packages
 
 _OURS = ("handler", "export", "torchserve_entry", "__main__")
-_MOST_BYTES = 50_000_000  # of source; weights travel as the checkpoint
-_LEFT_OUT = ("__pycache__",)
+_MOST_BYTES = 50_000_000  # limit for all source; weights travel as the checkpoint
 
-Files = dict[PurePosixPath, Path | None]  # place in the archive to file here; None: an empty file
+Files = dict[PurePosixPath, Path | None]  # place in the archive to file here; None makes an empty file
 
 
 def pack_sources(architecture: str, further: Iterable[str], stage: Path, report: Callable[[str], None]) -> None:
-    """Copies the factory's package, what its module declares and what is named besides.
+    """Copies the factory's package, the packages that the factory's module declares, and further packages.
 
     Args:
         architecture: ``package.module:factory``.
         further: names of packages and modules.
         stage: folder of the archive's content.
-        report: is told what is packed, in lines.
+        report: takes a line about the packed files.
 
     Raises:
-        ModelError: a name that cannot be packed, or far more than source; the message says what is valid.
+        ModelError: a name cannot be packed, or the files are too large for source; the message says what is valid.
     """
     files = _around(module_name(architecture))
     for name in dict.fromkeys([*declared_packages(architecture), *further]):
@@ -57,11 +56,9 @@ def pack_sources(architecture: str, further: Iterable[str], stage: Path, report:
 
 
 def _around(module: str) -> Files:
-    """The innermost package that a module lies in, or the file of one without a package."""
-    package = module.rpartition(".")[0]
-    if _spec(module).submodule_search_locations:  # the factory stands in a package's __init__.py
-        return _all_of(module)
-    return _all_of(package) if package else _all_of(module)
+    """The innermost package that a module lies in, or the file of a module without a package."""
+    in_package_file = _spec(module).submodule_search_locations  # the factory stands in a package's __init__.py
+    return _all_of(module if in_package_file else module.rpartition(".")[0] or module)
 
 
 def _all_of(name: str) -> Files:
@@ -78,7 +75,7 @@ def _all_of(name: str) -> Files:
         if source.suffix != ".py" or not source.is_file():
             raise ModelError(f"{name} cannot be packed: it has no source file, but {spec.origin}")
         return files | {above / source.name: source}
-    # a folder without __init__.py gets an empty one: else a package of that name on the server would go before it
+    # without __init__.py, which is empty where the folder has none, the server's package of that name would go first
     files |= _package_file(name)
     for folder in folders:
         files |= {above / name.split(".")[-1] / place: file for place, file in _files_below(Path(folder)).items()}
@@ -93,13 +90,13 @@ def _package_file(package: str) -> Files:
 def _files_below(folder: Path) -> dict[PurePosixPath, Path]:
     found = {}
     for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(one for one in folders if one not in _LEFT_OUT and not one.startswith("."))
-        for one in folders:
-            if (Path(parent) / one).is_symlink():
-                raise ModelError(f"{Path(parent, one)} is a link to a folder and cannot be packed, valid are folders")
-        for one in sorted(names):
-            if not one.endswith(".pyc") and not one.startswith("."):
-                found[PurePosixPath(Path(parent, one).relative_to(folder))] = Path(parent, one)
+        folders[:] = sorted(name for name in folders if name != "__pycache__" and not name.startswith("."))
+        for path in (Path(parent, name) for name in folders):
+            if path.is_symlink():
+                raise ModelError(f"{path} is a link to a folder and cannot be packed, valid are folders")
+        for path in (Path(parent, name) for name in sorted(names)):
+            if path.suffix != ".pyc" and not path.name.startswith("."):
+                found[PurePosixPath(path.relative_to(folder))] = path
     return found
 
 

@@ -1,14 +1,16 @@
-"""Attention with everything in it that does not depend on the picture made a constant: biases, masks, scales.
+"""Attention in which biases, masks and scales, which do not depend on the picture, are constants.
 
-torchvision's modules compute queries, keys and values in one product and select from it, and draw the masks of shifted
-windows anew in every run; the backward pass of both is scatters. Here each is a linear layer of its own.
+torchvision's modules compute queries, keys and values in one product and select from it, and make the masks of shifted
+windows anew in every run; the backward passes of both are scatters. Here queries, keys and values have a linear layer
+each, and masks are part of the bias.
 
 Vision transformer: Dosovitskiy et al. 2021, arXiv 2010.11929. Swin: Liu et al. 2021, arXiv 2103.14030, and (cosine
 attention) 2022, arXiv 2111.09883. MaxViT: Tu et al. 2022, arXiv 2204.01697.
 """
 
 import math
-from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -24,12 +26,12 @@ from torchvision.models.vision_transformer import EncoderBlock
 
 from export.simplify.copying import copy_of
 
-_MASKED = -100.0  # torchvision's score for tokens that are neighbours by the shift alone
-_LARGEST_SCALE = 100.0  # of cosine attention
+_MASKED = -100.0  # torchvision's score for tokens that are neighbours because of the shift only
+_LARGEST_SCALE = 100.0  # torchvision's limit for cosine attention
 
 
 class Attention(nn.Module):
-    """``softmax(q · kᵀ + bias) · v`` by heads, between the tokens of each group: (…, T, C) to (…, T, C)."""
+    """``softmax(q · kᵀ + bias) · v`` for each head, between the T tokens of each group."""
 
     bias: Tensor | None
     cosine_scale: Tensor | None
@@ -48,13 +50,13 @@ class Attention(nn.Module):
         """Splits the product that gives queries, keys and values.
 
         Args:
-            weight: (3 · C, C), of queries, keys and values.
-            weight_bias: (3 · C), likewise.
-            merge: mixes what the heads found.
-            heads: their number, a divisor of C.
-            scale: of q · kᵀ.
+            weight: (3 · C, C), the product's weight: queries, keys and values.
+            weight_bias: (3 · C), the product's bias.
+            merge: the layer that mixes the heads' results.
+            heads: the number of heads, a divisor of C.
+            scale: multiplies q · kᵀ, unless there is a ``cosine_scale``.
             bias: (…, heads, T, T), added to the scores.
-            cosine_scale: (heads, 1, 1), where q and k are divided by their lengths.
+            cosine_scale: (heads, 1, 1), multiplies the cosine of q and k, which takes the place of q · kᵀ.
         """
         super().__init__()
         weights = weight.chunk(3)
@@ -85,23 +87,22 @@ class Attention(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Stands where ``nn.MultiheadAttention`` is called with the same tokens three times."""
+    """Replaces an ``nn.MultiheadAttention`` that is called with the same tokens three times."""
 
     def __init__(self, attention: Attention) -> None:
         super().__init__()
         self.attention = attention
 
     def forward(self, query: Tensor, _key: Tensor, _value: Tensor, need_weights: bool = False) -> tuple[Tensor, None]:
-        """(N, T, C) to (N, T, C), and no weights."""
-        found: Tensor = self.attention(query)
-        return found, None
+        """(N, T, C) to (N, T, C); the weights are None."""
+        return self.attention(query), None
 
 
 class WindowAttention(nn.Module):
-    """Attention inside the windows of a map (N, H, W, C), which a shifted layer moves across its edges first."""
+    """Attention inside the windows of a map (N, H, W, C), which a shifted layer rolls first."""
 
     def __init__(self, attention: Attention, size: tuple[int, int], window: list[int], shift: list[int]) -> None:
-        """Takes the size of the map, of the windows and of the shift, each (rows, columns), in cells."""
+        """Takes the sizes of the map, of the windows and of the shift, each (rows, columns), in cells."""
         super().__init__()
         self.attention = attention
         self.size = size
@@ -131,7 +132,7 @@ class JoinedPatches(nn.Module):
     """Joins the channels of each 2 by 2 cells by reshaping instead of strided slices, then mixes them."""
 
     def __init__(self, merging: PatchMerging | PatchMergingV2, size: tuple[int, int]) -> None:
-        """Takes torchvision's layer and the size of its map: rows, columns."""
+        """Takes torchvision's layer and the size (rows, columns) of the layer's map, in cells."""
         super().__init__()
         self.norm = merging.norm
         self.reduction = merging.reduction
@@ -144,17 +145,17 @@ class JoinedPatches(nn.Module):
         if any(self.missing):
             cells = F.pad(cells, (0, 0, 0, self.missing[1], 0, self.missing[0]))
         patches = cells.reshape(-1, self.size[0], 2, self.size[1], 2, cells.shape[3])
-        joined = patches.permute(0, 1, 3, 4, 2, 5).flatten(3)  # of a patch: down the first column, then the second
+        joined = patches.permute(0, 1, 3, 4, 2, 5).flatten(3)  # in a patch: down the first column, then the second
         found: Tensor = self.reduction(self.norm(joined)) if self.norm_first else self.norm(self.reduction(joined))
         return found
 
 
 def with_constants(module: nn.Module, example: Tensor) -> nn.Module:
-    """A copy in which the attention of torchvision's transformers is that of this module; of others a plain copy.
+    """A copy in which the classes of this module replace the attention of torchvision's transformers.
 
     Args:
         module: in eval mode; left as it is.
-        example: pictures (N, 3, H, W); the copy takes such of this size.
+        example: pictures (N, 3, H, W); the copy takes pictures of this size alone.
     """
     changed = copy_of(module)
     sizes = _sizes_at(changed, (ShiftedWindowAttention, PatchMerging, PatchMergingV2), example)
@@ -172,17 +173,14 @@ def with_constants(module: nn.Module, example: Tensor) -> nn.Module:
 
 def _self_attention(layer: nn.MultiheadAttention) -> SelfAttention:
     width = layer.embed_dim // layer.num_heads
-    attention = Attention(
-        layer.in_proj_weight, layer.in_proj_bias, layer.out_proj, layer.num_heads, scale=1 / math.sqrt(width)
-    )
+    scale = 1 / math.sqrt(width)
+    attention = Attention(layer.in_proj_weight, layer.in_proj_bias, layer.out_proj, layer.num_heads, scale=scale)
     return SelfAttention(attention)
 
 
 def _relative_attention(layer: RelativePositionalMultiHeadAttention) -> Attention:
-    bias = layer.get_relative_positional_bias()
-    return Attention(
-        layer.to_qkv.weight, layer.to_qkv.bias, layer.merge, layer.n_heads, scale=layer.scale_factor, bias=bias
-    )
+    qkv, bias = layer.to_qkv, layer.get_relative_positional_bias()
+    return Attention(qkv.weight, qkv.bias, layer.merge, layer.n_heads, scale=layer.scale_factor, bias=bias)
 
 
 def _window_attention(layer: ShiftedWindowAttention, size: tuple[int, int]) -> WindowAttention:
@@ -211,22 +209,22 @@ def _window_attention(layer: ShiftedWindowAttention, size: tuple[int, int]) -> W
 
 
 def _mask(size: tuple[int, int], window: list[int], shift: list[int]) -> Tensor:
-    """(windows, T, T): 0 between tokens of the same part of the map, ``_MASKED`` between those of different ones."""
+    """(windows, T, T): 0 between tokens of the same part of the map, ``_MASKED`` between tokens of different parts."""
     rows, columns = (_parts(-(-size[i] // window[i]) * window[i], window[i], shift[i]) for i in range(2))
-    part = 3 * rows[:, None] + columns[None, :]  # of each cell of the shifted map
+    part = 3 * rows[:, None] + columns[None, :]  # the part that each cell of the shifted map belongs to
     windows = part.reshape(len(rows) // window[0], window[0], len(columns) // window[1], window[1])
     tokens = windows.permute(0, 2, 1, 3).reshape(-1, window[0] * window[1])
     return torch.where(tokens[:, None, :] == tokens[:, :, None], 0.0, _MASKED)
 
 
 def _parts(cells: int, window: int, shift: int) -> Tensor:
-    """(cells,): 0 before the last window, 2 for those that the shift brought there from the other edge, 1 between."""
+    """(cells,): 0 before the last window, 2 for cells that the shift brought from the other edge, 1 between these."""
     place = torch.arange(cells)
     return (place >= cells - window).long() + (place >= cells - shift).long() if shift else torch.zeros_like(place)
 
 
 def _unit_length(vectors: Tensor) -> Tensor:
-    """Along the last dimension; those shorter than 1e-12 stay short, as in ``F.normalize``."""
+    """Vectors along the last dimension divided by their lengths, or by 1e-12 if shorter, as in ``F.normalize``."""
     return vectors * (vectors * vectors).sum(-1, keepdim=True).clamp(min=1e-24).rsqrt()
 
 
@@ -239,25 +237,16 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 def _sizes_at(module: nn.Module, kinds: tuple[type[nn.Module], ...], example: Tensor) -> dict[str, tuple[int, int]]:
-    """Height and width of the (N, H, W, C) maps that arrive at layers of some kinds, by path."""
+    """Height and width of the maps (N, H, W, C) that arrive at layers of some kinds, by path."""
     sizes: dict[str, tuple[int, int]] = {}
 
-    def note(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            sizes[path] = (inputs[0].shape[1], inputs[0].shape[2])
+    def note(path: str, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        sizes[path] = (inputs[0].shape[1], inputs[0].shape[2])
 
-        return hook
-
-    hooks = [
-        layer.register_forward_pre_hook(note(path))
-        for path, layer in module.named_modules()
-        if isinstance(layer, kinds)
-    ]
-    try:
-        if hooks:
-            with torch.no_grad():
-                module(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, kinds)}
+    with ExitStack() as stack, torch.no_grad():
+        for path, layer in layers.items():
+            stack.callback(layer.register_forward_pre_hook(partial(note, path)).remove)
+        if layers:
+            module(example)
     return sizes

@@ -1,4 +1,4 @@
-"""PyTorch in float64, of networks, too, that say ``.float()``, use autocast or make float32 tensors themselves."""
+"""Runs PyTorch in float64, even networks that call ``.float()``, use autocast or make float32 tensors."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ _WIDER = dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.flo
 
 
 class InDoublePrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Inside the block every operator takes and makes float64, whatever type was asked for."""
+    """Inside the block every operator takes and returns float64 instead of other floating-point types."""
 
     def __torch_dispatch__(
         self, function: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """See ``TorchDispatchMode``."""
+        """Calls an operator with float64 arguments."""
         return function(*tree_map(_widened, args), **tree_map(_widened, kwargs or {}))
 
 

@@ -13,10 +13,14 @@ from export.verify.compare import Floats, Inputs, Run, VerificationError
 
 
 def graph_run(model: onnx.ModelProto) -> Run:
-    """Runs a graph with ONNX Runtime on the CPU, without an arena: it keeps the largest batch's memory to the end."""
+    """Runs a graph with ONNX Runtime on the CPU.
+
+    Raises:
+        NotExportableError: ONNX Runtime does not load the graph.
+    """
     options = onnxruntime.SessionOptions()
-    options.enable_cpu_mem_arena = False
-    options.log_severity_level = 4  # nothing: what fails is raised
+    options.enable_cpu_mem_arena = False  # an arena would keep the largest batch's memory to the end
+    options.log_severity_level = 4  # silence, because failures are raised
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common base but this
@@ -34,7 +38,7 @@ def graph_run(model: onnx.ModelProto) -> Run:
 
 
 def _refusal(message: str) -> str:
-    """ONNX Runtime's message as one line; of what happens often, in words."""
+    """ONNX Runtime's message as one line, or in plain words for the frequent causes."""
     if found := re.search(r"No Op registered for (\w+)", message):
         return f"it has no operator {found[1]} of opset {OPSET}"
     if found := re.search(r"tensor\((bfloat16|float16)\)", message):
