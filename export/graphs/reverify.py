@@ -3,11 +3,11 @@
 A difference means that the file was changed since, or that another ONNX Runtime or machine computes something else.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from export.verify.compare import Floats, Inputs, Run, Verdict, VerificationError
+from export.verify.compare import Verdict
 from export.verify.reference import verify_graph
+from export.verify.runtime import run_of
 from handler.engine_choice import origin_of
 from handler.errors import ModelError
 from handler.graphs.description import KIND_PREDICTION, KINDS
@@ -38,16 +38,6 @@ def reverify(path: Path, classifier: Classifier, seed: int = SEED) -> list[Verdi
     check_origin(path, description, origin_of(classifier))
     if description.kind != KIND_PREDICTION and description.layer != classifier.default_layer:
         raise ModelError(f"graph {path} was made for layer {description.layer}, not for {classifier.default_layer}")
-    return verify_graph(_graph_run(graph), classifier, description.kind, seed)
-
-
-def _graph_run(graph: GraphSession) -> Run:
-    names = KINDS[graph.description.kind].outputs
-
-    def run(inputs: Inputs) -> Mapping[str, Floats]:
-        try:
-            return dict(zip(names, graph.infer(inputs, names), strict=True))
-        except Exception as error:  # ONNX Runtime's exceptions have no common base but this
-            raise VerificationError(f"the graph fails where PyTorch answers: {str(error)[:300]}") from error
-
-    return run
+    names = KINDS[description.kind].outputs
+    run = run_of(names, lambda inputs: graph.infer(inputs, names))
+    return verify_graph(run, classifier, description.kind, seed)

@@ -86,16 +86,14 @@ class Attention(nn.Module):
         return tokens.reshape(tokens.shape[:-1] + (self.heads, -1)).transpose(-3, -2)
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Attention):
     """Replaces an ``nn.MultiheadAttention`` that is called with the same tokens three times."""
 
-    def __init__(self, attention: Attention) -> None:
-        super().__init__()
-        self.attention = attention
-
-    def forward(self, query: Tensor, _key: Tensor, _value: Tensor, need_weights: bool = False) -> tuple[Tensor, None]:
+    def forward(  # type: ignore[override]
+        self, query: Tensor, _key: Tensor, _value: Tensor, need_weights: bool = False
+    ) -> tuple[Tensor, None]:
         """(N, T, C) to (N, T, C); the weights are None."""
-        return self.attention(query), None
+        return super().forward(query), None
 
 
 class WindowAttention(nn.Module):
@@ -172,10 +170,8 @@ def with_constants(module: nn.Module, example: Tensor) -> nn.Module:
 
 
 def _self_attention(layer: nn.MultiheadAttention) -> SelfAttention:
-    width = layer.embed_dim // layer.num_heads
-    scale = 1 / math.sqrt(width)
-    attention = Attention(layer.in_proj_weight, layer.in_proj_bias, layer.out_proj, layer.num_heads, scale=scale)
-    return SelfAttention(attention)
+    scale = 1 / math.sqrt(layer.embed_dim // layer.num_heads)
+    return SelfAttention(layer.in_proj_weight, layer.in_proj_bias, layer.out_proj, layer.num_heads, scale=scale)
 
 
 def _relative_attention(layer: RelativePositionalMultiHeadAttention) -> Attention:
@@ -190,21 +186,15 @@ def _window_attention(layer: ShiftedWindowAttention, size: tuple[int, int]) -> W
     bias = layer.get_relative_position_bias()
     if any(shift):
         bias = bias + _mask(size, window, shift)[:, None].to(bias)
-    weight_bias, cosine_scale = layer.qkv.bias, None
+    qkv, weight_bias, cosine_scale = layer.qkv, layer.qkv.bias, None
     if isinstance(layer, ShiftedWindowAttentionV2):
         cosine_scale = layer.logit_scale.clamp(max=math.log(_LARGEST_SCALE)).exp()
         if weight_bias is not None:
             query, key, value = weight_bias.chunk(3)
             weight_bias = torch.cat([query, torch.zeros_like(key), value])
-    attention = Attention(
-        layer.qkv.weight,
-        weight_bias,
-        layer.proj,
-        layer.num_heads,
-        scale=(layer.qkv.in_features // layer.num_heads) ** -0.5,
-        bias=bias,
-        cosine_scale=cosine_scale,
-    )
+    scale = (qkv.in_features // layer.num_heads) ** -0.5
+    constants = {"scale": scale, "bias": bias, "cosine_scale": cosine_scale}
+    attention = Attention(qkv.weight, weight_bias, layer.proj, layer.num_heads, **constants)
     return WindowAttention(attention, size, window, shift)
 
 

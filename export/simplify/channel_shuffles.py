@@ -284,7 +284,7 @@ def _groups(source: _Source, joins: Sequence[_Join]) -> list[_Group]:
 
 
 def _align(grouped: Sequence[list[_Group]], joins: Sequence[_Join]) -> None:
-    """Adds zero channels to the last source of each join that no other join reads, up to multiples of ``ALIGNMENT``."""
+    """Lengthens joins to multiples of ``ALIGNMENT`` by zero channels, behind a group that no other join reads."""
     for join in joins:
         read = [numbers for groups in grouped for readers, numbers in groups if join in readers]
         alone = [numbers for groups in grouped for readers, numbers in groups if readers == (join,)]

@@ -96,13 +96,10 @@ def _read_once(source: fx.Node) -> bool:
 
 
 def _split_of(piece: fx.Node) -> fx.Node | None:
-    """The tensor that a piece was cut from."""
-    if piece.op != "call_function" or piece.target is not operator.getitem:
-        return None
-    split = piece.args[0]
-    if not isinstance(split, fx.Node) or split.op != "call_function" or split.target is not torch.split:
-        return None
-    return split.args[0] if isinstance(split.args[0], fx.Node) else None
+    """The tensor that a piece was cut from; None for a tensor that is no piece of a split."""
+    split: Any = piece.args[0] if piece.target is operator.getitem else None
+    tensor = split.args[0] if getattr(split, "target", None) is torch.split else None
+    return tensor if isinstance(tensor, fx.Node) else None
 
 
 def _is_rectifier(network: fx.GraphModule, node: fx.Node) -> bool:

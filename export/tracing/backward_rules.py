@@ -152,21 +152,19 @@ def _gated(gradient: Tensor, gate: Tensor, poles: bool) -> Tensor:
     return torch.where(gate, gradient, torch.zeros_like(gradient)) if poles else gradient * gate.to(gradient.dtype)
 
 
-@rule(aten.max_pool2d_with_indices_backward.default)
-def max_pool2d_backward(
-    gradient: Tensor,
-    inputs: Tensor,
-    _kernel: Sequence[int],
-    _stride: Sequence[int],
-    _padding: Sequence[int],
-    _dilation: Sequence[int],
-    _ceil_mode: bool,
-    indices: Tensor,
-) -> Tensor:
+@rule(aten.adaptive_max_pool2d_backward.default)
+def adaptive_max_pool2d_backward(gradient: Tensor, inputs: Tensor, indices: Tensor) -> Tensor:
     """dL/dx of max pooling: gradients are added up at the indices of the maxima, the first index among equal maxima."""
     height, width = inputs.shape[2:]
     flat = torch.zeros_like(inputs).flatten(2)
     return flat.scatter_add(2, indices.flatten(2), gradient.flatten(2)).reshape(*inputs.shape[:2], height, width)
+
+
+@rule(aten.max_pool2d_with_indices_backward.default)
+def max_pool2d_backward(gradient: Tensor, inputs: Tensor, *options: Any) -> Tensor:
+    """dL/dx of max pooling with windows of one size; the last option is the indices."""
+    found: Tensor = adaptive_max_pool2d_backward(gradient, inputs, options[-1])
+    return found
 
 
 @rule(aten.adaptive_max_pool2d.default)
@@ -191,13 +189,6 @@ def _filled(size: int, count: int) -> list[list[int]]:
 def _adaptive_windows(size: int, count: int) -> Windows:
     """Window k of m covers the cells from floor(k·n/m) up to ceil((k+1)·n/m) of n."""
     return [(k * size // count, -(-(k + 1) * size // count)) for k in range(count)]
-
-
-@rule(aten.adaptive_max_pool2d_backward.default)
-def adaptive_max_pool2d_backward(gradient: Tensor, inputs: Tensor, indices: Tensor) -> Tensor:
-    """dL/dx of adaptive max pooling: gradients are added up at the indices of the maxima."""
-    found: Tensor = max_pool2d_backward(gradient, inputs, (), (), (), (), False, indices)
-    return found
 
 
 @rule(aten.avg_pool2d_backward.default)

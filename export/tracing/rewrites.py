@@ -61,12 +61,10 @@ def merge_equal(graph: fx.Graph) -> int:
         if node.op not in ("call_function", "get_attr"):
             continue
         key = node.op, node.target, _frozen(node.args), _frozen(node.kwargs)
-        if key in first:
+        if first.setdefault(key, node) is not node:
             node.replace_all_uses_with(first[key])
             graph.erase_node(node)
             count += 1
-        else:
-            first[key] = node
     return count
 
 

@@ -9,18 +9,7 @@ from export.errors import network_code
 from export.simplify.copying import copy_of
 from export.tracing.explanation import needs_of_kind
 from export.tracing.prediction import PredictionGraph
-from export.verify.compare import (
-    Exact,
-    Floats,
-    Inputs,
-    Outputs,
-    Run,
-    Tolerance,
-    Verdict,
-    batch_sizes,
-    fresh_pictures,
-    verify,
-)
+from export.verify.compare import Floats, Inputs, Outputs, Run, Tolerance, Verdict, batch_sizes, fresh_pictures, verify
 from export.verify.precision import InDoublePrecision
 from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.cam import gradcam
@@ -50,38 +39,31 @@ def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -
     """
     predicts = kind == KIND_PREDICTION
 
+    def eager(classifier: Classifier) -> Run:
+        return _predicted(classifier) if predicts else _explained(classifier, kind)
+
+    def exact(inputs: Inputs, found: Outputs) -> Outputs:
+        run = eager(replace(classifier, module=copy_of(classifier.module).double()))
+        doubled = {"input": inputs["input"].astype(np.float64)}
+        if not predicts:  # float32 says which class is at the top
+            doubled["target"] = np.where(inputs["target"] < 0, found["logits"].argmax(axis=1), inputs["target"])
+        with InDoublePrecision():  # type: ignore[no-untyped-call]
+            return run(doubled)
+
     def fresh(rng: np.random.Generator, count: int) -> Inputs:
         targets = {} if predicts else {"target": rng.integers(TOP, len(classifier.labels), count)}
         return {"input": fresh_pictures(rng, count, classifier.preprocessing), **targets}
 
     return verify(
-        _eager_run(classifier, kind),
+        eager(classifier),
         graph,
         fresh,
         _OF_PREDICTIONS if predicts else _OF_EXPLANATIONS,
-        exact=_exact_run(classifier, kind),
+        exact=exact,
         seed=seed,
         gated=_GATED,
         batches=batch_sizes(classifier.preprocessing.crop_size),
     )
-
-
-def _eager_run(classifier: Classifier, kind: str) -> Run:
-    return _predicted(classifier) if kind == KIND_PREDICTION else _explained(classifier, kind)
-
-
-def _exact_run(classifier: Classifier, kind: str) -> Exact:
-    """PyTorch in float64, for the classes that float32 found where the top class is asked for."""
-
-    def exact(inputs: Inputs, found: Outputs) -> Outputs:
-        run = _eager_run(replace(classifier, module=copy_of(classifier.module).double()), kind)
-        doubled = {"input": inputs["input"].astype(np.float64)}
-        if "target" in inputs:
-            doubled["target"] = np.where(inputs["target"] < 0, found["logits"].argmax(axis=1), inputs["target"])
-        with InDoublePrecision():  # type: ignore[no-untyped-call]
-            return run(doubled)
-
-    return exact
 
 
 def _predicted(classifier: Classifier) -> Run:

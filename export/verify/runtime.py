@@ -1,15 +1,14 @@
 """Runs a graph with ONNX Runtime before it is written."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 
-import numpy as np
 import onnx
 import onnxruntime
 
 from export.errors import NotExportableError
 from export.tracing.onnx_export import OPSET
-from export.verify.compare import Floats, Inputs, Run, VerificationError
+from export.verify.compare import Floats, Inputs, Outputs, Run, VerificationError
 
 
 def graph_run(model: onnx.ModelProto) -> Run:
@@ -23,16 +22,25 @@ def graph_run(model: onnx.ModelProto) -> Run:
     options.log_severity_level = 4  # silence, because failures are raised
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+    except Exception as error:
         raise NotExportableError(f"ONNX Runtime does not take the graph: {_refusal(str(error))}") from error
     names = [output.name for output in session.get_outputs()]
+    return run_of(names, lambda inputs: session.run(names, dict(inputs)))
 
-    def run(inputs: Inputs) -> Mapping[str, Floats]:
+
+def run_of(names: Sequence[str], infer: Callable[[Inputs], Sequence[Floats]]) -> Run:
+    """Names the outputs of a graph; the run raises ``VerificationError`` if the graph fails.
+
+    Args:
+        names: of the outputs.
+        infer: runs the graph, and returns the outputs in the order of ``names``.
+    """
+
+    def run(inputs: Inputs) -> Outputs:
         try:
-            outputs = session.run(names, dict(inputs))
-        except Exception as error:
+            return dict(zip(names, infer(inputs), strict=True))
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but this
             raise VerificationError(f"the graph fails where PyTorch answers: {_refusal(str(error))}") from error
-        return {name: np.asarray(value) for name, value in zip(names, outputs, strict=True)}
 
     return run
 

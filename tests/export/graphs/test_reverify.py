@@ -5,11 +5,11 @@ import onnx
 import pytest
 
 from export.__main__ import main
-from export.graphs import reverify as reverification
 from export.graphs.explanation import export_explanation
 from export.graphs.prediction import export_prediction
 from export.graphs.reverify import reverify
 from export.verify.compare import VerificationError
+from export.verify.runtime import run_of
 from handler.errors import ModelError
 from handler.graphs.session import GraphSession
 from handler.model.checkpoint import Checkpoint, write_checkpoint
@@ -95,7 +95,9 @@ def test_other_weights_labels_and_preprocessing_are_refused(graph, tiny):
 
 
 def test_a_graph_that_fails_at_run_time_differs(tmp_path):
-    run = reverification._graph_run(GraphSession.open(write_graph(tmp_path, describe())))
+    graph = GraphSession.open(write_graph(tmp_path, describe()))
+    names = ["logits", "probabilities"]
+    run = run_of(names, lambda inputs: graph.infer(inputs, names))
     assert set(run({"input": np.zeros((1, 3, 2, 2), np.float32)})) == {"logits", "probabilities"}
     with pytest.raises(VerificationError, match="fails where PyTorch answers"):
         run({"input": np.zeros((1, 3, 4, 4), np.float32)})
