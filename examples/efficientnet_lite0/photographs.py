@@ -1,4 +1,4 @@
-"""Two photographs that scikit-image carries, both CC0: see README.md for who took them."""
+"""Two photographs that scikit-image carries, both CC0; README.md names the photographers."""
 
 import io
 
@@ -9,7 +9,7 @@ NAMES = ("chelsea", "coffee")
 
 
 def photograph(name: str) -> bytes:
-    """A photograph as a PNG file, which keeps every pixel; from the installed package, nothing is downloaded."""
+    """A photograph of the installed package as a PNG file, which keeps every pixel; nothing is downloaded."""
     file = io.BytesIO()
     Image.fromarray(getattr(skimage.data, name)()).save(file, "PNG")
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""Loss and accuracy over the epochs, as a picture."""
+"""Draws loss and accuracy over the epochs."""
 
 import io
 from pathlib import Path
@@ -11,9 +11,7 @@ from handler.atomic_write import write_whole
 
 def draw_curves(history: list[Epoch], path: Path) -> None:
     """Writes a PNG with the loss on the left and the accuracy on the right; needs no display."""
-    figure = Figure(
-        figsize=(10, 4), layout="constrained"
-    )  # a Figure of its own draws with Agg; pyplot would want a screen
+    figure = Figure(figsize=(10, 4), layout="constrained")  # without pyplot, which would need a screen
     numbers, best = [epoch.number for epoch in history], best_epoch(history)
     for axes, what, unit in zip(figure.subplots(1, 2), ("loss", "accuracy"), ("nats", "share"), strict=True):
         for part in ("train", "val"):

@@ -1,11 +1,11 @@
-"""An ImageFolder: one folder per class below ``train/`` and ``val/``, read as the server reads an upload.
+"""Reads a folder with one folder per class below ``train/`` and ``val/``, and pictures as the server reads uploads.
 
     data/train/ants/1.jpg      data/val/ants/7.jpg
     data/train/bees/2.jpg      data/val/bees/8.jpg
 
-Held-out pictures go the server's own way, decoding and preprocessing; training pictures are decoded alike and cropped
-at random. The chance in a crop depends on seed, epoch and picture alone, so that neither an interruption nor the
-number of worker processes changes what the network sees.
+Held-out pictures go through the server's own decoding and preprocessing; training pictures go through the same decoding
+and a random crop. A crop depends on seed, epoch and picture alone, so that neither an interruption nor the number of
+worker processes changes what the network sees.
 """
 
 import hashlib
@@ -33,19 +33,20 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 @dataclass(frozen=True)
 class Pictures:
-    """What there is to learn from."""
+    """The pictures to learn from."""
 
-    labels: list[str]  # the class folders' names, sorted; a class's index is its place here
+    labels: list[str]  # the class folders' names, sorted; a class's index is its place in this list
     train: list[Sample]
     val: list[Sample]
-    digest: str  # of all names and sizes: tells whether the data are still the same
+    digest: str  # hash of all names and sizes, which tells whether the data are still the same
 
 
 def find_pictures(folder: Path) -> Pictures:
-    """Lists the pictures below ``folder``; none is opened yet. Hidden files and folders do not count.
+    """Lists the pictures below ``folder`` without opening them. Hidden files and folders do not count.
 
     Raises:
-        FineTuningError: no such folders, differing or fewer than two classes, or a class without pictures.
+        FineTuningError: a folder is missing, the classes of train/ and val/ differ or are fewer than two, or a class
+            has no pictures.
     """
     if not folder.is_dir():
         raise FineTuningError(f"there is no folder {folder}")
@@ -98,7 +99,7 @@ def read_picture(path: str) -> np.ndarray:
     """Decodes a file to uint8 RGB (H, W, 3), upright, as the server decodes an upload.
 
     Raises:
-        FineTuningError: it is no picture, or a damaged one; the message names it.
+        FineTuningError: the file is no picture, or a damaged picture; the message names the file.
     """
     try:
         return decode(Path(path).read_bytes())
@@ -139,16 +140,21 @@ class TrainingPictures(Dataset[tuple[torch.Tensor, int]]):
         picture = Image.fromarray(read_picture(path))
         with torch.random.fork_rng(devices=[]):
             chance = np.random.SeedSequence([self._seed, self.epoch, index]).generate_state(1, np.uint64)
-            torch.default_generator.manual_seed(int(chance[0]))  # of the CPU only: torch.manual_seed means the GPU too
+            torch.default_generator.manual_seed(int(chance[0]))  # torch.manual_seed would seed the GPU, too
             varied = self._vary(picture)
         return torch.from_numpy(self._how.normalise(np.asarray(varied))), label
 
 
 def drops_last(count: int, batch_size: int, *, lonely: bool) -> bool:
-    """Whether the last batch of an epoch is left out: if it is a single picture, and ``lonely`` ones cannot be used.
+    """Whether the last batch of an epoch is left out, because it is a single picture that cannot be used.
+
+    Args:
+        count: the number of pictures.
+        batch_size: pictures per batch.
+        lonely: whether a single picture can be used as a batch.
 
     Raises:
-        FineTuningError: every batch would be a single picture, and such cannot be used.
+        FineTuningError: every batch would be a single picture that cannot be used.
     """
     if lonely:
         return False
@@ -161,9 +167,13 @@ def drops_last(count: int, batch_size: int, *, lonely: bool) -> bool:
 
 
 def batches(loader: Loader) -> Iterator[Batch]:
-    """The loader's batches; an unreadable picture is told in one line, also if a worker process met it."""
+    """The loader's batches.
+
+    Raises:
+        FineTuningError: a picture cannot be read; the message is one line, also where a worker process reads pictures.
+    """
     try:
         yield from loader
     except FineTuningError as error:
-        # a worker's exception arrives with its traceback as the message, whose last line is what it said
+        # a worker's exception arrives with its traceback as the message; the last line is the worker's message
         raise FineTuningError(str(error).strip().rsplit(f"{FineTuningError.__name__}: ", 1)[-1]) from error

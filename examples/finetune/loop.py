@@ -1,4 +1,4 @@
-"""The training loop: epochs over the training pictures, each judged on the held-out ones, the best one kept."""
+"""The training loop: epochs over the training pictures; the epoch that is best on the held-out pictures is kept."""
 
 import math
 import time
@@ -24,7 +24,7 @@ STATE, BEST, LABELS, CURVES = "state.pt", "best.safetensors", "labels.txt", "cur
 class Loaders:
     """The pictures in batches."""
 
-    training: TrainingPictures  # told which epoch it is
+    training: TrainingPictures  # the pictures of ``train``, whose ``epoch`` the loop sets
     train: Loader
     val: Loader
 
@@ -40,7 +40,7 @@ def make_loaders(
     train: Loader = DataLoader(
         varied, batch_size, shuffle=True, drop_last=drop, num_workers=workers, generator=training.shuffle
     )
-    # a generator of its own: the loader draws its workers' seeds from torch's global one otherwise
+    # without a generator the loader would draw its workers' seeds from torch's global generator
     val: Loader = DataLoader(
         HeldOutPictures(pictures.val, how), batch_size, num_workers=workers, generator=torch.Generator()
     )
@@ -60,7 +60,7 @@ def fine_tune(
     """Trains up to epoch ``epochs`` and leaves best checkpoint, labels, curves and state in ``out`` after each.
 
     Raises:
-        FineTuningError: an unreadable picture, or a loss that is no finite number; what was written stays.
+        FineTuningError: a picture cannot be read, or the loss is no finite number; files written before stay.
     """
     for number in range(len(training.history) + 1, epochs + 1):
         started, rate = time.perf_counter(), training.optimizer.param_groups[0]["lr"]
@@ -78,7 +78,7 @@ def fine_tune(
         if is_best:
             write_best(out, training, description, settings)
         draw_curves(training.history, out / CURVES)
-        save_state(out / STATE, training, settings)  # last: until here, the same command does this epoch once more
+        save_state(out / STATE, training, settings)  # last: before this, the same command repeats the epoch
 
 
 def write_best(out: Path, training: Training, description: Checkpoint, settings: Settings) -> None:
@@ -106,7 +106,7 @@ def write_best(out: Path, training: Training, description: Checkpoint, settings:
 
 
 def _train(training: Training, loader: Loader, name: str) -> tuple[float, float]:
-    """One pass with steps: mean loss of the main head, and the share of pictures that it named right meanwhile."""
+    """Trains one epoch, and returns the main head's mean loss and the share of pictures that the head named right."""
     module, total, right, seen = training.module, 0.0, 0, 0
     device = next(module.parameters()).device
     train_mode(module)
@@ -130,10 +130,10 @@ def _train(training: Training, loader: Loader, name: str) -> tuple[float, float]
 
 @torch.inference_mode()
 def evaluate(module: torch.nn.Module, loader: Loader) -> tuple[float, float]:
-    """Mean loss and share named right, in eval mode and without steps.
+    """The mean loss, and the share of pictures that are named right, in eval mode.
 
     Raises:
-        FineTuningError: the loss is no finite number.
+        FineTuningError: a picture cannot be read, or the loss is no finite number.
     """
     device, total, right, seen = next(module.parameters()).device, 0.0, 0, 0
     module.eval()

@@ -1,8 +1,8 @@
-"""The network that is trained: built for the data's classes, with the pretrained weights that fit.
+"""Builds the network that is trained: for the data's classes, with the pretrained weights that fit.
 
-Where a network keeps its head differs (``fc``, ``classifier.6``, ``heads.head``, a convolution, several with auxiliary
-ones), so it is not looked up by name: the head is what has another shape when the network is built for another number
-of classes.
+The head has a different name in every network (``fc``, ``classifier.6``, ``heads.head``), can be a convolution, and can
+come with auxiliary heads. So it is not looked up by name: the head is the parameters that have another shape if the
+network is built for another number of classes.
 """
 
 from collections import OrderedDict
@@ -26,9 +26,9 @@ from handler.model.classifier import build_network
 from handler.model.fingerprint import training_only
 from handler.model.sources import complete, find_checkpoint
 
-RANDOM = "none"  # instead of a name of weights
-_COUNTER = "num_batches_tracked"  # of batch norms; old files lack it, and nothing here reads it
-_AUXILIARY_SHARE: dict[type, float] = {GoogLeNetOutputs: 0.3, InceptionOutputs: 0.4}  # of the loss, as in the papers
+RANDOM = "none"  # takes the place of a name of weights
+_COUNTER = "num_batches_tracked"  # a buffer of batch norms that old files lack and that nothing here reads
+_AUXILIARY_SHARE: dict[type, float] = {GoogLeNetOutputs: 0.3, InceptionOutputs: 0.4}  # loss factors of the papers
 
 
 @dataclass(frozen=True)
@@ -37,23 +37,23 @@ class Network:
 
     module: nn.Module
     head: frozenset[str]  # parameters whose shape follows the number of classes
-    fresh: list[str]  # tensors that start from random, the head's among them
+    fresh: list[str]  # tensors that start from random values, including the head's
 
 
 def find_start(
     architecture: str | None, weights: str, checkpoint: Path | None, labels: list[str], size: int | None
 ) -> Checkpoint:
-    """What training starts from: its weights, and the description of what will be served.
+    """The checkpoint that training starts from: the weights, and the description of the served model.
 
     Args:
         architecture: a name of torchvision's registry; may be left out if the checkpoint says it.
-        weights: torchvision's, by name, or ``RANDOM``; unused with a checkpoint.
+        weights: the name of torchvision's weights, or ``RANDOM``; unused with a checkpoint.
         checkpoint: a state dict or a safetensors file.
         labels: the data's classes.
-        size: side of the crop in pixels; None for what the weights were made for.
+        size: side of the crop in pixels; None for the size that the weights were made for.
 
     Raises:
-        ModelError: unknown names, a failed download, a file that is no checkpoint.
+        ModelError: a name is unknown, the download fails, or the file is no checkpoint.
     """
     if checkpoint is None and weights == RANDOM:
         found = complete(
@@ -76,18 +76,18 @@ def build(start: Checkpoint) -> Network:
     Random weights come from torch's global generator.
 
     Raises:
-        FineTuningError: the weights are of another network, or the pictures too small for this one.
+        FineTuningError: the weights are those of another network, or the pictures are too small for this network.
     """
     _try_out(start)
     head = _head(start)
-    # the head is a new layer, made before the optimiser is: `fc.out_features = 2` would keep the old one's 1000 scores
+    # the head is a new layer, made before the optimiser: `fc.out_features = 2` would keep the old layer's 1000 scores
     module = build_network(start)
     fresh = _load_fitting(module, start, head) if start.state else sorted(module.state_dict())
     return Network(module, head, fresh)
 
 
 class _ShapesOnly(TorchFunctionMode):
-    """Weights without content: a network of any size is built at once and takes no memory."""
+    """Makes weights without content, so that a network of any size is built at once and takes no memory."""
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, arguments: Any = (), named: dict[str, Any] | None = None
@@ -110,7 +110,7 @@ def _head(start: Checkpoint) -> frozenset[str]:
 
 
 def _try_out(start: Checkpoint) -> None:
-    """A training step's forward pass, shapes only."""
+    """Runs the forward pass of a training step, with shapes only."""
     side = start.preprocessing.crop_size if start.preprocessing else 224
     try:
         with torch.no_grad():
@@ -153,20 +153,20 @@ def _load_fitting(module: nn.Module, start: Checkpoint, head: frozenset[str]) ->
 
 
 def _positions_fitted(module: VisionTransformer, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Of a vision transformer: positions of another picture size are interpolated, as torchvision does it."""
+    """Interpolates a vision transformer's positions of another picture size, as torchvision does."""
     if "encoder.pos_embedding" not in state:
         return state
     return dict(interpolate_embeddings(module.image_size, module.patch_size, OrderedDict(state)))
 
 
 def freeze_all_but(module: nn.Module, trained: frozenset[str]) -> None:
-    """Leaves only the named parameters to be trained: the network below becomes a fixed feature extractor."""
+    """Leaves only the named parameters to be trained; the other layers become a fixed feature extractor."""
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name in trained)
 
 
 def train_mode(module: nn.Module) -> None:
-    """Training mode; frozen batch norms stay in eval mode, or their statistics and so the features would drift."""
+    """Sets training mode; frozen batch norms stay in eval mode, because their statistics would change the features."""
     module.train()
     for layer in module.modules():
         if isinstance(layer, _BatchNorm) and not _learns(layer):
@@ -183,14 +183,14 @@ def _learns(layer: nn.Module) -> bool:
 
 
 def scores_and_losses(output: Any, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Cross-entropy, with the auxiliary heads' that GoogLeNet and Inception have in training mode.
+    """Cross-entropy, with that of the auxiliary heads that GoogLeNet and Inception have in training mode.
 
     Args:
-        output: what the network returned.
+        output: the network's output: scores (N, K), or a tuple of the main and the auxiliary heads' scores.
         targets: class indices, int64 (N,).
 
     Returns:
-        Scores (N, K) of the main head, its loss, and the loss to go down on.
+        Scores (N, K) of the main head, the main head's loss, and the loss that the optimiser lowers.
     """
     if not isinstance(output, tuple):
         loss = nn.functional.cross_entropy(output, targets)
@@ -198,4 +198,4 @@ def scores_and_losses(output: Any, targets: torch.Tensor) -> tuple[torch.Tensor,
     scores, *auxiliary = output
     loss = nn.functional.cross_entropy(scores, targets)
     share = _AUXILIARY_SHARE[type(output)]
-    return scores, loss, loss + share * sum(nn.functional.cross_entropy(one, targets) for one in auxiliary)
+    return scores, loss, loss + share * sum(nn.functional.cross_entropy(head, targets) for head in auxiliary)

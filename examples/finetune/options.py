@@ -54,7 +54,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 
 class _Help(argparse.HelpFormatter):
-    """Says each default, where the help text does not say it itself and there is one."""
+    """Adds each default to the help text that does not name it."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         told = action.help or ""

@@ -1,4 +1,4 @@
-"""A run of ``python -m examples.finetune`` from its options to its last words."""
+"""A run of ``python -m examples.finetune``, from the options to the last message."""
 
 import argparse
 import hashlib
@@ -24,7 +24,15 @@ _SHOWN = 6  # names of weights in a line
 
 
 def run(arguments: list[str] | None, description: str) -> int:
-    """Runs or continues a run; mistakes are told in one line with exit status 2, an interruption has 130."""
+    """Begins or continues a run; prints a mistake in one line.
+
+    Args:
+        arguments: the words behind the command's name; None takes those that the process was started with.
+        description: first line of the help text.
+
+    Returns:
+        The exit status: 0, 2 after a mistake, 130 after an interruption.
+    """
     options = make_parser(description).parse_args(arguments)
     try:
         _run(options)
@@ -55,7 +63,7 @@ def _run(options: argparse.Namespace) -> None:
     loaders = make_loaders(
         pictures, start, training, seed=options.seed, batch_size=options.batch_size, workers=options.workers
     )
-    if options.restart:  # not before it is sure that a new run can begin
+    if options.restart:  # only here is it certain that a new run can begin
         for name in (STATE, BEST, LABELS, CURVES):
             (options.out / name).unlink(missing_ok=True)
     write_whole(options.out / LABELS, "".join(f"{label}\n" for label in pictures.labels).encode())
@@ -74,7 +82,7 @@ def _start(options: argparse.Namespace, pictures: Pictures) -> tuple[Checkpoint,
 
 
 def prepare(network: Network, options: argparse.Namespace, shuffle: torch.Generator) -> Training:
-    """Optimiser and schedule for the layers that learn."""
+    """Moves the network to its device, and makes optimiser and schedule for the layers that learn."""
     module = network.module.to(options.device)
     if options.freeze:
         freeze_all_but(module, network.head)
@@ -85,7 +93,7 @@ def prepare(network: Network, options: argparse.Namespace, shuffle: torch.Genera
 
 
 def _settings(options: argparse.Namespace, pictures: Pictures, start: Checkpoint) -> Settings:
-    """All that decides the weights at the end of an epoch; the number of epochs, workers and device do not."""
+    """The settings that decide the weights at the end of an epoch, without number of epochs, workers and device."""
     names = ("freeze", "batch_size", "learning_rate", "momentum", "step", "gamma", "seed")
     how = start.preprocessing
     preprocessing = {field.name: str(getattr(how, field.name)) for field in fields(Preprocessing)}

@@ -1,4 +1,4 @@
-"""What a run needs to go on where it stopped: written after every epoch, whole or not at all."""
+"""The state from which an interrupted run continues: written after every epoch, whole or not at all."""
 
 import io
 import random
@@ -14,12 +14,12 @@ from torch import nn
 from examples.finetune.errors import FineTuningError
 from handler.atomic_write import write_whole
 
-Settings = Mapping[str, str | int | float | bool]  # all that decides the result, by the command line's names
+Settings = Mapping[str, str | int | float | bool]  # the options that decide the result, by name
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """How a pass over the training pictures went, and how well the network does afterwards."""
+    """The result of a pass over the training pictures, and of the network on the held-out pictures afterwards."""
 
     number: int  # from 1
     rate: float  # learning rate
@@ -41,12 +41,16 @@ class Training:
 
 
 def best_epoch(history: list[Epoch]) -> Epoch:
-    """The highest accuracy on the held-out pictures; among equals the lowest loss, then the earliest."""
+    """The epoch with the highest accuracy on the held-out pictures; among equals the lowest loss, then the earliest."""
     return max(history, key=lambda epoch: (epoch.val_accuracy, -epoch.val_loss, -epoch.number))
 
 
 def seed_all(seed: int) -> torch.Generator:
-    """Seeds every generator, makes cuDNN repeatable; returns the shuffling's, which seeds the loader's workers too."""
+    """Seeds every generator and makes cuDNN repeatable.
+
+    Returns:
+        The generator that shuffles the pictures, which also seeds the loader's workers.
+    """
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -55,7 +59,7 @@ def seed_all(seed: int) -> torch.Generator:
 
 
 def save_state(path: Path, training: Training, settings: Settings) -> None:
-    """Writes the run as it is between two epochs."""
+    """Writes the state of a run between two epochs."""
     content = {
         "settings": dict(settings),
         "module": training.module.state_dict(),
@@ -70,17 +74,17 @@ def save_state(path: Path, training: Training, settings: Settings) -> None:
 
 
 def read_state(path: Path, settings: Settings) -> dict[str, Any] | None:
-    """Reads what ``save_state`` wrote; None if there is no run yet.
+    """Reads the file of ``save_state``; None if there is no run yet.
 
     Raises:
-        FineTuningError: the file is damaged, or its run has other settings; the message says which.
+        FineTuningError: the file is damaged, or the run has other settings, which the message names.
     """
     if not path.exists():
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         there = state["settings"]
-    except Exception as error:  # torch.load raises whatever foreign bytes make it stumble over
+    except Exception as error:  # torch.load may raise anything for foreign bytes
         raise FineTuningError(f"{path} is damaged or no run's state ({error}); --restart begins anew") from error
     other = [
         f"{name} ({there.get(name)!r} there, {settings.get(name)!r} here)"
@@ -96,7 +100,7 @@ def read_state(path: Path, settings: Settings) -> dict[str, Any] | None:
 
 
 def restore(training: Training, state: dict[str, Any]) -> None:
-    """Puts a run back to where it was saved, the random generators included."""
+    """Puts a run and the random generators back into a saved state."""
     training.module.load_state_dict(state["module"])
     training.optimizer.load_state_dict(state["optimizer"])
     training.schedule.load_state_dict(state["schedule"])

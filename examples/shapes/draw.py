@@ -1,6 +1,6 @@
 """Draws the pictures of the embedded model: shapes of random colour, turn and size on a cluttered, noisy background.
 
-The boxes of the drawn objects are known, so that it can be measured where a map lies.
+The boxes of the drawn objects are known, so that the place of a map can be measured.
 """
 
 import argparse
@@ -12,10 +12,7 @@ import numpy as np
 
 from examples.shapes.outlines import LABELS, OUTLINES
 
-SIZES = (
-    1 / 6,
-    1 / 2,
-)  # longest side of an object's box, as a share of the picture's side: smallest and largest
+SIZES = (1 / 6, 1 / 2)  # smallest and largest object: longest side of the box, as a share of the picture's side
 _SUBPIXEL_BITS = 4  # cv2 takes polygon corners as fixed-point numbers
 
 
@@ -29,7 +26,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn picture and what is on it."""
+    """A drawn picture and the objects on it."""
 
     image: np.ndarray  # uint8 (side, side, 3), RGB
     things: list[Thing]
@@ -79,27 +76,11 @@ def _clutter(rng: np.random.Generator, image: np.ndarray) -> None:
         if kind == 0:
             stop = start + rng.normal(0, side / 3, size=2)
             width = int(rng.integers(1, max(2, side // 60)))
-            cv2.line(
-                image,
-                start.astype(int).tolist(),
-                stop.astype(int).tolist(),
-                colour,
-                width,
-                cv2.LINE_AA,
-            )
+            cv2.line(image, start.astype(int).tolist(), stop.astype(int).tolist(), colour, width, cv2.LINE_AA)
         elif kind == 1:
             axes = rng.uniform(side / 100, side / 28, size=2).astype(int) + 1
-            cv2.ellipse(
-                image,
-                start.astype(int).tolist(),
-                axes.tolist(),
-                rng.uniform(0, 180),
-                0,
-                360,
-                colour,
-                -1,
-                cv2.LINE_AA,
-            )
+            centre, turn = start.astype(int).tolist(), rng.uniform(0, 180)
+            cv2.ellipse(image, centre, axes.tolist(), turn, 0, 360, colour, -1, cv2.LINE_AA)
         else:
             corners = start + rng.normal(0, side / 40, size=(4, 2))
             cv2.fillPoly(image, [corners.astype(np.int32)], colour, cv2.LINE_AA)

@@ -2,8 +2,8 @@
 
 python -m examples.shapes.localisation
 
-For each of the two objects, Grad-CAM of its class is computed at the size of the picture; a hit is a peak inside the
-object's box (the pointing game with tolerance 0). The centre of the picture is the baseline to beat.
+Grad-CAM of each object's class is computed at the size of the picture; a hit is a peak inside the object's box (the
+pointing game with tolerance 0). The centre of the picture is the baseline to beat.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from handler.model.sources import load_classifier
 from handler.picture.preprocess import preprocess
 
 _BATCH = 16
-TWO_OBJECTS = 2  # first part of a picture's seed: neither trained on nor held out
+TWO_OBJECTS = 2  # second part of a picture's seed, which neither training nor held-out pictures have
 
 
 def two_object_pictures(count: int, seed: int, side: int) -> list[Picture]:
@@ -48,17 +48,17 @@ def peaks(engine: TorchEngine, layer: str, inputs: np.ndarray, targets: list[lis
 
 
 def measure(checkpoint: Path, count: int, seed: int) -> tuple[float, float]:
-    """Share of peaks inside their target's box, and the same for the picture's centre."""
+    """Share of peaks inside their target's box, and share of boxes that hold the picture's centre."""
     classifier = load_classifier(checkpoint=checkpoint)
     engine = TorchEngine(classifier)
     pictures = two_object_pictures(count, seed, classifier.preprocessing.crop_size)
     hits, centre_hits = 0, 0
     for start in tqdm(range(0, count, _BATCH), desc="two objects", unit="batch"):
         some = pictures[start : start + _BATCH]
-        inputs = np.stack([preprocess(one.image, classifier.preprocessing).tensor for one in some])
-        targets = [[LABELS.index(thing.label) for thing in one.things] for one in some]
+        inputs = np.stack([preprocess(picture.image, classifier.preprocessing).tensor for picture in some])
+        targets = [[LABELS.index(thing.label) for thing in picture.things] for picture in some]
         found = peaks(engine, classifier.default_layer, inputs, targets)
-        things = [thing for one in some for thing in one.things]
+        things = [thing for picture in some for thing in picture.things]
         middle = classifier.preprocessing.crop_size / 2
         hits += sum(lies_in_box(point, thing) for point, thing in zip(found, things, strict=True))
         centre_hits += sum(lies_in_box((middle, middle), thing) for thing in things)

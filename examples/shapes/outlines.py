@@ -1,7 +1,7 @@
 """The ten shapes of the embedded model, as closed outlines in a unit square.
 
-Every outline is a list of contours, each float64 (P, 2) in (x, y), y downwards. They are filled by the even-odd rule,
-so that a second contour inside the first is a hole. All lie within [-0.5, 0.5].
+Every outline is a list of contours, each float64 (P, 2) in (x, y) within [-0.5, 0.5], y downwards. The even-odd rule
+fills an outline, so that a second contour inside the first is a hole.
 """
 
 import numpy as np
@@ -10,11 +10,7 @@ Outline = list[np.ndarray]
 
 
 def _arc(
-    radius: float,
-    start: float,
-    stop: float,
-    centre: tuple[float, float] = (0.0, 0.0),
-    points: int = 48,
+    radius: float, start: float, stop: float, centre: tuple[float, float] = (0.0, 0.0), points: int = 48
 ) -> np.ndarray:
     angle = np.linspace(start, stop, points)
     return np.stack([centre[0] + radius * np.cos(angle), centre[1] + radius * np.sin(angle)], axis=1)

@@ -2,9 +2,10 @@
 
     python -m examples.shapes.train          # writes shapes.safetensors beside this file
 
-The network sees small pictures first and the served size last, which takes a quarter of the time of the served size
-throughout. That is 320 rather than the usual 224, because the map has a cell every 32 pixels and the smallest objects
-are a sixth of the side: at 224 a cell is as large as they are, and the peak of the map often falls beside them.
+The network sees small pictures first and pictures of the served size last, which takes a quarter of the time of
+training at the served size alone. The served size is 320 rather than the usual 224, because the map has a cell every 32
+pixels and the smallest objects are a sixth of the side: at 224 a cell is as large as these objects, and the peak of the
+map often falls beside them.
 """
 
 import argparse
@@ -78,7 +79,7 @@ class Drawings(Dataset[tuple[torch.Tensor, int]]):
 
 
 def train(seed: int, schedule: tuple[Phase, ...] = SCHEDULE) -> nn.Module:
-    """Trains from random weights; one progress bar per phase."""
+    """Trains from random weights, with one progress bar per phase, and returns the network in eval mode."""
     torch.manual_seed(seed)
     model: nn.Module = torchvision.models.get_model(ARCHITECTURE, weights=None, num_classes=len(LABELS))
     drawn = 0
@@ -110,7 +111,7 @@ def _train_phase(model: nn.Module, phase: Phase, seed: int, start: int) -> None:
 
 @torch.inference_mode()
 def held_out_accuracy(model: nn.Module, seed: int, count: int) -> float:
-    """Share of ``count`` fresh pictures at the served size whose class is named right."""
+    """Share of ``count`` held-out pictures of the served size whose class the model names right."""
     drawings = Drawings(HELD_OUT, seed, 0, count, PREPROCESSING.crop_size)
     loader = DataLoader(drawings, batch_size=64, num_workers=1)
     right = sum(int((model(images).argmax(1) == targets).sum()) for images, targets in tqdm(loader, desc="held out"))
