@@ -138,23 +138,17 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _architecture(options: argparse.Namespace) -> str | None:
-    model: str | None = options.model
-    arch: str | None = options.arch
-    if model and arch:
-        raise ModelError("give either a torchvision architecture (MODEL=resnet18) or ARCH=package.module:factory")
-    if arch and ":" not in arch:
-        raise ModelError(f"ARCH={arch} is not package.module:factory; torchvision's are named by MODEL=")
-    return model or arch
-
-
 def _checkpoint(options: argparse.Namespace) -> "Checkpoint":
     from handler.model.sources import find_checkpoint
     from handler.picture.preprocess_text import read_flag
 
+    if options.model and options.arch:
+        raise ModelError("give either a torchvision architecture (MODEL=resnet18) or ARCH=package.module:factory")
+    if options.arch and ":" not in options.arch:
+        raise ModelError(f"ARCH={options.arch} is not package.module:factory; torchvision's are named by MODEL=")
     flag = options.transform_input
     return find_checkpoint(
-        _architecture(options),
+        options.model or options.arch,
         weights=options.weights,
         checkpoint=options.checkpoint,
         labels=read_labels(options.labels) if options.labels else None,

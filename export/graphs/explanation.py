@@ -19,10 +19,7 @@ from handler.model.classifier import Classifier
 
 
 def explanation_kind(classifier: Classifier) -> str:
-    """The kind of graph that holds a classifier's whole explanation.
-
-    Returns:
-        ``KIND_EXPLANATION``, or ``KIND_SALIENCY`` for a network without a ReLU, which has no guided backpropagation.
+    """``KIND_EXPLANATION``, or ``KIND_SALIENCY`` for a network without a ReLU, which has no guided backpropagation.
 
     Raises:
         NotExportableError: the network fails on a picture.

@@ -7,7 +7,6 @@ Further packages and modules travel if they are named.
 
 import importlib.util
 import os
-import shutil
 from collections.abc import Callable, Iterable
 from importlib.machinery import ModuleSpec
 from pathlib import Path, PurePosixPath
@@ -47,10 +46,7 @@ def pack_sources(architecture: str, further: Iterable[str], stage: Path, report:
         )
     for place, file in files.items():
         (stage / place).parent.mkdir(parents=True, exist_ok=True)
-        if file is None:
-            (stage / place).touch()
-        else:
-            shutil.copyfile(file, stage / place)
+        (stage / place).write_bytes(file.read_bytes() if file else b"")
     folders = sorted({str(place.parent if place.parent.name else place) for place in files if files[place]})
     report(f"packing {len(files)} source files ({sum(sizes.values()) / 1e3:.0f} kB): {', '.join(folders)}")
 

@@ -7,7 +7,6 @@ suffice. Exact up to the order of sums.
 
 import math
 import operator
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from torch import fx
 from torch.utils._pytree import tree_leaves
 
 from export.simplify.applicable import NotApplicable
-from export.simplify.channels import ELEMENTWISE, NOTHING, is_dense, is_depthwise, reorder_inputs, reorder_outputs
+from export.simplify.channels import NOTHING, reorder_inputs, reorder_outputs, way_to_dense
 
 ALIGNMENT = 4  # the number of channels that ONNX Runtime's blocked convolutions read must be a multiple of this
 _JOINS = {torch.cat, torch.concat}
@@ -32,7 +31,7 @@ class _Source:
 
     node: fx.Node
     channels: tuple[int, ...]  # numbers
-    writers: tuple[str, ...]  # paths: depthwise convolutions from the node back, then the dense convolution
+    writers: list[str]  # paths of the modules from the node back to the dense convolution
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class _Join:
 
     node: fx.Node
     channels: tuple[int, ...]  # numbers
-    readers: tuple[tuple[str, ...], ...]  # paths, per reader: depthwise convolutions on, then the dense convolution
+    readers: list[list[str]]  # for each reader paths of the modules up to the dense convolution
 
 
 _Group = tuple[tuple[_Join, ...], list[int]]  # joins that read the same channels of one source, and those channels
@@ -123,10 +122,6 @@ class _ChannelTracker(fx.Interpreter):
         whole = bool((numbers == first + _cells(numbers)).all())
         return tuple((first.flatten() // _CELLS).tolist()) if whole else None
 
-    def is_tensor(self, node: fx.Node) -> bool:
-        """Whether a node's value is one tensor."""
-        return isinstance(self.numbers[node], torch.Tensor)
-
     def readers(self, node: fx.Node) -> list[fx.Node]:
         """The users that neither only move a node's channels nor only ask for their size."""
         others = [user for user in node.users if user not in self.moved]
@@ -167,8 +162,9 @@ def _moves(node: fx.Node) -> bool:
 def _routes(network: fx.GraphModule, tracker: _ChannelTracker) -> Iterator[tuple[list[_Source], list[_Join]]]:
     """Connected sources and joins, where all of them can be reordered and some shuffle lies between them."""
     moved = tracker.moved
-    ends = [node for node in network.graph.nodes if node in moved and tracker.is_tensor(node) and tracker.readers(node)]
-    starts = {arg for node in moved for arg in node.all_input_nodes if arg not in moved and tracker.is_tensor(arg)}
+    tensors = {node for node, numbers in tracker.numbers.items() if isinstance(numbers, torch.Tensor)}
+    ends = [node for node in network.graph.nodes if node in moved & tensors and tracker.readers(node)]
+    starts = {before for node in moved for before in node.all_input_nodes} & (tensors - moved)
     for nodes in _connected(starts, ends, moved):
         if all(node.target in _JOINS for node in nodes & moved):
             continue
@@ -198,42 +194,17 @@ def _source(network: fx.GraphModule, tracker: _ChannelTracker, node: fx.Node) ->
         source = node.args[0]
         return source if isinstance(source, fx.Node) and len(source.users) == 1 else None
 
-    channels, writers = tracker.channels(node), _to_dense(network, node, before)
-    if channels is None or writers is None or tracker.readers(node):
-        return None
-    return _Source(node, channels, writers)
+    channels, writers = tracker.channels(node), way_to_dense(network, network.graph, node, before)
+    return None if channels is None or not writers or tracker.readers(node) else _Source(node, channels, writers)
 
 
 def _join(network: fx.GraphModule, tracker: _ChannelTracker, node: fx.Node) -> _Join | None:
     """The join that a node is; None if it has other readers than convolutions, or reads a channel twice."""
-
-    def behind(node: fx.Node) -> fx.Node | None:
-        return next(iter(node.users)) if len(node.users) == 1 else None
-
     channels = tracker.channels(node)
-    readers = [_to_dense(network, user, behind) for user in tracker.readers(node)]
-    if channels is None or len(set(channels)) < len(channels) or None in readers:
+    readers = [way_to_dense(network, network.graph, user) for user in tracker.readers(node)]
+    if channels is None or len(set(channels)) < len(channels) or not all(readers):
         return None
-    return _Join(node, channels, tuple(reader for reader in readers if reader))
-
-
-def _to_dense(
-    network: fx.GraphModule, node: fx.Node, following: Callable[[fx.Node], fx.Node | None]
-) -> tuple[str, ...] | None:
-    """Paths of the convolutions from a node to the first dense one, if nothing but activations lies between."""
-    calls = Counter(other.target for other in network.graph.nodes if other.op == "call_module")
-    paths: list[str] = []
-    at: fx.Node | None = node
-    while at is not None and at.op == "call_module" and calls[at.target] == 1:
-        module = network.get_submodule(str(at.target))
-        if is_dense(module):
-            return (*paths, str(at.target))
-        if is_depthwise(module):
-            paths.append(str(at.target))
-        elif type(module) not in ELEMENTWISE:
-            return None
-        at = following(at)
-    return None
+    return _Join(node, channels, readers)
 
 
 def _fold(network: fx.GraphModule, sources: Sequence[_Source], joins: Sequence[_Join]) -> None:
@@ -252,8 +223,8 @@ def _fold(network: fx.GraphModule, sources: Sequence[_Source], joins: Sequence[_
         parts = pieces[join.node]
         places = _places(join)
         wanted = [places[number] for _, numbers in parts for number in numbers]
-        for *depthwise, dense in join.readers:
-            for path in depthwise:
+        for *between, dense in join.readers:
+            for path in between:
                 reorder_outputs(network.get_submodule(path), wanted)
             reorder_inputs(network.get_submodule(dense), wanted)
         users = [user for user in join.node.users if user.op == "call_module"]

@@ -1,12 +1,13 @@
 """Tells how a layer treats channels, and reorders, adds and takes away the channels of convolutions."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 NOTHING = -1  # in an order: a channel that is always zero
-ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.Identity)  # the layers that keep zeros zero and mix no values
+_ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.Identity)  # the layers that keep zeros zero and mix no values
 
 
 def is_dense(module: nn.Module) -> bool:
@@ -19,14 +20,47 @@ def is_depthwise(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
 
 
+def behind(node: fx.Node) -> fx.Node | None:
+    """The node that alone reads another node; None if there is none, or more than one."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def way_to_dense(
+    module: nn.Module, graph: fx.Graph, start: fx.Node | None, following: Callable[[fx.Node], fx.Node | None] = behind
+) -> list[str]:
+    """Paths of the modules from a node to the first dense convolution, that convolution included.
+
+    The list is empty if anything but activations and depthwise convolutions comes first, or a module that the graph
+    calls more than once.
+
+    Args:
+        module: the network.
+        graph: of the network.
+        start: the first node of the way.
+        following: the next node of the way.
+    """
+    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    paths: list[str] = []
+    while start is not None and start.op == "call_module" and calls[start.target] == 1:
+        paths.append(str(start.target))
+        layer = module.get_submodule(paths[-1])
+        if is_dense(layer):
+            return paths
+        if not is_depthwise(layer) and type(layer) not in _ELEMENTWISE:
+            break
+        start = following(start)
+    return []
+
+
 def reorder_outputs(module: nn.Module, order: Sequence[int]) -> None:
     """Makes channel ``order[i]`` output channel ``i``, in a depthwise convolution input channel ``i``, too.
 
     Args:
-        module: a convolution, changed in place.
+        module: a convolution, changed in place, or an activation, which has nothing to reorder.
         order: numbers of channels, or ``NOTHING``.
     """
-    assert isinstance(module, nn.Conv2d)
+    if not isinstance(module, nn.Conv2d):
+        return
     depthwise = is_depthwise(module)
     module.weight = _picked(module.weight, order)
     if module.bias is not None:

@@ -63,11 +63,8 @@ def move_gates(network: fx.GraphModule) -> int:
 
 
 def _is_join(node: fx.Node) -> bool:
-    return node.op == "call_function" and node.target is torch.cat and _axis(node) == 1
-
-
-def _axis(node: fx.Node) -> Any:
-    return node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+    axis: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+    return node.op == "call_function" and node.target is torch.cat and axis == 1
 
 
 def _rectifiers(network: fx.GraphModule, join: fx.Node) -> set[fx.Node]:

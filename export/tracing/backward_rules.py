@@ -251,15 +251,10 @@ def native_layer_norm_backward(
 def _spread(
     gradient: Tensor, inputs: Tensor, inside: list[Windows], counted: list[Windows], divisor: int | None, poles: bool
 ) -> Tensor:
-    """The gradient (N, C, m, n) of averages over windows at inputs (N, C, H, W).
+    """Spreads the gradient (N, C, m, n) of averages over m · n windows to the inputs (N, C, H, W).
 
-    Args:
-        gradient: at the averages.
-        inputs: the tensor that was pooled.
-        inside: the m windows of rows and the n windows of columns.
-        counted: the same windows with the padding that counts as cells.
-        divisor: replaces the number of a window's cells.
-        poles: whether the gradient can be infinite.
+    The windows of rows and of columns are ``inside`` the inputs; ``counted`` are the same windows with the padding that
+    counts as cells. A ``divisor`` replaces the number of a window's cells.
     """
     rows, columns = ([stop - start for start, stop in windows] for windows in counted)
     counts = torch.tensor([[divisor or height * width for width in columns] for height in rows]).to(gradient)

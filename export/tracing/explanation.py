@@ -27,7 +27,6 @@ from handler.graphs.description import KIND_EXPLANATION, KIND_SALIENCY
 from handler.model.classifier import Classifier
 
 STEPS = "simplified"  # in the metadata of a traced graph: the steps of ``export.simplify`` that were applied before
-Explain = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]
 
 
 class NoRuleError(NotExportableError):
@@ -74,7 +73,7 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
     return graph
 
 
-def _explain(module: nn.Module, needs: Needs, view: ChannelLayout) -> Explain:
+def _explain(module: nn.Module, needs: Needs, view: ChannelLayout) -> Callable[..., tuple[torch.Tensor, ...]]:
     (layer,) = needs.layers
 
     def explain(pictures: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -57,8 +57,7 @@ def to_onnx(
             )
         except Exception as error:  # the exceptions of torch.export and of the exporter have no common base but this
             raise NotExportableError(f"the network cannot be exported: {first_line(error)}") from error
-    if program is None:
-        raise RuntimeError("the exporter returned no program")
+    assert program is not None
     sizes = [value.shape[0] for value in program.model.graph.inputs if value.shape is not None]
     if any(isinstance(size, int) for size in sizes):
         raise NotExportableError(FIXED_BATCH.format(sizes[0]))

@@ -41,8 +41,7 @@ def trace_batch(
     with ExitStack() as stack:
         # fused attention has no backward operator that could be replaced
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        fast_path = torch.backends.mha.get_fastpath_enabled()
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
         stack.enter_context(_GlobalPoolingAsMean())
         stack.enter_context(fake)

@@ -29,12 +29,7 @@ def graph_run(model: onnx.ModelProto) -> Run:
 
 
 def run_of(names: Sequence[str], infer: Callable[[Inputs], Sequence[Floats]]) -> Run:
-    """Names the outputs of a graph; the run raises ``VerificationError`` if the graph fails.
-
-    Args:
-        names: of the outputs.
-        infer: runs the graph, and returns the outputs in the order of ``names``.
-    """
+    """Names the outputs that ``infer`` returns; the run raises ``VerificationError`` if ``infer`` fails."""
 
     def run(inputs: Inputs) -> Outputs:
         try:
