@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _NAME = "shufflenet-cam"  # of the distribution and of its command
 
-_EXPORTS = {  # kind of graph, which is the command, to what the command does
+_EXPORTS = {  # kind of graph, which is also the command's name, to the command's help
     "prediction": "write a classifier's prediction graph as ONNX",
     "explanation": "write a classifier's whole explanation as one ONNX graph",
     "gradcam": "write scores and Grad-CAM as one ONNX graph, hardly slower than scores",

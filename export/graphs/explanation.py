@@ -65,7 +65,7 @@ def export_explanation(classifier: Classifier, path: Path) -> list[Verdict]:
 
 
 def export_gradcam(classifier: Classifier, path: Path) -> list[Verdict]:
-    """Writes the graph of ``export_explanation`` without the gradient at the input, which takes most of its time."""
+    """Writes the graph of ``export_explanation`` without the gradient at the input, which takes most of the time."""
     with no_older_file(path):
         return _write(classifier, path, KIND_GRADCAM)
 

@@ -122,7 +122,7 @@ def _run_archiver(work: Path, stage: Path, name: str, version: str) -> None:
     command += ["--model-name", name, "--version", version, "--export-path", str(work)]
     command += ["--handler", str(_PACKAGE / _ENTRY), "--extra-files", str(stage)]
     command += ["--config-file", str(work / DEFAULT_CONFIG.name)]
-    # the archiver empties $TMPDIR/<model-name> first: give it a TMPDIR in which nothing else can be meant
+    # the archiver first empties $TMPDIR/<model-name>, so it gets a TMPDIR that holds nothing else
     temporary = work / "tmp"
     temporary.mkdir()
     environment = {**os.environ, "TMPDIR": str(temporary)}

@@ -69,7 +69,7 @@ def _out_of_place(network: fx.GraphModule) -> None:
             continue
         changed = node.args[0]
         if len(changed.users) > 1 or not node.users or _name(changed) in _VIEWS:
-            raise NotApplicable(f"{node.name} changes in place what others read")
+            raise NotApplicable(f"{node.name} changes a tensor in place that others read")
         if node.op == "call_module":
             network.get_submodule(str(node.target)).inplace = False  # type: ignore[assignment]
         elif "inplace" in node.kwargs:

@@ -45,7 +45,7 @@ def trace_batch(
         torch.backends.mha.set_fastpath_enabled(False)
         stack.enter_context(_GlobalPoolingAsMean())
         stack.enter_context(fake)
-        stack.enter_context(enable_python_dispatcher())  # some operators know symbolic sizes in this one alone
+        stack.enter_context(enable_python_dispatcher())  # without it some operators refuse symbolic sizes
         graph = make_fx(
             function, decomposition_table=dict(decompositions), tracing_mode="real", _allow_non_fake_inputs=True
         )(*inputs)

@@ -125,7 +125,7 @@ def verify(
 ) -> list[Verdict]:
     """Compares on fresh inputs at several batch sizes; the top class must be the same, too.
 
-    An output that is beyond its tolerance of PyTorch's float32 passes if it is within it of PyTorch's float64.
+    An output that is too far from PyTorch's float32 passes if it is close enough to PyTorch's float64.
 
     Args:
         reference: PyTorch in float32.
@@ -179,7 +179,7 @@ class _Answers:
 
 
 def _summary(checks: Sequence[Verdict], same_top: bool) -> str:
-    """Which outputs differ, each at its worst."""
+    """The outputs that differ, each with its largest error, in one line."""
     worst: dict[str, Verdict] = {}
     for check in checks:
         if not check.passed and not check.max_error <= getattr(worst.get(check.output), "max_error", -1):
@@ -189,7 +189,7 @@ def _summary(checks: Sequence[Verdict], same_top: bool) -> str:
 
 
 def table(checks: Sequence[Verdict]) -> str:
-    """The checks as text, one line each."""
+    """The checks as text, one line for each."""
     lines = [f"{'output':<16}{'pictures':>9}{'largest error':>15}{'beyond 1e-4':>13}  {'verdict':<9}held to"]
     for check in checks:
         measured = f"{check.batch:>9}{check.max_error:>15.2e}{check.share_beyond:>13.3%}"

@@ -17,7 +17,7 @@ CLOSE = 1e-4  # relative error of a picture without a flip, with room
 CLOSE_AT_WORST = 1e-2
 CLOSE_AT_LAYER = 5e-2  # instead of ``CLOSE_AT_WORST`` for "gradients", where one flip is one element of few
 TIMES_OWN = 4  # quartiles of twelve pictures, and worst pictures, of the same distribution differ by so much
-AT_MOST = 0.05, 0.3  # quartile and worst: what is further away is another gradient, however bad PyTorch's own is
+AT_MOST = 0.05, 0.3  # quartile and worst: beyond these it is another gradient, however bad PyTorch's own is
 _FAINT = 1e-2  # of the batch's largest norm: a picture with a smaller norm is measured by this
 _TINY = 1e-30  # divides instead of zero
 

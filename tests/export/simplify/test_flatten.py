@@ -70,7 +70,7 @@ def unread(y):
     ],
 )
 def test_what_is_changed_in_place_under_other_readers_is_refused(how):
-    with pytest.raises(NotApplicable, match="changes in place what others read"):
+    with pytest.raises(NotApplicable, match="changes a tensor in place that others read"):
         flatten(InPlace(how))
 
 
