@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Runs TorchServe, as a container's first process or as an ordinary child, and stops it without losing a request.
 #
-# On its own TorchServe does neither: its launcher ignores SIGTERM when it is the first process, does not pass on how Java
-# ended, and Java resets every connection at SIGTERM. So Java is a child of this script, and SIGTERM (or SIGINT) means:
-# serve on for DRAIN seconds, while the cluster stops sending requests here; wait until what is queued is answered; then
-# stop Java. A second signal stops it at once. The exit status is Java's: 143 after a signal.
+# TorchServe alone does neither: the launcher ignores SIGTERM when it is the first process and hides Java's exit status,
+# and Java resets every connection at SIGTERM. So Java is a child of this script. At SIGTERM (or SIGINT) the script serves
+# on for DRAIN seconds, while the cluster stops sending requests here, waits until all queued requests are answered, and
+# then stops Java. A second signal stops Java at once. The exit status is Java's: 143 after a signal.
 #
 #   TS_CONFIG         config.properties                                         /app/config.properties
 #   DRAIN             seconds to serve on after SIGTERM                         10
@@ -23,8 +23,8 @@ trap 'exit 143' TERM INT # nothing to drain yet; a first process without a trap 
 
 config=${TS_CONFIG:-/app/config.properties}
 python=${PYTHON:-python}
-unset PYTHONPATH # it would go before the archive's own code
-unset TS_CONFIG_FILE TS_MODEL_SERVER_HOME # they would go before the settings given here
+unset PYTHONPATH # would go before the archive's own code
+unset TS_CONFIG_FILE TS_MODEL_SERVER_HOME # would go before the settings given here
 export TEMP=${TEMP:-/tmp}
 export LOG_LOCATION=${LOG_LOCATION:-$TEMP/logs}
 export METRICS_LOCATION=${METRICS_LOCATION:-$LOG_LOCATION}
@@ -35,7 +35,7 @@ setting() {
     sed -n "s/^$1=//p" "$config"
 }
 
-# Becomes Java, in a process group of its own. It is killed if this script is: no server is left that nobody knows of.
+# Becomes Java, in a new process group. Java is killed if this script is killed, so that no unknown server is left.
 become_java() {
     local home vmargs log uri='import pathlib, sys; print(pathlib.Path(sys.argv[1]).resolve().as_uri())'
     home=$("$python" -c 'from importlib.util import find_spec; print(*find_spec("ts").submodule_search_locations)')
@@ -48,8 +48,8 @@ become_java() {
         org.pytorch.serve.ModelServer --python "$python" -f "$config" -ncs
 }
 
-# Waits for everything that is queued: the queue is first in, first out, and this request goes last. (With several
-# workers, those that are at work may be a batch behind.) Nobody listening, or no answer for LAST seconds, ends it, too.
+# Waits for all queued requests by sending a last one: the queue is first in, first out. (With several workers, busy
+# workers may be a batch behind.) The wait also ends if nobody listens, or if there is no answer for LAST seconds.
 await_queue() {
     local address status end=$((SECONDS + ${LAST:-60}))
     address=$(setting inference_address)
