@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+import numpy as np
+
 Result = TypeVar("Result")
 
 
@@ -112,3 +114,11 @@ def repeating(step: Callable[[], object], every: float, threads: int = 1) -> Ite
             over.set()
         for one in running:
             one.result()
+
+
+def percentiles(values: Sequence[float], digits: int = 1) -> dict[str, float]:
+    """The usual ones and the largest, rounded; empty where there are no values."""
+    if not values:
+        return {}
+    found = np.percentile(values, (50, 95, 99, 100), method="inverted_cdf")
+    return {name: round(float(one), digits) for name, one in zip(("p50", "p95", "p99", "max"), found, strict=True)}

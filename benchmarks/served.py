@@ -5,19 +5,21 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks.load import Answer, Load, post_for
 from benchmarks.machine import describe_machine
 from benchmarks.ratios import NAIVE, OURS, STOCK, percentile, summarise
 from benchmarks.rounds import turns
-from benchmarks.servers import PlainServer, plain_server
 from benchmarks.work import EXPLAIN, PREDICT, Work
+from deploy.local_server import DIRECT, LocalServer, temporary_server
 
 CONCURRENCIES = (1, 4, 16)
+_CONFIG = Path(__file__).parents[1] / "config.properties"
 _PAUSE = 0.5  # seconds before each turn
 _MAPS = ("gradcam", "guided_backprop", "guided_gradcam")
 WHAT = """\
@@ -51,6 +53,31 @@ class WrongAnswer(Exception):
     """An answer that no client would want, so that its time counts for nothing."""
 
 
+class _PlainServer(LocalServer):
+    """One whose handler answers no readiness probe: the worker's state says when it can be asked."""
+
+    @property
+    def predictions(self) -> str:
+        """Where clients post pictures."""
+        return f"{self.address}/predictions/{self.model}"
+
+    def _is_ready(self) -> bool:
+        with DIRECT.open(f"{self.properties['management_address']}/models/{self.model}", timeout=5) as answer:
+            workers = json.load(answer)[0]["workers"]
+        return bool(workers) and all(worker["status"] == "READY" for worker in workers)
+
+
+@contextmanager
+def _plain_server(store: Path, model: str) -> Iterator[_PlainServer]:
+    """Serves ``store/model.mar`` with this project's ``config.properties`` on free ports."""
+    # the frontend's metrics process would wake up every minute
+    settings = {"model_store": str(store), "load_models": f"{model}.mar", "metric_time_interval": "3600"}
+    with temporary_server(_CONFIG, model, store / "logs" / model, settings, started=False) as described:
+        server = _PlainServer(**vars(described))
+        server.start()
+        yield server
+
+
 def measure_served(
     work: Work, rounds: int, seconds: float, tell: Callable[[str], None], advance: Callable[[], Any]
 ) -> dict[str, Any]:
@@ -74,7 +101,7 @@ def measure_served(
         servers = {}
         for name in (OURS, NAIVE, STOCK):
             tell(f"starting TorchServe for {name}")
-            servers[name] = stack.enter_context(plain_server(store, name))
+            servers[name] = stack.enter_context(_plain_server(store, name))
         tell("checking")
         expected = _agreed_classes(servers, pictures)
         measured = []
@@ -99,7 +126,7 @@ def _turn(address: str, asked: Served, pictures: list[bytes], concurrency: int, 
     return post_for(address, asked.headers, pictures, concurrency, seconds)
 
 
-def _agreed_classes(servers: Mapping[str, PlainServer], pictures: list[bytes]) -> list[int]:
+def _agreed_classes(servers: Mapping[str, _PlainServer], pictures: list[bytes]) -> list[int]:
     """The top class of each picture, which must be the same from every handler."""
     first: list[int] = []
     for asked in SERVED_TASKS:

@@ -129,7 +129,7 @@ class LocalServer:
             with (
                 (self.logs / "console.log").open("w", encoding="utf-8") as console,
                 # an interruption waits for the process, too: if it was killed, Java could stay without a pid file
-                subprocess.Popen(command, env=self._environment(), stdout=console, stderr=console),
+                subprocess.Popen(command, env=self.environment(), stdout=console, stderr=console),
             ):
                 pass
             self._wait(time.monotonic() + timeout)
@@ -143,7 +143,7 @@ class LocalServer:
             (self.folder / ".model_server.pid").unlink(missing_ok=True)
             return False
         command = [*self._torchserve(), "--stop", "--foreground"]
-        subprocess.run(command, env=self._environment(), capture_output=True, check=False)
+        subprocess.run(command, env=self.environment(), capture_output=True, check=False)
         return self.pid is None
 
     @property
@@ -158,10 +158,8 @@ class LocalServer:
         own = f"-Djava.io.tmpdir={self.folder}" in command and _JAVA_CLASS in command
         return pid if own else None
 
-    def _torchserve(self) -> list[str]:
-        return [sys.executable, "-m", "ts.model_server"]
-
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """What TorchServe is started with: this process's variables, less those that would change what is served."""
         environment = {key: value for key, value in os.environ.items() if key not in _IGNORED}
         home = java_home()
         if home is not None:
@@ -169,6 +167,9 @@ class LocalServer:
         environment |= {"TEMP": str(self.folder), "TMPDIR": str(self.folder)}
         environment |= {"LOG_LOCATION": str(self.logs), "METRICS_LOCATION": str(self.logs)}
         return environment
+
+    def _torchserve(self) -> list[str]:
+        return [sys.executable, "-m", "ts.model_server"]
 
     def _check(self) -> None:
         if self.pid is not None:
@@ -229,33 +230,27 @@ def _in_use(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
-def described_server(
-    config: Path, model: str, folder: Path, logs: Path, overrides: Mapping[str, str] | None = None
-) -> LocalServer:
-    """A server on free ports that is not started yet.
+@contextmanager
+def temporary_server(
+    config: Path, model: str, logs: Path, overrides: Mapping[str, str] | None = None, *, started: bool = True
+) -> Iterator[LocalServer]:
+    """A server on free ports with a folder of its own; it is stopped when the block ends.
 
     Args:
         config: the ``config.properties`` with all settings but the ports.
         model: name of the archive in the model store.
-        folder: belongs to the server, and also gets the server's settings.
         logs: folder for the server's logs.
         overrides: settings that replace those of ``config``.
+        started: whether the server is started, too.
     """
-    own = folder / "config.properties"
-    settings = {**with_free_ports(read_properties(config)), **(overrides or {})}
-    own.write_text("".join(f"{key}={value}\n" for key, value in settings.items()), encoding="utf-8")
-    return LocalServer(own, model, folder, logs)
-
-
-@contextmanager
-def temporary_server(
-    config: Path, model: str, logs: Path, overrides: Mapping[str, str] | None = None
-) -> Iterator[LocalServer]:
-    """A ``described_server`` in a temporary folder, started at the beginning of the block and stopped at its end."""
     with tempfile.TemporaryDirectory(prefix="ts-") as folder:
-        server = described_server(config, model, Path(folder), logs, overrides)
-        server.start()
+        own = Path(folder) / "config.properties"
+        settings = {**with_free_ports(read_properties(config)), **(overrides or {})}
+        own.write_text("".join(f"{key}={value}\n" for key, value in settings.items()), encoding="utf-8")
+        server = LocalServer(own, model, Path(folder), logs)
         try:
+            if started:
+                server.start()
             yield server
         finally:
             server.stop()

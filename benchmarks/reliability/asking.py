@@ -6,14 +6,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
-
-from benchmarks.load import connection_to, in_threads, repeating
+from benchmarks.load import connection_to, in_threads, percentiles
 from benchmarks.reliability.pictures import Drawn
 from benchmarks.reliability.profile import Asked, judge, request
 from deploy.local_server import LocalServer
@@ -146,14 +144,6 @@ class Clients:
         return describe_seen(self.seen)
 
 
-@contextmanager
-def asking(server: LocalServer, pool: Sequence[Drawn], count: int = 4) -> Iterator[Clients]:
-    """So many clients, who ask one request after the other while the block runs."""
-    clients = Clients(server, pool)
-    with repeating(clients.ask_next, 0.02, count):
-        yield clients
-
-
 def describe_seen(seen: Sequence[Seen]) -> dict[str, Any]:
     """Counts of statuses and exceptions, answers that were another request's, times of the right answers."""
     return {
@@ -163,11 +153,3 @@ def describe_seen(seen: Sequence[Seen]) -> dict[str, Any]:
         "wrong_examples": sorted({one.wrong for one in seen if not one.right})[:3],
         "right_ms": percentiles([one.ms for one in seen if one.right]),
     }
-
-
-def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """The usual ones and the largest, empty where there are no values."""
-    if not values:
-        return {}
-    found = np.percentile(values, (50, 95, 99, 100), method="inverted_cdf")
-    return {name: round(float(one), 1) for name, one in zip(("p50", "p95", "p99", "max"), found, strict=True)}

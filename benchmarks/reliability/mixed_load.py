@@ -1,6 +1,7 @@
-"""Puts a server under the mixed load and counts what came back."""
+"""Puts a server under the mixed load, or under bursts larger than its queue, and counts what came back."""
 
 import itertools
+import math
 import random
 import threading
 import time
@@ -8,21 +9,26 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection
 from typing import Any
 
-from benchmarks.load import connection_to, in_threads
-from benchmarks.reliability.asking import percentiles, post
+from benchmarks.load import connection_to, in_threads, percentiles
+from benchmarks.reliability.asking import Seen, ask, post, together
+from benchmarks.reliability.memory import Sample, describe_samples, watched_memory
 from benchmarks.reliability.pictures import Drawn
-from benchmarks.reliability.profile import Asked, mixed
+from benchmarks.reliability.profile import FORMS, Asked, mixed, request
 from deploy.local_server import LocalServer
+
+BURST = 64  # requests: four times the queue
+_SLOWEST = "all maps"  # so that the queue does not empty while a burst arrives
 
 
 @dataclass(frozen=True)
 class Job:
     """How much load."""
 
-    requests: int  # at most
+    requests: int | None  # at most; None: as many as there is time for
     seconds: float  # at most
     concurrency: int
     seed: int = 5
@@ -45,14 +51,27 @@ class Outcome:
     refusals_ms: list[float]  # of each answer 503 before
 
 
+def measure_load(server: LocalServer, pool: Sequence[Drawn], job: Job) -> tuple[dict[str, Any], list[Sample]]:
+    """Puts a server under load.
+
+    Returns:
+        What a record says of it, and the samples of its memory.
+    """
+    with watched_memory(server) as samples:
+        outcomes = run_mixed(server, pool, job)
+    found = summarise_outcomes(outcomes, job.requests)
+    memory, good = describe_samples(samples), nothing_lost_or_crossed(found)
+    return {"concurrency": job.concurrency, "outcomes": found, "memory": memory, "as_expected": good}, samples
+
+
 def run_mixed(server: LocalServer, pool: Sequence[Drawn], job: Job) -> list[Outcome]:
     """Puts a server under load and returns every request's outcome."""
     numbers, outcomes, over = itertools.count(), list[Outcome](), threading.Event()
-    deadline = time.monotonic() + job.seconds
+    most, deadline = job.requests or math.inf, time.monotonic() + job.seconds
 
     def client() -> None:
         with closing(connection_to(server.address)) as connection:
-            while not over.wait(job.pause) and time.monotonic() < deadline and (number := next(numbers)) < job.requests:
+            while not over.wait(job.pause) and time.monotonic() < deadline and (number := next(numbers)) < most:
                 outcomes.append(_answered(connection, server.model, mixed(number, pool, job.seed), job))
 
     in_threads([client] * job.concurrency, stop=over.set)
@@ -108,3 +127,23 @@ def summarise_outcomes(outcomes: Sequence[Outcome], requests: int | None = None)
 def nothing_lost_or_crossed(summary: Mapping[str, Any]) -> bool:
     """Whether every request got exactly one answer, the right one, which says that it is its own."""
     return not any(summary[key] for key in ("lost", "answered_twice", "crossed", "wrong", "unidentified"))
+
+
+def bursts(server: LocalServer, pool: Sequence[Drawn], rounds: int = 5, size: int = BURST) -> dict[str, Any]:
+    """Sends bursts and describes the refused and the answered requests: how many, and how fast they learn it."""
+    seen: list[Seen] = []
+    for start in range(0, rounds * size, size):
+        numbers = range(start, start + size)
+        asked = [request(number, _SLOWEST, FORMS[number % 3], pool[number % len(pool)]) for number in numbers]
+        seen += together([partial(ask, server, one) for one in asked])
+    refused, answered = [one.ms for one in seen if one.refused], [one.ms for one in seen if one.right]
+    return {
+        "bursts": rounds,
+        "requests_each": size,
+        "answered": len(answered),
+        "answered_ms": percentiles(answered),
+        "refused": len(refused),
+        "refused_ms": percentiles(refused),
+        "neither": len(seen) - len(refused) - len(answered),
+        "neither_examples": sorted({one.wrong for one in seen if not one.right and not one.refused})[:3],
+    }

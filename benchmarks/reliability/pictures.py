@@ -3,6 +3,7 @@
 import io
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,14 +23,20 @@ class Drawn:
     jpeg: bytes
 
 
+def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
+    """A picture's file."""
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
 def draw_pool(count: int = 20, seed: int = 5) -> list[Drawn]:
     """Draws a pool; the same one for the same arguments."""
     rng, pool = np.random.default_rng(seed), []
     for place in range(count):
         label, side = LABELS[place % len(LABELS)], 240 + 17 * place
-        file = io.BytesIO()
-        Image.fromarray(draw(rng, [label], side, (1 / 3, 1 / 2)).image).save(file, "JPEG", quality=90)
-        pool.append(Drawn(label, side, file.getvalue()))
+        image = Image.fromarray(draw(rng, [label], side, (1 / 3, 1 / 2)).image)
+        pool.append(Drawn(label, side, encoded(image, "JPEG", quality=90)))
     return pool
 
 
@@ -52,6 +59,4 @@ def largest_upload(limit: int) -> bytes:
         limit: bytes of a request.
     """
     side = int((limit - 54) ** 0.5 / 3**0.5) // 4 * 4  # rows are padded to 4 bytes; 54 is the header
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)).save(file, "BMP")
-    return file.getvalue()
+    return encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)), "BMP")

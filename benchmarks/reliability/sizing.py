@@ -4,8 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.load import post_for
-from benchmarks.reliability.asking import percentiles
+from benchmarks.load import percentiles, post_for
 from benchmarks.reliability.pictures import Drawn
 from deploy.local_server import LocalServer
 

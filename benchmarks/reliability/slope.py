@@ -1,12 +1,14 @@
-"""How fast memory grows: a robust slope with a confidence interval, and the largest one that is let pass."""
+"""How fast memory grows, by Theil and Sen's robust slope, and how fast it may: in a soak and under hostile input."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import theilslopes
 
-CONFIDENCE = 0.95
+from benchmarks.reliability.memory import MIB, Sample
+
+_CONFIDENCE = 0.95
 # Two reasons for 1 MiB a minute. Above it, a worker with 1.5 GiB to spare would not live a day. And at the soak's rate
 # of several hundred requests a minute it is a few KiB a request: less than anything that a request holds (its upload
 # is 30 KiB, its pixels 500, a map 100), so that one object kept per request exceeds it many times over. Allocators that
@@ -14,26 +16,34 @@ CONFIDENCE = 0.95
 LARGEST = 1.0  # MiB per minute
 _FEWEST_BLOCKS = 5
 
-
-@dataclass(frozen=True)
-class Slope:
-    """MiB per minute."""
-
-    value: float
-    lower: float  # end of the confidence interval
-    upper: float
-    blocks: int  # that it was fitted through
-
-    def exceeds(self, largest: float) -> bool:
-        """Whether memory surely grows faster; a slope that is no number does."""
-        return not (self.lower <= largest)
+# Under hostile input there is no trend if the slope is below STEEPEST, or adds up to less than LEAST over all inputs
+# after the warm-up. An input keeps some 10 kB busy: kept alive even once in twenty-five it would be seen over 200,000.
+# LEAST is what glibc's arenas may still stretch by, and Java's heap, which takes what -Xmx1g allows it before it
+# collects in earnest: half of that. In a short run LEAST decides.
+_STEEPEST = 400.0  # bytes per input
+LEAST = {"worker": 64 * MIB, "java": 512 * MIB}  # bytes
+_WARM_UP = 0.3  # of the inputs; arenas, caches and the heap grow to their working size
+# What a process ever held is below its cap. The worker's is what it takes at rest plus the largest valid picture three
+# times over; Java's is its heap (-Xmx1g) plus what it needs beside it.
+_CAPS = {"worker": 1_000 * MIB, "java": 1_600 * MIB}  # bytes; the worker's beyond what it has at rest
+_MOST_POINTS = 200  # in the estimate of the slope, which is quadratic
 
 
-def memory_slope(seconds: Sequence[float], mib: Sequence[float], warm_up: float, block: float = 20.0) -> Slope:
-    """The Theil-Sen slope through the medians of blocks of time after the warm-up.
+def judge_samples(samples: Sequence[Sample], seconds: float) -> dict[str, Any]:
+    """Judges the workers' memory during a soak, see ``judge_soak``.
+
+    A third of the seconds at the start, but at most five minutes, do not count. The Java process is not judged by a
+    slope: its heap fills up to -Xmx before it is cleaned, which is no leak.
+    """
+    return judge_soak([one.s for one in samples], [one.workers for one in samples], min(300.0, seconds / 3))
+
+
+def judge_soak(seconds: Sequence[float], mib: Sequence[float], warm_up: float, block: float = 20.0) -> dict[str, Any]:
+    """The slope through the medians of blocks of time after the warm-up, in MiB per minute, and whether memory grows.
 
     Samples that follow each other closely are nearly the same value, and an interval computed from them would be far
-    too narrow; medians of blocks are less dependent.
+    too narrow; medians of blocks are less dependent. Memory grows if the interval's lower end is above ``LARGEST``; a
+    slope that is no number does, too.
 
     Args:
         seconds: of the samples, ascending.
@@ -49,7 +59,36 @@ def memory_slope(seconds: Sequence[float], mib: Sequence[float], warm_up: float,
     kept = [number for number in np.unique(numbers) if number >= 0]
     if len(kept) < _FEWEST_BLOCKS:
         raise ValueError(f"{len(kept)} blocks of {block:g} s are left after the warm-up, needed are {_FEWEST_BLOCKS}")
-    minutes = [np.median(times[numbers == number]) / 60 for number in kept]
-    medians = [np.median(values[numbers == number]) for number in kept]
-    slope, _, lower, upper = theilslopes(medians, minutes, CONFIDENCE)
-    return Slope(float(slope), float(lower), float(upper), len(kept))
+    minutes, medians = ([np.median(of[numbers == one]) for one in kept] for of in (times / 60, values))
+    slope, _, lower, upper = theilslopes(medians, minutes, _CONFIDENCE)
+    return {
+        "value": round(float(slope), 3),
+        "lower": round(float(lower), 3),
+        "upper": round(float(upper), 3),
+        "blocks": len(kept),
+        "confidence": _CONFIDENCE,
+        "warm_up_s": warm_up,
+        "largest": LARGEST,
+        "grows": not bool(lower <= LARGEST),
+    }
+
+
+def judge_inputs(name: str, samples: Sequence[tuple[int, int]], peak: int, at_rest: int) -> dict[str, Any]:
+    """Whether the memory of "worker" or "java" stayed flat under hostile input: neither a trend nor a peak too high.
+
+    Args:
+        name: of the process.
+        samples: inputs so far, resident bytes.
+        peak: the most bytes that it ever held.
+        at_rest: the most bytes that it held before the first input.
+    """
+    late = [one for one in samples if one[0] >= _WARM_UP * samples[-1][0]]
+    inputs, values = zip(*late[:: max(1, len(late) // _MOST_POINTS)], strict=True)
+    slope = float(theilslopes(values, inputs).slope) if len(set(inputs)) > 1 else 0.0
+    growth = slope * (late[-1][0] - late[0][0])
+    cap = _CAPS[name] + (at_rest if name == "worker" else 0)
+    return {
+        **{"start": samples[0][1], "end": samples[-1][1], "peak": peak, "cap": cap},
+        **{"slope": round(slope, 1), "growth": round(growth), "least": LEAST[name]},
+        "flat": (slope < _STEEPEST or growth < LEAST[name]) and peak < cap,
+    }

@@ -13,11 +13,11 @@ import pytest
 from benchmarks.machine import peak_memory
 from benchmarks.reliability.fuzz import __main__ as command
 from benchmarks.reliability.fuzz.judge import DEFECTS, judge
-from benchmarks.reliability.fuzz.memory import LEAST, describe
 from benchmarks.reliability.fuzz.requests import request
 from benchmarks.reliability.fuzz.run import fuzz
 from benchmarks.reliability.fuzz.wire import Hostile, Reply, load, save, send
 from benchmarks.reliability.memory import named_worker
+from benchmarks.reliability.slope import LEAST, judge_inputs
 from tests.support.serving import ONE, serving
 
 INPUTS = 2000
@@ -35,12 +35,11 @@ def client(tmp_path_factory, shapes_archive):
 @pytest.mark.server
 def test_two_thousand_hostile_inputs_are_answered_by_the_same_worker_in_flat_memory(client, tmp_path):
     before = named_worker(client.server)
-    outcome = fuzz(client.server, SEED, range(INPUTS), most=10)
-    found = [one.to_dict() for one in outcome.findings]
-    assert found == []
+    found, findings = fuzz(client.server, SEED, range(INPUTS), most=10)
+    assert [one.to_dict() for one in findings] == []
     assert named_worker(client.server) == before
-    assert outcome.statuses.total() == INPUTS
-    kinds = {kind.partition("/")[0] for kind in outcome.by_kind}
+    assert found["inputs"] == INPUTS
+    kinds = {kind.partition("/")[0] for kind in found["by_kind"]}
     assert kinds >= {
         "picture",
         "bomb",
@@ -54,14 +53,14 @@ def test_two_thousand_hostile_inputs_are_answered_by_the_same_worker_in_flat_mem
         "cut",
     }
     formats = {"PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"}
-    assert {f"{kind}/{form}" for kind in ("picture", "bomb") for form in formats} <= set(outcome.by_kind)
-    assert {200, 400, 404, 413, 415} <= set(outcome.statuses)
-    assert set(outcome.statuses) <= {0, *range(200, 300), *range(400, 500), 500}
-    assert outcome.statuses[500] == outcome.defects.total() < INPUTS / 10
-    assert all(one.flat for one in outcome.memory.values())
-    report = command.report(outcome, before.pid)
-    assert report["worker"] == {"pid": before.pid, "same_throughout": True}
-    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert {f"{kind}/{form}" for kind in ("picture", "bomb") for form in formats} <= set(found["by_kind"])
+    assert sum(its["inputs"] for its in found["by_kind"].values()) == sum(found["statuses"].values()) == INPUTS
+    statuses = {int(status) for status in found["statuses"]}
+    assert {200, 400, 404, 413, 415} <= statuses <= {0, *range(200, 300), *range(400, 500), 500}
+    assert found["statuses"].get("500", 0) == sum(found["torchserve_defects"].values()) < INPUTS / 10
+    assert all(one["flat"] for one in found["memory"].values())
+    assert found["worker"] == {"pid": before.pid, "same_throughout": True}
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
 DEFECTIVE = {
@@ -112,18 +111,19 @@ def test_a_worker_that_is_replaced_is_a_finding(client):
 
     killer = threading.Thread(target=kill_after_some)
     killer.start()
-    outcome = fuzz(client.server, SEED, range(INPUTS), done=sent.release)
+    found, findings = fuzz(client.server, SEED, range(INPUTS), done=sent.release)
     killer.join()
-    assert outcome.findings
-    assert outcome.statuses.total() < INPUTS
-    assert any(re.search("process|worker|status 50[037]", one.fault) for one in outcome.findings)
+    assert findings
+    assert found["inputs"] < INPUTS
+    assert not found["worker"]["same_throughout"]
+    assert any(re.search("process|worker|status 50[037]", one.fault) for one in findings)
     assert client.form(ONE.read_bytes(), maps="none").status_code == 200  # waits for the next worker
     assert named_worker(client.server) != worker
 
 
 @pytest.mark.server
 def test_a_finding_is_kept_and_sent_again(client, tmp_path, capsys):
-    file = tmp_path / "findings" / "1-2.json"
+    file = tmp_path / "findings" / "1-2.txt"
     save(file, PICTURE, {"fault": "none"})
     assert load(file) == PICTURE
     assert command._replay(client.server, file) == 0
@@ -134,8 +134,8 @@ def test_a_number_always_gives_the_same_request_and_a_file_holds_it_whole(tmp_pa
     for number in range(0, 3000, 10):
         hostile = request(SEED, number)
         assert hostile == request(SEED, number)
-        save(tmp_path / "request.json", hostile, {})
-        assert load(tmp_path / "request.json") == hostile
+        save(tmp_path / "request.txt", hostile, {})
+        assert load(tmp_path / "request.txt") == hostile
     assert request(SEED, 1) != request(SEED + 1, 1)
 
 
@@ -188,14 +188,14 @@ def test_silence_is_allowed_where_the_request_is_no_whole_one():
 def test_memory_that_grows_with_the_inputs_is_not_flat_and_peaks_and_stairs_at_the_start_are(name):
     base = 800 * 2**20
     leaking = [(n, base + 10_000 * n) for n in range(0, 100_000, 500)]
-    assert not describe(name, leaking, base, base).flat
+    assert not judge_inputs(name, leaking, base, base)["flat"]
     warming = [(n, base + min(n, 20_000) * 10_000) for n in range(0, 100_000, 500)]
-    assert describe(name, warming, base + 2**28, base).flat
+    assert judge_inputs(name, warming, base + 2**28, base)["flat"]
     peaking = [(n, base + (n % 7 == 0) * 2**28) for n in range(0, 100_000, 500)]
-    assert describe(name, peaking, base + 2**28, base).flat
-    assert not describe(name, peaking, base + 2**31, base).flat
+    assert judge_inputs(name, peaking, base + 2**28, base)["flat"]
+    assert not judge_inputs(name, peaking, base + 2**31, base)["flat"]
     stretching = [(n, base + n * (LEAST[name] // 3000)) for n in range(2000)]
-    assert describe(name, stretching, base, base).flat
+    assert judge_inputs(name, stretching, base, base)["flat"]
 
 
 def test_what_a_process_held_at_most_is_no_less_than_what_it_holds():

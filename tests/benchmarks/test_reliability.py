@@ -11,20 +11,25 @@ import numpy as np
 import pytest
 
 from benchmarks.reliability.asking import ask, together
-from benchmarks.reliability.burst import bursts
 from benchmarks.reliability.faults.archives import damaged_graph
 from benchmarks.reliability.faults.processes import worker_killed
 from benchmarks.reliability.faults.run import SCENARIOS, run_faults
-from benchmarks.reliability.faults.scenario import Finding, Impossible, Place
-from benchmarks.reliability.memory import Sample, describe_samples, watched_memory
-from benchmarks.reliability.mixed_load import Job, Outcome, nothing_lost_or_crossed, run_mixed, summarise_outcomes
+from benchmarks.reliability.faults.scenario import Finding, Impossible
+from benchmarks.reliability.memory import Sample, describe_samples
+from benchmarks.reliability.mixed_load import (
+    Job,
+    Outcome,
+    bursts,
+    measure_load,
+    nothing_lost_or_crossed,
+    summarise_outcomes,
+)
 from benchmarks.reliability.pictures import draw_pool, largest_upload, marked
+from benchmarks.reliability.place import Place, read_records
 from benchmarks.reliability.profile import FORMS, KINDS, judge, mixed, request
-from benchmarks.reliability.record import read_records, settings_of, write_record
 from benchmarks.reliability.report.page import render, write_report
 from benchmarks.reliability.sizing import best, replicas
-from benchmarks.reliability.slope import LARGEST, memory_slope
-from benchmarks.reliability.soak import judge_samples
+from benchmarks.reliability.slope import judge_samples, judge_soak
 from handler.picture.decode import decode
 from tests.support.serving import ONE, ROOT
 
@@ -51,9 +56,8 @@ def pool():
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, shapes_archive, pool):
-    work = tmp_path_factory.mktemp("work")
-    return Place(ROOT / "config.properties", shapes_archive.parent, "shapes", work, pool)
+def place(tmp_path_factory, shapes_archive):
+    return Place(ROOT / "config.properties", shapes_archive.parent, "shapes", tmp_path_factory.mktemp("records"))
 
 
 @pytest.fixture(scope="module")
@@ -71,39 +75,40 @@ def memory(minutes: float, per_minute: float, noise: float = 3.0, start: float =
 
 @pytest.mark.parametrize("per_minute", [0.0, 0.5, -1.0])
 def test_memory_that_hardly_grows_is_let_pass(per_minute):
-    slope = memory_slope(*memory(10, per_minute), warm_up=200)
-    assert not slope.exceeds(LARGEST)
-    assert slope.lower <= slope.value <= slope.upper
-    assert slope.value == pytest.approx(per_minute, abs=0.4)
+    slope = judge_soak(*memory(10, per_minute), warm_up=200)
+    assert not slope["grows"]
+    assert slope["lower"] <= slope["value"] <= slope["upper"]
+    assert slope["value"] == pytest.approx(per_minute, abs=0.4)
 
 
 @pytest.mark.parametrize("per_minute", [2.0, 10.0])
 def test_a_leak_exceeds_the_largest_slope(per_minute):
-    assert memory_slope(*memory(10, per_minute), warm_up=200).exceeds(LARGEST)
+    assert judge_soak(*memory(10, per_minute), warm_up=200)["grows"]
 
 
 def test_what_grows_during_the_warm_up_only_is_no_leak():
     seconds, values = memory(10, 0)
     values += 50 * np.minimum(seconds / 200, 1)  # MiB that caches take
-    assert not memory_slope(seconds, values, warm_up=200).exceeds(LARGEST)
-    assert memory_slope(seconds, values, warm_up=0).value > memory_slope(seconds, values, warm_up=200).value
+    after = judge_soak(seconds, values, warm_up=200)
+    assert not after["grows"]
+    assert judge_soak(seconds, values, warm_up=0)["value"] > after["value"]
 
 
 def test_a_single_step_and_single_spikes_are_no_leak():
     seconds, values = memory(10, 0)
     values[::30] += 200  # large answers
     values[len(values) * 3 // 4 :] += 8  # an arena more
-    assert not memory_slope(seconds, values, warm_up=200).exceeds(LARGEST)
+    assert not judge_soak(seconds, values, warm_up=200)["grows"]
 
 
 def test_a_slope_that_is_no_number_is_not_let_pass():
-    slope = replace(memory_slope(*memory(10, 0), warm_up=200), lower=float("nan"))
-    assert slope.exceeds(LARGEST)
+    seconds, values = memory(10, 0)
+    assert judge_soak(seconds, values * np.nan, warm_up=200)["grows"]
 
 
 def test_a_soak_too_short_for_a_slope_is_refused():
     with pytest.raises(ValueError, match="needed are 5"):
-        memory_slope(*memory(1, 0), warm_up=0)
+        judge_soak(*memory(1, 0), warm_up=0)
 
 
 def test_a_soak_is_judged_by_its_workers_and_not_by_javas_heap():
@@ -180,9 +185,9 @@ def test_replicas_leave_room_and_are_two_at_least():
 
 @pytest.mark.server
 def test_under_load_every_request_gets_its_own_answer(server, pool):
-    with watched_memory(server) as samples:
-        outcomes = run_mixed(server, pool, Job(REQUESTS, 300, 32))
-    found = summarise_outcomes(outcomes, REQUESTS)
+    measured, samples = measure_load(server, pool, Job(REQUESTS, 300, 32))
+    found = measured["outcomes"]
+    assert measured["as_expected"]
     assert found["wrong_examples"] == []
     assert nothing_lost_or_crossed(found), found
     assert found["answered"] == REQUESTS
@@ -190,7 +195,8 @@ def test_under_load_every_request_gets_its_own_answer(server, pool):
     assert set(found["statuses"]) == {"200", "400", "415"}
     assert set(found["forms"]) == set(FORMS)
     assert set(found["kinds"]) == set(KINDS)
-    memory = describe_samples(samples)
+    memory = measured["memory"]
+    assert samples
     assert memory["same_workers"]
     assert memory["java_mib"]["max"] > 50
     assert memory["workers_mib"]["max"] > 100
@@ -241,7 +247,7 @@ def test_calls_together_are_under_way_at_the_same_moment():
     assert not barrier.broken
 
 
-def test_scenarios_that_fail_or_cannot_be_tried_are_recorded_as_such(tmp_path, monkeypatch):
+def test_scenarios_that_fail_or_cannot_be_tried_are_recorded_as_such(place, tmp_path, monkeypatch):
     def impossible(_):
         raise Impossible("no mounting here")
 
@@ -256,7 +262,7 @@ def test_scenarios_that_fail_or_cannot_be_tried_are_recorded_as_such(tmp_path, m
     monkeypatch.setitem(SCENARIOS, "late", late)
     monkeypatch.setitem(SCENARIOS, "good", good)
     told = []
-    run = partial(run_faults, place=None, records=tmp_path, settings={}, tell=told.append)
+    run = partial(run_faults, place=replace(place, records=tmp_path), tell=told.append)
     assert run(["good", "impossible"])
     assert not run(["late"])
     page = render(read_records(tmp_path))
@@ -279,20 +285,19 @@ def test_the_committed_page_is_what_the_committed_records_give():
     assert (ROOT / "docs" / "RELIABILITY.md").read_text(encoding="utf-8") == render(records)
 
 
-@pytest.mark.server
-def test_the_report_holds_what_the_records_say(server, tmp_path):
-    settings = settings_of(server)
-    assert settings["job_queue_size"] == "16"
+def test_the_report_holds_what_the_records_say(place, tmp_path):
+    assert place.settings()["job_queue_size"] == "16"
+    record = replace(place, records=tmp_path).record
     outcomes = summarise_outcomes([outcome(number) for number in range(4321)], 4321)
     samples = [Sample(s, 200.0, value, (7,)) for s, value in zip(*memory(10, 5), strict=True)]
     seen = describe_samples(samples)
     load = {"concurrency": 32, "seconds": 600.0, "retry_pause_s": 0.1, "outcomes": outcomes, "memory": seen}
-    write_record(tmp_path, "load", load, settings)
+    record("load", load)
     soak = {"seconds": 600.0, "outcomes": outcomes, "memory": seen, "slope": judge_samples(samples, 600)}
-    write_record(tmp_path, "soak-10", soak, settings)
+    record("soak-10", soak)
     measured = [{"profile": "prediction", "concurrency": 4, "per_s": 70.0, "p50": 5.0, "p95": 9.0, "p99": 11.0}]
-    write_record(tmp_path, "sizing", {"measured": measured}, settings)
-    write_record(tmp_path, "fuzz", FUZZ, settings)
+    record("sizing", {"measured": measured})
+    record("fuzz", FUZZ)
     write_report(tmp_path, tmp_path / "docs")
     page = (tmp_path / "docs" / "RELIABILITY.md").read_text()
     assert "4321 requests at concurrency 32" in page

@@ -120,7 +120,7 @@ def test_a_missing_metrics_file_is_named(tmp_path):
 def test_the_shells_variables_replace_neither_code_nor_settings(tmp_path, monkeypatch):
     for name in ("PYTHONPATH", "TS_CONFIG_FILE", "TS_MODEL_SERVER_HOME", "HARMLESS"):
         monkeypatch.setenv(name, str(tmp_path))
-    environment = server_in(tmp_path)._environment()
+    environment = server_in(tmp_path).environment()
     assert environment["HARMLESS"] == str(tmp_path)
     assert not {"PYTHONPATH", "TS_CONFIG_FILE", "TS_MODEL_SERVER_HOME"} & set(environment)
 

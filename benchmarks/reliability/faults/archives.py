@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.reliability.asking import Seen, ask, describe_seen, get, ready, until
-from benchmarks.reliability.faults.scenario import Finding, Place, refusal
+from benchmarks.reliability.faults.scenario import Finding, refusal
+from benchmarks.reliability.place import Place
 from benchmarks.reliability.profile import request
 
 _GRAPHS = ("model.onnx", "model.gradcam.onnx", "model.explain.onnx")
@@ -20,7 +21,7 @@ def corrupt_archive(place: Place) -> Finding:
     store = _store(place, "corrupt")
     content = place.archive.read_bytes()
     (store / place.archive.name).write_bytes(content[: len(content) // 2])
-    with place.unstarted(model_store=str(store)) as server, ThreadPoolExecutor() as pool:
+    with place.server(started=False, model_store=str(store)) as server, ThreadPoolExecutor() as pool:
         starting = pool.submit(refusal, server, _WAIT_S)
 
         def answered() -> Seen | None:

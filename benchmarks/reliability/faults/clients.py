@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing, suppress
 from urllib.parse import urlsplit
 
-from benchmarks.load import connection_to, repeating
-from benchmarks.reliability.asking import Seen, describe_seen, percentiles, send, together
-from benchmarks.reliability.burst import SIZE, bursts
-from benchmarks.reliability.faults.scenario import Finding, Place
+from benchmarks.load import connection_to, percentiles, repeating
+from benchmarks.reliability.asking import Seen, describe_seen, send, together
+from benchmarks.reliability.faults.scenario import Finding
 from benchmarks.reliability.memory import describe_samples, watched_memory
+from benchmarks.reliability.mixed_load import BURST, bursts
 from benchmarks.reliability.pictures import largest_upload
+from benchmarks.reliability.place import Place
 
 _SLOW, _UPLOADS = 40, 40  # clients
 _SLOW_S = 10.0  # seconds that they take
@@ -28,10 +29,10 @@ def full_queue(place: Place) -> Finding:
     told_at_once = bool(found["refused"]) and found["refused_ms"]["p95"] < found["answered_ms"]["p50"]
     saw = {"200": found["answered"], "503": found["refused"]}
     return Finding(
-        f"three bursts of {SIZE} requests at the same moment on a queue of {queue}",
+        f"three bursts of {BURST} requests at the same moment on a queue of {queue}",
         "as many as the queue holds are answered, the others get 503 before those are; nothing else happens",
         told_at_once and not found["neither"],
-        {"requests": 3 * SIZE, "saw": saw, "right_ms": found["answered_ms"], "refused_ms": found["refused_ms"]},
+        {"requests": 3 * BURST, "saw": saw, "right_ms": found["answered_ms"], "refused_ms": found["refused_ms"]},
         back,
         found,
     )

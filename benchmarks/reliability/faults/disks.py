@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 
 from benchmarks.reliability.asking import Seen, describe_seen, ready, until
-from benchmarks.reliability.faults.scenario import Finding, Impossible, Place, by_hand, refusal
+from benchmarks.reliability.faults.scenario import Finding, Impossible, refusal
+from benchmarks.reliability.place import Place
 from deploy.local_server import LocalServer
 
 _LOGS_MIB = 4
@@ -49,7 +50,7 @@ def full_disk_for_logs(place: Place) -> Finding:
 
 def temp_not_writable(place: Place) -> Finding:
     """The folder for sockets and unpacked archives is read-only."""
-    with place.unstarted() as described:
+    with place.server(started=False) as described:
         server = replace(described, folder=described.folder / "temp")
         server.folder.mkdir()
         with _mounted(server.folder, "ro"):
@@ -69,7 +70,7 @@ def _torchserve_alone(server: LocalServer, place: Place) -> tuple[Seen, int]:
     """What a client sees half a minute after torchserve was started by hand, and how many Java processes were left."""
     command = [sys.executable, "-m", "ts.model_server", "--start", "--ncs", "--ts-config", str(server.config)]
     with (place.work / "torchserve-alone.log").open("wb") as log:  # no pipe: a Java left behind would keep it open
-        subprocess.run(command, env=by_hand(server), stdout=log, stderr=log, check=False, timeout=120)
+        subprocess.run(command, env=server.environment(), stdout=log, stderr=log, check=False, timeout=120)
     until(lambda: ready(server, 5).right, _ALONE_S, 1)
     return ready(server, 5), _end_orphans(server.folder)
 

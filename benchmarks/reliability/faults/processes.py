@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.reliability.asking import ready, until
-from benchmarks.reliability.faults.scenario import Finding, Impossible, Place, by_hand, refusal
+from benchmarks.reliability.faults.scenario import Finding, Impossible, refusal
 from benchmarks.reliability.memory import worker_processes
+from benchmarks.reliability.place import Place
 from deploy.local_server import LocalServer, ServerError
 
 _ENTRYPOINT = Path(__file__).parents[3] / "deploy" / "entrypoint.sh"
@@ -63,9 +64,9 @@ def drained(place: Place) -> Finding:
     """With the entrypoint, as a cluster does it: SIGTERM first, and a second later no more requests."""
     if not _ENTRYPOINT.is_file():
         raise Impossible("deploy/entrypoint.sh does not exist")
-    with place.unstarted() as server:
-        environment = by_hand(server, TS_CONFIG=str(server.config), DRAIN=str(_DRAIN), PYTHON=sys.executable)
-        environment["HEALTHZ"] = f"/predictions/{place.model}/1.0/healthz"
+    with place.server(started=False) as server:
+        environment = server.environment() | {"TS_CONFIG": str(server.config), "PYTHON": sys.executable}
+        environment |= {"DRAIN": str(_DRAIN), "HEALTHZ": f"/predictions/{place.model}/1.0/healthz"}
         with (place.work / "entrypoint.log").open("wb") as log:
             process = subprocess.Popen(["bash", str(_ENTRYPOINT)], env=environment, stdout=log, stderr=log)
         try:

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from subprocess import SubprocessError
-from typing import Any
 
 import psutil
 
@@ -12,8 +10,8 @@ from benchmarks.reliability.faults.archives import corrupt_archive, damaged_grap
 from benchmarks.reliability.faults.clients import full_queue, largest_uploads, slow_reader, slow_upload
 from benchmarks.reliability.faults.disks import full_disk_for_logs, temp_not_writable
 from benchmarks.reliability.faults.processes import drained, second_server, stopped, worker_killed
-from benchmarks.reliability.faults.scenario import Impossible, Place, Scenario
-from benchmarks.reliability.record import write_record
+from benchmarks.reliability.faults.scenario import Impossible, Scenario
+from benchmarks.reliability.place import Place
 from deploy.local_server import ServerError
 
 SCENARIOS: dict[str, Scenario] = {
@@ -25,13 +23,12 @@ SCENARIOS: dict[str, Scenario] = {
 }
 
 
-def run_faults(
-    names: Sequence[str], place: Place, records: Path, settings: dict[str, Any], tell: Callable[[str], None]
-) -> bool:
+def run_faults(names: Sequence[str], place: Place, tell: Callable[[str], None]) -> bool:
     """Runs scenarios and writes ``fault-<name>.json`` for each; says whether all went as expected.
 
     What this machine does not allow is recorded as not possible, and is no failure.
     """
+    place.work.mkdir(parents=True, exist_ok=True)
     every = True
     for name in names:
         tell(f"{name} …")
@@ -41,7 +38,7 @@ def run_faults(
             found = {"not_possible": str(error)}
         except (ServerError, TimeoutError, OSError, psutil.Error, SubprocessError) as error:
             found = {"as_expected": False, "failed": f"{type(error).__name__}: {error}"}
-        write_record(records, f"fault-{name}", {"fault": name, **found}, settings)
+        place.record(f"fault-{name}", {"fault": name, **found})
         every = every and found.get("as_expected", True)
         verdict = {True: "as expected", False: "NOT AS EXPECTED", None: "not possible here"}
         back = f", back after {found['back_s']} s" if found.get("back_s") is not None else ""

@@ -1,16 +1,11 @@
 """Fuzzes a real server over HTTP: ``python -m benchmarks.reliability.fuzz --help``.
 
-Writes ``out/reliability/fuzz.json``::
+Writes ``out/reliability/fuzz.json``, with every process's memory as ``judge_inputs`` describes it, and::
 
-    {"name": "fuzz", "command": str, "measured_at": str, "machine": {…}, "settings": {…},
-     "seed": int, "first": int, "inputs": int, "threads": int, "seconds": float,
+    {"seed": int, "first": int, "threads": int, "inputs": int, "seconds": float,
      "by_kind": {kind: {"inputs": int, "statuses": {status: int}}},       "0": closed unanswered, where that is right
-     "statuses": {status: int},
-     "torchserve_defects": {name: int},                                   its own 500s, see defects.toml
-     "worker": {"pid": int, "same_throughout": bool},
-     "memory": {"worker" | "java": {"start", "end", "peak", "cap": bytes, "slope": bytes per input after the warm-up,
-                                    "growth", "least": bytes, "flat": bool}},
-     "slowest": {"seconds": float, "number": int},
+     "statuses": {status: int}, "torchserve_defects": {name: int},        its own 500s, see defects.toml
+     "worker": {"pid": int, "same_throughout": bool}, "slowest": {"seconds": float, "number": int},
      "findings": [{"fault": str, "number": int | null, "kind": str | null, "answer": {…} | null, "file": str | null}]}
 
 A finding's request lies in ``out/reliability/findings/``; ``--replay FILE`` sends it again.
@@ -18,8 +13,6 @@ A finding's request lies in ``out/reliability/findings/``; ``--replay FILE`` sen
 
 import argparse
 import sys
-from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +20,19 @@ from tqdm import tqdm
 
 from benchmarks.machine import peak_memory
 from benchmarks.reliability.fuzz.judge import judge
-from benchmarks.reliability.fuzz.run import Outcome, fuzz
+from benchmarks.reliability.fuzz.run import Finding, fuzz
 from benchmarks.reliability.fuzz.wire import load, save, send
 from benchmarks.reliability.memory import MIB, named_worker
-from benchmarks.reliability.record import FOLDER, settings_of, write_record
-from deploy.local_server import LocalServer, temporary_server
-
-_ROOT = Path(__file__).parents[3]
+from benchmarks.reliability.place import Place
+from deploy.local_server import LocalServer
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; exit status 1 if there is a finding."""
     options = _parser().parse_args(arguments)
-    overrides = {"model_store": str(options.store.resolve()), "load_models": f"{options.model}.mar"}
-    config, logs = _ROOT / "config.properties", options.folder / "fuzz-logs"
-    with temporary_server(config, options.model, logs, overrides) as server:
-        return _replay(server, options.replay) if options.replay else _fuzz(server, options)
+    place = Place.of(options)
+    with place.server() as server:
+        return _replay(server, options.replay) if options.replay else _fuzz(server, place, options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,64 +43,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=4, help="connections at once (default: %(default)s)")
     parser.add_argument("--most", type=int, default=1, help="findings to stop at (default: %(default)s)")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="send a finding again, and say what comes back")
-    parser.add_argument("--model", default="shufflenet_cam", help="name of the archive (default: %(default)s)")
-    parser.add_argument(
-        "--store", type=Path, default=_ROOT / "model_store", help="where it lies (default: model_store)"
-    )
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="to write into (default: %(default)s)")
+    Place.add_options(parser)
     return parser
 
 
-def _fuzz(server: LocalServer, options: argparse.Namespace) -> int:
-    pid = named_worker(server).pid
+def _fuzz(server: LocalServer, place: Place, options: argparse.Namespace) -> int:
     with tqdm(total=options.inputs, unit="input", disable=None) as bar:
         numbers = range(options.first, options.first + options.inputs)
-        outcome = fuzz(server, options.seed, numbers, options.threads, options.most, bar.update)
-    findings = _save_findings(outcome, options)
-    command = f"python -m benchmarks.reliability.fuzz --seed {options.seed} --inputs {options.inputs}"
-    repeated_with = {"seed": options.seed, "first": options.first, "threads": options.threads}
-    content = {"command": command, **repeated_with, **report(outcome, pid), "findings": findings}
-    write_record(options.folder, "fuzz", content, settings_of(server))
-    print(_summary(content))
+        found, findings = fuzz(server, options.seed, numbers, options.threads, options.most, bar.update)
+    found |= {"seed": options.seed, "first": options.first, "threads": options.threads}
+    found["findings"] = [_saved(one, options.seed, place.records / "findings") for one in findings]
+    place.record("fuzz", found)
+    print(_summary(found))
     return 1 if findings else 0
 
 
-def report(outcome: Outcome, pid: int) -> dict[str, Any]:
-    """The outcome as JSON values, findings aside."""
-    same = not any("process" in one.fault or "worker" in one.fault for one in outcome.findings)
-    return {
-        "inputs": outcome.statuses.total(),
-        "seconds": round(outcome.seconds, 1),
-        "by_kind": {
-            kind: {"inputs": counts.total(), "statuses": _by_name(counts)}
-            for kind, counts in sorted(outcome.by_kind.items())
-        },
-        "statuses": _by_name(outcome.statuses),
-        "torchserve_defects": _by_name(outcome.defects),
-        "worker": {"pid": pid, "same_throughout": same},
-        "memory": {
-            name: {**asdict(one), "slope": round(one.slope, 1), "growth": round(one.growth), "flat": one.flat}
-            for name, one in outcome.memory.items()
-        },
-        "slowest": {"seconds": round(outcome.slowest[0], 2), "number": outcome.slowest[1]},
-    }
-
-
-def _by_name(counts: Counter[Any]) -> dict[str, int]:
-    return {str(name): count for name, count in sorted(counts.items())}
-
-
-def _save_findings(outcome: Outcome, options: argparse.Namespace) -> list[dict[str, Any]]:
-    found = []
-    for one in outcome.findings:
-        said: dict[str, Any] = {**one.to_dict(), "seed": options.seed, "file": None}
-        if one.hostile:
-            path = options.folder / "findings" / f"{options.seed}-{one.number}.json"
-            said["file"] = str(path)
-            save(path, one.hostile, said)
-        found.append(said)
-        print(f"finding: {one.fault} ({said['file'] or 'no single request'})", file=sys.stderr)
-    return found
+def _saved(finding: Finding, seed: int, folder: Path) -> dict[str, Any]:
+    said: dict[str, Any] = {**finding.to_dict(), "seed": seed, "file": None}
+    if finding.hostile:
+        said["file"] = str(folder / f"{seed}-{finding.number}.txt")
+        save(Path(said["file"]), finding.hostile, said)
+    print(f"finding: {finding.fault} ({said['file'] or 'no single request'})", file=sys.stderr)
+    return said
 
 
 def _replay(server: LocalServer, path: Path) -> int:
@@ -129,8 +83,10 @@ def _summary(found: dict[str, Any]) -> str:
     def listed(counts: dict[str, int]) -> str:
         return ", ".join(f"{count} x {name}" for name, count in counts.items()) or "none"
 
-    lines = [f"{found['inputs']} inputs in {found['seconds']:.0f} s: {listed(found['statuses'])}"]
-    lines.append(f"TorchServe's own 500s: {listed(found['torchserve_defects'])}")
+    lines = [
+        f"{found['inputs']} inputs in {found['seconds']:.0f} s: {listed(found['statuses'])}",
+        f"TorchServe's own 500s: {listed(found['torchserve_defects'])}",
+    ]
     for name, one in found["memory"].items():
         start, end, peak = (f"{one[key] / MIB:.0f}" for key in ("start", "end", "peak"))
         lines.append(f"memory of {name}: {start} to {end} MB, at most {peak}, {one['slope']:+.0f} bytes/input")

@@ -1,6 +1,5 @@
 """Small files that promise much: pixels, scans, tags, text. All must be judged before they are unpacked."""
 
-import io
 import random
 import struct
 import zlib
@@ -12,6 +11,7 @@ from PIL import Image
 
 from benchmarks.reliability.fuzz.pictures import patched
 from benchmarks.reliability.fuzz.seeds import seed_pictures
+from benchmarks.reliability.pictures import encoded
 
 _SIDES = (7_000, 8_000, 16_383, 30_000, 46_341, 65_535)  # wider ones where the format has room for them
 
@@ -105,16 +105,9 @@ def jpeg_of_exif(tags: int, segments: int) -> bytes:
 
 def jpeg_of_scans(side: int, scans: int) -> bytes:
     """A progressive JPEG whose last scan, a few bytes for every pixel, is there many times."""
-    data = _plain_progressive(side)
+    data = encoded(Image.new("L", (side, side), 128), "JPEG", progressive=True)
     start = data.rfind(b"\xff\xc4")
     return data[:-2] + data[start:-2] * scans + b"\xff\xd9"
-
-
-@cache
-def _plain_progressive(side: int) -> bytes:
-    file = io.BytesIO()
-    Image.new("L", (side, side), 128).save(file, "JPEG", progressive=True)
-    return file.getvalue()
 
 
 @cache

@@ -9,7 +9,6 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,20 +17,10 @@ from benchmarks.reliability.fuzz.wire import Hostile, Reply
 SLOWEST = 30.0  # seconds; half of the worker's responseTimeout, after which it would be replaced
 _TOLD = ("type", "message")  # texts of an error
 _TRACES = re.compile(rb"Traceback \(most recent|File \\?\"[^\"]+\.py\\?\"|(\\t|\s)at (org|java|io\.netty)\.[\w.$]+\(")
+DEFECTS: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("defects.toml").read_text(encoding="utf-8"))
 
 
-class _Defect(NamedTuple):
-    content_type: str  # the request's begins with it
-    type: str  # of the answer
-    message: str  # of the answer, a pattern
-
-
-_TABLE = tomllib.loads(Path(__file__).with_name("defects.toml").read_text(encoding="utf-8"))
-DEFECTS = {name: _Defect(**one) for name, one in _TABLE.items()}
-
-
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What is wrong with an answer, or which of TorchServe's defects it shows; None and None for a good one."""
 
     fault: str | None = None
@@ -49,9 +38,9 @@ def _defect(hostile: Hostile, reply: Reply) -> str | None:
     declared = [value.lower().decode("latin-1") for name, value in hostile.headers if name.lower() == b"content-type"]
     said = _object_of(reply.body)
     for name, one in DEFECTS.items():
-        right_request = any(value.startswith(one.content_type) for value in declared)
-        right_answer = said.get("type") == one.type
-        if right_request and right_answer and re.fullmatch(one.message, str(said.get("message") or ""), re.DOTALL):
+        right_request = any(value.startswith(one["content_type"]) for value in declared)
+        right_type, message = said.get("type") == one["type"], str(said.get("message") or "")
+        if right_request and right_type and re.fullmatch(one["message"], message, re.DOTALL):
             return name
     return None
 

@@ -3,19 +3,19 @@
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import psutil
 
 from benchmarks.load import in_threads, repeating
 from benchmarks.machine import peak_memory
 from benchmarks.reliability.fuzz.judge import judge
-from benchmarks.reliability.fuzz.memory import Memory, describe
 from benchmarks.reliability.fuzz.requests import request
 from benchmarks.reliability.fuzz.wire import Hostile, Reply, send
 from benchmarks.reliability.memory import named_worker
+from benchmarks.reliability.slope import judge_inputs
 from deploy.local_server import LocalServer
 
 _SAMPLED_EVERY = 0.25  # seconds
@@ -31,7 +31,7 @@ class Finding:
     reply: Reply | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As the report has it; the request itself is kept in a file of its own."""
+        """As the record has it; the request itself is kept in a file of its own."""
         answer = self.reply and {
             "status": self.reply.status,
             "body": self.reply.body[:500].decode("utf-8", "replace"),
@@ -41,23 +41,6 @@ class Finding:
         return {"fault": self.fault, "number": self.number, "kind": kind, "answer": answer}
 
 
-@dataclass
-class Outcome:
-    """What was tried, what came back, and what must not be."""
-
-    by_kind: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))  # 0: no answer need be
-    defects: Counter[str] = field(default_factory=Counter)  # TorchServe's, by name
-    findings: list[Finding] = field(default_factory=list)
-    memory: dict[str, Memory] = field(default_factory=dict)
-    slowest: tuple[float, int] = (0.0, 0)  # seconds, number
-    seconds: float = 0.0
-
-    @property
-    def statuses(self) -> Counter[int]:
-        """Of all kinds."""
-        return sum(self.by_kind.values(), Counter[int]())
-
-
 def fuzz(
     server: LocalServer,
     seed: int,
@@ -65,7 +48,7 @@ def fuzz(
     threads: int = 4,
     most: int = 1,
     done: Callable[[], object] = lambda: None,
-) -> Outcome:
+) -> tuple[dict[str, Any], list[Finding]]:
     """Sends the requests of these numbers; stops when there are ``most`` findings, or another worker.
 
     Args:
@@ -75,13 +58,23 @@ def fuzz(
         threads: connections at once; with its queue full the server would answer 503.
         most: findings to stop at.
         done: called after each request.
+
+    Returns:
+        What was tried and came back, for a record; and what must not be.
     """
     run, started = _Run(server, seed, iter(numbers), most, done), time.perf_counter()
     with repeating(run.watch, _SAMPLED_EVERY):
         in_threads([run.client] * threads, stop=run.over.set)
-    run.outcome.seconds = time.perf_counter() - started
-    run.conclude()
-    return run.outcome
+    seconds = round(time.perf_counter() - started, 1)
+    return {"seconds": seconds, **_counted(run.tried), **run.conclude()}, run.findings
+
+
+class _Tried(NamedTuple):
+    seconds: float
+    number: int
+    kind: str
+    status: int  # 0: no answer need be
+    defect: str | None  # TorchServe's, by name
 
 
 class _Run:
@@ -89,75 +82,79 @@ class _Run:
         self, server: LocalServer, seed: int, numbers: Iterator[int], most: int, done: Callable[[], object]
     ) -> None:
         self._server, self._seed, self._numbers, self._most, self._done = server, seed, numbers, most, done
-        self._address, self._lock = server.address, threading.Lock()
-        self._processes = {"worker": named_worker(server), "java": psutil.Process(server.pid)}
-        self._at_rest = {name: peak_memory(one.pid) for name, one in self._processes.items()}
+        self._address, self._worker = server.address, named_worker(server)
+        self._processes = {"worker": self._worker, "java": psutil.Process(server.pid)}
+        self._at_rest = peak_memory(self._worker.pid)
         self._samples: dict[str, list[tuple[int, int]]] = {name: [] for name in self._processes}
-        self.outcome, self.over = Outcome(), threading.Event()
+        self.tried, self.findings, self.over = list[_Tried](), list[Finding](), threading.Event()
 
     def client(self) -> None:
         """One thread's requests."""
-        while not self.over.is_set():
-            with self._lock:
-                number = next(self._numbers, None)
-            if number is None:
-                return
+        while not self.over.is_set() and (number := next(self._numbers, None)) is not None:
             hostile = request(self._seed, number)
             try:
                 reply = send(self._address, self._server.model, hostile)
             except OSError:
                 self._add(Finding("the server cannot be reached", number, hostile))
                 return
-            with self._lock:
-                self._note(number, hostile, reply)
+            kind, verdict = "/".join(hostile.kind.split("/")[:2]), judge(hostile, reply)
+            self.tried.append(_Tried(reply.seconds, number, kind, reply.status, verdict.defect))
+            if verdict.fault:
+                self._add(Finding(verdict.fault, number, hostile, reply))
             self._done()
 
-    def _note(self, number: int, hostile: Hostile, reply: Reply) -> None:
-        kind, verdict, outcome = "/".join(hostile.kind.split("/")[:2]), judge(hostile, reply), self.outcome
-        outcome.by_kind[kind][reply.status] += 1
-        outcome.slowest = max(outcome.slowest, (reply.seconds, number))
-        if verdict.defect:
-            outcome.defects[verdict.defect] += 1
-        if verdict.fault:
-            self._add(Finding(verdict.fault, number, hostile, reply))
-
     def _add(self, finding: Finding) -> None:
-        self.outcome.findings.append(finding)
-        if len(self.outcome.findings) >= self._most or finding.hostile is None:
+        self.findings.append(finding)
+        if len(self.findings) >= self._most or finding.hostile is None:
             self.over.set()
 
     def watch(self) -> None:
         """Samples memory, and stops the run as soon as a process is gone."""
-        try:
-            self._sample()
-            gone = [name for name, one in self._processes.items() if not _runs(one)]
-        except psutil.Error:
-            gone = ["worker or java"]
-        if gone and not self.over.is_set():
-            self._add(Finding(f"{gone[0]} is not the process it was"))
-
-    def _sample(self) -> None:
-        with self._lock:
-            inputs = self.outcome.statuses.total()
         for name, process in self._processes.items():
-            self._samples[name].append((inputs, process.memory_info().rss))
+            if resident := _resident(process):
+                self._samples[name].append((len(self.tried), resident))
+            elif not self.over.is_set():
+                self._add(Finding(f"{name} is not the process it was"))
 
-    def conclude(self) -> None:
+    def conclude(self) -> dict[str, Any]:
         """Looks once more whether the processes are the same, and whether memory stayed flat."""
+        self.watch()
+        memory, same = {}, False
         try:
-            self._sample()
             peaks = {name: peak_memory(one.pid) for name, one in self._processes.items()}
-            same = named_worker(self._server) == self._processes["worker"]
+            same = named_worker(self._server) == self._worker
+            memory = {name: judge_inputs(name, its, peaks[name], self._at_rest) for name, its in self._samples.items()}
         except (OSError, ValueError, psutil.Error) as error:
             self._add(Finding(f"the server does not tell its worker any more: {error}"))
-            return
-        if not same:
+        if memory and not same:
             self._add(Finding("another worker answers"))
-        for name, samples in self._samples.items():
-            memory = self.outcome.memory[name] = describe(name, samples, peaks[name], self._at_rest[name])
-            if not memory.flat:
-                self._add(Finding(f"memory of {name} is not flat: {memory}"))
+        for name, its in memory.items():
+            if not its["flat"]:
+                self._add(Finding(f"memory of {name} is not flat: {its}"))
+        return {"worker": {"pid": self._worker.pid, "same_throughout": same}, "memory": memory}
 
 
-def _runs(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+def _resident(process: psutil.Process) -> int:
+    """Bytes of memory; none where the process has ended."""
+    try:
+        return process.memory_info().rss if process.is_running() else 0
+    except psutil.Error:
+        return 0
+
+
+def _counted(tried: Sequence[_Tried]) -> dict[str, Any]:
+    kinds: dict[str, Counter[str]] = defaultdict(Counter)
+    for one in tried:
+        kinds[one.kind][str(one.status)] += 1
+    slowest = max(tried, default=_Tried(0.0, 0, "", 0, None))
+    return {
+        "inputs": len(tried),
+        "by_kind": {kind: {"inputs": its.total(), "statuses": _by_name(its)} for kind, its in sorted(kinds.items())},
+        "statuses": _by_name(sum(kinds.values(), Counter[str]())),
+        "torchserve_defects": _by_name(Counter(one.defect for one in tried if one.defect)),
+        "slowest": {"seconds": round(slowest.seconds, 2), "number": slowest.number},
+    }
+
+
+def _by_name(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items()))

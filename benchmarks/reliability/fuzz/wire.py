@@ -3,11 +3,12 @@
 It is sent as the bytes it is: a client library would refuse or repair it.
 """
 
-import base64
+import ast
 import http.client
-import json
+import pprint
 import socket
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,18 +46,13 @@ class Reply:
 
 
 def save(path: Path, hostile: Hostile, found: dict[str, Any]) -> None:
-    """Writes a finding and its request, with the bytes in base64, to a file that ``load`` and ``--replay`` read."""
-    content = {**found, "request": asdict(hostile)}
-    write_whole(path, json.dumps(content, indent=1, default=lambda data: base64.b64encode(data).decode()).encode())
+    """Writes a finding and its request, as a Python literal, to a file that ``load`` and ``--replay`` read."""
+    write_whole(path, pprint.pformat({**found, "request": asdict(hostile)}, sort_dicts=False).encode())
 
 
 def load(path: Path) -> Hostile:
     """The request that ``save`` wrote."""
-    said = json.loads(path.read_bytes())["request"]
-    for name in ("body", "path", "method"):
-        said[name] = base64.b64decode(said[name])
-    said["headers"] = [(base64.b64decode(name), base64.b64decode(value)) for name, value in said["headers"]]
-    return Hostile(**said)
+    return Hostile(**ast.literal_eval(path.read_text(encoding="utf-8"))["request"])
 
 
 def send(address: str, model: str, hostile: Hostile, patience: float = 60) -> Reply:
@@ -68,12 +64,10 @@ def send(address: str, model: str, hostile: Hostile, patience: float = 60) -> Re
     parts, started = urlsplit(address), time.perf_counter()
     timeout = patience if hostile.framed else _UNFRAMED
     with socket.create_connection((parts.hostname, parts.port), timeout=timeout) as connection:
-        try:
+        with suppress(OSError):  # refused before it was read; the answer may lie there all the same
             connection.sendall(_bytes(hostile, model))
             if hostile.promised is not None:
                 connection.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # refused before it was read; the answer may lie there all the same
         reply = _receive(connection, hostile.method)
     return Reply(*reply, seconds=time.perf_counter() - started)
 
@@ -92,11 +86,9 @@ def _receive(connection: socket.socket, method: bytes) -> tuple[int, dict[str, s
             answer.begin()
         except (OSError, http.client.HTTPException):  # closed, nothing in time, or no HTTP
             return 0, {}, b"", False
-        headers = {name.lower(): value for name, value in answer.getheaders()}
-        try:
+        headers, body = {name.lower(): value for name, value in answer.getheaders()}, b""
+        with suppress(OSError, http.client.HTTPException):
             body = answer.read(_LARGEST_ANSWER)
-        except (OSError, http.client.HTTPException):
-            body = b""
     promised = 0 if method == b"HEAD" else int(headers.get("content-length", -1))
     status = answer.status if answer.version == 11 else 0
     return status, headers, body, len(body) == promised

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.page import fill
-from benchmarks.reliability.record import read_records
+from benchmarks.reliability.place import read_records
 from benchmarks.reliability.sizing import RATES, UTILISATION, best, replicas
 
 Records = Mapping[str, Mapping[str, Any]]

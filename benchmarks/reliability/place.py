@@ -1,0 +1,113 @@
+"""Where measurements run: the archive that is served, on which settings, and the folder of their records."""
+
+import argparse
+import json
+import shlex
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.load import repeating
+from benchmarks.machine import describe_machine
+from benchmarks.reliability.asking import Clients
+from benchmarks.reliability.pictures import Drawn, draw_pool
+from deploy.local_server import LocalServer, read_properties, temporary_server
+from handler.atomic_write import write_whole
+
+_SETTINGS = (
+    *("job_queue_size", "vmargs", "max_request_size", "max_response_size", "default_workers_per_model"),
+    *("number_of_netty_threads", "netty_client_threads"),
+    *("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay", "responseTimeout", "maxRetryTimeoutInSec"),
+    *("explain.engine", "explain.threads"),
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where measurements run."""
+
+    config: Path  # config.properties to take the settings from
+    store: Path  # folder of the archive, absolute
+    model: str  # name of the archive
+    records: Path  # folder, absolute
+
+    @classmethod
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
+        """Adds what ``of`` reads."""
+        add = parser.add_argument
+        add("--model", default="shufflenet_cam", help="name of the archive (default: %(default)s)")
+        add("--store", type=Path, default=Path("model_store"), help="its folder (default: %(default)s)")
+        add("--config", type=Path, default=Path("config.properties"), help="settings (default: %(default)s)")
+        add("--records", "--folder", type=Path, default=Path("out/reliability"), help="folder (default: %(default)s)")
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> "Place":
+        """That of a command line."""
+        return cls(options.config, options.store.resolve(), options.model, options.records.resolve())
+
+    @cached_property
+    def pool(self) -> list[Drawn]:
+        """Pictures to ask for."""
+        return draw_pool()
+
+    @property
+    def archive(self) -> Path:
+        """The whole one."""
+        return self.store / f"{self.model}.mar"
+
+    @property
+    def work(self) -> Path:
+        """Folder for logs and altered archives."""
+        return self.records / "work"
+
+    def server(
+        self, logs: Path | None = None, *, started: bool = True, **overrides: str
+    ) -> AbstractContextManager[LocalServer]:
+        """A server on free ports, stopped on leaving."""
+        settings = {"model_store": str(self.store), "load_models": f"{self.model}.mar", **overrides}
+        return temporary_server(self.config, self.model, logs or self.work / "logs", settings, started=started)
+
+    @contextmanager
+    def clients(self, server: LocalServer, count: int = 4) -> Iterator[Clients]:
+        """So many clients, who ask one request after the other while the block runs."""
+        clients = Clients(server, self.pool)
+        with repeating(clients.ask_next, 0.02, count):
+            yield clients
+
+    def back(self, server: LocalServer, since: float) -> float | None:
+        """Seconds from ``since`` to the first right answer to a client that asks from now on; None if none comes."""
+        with self.clients(server, 1) as clients:
+            return clients.wait_until_back(since)
+
+    def settings(self) -> dict[str, Any]:
+        """Those of the server and of the archive that decide how it behaves under load; no ports and no paths."""
+        with zipfile.ZipFile(self.archive) as archive:
+            model = yaml.safe_load(archive.read("model-config.yaml"))
+        explain = {f"explain.{key}": value for key, value in model["explain"].items()}
+        found: dict[str, Any] = {**read_properties(self.config), **model, **explain}
+        return {key: found[key] for key in _SETTINGS if key in found}
+
+    def record(self, name: str, content: Mapping[str, Any]) -> None:
+        """Writes ``name.json``, whole or not at all: a measurement with the machine, the settings and the command."""
+        record = {
+            "name": name,
+            "command": shlex.join(["python", *sys.orig_argv[1:]]),
+            "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": describe_machine(),
+            "settings": self.settings(),
+            **content,
+        }
+        write_whole(self.records / f"{name}.json", (json.dumps(record, indent=1) + "\n").encode())
+
+
+def read_records(folder: Path) -> dict[str, dict[str, Any]]:
+    """All records of a folder, by file name without its ending."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
