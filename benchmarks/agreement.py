@@ -1,14 +1,25 @@
 """Whether contenders that are compared did the same work: their outputs on the same pictures, against ours (torch)."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
-from benchmarks.contenders import Outputs
+from benchmarks.contenders import OURS_TORCH, Outputs
+from benchmarks.rounds import Child, Who
 from handler.explanation.evidence import Floats
 from handler.explanation.maps import combine, scale
 
 TOLERANCE = 1e-3  # of the largest value: Grad-CAM and scores differ by float32 rounding only
 # of guided pixels: where rounding decides the sign of an activation a gate flips, and the pixels behind it differ
 SHARE_BEYOND, MOST = 0.1, 0.05
+
+
+def agreement(running: Mapping[Who, Child], batch: int) -> dict[Who, dict[str, Any]]:
+    """Each contender's differences on so many pictures, and whether it agrees."""
+    outputs: dict[Who, Outputs] = {who: child.ask("outputs", batch=batch) for who, child in running.items()}
+    found = {who: differences(one, outputs[who[0], OURS_TORCH]) for who, one in outputs.items()}
+    return {who: {"differences": one, "agrees": agrees(one)} for who, one in found.items()}
 
 
 def differences(found: Outputs, expected: Outputs) -> dict[str, float]:
@@ -33,12 +44,6 @@ def agrees(found: dict[str, float]) -> bool:
     """Whether differences are those of rounding; not a number is a difference."""
     limits = {"guided_most": MOST}
     return all(value <= limits.get(name, TOLERANCE) for name, value in found.items())
-
-
-def read_outputs(path: str) -> Outputs:
-    """Reads what ``child.save_outputs`` wrote."""
-    with np.load(path) as arrays:
-        return Outputs(**{name: arrays[name] for name in arrays.files})
 
 
 def _largest(found: Floats, expected: Floats) -> float:

@@ -1,11 +1,11 @@
-"""One contender's process: builds it, then does what the parent asks, one JSON line after the other.
+"""One contender's process: builds it, then does what the parent asks, one pickle after the other.
 
-Between the lines it blocks on the pipe. It is started by ``rounds.py`` and has nothing in memory but its contender.
+Between the questions it blocks on the pipe. It is started by ``rounds.py`` and has nothing in memory but its contender.
 """
 
 import gc
-import json
 import os
+import pickle
 import sys
 import time
 import warnings
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks.contenders import CONTENDERS, Call, Outputs
+from benchmarks.contenders import CONTENDERS, Call
 from benchmarks.machine import peak_memory
 from benchmarks.work import Work, batches
 from handler.explanation.evidence import Floats
@@ -39,47 +39,46 @@ def timed_round(call: Call, batches: Iterator[Floats], *, warm_up: int, seconds:
     return spent
 
 
-def save_outputs(outputs: Outputs, path: Path) -> None:
-    """Writes what a call returned as an ``npz``."""
-    arrays = {key: value for key, value in vars(outputs).items() if value is not None}
-    np.savez(path, **arrays)
+class _Contender:
+    """What the parent may ask for, by the name of a method."""
 
-
-class _Process:
     def __init__(self, work: Work, call: Call) -> None:
         self._pictures, self._call = work.pictures(), call
         self._size = 0  # of the batches that are handed out
 
-    def do(self, command: dict[str, Any]) -> dict[str, Any]:
-        if command["do"] == "trim":
-            gc.collect()
-            psutil.heap_trim()  # gives back to the system what was freed but is kept for the next call
-            return {}
-        if command["do"] == "outputs":
-            first = np.ascontiguousarray(self._pictures[: command["batch"]])
-            save_outputs(self._call(first), Path(command["path"]))
-            return {}
-        if command["batch"] != self._size:
-            self._size, self._batches = command["batch"], batches(self._pictures, command["batch"])
-        how = {key: command[key] for key in ("warm_up", "seconds", "least")}
+    def trim(self) -> None:
+        """Gives back to the system what was freed but is kept for the next call."""
+        gc.collect()
+        psutil.heap_trim()
+
+    def outputs(self, batch: int) -> Any:
+        """What a call returns for the first pictures."""
+        return self._call(np.ascontiguousarray(self._pictures[:batch]))
+
+    def round(self, batch: int, **how: Any) -> dict[str, Any]:
+        """The times of a turn, see ``timed_round``, and the most memory up to now."""
+        if batch != self._size:
+            self._size, self._batches = batch, batches(self._pictures, batch)
         return {"ms": timed_round(self._call, self._batches, **how), "peak_mb": peak_memory() / 2**20}
 
 
 def main() -> None:
     """Builds the contender, says so, and answers until the parent closes the pipe."""
     folder, task, name, threads = sys.argv[1:]
-    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not end up among the answers
     warnings.simplefilter("ignore")  # captum warns on every call
-
-    def say(answer: dict[str, Any]) -> None:
-        print(json.dumps(answer), file=channel, flush=True)
-
     work = Work.read(Path(folder))
-    process = _Process(work, CONTENDERS[task, name](work, task, int(threads)))
-    say({"torch": "torch" in sys.modules})
-    for line in sys.stdin:
-        say(process.do(json.loads(line)))
+    contender = _Contender(work, CONTENDERS[task, name](work, task, int(threads)))
+    answer: Any = {"torch": "torch" in sys.modules}
+    while True:
+        pickle.dump(answer, channel)
+        channel.flush()
+        try:
+            what, arguments = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        answer = getattr(contender, what)(**arguments)
 
 
 if __name__ == "__main__":

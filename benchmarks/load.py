@@ -1,4 +1,4 @@
-"""Clients in threads, each of which sends one request after the other."""
+"""Single requests as a client sees them, and clients in threads, each of which sends one request after the other."""
 
 import http.client
 import itertools
@@ -14,23 +14,57 @@ from urllib.parse import urlsplit
 import numpy as np
 
 Result = TypeVar("Result")
+Judge = Callable[[int, Mapping[str, str], bytes], str]  # of status, headers and body; says what is wrong, "" if nothing
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came back for one picture."""
+class Seen:
+    """What came of one request."""
 
-    picture: int  # place of the picture in the list
-    status: int
-    body: bytes
-    ms: float
+    started: float  # time.monotonic()
+    ended: float
+    saw: str  # the status, or the name of the exception that a client would meet
+    wrong: str  # what is wrong with it, see judge
+    body: bytes = b""
+
+    @property
+    def ms(self) -> float:
+        """From the connection's start to the answer's last byte."""
+        return (self.ended - self.started) * 1e3
+
+    @property
+    def right(self) -> bool:
+        """Whether it is the answer that was asked for."""
+        return self.wrong in ("", "unidentified")
+
+    @property
+    def refused(self) -> bool:
+        """Whether the queue was full."""
+        return self.saw == "503"
+
+
+def send(
+    connection: http.client.HTTPConnection, path: str, body: bytes | None, headers: Mapping[str, str], judged: Judge
+) -> Seen:
+    """One request over a connection: a POST, or a GET where there is no body."""
+    started = time.monotonic()
+    try:
+        connection.request("GET" if body is None else "POST", path, body, dict(headers))
+        answer = connection.getresponse()
+        content = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        connection.close()  # the next request opens it anew
+        return Seen(started, time.monotonic(), type(error).__name__, f"no answer: {error!r}")
+    ended = time.monotonic()
+    wrong = judged(answer.status, dict(answer.getheaders()), content)
+    return Seen(started, ended, str(answer.status), wrong, content)
 
 
 @dataclass(frozen=True)
 class Load:
     """One turn of load."""
 
-    answers: list[Answer]
+    answers: list[tuple[int, Seen]]  # with the place of the picture in the list
     seconds: float  # from the first request to the last answer
 
     @property
@@ -47,22 +81,20 @@ def post_for(
     Raises:
         OSError: the server cannot be reached.
     """
-    turn, answers, started = itertools.count(), list[Answer](), time.perf_counter()
+    turn, answers, started = itertools.count(), list[tuple[int, Seen]](), time.monotonic()
 
     def client() -> None:
         with closing(connection_to(address)) as connection:
             connection.connect()
             while True:
-                place, sent = next(turn) % len(pictures), time.perf_counter()
-                connection.request("POST", urlsplit(address).path, pictures[place], dict(headers))
-                answer = connection.getresponse()
-                body, now = answer.read(), time.perf_counter()
-                answers.append(Answer(place, answer.status, body, (now - sent) * 1e3))
-                if now >= started + seconds:
+                place = next(turn) % len(pictures)
+                seen = send(connection, urlsplit(address).path, pictures[place], headers, lambda *_: "")
+                answers.append((place, seen))
+                if seen.ended >= started + seconds:
                     return
 
     in_threads([client] * concurrency)
-    return Load(answers, time.perf_counter() - started)
+    return Load(answers, time.monotonic() - started)
 
 
 def connection_to(address: str, timeout: float = 120) -> http.client.HTTPConnection:

@@ -1,6 +1,5 @@
 """The arithmetic: medians, quartiles, ratios of rounds measured side by side, and the ratios that must be reached."""
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,15 +21,8 @@ class Summary:
 
 def summarise(values: Sequence[float]) -> Summary:
     """Median and quartiles; a single value is its own quartiles."""
-    if len(values) == 1:
-        return Summary(values[0], (values[0], values[0]))
-    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
+    lower, median, upper = np.percentile(values, (25, 50, 75)).tolist()
     return Summary(median, (lower, upper))
-
-
-def percentile(values: Sequence[float], percent: int) -> float:
-    """The smallest value that at least ``percent`` of 100 do not exceed."""
-    return float(np.percentile(values, percent, method="inverted_cdf"))
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Summary:
@@ -52,14 +44,6 @@ class Target:
     threshold: float
     at_least: bool  # whether more is better
     served: bool = False  # requests per second of servers, not milliseconds of calls
-
-    def reached(self, value: float) -> bool:
-        """Whether a value satisfies the threshold."""
-        return value >= self.threshold if self.at_least else value <= self.threshold
-
-    def missed_by(self, value: float) -> float:
-        """The share of the threshold that is lacking; 0 where it is reached."""
-        return 0.0 if self.reached(value) else abs(value - self.threshold) / self.threshold
 
 
 TARGETS = (

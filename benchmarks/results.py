@@ -12,8 +12,7 @@ from benchmarks.work import KEY_NETWORK
 from handler.atomic_write import write_whole
 
 Results = dict[str, Any]
-FOLDER = Path(__file__).parent
-PATH = FOLDER / "results.json"
+PATH = Path(__file__).with_name("results.json")
 
 
 def setting_key(network: str, batch: int, threads: int) -> str:
@@ -39,44 +38,16 @@ def write_results(path: Path, results: Results) -> None:
 
 
 def describe_setting(
-    network: str,
-    batch: int,
-    threads: int,
-    measured: Mapping[Who, Measured],
-    loading: Mapping[Who, Mapping[str, Any]],
-    agreement: Mapping[Who, Mapping[str, Any]],
+    network: str, batch: int, threads: int, measured: Mapping[Who, Measured], known: Mapping[Who, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """One setting's part of the results: all contenders, measured side by side."""
-    contenders = [
-        {
-            "task": who[0],
-            "contender": who[1],
-            "median_ms": summarise(one.rounds_ms).median,
-            "quartiles_ms": list(summarise(one.rounds_ms).quartiles),
-            **vars(one),
-            **loading[who],
-            **agreement[who],
-        }
-        for who, one in measured.items()
-    ]
+    """One setting's part of the results: all contenders, measured side by side, with what else is known of each."""
+    contenders = []
+    for who, one in measured.items():
+        its = summarise(one.rounds_ms)
+        figures = {"median_ms": its.median, "quartiles_ms": list(its.quartiles), **vars(one), **known[who]}
+        contenders.append({"task": who[0], "contender": who[1], **figures})
     setting = {"network": network, "batch": batch, "threads": threads}
     return {**setting, "machine": describe_machine(), "contenders": contenders}
-
-
-def rounds_of(results: Results, target: Target) -> list[tuple[list[float], list[float]]]:
-    """The rounds of a target's numerator and denominator, of a served one for each concurrency.
-
-    Empty where they were not measured.
-    """
-    if target.served:
-        groups: dict[int, list[dict[str, Any]]] = {}
-        for one in results.get("served", {}).get("measured", []):
-            groups.setdefault(one["concurrency"], []).append(one)
-        measured, name = list(groups.values()), "rounds_per_s"
-    else:
-        measured, name = [results.get("settings", {}).get(KEY_SETTING, {"contenders": []})["contenders"]], "rounds_ms"
-    found = [{(one["task"], one["contender"]): one[name] for one in group} for group in measured]
-    return [(one[target.above], one[target.below]) for one in found if {target.above, target.below} <= set(one)]
 
 
 def target_details(results: Results) -> dict[str, dict[str, Any]]:
@@ -86,17 +57,32 @@ def target_details(results: Results) -> dict[str, dict[str, Any]]:
     """
     details = {}
     for target in TARGETS:
-        ratios = [ratio(above, below) for above, below in rounds_of(results, target)]
+        ratios = [ratio(above, below) for above, below in _rounds_of(results, target)]
         found = min(ratios, key=lambda one: one.median, default=None)
-        details[target.key] = {
-            "value": found.median if found else None,
-            "quartiles": list(found.quartiles) if found else None,
-            "threshold": target.threshold,
-            "at_least": target.at_least,
-            "reached": target.reached(found.median) if found else None,
-            "missed_by": target.missed_by(found.median) if found else None,
-        }
+        detail: dict[str, Any] = {"threshold": target.threshold, "at_least": target.at_least}
+        if found:
+            lacking = (found.median - target.threshold) / target.threshold * (-1 if target.at_least else 1)
+            detail |= {"value": found.median, "quartiles": list(found.quartiles)}
+            detail |= {"reached": lacking <= 0, "missed_by": max(0.0, lacking)}
+        details[target.key] = dict.fromkeys(("value", "quartiles", "reached", "missed_by")) | detail
     return details
+
+
+def _rounds_of(results: Results, target: Target) -> list[tuple[list[float], list[float]]]:
+    """The rounds of a target's numerator and denominator, of a served one for each concurrency.
+
+    Empty where they were not measured.
+    """
+    if target.served:
+        rows, name = results.get("served", {}).get("measured", []), "rounds_per_s"
+    else:
+        rows, name = results.get("settings", {}).get(KEY_SETTING, {}).get("contenders", []), "rounds_ms"
+    groups: dict[int | None, dict[Who, list[float]]] = {}
+    for one in rows:
+        groups.setdefault(one.get("concurrency"), {})[one["task"], one["contender"]] = one[name]
+    return [
+        (its[target.above], its[target.below]) for its in groups.values() if {target.above, target.below} <= set(its)
+    ]
 
 
 def _rounded(value: Any) -> Any:

@@ -1,13 +1,13 @@
 """Runs contenders side by side: each in a process of its own, one at a time, in rounds whose order changes."""
 
-import json
 import os
+import pickle
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,23 +42,21 @@ class Child:
         started = time.perf_counter()
         with log.open("w", encoding="utf-8") as stderr:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment
             )
         self.holds_torch: bool = self._answer()["torch"]
         self.load_s = time.perf_counter() - started
 
-    def ask(self, **command: Any) -> dict[str, Any]:
-        """Sends a command and waits for the answer.
+    def ask(self, what: str, **arguments: Any) -> Any:
+        """Calls a method of the contender's and waits for what it returns, see ``child.py``.
 
         Raises:
             ChildError: the process ended.
         """
         assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(command) + "\n")
+        with suppress(BrokenPipeError):  # then it has no answer either
+            pickle.dump((what, arguments), self._process.stdin)
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # then it has no answer either
         return self._answer()
 
     def cpu_seconds(self) -> float:
@@ -70,14 +68,12 @@ class Child:
         """Ends the process by closing its pipe."""
         self._process.communicate(timeout=60)
 
-    def _answer(self) -> dict[str, Any]:
+    def _answer(self) -> Any:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            code = self._process.wait()
-            raise ChildError(self._log, code)
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        try:
+            return pickle.load(self._process.stdout)
+        except EOFError as error:
+            raise ChildError(self._log, self._process.wait()) from error
 
 
 @contextmanager
@@ -135,8 +131,8 @@ def measure(
     for who, child in running.items():
         tell(f"warming up {who[1]}, {who[0]}")
         _make_room([other for other in running.values() if other is not child])
-        first = child.ask(do="round", batch=batch, warm_up=0, seconds=0, least=1)["ms"][0] / 1e3
-        again = child.ask(do="round", batch=batch, warm_up=0, seconds=0, least=1)["ms"][0] / 1e3 if first < 5 else first
+        first = child.ask("round", batch=batch, warm_up=0, seconds=0, least=1)["ms"][0] / 1e3
+        again = child.ask("round", batch=batch, warm_up=0, seconds=0, least=1)["ms"][0] / 1e3 if first < 5 else first
         calls[who] = min(first, again)
     rounds = affordable(rounds, sum(_PAUSE + max(seconds, its) for its in calls.values()), limit)
     trimmed: set[Child] = set()
@@ -149,7 +145,7 @@ def measure(
             before, started = sum(child.cpu_seconds() for child in others), time.perf_counter()
             warm_up = int(running[who] in trimmed) if calls[who] > _LONG else 2
             trimmed.discard(running[who])
-            answer = running[who].ask(do="round", batch=batch, warm_up=warm_up, seconds=seconds, least=1)
+            answer = running[who].ask("round", batch=batch, warm_up=warm_up, seconds=seconds, least=1)
             used = sum(child.cpu_seconds() for child in others) - before
             _note(found[who], answer, used / (time.perf_counter() - started))
     return found
@@ -161,7 +157,7 @@ def _make_room(others: Sequence[Child]) -> set[Child]:
     if memory.available > _SHORT * memory.total:
         return set()
     for child in others:
-        child.ask(do="trim")
+        child.ask("trim")
     return set(others)
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load import Answer, Load, post_for
+from benchmarks.load import Load, Seen, percentiles, post_for
 from benchmarks.machine import describe_machine
-from benchmarks.ratios import NAIVE, OURS, STOCK, percentile, summarise
+from benchmarks.ratios import NAIVE, OURS, STOCK, summarise
 from benchmarks.rounds import turns
 from benchmarks.work import EXPLAIN, PREDICT, Work
 from deploy.local_server import DIRECT, LocalServer, temporary_server
@@ -111,8 +111,8 @@ def measure_served(
                 for asked in turns(SERVED_TASKS, number):
                     tell(f"concurrency {concurrency}, round {number + 1} of {rounds}: {asked.name}, {asked.task}")
                     load = _turn(servers[asked.name].predictions, asked, pictures, concurrency, seconds)
-                    for answer in load.answers:
-                        check(asked, answer, expected[answer.picture])
+                    for picture, answer in load.answers:
+                        check(asked, answer, expected[picture])
                     loads[asked].append(load)
                     advance()
             measured += [_described(asked, concurrency, its) for asked, its in loads.items()]
@@ -132,7 +132,7 @@ def _agreed_classes(servers: Mapping[str, _PlainServer], pictures: list[bytes]) 
     for asked in SERVED_TASKS:
         address = servers[asked.name].predictions
         answers = [post_for(address, asked.headers, [one], 1, 0.0).answers[0] for one in pictures]
-        classes = [top_class(asked, one) for one in answers]
+        classes = [top_class(asked, one) for _, one in answers]
         first = first or classes
         if classes != first:
             raise WrongAnswer(
@@ -141,21 +141,21 @@ def _agreed_classes(servers: Mapping[str, _PlainServer], pictures: list[bytes]) 
     return first
 
 
-def top_class(asked: Served, answer: Answer) -> int:
+def top_class(asked: Served, answer: Seen) -> int:
     """The class with the highest probability.
 
     Raises:
         WrongAnswer: an error, or no predictions.
     """
-    if answer.status != 200:
-        raise WrongAnswer(f"{asked.name} answered {answer.status}: {answer.body[:300]!r}")
+    if answer.saw != "200":
+        raise WrongAnswer(f"{asked.name} answered {answer.saw}: {answer.body[:300]!r}")
     content = json.loads(answer.body)
     if asked.name == STOCK:  # {"17": 0.4, …}, best first
         return int(next(iter(content)))
     return int(content["predictions"][0]["index"])
 
 
-def check(asked: Served, answer: Answer, expected: int) -> None:
+def check(asked: Served, answer: Seen, expected: int) -> None:
     """Checks one answer.
 
     Raises:
@@ -175,7 +175,7 @@ def check(asked: Served, answer: Answer, expected: int) -> None:
 
 
 def _described(asked: Served, concurrency: int, loads: list[Load]) -> dict[str, Any]:
-    times = [answer.ms for load in loads for answer in load.answers]
+    times = [answer.ms for load in loads for _, answer in load.answers]
     rates = [load.per_s for load in loads]
     return {
         "task": asked.task,
@@ -183,6 +183,6 @@ def _described(asked: Served, concurrency: int, loads: list[Load]) -> dict[str, 
         "concurrency": concurrency,
         "per_s": summarise(rates).median,
         "rounds_per_s": rates,
-        **{f"p{percent}_ms": percentile(times, percent) for percent in (50, 95, 99)},
+        **{f"{name}_ms": value for name, value in percentiles(times, digits=4).items() if name != "max"},
         "requests": len(times),
     }

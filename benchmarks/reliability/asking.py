@@ -5,62 +5,18 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from benchmarks.load import connection_to, in_threads, percentiles
+from benchmarks.load import Seen, connection_to, in_threads, percentiles, send
 from benchmarks.reliability.pictures import Drawn
 from benchmarks.reliability.profile import Asked, judge, request
 from deploy.local_server import LocalServer
 
 Value = TypeVar("Value")
-Judge = Callable[[int, Mapping[str, str], bytes], str]  # of status, headers and body; says what is wrong, see judge
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What came of one request."""
-
-    started: float  # time.monotonic()
-    ended: float
-    saw: str  # the status, or the name of the exception that a client would meet
-    wrong: str  # what is wrong with it, see judge
-    body: bytes = b""
-
-    @property
-    def ms(self) -> float:
-        """From the connection's start to the answer's last byte."""
-        return (self.ended - self.started) * 1e3
-
-    @property
-    def right(self) -> bool:
-        """Whether it is the answer that was asked for."""
-        return self.wrong in ("", "unidentified")
-
-    @property
-    def refused(self) -> bool:
-        """Whether the queue was full."""
-        return self.saw == "503"
-
-
-def send(
-    connection: http.client.HTTPConnection, path: str, body: bytes | None, headers: Mapping[str, str], judged: Judge
-) -> Seen:
-    """One request over a connection: a POST, or a GET where there is no body."""
-    started = time.monotonic()
-    try:
-        connection.request("GET" if body is None else "POST", path, body, dict(headers))
-        answer = connection.getresponse()
-        content = answer.read()
-    except (OSError, http.client.HTTPException) as error:
-        connection.close()  # the next request opens it anew
-        return Seen(started, time.monotonic(), type(error).__name__, f"no answer: {error!r}")
-    ended = time.monotonic()
-    wrong = judged(answer.status, dict(answer.getheaders()), content)
-    return Seen(started, ended, str(answer.status), wrong, content)
 
 
 def post(connection: http.client.HTTPConnection, model: str, asked: Asked) -> Seen:

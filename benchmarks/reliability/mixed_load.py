@@ -13,8 +13,8 @@ from functools import partial
 from http.client import HTTPConnection
 from typing import Any
 
-from benchmarks.load import connection_to, in_threads, percentiles
-from benchmarks.reliability.asking import Seen, ask, post, together
+from benchmarks.load import Seen, connection_to, in_threads, percentiles
+from benchmarks.reliability.asking import ask, post, together
 from benchmarks.reliability.memory import Sample, describe_samples, watched_memory
 from benchmarks.reliability.pictures import Drawn
 from benchmarks.reliability.profile import FORMS, Asked, mixed, request

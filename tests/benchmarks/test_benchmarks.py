@@ -16,9 +16,9 @@ from benchmarks import contenders
 from benchmarks.agreement import agrees, differences
 from benchmarks.child import timed_round
 from benchmarks.contenders import CONTENDERS, OURS_ONNX, OURS_TORCH, PYTORCH_GRAD_CAM, TORCHCAM, Outputs
-from benchmarks.load import Answer, Load
+from benchmarks.load import Load, Seen, percentiles
 from benchmarks.prepare import prepare
-from benchmarks.ratios import TARGETS, percentile, ratio, summarise
+from benchmarks.ratios import TARGETS, ratio, summarise
 from benchmarks.report import render
 from benchmarks.results import KEY_SETTING, read_results, target_details, write_results
 from benchmarks.rounds import Child, ChildError, affordable, turns
@@ -125,7 +125,7 @@ def test_work_that_other_code_wrote_is_made_anew(work):
 
 def test_a_child_holds_its_contender_and_nothing_else(work, tmp_path):
     child = Child(work, (PREDICT, OURS_ONNX), 1, tmp_path / "log")
-    answer = child.ask(do="round", batch=2, warm_up=1, seconds=0, least=2)
+    answer = child.ask("round", batch=2, warm_up=1, seconds=0, least=2)
     assert not child.holds_torch
     assert len(answer["ms"]) == 2
     assert 20 < answer["peak_mb"] < 400
@@ -149,9 +149,9 @@ def test_the_arithmetic():
     assert summarise([5]).quartiles == (5, 5)
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         ratio([1, 2], [1])
-    assert [percentile(range(1, 101), percent) for percent in (50, 95, 99)] == [50, 95, 99]
-    assert percentile([7.0], 50) == 7
-    load = Load([Answer(0, 200, b"", ms) for ms in (30, 10, 20)], seconds=1.5)
+    assert percentiles(range(1, 101)) == {"p50": 50, "p95": 95, "p99": 99, "max": 100}
+    assert percentiles([7.0])["p50"] == 7
+    load = Load([(0, Seen(0, seconds, "200", "")) for seconds in (0.03, 0.01, 0.02)], seconds=1.5)
     assert load.per_s == 2
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.reliability.asking import Seen, ask, describe_seen, get, ready, until
+from benchmarks.load import Seen
+from benchmarks.reliability.asking import ask, describe_seen, get, ready, until
 from benchmarks.reliability.faults.scenario import Finding, refusal
 from benchmarks.reliability.place import Place
 from benchmarks.reliability.profile import request

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing, suppress
 from urllib.parse import urlsplit
 
-from benchmarks.load import connection_to, percentiles, repeating
-from benchmarks.reliability.asking import Seen, describe_seen, send, together
+from benchmarks.load import Seen, connection_to, percentiles, repeating, send
+from benchmarks.reliability.asking import describe_seen, together
 from benchmarks.reliability.faults.scenario import Finding
 from benchmarks.reliability.memory import describe_samples, watched_memory
 from benchmarks.reliability.mixed_load import BURST, bursts

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.reliability.asking import Seen, describe_seen, ready, until
+from benchmarks.load import Seen
+from benchmarks.reliability.asking import describe_seen, ready, until
 from benchmarks.reliability.faults.scenario import Finding, Impossible, refusal
 from benchmarks.reliability.place import Place
 from deploy.local_server import LocalServer
