@@ -22,13 +22,6 @@ CONCURRENCIES = (1, 4, 16)
 _CONFIG = Path(__file__).parents[1] / "config.properties"
 _PAUSE = 0.5  # seconds before each turn
 _MAPS = ("gradcam", "guided_backprop", "guided_gradcam")
-WHAT = """\
-A Python client (one thread and one open connection per concurrent request) on the same cores posts JPEG pictures of
-500x375 to one TorchServe per handler: one worker, batches of one, the same frontend settings. Only one server is under
-load at a time; they take turns in rounds. An explanation is the prediction with three PNG pictures (overlay, guided
-backprop, guided Grad-CAM) in base64. Every answer is checked: status, content, and the same top class
-from all handlers.
-A ratio is that of requests per second, and the smallest of the three concurrencies'."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +109,7 @@ def measure_served(
                     loads[asked].append(load)
                     advance()
             measured += [_described(asked, concurrency, its) for asked, its in loads.items()]
-    what = WHAT.replace("\n", " ")
-    return {"what": what, "network": work.network, "machine": describe_machine(), "measured": measured}
+    return {"network": work.network, "machine": describe_machine(), "measured": measured}
 
 
 def _turn(address: str, asked: Served, pictures: list[bytes], concurrency: int, seconds: float) -> Load:

@@ -7,9 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 from tqdm import tqdm
@@ -30,13 +29,10 @@ SMALL = (  # of different families, for CI: seconds each
 )
 
 
-@dataclass(frozen=True)
-class _Job:
+class _Job(NamedTuple):
     network: str
     need: int  # bytes that are kept free for it
-    estimate: int  # bytes that it is expected to take
     process: subprocess.Popen[bytes]
-    log: Path
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -89,18 +85,19 @@ def _run(networks: list[str], folder: Path, jobs: int, threads: int, side: int |
             while waiting or running:
                 if waiting and waiting[0][0] > memory:
                     need, name = waiting.pop(0)
-                    _save(folder, {"network": name, "skipped": _too_large(need, memory)})
+                    needed = f"needs about {need / 1e9:.0f} GB of memory, {memory / 1e9:.0f} GB are there"
+                    _save(folder, {"network": name, "skipped": needed})
                     bar.update()
                 elif waiting and len(running) < jobs and sum(job.need for job in running) + waiting[0][0] <= memory:
                     need, name = waiting.pop(0)
-                    running.append(_start(name, need, folder, threads, side))
+                    running.append(_Job(name, need, _start(name, folder, threads, side)))
                 bar.set_postfix_str(", ".join(job.network for job in running))
                 for job in [one for one in running if one.process.poll() is not None]:
                     running.remove(job)
                     if _killed(job) and job.need < memory:  # others took what it needed: once more, alone
                         waiting.append((memory, job.network))
                     else:
-                        _finish(job, folder)
+                        _finish(job, folder, side)
                         bar.update()
                 time.sleep(0.2)
         finally:
@@ -122,29 +119,25 @@ def _is_current(row: Path, side: int | None) -> bool:
     return bool(known["version"] == ROW_VERSION and known["side"] == preprocessing_of(known["network"], side).crop_size)
 
 
-def _too_large(need: int, memory: int) -> str:
-    return f"needs about {need / 1e9:.0f} GB of memory, {memory / 1e9:.0f} GB are there"
-
-
-def _start(network: str, need: int, folder: Path, threads: int, side: int | None) -> _Job:
-    log = folder / f"{network}.log"
+def _start(network: str, folder: Path, threads: int, side: int | None) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "benchmarks.zoo.one", network, str(folder.resolve())]
-    command += [] if side is None else ["--side", str(side)]
+    command += [] if side is None else [str(side)]
     (folder / f"{network}.json").unlink(missing_ok=True)
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=_ROOT)
-    return _Job(network, need, memory_need(network, side), process, log)
+    with (folder / f"{network}.log").open("wb") as file:
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=_ROOT)
 
 
-def _finish(job: _Job, folder: Path) -> None:
+def _finish(job: _Job, folder: Path, side: int | None) -> None:
+    """Sees to it that there is a row, whatever became of the process."""
     if (folder / f"{job.network}.json").is_file():
         return
     if _killed(job):
-        need = f"needs more memory than there is, probably about {job.estimate / 1e9:.0f} GB: the system killed it"
-        _save(folder, {"network": job.network, "skipped": need})
+        need = memory_need(job.network, side) / 1e9
+        why = f"needs more memory than there is, probably about {need:.0f} GB: the system killed it"
+        _save(folder, {"network": job.network, "skipped": why})
         return
-    said = job.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    said = (folder / f"{job.network}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
     _save(folder, {"network": job.network, "died": f"exit status {job.process.returncode}: {(said or [''])[-1]}"})
 
 

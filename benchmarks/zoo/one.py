@@ -1,14 +1,13 @@
-"""Everything about one network: ``python -m benchmarks.zoo.one NETWORK FOLDER`` writes ``FOLDER/NETWORK.json``.
+"""Everything about one network: ``python -m benchmarks.zoo.one NETWORK FOLDER [SIDE]`` writes ``FOLDER/NETWORK.json``.
 
 A process of its own, so that one that is killed for its memory takes nothing else down.
 """
 
-import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,28 +40,16 @@ ROUNDS = 7  # of timing
 ROW_VERSION = 1  # rises with what makes older rows incomparable
 
 
-@dataclass(frozen=True)
-class EngineErrors:
-    """Of one engine against plain autograd, the largest over all pictures."""
-
-    scores: float  # of the largest score
-    gradcam: float  # of maps on [0, 1]
-    guided: float | None  # relative RMS error; gates that rounding flips included
-    saliency: float | None  # of the largest value
-
-
-def look_at(architecture: str, side: int | None = None, *, folder: Path | None = None) -> dict[str, Any]:
+def look_at(architecture: str, side: int | None = None) -> dict[str, Any]:
     """The row of one network.
 
     Args:
         architecture: a name of torchvision's registry.
         side: of the pictures; None is that of the architecture's own weights.
-        folder: for the graphs; None is one that is removed afterwards.
     """
     started = time.perf_counter()
     classifier = random_classifier(architecture, side)
     layer = classifier.default_layer
-    engine = TorchEngine(in_fast_layout(classifier))
     row: dict[str, Any] = {
         "version": ROW_VERSION,
         "network": architecture,
@@ -76,15 +63,15 @@ def look_at(architecture: str, side: int | None = None, *, folder: Path | None =
         "guided": _guided(classifier),
     }
     truth = _plain(classifier)
-    row["engines"] = {"torch": asdict(_errors(engine, classifier, truth))}
-    with tempfile.TemporaryDirectory() as temporary:
-        where = folder or Path(temporary)
-        row["graphs"] = graphs = _graphs(classifier, where)
+    row["engines"] = {"torch": _errors(TorchEngine(in_fast_layout(classifier)), layer, truth)}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        row["graphs"] = graphs = _graphs(classifier, folder)
         usable = [kind for kind, its in graphs.items() if "refused" not in its]
         if usable:
-            onnx = OnnxEngine.open(where, origin_of(classifier), threads=torch.get_num_threads())
-            row["engines"]["onnx"] = asdict(_errors(onnx, classifier, truth))
-            row["times"] = _times(classifier, where, usable)
+            onnx = OnnxEngine.open(folder, origin_of(classifier), threads=torch.get_num_threads())
+            row["engines"]["onnx"] = _errors(onnx, layer, truth)
+            row["times"] = _times(classifier, folder, usable)
     row["peak_mb"] = round(peak_memory() / 2**20)
     row["seconds"] = round(time.perf_counter() - started)
     return row
@@ -102,18 +89,22 @@ def _picture(classifier: Classifier, number: int) -> Floats:
     return fresh_pictures(np.random.default_rng([SEED, number]), 1, classifier.preprocessing)
 
 
-def _plain(classifier: Classifier) -> list[Found]:
+def _plain(classifier: Classifier) -> list[tuple[Floats, Found]]:
+    """Pictures, and what plain autograd finds of each."""
     view = classifier.views.get(classifier.default_layer)
     layout = "channels first" if view is None else "tokens" if view.grid else "channels last"
-    pictures = [torch.from_numpy(_picture(classifier, number)) for number in range(PICTURES)]
-    return [explain(classifier.module, picture, classifier.default_layer, layout) for picture in pictures]
+    where, pictures = (classifier.default_layer, layout), [_picture(classifier, number) for number in range(PICTURES)]
+    return [(one, explain(classifier.module, torch.from_numpy(one), *where)) for one in pictures]
 
 
-def _errors(engine: Engine, classifier: Classifier, truth: Sequence[Found]) -> EngineErrors:
-    layer = classifier.default_layer
+def _errors(engine: Engine, layer: str, truth: Sequence[tuple[Floats, Found]]) -> dict[str, float | None]:
+    """Of one engine against plain autograd, the largest over all pictures; None for a gradient that it does not give.
+
+    Of scores and saliency, the difference as a part of the largest value; of Grad-CAM, on [0, 1]; of the guided
+    gradient, the relative RMS error, gates that rounding flips included.
+    """
     errors: dict[str, list[float]] = {"scores": [], "gradcam": [], "guided": [], "saliency": []}
-    for number, found in enumerate(truth):
-        picture = _picture(classifier, number)
+    for picture, found in truth:
         if evidence := _evidence(engine, picture, Needs((layer,))):
             its = evidence.layers[layer]
             cam = scale(gradcam(its.activation, its.gradient)[0])
@@ -125,8 +116,7 @@ def _errors(engine: Engine, classifier: Classifier, truth: Sequence[Found]) -> E
         if evidence := _evidence(engine, picture, Needs(saliency=True)):
             assert evidence.saliency is not None
             errors["saliency"].append(_relative(evidence.saliency[0], found.saliency.numpy()))
-    scores, cams, *others = errors.values()
-    return EngineErrors(_worst(scores), _worst(cams), *(_worst(one) if one else None for one in others))
+    return {name: _worst(its) if its or name in ("scores", "gradcam") else None for name, its in errors.items()}
 
 
 def _evidence(engine: Engine, picture: Floats, needs: Needs) -> Evidence | None:
@@ -190,14 +180,10 @@ def _times(classifier: Classifier, folder: Path, kinds: Sequence[str]) -> dict[s
 
 
 def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo.one", description=__doc__)
-    parser.add_argument("network")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--side", type=int, help="of the pictures (default: that of the network's own weights)")
-    options = parser.parse_args()
-    row = look_at(options.network, options.side)
-    write_whole(options.folder / f"{options.network}.json", json.dumps(row, indent=1).encode())
+    """The command line: the network, the folder, and the side of the pictures where it is not the network's own."""
+    network, folder, *side = sys.argv[1:]
+    row = look_at(network, *map(int, side))
+    write_whole(Path(folder, f"{network}.json"), json.dumps(row, indent=1).encode())
 
 
 if __name__ == "__main__":

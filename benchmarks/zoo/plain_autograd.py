@@ -4,9 +4,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from benchmarks.zoo.guided_relus import GuidedReLUs
+_PLAIN = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
+_CLAMPS = {  # the last four take no max
+    *(torch.clamp, torch.clamp_, Tensor.clamp, Tensor.clamp_, torch.clip, torch.clip_, Tensor.clip, Tensor.clip_),
+    *(torch.clamp_min, torch.clamp_min_, Tensor.clamp_min, Tensor.clamp_min_),
+}
+_HARDTANHS = {F.hardtanh, F.hardtanh_}
+_THRESHOLDS = {F.threshold, F.threshold_, torch.threshold, torch.threshold_}  # type: ignore[attr-defined]
+_MAXIMA = {torch.maximum, Tensor.maximum, torch.max, Tensor.max}
 
 
 @dataclass(frozen=True)
@@ -64,3 +73,69 @@ def _guided(module: nn.Module, picture: Tensor) -> Tensor | None:
         return None
     (found,) = torch.autograd.grad(score, picture)
     return found[0]
+
+
+class _GuidedReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, inputs: Tensor, high: float) -> Tensor:
+        context.save_for_backward((inputs > 0) & (inputs < high))
+        return inputs.clamp(0, high)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (gate,) = context.saved_tensors
+        return torch.where(gate, gradient.clamp(min=0), torch.zeros_like(gradient)), None
+
+
+class GuidedReLUs(TorchFunctionMode):
+    """Inside the block every call of a ReLU or ReLU6, however it is spelled, is guided and counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        # inside a custom function's own forward pass no gradient is recorded
+        found = _rectified(function, args, kwargs) if torch.is_grad_enabled() else None
+        if found is None or not found[0].requires_grad:
+            return function(*args, **kwargs)
+        self.count += 1
+        inputs, high = found
+        out = _GuidedReLU.apply(inputs, high)
+        # functions whose name ends in an underscore, or that are told so, write into their argument
+        in_place = getattr(function, "__name__", "").endswith("_") or kwargs.get("inplace") is True
+        return inputs.copy_(out) if in_place else out
+
+
+def _rectified(function: Any, args: Any, kwargs: Any) -> tuple[Tensor, float] | None:
+    """The input, and where the function saturates; None for whatever is no ReLU."""
+
+    def given(place: int, *names: str) -> Any:
+        return args[place] if len(args) > place else next((kwargs[one] for one in names if one in kwargs), None)
+
+    infinite = float("inf")
+    value = given(0, "input")
+    if function in _PLAIN:
+        return value, infinite
+    if function is F.relu6:
+        return value, 6.0
+    if function in _HARDTANHS and given(1, "min_val") == 0:
+        return value, float(given(2, "max_val"))
+    if function in _CLAMPS and _is_zero(given(1, "min")):
+        high = given(2, "max")
+        return (value, infinite if high is None else float(high)) if not isinstance(high, Tensor) else None
+    if function in _THRESHOLDS and given(1, "threshold") == 0 and given(2, "value") == 0:
+        return value, infinite
+    other = given(1, "other")
+    if function in _MAXIMA and isinstance(other, Tensor):
+        if _is_zero(other):
+            return value, infinite
+        return (other, infinite) if _is_zero(value) else None
+    return None
+
+
+def _is_zero(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return not value.requires_grad and not bool(value.any())
+    return value is not None and value == 0

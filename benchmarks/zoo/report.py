@@ -26,29 +26,25 @@ def render(content: Mapping[str, Any]) -> str:
         machine=content["machine"],
         summary=summary(rows),
         explanation=explanation,
-        close_map=CLOSE_MAP,
+        **{"close": CLOSE, "close_map": CLOSE_MAP},
         processors=" and ".join(f"{cpu} ({count} networks)" for cpu, count in counts.most_common()),
     )
 
 
-def summary(rows: Sequence[Row]) -> str:
-    """How many networks have what."""
-    measured = [row for row in rows if "graphs" in row]
-    explained = [row for row in measured if worst_error(row) is not None]
+def summary(rows: Sequence[Row]) -> dict[str, int]:
+    """How many networks have what; by its kind, how many have which graph of the explanation."""
+    explained = [row for row in rows if "graphs" in row and worst_error(row) is not None]
     close = [row for row in explained if is_close(row)]
-    holds = Counter(explanation(row)[0] for row in explained)
     guided = [its[_GUIDED] for _, graph in map(explanation, close) if (its := graph["errors"]).get(_GUIDED)]
-    exact = sum(its["graph"][0] <= CLOSE for its in guided)
-    as_torch = sum(CLOSE < its["graph"][0] <= its["torch"][0] for its in guided)
-    return (
-        f"{len(rows)} networks: {len(measured)} measured, {len(explained)} with an explanation graph "
-        f"({holds['explanation']} with guided backprop, {holds['saliency']} with saliency). Of {len(close)} of these "
-        f"scores, activations, gradients, Grad-CAM and saliency are within {CLOSE:g} of PyTorch's (where a letter r "
-        f"stands, of float64's, by the lower quartile), and maps on [0, 1] within {CLOSE_MAP:g}. {len(guided)} of them "
-        f"have guided backprop: of {exact} its lower quartile, too, is within {CLOSE:g} of float64; of {as_torch} more "
-        f"it is further away, but no further than PyTorch's own float32; of the other {len(guided) - exact - as_torch} "
-        f"it is further than that, and within four times of it."
-    )
+    return {
+        "measured": sum("graphs" in row for row in rows),
+        "explained": len(explained),
+        **{kind: sum(explanation(row)[0] == kind for row in explained) for kind in ("explanation", "saliency")},
+        "close": len(close),
+        "guided": len(guided),
+        "exact": sum(its["graph"][0] <= CLOSE for its in guided),
+        "as_torch": sum(CLOSE < its["graph"][0] <= its["torch"][0] for its in guided),
+    }
 
 
 def explanation(row: Row) -> tuple[str, Mapping[str, Any]]:

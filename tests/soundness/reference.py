@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 from torch.utils.checkpoint import CheckpointFunction
 
-from benchmarks.zoo.guided_relus import GuidedReLUs
+from benchmarks.zoo.plain_autograd import GuidedReLUs
 from tests.soundness.layout import Layout
 
 Change = Callable[[Tensor], Tensor]  # of the upright cells (1, C, h, w)
