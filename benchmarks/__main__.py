@@ -63,22 +63,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _measure(options: argparse.Namespace, results: record.Results) -> None:
-    folder = options.work.resolve()
-    if not options.only_served:
-        warm = False
-        for network in options.networks:
-            work = _prepared(network, folder, results)
-            if work is None:
-                continue
+    folder, warm = options.work.resolve(), False
+    for network in [] if options.only_served else options.networks:
+        if work := _prepared(network, folder, results):
             if not warm:
                 warm_disk(work)
-                warm = True
+            warm = True
             for threads in options.threads:
                 _measure_network(options, results, work, threads)
-    if not (options.skip_served or (options.missing and "served" in results)):
-        work = _prepared(KEY_NETWORK, folder, results)
-        if work is None:
-            return
+    if options.skip_served or (options.missing and "served" in results):
+        return
+    if work := _prepared(KEY_NETWORK, folder, results):
         turns = options.serve_rounds * len(SERVED_TASKS) * len(CONCURRENCIES)
         with tqdm(total=turns, desc="served") as progress:
             results["served"] = measure_served(
@@ -88,27 +83,25 @@ def _measure(options: argparse.Namespace, results: record.Results) -> None:
 
 
 def _measure_network(options: argparse.Namespace, results: record.Results, work: Work, threads: int) -> None:
-    settings = results.setdefault("settings", {})
-    rounds = {}
-    for batch in options.batches:
-        key = record.setting_key(work.network, batch, threads)
-        if not (options.missing and key in settings):
-            rounds[batch] = options.rounds * (_MORE_ROUNDS if key == record.KEY_SETTING else 1)
-    if not rounds:
+    settings, left_out = results.setdefault("settings", {}), results.setdefault("left_out", {})
+    keys = {batch: record.setting_key(work.network, batch, threads) for batch in sorted(options.batches)}
+    left = {batch: key for batch, key in keys.items() if not (options.missing and key in settings)}
+    if not left:
         return
+    more = {record.KEY_SETTING: _MORE_ROUNDS}
+    rounds = {batch: options.rounds * more.get(key, 1) for batch, key in left.items()}
     with tqdm(total=len(rounds), desc=f"{work.network}, threads {threads}") as progress:
         tell = progress.set_postfix_str
-        left_out = results.setdefault("left_out", {})
-        left = [record.setting_key(work.network, batch, threads) for batch in sorted(rounds)]
         try:
-            for _, setting in measure_settings(work, threads, rounds, options.seconds, options.limit, tell):
-                settings[left[0]] = setting
-                left_out.pop(left.pop(0), None)
+            for batch, setting in measure_settings(work, threads, rounds, options.seconds, options.limit, tell):
+                settings[left[batch]] = setting
+                left_out.pop(left.pop(batch), None)
                 record.write_results(options.results, results)
                 progress.update()
         except ChildError as error:
             print(f"left out: {error}", file=sys.stderr)
-            left_out |= dict.fromkeys(left, f"a process ended, most often for want of memory: {error.brief}")
+            reason = f"a process ended, most often for want of memory: {error.brief}"
+            left_out |= dict.fromkeys(left.values(), reason)
             record.write_results(options.results, results)
 
 

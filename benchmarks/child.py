@@ -22,7 +22,9 @@ from benchmarks.work import Work, batches
 from handler.explanation.evidence import Floats
 
 
-def timed_round(call: Call, batches: Iterator[Floats], *, warm_up: int, seconds: float, least: int) -> list[float]:
+def timed_round(
+    call: Call, batches: Iterator[Floats], *, warm_up: int = 0, seconds: float = 0, least: int = 1
+) -> list[float]:
     """Calls ``warm_up`` times untimed, then until ``seconds`` are used up, but at least ``least`` times.
 
     Returns:

@@ -3,7 +3,7 @@
 import os
 import platform
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ _PACKAGES = (
 
 def describe_machine() -> dict[str, Any]:
     """CPU, memory, system, packages, date."""
+    versions = {one.name: one.version for one in distributions()}
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "system": _system(),
         "python": platform.python_version(),
-        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "packages": {name: versions[name] for name in _PACKAGES if name in versions},
         "date": datetime.now(UTC).date().isoformat(),
     }
 
@@ -59,10 +60,3 @@ def _system() -> str:
     except (OSError, KeyError):
         name = platform.system()
     return f"{name}, {platform.machine()}"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -100,6 +100,13 @@ class Measured:
     peak_mb: float = 0.0
     neighbours_cpu: float = 0.0  # the most processor time that all others together used, as a share of a turn
 
+    def add(self, ms: list[float], peak_mb: float, neighbours_cpu: float) -> None:
+        """Adds a round."""
+        self.rounds_ms.append(statistics.median(ms))
+        self.calls += len(ms)
+        self.peak_mb = peak_mb
+        self.neighbours_cpu = max(self.neighbours_cpu, neighbours_cpu)
+
 
 def turns(contenders: Sequence[One], number: int) -> list[One]:
     """The order of a round: there and back again, and then starting with the next contender."""
@@ -116,24 +123,14 @@ def affordable(rounds: int, seconds: float, limit: float) -> int:
 def measure(
     running: Mapping[Who, Child], batch: int, rounds: int, seconds: float, limit: float, tell: Callable[[str], None]
 ) -> dict[Who, Measured]:
-    """Measures all contenders at one batch size.
-
-    Args:
-        running: their processes.
-        batch: pictures in a call.
-        rounds: how many at most.
-        seconds: of timed calls in each contender's turn; a turn has one call at least.
-        limit: seconds for all rounds, see ``affordable``.
-        tell: is told what runs.
-    """
+    """Measures all contenders at one batch size; the arguments are those of ``measure_settings``."""
     found = {who: Measured() for who in running}
     calls = {}  # seconds of one
     for who, child in running.items():
         tell(f"warming up {who[1]}, {who[0]}")
         _make_room([other for other in running.values() if other is not child])
-        first = child.ask("round", batch=batch, warm_up=0, seconds=0, least=1)["ms"][0] / 1e3
-        again = child.ask("round", batch=batch, warm_up=0, seconds=0, least=1)["ms"][0] / 1e3 if first < 5 else first
-        calls[who] = min(first, again)
+        first = child.ask("round", batch=batch)["ms"][0] / 1e3
+        calls[who] = min(first, child.ask("round", batch=batch)["ms"][0] / 1e3 if first < 5 else first)
     rounds = affordable(rounds, sum(_PAUSE + max(seconds, its) for its in calls.values()), limit)
     trimmed: set[Child] = set()
     for number in range(rounds):
@@ -145,9 +142,9 @@ def measure(
             before, started = sum(child.cpu_seconds() for child in others), time.perf_counter()
             warm_up = int(running[who] in trimmed) if calls[who] > _LONG else 2
             trimmed.discard(running[who])
-            answer = running[who].ask("round", batch=batch, warm_up=warm_up, seconds=seconds, least=1)
+            answer = running[who].ask("round", batch=batch, warm_up=warm_up, seconds=seconds)
             used = sum(child.cpu_seconds() for child in others) - before
-            _note(found[who], answer, used / (time.perf_counter() - started))
+            found[who].add(answer["ms"], answer["peak_mb"], used / (time.perf_counter() - started))
     return found
 
 
@@ -159,10 +156,3 @@ def _make_room(others: Sequence[Child]) -> set[Child]:
     for child in others:
         child.ask("trim")
     return set(others)
-
-
-def _note(measured: Measured, answer: Mapping[str, Any], neighbours_cpu: float) -> None:
-    measured.rounds_ms.append(statistics.median(answer["ms"]))
-    measured.calls += len(answer["ms"])
-    measured.peak_mb = answer["peak_mb"]
-    measured.neighbours_cpu = max(measured.neighbours_cpu, neighbours_cpu)

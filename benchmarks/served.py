@@ -88,8 +88,9 @@ def measure_served(
     """
     store = work.folder / "store"
     tell("packing")
-    subprocess.run([sys.executable, "-m", "benchmarks.archives", str(work.folder), str(store)], check=True)
-    pictures = [path.read_bytes() for path in sorted((store / "pictures").glob("*.jpg"))]
+    command = [sys.executable, "-m", "benchmarks.prepare", work.network, str(work.folder), str(store)]
+    subprocess.run(command, check=True)
+    pictures = [path.read_bytes() for path in sorted(store.glob("*.jpg"))]
     with ExitStack() as stack:
         servers = {}
         for name in (OURS, NAIVE, STOCK):

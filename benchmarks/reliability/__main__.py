@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.reliability.faults.run import SCENARIOS, run_faults
+from benchmarks.reliability.faults.run import run_faults
+from benchmarks.reliability.faults.scenario import SCENARIOS
 from benchmarks.reliability.mixed_load import Job, bursts, measure_load
 from benchmarks.reliability.place import Place
 from benchmarks.reliability.report.page import write_report

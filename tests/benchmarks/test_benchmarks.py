@@ -13,7 +13,6 @@ import torch
 
 import benchmarks.__main__ as command
 from benchmarks import contenders
-from benchmarks.agreement import agrees, differences
 from benchmarks.child import timed_round
 from benchmarks.contenders import CONTENDERS, OURS_ONNX, OURS_TORCH, PYTORCH_GRAD_CAM, TORCHCAM, Outputs
 from benchmarks.load import Load, Seen, percentiles
@@ -22,6 +21,7 @@ from benchmarks.ratios import TARGETS, ratio, summarise
 from benchmarks.report import render
 from benchmarks.results import KEY_SETTING, read_results, target_details, write_results
 from benchmarks.rounds import Child, ChildError, affordable, turns
+from benchmarks.settings import agrees, differences
 from benchmarks.work import EXPLAIN, GRADCAM, PREDICT, batches, is_fresh
 
 pytestmark = pytest.mark.filterwarnings("ignore:Setting backward hooks:UserWarning")  # captum's, on every call

@@ -13,8 +13,8 @@ import pytest
 from benchmarks.reliability.asking import ask, together
 from benchmarks.reliability.faults.archives import damaged_graph
 from benchmarks.reliability.faults.processes import worker_killed
-from benchmarks.reliability.faults.run import SCENARIOS, run_faults
-from benchmarks.reliability.faults.scenario import Finding, Impossible
+from benchmarks.reliability.faults.run import run_faults
+from benchmarks.reliability.faults.scenario import SCENARIOS, Finding, Impossible, Scenario
 from benchmarks.reliability.memory import Sample, describe_samples
 from benchmarks.reliability.mixed_load import (
     Job,
@@ -255,18 +255,18 @@ def test_scenarios_that_fail_or_cannot_be_tried_are_recorded_as_such(place, tmp_
         raise TimeoutError("nobody answered")
 
     def good(_):
+        """Kicked | it {times} times, {fast}."""
         sees = {"requests": 1, "saw": {"200": 1}, "right_ms": {"p50": 1.0, "max": 2.0}}
-        return Finding("kicked | it", "nothing", True, sees, 0.5, {"long": "x" * 200, "new_worker": True})
+        return Finding(True, sees, 0.5, {"long": "x" * 200, "fast": True})
 
-    monkeypatch.setitem(SCENARIOS, "impossible", impossible)
-    monkeypatch.setitem(SCENARIOS, "late", late)
-    monkeypatch.setitem(SCENARIOS, "good", good)
+    for fault in (impossible, late, good):
+        monkeypatch.setitem(SCENARIOS, fault.__name__, Scenario(fault, "nothing", {"times": 2}))
     told = []
     run = partial(run_faults, place=replace(place, records=tmp_path), tell=told.append)
     assert run(["good", "impossible"])
     assert not run(["late"])
     page = render(read_records(tmp_path))
-    assert "| **good**: kicked \\| it | nothing | 1 × 200 | 1 / 2 | 0.5 s | yes | new worker yes |" in page
+    assert "| **good**: Kicked \\| it 2 times, True | nothing | 1 × 200 | 1 / 2 | 0.5 s | yes | fast yes |" in page
     assert "not possible here" in page
     assert "**no**" in page
     assert "nobody answered" in page

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.reliability.fuzz.bodies import json_body, odd_value
+from benchmarks.reliability.fuzz.bodies import json_request, odd_value
 from benchmarks.reliability.fuzz.bombs import bomb
 from benchmarks.reliability.fuzz.pictures import bent_picture
 from benchmarks.reliability.fuzz.seeds import seed_pictures
@@ -121,7 +121,7 @@ def picture_or_refused(data: bytes) -> None:
 def test_generated_json():
     """As TorchServe hands it over: parsed where that is possible, else as bytes."""
     for number in range(800):
-        body = bytearray(json_body(random.Random(f"parsers:{number}")))
+        body = bytearray(json_request(random.Random(f"parsers:{number}")).body)
         row = {"body": body}
         with suppress(ValueError, RecursionError):
             row = {"body": json.loads(bytes(body))}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.load import Seen
 from benchmarks.reliability.asking import ask, describe_seen, get, ready, until
-from benchmarks.reliability.faults.scenario import Finding, refusal
+from benchmarks.reliability.faults.scenario import Finding, refusal, scenario
 from benchmarks.reliability.place import Place
 from benchmarks.reliability.profile import request
 
@@ -17,8 +17,12 @@ _GRAPHS = ("model.onnx", "model.gradcam.onnx", "model.explain.onnx")
 _WAIT_S = 25.0  # seconds for a server that will not get ready
 
 
+@scenario(
+    "TorchServe runs without the model: 404 for it, /ping says 200 all the same; `make serve` says that it is not "
+    "ready and stops it; the readiness probe keeps a cluster from sending requests",
+)
 def corrupt_archive(place: Place) -> Finding:
-    """Half of it, as an upload that broke off leaves it."""
+    """Half of the archive, as an upload that broke off leaves it."""
     store = _store(place, "corrupt")
     content = place.archive.read_bytes()
     (store / place.archive.name).write_bytes(content[: len(content) // 2])
@@ -32,33 +36,32 @@ def corrupt_archive(place: Place) -> Finding:
         ping = until(answered, _WAIT_S, 0.3)  # then the frontend listens
         asked = ask(server, request(1, "prediction", "raw", place.pool[0]))
         said = starting.result()
-    return Finding(
-        "half of the archive",
-        "TorchServe runs without the model: 404 for it, /ping says 200 all the same; `make serve` says that it is not "
-        "ready and stops it; the readiness probe keeps a cluster from sending requests",
-        asked.saw == "404" and bool(said),
-        describe_seen([asked]),
-        detail={"ping": ping.saw if ping else "no answer", "start_refused": bool(said)},
-    )
+    detail = {"ping": ping.saw if ping else "no answer", "start_refused": bool(said)}
+    return Finding(asked.saw == "404" and bool(said), describe_seen([asked]), detail=detail)
 
 
+_BY_TORCH = "the torch engine answers everything, and the readiness probe says why"
+
+
+@scenario(_BY_TORCH)
 def missing_sidecar(place: Place) -> Finding:
-    """An archive of `make archive SIDECAR=0`."""
-    return _served_by_torch(place, "no-graphs", lambda _: None, "an archive without its ONNX graphs")
+    """An archive without its ONNX graphs, as `make archive SIDECAR=0` packs it."""
+    return _served_by_torch(place, "no-graphs", lambda _: None)
 
 
+@scenario(_BY_TORCH)
 def damaged_graph(place: Place) -> Finding:
-    """Bytes in the middle of each graph are others."""
+    """2000 inverted bytes in the middle of each ONNX graph."""
 
     def damaged(content: bytes) -> bytes:
         middle = len(content) // 2
         inverted = bytes(255 - byte for byte in content[middle : middle + 2000])
         return content[:middle] + inverted + content[middle + 2000 :]
 
-    return _served_by_torch(place, "damaged", damaged, "2000 inverted bytes in the middle of each ONNX graph")
+    return _served_by_torch(place, "damaged", damaged)
 
 
-def _served_by_torch(place: Place, name: str, change: Callable[[bytes], bytes | None], did: str) -> Finding:
+def _served_by_torch(place: Place, name: str, change: Callable[[bytes], bytes | None]) -> Finding:
     store = _store(place, name)
     with zipfile.ZipFile(place.archive) as old, zipfile.ZipFile(store / place.archive.name, "w") as new:
         for member in old.namelist():
@@ -74,13 +77,9 @@ def _served_by_torch(place: Place, name: str, change: Callable[[bytes], bytes | 
         seen = [ask(server, request(number, kind, "raw", place.pool[number])) for number, kind in enumerate(kinds)]
         probe = ready(server)
     engines = sorted({_engine(one) for one in seen})
-    return Finding(
-        did,
-        "the torch engine answers everything, and the readiness probe says why",
-        all(one.right for one in seen) and engines == ["torch"],
-        describe_seen(seen),
-        detail={"engines": engines, "ready_after_s": round(ready_after, 1), "healthz": probe.body.decode()[:600]},
-    )
+    good = all(one.right for one in seen) and engines == ["torch"]
+    detail = {"engines": engines, "ready_after_s": round(ready_after, 1), "healthz": probe.body.decode()[:600]}
+    return Finding(good, describe_seen(seen), detail=detail)
 
 
 def _engine(one: Seen) -> str:

@@ -10,54 +10,54 @@ from urllib.parse import urlsplit
 
 from benchmarks.load import Seen, connection_to, percentiles, repeating, send
 from benchmarks.reliability.asking import describe_seen, together
-from benchmarks.reliability.faults.scenario import Finding
+from benchmarks.reliability.faults.scenario import Finding, scenario
 from benchmarks.reliability.memory import describe_samples, watched_memory
 from benchmarks.reliability.mixed_load import BURST, bursts
 from benchmarks.reliability.pictures import largest_upload
 from benchmarks.reliability.place import Place
 
 _SLOW, _UPLOADS = 40, 40  # clients
-_SLOW_S = 10.0  # seconds that they take
+_SLOW_S = 10  # seconds that they take
 
 
+@scenario("as many as the queue holds are answered, the others get 503 before those are; nothing else happens")
 def full_queue(place: Place) -> Finding:
-    """Bursts of four times the queue."""
+    """Three bursts of {requests_each} requests at the same moment on a queue of {queue}."""
     with place.server() as server:
         found = bursts(server, place.pool, rounds=3)
         back = place.back(server, time.monotonic())
         queue = server.properties["job_queue_size"]
     told_at_once = bool(found["refused"]) and found["refused_ms"]["p95"] < found["answered_ms"]["p50"]
-    saw = {"200": found["answered"], "503": found["refused"]}
-    return Finding(
-        f"three bursts of {BURST} requests at the same moment on a queue of {queue}",
-        "as many as the queue holds are answered, the others get 503 before those are; nothing else happens",
-        told_at_once and not found["neither"],
-        {"requests": 3 * BURST, "saw": saw, "right_ms": found["answered_ms"], "refused_ms": found["refused_ms"]},
-        back,
-        found,
-    )
+    saw, times = {"200": found["answered"], "503": found["refused"]}, {"refused_ms": found["refused_ms"]}
+    sees = {"requests": 3 * BURST, "saw": saw, "right_ms": found["answered_ms"], **times}
+    return Finding(told_at_once and not found["neither"], sees, back, {"queue": queue, **found})
 
 
+_AS_BEFORE = "the ordinary clients are answered as before (503 only while the slow ones' requests fill the queue)"
+
+
+@scenario(_AS_BEFORE, slow=_SLOW, seconds=_SLOW_S)
 def slow_upload(place: Place) -> Finding:
-    """Connections that send their picture byte by byte."""
+    """{slow} connections that send one byte every half second for {seconds} s, beside four ordinary clients."""
     headers = "Content-Type: image/jpeg\r\nContent-Length: 100000\r\nX-Explain-Maps: none\r\n"
-    did = f"{_SLOW} connections that send one byte every half second"
-    return _among_slow(place, headers, b"\xff\xd8", lambda one: one.sendall(b"\xff"), did)
+    return _among_slow(place, headers, b"\xff\xd8", lambda one: one.sendall(b"\xff"))
 
 
+@scenario(_AS_BEFORE, slow=_SLOW, seconds=_SLOW_S)
 def slow_reader(place: Place) -> Finding:
-    """Connections that ask for megabytes and hardly read."""
+    """{slow} connections that ask for 3 MB and read 1 KB every half second for {seconds} s, beside ordinary clients."""
     jpeg = place.pool[0].jpeg
     headers = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n"
     headers += "X-Explain-Maps: guided_backprop,guided_gradcam\r\nX-Explain-Encoding: npy\r\n"
-    did = f"{_SLOW} connections that ask for 3 MB and read 1 KB every half second"
-    return _among_slow(place, headers, jpeg, lambda one: one.recv(1024), did)
+    return _among_slow(place, headers, jpeg, lambda one: one.recv(1024))
 
 
+@scenario("200 or, the queue being full, 503; the server does not run out of memory", uploads=_UPLOADS)
 def largest_uploads(place: Place) -> Finding:
-    """All at the same moment."""
+    """{uploads} uploads of {bytes} bytes at the same moment (max_request_size {limit})."""
     with place.server() as server:
-        upload = largest_upload(int(server.properties["max_request_size"]))
+        limit = int(server.properties["max_request_size"])
+        upload = largest_upload(limit)
         headers = {"Content-Type": "image/bmp", "X-Explain-Maps": "none"}
         own = hashlib.sha256(upload).hexdigest()
 
@@ -74,21 +74,14 @@ def largest_uploads(place: Place) -> Finding:
             seen = together([post] * _UPLOADS)
         back = place.back(server, time.monotonic())
     others = {one.saw for one in seen if not one.right and not one.refused}
-    refused = percentiles([one.ms for one in seen if one.refused])
-    memory = describe_samples(samples)
-    return Finding(
-        f"{_UPLOADS} uploads of {len(upload)} bytes at the same moment (max_request_size {2**20 * 10})",
-        "200 or, the queue being full, 503; the server does not run out of memory",
-        not others and any(one.right for one in seen) and back is not None,
-        {**describe_seen(seen), "refused_ms": refused},
-        back,
-        {"java_max_mib": memory["java_mib"]["max"], "worker_max_mib": memory["workers_mib"]["max"]},
-    )
+    good = not others and any(one.right for one in seen) and back is not None
+    sees = {**describe_seen(seen), "refused_ms": percentiles([one.ms for one in seen if one.refused])}
+    java, workers = (describe_samples(samples)[key]["max"] for key in ("java_mib", "workers_mib"))
+    sizes = {"bytes": len(upload), "limit": limit}
+    return Finding(good, sees, back, {**sizes, "java_max_mib": java, "worker_max_mib": workers})
 
 
-def _among_slow(
-    place: Place, headers: str, start: bytes, slowly: Callable[[socket.socket], object], did: str
-) -> Finding:
+def _among_slow(place: Place, headers: str, start: bytes, slowly: Callable[[socket.socket], object]) -> Finding:
     """Ordinary clients beside slow ones."""
     with place.server() as server, ExitStack() as connections:
         with place.clients(server) as alone:
@@ -112,19 +105,14 @@ def _among_slow(
         connections.close()
         back = place.back(server, ended)
     failed = {one.saw for one in beside.seen if not one.right}
-    return Finding(
-        f"{did}, for {_SLOW_S:.0f} s, beside four ordinary clients",
-        "the ordinary clients are answered as before (503 only while the slow ones' requests fill the queue)",
-        failed <= {"503"} and any(one.right for one in beside.seen) and back is not None,
-        beside.describe(),
-        back,
-        {
-            "alone_ms": alone.describe()["right_ms"],
-            "slow_connections": _SLOW,
-            "still_open_at_the_end": still_open,
-            "java_max_mib": describe_samples(samples)["java_mib"]["max"],
-        },
-    )
+    good = failed <= {"503"} and any(one.right for one in beside.seen) and back is not None
+    detail = {
+        "alone_ms": alone.describe()["right_ms"],
+        "slow_connections": _SLOW,
+        "still_open_at_the_end": still_open,
+        "java_max_mib": describe_samples(samples)["java_mib"]["max"],
+    }
+    return Finding(good, beside.describe(), back, detail)
 
 
 def _connected(address: str) -> socket.socket:

@@ -14,17 +14,18 @@ import psutil
 
 from benchmarks.load import Seen
 from benchmarks.reliability.asking import describe_seen, ready, until
-from benchmarks.reliability.faults.scenario import Finding, Impossible, refusal
+from benchmarks.reliability.faults.scenario import Finding, Impossible, refusal, scenario
 from benchmarks.reliability.place import Place
 from deploy.local_server import LocalServer
 
 _LOGS_MIB = 4
 _ALONE_S = 30.0  # seconds that torchserve alone is given
-_FULL_S = 5.0  # seconds that the disk is full
+_FULL_S = 5  # seconds that the disk is full
 
 
+@scenario("requests are answered all the same; logging goes on once there is room", mib=_LOGS_MIB, seconds=_FULL_S)
 def full_disk_for_logs(place: Place) -> Finding:
-    """The log folder is a disk of its own that another program fills."""
+    """A disk of {mib} MiB for logs that another program fills for {seconds} s."""
     with tempfile.TemporaryDirectory(prefix="logs-") as folder, _mounted(Path(folder), f"size={_LOGS_MIB}m"):
         logs = Path(folder)
         with place.server(logs) as server, place.clients(server) as clients:
@@ -39,18 +40,14 @@ def full_disk_for_logs(place: Place) -> Finding:
             clients.settle(60)
             grown = _bytes_of(logs) > before
         during = [one for one in clients.seen if full < one.started < full + _FULL_S]
-    return Finding(
-        f"a disk of {_LOGS_MIB} MiB for logs, filled for {_FULL_S:.0f} s",
-        "requests are answered all the same; logging goes on once there is room",
-        all(one.right for one in clients.seen) and bool(during) and left == 0,
-        clients.describe(),
-        back,
-        {"answered_while_full": len(during), "logs_grow_again": grown, "file_system": "tmpfs"},
-    )
+    good = all(one.right for one in clients.seen) and bool(during) and left == 0
+    detail = {"answered_while_full": len(during), "logs_grow_again": grown, "file_system": "tmpfs"}
+    return Finding(good, clients.describe(), back, detail)
 
 
+@scenario("refused with the folder's name; torchserve alone serves nothing and may leave a Java without pid file")
 def temp_not_writable(place: Place) -> Finding:
-    """The folder for sockets and unpacked archives is read-only."""
+    """TEMP on a read-only disk, first with `make serve`'s check, then with torchserve alone."""
     with place.server(started=False) as described:
         server = replace(described, folder=described.folder / "temp")
         server.folder.mkdir()
@@ -58,13 +55,9 @@ def temp_not_writable(place: Place) -> Finding:
             said = refusal(server, 30)
             left_by_us = _end_orphans(server.folder)
             asked, left_by_torchserve = _torchserve_alone(server, place)
-    return Finding(
-        "TEMP on a read-only disk, first with `make serve`'s check, then with torchserve alone",
-        "refused with the folder's name; torchserve alone serves nothing and may leave a Java without pid file",
-        "cannot be written" in said and not left_by_us and not asked.right,
-        describe_seen([asked]),
-        detail={"refused": bool(said), "java_left_by_torchserve": left_by_torchserve},
-    )
+    good = "cannot be written" in said and not left_by_us and not asked.right
+    detail = {"refused": bool(said), "java_left_by_torchserve": left_by_torchserve}
+    return Finding(good, describe_seen([asked]), detail=detail)
 
 
 def _torchserve_alone(server: LocalServer, place: Place) -> tuple[Seen, int]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.reliability.asking import ready, until
-from benchmarks.reliability.faults.scenario import Finding, Impossible, refusal
+from benchmarks.reliability.faults.scenario import Finding, Impossible, refusal, scenario
 from benchmarks.reliability.memory import worker_processes
 from benchmarks.reliability.place import Place
 from deploy.local_server import LocalServer, ServerError
@@ -19,8 +19,9 @@ _ENTRYPOINT = Path(__file__).parents[3] / "deploy" / "entrypoint.sh"
 _DRAIN = 4  # seconds that the entrypoint serves on; a cluster needs about one to stop sending requests
 
 
+@scenario("the batch under way (here one request) fails with a 5xx, what is queued waits, a new worker answers")
 def worker_killed(place: Place) -> Finding:
-    """As the kernel does when memory is short."""
+    """Kill -9 of the only worker, as the kernel does it when memory is short; four clients ask."""
     with place.server() as server, place.clients(server) as clients:
         clients.settle()
         (worker,) = worker_processes(server)
@@ -30,18 +31,15 @@ def worker_killed(place: Place) -> Finding:
         time.sleep(2)
         new_worker = worker_processes(server) != [worker]
     failed = [one for one in clients.seen if not one.right]
-    return Finding(
-        "kill -9 of the only worker, four clients asking",
-        "the batch under way (here one request) fails with a 5xx, what is queued waits, a new worker answers",
-        back is not None and len(failed) <= 1 and new_worker and all(one.saw[0] == "5" for one in failed),
-        clients.describe(),
-        back,
-        {"new_worker": new_worker},
-    )
+    good = back is not None and len(failed) <= 1 and new_worker and all(one.saw[0] == "5" for one in failed)
+    return Finding(good, clients.describe(), back, {"new_worker": new_worker})
 
 
+@scenario(
+    "without the entrypoint TorchServe does not drain: connections are reset and refused until it is up again",
+)
 def stopped(place: Place) -> Finding:
-    """Without the entrypoint, as `make stop` does it."""
+    """`torchserve --stop` while four clients ask, then started anew."""
     with place.server() as server, place.clients(server) as clients:
         clients.settle()
         told = time.monotonic()
@@ -50,18 +48,14 @@ def stopped(place: Place) -> Finding:
         server.start()
         back = clients.wait_until_back(told + ended)
     failures = {one.saw for one in clients.seen if not one.right}
-    return Finding(
-        "`torchserve --stop` while four clients ask, then started anew",
-        "without the entrypoint TorchServe does not drain: connections are reset and refused until it is up again",
-        back is not None and {"503"} >= {one for one in failures if one.isdigit()} and bool(failures),
-        clients.describe(),
-        None if back is None else round(ended + back, 2),
-        {"stopped_after_s": round(ended, 2)},
-    )
+    good = back is not None and {"503"} >= {one for one in failures if one.isdigit()} and bool(failures)
+    back = None if back is None else round(ended + back, 2)
+    return Finding(good, clients.describe(), back, {"stopped_after_s": round(ended, 2)})
 
 
+@scenario("every request is answered, then Java ends with 143", drain=_DRAIN)
 def drained(place: Place) -> Finding:
-    """With the entrypoint, as a cluster does it: SIGTERM first, and a second later no more requests."""
+    """SIGTERM to deploy/entrypoint.sh while eight clients ask, who go on for a second (DRAIN={drain})."""
     if not _ENTRYPOINT.is_file():
         raise Impossible("deploy/entrypoint.sh does not exist")
     with place.server(started=False) as server:
@@ -84,17 +78,14 @@ def drained(place: Place) -> Finding:
             process.kill()
             process.wait()
     after = [one for one in clients.seen if one.ended > told]
-    return Finding(
-        f"SIGTERM to deploy/entrypoint.sh while eight clients ask, who go on for a second (DRAIN={_DRAIN})",
-        "every request is answered, then Java ends with 143",
-        all(one.right for one in clients.seen) and bool(after) and status == 143,
-        clients.describe(),
-        detail={"answered_after_sigterm": len(after), "exit_status": status, "ended_after_s": round(ended, 2)},
-    )
+    detail = {"answered_after_sigterm": len(after), "exit_status": status, "ended_after_s": round(ended, 2)}
+    good = all(one.right for one in clients.seen) and bool(after) and status == 143
+    return Finding(good, clients.describe(), detail=detail)
 
 
+@scenario("refused with the port's number; the first server's clients notice nothing")
 def second_server(place: Place) -> Finding:
-    """Started by hand, and past the check that `make serve` makes first."""
+    """A second server on the ports of a running one, first with `make serve`'s check, then past it."""
     with place.server() as first, place.clients(first) as clients, tempfile.TemporaryDirectory(prefix="ts-") as folder:
         clients.settle()
         second = replace(first, folder=Path(folder), logs=place.work / "second-logs")
@@ -104,13 +95,9 @@ def second_server(place: Place) -> Finding:
         ended = until(lambda: unchecked.pid is None, 20)
         unchecked.stop()
         clients.settle()
-    return Finding(
-        "a second server on the ports of a running one, first with `make serve`'s check, then past it",
-        "refused with the port's number; the first server's clients notice nothing",
-        "in use" in said and all(one.right for one in clients.seen),
-        clients.describe(),
-        detail={"refused": "in use" in said, "second_ended_by_itself": ended},
-    )
+    refused = "in use" in said
+    detail = {"refused": refused, "second_ended_by_itself": ended}
+    return Finding(refused and all(one.right for one in clients.seen), clients.describe(), detail=detail)
 
 
 class _Unchecked(LocalServer):

@@ -6,21 +6,12 @@ from subprocess import SubprocessError
 
 import psutil
 
-from benchmarks.reliability.faults.archives import corrupt_archive, damaged_graph, missing_sidecar
-from benchmarks.reliability.faults.clients import full_queue, largest_uploads, slow_reader, slow_upload
-from benchmarks.reliability.faults.disks import full_disk_for_logs, temp_not_writable
-from benchmarks.reliability.faults.processes import drained, second_server, stopped, worker_killed
-from benchmarks.reliability.faults.scenario import Impossible, Scenario
+from benchmarks.reliability.faults import archives, clients, disks, processes
+from benchmarks.reliability.faults.scenario import SCENARIOS, Impossible
 from benchmarks.reliability.place import Place
 from deploy.local_server import ServerError
 
-SCENARIOS: dict[str, Scenario] = {
-    scenario.__name__.replace("_", "-"): scenario
-    for scenario in (
-        *(worker_killed, stopped, drained, full_queue, slow_upload, slow_reader, largest_uploads, full_disk_for_logs),
-        *(corrupt_archive, missing_sidecar, damaged_graph, temp_not_writable, second_server),
-    )
-}
+MODULES = (processes, clients, disks, archives)  # that register scenarios
 
 
 def run_faults(names: Sequence[str], place: Place, tell: Callable[[str], None]) -> bool:
@@ -32,8 +23,10 @@ def run_faults(names: Sequence[str], place: Place, tell: Callable[[str], None]) 
     every = True
     for name in names:
         tell(f"{name} …")
+        scenario = SCENARIOS[name]
         try:
-            found = asdict(SCENARIOS[name](place))
+            finding = scenario.run(place)
+            found = {"did": scenario.did(finding), "expected": scenario.expected, **asdict(finding)}
         except Impossible as error:
             found = {"not_possible": str(error)}
         except (ServerError, TimeoutError, OSError, psutil.Error, SubprocessError) as error:

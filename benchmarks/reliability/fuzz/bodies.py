@@ -8,32 +8,40 @@ from typing import Any
 
 from benchmarks.reliability.fuzz.corpus import GOOD, octets, texts
 from benchmarks.reliability.fuzz.pictures import bent_picture, sound_picture
+from benchmarks.reliability.fuzz.wire import Hostile, Pair
 
 NAMES = list(GOOD)
 _TEXTS, _RAW = texts("odd"), texts("raw_json")
-_NO_OBJECTS, _BOUNDARIES = octets("no_objects"), octets("boundaries")
+_JSON_TYPES, _NO_OBJECTS, _BOUNDARIES = octets("json_types"), octets("no_objects"), octets("boundaries")
 _PART_NAMES, _PART_TYPES = octets("part_names"), octets("part_types")
 _NUMBERS = (0, -1, 10, 10**9, -(10**30), 0.5, True, False, None, 2**63, 10**400)
 _DEPTHS = (3, 50, *range(900, 1010, 3), 5000)
 
 
-def json_body(draw: random.Random) -> bytes:
-    """A JSON request with a good or a bent value for some of its options, bent once more as text."""
+def typed(content_type: bytes) -> Pair:
+    """The header."""
+    return b"Content-Type", content_type
+
+
+def json_request(draw: random.Random) -> Hostile:
+    """A good or a bent value for some of the options, bent once more as text."""
+    content_type = draw.choice(_JSON_TYPES)
     fields: dict[str, Any] = {draw.choice(("image", "data", "body")): _picture_value(draw), "maps": "none"}
     for name in draw.sample(NAMES, draw.choice((0, 1, 2, 8))):
         fields[name] = draw.choice(GOOD[name]) if draw.random() < 0.4 else odd_value(draw)
     if draw.random() < 0.2:
         fields[draw.choice(_TEXTS)] = odd_value(draw)
-    return _bent_json(draw, fields)
+    return Hostile("json", _bent_json(draw, fields), [typed(content_type)] if content_type else [])
 
 
-def kserve_body(draw: random.Random) -> tuple[bytes, bytes]:
-    """A path below the model's, and a V1 or V2 body for it."""
+def kserve_request(draw: random.Random) -> Hostile:
+    """V1 or V2."""
     if draw.random() < 0.5:
-        path = draw.choice((b"/v1/models/{model}:predict", b"/v1/models/{model}:explain"))
-        return path, _bent_json(draw, _first(draw))
-    path = draw.choice((b"/v2/models/{model}/infer", b"/v2/models/{model}/explain"))
-    return path, _bent_json(draw, _second(draw))
+        paths, body = (b"/v1/models/{model}:predict", b"/v1/models/{model}:explain"), _first
+    else:
+        paths, body = (b"/v2/models/{model}/infer", b"/v2/models/{model}/explain"), _second
+    path = draw.choice(paths)
+    return Hostile("kserve", _bent_json(draw, body(draw)), [typed(b"application/json")], path)
 
 
 def _first(draw: random.Random) -> Any:
@@ -60,8 +68,8 @@ def _second(draw: random.Random) -> Any:
     return body
 
 
-def multipart(draw: random.Random) -> tuple[bytes, bytes]:
-    """The content type, and the body."""
+def multipart_request(draw: random.Random) -> Hostile:
+    """A picture and options, good or bent, in a form that may be bent itself."""
     boundary = draw.choice(_BOUNDARIES)
     parts = [(_part_name(draw, b"data"), _picture(draw)), (b'name="maps"', b"none")]
     for _ in range(draw.choice((0, 1, 2, 5))):
@@ -75,7 +83,7 @@ def multipart(draw: random.Random) -> tuple[bytes, bytes]:
     if draw.random() < 0.1:
         odd = (b"multipart/form-data", b"multipart/mixed; boundary=B", b"multipart/form-data;boundary")
         content_type = draw.choice(odd)
-    return content_type, _bent_bytes(draw, body)
+    return Hostile("multipart", _bent_bytes(draw, body), [typed(content_type)])
 
 
 def _part_name(draw: random.Random, name: bytes) -> bytes:

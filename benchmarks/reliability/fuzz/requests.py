@@ -3,15 +3,22 @@
 import random
 from collections.abc import Callable
 
-from benchmarks.reliability.fuzz.bodies import NAMES, as_bytes, json_body, kserve_body, multipart, odd_value
+from benchmarks.reliability.fuzz.bodies import (
+    NAMES,
+    as_bytes,
+    json_request,
+    kserve_request,
+    multipart_request,
+    odd_value,
+    typed,
+)
 from benchmarks.reliability.fuzz.bombs import bomb
 from benchmarks.reliability.fuzz.corpus import octets
 from benchmarks.reliability.fuzz.pictures import bent_picture, sound_picture
 from benchmarks.reliability.fuzz.wire import Hostile, Pair
 
 _NO_MAPS: Pair = (b"X-Explain-Maps", b"none")
-_TYPES, _JSON_TYPES, _ACCEPTS = octets("types"), octets("json_types"), octets("accepts")
-_OTHER_HEADERS, _UPSETTING = octets("other_headers"), octets("upsetting")
+_TYPES, _ACCEPTS, _OTHER_HEADERS, _UPSETTING = map(octets, ("types", "accepts", "other_headers", "upsetting"))
 _METHODS, _STARTS, _TAILS = octets("methods"), octets("starts"), octets("tails")
 
 
@@ -21,50 +28,31 @@ def request(seed: int, number: int) -> Hostile:
     return draw.choices(list(_KINDS), list(_KINDS.values()))[0](draw)
 
 
-def _typed(content_type: bytes) -> Pair:
-    return b"Content-Type", content_type
-
-
 def _picture(draw: random.Random) -> Hostile:
     how, data = bent_picture(draw)
     option = _NO_MAPS if draw.random() < 0.9 else (b"X-Explain-Size", b"layer")
-    return Hostile(f"picture/{how}", data, [_typed(b"image/jpeg"), option])
+    return Hostile(f"picture/{how}", data, [typed(b"image/jpeg"), option])
 
 
 def _bomb(draw: random.Random) -> Hostile:
     how, data = bomb(draw)
-    return Hostile(f"bomb/{how}", data, [_typed(b"application/octet-stream"), _NO_MAPS])
+    return Hostile(f"bomb/{how}", data, [typed(b"application/octet-stream"), _NO_MAPS])
 
 
 def _declared(draw: random.Random) -> Hostile:
-    return Hostile("wrong type", sound_picture(draw), [_typed(draw.choice(_TYPES)), _NO_MAPS])
-
-
-def _multipart(draw: random.Random) -> Hostile:
-    content_type, body = multipart(draw)
-    return Hostile("multipart", body, [_typed(content_type)])
+    return Hostile("wrong type", sound_picture(draw), [typed(draw.choice(_TYPES)), _NO_MAPS])
 
 
 def _form(draw: random.Random) -> Hostile:
     """What curl --data-binary sends, and true forms."""
     odd = b"&".join(b"%s=%s" % (name.encode(), draw.randbytes(4).hex().encode()) for name in draw.sample(NAMES, 3))
     body = draw.choice((sound_picture(draw), odd, b"data=%FF%D8&maps=none", b"=&=&&", b"data=" + b"a" * 5000))
-    return Hostile("urlencoded", body, [_typed(b"application/x-www-form-urlencoded")])
-
-
-def _json(draw: random.Random) -> Hostile:
-    content_type = draw.choice(_JSON_TYPES)
-    return Hostile("json", json_body(draw), [_typed(content_type)] if content_type else [])
-
-
-def _kserve(draw: random.Random) -> Hostile:
-    path, body = kserve_body(draw)
-    return Hostile("kserve", body, [_typed(b"application/json")], path)
+    return Hostile("urlencoded", body, [typed(b"application/x-www-form-urlencoded")])
 
 
 def _headers(draw: random.Random) -> Hostile:
     """Options, Accept and what TorchServe itself puts among the headers, with odd names and values."""
-    headers = [_typed(draw.choice((b"image/jpeg", b"application/octet-stream"))), _NO_MAPS]
+    headers = [typed(draw.choice((b"image/jpeg", b"application/octet-stream"))), _NO_MAPS]
     for _ in range(draw.choice((1, 2, 5))):
         odd = as_bytes(odd_value(draw))[: draw.choice((40, 3000))]
         value = draw.choice((odd, draw.randbytes(9), b"\xff\xfe", b"a" * 7000, b"top", b""))
@@ -86,7 +74,7 @@ def _path(draw: random.Random) -> Hostile:
 
 def _cut(draw: random.Random) -> Hostile:
     """The connection ends before the body does."""
-    body, headers = sound_picture(draw), [_typed(b"image/jpeg"), _NO_MAPS]
+    body, headers = sound_picture(draw), [typed(b"image/jpeg"), _NO_MAPS]
     return Hostile("cut", body, headers, promised=len(body) + draw.choice((1, 9000)), framed=False)
 
 
@@ -94,10 +82,10 @@ _KINDS: dict[Callable[[random.Random], Hostile], float] = {
     _picture: 40,
     _bomb: 4,
     _declared: 4,
-    _multipart: 16,
+    multipart_request: 16,
     _form: 1,
-    _json: 16,
-    _kserve: 10,
+    json_request: 16,
+    kserve_request: 10,
     _headers: 6,
     _path: 2,
     _cut: 1,
