@@ -31,7 +31,7 @@ def render(results: Results, notes: str = "") -> str:
             row[setting["threads"], setting["batch"]] = one
     return fill(
         Path(__file__).with_name("results_page.md"),
-        {"range": _range, "figure": _figure, "column": lambda its: f"{its[0]} thr., batch {its[1]}"},
+        {"column": lambda its: f"{its[0]} thr., batch {its[1]}"},
         **{"notes": notes.strip(), "names": TASK_NAMES, "cells": cells, "served": results.get("served")},
         **{"eager": EAGER, "ours": OURS_ONNX, "key_network": KEY_NETWORK, "compared": "settings" in results},
         machine=(key or results.get("served") or {}).get("machine"),
@@ -55,11 +55,3 @@ def _differing(settings: Iterable[Mapping[str, Any]]) -> Iterator[str]:
             if not one["agrees"]:
                 found = ", ".join(f"{name} {value:.1g}" for name, value in one["differences"].items())
                 yield f"{setting['network']}, {one['contender']}, {TASK_NAMES[one['task']]}: {found}"
-
-
-def _range(values: Sequence[float], digits: int) -> str:
-    return "–".join(f"{value:.{digits}f}" for value in values)
-
-
-def _figure(row: Mapping[Column, Mapping[str, Any]], column: Column, name: str, digits: int) -> str:
-    return f"{row[column][name]:.{digits}f}" if column in row else ""

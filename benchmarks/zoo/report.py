@@ -21,11 +21,11 @@ def render(content: Mapping[str, Any]) -> str:
     counts = Counter(row["cpu"] for row in rows if "cpu" in row)  # a run that went on elsewhere has several
     return fill(
         Path(__file__).with_name("page.md"),
-        {"guided": _guided, "error": _error, "number": _number},
+        {"number": _number},
         rows=rows,
         machine=content["machine"],
         summary=summary(rows),
-        explanation=explanation,
+        **{"explanation": explanation, "worst_error": worst_error},
         **{"close": CLOSE, "close_map": CLOSE_MAP},
         processors=" and ".join(f"{cpu} ({count} networks)" for cpu, count in counts.most_common()),
     )
@@ -71,21 +71,6 @@ def is_close(row: Row) -> bool:
 def _value(its: Any) -> float:
     """Of one output; where it was judged by its rounding, the lower quartile's."""
     return float(its["graph"][0] if isinstance(its, Mapping) else its)
-
-
-def _guided(its: Mapping[str, str]) -> str:
-    if "coverage" in its:
-        return its["coverage"].removesuffix(" activations")
-    return "only " + its["refused"].partition("this one has ")[2].partition(";")[0]
-
-
-def _error(row: Row) -> str:
-    error = worst_error(row)
-    if error is None:
-        return "–"
-    errors = explanation(row)[1]["errors"]
-    rounded = any(isinstance(its, Mapping) for name, its in errors.items() if name != _GUIDED)
-    return _number(error) + (" r" if rounded else "")
 
 
 def _number(value: float) -> str:
