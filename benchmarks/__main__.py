@@ -8,10 +8,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks import results as record
+from benchmarks.load import WrongAnswer
 from benchmarks.plot import plot
 from benchmarks.report import write_report
 from benchmarks.rounds import ChildError
-from benchmarks.served import CONCURRENCIES, SERVED_TASKS, WrongAnswer, measure_served
+from benchmarks.served import measure_served
 from benchmarks.settings import measure_settings, warm_disk
 from benchmarks.work import KEY_NETWORK, NETWORKS, Work
 from deploy.local_server import ServerError
@@ -74,11 +75,7 @@ def _measure(options: argparse.Namespace, results: record.Results) -> None:
     if options.skip_served or (options.missing and "served" in results):
         return
     if work := _prepared(KEY_NETWORK, folder, results):
-        turns = options.serve_rounds * len(SERVED_TASKS) * len(CONCURRENCIES)
-        with tqdm(total=turns, desc="served") as progress:
-            results["served"] = measure_served(
-                work, options.serve_rounds, options.serve_seconds, progress.set_postfix_str, progress.update
-            )
+        results["served"] = measure_served(work, options.serve_rounds, options.serve_seconds)
         record.write_results(options.results, results)
 
 

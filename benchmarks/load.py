@@ -60,6 +60,10 @@ def send(
     return Seen(started, ended, str(answer.status), wrong, content)
 
 
+class WrongAnswer(Exception):
+    """An answer that no client would want, so that its time counts for nothing."""
+
+
 @dataclass(frozen=True)
 class Load:
     """One turn of load."""
@@ -106,9 +110,7 @@ def connection_to(address: str, timeout: float = 120) -> http.client.HTTPConnect
 def in_threads(calls: Sequence[Callable[[], Result]], stop: Callable[[], object] = lambda: None) -> list[Result]:
     """Calls all, each in a thread of its own, and returns what they return.
 
-    Args:
-        calls: what to call.
-        stop: is called if a call fails or the program is interrupted: it should make the others end.
+    If a call fails or the program is interrupted, ``stop`` is called, which should make the others end.
 
     Raises:
         Exception: what the first call that fails raises.
@@ -124,13 +126,7 @@ def in_threads(calls: Sequence[Callable[[], Result]], stop: Callable[[], object]
 
 @contextmanager
 def repeating(step: Callable[[], object], every: float, threads: int = 1) -> Iterator[None]:
-    """Calls ``step`` again and again while the block runs.
-
-    Args:
-        step: what to do.
-        every: seconds of pause between two calls.
-        threads: that do it side by side.
-    """
+    """Calls ``step`` again and again while the block runs, in so many threads, each with pauses of so many seconds."""
     over = threading.Event()
 
     def run() -> None:

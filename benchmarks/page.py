@@ -8,13 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 
 def fill(template: Path, filters: dict[str, Callable[..., str]], **values: Any) -> str:
-    """The page of a Jinja template.
-
-    Args:
-        template: its file.
-        filters: by the names that the template calls them by.
-        values: what it tells of.
-    """
+    """The page of a Jinja template, with filters of its own and the values that it tells of."""
     environment = Environment(
         loader=FileSystemLoader(template.parent),
         undefined=StrictUndefined,

@@ -5,13 +5,15 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load import Load, Seen, percentiles, post_for
+from tqdm import tqdm
+
+from benchmarks.load import Load, Seen, WrongAnswer, percentiles, post_for
 from benchmarks.machine import describe_machine
 from benchmarks.ratios import NAIVE, OURS, STOCK, summarise
 from benchmarks.rounds import turns
@@ -42,10 +44,6 @@ SERVED_TASKS = (
 )
 
 
-class WrongAnswer(Exception):
-    """An answer that no client would want, so that its time counts for nothing."""
-
-
 class _PlainServer(LocalServer):
     """One whose handler answers no readiness probe: the worker's state says when it can be asked."""
 
@@ -71,44 +69,37 @@ def _plain_server(store: Path, model: str) -> Iterator[_PlainServer]:
         yield server
 
 
-def measure_served(
-    work: Work, rounds: int, seconds: float, tell: Callable[[str], None], advance: Callable[[], Any]
-) -> dict[str, Any]:
+def measure_served(work: Work, rounds: int, seconds: float) -> dict[str, Any]:
     """Serves all archives and puts one after the other under load.
 
     Args:
         work: of the network that is served.
         rounds: turns of each handler and task at each concurrency.
         seconds: of load in a turn.
-        tell: is told what runs.
-        advance: is called after each turn.
 
     Raises:
         WrongAnswer: any answer that is not what was asked for.
     """
     store = work.folder / "store"
-    tell("packing")
     command = [sys.executable, "-m", "benchmarks.prepare", work.network, str(work.folder), str(store)]
     subprocess.run(command, check=True)
     pictures = [path.read_bytes() for path in sorted(store.glob("*.jpg"))]
     with ExitStack() as stack:
-        servers = {}
-        for name in (OURS, NAIVE, STOCK):
-            tell(f"starting TorchServe for {name}")
-            servers[name] = stack.enter_context(_plain_server(store, name))
-        tell("checking")
+        bar = stack.enter_context(tqdm(total=rounds * len(SERVED_TASKS) * len(CONCURRENCIES), desc="served"))
+        bar.set_postfix_str("starting TorchServe")
+        servers = {name: stack.enter_context(_plain_server(store, name)) for name in (OURS, NAIVE, STOCK)}
         expected = _agreed_classes(servers, pictures)
         measured = []
         for concurrency in CONCURRENCIES:
             loads: dict[Served, list[Load]] = {asked: [] for asked in SERVED_TASKS}
             for number in range(rounds):
                 for asked in turns(SERVED_TASKS, number):
-                    tell(f"concurrency {concurrency}, round {number + 1} of {rounds}: {asked.name}, {asked.task}")
+                    bar.set_postfix_str(f"concurrency {concurrency}: {asked.name}, {asked.task}")
                     load = _turn(servers[asked.name].predictions, asked, pictures, concurrency, seconds)
                     for picture, answer in load.answers:
                         check(asked, answer, expected[picture])
                     loads[asked].append(load)
-                    advance()
+                    bar.update()
             measured += [_described(asked, concurrency, its) for asked, its in loads.items()]
     return {"network": work.network, "machine": describe_machine(), "measured": measured}
 

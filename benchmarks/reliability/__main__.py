@@ -6,13 +6,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.load import WrongAnswer
 from benchmarks.reliability.faults.run import run_faults
 from benchmarks.reliability.faults.scenario import SCENARIOS
 from benchmarks.reliability.mixed_load import Job, bursts, measure_load
 from benchmarks.reliability.place import Place
 from benchmarks.reliability.report.page import write_report
-from benchmarks.reliability.sizing import WrongAnswer, measure_sizing
-from benchmarks.reliability.slope import judge_samples
+from benchmarks.reliability.sizing import measure_sizing
+from benchmarks.reliability.slope import judge_soak
 from deploy.local_server import ServerError
 
 
@@ -75,7 +76,7 @@ def _soak(place: Place, options: argparse.Namespace) -> bool:
     _tell(f"{options.minutes:g} minutes of low load …")
     with place.server() as server:
         found, samples = measure_load(server, place.pool, Job(None, seconds, concurrency=2, pause=0.1))
-    slope, answered = judge_samples(samples, seconds), found["outcomes"]["answered"]
+    slope, answered = judge_soak(samples, seconds), found["outcomes"]["answered"]
     figures = {"seconds": seconds, "per_s": round(answered / seconds, 1), "slope": slope}
     place.record(f"soak-{options.minutes:g}", figures | found)
     _tell(

@@ -53,10 +53,6 @@ def marked(jpeg: bytes, mark: str) -> bytes:
 
 
 def largest_upload(limit: int) -> bytes:
-    """A BMP of as many bytes as a request may have, all of them pixels that are decoded.
-
-    Args:
-        limit: bytes of a request.
-    """
+    """A BMP of as many bytes as a request may have, ``limit``, all of them pixels that are decoded."""
     side = int((limit - 54) ** 0.5 / 3**0.5) // 4 * 4  # rows are padded to 4 bytes; 54 is the header
     return encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)), "BMP")

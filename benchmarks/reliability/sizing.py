@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.load import percentiles, post_for
+from benchmarks.load import WrongAnswer, percentiles, post_for
 from benchmarks.reliability.pictures import Drawn
 from deploy.local_server import LocalServer
 
@@ -19,10 +19,6 @@ PROFILES: Mapping[str, Mapping[str, str]] = {
 CONCURRENCIES = (1, 2, 4, 8)  # below the queue, so that nothing is refused
 UTILISATION = 0.7  # of a replica: waiting times grow without bound as it nears 1, and one replica may be down
 RATES = (10, 50, 100, 500)  # requests per second that the table is made for
-
-
-class WrongAnswer(Exception):
-    """A request that sizing counts was not answered."""
 
 
 def measure_sizing(server: LocalServer, pool: Sequence[Drawn], seconds: float) -> list[dict[str, Any]]:
@@ -47,12 +43,7 @@ def measure_sizing(server: LocalServer, pool: Sequence[Drawn], seconds: float) -
 
 
 def replicas(rate: float, per_s: float) -> int:
-    """How many single-worker replicas a rate of requests needs, two at least, so that one may fail.
-
-    Args:
-        rate: requests per second.
-        per_s: that one replica answers at most.
-    """
+    """How many replicas that answer ``per_s`` a rate of requests needs: two at least, so that one may fail."""
     return max(2, math.ceil(rate / (per_s * UTILISATION)))
 
 

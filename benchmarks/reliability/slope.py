@@ -14,7 +14,7 @@ _CONFIDENCE = 0.95
 # is 30 KiB, its pixels 500, a map 100), so that one object kept per request exceeds it many times over. Allocators that
 # keep freed memory for later do not: what they keep stops growing.
 LARGEST = 1.0  # MiB per minute
-_FEWEST_BLOCKS = 5
+_BLOCK, _FEWEST_BLOCKS = 20.0, 5  # seconds
 
 # Under hostile input there is no trend if the slope is below STEEPEST, or adds up to less than LEAST over all inputs
 # after the warm-up. An input keeps some 10 kB busy: kept alive even once in twenty-five it would be seen over 200,000.
@@ -29,36 +29,24 @@ _CAPS = {"worker": 1_000 * MIB, "java": 1_600 * MIB}  # bytes; the worker's beyo
 _MOST_POINTS = 200  # in the estimate of the slope, which is quadratic
 
 
-def judge_samples(samples: Sequence[Sample], seconds: float) -> dict[str, Any]:
-    """Judges the workers' memory during a soak, see ``judge_soak``.
+def judge_soak(samples: Sequence[Sample], seconds: float) -> dict[str, Any]:
+    """The slope of the workers' memory during a soak, in MiB per minute, and whether it grows.
 
-    A third of the seconds at the start, but at most five minutes, do not count. The Java process is not judged by a
-    slope: its heap fills up to -Xmx before it is cleaned, which is no leak.
-    """
-    return judge_soak([one.s for one in samples], [one.workers for one in samples], min(300.0, seconds / 3))
-
-
-def judge_soak(seconds: Sequence[float], mib: Sequence[float], warm_up: float, block: float = 20.0) -> dict[str, Any]:
-    """The slope through the medians of blocks of time after the warm-up, in MiB per minute, and whether memory grows.
-
-    Samples that follow each other closely are nearly the same value, and an interval computed from them would be far
-    too narrow; medians of blocks are less dependent. Memory grows if the interval's lower end is above ``LARGEST``; a
-    slope that is no number does, too.
-
-    Args:
-        seconds: of the samples, ascending.
-        mib: the memory at these times.
-        warm_up: seconds at the start that do not count: caches and allocators fill then.
-        block: seconds.
+    A third of the seconds at the start, but at most five minutes, do not count. The line goes through the medians of
+    blocks of time: samples that follow each other closely are nearly the same value, and an interval computed from them
+    would be far too narrow. Memory grows if the interval's lower end is above ``LARGEST``; a slope that is no number
+    does, too. The Java process is not judged by a slope: its heap fills up to -Xmx before it is cleaned, which is no
+    leak.
 
     Raises:
         ValueError: fewer than five blocks are left.
     """
-    times, values = np.asarray(seconds, float), np.asarray(mib, float)
-    numbers = ((times - warm_up) // block).astype(int)
+    warm_up = min(300.0, seconds / 3)
+    times, values = np.array([one.s for one in samples]), np.array([one.workers for one in samples])
+    numbers = ((times - warm_up) // _BLOCK).astype(int)
     kept = [number for number in np.unique(numbers) if number >= 0]
     if len(kept) < _FEWEST_BLOCKS:
-        raise ValueError(f"{len(kept)} blocks of {block:g} s are left after the warm-up, needed are {_FEWEST_BLOCKS}")
+        raise ValueError(f"{len(kept)} blocks of {_BLOCK:g} s are left after the warm-up, needed are {_FEWEST_BLOCKS}")
     minutes, medians = ([np.median(of[numbers == one]) for one in kept] for of in (times / 60, values))
     slope, _, lower, upper = theilslopes(medians, minutes, _CONFIDENCE)
     return {

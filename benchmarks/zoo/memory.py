@@ -17,12 +17,7 @@ _WITHOUT_GRAPHS = 3, 3  # copies of the weights, and pictures, where one ONNX fi
 
 
 def memory_need(architecture: str, side: int | None = None) -> int:
-    """Bytes; the order of magnitude, on the safe side.
-
-    Args:
-        architecture: a name of torchvision's registry.
-        side: of the pictures; None is that of the architecture's own weights.
-    """
+    """Bytes; the order of magnitude, on the safe side. The arguments are those of ``random_classifier``."""
     side = preprocessing_of(architecture, side).crop_size
     module = _without_weights(architecture, side)
     weights = 4 * sum(one.numel() for one in module.parameters())

@@ -41,12 +41,7 @@ ROW_VERSION = 1  # rises with what makes older rows incomparable
 
 
 def look_at(architecture: str, side: int | None = None) -> dict[str, Any]:
-    """The row of one network.
-
-    Args:
-        architecture: a name of torchvision's registry.
-        side: of the pictures; None is that of the architecture's own weights.
-    """
+    """The row of one network; the arguments are those of ``random_classifier``."""
     started = time.perf_counter()
     classifier = random_classifier(architecture, side)
     layer = classifier.default_layer

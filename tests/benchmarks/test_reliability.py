@@ -29,7 +29,7 @@ from benchmarks.reliability.place import Place, read_records
 from benchmarks.reliability.profile import FORMS, KINDS, judge, mixed, request
 from benchmarks.reliability.report.page import render, write_report
 from benchmarks.reliability.sizing import best, replicas
-from benchmarks.reliability.slope import judge_samples, judge_soak
+from benchmarks.reliability.slope import judge_soak
 from handler.picture.decode import decode
 from tests.support.serving import ONE, ROOT
 
@@ -66,16 +66,19 @@ def server(place):
         yield server
 
 
-def memory(minutes: float, per_minute: float, noise: float = 3.0, start: float = 900.0):
-    """Samples every two seconds of a process that grows so fast."""
-    seconds = np.arange(0, 60 * minutes, 2.0)
-    values = start + per_minute * seconds / 60 + np.random.default_rng(1).normal(0, noise, len(seconds))
-    return seconds, values
+def memory(per_minute: float, noise: float = 3.0):
+    """Seconds of ten minutes, every other one, and the MiB of a process that grows so fast."""
+    seconds = np.arange(0, 600, 2.0)
+    return seconds, 900 + per_minute * seconds / 60 + np.random.default_rng(1).normal(0, noise, len(seconds))
+
+
+def judged(seconds, values):
+    return judge_soak([Sample(s, 200.0, value, (7,)) for s, value in zip(seconds, values, strict=True)], 600)
 
 
 @pytest.mark.parametrize("per_minute", [0.0, 0.5, -1.0])
 def test_memory_that_hardly_grows_is_let_pass(per_minute):
-    slope = judge_soak(*memory(10, per_minute), warm_up=200)
+    slope = judged(*memory(per_minute))
     assert not slope["grows"]
     assert slope["lower"] <= slope["value"] <= slope["upper"]
     assert slope["value"] == pytest.approx(per_minute, abs=0.4)
@@ -83,39 +86,35 @@ def test_memory_that_hardly_grows_is_let_pass(per_minute):
 
 @pytest.mark.parametrize("per_minute", [2.0, 10.0])
 def test_a_leak_exceeds_the_largest_slope(per_minute):
-    assert judge_soak(*memory(10, per_minute), warm_up=200)["grows"]
+    assert judged(*memory(per_minute))["grows"]
 
 
 def test_what_grows_during_the_warm_up_only_is_no_leak():
-    seconds, values = memory(10, 0)
-    values += 50 * np.minimum(seconds / 200, 1)  # MiB that caches take
-    after = judge_soak(seconds, values, warm_up=200)
-    assert not after["grows"]
-    assert judge_soak(seconds, values, warm_up=0)["value"] > after["value"]
+    seconds, values = memory(0)
+    assert not judged(seconds, values + 50 * np.minimum(seconds / 200, 1))["grows"]  # MiB that caches take
+    assert judged(seconds, values + 50 * np.minimum(seconds / 600, 1))["grows"]
 
 
 def test_a_single_step_and_single_spikes_are_no_leak():
-    seconds, values = memory(10, 0)
+    seconds, values = memory(0)
     values[::30] += 200  # large answers
     values[len(values) * 3 // 4 :] += 8  # an arena more
-    assert not judge_soak(seconds, values, warm_up=200)["grows"]
+    assert not judged(seconds, values)["grows"]
 
 
 def test_a_slope_that_is_no_number_is_not_let_pass():
-    seconds, values = memory(10, 0)
-    assert judge_soak(seconds, values * np.nan, warm_up=200)["grows"]
+    seconds, values = memory(0)
+    assert judged(seconds, values * np.nan)["grows"]
 
 
 def test_a_soak_too_short_for_a_slope_is_refused():
     with pytest.raises(ValueError, match="needed are 5"):
-        judge_soak(*memory(1, 0), warm_up=0)
+        judge_soak([Sample(s, 200.0, 900.0, (7,)) for s in range(100)], 100)
 
 
 def test_a_soak_is_judged_by_its_workers_and_not_by_javas_heap():
-    leaking = [Sample(s, 200.0, value, (7,)) for s, value in zip(*memory(10, 5), strict=True)]
-    heap = [Sample(s, value, 900.0, (7,)) for s, value in zip(*memory(10, 5), strict=True)]
-    assert judge_samples(leaking, 600)["grows"]
-    assert not judge_samples(heap, 600)["grows"]
+    heap = [Sample(s, value, 900.0, (7,)) for s, value in zip(*memory(5), strict=True)]
+    assert not judge_soak(heap, 600)["grows"]
 
 
 def test_samples_are_described_with_a_thinned_series():
@@ -289,11 +288,11 @@ def test_the_report_holds_what_the_records_say(place, tmp_path):
     assert place.settings()["job_queue_size"] == "16"
     record = replace(place, records=tmp_path).record
     outcomes = summarise_outcomes([outcome(number) for number in range(4321)], 4321)
-    samples = [Sample(s, 200.0, value, (7,)) for s, value in zip(*memory(10, 5), strict=True)]
+    samples = [Sample(s, 200.0, value, (7,)) for s, value in zip(*memory(5), strict=True)]
     seen = describe_samples(samples)
     load = {"concurrency": 32, "seconds": 600.0, "retry_pause_s": 0.1, "outcomes": outcomes, "memory": seen}
     record("load", load)
-    soak = {"seconds": 600.0, "outcomes": outcomes, "memory": seen, "slope": judge_samples(samples, 600)}
+    soak = {"seconds": 600.0, "outcomes": outcomes, "memory": seen, "slope": judge_soak(samples, 600)}
     record("soak-10", soak)
     measured = [{"profile": "prediction", "concurrency": 4, "per_s": 70.0, "p50": 5.0, "p95": 9.0, "p99": 11.0}]
     record("sizing", {"measured": measured})

@@ -1,6 +1,5 @@
 """Disks that are full or read-only. Both are small file systems in memory, which only root may mount."""
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -33,12 +32,12 @@ def full_disk_for_logs(place: Place) -> Finding:
             _fill(logs / "filler")
             full = time.monotonic()
             time.sleep(_FULL_S)
-            left = os.statvfs(logs).f_bavail
+            left = psutil.disk_usage(folder).free
             (logs / "filler").unlink()
             back = clients.wait_until_back(time.monotonic())
-            before = _bytes_of(logs)
+            before = psutil.disk_usage(folder).used
             clients.settle(60)
-            grown = _bytes_of(logs) > before
+            grown = psutil.disk_usage(folder).used > before
         during = [one for one in clients.seen if full < one.started < full + _FULL_S]
     good = all(one.right for one in clients.seen) and bool(during) and left == 0
     detail = {"answered_while_full": len(during), "logs_grow_again": grown, "file_system": "tmpfs"}
@@ -90,17 +89,12 @@ def _fill(path: Path) -> None:
             file.write(bytes(4096))
 
 
-def _bytes_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
 def _end_orphans(folder: Path) -> int:
     """Ends Java processes of this folder, which has no pid file; says how many there were."""
-    found = 0
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if f"-Djava.io.tmpdir={folder}" in process.cmdline():
-                found += 1
-                process.kill()
-                process.wait(10)
-    return found
+    marked = f"-Djava.io.tmpdir={folder}"
+    found = [one for one in psutil.process_iter(["cmdline"]) if marked in (one.info["cmdline"] or ())]
+    for one in found:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(found, 10)
+    return len(found)

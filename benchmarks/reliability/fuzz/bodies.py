@@ -6,31 +6,23 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.reliability.fuzz.corpus import GOOD, octets, texts
+from benchmarks.reliability.fuzz.corpus import GOOD, OCTETS, TEXTS
 from benchmarks.reliability.fuzz.pictures import bent_picture, sound_picture
-from benchmarks.reliability.fuzz.wire import Hostile, Pair
+from benchmarks.reliability.fuzz.wire import Hostile, typed
 
 NAMES = list(GOOD)
-_TEXTS, _RAW = texts("odd"), texts("raw_json")
-_JSON_TYPES, _NO_OBJECTS, _BOUNDARIES = octets("json_types"), octets("no_objects"), octets("boundaries")
-_PART_NAMES, _PART_TYPES = octets("part_names"), octets("part_types")
 _NUMBERS = (0, -1, 10, 10**9, -(10**30), 0.5, True, False, None, 2**63, 10**400)
 _DEPTHS = (3, 50, *range(900, 1010, 3), 5000)
 
 
-def typed(content_type: bytes) -> Pair:
-    """The header."""
-    return b"Content-Type", content_type
-
-
 def json_request(draw: random.Random) -> Hostile:
     """A good or a bent value for some of the options, bent once more as text."""
-    content_type = draw.choice(_JSON_TYPES)
+    content_type = draw.choice(OCTETS["json_types"])
     fields: dict[str, Any] = {draw.choice(("image", "data", "body")): _picture_value(draw), "maps": "none"}
     for name in draw.sample(NAMES, draw.choice((0, 1, 2, 8))):
         fields[name] = draw.choice(GOOD[name]) if draw.random() < 0.4 else odd_value(draw)
     if draw.random() < 0.2:
-        fields[draw.choice(_TEXTS)] = odd_value(draw)
+        fields[draw.choice(TEXTS["odd"])] = odd_value(draw)
     return Hostile("json", _bent_json(draw, fields), [typed(content_type)] if content_type else [])
 
 
@@ -70,7 +62,7 @@ def _second(draw: random.Random) -> Any:
 
 def multipart_request(draw: random.Random) -> Hostile:
     """A picture and options, good or bent, in a form that may be bent itself."""
-    boundary = draw.choice(_BOUNDARIES)
+    boundary = draw.choice(OCTETS["boundaries"])
     parts = [(_part_name(draw, b"data"), _picture(draw)), (b'name="maps"', b"none")]
     for _ in range(draw.choice((0, 1, 2, 5))):
         name = draw.choice((*NAMES, "Accept", "X-Cmd", "explain", "url_path", "describe", "content-type", "data", "é☃"))
@@ -89,14 +81,14 @@ def multipart_request(draw: random.Random) -> Hostile:
 def _part_name(draw: random.Random, name: bytes) -> bytes:
     if draw.random() < 0.85:
         return b'name="' + name + b'"' + draw.choice((b"", b'; filename="a.jpg"'))
-    odd = (*_PART_NAMES, b'name="' + bytes(draw.choices(range(32, 256), k=9)) + b'"')
+    odd = (*OCTETS["part_names"], b'name="' + bytes(draw.choices(range(32, 256), k=9)) + b'"')
     return draw.choice(odd).replace(b"{name}", name)
 
 
 def _part(draw: random.Random, boundary: bytes, name: bytes, content: bytes) -> bytes:
     head = b"Content-Disposition: form-data; " + name + b"\r\n"
     if draw.random() < 0.3:
-        head += b"Content-Type: " + draw.choice(_PART_TYPES) + b"\r\n"
+        head += b"Content-Type: " + draw.choice(OCTETS["part_types"]) + b"\r\n"
     if draw.random() < 0.1:
         head += b"Content-Transfer-Encoding: " + draw.choice((b"base64", b"binary", b"8bit", b"no")) + b"\r\n"
     if draw.random() < 0.05:
@@ -125,12 +117,12 @@ def _picture_value(draw: random.Random) -> Any:
 def odd_value(draw: random.Random) -> Any:
     """Any JSON value, mostly of a wrong type; ``_Raw`` where Python's own writer would refuse."""
     kinds: tuple[Callable[[], Any], ...] = (
-        lambda: draw.choice(_TEXTS),
+        lambda: draw.choice(TEXTS["odd"]),
         lambda: draw.choice(_NUMBERS),
-        lambda: _Raw(draw.choice(_RAW)),
+        lambda: _Raw(draw.choice(TEXTS["raw_json"])),
         lambda: _nested(draw, draw.choice(_DEPTHS)),
         lambda: [odd_value(draw) for _ in range(draw.randrange(4))],
-        lambda: {draw.choice(_TEXTS): odd_value(draw) for _ in range(draw.randrange(3))},
+        lambda: {draw.choice(TEXTS["odd"]): odd_value(draw) for _ in range(draw.randrange(3))},
         lambda: [draw.choice((0, "a", None, []))] * draw.choice((11, 5000)),
         lambda: "".join(
             chr(draw.choice((draw.randrange(128), draw.randrange(0x300), 0xD800, 0x1F600))) for _ in range(9)
@@ -168,7 +160,7 @@ def _bent_json(draw: random.Random, value: Any) -> bytes:
         lambda: text.decode().encode(draw.choice(("utf-16", "utf-8-sig", "utf-32", "utf-16-le"))),
         lambda: _bent_bytes(draw, text),
         lambda: text + draw.choice((b"{}", b"\0", b"]", b" " * 5000)),
-        lambda: draw.choice(_NO_OBJECTS),
+        lambda: draw.choice(OCTETS["no_objects"]),
     )
     return text if draw.random() < 0.6 else draw.choice(ways)()
 

@@ -7,12 +7,11 @@ import zlib
 from collections.abc import Callable
 from itertools import pairwise
 
-from benchmarks.reliability.fuzz.corpus import octets
+from benchmarks.reliability.fuzz.corpus import OCTETS
 from benchmarks.reliability.fuzz.seeds import seed_pictures
 
 _NUMBERS = (0, 1, 2, 7, 16, 255, 256, 32767, 32768, 65535, 65536, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
 _MARKERS = bytes((0xC0, 0xC1, 0xC2, 0xC3, 0xC4, 0xC9, 0xCA, 0xD0, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xE0, 0xE1, 0xE2, 0xEE))
-_WORDS = octets("formats")
 
 
 def bent_picture(draw: random.Random) -> tuple[str, bytes]:
@@ -63,7 +62,7 @@ def _overwrite(draw: random.Random, data: bytes) -> bytes:
 
 def _splice(draw: random.Random, data: bytes) -> bytes:
     """A word of some format's grammar, put in or over what was there."""
-    word = draw.choice(_WORDS) if draw.random() < 0.7 else bytes((0xFF, draw.choice(_MARKERS)))
+    word = draw.choice(OCTETS["formats"]) if draw.random() < 0.7 else bytes((0xFF, draw.choice(_MARKERS)))
     place = draw.randrange(len(data) + 1)
     return data[:place] + word + data[place + draw.choice((0, len(word))) :]
 

@@ -3,23 +3,13 @@
 import random
 from collections.abc import Callable
 
-from benchmarks.reliability.fuzz.bodies import (
-    NAMES,
-    as_bytes,
-    json_request,
-    kserve_request,
-    multipart_request,
-    odd_value,
-    typed,
-)
+from benchmarks.reliability.fuzz import bodies
 from benchmarks.reliability.fuzz.bombs import bomb
-from benchmarks.reliability.fuzz.corpus import octets
+from benchmarks.reliability.fuzz.corpus import OCTETS
 from benchmarks.reliability.fuzz.pictures import bent_picture, sound_picture
-from benchmarks.reliability.fuzz.wire import Hostile, Pair
+from benchmarks.reliability.fuzz.wire import Hostile, Pair, typed
 
 _NO_MAPS: Pair = (b"X-Explain-Maps", b"none")
-_TYPES, _ACCEPTS, _OTHER_HEADERS, _UPSETTING = map(octets, ("types", "accepts", "other_headers", "upsetting"))
-_METHODS, _STARTS, _TAILS = octets("methods"), octets("starts"), octets("tails")
 
 
 def request(seed: int, number: int) -> Hostile:
@@ -40,12 +30,13 @@ def _bomb(draw: random.Random) -> Hostile:
 
 
 def _declared(draw: random.Random) -> Hostile:
-    return Hostile("wrong type", sound_picture(draw), [typed(draw.choice(_TYPES)), _NO_MAPS])
+    return Hostile("wrong type", sound_picture(draw), [typed(draw.choice(OCTETS["types"])), _NO_MAPS])
 
 
 def _form(draw: random.Random) -> Hostile:
     """What curl --data-binary sends, and true forms."""
-    odd = b"&".join(b"%s=%s" % (name.encode(), draw.randbytes(4).hex().encode()) for name in draw.sample(NAMES, 3))
+    names = draw.sample(bodies.NAMES, 3)
+    odd = b"&".join(b"%s=%s" % (name.encode(), draw.randbytes(4).hex().encode()) for name in names)
     body = draw.choice((sound_picture(draw), odd, b"data=%FF%D8&maps=none", b"=&=&&", b"data=" + b"a" * 5000))
     return Hostile("urlencoded", body, [typed(b"application/x-www-form-urlencoded")])
 
@@ -54,22 +45,24 @@ def _headers(draw: random.Random) -> Hostile:
     """Options, Accept and what TorchServe itself puts among the headers, with odd names and values."""
     headers = [typed(draw.choice((b"image/jpeg", b"application/octet-stream"))), _NO_MAPS]
     for _ in range(draw.choice((1, 2, 5))):
-        odd = as_bytes(odd_value(draw))[: draw.choice((40, 3000))]
+        odd = bodies.as_bytes(bodies.odd_value(draw))[: draw.choice((40, 3000))]
         value = draw.choice((odd, draw.randbytes(9), b"\xff\xfe", b"a" * 7000, b"top", b""))
-        option = b"X-Explain-" + draw.choice(NAMES).encode()
+        option = b"X-Explain-" + draw.choice(bodies.NAMES).encode()
         name = draw.choice((option, b"x-EXPLAIN-no", b"X-Explain-", b"X-\xe9", b"describe"))
-        other = draw.choice(_OTHER_HEADERS)
-        headers.append(draw.choice(((name, value), (name, value), (b"Accept", draw.choice(_ACCEPTS)), (other, value))))
+        other = draw.choice(OCTETS["other_headers"])
+        headers.append(
+            draw.choice(((name, value), (name, value), (b"Accept", draw.choice(OCTETS["accepts"])), (other, value)))
+        )
     if draw.random() < 0.7:  # else the request may end early, and the rest of it be taken for another
         headers = [(name, value.translate(None, b"\r\n\0")) for name, value in headers]
-    upset = any(b"\n" in value or name in _UPSETTING for name, value in headers)
+    upset = any(b"\n" in value or name in OCTETS["upsetting"] for name, value in headers)
     return Hostile("headers", sound_picture(draw), headers, framed=not upset)
 
 
 def _path(draw: random.Random) -> Hostile:
-    method, start = draw.choice(_METHODS), draw.choice(_STARTS)
+    method, start = draw.choice(OCTETS["methods"]), draw.choice(OCTETS["starts"])
     framed = method.isalpha() and method.isascii()
-    return Hostile("path", sound_picture(draw), [_NO_MAPS], start + draw.choice(_TAILS), method, framed=framed)
+    return Hostile("path", sound_picture(draw), [_NO_MAPS], start + draw.choice(OCTETS["tails"]), method, framed=framed)
 
 
 def _cut(draw: random.Random) -> Hostile:
@@ -82,10 +75,10 @@ _KINDS: dict[Callable[[random.Random], Hostile], float] = {
     _picture: 40,
     _bomb: 4,
     _declared: 4,
-    multipart_request: 16,
+    bodies.multipart_request: 16,
     _form: 1,
-    json_request: 16,
-    kserve_request: 10,
+    bodies.json_request: 16,
+    bodies.kserve_request: 10,
     _headers: 6,
     _path: 2,
     _cut: 1,

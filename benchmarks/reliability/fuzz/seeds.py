@@ -13,7 +13,8 @@ _WIDTH, _HEIGHT = 40, 28  # small: what is bent is the file, not the picture
 @cache
 def seed_pictures() -> dict[str, bytes]:
     """Name (``FORMAT-kind``) to file; always the same."""
-    colour = _colour()
+    down, right = np.mgrid[0:_HEIGHT, 0:_WIDTH]
+    colour = Image.fromarray(np.stack([down * 9, right * 6, (down * right) % 251], axis=2).astype(np.uint8))
     grey = colour.convert("L")
     deep = Image.fromarray(np.asarray(grey, np.uint16) * 257)
     exif = Image.Exif()
@@ -52,9 +53,3 @@ def seed_pictures() -> dict[str, bytes]:
         "TIFF-fax": encoded(colour.convert("1"), "TIFF", compression="group4"),
     }
     return dict(sorted(found.items()))
-
-
-def _colour() -> Image.Image:
-    down, right = np.mgrid[0:_HEIGHT, 0:_WIDTH]
-    pixels = np.stack([down * 9, right * 6, (down * right) % 251], axis=2).astype(np.uint8)
-    return Image.fromarray(pixels)

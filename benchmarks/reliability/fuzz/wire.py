@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from handler.atomic_write import write_whole
 
 Pair = tuple[bytes, bytes]
-_UNFRAMED = 3  # seconds to wait for an answer to what is no HTTP
+_FRAMED, _UNFRAMED = 60, 3  # seconds to wait for an answer to what is HTTP, and to what is none
 _LARGEST_ANSWER = 32 * 1024 * 1024
 
 
@@ -45,6 +45,11 @@ class Reply:
     seconds: float = 0.0
 
 
+def typed(content_type: bytes) -> Pair:
+    """The header that says so."""
+    return b"Content-Type", content_type
+
+
 def save(path: Path, hostile: Hostile, found: dict[str, Any]) -> None:
     """Writes a finding and its request, as a Python literal, to a file that ``load`` and ``--replay`` read."""
     write_whole(path, pprint.pformat({**found, "request": asdict(hostile)}, sort_dicts=False).encode())
@@ -55,14 +60,14 @@ def load(path: Path) -> Hostile:
     return Hostile(**ast.literal_eval(path.read_text(encoding="utf-8"))["request"])
 
 
-def send(address: str, model: str, hostile: Hostile, patience: float = 60) -> Reply:
-    """Sends one request over a connection of its own and waits ``patience`` seconds for each piece of the answer.
+def send(address: str, model: str, hostile: Hostile) -> Reply:
+    """Sends one request over a connection of its own and waits for each piece of the answer.
 
     Raises:
         ConnectionRefusedError: nobody listens any more.
     """
     parts, started = urlsplit(address), time.perf_counter()
-    timeout = patience if hostile.framed else _UNFRAMED
+    timeout = _FRAMED if hostile.framed else _UNFRAMED
     with socket.create_connection((parts.hostname, parts.port), timeout=timeout) as connection:
         with suppress(OSError):  # refused before it was read; the answer may lie there all the same
             connection.sendall(_bytes(hostile, model))

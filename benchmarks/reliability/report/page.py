@@ -13,12 +13,7 @@ Records = Mapping[str, Mapping[str, Any]]
 
 
 def write_report(records: Path, docs: Path) -> Path:
-    """Writes both files and returns the page's path.
-
-    Args:
-        records: folder of the records.
-        docs: folder to write to.
-    """
+    """Writes both files into the folder ``docs`` and returns the page's path."""
     found = read_records(records)
     docs.mkdir(parents=True, exist_ok=True)
     (docs / "reliability.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
