@@ -46,10 +46,8 @@ def peak_memory(pid: int | str = "self") -> int:
 
 def _cpu() -> str:
     """The kernel's name of the processor, with family and model, which virtual machines often leave out of the name."""
-    fields: dict[str, str] = {}
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip(), value.strip())
+    first, _, _ = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
     name = fields.get("model name") or platform.machine()
     return f"{name} (family {fields.get('cpu family', '?')}, model {fields.get('model', '?')})"
 

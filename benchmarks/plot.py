@@ -9,9 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.contenders import CAPTUM, EAGER, OURS_ONNX, OURS_TORCH, PYTORCH_GRAD_CAM, TORCHCAM
-from benchmarks.ratios import NAIVE, OURS, STOCK
 from benchmarks.results import Results, read_results, setting_key
-from benchmarks.work import EXPLAIN, NETWORKS, PREDICT
+from benchmarks.work import EXPLAIN, NAIVE, NETWORKS, OURS, PREDICT, STOCK
 
 _COLOURS = {
     PYTORCH_GRAD_CAM: "#c44e52",

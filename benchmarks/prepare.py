@@ -18,8 +18,7 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.ratios import NAIVE, OURS, STOCK
-from benchmarks.work import PICTURES, Work, is_fresh
+from benchmarks.work import NAIVE, OURS, PICTURES, STOCK, Work, is_fresh
 from benchmarks.zoo.weights import random_classifier
 from examples.shapes.draw import draw_random
 from export.graphs.explanation import export_explanation, export_gradcam

@@ -6,8 +6,7 @@ from typing import Any
 
 from benchmarks.contenders import EAGER, OURS_ONNX
 from benchmarks.page import fill
-from benchmarks.ratios import ratio
-from benchmarks.results import KEY_SETTING, Results, read_results
+from benchmarks.results import KEY_SETTING, Results, ratio, read_results
 from benchmarks.work import EXPLAIN, GRADCAM, KEY_NETWORK, PREDICT
 
 TASK_NAMES = {PREDICT: "prediction", GRADCAM: "Grad-CAM", EXPLAIN: "prediction, Grad-CAM and guided backprop"}

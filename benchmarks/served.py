@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from benchmarks.load import Load, Seen, WrongAnswer, percentiles, post_for
 from benchmarks.machine import describe_machine
-from benchmarks.ratios import NAIVE, OURS, STOCK, summarise
+from benchmarks.results import summarise
 from benchmarks.rounds import turns
-from benchmarks.work import EXPLAIN, PREDICT, Work
+from benchmarks.work import EXPLAIN, NAIVE, OURS, PREDICT, STOCK, Work
 from deploy.local_server import DIRECT, LocalServer, temporary_server
 
 CONCURRENCIES = (1, 4, 16)

@@ -12,6 +12,7 @@ from handler.explanation.evidence import Floats
 from handler.picture.preprocess import Preprocessing
 
 PREDICT, GRADCAM, EXPLAIN = "predict", "gradcam", "explain"
+OURS, NAIVE, STOCK = "ours", "naive", "stock"  # archives that are served
 TASKS = (PREDICT, GRADCAM, EXPLAIN)
 KEY_NETWORK = "shufflenet_v2_x2_0"
 NETWORKS = (KEY_NETWORK, "resnet18", "resnet50", "mobilenet_v2", "vgg16")

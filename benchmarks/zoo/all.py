@@ -47,7 +47,8 @@ def run(arguments: list[str] | None = None) -> int:
     if not options.only_report:
         todo = [name for name in networks if options.again or not _is_current(folder / f"{name}.json", options.side)]
         _run(todo, folder, options.jobs, options.threads, options.side)
-    rows = _rows(folder)
+    files = {path.stem: path for path in folder.glob("*.json")}
+    rows = [json.loads(files[name].read_bytes()) for name in known_architectures() if name in files]
     _write_docs(rows, folder)
     if options.docs and len(rows) == len(known_architectures()):
         _write_docs(rows, options.docs)
@@ -143,11 +144,6 @@ def _finish(job: _Job, folder: Path, side: int | None) -> None:
 
 def _save(folder: Path, row: dict[str, Any]) -> None:
     write_whole(folder / f"{row['network']}.json", json.dumps(row, indent=1).encode())
-
-
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    files = {path.stem: path for path in folder.glob("*.json")}
-    return [json.loads(files[name].read_bytes()) for name in known_architectures() if name in files]
 
 
 def _write_docs(rows: list[dict[str, Any]], docs: Path) -> None:

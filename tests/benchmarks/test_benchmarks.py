@@ -17,9 +17,8 @@ from benchmarks.child import timed_round
 from benchmarks.contenders import CONTENDERS, OURS_ONNX, OURS_TORCH, PYTORCH_GRAD_CAM, TORCHCAM, Outputs
 from benchmarks.load import Load, Seen, percentiles
 from benchmarks.prepare import prepare
-from benchmarks.ratios import TARGETS, ratio, summarise
 from benchmarks.report import render
-from benchmarks.results import KEY_SETTING, read_results, target_details, write_results
+from benchmarks.results import KEY_SETTING, TARGETS, ratio, read_results, summarise, target_details, write_results
 from benchmarks.rounds import Child, ChildError, affordable, turns
 from benchmarks.settings import agrees, differences
 from benchmarks.work import EXPLAIN, GRADCAM, PREDICT, batches, is_fresh

@@ -65,11 +65,9 @@ def _served_by_torch(place: Place, name: str, change: Callable[[bytes], bytes | 
     store = _store(place, name)
     with zipfile.ZipFile(place.archive) as old, zipfile.ZipFile(store / place.archive.name, "w") as new:
         for member in old.namelist():
-            content: bytes | None = old.read(member)
-            if content is not None and member in _GRAPHS:
-                content = change(content)
-            if content is not None:
-                new.writestr(member, content)
+            content = old.read(member)
+            if (kept := change(content) if member in _GRAPHS else content) is not None:
+                new.writestr(member, kept)
     started = time.monotonic()
     with place.server(model_store=str(store)) as server:
         ready_after = time.monotonic() - started

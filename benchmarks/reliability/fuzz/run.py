@@ -51,13 +51,8 @@ def fuzz(
 ) -> tuple[dict[str, Any], list[Finding]]:
     """Sends the requests of these numbers; stops when there are ``most`` findings, or another worker.
 
-    Args:
-        server: a running one.
-        seed: of the requests.
-        numbers: which of the seed's requests.
-        threads: connections at once; with its queue full the server would answer 503.
-        most: findings to stop at.
-        done: called after each request.
+    There are fewer threads than places in the queue: with its queue full the server would answer 503. ``done`` is
+    called after each request.
 
     Returns:
         What was tried and came back, for a record; and what must not be.
