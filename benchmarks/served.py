@@ -47,11 +47,6 @@ SERVED_TASKS = (
 class _PlainServer(LocalServer):
     """One whose handler answers no readiness probe: the worker's state says when it can be asked."""
 
-    @property
-    def predictions(self) -> str:
-        """Where clients post pictures."""
-        return f"{self.address}/predictions/{self.model}"
-
     def _is_ready(self) -> bool:
         with DIRECT.open(f"{self.properties['management_address']}/models/{self.model}", timeout=5) as answer:
             workers = json.load(answer)[0]["workers"]
@@ -59,14 +54,14 @@ class _PlainServer(LocalServer):
 
 
 @contextmanager
-def _plain_server(store: Path, model: str) -> Iterator[_PlainServer]:
-    """Serves ``store/model.mar`` with this project's ``config.properties`` on free ports."""
+def _serving(store: Path, model: str) -> Iterator[str]:
+    """Serves ``store/model.mar`` with this project's ``config.properties``; yields where clients post pictures."""
     # the frontend's metrics process would wake up every minute
     settings = {"model_store": str(store), "load_models": f"{model}.mar", "metric_time_interval": "3600"}
     with temporary_server(_CONFIG, model, store / "logs" / model, settings, started=False) as described:
         server = _PlainServer(**vars(described))
         server.start()
-        yield server
+        yield f"{server.address}/predictions/{model}"
 
 
 def measure_served(work: Work, rounds: int, seconds: float) -> dict[str, Any]:
@@ -87,15 +82,15 @@ def measure_served(work: Work, rounds: int, seconds: float) -> dict[str, Any]:
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=rounds * len(SERVED_TASKS) * len(CONCURRENCIES), desc="served"))
         bar.set_postfix_str("starting TorchServe")
-        servers = {name: stack.enter_context(_plain_server(store, name)) for name in (OURS, NAIVE, STOCK)}
-        expected = _agreed_classes(servers, pictures)
+        addresses = {name: stack.enter_context(_serving(store, name)) for name in (OURS, NAIVE, STOCK)}
+        expected = _agreed_classes(addresses, pictures)
         measured = []
         for concurrency in CONCURRENCIES:
             loads: dict[Served, list[Load]] = {asked: [] for asked in SERVED_TASKS}
             for number in range(rounds):
                 for asked in turns(SERVED_TASKS, number):
                     bar.set_postfix_str(f"concurrency {concurrency}: {asked.name}, {asked.task}")
-                    load = _turn(servers[asked.name].predictions, asked, pictures, concurrency, seconds)
+                    load = _turn(addresses[asked.name], asked, pictures, concurrency, seconds)
                     for picture, answer in load.answers:
                         check(asked, answer, expected[picture])
                     loads[asked].append(load)
@@ -110,12 +105,11 @@ def _turn(address: str, asked: Served, pictures: list[bytes], concurrency: int, 
     return post_for(address, asked.headers, pictures, concurrency, seconds)
 
 
-def _agreed_classes(servers: Mapping[str, _PlainServer], pictures: list[bytes]) -> list[int]:
+def _agreed_classes(addresses: Mapping[str, str], pictures: list[bytes]) -> list[int]:
     """The top class of each picture, which must be the same from every handler."""
     first: list[int] = []
     for asked in SERVED_TASKS:
-        address = servers[asked.name].predictions
-        answers = [post_for(address, asked.headers, [one], 1, 0.0).answers[0] for one in pictures]
+        answers = [post_for(addresses[asked.name], asked.headers, [one], 1, 0.0).answers[0] for one in pictures]
         classes = [top_class(asked, one) for _, one in answers]
         first = first or classes
         if classes != first:

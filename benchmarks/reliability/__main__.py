@@ -4,6 +4,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks.load import WrongAnswer
@@ -16,6 +17,8 @@ from benchmarks.reliability.sizing import measure_sizing
 from benchmarks.reliability.slope import judge_soak
 from deploy.local_server import ServerError
 
+_tell = partial(print, flush=True)
+
 
 def main() -> int:
     """The command line; 1 if something was lost, crossed, not as expected, or grows."""
@@ -23,7 +26,8 @@ def main() -> int:
     place = Place.of(options)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped, as by Ctrl-C
     runs: dict[str, Callable[[Place, argparse.Namespace], bool]]
-    runs = {"load": _load, "soak": _soak, "faults": _faults, "report": lambda *_: True}
+    runs = {"load": _load, "soak": _soak, "report": lambda *_: True}
+    runs["faults"] = lambda *_: run_faults(options.only, place)
     try:
         good = runs[options.what](place, options)
     except (ServerError, WrongAnswer, ValueError, TimeoutError) as error:
@@ -45,10 +49,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", choices=list(SCENARIOS), default=list(SCENARIOS), help="faults to run")
     parser.add_argument("--docs", type=Path, default=Path("docs"), help="where the report goes (default: %(default)s)")
     return parser
-
-
-def _tell(text: str) -> None:
-    print(text, flush=True)
 
 
 def _load(place: Place, options: argparse.Namespace) -> bool:
@@ -84,10 +84,6 @@ def _soak(place: Place, options: argparse.Namespace) -> bool:
         f"let pass are {slope['largest']}: {'TOO MUCH' if slope['grows'] else 'good'}"
     )
     return found["as_expected"] and not slope["grows"]
-
-
-def _faults(place: Place, options: argparse.Namespace) -> bool:
-    return run_faults(options.only, place, _tell)
 
 
 if __name__ == "__main__":

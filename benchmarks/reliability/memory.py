@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -62,19 +62,13 @@ def describe_samples(samples: Sequence[Sample]) -> dict[str, Any]:
     """For a record: the largest values, whether the workers stayed the same ones, and a thinned series."""
     if not samples:
         return {}
-    thinned = samples[:: -(-len(samples) // _MOST_POINTS)]
-
-    def summary(of: Callable[[Sample], float]) -> dict[str, int]:
-        values = [of(one) for one in samples]
-        return {"first": round(values[0]), "last": round(values[-1]), "max": round(max(values))}
-
+    series = {"java_mib": [one.java for one in samples], "workers_mib": [one.workers for one in samples]}
+    every = -(-len(samples) // _MOST_POINTS)
     return {
-        "java_mib": summary(lambda one: one.java),
-        "workers_mib": summary(lambda one: one.workers),
+        **{key: dict(first=round(its[0]), last=round(its[-1]), max=round(max(its))) for key, its in series.items()},
         "same_workers": len({one.pids for one in samples}) == 1,
         "series": {
-            "s": [round(one.s) for one in thinned],
-            "java_mib": [round(one.java) for one in thinned],
-            "workers_mib": [round(one.workers, 1) for one in thinned],
+            "s": [round(one.s) for one in samples[::every]],
+            **{key: [round(one, 1) for one in its[::every]] for key, its in series.items()},
         },
     }

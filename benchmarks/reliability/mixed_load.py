@@ -92,9 +92,7 @@ def _answered(connection: HTTPConnection, model: str, asked: Asked, job: Job) ->
 def summarise_outcomes(outcomes: Sequence[Outcome], requests: int | None = None) -> dict[str, Any]:
     """Counts what was lost, crossed, wrong and refused, and the percentiles of the answers' times.
 
-    Args:
-        outcomes: of a load.
-        requests: that should have been answered; None for as many as there are numbers up to the highest.
+    ``requests`` should have been answered; None: as many as there are numbers up to the highest.
     """
     numbers = Counter(one.number for one in outcomes)
     expected = requests if requests is not None else max(numbers, default=-1) + 1

@@ -45,8 +45,3 @@ def measure_sizing(server: LocalServer, pool: Sequence[Drawn], seconds: float) -
 def replicas(rate: float, per_s: float) -> int:
     """How many replicas that answer ``per_s`` a rate of requests needs: two at least, so that one may fail."""
     return max(2, math.ceil(rate / (per_s * UTILISATION)))
-
-
-def best(measured: Sequence[Mapping[str, Any]], profile: str) -> Mapping[str, Any]:
-    """The measurement of a profile with the most requests per second."""
-    return max((one for one in measured if one["profile"] == profile), key=lambda one: float(one["per_s"]))

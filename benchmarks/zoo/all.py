@@ -111,10 +111,8 @@ def _killed(job: _Job) -> bool:
 
 
 def _is_current(row: Path, side: int | None) -> bool:
-    """Whether there is a row of these pictures by the present code; one that died is made anew."""
-    if not row.is_file():
-        return False
-    known = json.loads(row.read_bytes())
+    """Whether there is a row of these pictures by the present code; where it died it is made anew."""
+    known = json.loads(row.read_bytes()) if row.is_file() else {"died": ""}
     if "skipped" in known or "died" in known:
         return "skipped" in known
     return bool(known["version"] == ROW_VERSION and known["side"] == preprocessing_of(known["network"], side).crop_size)

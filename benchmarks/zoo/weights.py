@@ -108,11 +108,7 @@ def _draw(module: nn.Module) -> None:
 
 def _is_faint(parameter: Tensor) -> bool:
     """Whether it is a constant next to zero, which would switch its part of the network off."""
-    return (
-        parameter.numel() > 0
-        and bool((parameter == parameter.flatten()[0]).all())
-        and bool(parameter.abs().max() < 0.2)
-    )
+    return parameter.numel() > 0 and bool((parameter == parameter.flatten()[0]).all() and parameter.abs().max() < 0.2)
 
 
 def _is_derived(layer: nn.Module) -> bool:

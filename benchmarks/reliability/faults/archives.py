@@ -7,7 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.load import Seen
 from benchmarks.reliability.asking import ask, describe_seen, get, ready, until
 from benchmarks.reliability.faults.scenario import Finding, refusal, scenario
 from benchmarks.reliability.place import Place
@@ -28,15 +27,11 @@ def corrupt_archive(place: Place) -> Finding:
     (store / place.archive.name).write_bytes(content[: len(content) // 2])
     with place.server(started=False, model_store=str(store)) as server, ThreadPoolExecutor() as pool:
         starting = pool.submit(refusal, server, _WAIT_S)
-
-        def answered() -> Seen | None:
-            ping = get(server, "/ping")
-            return ping if ping.saw.isdigit() else None
-
-        ping = until(answered, _WAIT_S, 0.3)  # then the frontend listens
+        until(lambda: get(server, "/ping").saw.isdigit(), _WAIT_S, 0.3)  # then the frontend listens
+        ping = get(server, "/ping").saw
         asked = ask(server, request(1, "prediction", "raw", place.pool[0]))
         said = starting.result()
-    detail = {"ping": ping.saw if ping else "no answer", "start_refused": bool(said)}
+    detail = {"ping": ping, "start_refused": bool(said)}
     return Finding(asked.saw == "404" and bool(said), describe_seen([asked]), detail=detail)
 
 
@@ -74,17 +69,10 @@ def _served_by_torch(place: Place, name: str, change: Callable[[bytes], bytes | 
         kinds = ("prediction", "gradcam", "three maps")
         seen = [ask(server, request(number, kind, "raw", place.pool[number])) for number, kind in enumerate(kinds)]
         probe = ready(server)
-    engines = sorted({_engine(one) for one in seen})
+    engines = sorted({json.loads(one.body)["model"]["engine"] if one.right else "none" for one in seen})
     good = all(one.right for one in seen) and engines == ["torch"]
     detail = {"engines": engines, "ready_after_s": round(ready_after, 1), "healthz": probe.body.decode()[:600]}
     return Finding(good, describe_seen(seen), detail=detail)
-
-
-def _engine(one: Seen) -> str:
-    try:
-        return str(json.loads(one.body)["model"]["engine"])
-    except (KeyError, ValueError):
-        return "none"
 
 
 def _store(place: Place, name: str) -> Path:

@@ -28,8 +28,8 @@ def full_queue(place: Place) -> Finding:
         back = place.back(server, time.monotonic())
         queue = server.properties["job_queue_size"]
     told_at_once = bool(found["refused"]) and found["refused_ms"]["p95"] < found["answered_ms"]["p50"]
-    saw, times = {"200": found["answered"], "503": found["refused"]}, {"refused_ms": found["refused_ms"]}
-    sees = {"requests": 3 * BURST, "saw": saw, "right_ms": found["answered_ms"], **times}
+    sees = {"requests": 3 * BURST, "saw": {"200": found["answered"], "503": found["refused"]}}
+    sees |= {"right_ms": found["answered_ms"], "refused_ms": found["refused_ms"]}
     return Finding(told_at_once and not found["neither"], sees, back, {"queue": queue, **found})
 
 
@@ -77,8 +77,8 @@ def largest_uploads(place: Place) -> Finding:
     good = not others and any(one.right for one in seen) and back is not None
     sees = {**describe_seen(seen), "refused_ms": percentiles([one.ms for one in seen if one.refused])}
     java, workers = (describe_samples(samples)[key]["max"] for key in ("java_mib", "workers_mib"))
-    sizes = {"bytes": len(upload), "limit": limit}
-    return Finding(good, sees, back, {**sizes, "java_max_mib": java, "worker_max_mib": workers})
+    detail = {"bytes": len(upload), "limit": limit, "java_max_mib": java, "worker_max_mib": workers}
+    return Finding(good, sees, back, detail)
 
 
 def _among_slow(place: Place, headers: str, start: bytes, slowly: Callable[[socket.socket], object]) -> Finding:

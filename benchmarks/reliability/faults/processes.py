@@ -35,9 +35,7 @@ def worker_killed(place: Place) -> Finding:
     return Finding(good, clients.describe(), back, {"new_worker": new_worker})
 
 
-@scenario(
-    "without the entrypoint TorchServe does not drain: connections are reset and refused until it is up again",
-)
+@scenario("without the entrypoint TorchServe does not drain: connections are reset and refused until it is up again")
 def stopped(place: Place) -> Finding:
     """`torchserve --stop` while four clients ask, then started anew."""
     with place.server() as server, place.clients(server) as clients:

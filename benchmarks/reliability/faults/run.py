@@ -1,6 +1,6 @@
 """All fault scenarios, one after the other, each with a record."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from subprocess import SubprocessError
 
@@ -14,7 +14,7 @@ from deploy.local_server import ServerError
 MODULES = (processes, clients, disks, archives)  # that register scenarios
 
 
-def run_faults(names: Sequence[str], place: Place, tell: Callable[[str], None]) -> bool:
+def run_faults(names: Sequence[str], place: Place) -> bool:
     """Runs scenarios and writes ``fault-<name>.json`` for each; says whether all went as expected.
 
     What this machine does not allow is recorded as not possible, and is no failure.
@@ -22,7 +22,7 @@ def run_faults(names: Sequence[str], place: Place, tell: Callable[[str], None]) 
     place.work.mkdir(parents=True, exist_ok=True)
     every = True
     for name in names:
-        tell(f"{name} …")
+        print(f"{name} …", flush=True)
         scenario = SCENARIOS[name]
         try:
             finding = scenario.run(place)
@@ -35,5 +35,5 @@ def run_faults(names: Sequence[str], place: Place, tell: Callable[[str], None]) 
         every = every and found.get("as_expected", True)
         verdict = {True: "as expected", False: "NOT AS EXPECTED", None: "not possible here"}
         back = f", back after {found['back_s']} s" if found.get("back_s") is not None else ""
-        tell(f"{name}: {verdict[found.get('as_expected')]}{back}; {found.get('sees', found)}")
+        print(f"{name}: {verdict[found.get('as_expected')]}{back}; {found.get('sees', found)}", flush=True)
     return every

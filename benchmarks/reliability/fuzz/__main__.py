@@ -80,17 +80,12 @@ def _replay(server: LocalServer, path: Path) -> int:
 
 
 def _summary(found: dict[str, Any]) -> str:
-    def listed(counts: dict[str, int]) -> str:
-        return ", ".join(f"{count} x {name}" for name, count in counts.items()) or "none"
-
-    lines = [
-        f"{found['inputs']} inputs in {found['seconds']:.0f} s: {listed(found['statuses'])}",
-        f"TorchServe's own 500s: {listed(found['torchserve_defects'])}",
-    ]
+    told = {f"{found['inputs']} inputs in {found['seconds']:.0f} s": found["statuses"]}
     for name, one in found["memory"].items():
         start, end, peak = (f"{one[key] / MIB:.0f}" for key in ("start", "end", "peak"))
-        lines.append(f"memory of {name}: {start} to {end} MB, at most {peak}, {one['slope']:+.0f} bytes/input")
-    return "\n".join([*lines, f"findings: {len(found['findings'])}"])
+        told[f"memory of {name}"] = f"{start} to {end} MB, at most {peak}, {one['slope']:+.0f} bytes/input"
+    told |= {"TorchServe's own 500s": found["torchserve_defects"], "findings": len(found["findings"])}
+    return "\n".join(f"{name}: {its or 'none'}" for name, its in told.items())
 
 
 if __name__ == "__main__":

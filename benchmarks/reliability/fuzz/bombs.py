@@ -22,14 +22,15 @@ def bomb(draw: random.Random) -> tuple[str, bytes]:
     return name, _BOMBS[name][1](draw)
 
 
-def _png_chunk(kind: bytes, data: bytes) -> bytes:
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """With its length and its checksum."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def _png_file(*header: int, packed: bytes) -> bytes:
     """Of width, height, bit depth, colour type, compression, filter and interlacing."""
     chunks = ((b"IHDR", struct.pack(">IIBBBBB", *header)), (b"IDAT", packed), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_png_chunk(*one) for one in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*one) for one in chunks)
 
 
 def _png(draw: random.Random) -> bytes:
@@ -66,14 +67,16 @@ def _bmp(draw: random.Random) -> bytes:
 
 
 def _tiff(draw: random.Random) -> bytes:
-    """Sides, or the sides of its tiles: a tile is unpacked whole, however small the picture."""
-    width, height = _two_of(draw, (*_SIDES, 2**31 - 1))
-    tiled = draw.random() < 0.5
-    bits = draw.choice((8, 16))
+    sides = _two_of(draw, (*_SIDES, 2**31 - 1))
+    return tiff_of_sides(*sides, tiled=draw.random() < 0.5, bits=draw.choice((8, 16)), packing=draw.choice((1, 8)))
+
+
+def tiff_of_sides(width: int, height: int, *, tiled: bool, bits: int = 8, packing: int = 8) -> bytes:
+    """A TIFF of these sides, or a small one whose tiles have them: a tile is unpacked whole."""
     sides = {256: 64, 257: 64, 322: width // 16 * 16, 323: height // 16 * 16} if tiled else {256: width, 257: height}
     data = zlib.compress(bytes(5000))
     where = {324: 8, 325: len(data)} if tiled else {273: 8, 279: len(data), 278: height}
-    tags = {**sides, **where, 258: bits, 259: draw.choice((1, 8)), 262: 1, 277: 1}
+    tags = {**sides, **where, 258: bits, 259: packing, 262: 1, 277: 1}
     return _tiff_file(data, [(tag, 4, 1, value) for tag, value in sorted(tags.items())])
 
 
@@ -122,7 +125,7 @@ def _text(draw: random.Random) -> bytes:
     packed = _packed(bytes(10**6), 60)
     kind, start = draw.choice(((b"zTXt", b"k\0\0"), (b"iTXt", b"k\0\1\0\0\0"), (b"iCCP", b"k\0\0")))
     data = seed_pictures()["PNG-plain"]
-    return data[:33] + _png_chunk(kind, start + packed) * draw.choice((1, 20)) + data[33:]
+    return data[:33] + png_chunk(kind, start + packed) * draw.choice((1, 20)) + data[33:]
 
 
 @cache

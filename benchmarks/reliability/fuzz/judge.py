@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from benchmarks.reliability.fuzz.wire import Hostile, Reply
 
 SLOWEST = 30.0  # seconds; half of the worker's responseTimeout, after which it would be replaced
-_TOLD = ("type", "message")  # texts of an error
 _TRACES = re.compile(rb"Traceback \(most recent|File \\?\"[^\"]+\.py\\?\"|(\\t|\s)at (org|java|io\.netty)\.[\w.$]+\(")
 DEFECTS: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("defects.toml").read_text(encoding="utf-8"))
 
@@ -65,7 +64,8 @@ def _faults(hostile: Hostile, reply: Reply) -> Iterator[str]:
         yield from _faults_of_success(reply.headers.get("content-type", ""), reply.body)
     elif reply.body or reply.status not in (413, 417):  # which TorchServe itself answers bare
         said = _object_of(reply.body)
-        if not isinstance(said.get("code"), int) or not all(isinstance(said.get(one), str) for one in _TOLD):
+        texts = all(isinstance(said.get(one), str) for one in ("type", "message"))
+        if not isinstance(said.get("code"), int) or not texts:
             yield "the error is no JSON object of code, type and message"
         elif said["code"] != reply.status:
             yield f"code {said['code']} in an answer of status {reply.status}"

@@ -18,6 +18,7 @@ from benchmarks.reliability.memory import named_worker
 from benchmarks.reliability.slope import judge_inputs
 from deploy.local_server import LocalServer
 
+Done = Callable[[], object]
 _SAMPLED_EVERY = 0.25  # seconds
 
 
@@ -42,12 +43,7 @@ class Finding:
 
 
 def fuzz(
-    server: LocalServer,
-    seed: int,
-    numbers: range,
-    threads: int = 4,
-    most: int = 1,
-    done: Callable[[], object] = lambda: None,
+    server: LocalServer, seed: int, numbers: range, threads: int = 4, most: int = 1, done: Done = lambda: None
 ) -> tuple[dict[str, Any], list[Finding]]:
     """Sends the requests of these numbers; stops when there are ``most`` findings, or another worker.
 
@@ -73,9 +69,7 @@ class _Tried(NamedTuple):
 
 
 class _Run:
-    def __init__(
-        self, server: LocalServer, seed: int, numbers: Iterator[int], most: int, done: Callable[[], object]
-    ) -> None:
+    def __init__(self, server: LocalServer, seed: int, numbers: Iterator[int], most: int, done: Done) -> None:
         self._server, self._seed, self._numbers, self._most, self._done = server, seed, numbers, most, done
         self._address, self._worker = server.address, named_worker(server)
         self._processes = {"worker": self._worker, "java": psutil.Process(server.pid)}

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.page import fill
 from benchmarks.reliability.place import read_records
-from benchmarks.reliability.sizing import RATES, UTILISATION, best, replicas
+from benchmarks.reliability.sizing import RATES, UTILISATION, replicas
 
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -33,7 +33,7 @@ def render(records: Records) -> str:
         faults=[one for name, one in records.items() if name.startswith("fault-")],
         settings=", ".join(f"`{key}={value}`" for key, value in settings.items()),
         runs=_runs(records),
-        **{"rates": RATES, "utilisation": UTILISATION, "best": best, "replicas": replicas},
+        **{"rates": RATES, "utilisation": UTILISATION, "replicas": replicas},
     )
 
 
