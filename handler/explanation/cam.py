@@ -15,7 +15,7 @@ Formula = Callable[[Array, Array], Array]
 
 @dataclass(frozen=True)
 class CamMethod:
-    """A named formula and what to say of it."""
+    """A formula, its name and its summary."""
 
     name: str
     formula: Formula
@@ -27,6 +27,9 @@ METHODS: dict[str, CamMethod] = {}
 
 def method(name: str) -> Callable[[Formula], Formula]:
     """Registers a formula under the name that requests use.
+
+    Returns:
+        The decorator; it returns the formula unchanged.
 
     Raises:
         ValueError: the name is taken.
@@ -49,10 +52,10 @@ def gradcam(activation: Array, gradient: Array) -> Array:
 
     Args:
         activation: (N, C, h, w).
-        gradient: (N, C, h, w), of the class's logit.
+        gradient: (N, C, h, w), of the class's logit with respect to the activation.
 
     Returns:
-        (N, h, w), not below 0, unscaled.
+        The unscaled maps (N, h, w), at least 0.
     """
     weights = gradient.mean(axis=(2, 3), keepdims=True)  # (N, C, 1, 1)
     return (weights * activation).sum(axis=1).clip(min=0)

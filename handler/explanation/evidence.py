@@ -1,4 +1,4 @@
-"""What an engine is asked for and what it finds: plain arrays that every method of ``cam.py`` can combine."""
+"""The evidence that engines compute: plain arrays, which the formulas of ``cam.py`` combine to maps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ TOP = -1  # as a target: the class with the highest score
 
 @dataclass(frozen=True)
 class Needs:
-    """Which evidence is wanted beside the scores. Rows with equal needs can share a pass."""
+    """The evidence wanted beside the scores. Rows with equal needs can share a pass."""
 
     layers: tuple[str, ...] = ()  # module paths whose activation and gradient are wanted
     guided: bool = False  # the guided gradient at the input
@@ -29,7 +29,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class LayerEvidence:
-    """What one layer returned, and the gradient of the target's score with respect to that."""
+    """A layer's activation, and the gradient of the target's logit with respect to it, for M (input, target) pairs."""
 
     activation: Floats  # (M, C, h, w)
     gradient: Floats  # (M, C, h, w)
@@ -37,48 +37,51 @@ class LayerEvidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Scores for N inputs and evidence for M (input, target) pairs, in the order in which they were asked for."""
+    """Scores for N inputs and evidence for M (input, target) pairs, both in the order of the request."""
 
     logits: Floats  # (N, K)
     input_size: tuple[int, int]  # H, W of the inputs
-    rows: Indices  # (M,) which input a pair belongs to
-    classes: Indices  # (M,) the pair's class, TOP resolved
-    layers: dict[str, LayerEvidence] = field(default_factory=dict)
-    guided: Floats | None = None  # (M, 3, H, W)
-    saliency: Floats | None = None  # (M, 3, H, W)
-    coverage: str | None = None  # "57 of 57 activations" of the guided gradient
-    infer_ms: float = 0.0
-    # of the backward passes; an engine that runs forward and backward at once counts both here, and infer_ms is 0
+    rows: Indices  # (M,) index of each pair's input
+    classes: Indices  # (M,) index of each pair's class; the best class where TOP was asked for
+    layers: dict[str, LayerEvidence] = field(default_factory=dict)  # by module path
+    guided: Floats | None = None  # (M, 3, H, W) guided gradient at the input
+    saliency: Floats | None = None  # (M, 3, H, W) plain gradient at the input
+    coverage: str | None = None  # how many activations were guided: "57 of 57 activations"
+    infer_ms: float = 0.0  # forward pass
+    # backward passes; an engine that runs forward and backward at once counts both here and leaves infer_ms at 0
     explain_ms: float = 0.0
-    engine: str = "torch"  # name of the engine that found it
+    engine: str = "torch"  # name of the engine that computed the evidence
 
 
 class Engine(Protocol):
-    """Computes evidence. One verb, no per-request state."""
+    """Computes evidence, and keeps nothing of a request."""
 
-    name: str  # "torch", "onnx" or "auto"; the evidence says which one found it
+    name: str  # "torch", "onnx" or "auto"; "auto" leaves each pass to one of the others, which the evidence names
 
     def run(self, inputs: Floats, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
-        """Scores ``inputs`` and gathers evidence for each row's targets.
+        """Scores inputs and computes the evidence for each row's targets.
 
         Args:
             inputs: (N, 3, H, W), normalised.
-            targets: for each of the N rows, class indices or ``TOP``.
+            targets: class indices or ``TOP``, for each of the N rows.
             needs: the evidence wanted.
 
         Raises:
-            Unprocessable: the model has no such evidence.
+            Unprocessable: the model or the engine has no such evidence.
         """
         ...
 
 
 def joined(parts: Sequence[Evidence]) -> Evidence:
-    """The evidence of several runs, each for inputs of its own, as that of one run for all of them."""
+    """Joins the evidence of several runs, at least one, into the evidence of one run for the inputs of all.
+
+    All runs have the same needs; their times add up.
+    """
     starts = np.cumsum([0, *(len(part.logits) for part in parts)])[:-1]
     first = parts[0]
 
     def together(arrays: Sequence[Floats | None]) -> Floats | None:
-        return np.concatenate([one for one in arrays if one is not None]) if arrays[0] is not None else None
+        return np.concatenate([array for array in arrays if array is not None]) if arrays[0] is not None else None
 
     return replace(
         first,
@@ -100,22 +103,30 @@ def joined(parts: Sequence[Evidence]) -> Evidence:
 
 
 def softmax(logits: Floats) -> Floats:
-    """Probabilities along the last axis, in float64 inside so that they add up to 1."""
+    """Probabilities (…, K) of logits (…, K); computed in float64, so that they add up to 1."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), np.float32)
 
 
 def best_classes(probabilities: Floats, count: int) -> list[int]:
-    """The indices of the highest of (K,), best first; of equal ones the lower index."""
+    """The indices of the ``count`` highest probabilities (K,), best first; ties go to the lower index."""
     best: list[int] = np.argsort(-probabilities, kind="stable")[:count].tolist()
     return best
 
 
-def resolve_pairs(targets: Sequence[Sequence[int]], logits: Floats) -> tuple[Indices, Indices]:
-    """Flattens per-row targets to (rows, classes), with ``TOP`` replaced by the row's best class."""
-    best = logits.argmax(axis=1)
-    pairs = [
-        (row, int(best[row]) if target == TOP else target) for row, wanted in enumerate(targets) for target in wanted
-    ]
+def flat_pairs(targets: Sequence[Sequence[int]]) -> tuple[Indices, Indices]:
+    """Flattens the rows' targets to M pairs: rows (M,) and targets (M,), ``TOP`` left as it is."""
+    pairs = [(row, target) for row, wanted in enumerate(targets) for target in wanted]
     flat = np.array(pairs, np.int64).reshape(-1, 2)
-    return flat[:, 0], flat[:, 1]
+    return np.ascontiguousarray(flat[:, 0]), np.ascontiguousarray(flat[:, 1])
+
+
+def resolve_top(targets: Indices, logits: Floats) -> Indices:
+    """The classes of targets (M,): ``TOP`` becomes the best class by the pair's logits (M, K)."""
+    return np.where(targets == TOP, logits.argmax(axis=1), targets)
+
+
+def resolve_pairs(targets: Sequence[Sequence[int]], logits: Floats) -> tuple[Indices, Indices]:
+    """Flattens the rows' targets to M pairs: rows (M,) and classes (M,), ``TOP`` resolved by the logits (N, K)."""
+    rows, wanted = flat_pairs(targets)
+    return rows, resolve_top(wanted, logits[rows])

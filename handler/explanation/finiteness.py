@@ -1,4 +1,4 @@
-"""Refuses what a network found if it is not made of numbers: NaN and infinity say nothing of a picture."""
+"""Refuses scores, evidence and maps with NaN or infinite values, which say nothing of a picture."""
 
 from collections.abc import Mapping
 
@@ -10,19 +10,23 @@ from handler.explanation.maps import Map
 
 
 def check_scores(logits: Floats) -> None:
-    """Refuses scores (K,) among which one is NaN or infinite.
+    """Checks a picture's scores (K,).
 
     Raises:
-        NotFinite: saying so.
+        NotFinite: a score is NaN or infinite.
     """
     _check("scores", logits)
 
 
 def check_evidence(evidence: Evidence, pair: int) -> None:
-    """Refuses what the maps of a pair would be made of; a sum or a maximum over it would hide an infinite value.
+    """Checks the evidence of one pair before maps are made of it: a sum or a maximum would hide an infinite value.
+
+    Args:
+        evidence: of a pass.
+        pair: index into the evidence's pairs.
 
     Raises:
-        NotFinite: naming what.
+        NotFinite: an activation or a gradient is NaN or infinite; the message names it.
     """
     for path, layer in evidence.layers.items():
         _check(f"activations at layer {path}", layer.activation[pair])
@@ -33,18 +37,18 @@ def check_evidence(evidence: Evidence, pair: int) -> None:
 
 
 def check_maps(maps: Mapping[str, Map]) -> None:
-    """Refuses maps that became too large for a float32 where the evidence was not.
+    """Checks maps by name: a map can exceed float32 where its evidence does not.
 
     Raises:
-        NotFinite: naming which.
+        NotFinite: the largest value of a map is NaN or infinite; the message names the map.
     """
-    for name, one in maps.items():
-        _check(f"values of {name}", np.asarray(one.maximum))
+    for name, made in maps.items():
+        _check(f"values of {name}", np.asarray(made.maximum))
 
 
 def _check(what: str, values: Floats) -> None:
     if not np.isfinite(values).all():
         raise NotFinite(
             f"for this picture the network gives {what} that are not finite (NaN or infinity), which mean nothing; "
-            "valid are pictures for which all of its values are finite"
+            "valid are pictures for which all values are finite"
         )

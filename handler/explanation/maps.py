@@ -1,4 +1,4 @@
-"""From evidence to the maps of one explanation, at the size that was asked for."""
+"""Makes the maps of an explanation from evidence, at the size that was asked for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ import numpy as np
 from handler.explanation.cam import METHODS
 from handler.explanation.evidence import Evidence, Floats, Needs
 
-_EPSILON = 1e-7  # pytorch-grad-cam's, so that an all-zero map stays zero
+_EPSILON = 1e-7  # as in pytorch-grad-cam: an all-zero map stays zero
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapKind:
-    """What all maps of a name have in common."""
+    """The properties of all maps of one name."""
 
-    title: str  # on a sheet
-    channels: int = 3  # 1: the evidence at a layer's cells, upsampled; 3: pixels, signed
-    at_layer: bool = False  # made of activation and gradient at a layer
-    guided: bool = False  # made of the guided gradient at the input
-    saliency: bool = False  # made of the plain gradient at the input
+    title: str  # caption on a sheet
+    channels: int = 3  # 1: evidence at a layer's cells, upsampled; 3: signed values at the input's pixels
+    at_layer: bool = False  # needs the activation and the gradient at a layer
+    guided: bool = False  # needs the guided gradient at the input
+    saliency: bool = False  # needs the plain gradient at the input
 
 
 MAP_KINDS = {
@@ -35,16 +35,19 @@ MAP_KINDS = {
 class Map:
     """One map of one explanation."""
 
-    values: Floats  # (h, w) on [0, 1] for gradcam, (H, W, 3) signed and unscaled for the others
-    maximum: (
-        float | list[float]
-    )  # of the unscaled map, a list for several layers; of the absolute values without a layer
-    degenerate: bool  # no positive evidence (gradcam), or no gradient at all
-    coverage: str | None = None  # "57 of 57 activations": how many were guided, for guided maps
+    values: Floats  # gradcam: (h, w) on [0, 1]; other maps: (H, W, 3), signed and unscaled
+    maximum: float | list[float]  # gradcam: of the unscaled map, one per layer; other maps: of the absolute values
+    degenerate: bool  # gradcam: no positive evidence; other maps: all values are 0
+    coverage: str | None = None  # guided maps: how many activations were guided, "57 of 57 activations"
 
 
 def needs_of(maps: Sequence[str], layers: Sequence[str]) -> Needs:
-    """The evidence that these maps are made of."""
+    """The evidence that maps are made of.
+
+    Args:
+        maps: names out of ``MAP_KINDS``.
+        layers: module paths, for the maps that are made at a layer.
+    """
     kinds = [MAP_KINDS[name] for name in maps]
     return Needs(
         layers=tuple(layers) if any(kind.at_layer for kind in kinds) else (),
@@ -57,14 +60,17 @@ def make_maps(evidence: Evidence, pair: int, maps: Sequence[str], method: str, *
     """Makes the maps of one (input, target) pair.
 
     Args:
-        evidence: with all that ``needs_of(maps, …)`` names.
+        evidence: with all arrays that ``needs_of(maps, …)`` names.
         pair: index into the evidence's pairs.
         maps: names out of ``MAP_KINDS``.
         method: name of a formula in ``cam.METHODS``.
-        at_layer: leave gradcam at the layer's own few cells, instead of the input's size.
+        at_layer: leaves gradcam at the layer's size (h, w), instead of the input's (H, W).
 
     Returns:
         Name to map, in the order of ``maps``.
+
+    Raises:
+        ValueError: the evidence lacks a gradient at the input.
     """
     unscaled = [
         METHODS[method].formula(layer.activation[pair : pair + 1], layer.gradient[pair : pair + 1])[0]
@@ -106,21 +112,21 @@ def _guided_cam(guided: Map, unscaled: list[Floats]) -> Map:
 
 
 def scale(values: Floats) -> Floats:
-    """Subtracts the minimum and divides by ``1e-7 + maximum``: a map (h, w) on [0, 1]."""
+    """Scales a map (h, w) to [0, 1]: subtracts the minimum, then divides by ``1e-7 + maximum``."""
     shifted = values - values.min()
     return np.asarray(shifted / (_EPSILON + shifted.max()), np.float32)
 
 
 def resize(values: Floats, height: int, width: int) -> Floats:
-    """Bilinear with half-pixel centres, (h, w) or (h, w, 3) to (height, width[, 3])."""
+    """Resizes (h, w) or (h, w, 3) to (height, width[, 3]), bilinear with half-pixel centres."""
     return np.asarray(cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def combine(maps: Sequence[Floats], height: int, width: int) -> Floats:
-    """Scales each layer's map (h, w), upsamples, averages over the layers and scales again.
+    """Combines the unscaled maps (h, w) of several layers: scales, resizes and averages them, and scales the average.
 
     Returns:
-        (height, width) on [0, 1].
+        A map (height, width) on [0, 1].
     """
     upsampled = [resize(scale(values), height, width) for values in maps]
     return scale(np.mean(np.stack(upsampled), axis=0).clip(min=0))

@@ -11,7 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from handler.errors import BadRequest, Unprocessable
-from handler.explanation.evidence import TOP, Evidence, Floats, Indices, LayerEvidence, Needs
+from handler.explanation.evidence import (
+    TOP,
+    Evidence,
+    Floats,
+    Indices,
+    LayerEvidence,
+    Needs,
+    flat_pairs,
+    resolve_pairs,
+    resolve_top,
+)
 from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY, KINDS
 from handler.graphs.folder import Origin, open_graphs
 from handler.graphs.session import GraphSession
@@ -85,12 +95,12 @@ class OnnxEngine:
 def _predict(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int]]) -> Evidence:
     started = time.perf_counter()
     logits = _run(graph, inputs, np.arange(len(inputs)), None, ["logits"])["logits"]
-    rows, wanted = _pairs(targets)
+    rows, classes = resolve_pairs(targets, logits)
     return Evidence(
         logits=logits,
         input_size=_size(inputs),
         rows=rows,
-        classes=_classes(wanted, logits[rows]),
+        classes=classes,
         infer_ms=_since(started),
         engine=OnnxEngine.name,
     )
@@ -98,7 +108,7 @@ def _predict(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int
 
 def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
     started = time.perf_counter()
-    rows, wanted = _pairs([classes or (TOP,) for classes in targets])  # a row without a target has scores, too
+    rows, wanted = flat_pairs([classes or (TOP,) for classes in targets])  # a row without a target has scores, too
     names = ["logits", *(["activations", "gradients"] if needs.layers else [])]
     names += ["guided_backprop"] if needs.guided else ["saliency"] if needs.saliency else []
     found = _run(graph, inputs, rows, wanted, names)
@@ -110,7 +120,7 @@ def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int
         ],  # of each row's first pair: the others' are the same
         input_size=_size(inputs),
         rows=rows[asked],
-        classes=_classes(wanted[asked], of_pairs["logits"]),  # by the pair's own scores, as the graph chose it
+        classes=resolve_top(wanted[asked], of_pairs["logits"]),  # by the pair's own scores, as the graph chose it
         layers={path: LayerEvidence(of_pairs["activations"], of_pairs["gradients"]) for path in needs.layers},
         guided=of_pairs.get("guided_backprop"),
         saliency=of_pairs.get("saliency"),
@@ -139,18 +149,6 @@ def _check(targets: Sequence[Sequence[int]], classes: int) -> None:
     for target in (one for wanted in targets for one in wanted):
         if not TOP <= target < classes:
             raise BadRequest(f"target {target} is not valid, valid are 0 to {classes - 1} and {TOP} for the top class")
-
-
-def _pairs(targets: Sequence[Sequence[int]]) -> tuple[Indices, Indices]:
-    """Per-row targets as (rows, targets), ``TOP`` left in."""
-    pairs = [(row, target) for row, wanted in enumerate(targets) for target in wanted]
-    flat = np.array(pairs, np.int64).reshape(-1, 2)
-    return np.ascontiguousarray(flat[:, 0]), np.ascontiguousarray(flat[:, 1])
-
-
-def _classes(targets: Indices, logits: Floats) -> Indices:
-    """The classes of (M,) targets, ``TOP`` resolved by the pairs' scores (M, K)."""
-    return np.where(targets == TOP, logits.argmax(axis=1), targets)
 
 
 def _size(inputs: Floats) -> tuple[int, int]:
