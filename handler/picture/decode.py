@@ -1,20 +1,19 @@
-"""From the bytes of an upload to an upright RGB picture.
+"""Decodes the bytes of an upload to an upright RGB picture.
 
-The picture is Pillow's to the last bit. cv2 decodes where its pixels are Pillow's, in half the time; all else Pillow
-decodes. Pillow reads the header first, so that size and format are judged before a single pixel is decoded;
-``unpacking.py`` judges what the header does not tell.
+The pixels equal Pillow's to the last bit. cv2 decodes where its pixels are the same, in half the time; Pillow decodes
+the rest. Pillow reads the header first, so that size and format are checked before a pixel is decoded; ``bombs.py``
+checks what the header does not tell.
 
-What becomes of unusual pictures:
+Unusual pictures:
 
-* grey and palette pictures become RGB; of an animation's or a TIFF's pages the first is taken, of an animated PNG with
-  a still picture of its own that one;
-* transparency is dropped, as in Pillow's ``convert("RGB")``: the picture is laid over nothing, the colours stored under
-  transparent pixels show;
-* of values of 12 and 16 bits the highest 8 are taken (Pillow's ``convert("RGB")`` clips grey ones, which leaves them
-  white, and takes 16-bit grey of which 0 is white for one of which 0 is black);
-* values with a sign, with a fraction or of 32 bits have no range that says what black and white are: they are refused,
-  as are the few TIFFs that Pillow takes for others: uncompressed planes that are not of 8 bits;
-* the orientation that EXIF or XMP tells is applied, whatever type it is written as; one that cannot be read is none.
+* Grey and palette pictures become RGB. The first frame of an animation or page of a TIFF is taken; an animated PNG
+  with a still picture shows the still picture.
+* Transparency is dropped, as by Pillow's ``convert("RGB")``: the colours stored under transparent pixels show.
+* The highest 8 bits of 12-bit and 16-bit values are taken. (Pillow's ``convert("RGB")`` clips 16-bit grey pictures to
+  white, and reads those whose 0 is white as if it were black.)
+* Values with a sign, with a fraction or of 32 bits are refused, because no range says what black and white are. TIFFs
+  with uncompressed planes that are not of 8 bits are refused, because Pillow misreads them.
+* The orientation in EXIF or XMP is applied, whatever type it is written as; an unreadable orientation is ignored.
 """
 
 import io
@@ -45,11 +44,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 DEFAULT_MAX_PIXELS = 50_000_000
 LONGEST_SIDE = 65_535  # pixels; JPEG's own limit
 
-_LIMIT = threading.Lock()  # Pillow's limit is one for the whole process
+_LIMIT = threading.Lock()  # Pillow has one limit for the whole process
 _VALUES = "whole numbers without a sign, of at most 16 bits, as values"
-_CHECKS = {"PNG": check_chunks, "JPEG": check_scans, "MPO": check_scans}  # of what the header does not tell
-_BEYOND_CV2 = {b"acTL", b"eXIf", b"tEXt", b"zTXt", b"iTXt"}  # chunks of animations, and where an orientation may stand
-_UPRIGHT: Mapping[int, Callable[[Any], Any]] = {  # by EXIF's number
+_CHECKS = {"PNG": check_chunks, "JPEG": check_scans, "MPO": check_scans}  # beyond the header, by Pillow's format
+_BEYOND_CV2 = {b"acTL", b"eXIf", b"tEXt", b"zTXt", b"iTXt"}  # PNG chunks of animations and of orientations
+_UPRIGHT: Mapping[int, Callable[[Any], Any]] = {  # by EXIF's orientation
     2: lambda pixels: cv2.flip(pixels, 1),
     3: lambda pixels: cv2.flip(pixels, -1),
     4: lambda pixels: cv2.flip(pixels, 0),
@@ -66,28 +65,36 @@ class _Header:
     width: int
     height: int
     mode: str  # Pillow's name: "L", "P", "RGB", "CMYK", …
-    tile: int = 0  # pixels that are unpacked at once, if that is not the picture
-    unclear: str = ""  # why the values leave open what they look like
-    orientation: int = 1  # EXIF's number, as far as the header tells it
+    tile: int = 0  # pixels of a TIFF's tile; 0 without tiles
+    unclear: str = ""  # why the values do not say what they look like; empty if they do
+    orientation: int = 1  # EXIF's orientation; 1 for PNG, whose orientation Pillow applies
 
 
 def quieten() -> None:
-    """Silences what Pillow and cv2 say about bent files, for the whole process: a server's log would fill with it.
+    """Silences the warnings of Pillow and cv2 about bad files, for the whole process: they would fill a server's log.
 
-    Pillow's guard warns above as many pixels as ``decode`` judges itself. Lines of libpng and libjpeg stay.
+    ``decode`` limits pixels itself, so that Pillow's warning says nothing new. Lines of libpng and libjpeg stay.
     """
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Decodes a picture to uint8 RGB (H, W, 3), upright.
+    """Decodes a picture.
+
+    Args:
+        data: the file's bytes.
+        max_pixels: the most pixels of the picture, and of a TIFF's tile.
+
+    Returns:
+        uint8 RGB (H, W, 3), upright.
 
     Raises:
-        NotAnImage: none of ``FORMATS``, the message names the first bytes; or one that leaves open what it looks like.
-        TooLarge: more than ``max_pixels``, a side above ``LONGEST_SIDE``, or more scans than any encoder writes;
-            nothing was decoded.
-        BadRequest: one of ``FORMATS``, but truncated or corrupt.
+        NotAnImage: the format is none of ``FORMATS`` (the message names the first bytes), or the values do not say what
+            they look like.
+        TooLarge: more than ``max_pixels`` pixels, a side above ``LONGEST_SIDE``, or more scans than any encoder writes;
+            no pixel was decoded.
+        BadRequest: the file is truncated or corrupt.
     """
     header = _read_header(data, max_pixels)
     if max(header.width, header.height) > LONGEST_SIDE:
@@ -115,7 +122,7 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.
 
 @contextmanager
 def _pillows_limit(pixels: int) -> Iterator[None]:
-    """Limits how many pixels Pillow allocates when it opens a file, and restores the caller's limit afterwards."""
+    """Limits the pixels that Pillow allocates when it opens a file, and restores the caller's limit afterwards."""
     with _LIMIT:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
         try:
@@ -129,7 +136,7 @@ def _read_header(data: bytes, max_pixels: int) -> _Header:
         with _pillows_limit(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
             unclear = _unclear(image.mode, tags)
-            # a PNG would decode its pixels for it, and goes to Pillow anyway if it tells one
+            # Pillow would decode a PNG's pixels to find the orientation; it decodes every PNG that may have one anyway
             orientation = 1 if image.format == "PNG" else _orientation(image)
             return _Header(
                 format=str(image.format),
@@ -147,19 +154,19 @@ def _read_header(data: bytes, max_pixels: int) -> _Header:
         ) from error
     except Image.DecompressionBombError as error:
         raise TooLarge(f"the picture has more than {2 * max_pixels} pixels, valid are at most {max_pixels}") from error
-    except Exception as error:  # Pillow's parsers raise whatever a bent header makes them stumble over
+    except Exception as error:  # Pillow's parsers raise exceptions of many types on a bad header
         raise BadRequest("the picture's header is truncated or corrupt, or of a kind that cannot be read") from error
 
 
 def _unclear(mode: str, tags: Mapping[int, Any]) -> str:
     if mode in ("I", "F") or set(tags.get(SAMPLEFORMAT, (1,))) != {1}:
         return (
-            "has values with a sign, with a fraction or of 32 bits, of which nothing says what is black and what is "
+            "has values with a sign, with a fraction or of 32 bits, and nothing says which are black and which are "
             f"white; valid are {_VALUES}"
         )
     plain = set(tags.get(BITSPERSAMPLE, (1,))) == {8} and tags.get(PHOTOMETRIC_INTERPRETATION) != 0
     if tags.get(PLANAR_CONFIGURATION) == 2 and tags.get(COMPRESSION, 1) == 1 and not plain:
-        # Pillow 13.0 unpacks them as if they were (TiffImagePlugin: one letter of the raw mode is a plane's)
+        # Pillow 13.0 unpacks all planes as 8 bits (TiffImagePlugin: one letter of the raw mode per plane)
         return "has uncompressed planes that are not of 8 bits; valid are compressed planes and channels side by side"
     return ""
 
@@ -169,11 +176,11 @@ def _printable(data: bytes) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's number, 1 if there is none that can be read; a TIFF that is loaded is upright."""
+    """EXIF's orientation, 1 if none can be read; Pillow turns a TIFF upright when it loads the pixels."""
     try:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
         return int(found) if found in _UPRIGHT else 1
-    except Exception:  # as above; bent metadata do not bend the picture
+    except Exception:  # as above; the picture is good even if the metadata are bad
         return 1
 
 
@@ -190,10 +197,10 @@ def _decode(data: bytes, orientation: int) -> npt.NDArray[np.uint8] | None:
 
 
 def _differs_in_cv2(header: _Header, data: bytes) -> bool:
-    """Whether cv2's pixels would not be Pillow's.
+    """Whether cv2's pixels would differ from Pillow's.
 
-    Its CMYK is one grey level off, it blanks or premultiplies transparent pixels of GIF and TIFF, it fills the low bits
-    of a BMP's 5 with zeros, it shows the animation of a PNG that has a still picture, and it knows no XMP.
+    cv2 converts CMYK one grey level off, blanks or premultiplies transparent pixels of GIF and TIFF, fills the low bits
+    of a BMP's 5-bit values with zeros, shows the animation of a PNG that has a still picture, and does not read XMP.
     """
     return (
         header.mode == "CMYK"
@@ -211,12 +218,12 @@ def _decode_with_pillow(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8] |
             opened.load()
         with opened as image:
             return _upright(np.asarray(_of_8_bits(image).convert("RGB")), _orientation(image))
-    except Exception:  # as above: a bent file, whatever Pillow calls it
+    except Exception:  # as above
         return None
 
 
 def _of_8_bits(image: Image.Image) -> Image.Image:
-    """What Pillow can convert to RGB without loss of more than the values' low bits."""
+    """The picture in a mode that Pillow converts to RGB right: values of 16 bits become their highest 8 bits."""
     if image.mode == "La":
         return image.convert("LA")
     if not image.mode.startswith("I;16"):

@@ -1,8 +1,8 @@
-"""From a decoded picture to what the network sees, exactly as torchvision's own ``weights.transforms()`` does it.
+"""Makes the network's input of a decoded picture, as torchvision's ``weights.transforms()`` does.
 
-Resizing is Pillow's antialiased filter, the very function torchvision calls, so that the result equals torchvision's to
-the last bit; ``cv2.resize`` has no antialiased filter and would be several grey levels off. Weights from elsewhere may
-want the crop before the resizing, and cv2's area average.
+Pillow's antialiased filter resizes, which torchvision calls, too, so that the result equals torchvision's to the last
+bit; ``cv2.resize`` has no antialiased filter and would be several grey levels off. Weights from elsewhere may need the
+crop before the resizing, or cv2's area average.
 """
 
 import json
@@ -20,15 +20,18 @@ _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
-_AREA = "area"  # cv2's: the average of the pixels below each new one; what is enlarged is interpolated linearly
-_LARGEST_WHOLE_RESIZE = 32_000_000  # pixels; beyond, only the crop is made: 1x30000 would become 256x7680000
+_AREA = "area"  # cv2's INTER_AREA: averages pixels when it shrinks a picture, interpolates when it enlarges one
+_LARGEST_WHOLE_RESIZE = 32_000_000  # pixels; above, only the crop is resized: 1x30000 would become 256x7680000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """What a set of weights wants done to a picture: resize the shorter side, crop the centre, scale, normalise.
+    """The preprocessing that a set of weights needs: resize the shorter side, crop the centre, scale, normalise.
 
-    With ``crop_first`` the same share of the picture is cut out before it is resized, at whole pixels of the upload.
+    With ``crop_first`` the same share of the picture is cropped before it is resized, at whole pixels of the upload.
+
+    Raises:
+        ValueError: a field has another type or is out of range.
     """
 
     resize_size: int  # pixels of the shorter side after resizing
@@ -36,7 +39,7 @@ class Preprocessing:
     mean: tuple[float, ...]  # per RGB channel, of values in [0, 1]
     std: tuple[float, ...]  # per RGB channel, of values in [0, 1]
     interpolation: str = "bilinear"  # "nearest", "bilinear" or "bicubic"; with crop_first also "area"
-    crop_first: bool = False  # cut crop_size / resize_size of the shorter side out of the upload, then resize that
+    crop_first: bool = False  # crop crop_size / resize_size of the shorter side, then resize the crop to crop_size
 
     def __post_init__(self) -> None:
         if type(self.crop_first) is not bool:
@@ -55,8 +58,8 @@ class Preprocessing:
         """Scales uint8 RGB (H, W, 3) to [0, 1] and normalises it to float32 (3, H, W)."""
         scaled = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        of_each_value = np.asarray((scaled - mean) / std, np.float32)
-        return np.ascontiguousarray(cv2.LUT(image, of_each_value[:, None]).transpose(2, 0, 1), np.float32)
+        table = np.asarray((scaled - mean) / std, np.float32)  # (256, 3)
+        return np.ascontiguousarray(cv2.LUT(image, table[:, None]).transpose(2, 0, 1), np.float32)
 
     def describe(self) -> str:
         """The steps in words, for people."""
@@ -73,10 +76,10 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, text: str) -> "Preprocessing":
-        """Reads what ``to_json`` wrote.
+        """Reads the text that ``to_json`` wrote.
 
         Raises:
-            ValueError: not JSON, or fields missing, unknown or out of range.
+            ValueError: the text is no JSON, or fields are missing, unknown or out of range.
         """
         values = json.loads(text)
         known = {field.name for field in fields(cls)}
@@ -94,10 +97,10 @@ def _three_numbers(values: Any) -> bool:
 
 @dataclass(frozen=True)
 class Crop:
-    """How the network's crop lies in the upload, both in pixels of the upright, decoded picture."""
+    """Where the network's crop lies in the upload, in pixels of the upright, decoded picture."""
 
     image: tuple[int, int]  # height, width of the upload
-    box: tuple[float, float, float, float]  # top, left, bottom, right; fractions where resizing makes them so
+    box: tuple[float, float, float, float]  # top, left, bottom, right
 
     def to_dict(self) -> dict[str, Any]:
         """The crop in the JSON answer."""
@@ -109,12 +112,17 @@ class Input:
     """One picture, ready for the network."""
 
     tensor: npt.NDArray[np.float32]  # (3, crop, crop), normalised
-    picture: npt.NDArray[np.uint8]  # (crop, crop, 3) RGB: the same crop, for people
+    picture: npt.NDArray[np.uint8]  # (crop, crop, 3) RGB, the same crop before it was normalised
     crop: Crop
 
 
 def preprocess(image: npt.NDArray[np.uint8], how: Preprocessing) -> Input:
-    """Resizes, crops and normalises uint8 RGB (H, W, 3) of any size from one pixel up."""
+    """Resizes, crops and normalises a picture.
+
+    Args:
+        image: uint8 RGB (H, W, 3), at least one pixel.
+        how: the preprocessing of the weights.
+    """
     if how.crop_first:
         return _crop_then_resize(image, how)
     height, width = image.shape[:2]
@@ -166,7 +174,7 @@ def _crop_in_two_passes(
     side: int,
     method: Image.Resampling,
 ) -> npt.NDArray[np.uint8]:
-    """Resizes the crop only, columns first as Pillow does, from the rows that the filter reaches."""
+    """Resizes the crop alone from the rows that the filter reaches, columns first, as Pillow does."""
     top, left, bottom, right = crop
     width, height = upload.size
     reach = 4 * (int(height / resized[0]) + 2)

@@ -1,4 +1,4 @@
-"""Preprocessing said in one line, ``resize=256 crop=224 interpolation=bicubic``, over what is known of it already."""
+"""Reads preprocessing from a line of text: ``resize=256 crop=224 interpolation=bicubic``."""
 
 import re
 from dataclasses import asdict
@@ -16,7 +16,7 @@ _FIELDS = {
     "interpolation": "interpolation",
     "crop_first": "crop_first",
 }
-_NEEDED = ("resize", "crop", "mean", "std")  # if nothing else says them
+_NEEDED = ("resize", "crop", "mean", "std")  # the others have default values
 _VALID = (
     "valid are resize=256 crop=224 (pixels), mean=0.5,0.5,0.5 std=0.5,0.5,0.5 (of values in [0, 1]), "
     "interpolation=bilinear (nearest, bicubic; area with crop_first) and crop_first=true (false)"
@@ -24,10 +24,14 @@ _VALID = (
 
 
 def read_flag(text: str, name: str) -> bool:
-    """``true``, ``1``, ``false`` or ``0``.
+    """Reads ``true``, ``1``, ``false`` or ``0``.
+
+    Args:
+        text: the value.
+        name: the setting's name, for the message.
 
     Raises:
-        ModelError: anything else.
+        ModelError: the text is none of these.
     """
     if text.strip().lower() not in _FLAGS:
         raise ModelError(f"{name}={text} is neither true nor false, valid are {', '.join(_FLAGS)}")
@@ -35,18 +39,18 @@ def read_flag(text: str, name: str) -> bool:
 
 
 def said_over(text: str, known: Preprocessing | None, origin: str) -> tuple[Preprocessing, str]:
-    """Reads ``name=value`` pairs; what they do not name stays as it is known.
+    """Reads preprocessing from ``name=value`` pairs; the known preprocessing fills in the names they leave out.
 
     Args:
-        text: pairs with blanks between them, and around ``=`` and ``,`` if one likes.
-        known: what else is known; None if nothing is: then resize, crop, mean and std must be said.
-        origin: who says what is known, in words.
+        text: pairs, separated by blanks; blanks around ``=`` and ``,`` are allowed.
+        known: the known preprocessing; without it the text must name resize, crop, mean and std.
+        origin: where the known preprocessing comes from, in words.
 
     Returns:
-        What holds now, and who says it, in words.
+        The preprocessing, and where it comes from, in words.
 
     Raises:
-        ModelError: a name is unknown or missing, or a value is invalid; the message lists what is valid.
+        ModelError: a name is unknown or missing, or a value is invalid; the message lists the valid names and values.
     """
     said: dict[str, Any] = {}
     for pair in re.sub(r"\s*([=,])\s*", r"\1", text).split():
@@ -70,7 +74,7 @@ def _value(name: str, value: str, text: str) -> Any:
         if name in ("resize", "crop"):
             return int(value)
         if name in ("mean", "std"):
-            return tuple(float(one) for one in value.split(","))
+            return tuple(float(number) for number in value.split(","))
     except ValueError as error:
         raise ModelError(f"PREPROCESS={text!r}: {name}={value} is no number, {_VALID}") from error
     return read_flag(value, f"PREPROCESS={text!r}: {name}") if name == "crop_first" else value

@@ -1,4 +1,4 @@
-"""Maps what the network saw back onto the uploaded picture; what lies outside the crop was not seen."""
+"""Projects maps at the network's crop back onto the upload; the network did not see pixels outside the crop."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """The upload's pixels whose centres lie within the crop, half-open."""
+    """The pixels of the upload whose centres lie in the crop; bottom and right are exclusive."""
 
     top: int
     left: int
@@ -22,12 +22,12 @@ class Region:
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """To index an array (H, W, …) with."""
+        """The index of the region in an array (H, W, …) of the upload's size."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
 
 def seen_region(crop: Crop) -> Region:
-    """The part of the upload that the network saw, at least one pixel."""
+    """The region of the upload that the network saw, at least one pixel."""
     height, width = crop.image
     top, left, bottom, right = crop.box
     first_row, first_column = max(0, _first_centre(top)), max(0, _first_centre(left))
@@ -38,7 +38,7 @@ def seen_region(crop: Crop) -> Region:
 
 
 def onto_region(values: Floats, crop: Crop) -> Floats:
-    """Resamples (S, S) or (S, S, 3) to the pixels of ``seen_region``, bilinear with half-pixel centres."""
+    """Resamples a map (S, S) or (S, S, 3) at the crop to the pixels of ``seen_region``, bilinear."""
     region = seen_region(crop)
     top, left, bottom, right = crop.box
     rows = (np.arange(region.top, region.bottom) + 0.5 - top) * values.shape[0] / (bottom - top) - 0.5
@@ -49,14 +49,20 @@ def onto_region(values: Floats, crop: Crop) -> Floats:
 
 
 def onto_upload(values: Floats, crop: Crop) -> Floats:
-    """Resamples like ``onto_region`` into an array of the upload's size, with NaN where the network did not look."""
+    """Resamples like ``onto_region`` into an array (H, W[, 3]) of the upload's size; unseen pixels are NaN."""
     whole = np.full((*crop.image, *values.shape[2:]), np.nan, np.float32)
     whole[seen_region(crop).slices] = onto_region(values, crop)
     return whole
 
 
 def show_seen(picture: npt.NDArray[np.uint8], upload: npt.NDArray[np.uint8], crop: Crop) -> npt.NDArray[np.uint8]:
-    """Puts a picture of the seen region into the upload; the rest is shown in dark grey tones: not seen."""
+    """Puts a picture of the seen region into the upload, whose other pixels become dark grey.
+
+    Args:
+        picture: uint8 RGB of the size of ``seen_region``.
+        upload: uint8 RGB (H, W, 3).
+        crop: where the region lies.
+    """
     grey = cv2.cvtColor(upload, cv2.COLOR_RGB2GRAY) // 2
     whole = np.repeat(grey[:, :, None], 3, axis=2).astype(np.uint8)
     whole[seen_region(crop).slices] = picture
@@ -64,5 +70,5 @@ def show_seen(picture: npt.NDArray[np.uint8], upload: npt.NDArray[np.uint8], cro
 
 
 def _first_centre(edge: float) -> int:
-    """Index of the first pixel whose centre does not lie before ``edge``."""
+    """Index of the first pixel whose centre lies at ``edge`` or behind it."""
     return int(np.ceil(edge - 0.5))
