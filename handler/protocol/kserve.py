@@ -1,7 +1,7 @@
-"""KServe's inference protocols V1 and V2, as far as pictures go through them.
+"""KServe's inference protocols V1 and V2, for pictures.
 
-They are told by the body's keys, because a TorchServe handler does not see the path that was posted to:
-V1 has ``instances``, V2 has ``inputs``. TorchServe's own service envelopes stay unused: they break batches.
+The body's keys tell the protocol, because a TorchServe handler does not see the path of the request: V1 has
+``instances``, V2 has ``inputs``. TorchServe's own service envelopes are not used, because they break batches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,13 +24,13 @@ _NO_BINARY = "binary tensor data is not understood, valid are BYTES tensors with
 
 @dataclass(frozen=True)
 class V1:
-    """``instances``, answered by ``predictions``, on the explain address by ``explanations`` beside them."""
+    """A V1 request: ``instances``, answered by ``predictions``, and on the explain address by ``explanations``, too."""
 
     parts: Sequence[Part]
     explain: bool
 
     def seal(self, answers: Sequence[Written]) -> str:
-        """An answer per instance; beside explanations, predictions are the classes found for each."""
+        """Lists an answer per instance; beside ``explanations``, ``predictions`` lists the predicted classes alone."""
         whole = f"[{', '.join(answer.text for answer in answers)}]"
         if not self.explain:
             return f'{{"predictions": {whole}}}'
@@ -40,13 +40,13 @@ class V1:
 
 @dataclass(frozen=True)
 class V2:
-    """One BYTES tensor of pictures, answered by one BYTES tensor of JSON texts."""
+    """A V2 request: a BYTES tensor of pictures, answered by a BYTES tensor of JSON texts."""
 
     parts: Sequence[Part]
     id: str | None
 
     def seal(self, answers: Sequence[Written]) -> str:
-        """The tensor ``answer`` of shape [n]: each element is the JSON text that the picture alone would get."""
+        """Makes the tensor ``answer`` of shape [n], whose elements are the JSON texts of the pictures' answers."""
         data = [answer.text for answer in answers]
         model = answers[0].model
         content = {"model_name": model["name"], "model_version": model["version"], "id": self.id}
@@ -56,17 +56,17 @@ class V2:
 
 
 def open_kserve(body: Mapping[str, Any], explain: bool) -> Envelope | None:
-    """Reads a JSON body if it is KServe's.
+    """Reads a KServe request.
 
     Args:
-        body: as parsed.
-        explain: whether it was posted to an address for explanations.
+        body: the parsed JSON body.
+        explain: whether the request's address is one for explanations.
 
     Returns:
-        None for a body that has neither ``instances`` nor ``inputs``.
+        The request's envelope; None for a body that has neither ``instances`` nor ``inputs``.
 
     Raises:
-        BadRequest: what is not of the protocol's shape, or a part of it that is not understood.
+        BadRequest: the body does not have the protocol's form, or uses a part of the protocol that is not understood.
     """
     if "instances" in body:
         _only(body, ("instances",), "a V1 request")
@@ -79,10 +79,13 @@ def open_kserve(body: Mapping[str, Any], explain: bool) -> Envelope | None:
 
 
 def refuse_binary(header: str | None) -> None:
-    """Refuses V2's binary tensor extension, whose bodies are JSON with bytes behind it.
+    """Refuses V2's binary tensor extension, whose bodies are JSON followed by bytes.
+
+    Args:
+        header: ``Inference-Header-Content-Length``; None without it.
 
     Raises:
-        BadRequest: saying what to send instead.
+        BadRequest: the header is there; the message says what to send instead.
     """
     if header is not None:
         raise BadRequest(f"{_NO_BINARY}: {_V2}")
@@ -90,11 +93,11 @@ def refuse_binary(header: str | None) -> None:
 
 def _instances(instances: Any) -> list[Part]:
     _check_length(instances, "instances", _V1)
-    return [Part(f"instances[{place}]", _fields(one, place)) for place, one in enumerate(instances)]
+    return [Part(f"instances[{place}]", _fields(instance, place)) for place, instance in enumerate(instances)]
 
 
 def _fields(instance: Any, place: int) -> dict[str, Any]:
-    """An instance's picture and options; one that is base64 text, or TensorFlow's form of it, has no options."""
+    """An instance's picture and options; base64 text, or TensorFlow's form of it, is a picture without options."""
     if isinstance(instance, str) or (isinstance(instance, dict) and set(instance) == {"b64"}):
         return {"image": instance}
     if not isinstance(instance, dict):
@@ -114,14 +117,14 @@ def _tensor(inputs: Any, options: Mapping[str, Any]) -> list[Part]:
     _check_length(data, "inputs[0].data", _V2)
     if tensor.get("shape") != [len(data)]:
         raise BadRequest(f"inputs[0].shape is {shown(tensor.get('shape'))}, valid is [{len(data)}], as data has")
-    for place, one in enumerate(data):
-        if not isinstance(one, str):
+    for place, picture in enumerate(data):
+        if not isinstance(picture, str):
             raise BadRequest(f"inputs[0].data[{place}] must be a picture's base64 text")
-    return [Part(f"inputs[0].data[{place}]", {**options, "image": one}) for place, one in enumerate(data)]
+    return [Part(f"inputs[0].data[{place}]", {**options, "image": picture}) for place, picture in enumerate(data)]
 
 
 def _parameters(holder: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """Our options among a request's or a tensor's parameters."""
+    """The options among the parameters of a request or a tensor."""
     parameters = holder.get("parameters") or {}
     if not isinstance(parameters, dict):
         raise BadRequest(f"{place} must be an object of options")
@@ -134,7 +137,7 @@ def _parameters(holder: Mapping[str, Any], place: str) -> dict[str, Any]:
 
 
 def _check_outputs(outputs: Any) -> None:
-    """Refuses outputs that are asked for and do not exist."""
+    """Refuses requested outputs that do not exist."""
     for output in outputs if isinstance(outputs, list) else [outputs] if outputs is not None else []:
         if not isinstance(output, dict) or output.get("name") != OUTPUT:
             raise BadRequest(f'outputs are not valid, valid is [{{"name": "{OUTPUT}"}}]')

@@ -1,4 +1,4 @@
-"""What is known of a model without loading it: enough to check a request and to describe the model to a client."""
+"""The model's card: the facts by which requests are checked and the model is described to clients."""
 
 import re
 from collections.abc import Iterable
@@ -25,23 +25,23 @@ class ModelCard:
     default_layer: str
     layers: dict[str, tuple[int, int, int]]  # module path to (C, h, w) at the crop's size
     guided_coverage: str | None = None  # "37 of 37 activations"; None where guided backpropagation is not defined
-    refusals: dict[str, str] = field(default_factory=dict)  # maps that there are not, and why
+    refusals: dict[str, str] = field(default_factory=dict)  # names of maps that cannot be made, and why
     layer_rule: str = ""  # why ``default_layer`` is the default
     refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
     alone: str = ""  # why pictures are run one by one; empty if they are run together
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """The maps that the architecture and the engine have."""
+        """Names of the maps that the architecture and the engine can make."""
         return tuple(name for name in MAPS if name not in self.refusals)
 
     @property
     def default_maps(self) -> tuple[str, ...]:
-        """The seed's three, as far as there are."""
+        """Names of the maps that are made if a request names none."""
         return tuple(name for name in self.maps if name in DEFAULT_MAPS)
 
     def summary(self, engine: str) -> dict[str, Any]:
-        """What every answer says of the model."""
+        """The model as every answer names it."""
         return {
             "name": self.name,
             "version": self.version,
@@ -50,7 +50,7 @@ class ModelCard:
         }
 
     def description(self, engine: str) -> dict[str, Any]:
-        """All of it, for ``GET :8081/models/<name>?customized=true``."""
+        """The whole card, for ``GET :8081/models/<name>?customized=true``."""
         return {
             **self.summary(engine),
             "labels": self.labels,
@@ -71,10 +71,10 @@ class ModelCard:
         }
 
     def map_names(self, options: Options) -> tuple[str, ...]:
-        """The maps wanted; by default the seed's.
+        """Names of the maps that the options ask for.
 
         Raises:
-            Unprocessable: a map that there is not, with the reason.
+            Unprocessable: a map cannot be made; the message says why.
         """
         if options.maps is None:
             return self.default_maps
@@ -86,18 +86,21 @@ class ModelCard:
         return options.maps
 
     def target_indices(self, options: Options) -> list[int]:
-        """The classes to explain, ``TOP`` for the prediction.
+        """Indices of the classes to explain, ``TOP`` for the class with the highest score.
 
         Raises:
-            BadRequest: no such class, or a label that several classes share.
+            BadRequest: see ``class_index``.
         """
         return [self.class_index(target) for target in options.target]
 
     def class_index(self, target: int | str) -> int:
-        """The index of a class given as index, as label, or as digits; a label that is a number goes before the index.
+        """The index of a class, or ``TOP`` for "top".
+
+        Args:
+            target: the class's index, its label, or the index as text; a label that is a number goes before an index.
 
         Raises:
-            BadRequest: no such class, or a label that several classes share.
+            BadRequest: the class does not exist, or several classes have the label.
         """
         if isinstance(target, int):
             return self._checked_index(target)
@@ -113,18 +116,18 @@ class ModelCard:
         raise BadRequest(f"target {target[:80]!r} is no label of this model, valid are {_listed(self.labels)}")
 
     def layer_paths(self, options: Options) -> list[str]:
-        """The layers to look at, ``auto`` resolved, each once.
+        """Module paths of the layers that the options ask for, each once; ``auto`` becomes the default layer.
 
         Raises:
-            BadRequest: not a layer with a map.
+            BadRequest: a layer has no map.
         """
         return list(dict.fromkeys(self._layer_path(layer) for layer in options.layer))
 
     def check_top_k(self, options: Options) -> None:
-        """Refuses more classes than there are.
+        """Checks how many predictions are asked for.
 
         Raises:
-            BadRequest: naming how many there are.
+            BadRequest: more than the model has classes.
         """
         if options.top_k is not None and options.top_k > len(self.labels):
             raise BadRequest(f"top_k {shown(options.top_k)} is not valid, valid are 1 to {len(self.labels)}")

@@ -1,11 +1,11 @@
-"""What a client can ask for beside the picture, and how it is read from text, bytes or JSON values.
+"""The options of a request, read from text, bytes or JSON values.
 
-Values are checked here as far as that needs no model; what depends on the model (labels, layers, number of classes) is
-checked against the ``ModelCard`` afterwards.
+Values that depend on the model (labels, layers, number of classes) are checked against the ``ModelCard`` afterwards.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import cv2
@@ -15,8 +15,8 @@ from handler.explanation.cam import METHODS
 from handler.explanation.maps import MAP_KINDS
 
 MAPS = tuple(MAP_KINDS)
-DEFAULT_MAPS = MAPS[:3]  # those of pytorch-grad-cam's tutorial
-ALL_MAPS = ("all",)  # all that the architecture has
+DEFAULT_MAPS = MAPS[:3]  # the maps of pytorch-grad-cam's tutorial
+ALL_MAPS = ("all",)  # all maps that the model can make
 SIZES = ("layer", "input", "image")
 ENCODINGS = ("png", "npy", "list")
 COLORMAPS = {
@@ -28,35 +28,35 @@ MAX_TARGETS = 10
 
 @dataclass(frozen=True)
 class Overlay:
-    """How the blended picture is made."""
+    """How a map is blended into a picture."""
 
-    image_weight: float = 0.5  # 0 is the heat map alone, 1 the picture alone
+    image_weight: float = 0.5  # 0 shows the heat map alone, 1 the picture alone
     colormap: str = "jet"  # a name out of COLORMAPS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of one row. ``maps`` None stands for the seed's three, as far as the model has them."""
+    """The options of one picture."""
 
     target: tuple[int | str, ...] = ("top",)  # class indices, labels or "top"
-    maps: tuple[str, ...] | None = None  # out of MAPS; empty for a prediction only
+    maps: tuple[str, ...] | None = None  # out of MAPS; empty: a prediction only; None: see ModelCard.default_maps
     method: str = "gradcam"  # a name out of cam.METHODS
-    layer: tuple[str, ...] = ("auto",)  # module paths; several are averaged
-    top_k: int | None = None  # 1 … number of classes; None is 5, or all if there are fewer
+    layer: tuple[str, ...] = ("auto",)  # module paths or "auto"; the maps of several layers are averaged
+    top_k: int | None = None  # number of predictions, at least 1; None: 5, or all classes if there are fewer
     size: str = "input"  # out of SIZES
     encoding: str = "png"  # out of ENCODINGS
     overlay: Overlay = Overlay()
 
 
 def parse_options(given: Mapping[str, Any], defaults: Options) -> Options:
-    """Reads options from names and values as a client sent them.
+    """Reads the options that a client sent.
 
     Args:
         given: option name to text, UTF-8 bytes or a JSON value.
-        defaults: for what is not given.
+        defaults: the values of all other options.
 
     Raises:
-        BadRequest: an unknown option or a value out of range; the message lists what is valid.
+        BadRequest: an option is unknown or a value out of range; the message lists what is valid.
     """
     read: dict[str, Any] = {}
     for written, value in given.items():
@@ -83,14 +83,14 @@ def shown(value: Any) -> str:
     try:
         text = repr(value)
     except ValueError:  # Python refuses to write out integers of thousands of digits
-        return "that many digits"
+        return "a number of thousands of digits"
     except RecursionError:  # lists in lists, just not too many for the JSON parser
-        return "what is nested that deeply"
+        return "a value nested too deeply"
     return text if len(text) <= 80 else text[:77] + "…"
 
 
 def _items(name: str, value: Any, valid: str) -> list[Any]:
-    """A list from JSON, or one from comma-separated text."""
+    """The items of a JSON list or of comma-separated text."""
     items = value if isinstance(value, list) else value.split(",") if isinstance(value, str) else [value]
     items = [item.strip() if isinstance(item, str) else item for item in items]
     if not items or "" in items:
@@ -98,7 +98,7 @@ def _items(name: str, value: Any, valid: str) -> list[Any]:
     return items
 
 
-def _choice(name: str, value: Any, valid: tuple[str, ...]) -> str:
+def _choice(name: str, value: Any, valid: Collection[str]) -> str:
     if not isinstance(value, str) or value.lower() not in valid:
         raise BadRequest(f"{name} {shown(value)} does not exist, valid are {', '.join(valid)}")
     return value.lower()
@@ -129,10 +129,6 @@ def _maps(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(chosen))
 
 
-def _method(value: Any) -> str:
-    return _choice("method", value, tuple(METHODS))
-
-
 def _layer(value: Any) -> tuple[str, ...]:
     layers = _items("layer", value, "auto or module paths")
     if not all(isinstance(layer, str) for layer in layers) or len(layers) > MAX_LAYERS:
@@ -147,16 +143,8 @@ def _top_k(value: Any) -> int:
     return number
 
 
-def _size(value: Any) -> str:
-    return _choice("size", value, SIZES)
-
-
-def _encoding(value: Any) -> str:
-    return _choice("encoding", value, ENCODINGS)
-
-
 def _overlay(value: Any) -> dict[str, Any]:
-    """The parts of an ``Overlay`` that were given."""
+    """The fields of an ``Overlay`` that the client gave."""
     valid = f"an image weight of 0 to 1, a colour map out of {', '.join(COLORMAPS)}, or both"
     parts: dict[str, Any] = {}
     for item in _items("overlay", value, valid):
@@ -169,7 +157,7 @@ def _overlay(value: Any) -> dict[str, Any]:
 
 
 def _weight(value: Any) -> float | None:
-    """A number from 0 to 1, None for anything else."""
+    """A number from 0 to 1; None for any other value."""
     try:
         weight = float("nan") if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -180,10 +168,10 @@ def _weight(value: Any) -> float | None:
 _READERS: dict[str, Callable[[Any], Any]] = {
     "target": _target,
     "maps": _maps,
-    "method": _method,
+    "method": partial(_choice, "method", valid=METHODS),
     "layer": _layer,
     "top_k": _top_k,
-    "size": _size,
-    "encoding": _encoding,
+    "size": partial(_choice, "size", valid=SIZES),
+    "encoding": partial(_choice, "encoding", valid=ENCODINGS),
     "overlay": _overlay,
 }

@@ -1,4 +1,4 @@
-"""The upload's hash and size, by which a client knows that an answer is about its own picture."""
+"""The upload's hash and size, by which a client checks that an answer is about its own picture."""
 
 import hashlib
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Receipt:
 
     @classmethod
     def of(cls, upload: bytes) -> "Receipt":
-        """The receipt of an encoded picture, as it arrived."""
+        """Makes the receipt of an encoded picture, as it arrived."""
         return cls(hashlib.sha256(upload).hexdigest(), len(upload))
 
     def to_dict(self) -> dict[str, Any]:
@@ -24,5 +24,5 @@ class Receipt:
         return {"sha256": self.sha256, "bytes": self.size}
 
     def headers(self) -> dict[str, str]:
-        """For answers that have no JSON; made here, so that nothing a client sent gets into a header."""
+        """The receipt as a header, for answers that are no JSON; none of its text comes from a client."""
         return {HEADER: self.sha256}

@@ -1,8 +1,8 @@
-"""From one row to its pictures' bytes and their options.
+"""Reads the bytes and the options of a row's pictures.
 
-These forms are understood: multipart, or gRPC, with the picture in ``data``, ``body`` or ``image`` and the options as
-further parts; the picture alone as the body, with the options as ``X-Explain-<Option>`` headers; JSON with the picture
-in base64; and KServe's envelopes around several such pictures.
+A row has one of four forms: multipart or gRPC, with the picture in ``data``, ``body`` or ``image`` and the options in
+further parts; the picture alone as the body, with the options in ``X-Explain-<Option>`` headers; JSON, with the picture
+in base64; or a KServe envelope with several such pictures.
 """
 
 import base64
@@ -30,36 +30,36 @@ _FORMS = (
 
 @dataclass(frozen=True)
 class Asked:
-    """One picture and what is asked about it, parsed but not yet checked against the model."""
+    """One picture and its options, not yet checked against the model."""
 
     image: bytes  # the encoded picture
     options: Options
-    place: str = ""  # in the request, for messages; empty where it is the only one
+    place: str = ""  # the picture's place in the request, for messages; empty for a single picture
 
     @cached_property
     def receipt(self) -> Receipt:
-        """Tells this upload from others."""
+        """The hash and the size of the upload."""
         return Receipt.of(self.image)
 
 
 @dataclass(frozen=True)
 class Request:
-    """One row."""
+    """The content of one row."""
 
-    asked: Sequence[Asked]  # at least one
-    accept: str  # "application/json" or "image/png"
-    envelope: Envelope  # that the pictures came in and that their answers go into
+    asked: Sequence[Asked]  # at least one picture
+    accept: str  # the answer's content type: "application/json" or "image/png"
+    envelope: Envelope  # the form of the request and of its answer
 
 
 def parse_row(row: Row, defaults: Options) -> Request:
     """Reads one row.
 
     Args:
-        row: as a front hands it on.
-        defaults: for the options that are not given.
+        row: the request.
+        defaults: the values of the options that the row does not give.
 
     Raises:
-        BadRequest: no picture, bad base64, malformed JSON, an unknown option or a bad value.
+        BadRequest: the row has no picture, bad base64, malformed JSON, an unknown option or a bad value.
     """
     envelope = _open(row)
     accept = accepted(row.accept)
@@ -75,11 +75,11 @@ def parse_row(row: Row, defaults: Options) -> Request:
 
 
 def _open(row: Row) -> Envelope:
-    """The fields of the row's pictures, whatever form they came in."""
+    """The envelope with the fields of the row's pictures."""
     if set(row.fields) != {"body"}:
         return Single(dict(row.fields))
     body = _json_body(row)
-    if isinstance(body, str):  # text/*: no picture, but its bytes shall be named
+    if isinstance(body, str):  # text/* is no picture; the refusal names the first bytes
         body = body.encode("utf-8", "replace")
     if isinstance(body, (bytes, bytearray)):
         return Single({"body": body})
@@ -89,7 +89,7 @@ def _open(row: Row) -> Envelope:
 
 
 def _json_body(row: Row) -> Any:
-    """The body, parsed where it is JSON: a front may have done so, or hand over the bytes."""
+    """The body, parsed if it is JSON; a front may have parsed it already."""
     body = row.fields["body"]
     if not isinstance(body, (bytes, bytearray)):
         return body
@@ -106,10 +106,10 @@ def _json_body(row: Row) -> Any:
 
 
 def _take_image(fields: dict[str, Any]) -> bytes:
-    """Takes the picture out of the fields; what is left are options."""
+    """Takes the picture out of the fields, which leaves the options."""
     present = [name for name in IMAGE_FIELDS if name in fields]
     if len(present) != 1:
-        found = f"the fields {', '.join(present)} all hold one" if present else "there is none"
+        found = f"the fields {', '.join(present)} all hold a picture" if present else "there is none"
         raise BadRequest(f"one picture is needed under one of {', '.join(IMAGE_FIELDS)}, but {found}; {_FORMS}")
     value = fields.pop(present[0])
     if isinstance(value, dict) and set(value) == {"b64"}:
@@ -135,9 +135,10 @@ def _from_base64(text: str) -> bytes:
 
 
 def accepted(header: str) -> str:
-    """The form of the answer for an ``Accept`` header: ``image/png`` if it is preferred to JSON, else JSON.
+    """The answer's content type by an ``Accept`` header: ``image/png`` if the client prefers it to JSON, else JSON.
 
-    The higher quality is preferred; at equal quality a form that is named goes before one that a ``*`` covers.
+    The type of the higher quality is preferred; at equal quality a type that is named goes before a type that a ``*``
+    covers.
     """
     forms = {JSON: (0.0, 0), PNG: (0.0, 0)}  # quality, how specific
     for item in (header or "*/*").lower().split(","):

@@ -139,5 +139,5 @@ def test_a_value_nested_as_deeply_as_can_be_parsed_is_refused_like_any_other():
     value: list = []
     for _ in range(2000):  # deeper than repr goes from anywhere
         value = [value]
-    assert shown(value) == "what is nested that deeply"
+    assert shown(value) == "a value nested too deeply"
     assert returned_or_refused(lambda: parse_options({"target": [value]}, Options())) is None

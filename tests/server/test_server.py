@@ -289,7 +289,7 @@ BAD_JSON = {
     '{"image": ""}': (400, "empty"),
     '{"target": 3}': (400, "one picture is needed"),
     '{"image": 5}': (400, "base64"),
-    '{"image": "aGFsbG8=", "data": "aGFsbG8="}': (400, "all hold one"),
+    '{"image": "aGFsbG8=", "data": "aGFsbG8="}': (400, "all hold a picture"),
     '{"image": "aGFsbG8="}': (415, "68 61 6c 6c 6f"),
     "[1, 2]": (400, "must be an object"),
     "null": (400, "must be an object"),

@@ -47,7 +47,7 @@ def test_json_that_is_no_object_is_refused(body):
 def test_no_picture_and_two_pictures_are_refused():
     with pytest.raises(BadRequest, match="there is none"):
         parse({})
-    with pytest.raises(BadRequest, match="data, image all hold one"):
+    with pytest.raises(BadRequest, match="data, image all hold a picture"):
         parse({"data": PICTURE, "image": PICTURE})
 
 
