@@ -35,11 +35,6 @@ class ModelCard:
         """Names of the maps that the architecture and the engine can make."""
         return tuple(name for name in MAPS if name not in self.refusals)
 
-    @property
-    def default_maps(self) -> tuple[str, ...]:
-        """Names of the maps that are made if a request names none."""
-        return tuple(name for name in self.maps if name in DEFAULT_MAPS)
-
     def summary(self, engine: str) -> dict[str, Any]:
         """The model as every answer names it."""
         return {
@@ -77,7 +72,7 @@ class ModelCard:
             Unprocessable: a map cannot be made; the message says why.
         """
         if options.maps is None:
-            return self.default_maps
+            return tuple(name for name in self.maps if name in DEFAULT_MAPS)
         if options.maps == ALL_MAPS:
             return self.maps
         for name in options.maps:

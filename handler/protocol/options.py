@@ -39,7 +39,7 @@ class Options:
     """The options of one picture."""
 
     target: tuple[int | str, ...] = ("top",)  # class indices, labels or "top"
-    maps: tuple[str, ...] | None = None  # out of MAPS; empty: a prediction only; None: see ModelCard.default_maps
+    maps: tuple[str, ...] | None = None  # out of MAPS; empty: a prediction only; None: DEFAULT_MAPS, if they exist
     method: str = "gradcam"  # a name out of cam.METHODS
     layer: tuple[str, ...] = ("auto",)  # module paths or "auto"; the maps of several layers are averaged
     top_k: int | None = None  # number of predictions, at least 1; None: 5, or all classes if there are fewer

@@ -1,4 +1,4 @@
-"""Maps as clients see them: as pictures drawn on what was seen, as arrays, or as numbers."""
+"""Draws a map on the picture, or encodes it for the JSON answer: as a picture, as an array or as numbers."""
 
 import base64
 from dataclasses import dataclass
@@ -18,49 +18,61 @@ from handler.rendering.render import Picture, deprocess, encode_png, overlay
 
 @dataclass(frozen=True)
 class Canvas:
-    """What maps are drawn on: the network's crop and, for ``size=image``, the upload."""
+    """The pictures that maps are drawn on: the network's crop and, for ``size=image``, the upload."""
 
     seen: Input
-    upload: npt.NDArray[np.uint8] | None  # (H, W, 3) RGB; None unless the answer has its size
+    upload: npt.NDArray[np.uint8] | None  # (H, W, 3) RGB; None unless maps are drawn at the upload's size
     options: Options
 
 
-def encode_map(name: str, one: Map, canvas: Canvas) -> dict[str, Any]:
-    """A map as the JSON answer has it: encoding, shape, data, max, degenerate, coverage."""
+def encode_map(name: str, drawn: Map, canvas: Canvas) -> dict[str, Any]:
+    """Encodes a map for the JSON answer: encoding, shape, data, max, degenerate and, for guided maps, coverage.
+
+    Args:
+        name: a name out of ``MAP_KINDS``.
+        drawn: the map.
+        canvas: the pictures to draw on, and the options that say encoding, size and overlay.
+    """
     encoding = canvas.options.encoding
     data: str | list[Any]
     if encoding == "png":
-        picture = draw_map(name, one, canvas)
-        shape, data = (
-            picture.shape,
-            base64.b64encode(encode_png(picture, smooth=MAP_KINDS[name].channels == 1)).decode(),
-        )
+        picture = draw_map(name, drawn, canvas)
+        png = encode_png(picture, smooth=MAP_KINDS[name].channels == 1)
+        shape, data = picture.shape, base64.b64encode(png).decode()
     else:
-        values = one.values if canvas.upload is None else onto_upload(one.values, canvas.seen.crop)
+        values = drawn.values if canvas.upload is None else onto_upload(drawn.values, canvas.seen.crop)
         shape, data = values.shape, encode_npy(values) if encoding == "npy" else encode_list(values)
     content = {
         "encoding": encoding,
         "shape": list(shape),
         "data": data,
-        "max": one.maximum,
-        "degenerate": one.degenerate,
+        "max": drawn.maximum,
+        "degenerate": drawn.degenerate,
     }
-    return content if one.coverage is None else {**content, "coverage": one.coverage}
+    return content if drawn.coverage is None else {**content, "coverage": drawn.coverage}
 
 
-def draw_map(name: str, one: Map, canvas: Canvas) -> npt.NDArray[np.uint8]:
-    """A map as a picture: gradcam blended into what was seen, gradients in relief on grey.
+def draw_map(name: str, drawn: Map, canvas: Canvas) -> npt.NDArray[np.uint8]:
+    """Draws a map: gradcam is blended into the picture, gradients are drawn in relief on grey.
 
-    At the upload's size, what the network did not see is dark grey (gradcam) or transparent (gradients, RGBA).
+    At the upload's size, pixels that the network did not see are dark grey (gradcam) or transparent (gradients).
+
+    Args:
+        name: a name out of ``MAP_KINDS``.
+        drawn: the map.
+        canvas: the pictures to draw on.
+
+    Returns:
+        uint8 RGB (H, W, 3); RGBA (H, W, 4) for gradients at the upload's size.
     """
     if MAP_KINDS[name].channels > 1:
-        return _draw_gradient(deprocess(one.values), canvas)
+        return _draw_gradient(deprocess(drawn.values), canvas)
     weight, colormap = canvas.options.overlay.image_weight, canvas.options.overlay.colormap
     if canvas.upload is None:
-        return overlay(_picture_of_size(canvas, *one.values.shape), one.values, weight, colormap)
+        return overlay(_picture_of_size(canvas, *drawn.values.shape), drawn.values, weight, colormap)
     crop = canvas.seen.crop
     below = canvas.upload[seen_region(crop).slices]
-    return show_seen(overlay(below, onto_region(one.values, crop), weight, colormap), canvas.upload, crop)
+    return show_seen(overlay(below, onto_region(drawn.values, crop), weight, colormap), canvas.upload, crop)
 
 
 def _draw_gradient(picture: Picture, canvas: Canvas) -> npt.NDArray[np.uint8]:

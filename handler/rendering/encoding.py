@@ -1,4 +1,4 @@
-"""Arrays as JSON holds them: the base64 of a ``.npy`` file, or nested lists."""
+"""Encodes arrays for JSON: as the base64 of a ``.npy`` file, or as nested lists."""
 
 import base64
 import io
@@ -11,14 +11,14 @@ _DIGITS = 8  # significant digits of listed numbers, about those of a float32
 
 
 def encode_npy(values: npt.NDArray[np.float32]) -> str:
-    """Base64 of a ``.npy`` file: ``numpy.load(io.BytesIO(base64.b64decode(text)))`` restores it."""
+    """The base64 of a ``.npy`` file: ``numpy.load(io.BytesIO(base64.b64decode(text)))`` restores the array."""
     file = io.BytesIO()
     np.save(file, values, allow_pickle=False)
     return base64.b64encode(file.getvalue()).decode()
 
 
 def encode_list(values: npt.NDArray[np.float32]) -> list[Any]:
-    """Nested lists of numbers, None where the network did not look."""
+    """Nested lists of numbers, rounded to 8 significant digits; NaN (pixels outside the crop) becomes None."""
     exact = values.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         exponent = np.floor(np.log10(np.abs(exact)))

@@ -1,4 +1,4 @@
-"""Draws maps as pictures. The overlay and the guided pictures equal pytorch-grad-cam's, pixel by pixel."""
+"""Draws maps as pictures. Overlays and pictures of gradients equal pytorch-grad-cam's, pixel by pixel."""
 
 from collections.abc import Sequence
 
@@ -11,8 +11,8 @@ from handler.protocol.options import COLORMAPS
 
 Picture = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 
-# maps are photographs and noise: searching them for repeated strings takes twice as long and saves nothing, and so does
-# trying all filters on each line
+# pictures of maps are photographs and noise: to search them for repeated strings, or to try all filters on each line,
+# would double the time and save no bytes
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 2, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_FILTER]
 _CAPTION_HEIGHT = 22  # pixels
 _GAP = 4  # pixels between the panels of a sheet
@@ -39,14 +39,14 @@ def overlay(picture: Picture, values: Floats, image_weight: float, colormap: str
 def deprocess(values: Floats) -> Picture:
     """Makes a picture of a signed gradient (H, W, 3), as pytorch-grad-cam's ``deprocess_image`` does.
 
-    Standardised (``1e-5`` is added to the deviation), times 0.1, plus 0.5, clipped to [0, 1]. All-zero is mid grey.
+    ``clip(0.1 · (values - mean) / (std + 1e-5) + 0.5, 0, 1)``; a gradient of zeros becomes mid grey.
     """
     standardised = (values - np.mean(values)) / (np.std(values) + 1e-5)
     return np.asarray(np.clip(standardised * 0.1 + 0.5, 0, 1) * 255, np.uint8)
 
 
 def sheet(rows: Sequence[Sequence[tuple[str, Picture]]]) -> Picture:
-    """Lays out captioned pictures, one row per explanation, on white."""
+    """Lays out rows of (caption, picture) on white. All pictures have the same size, all rows the same length."""
     return np.vstack([np.hstack([_panel(caption, picture) for caption, picture in row]) for row in rows])
 
 
@@ -55,7 +55,10 @@ def encode_png(picture: npt.NDArray[np.uint8], *, smooth: bool = True) -> bytes:
 
     Args:
         picture: uint8 (H, W, 3) or (H, W, 4).
-        smooth: whether neighbours resemble each other, as in photographs; the pixels are the same, the size is not.
+        smooth: whether neighbouring pixels resemble each other, as in photographs; changes the file's size alone.
+
+    Raises:
+        RuntimeError: cv2 cannot encode the picture.
     """
     code = cv2.COLOR_RGBA2BGRA if picture.shape[2] == 4 else cv2.COLOR_RGB2BGR
     line_filter = cv2.IMWRITE_PNG_FILTER_UP if smooth else cv2.IMWRITE_PNG_FILTER_NONE

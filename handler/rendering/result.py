@@ -1,4 +1,4 @@
-"""The result for one picture. It can be drawn, saved, shown in a notebook, and turned into the JSON answer."""
+"""The result for one picture: it can be drawn, saved, shown in a notebook and turned into the JSON answer."""
 
 import base64
 import html
@@ -16,12 +16,12 @@ from handler.protocol.receipt import Receipt
 from handler.rendering.canvas import Canvas, draw_map, encode_map
 from handler.rendering.render import Picture, encode_png, sheet
 
-_PANELS = sorted(MAP_KINDS, key=lambda name: not MAP_KINDS[name].at_layer)  # in the order of the sheet
+_PANELS = sorted(MAP_KINDS, key=lambda name: not MAP_KINDS[name].at_layer)  # maps in the order of the sheet
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One class of one picture."""
+    """One predicted class of one picture."""
 
     index: int
     label: str
@@ -43,8 +43,8 @@ class Explanation:
     """The maps of one target."""
 
     target: Target
-    method: str | None  # the CAM formula; None where no map is made at a layer
-    layers: tuple[str, ...]  # module paths of the layers that the maps are made at
+    method: str | None  # the CAM formula; None if no map is made at a layer
+    layers: tuple[str, ...]  # module paths of the layers that the maps are made at; empty if none is
     maps: dict[str, Map]  # by name, in the order of the options
 
 
@@ -52,48 +52,51 @@ class Explanation:
 class Result:
     """The predictions and explanations of one picture."""
 
-    model: Mapping[str, str]  # name, version, architecture and the engine that found it
+    model: Mapping[str, str]  # name, version, architecture and the engine that computed the evidence
     logits: Floats  # (K,)
     predictions: Sequence[Prediction]  # the most probable classes, best first
-    explanations: Sequence[Explanation]  # one per target; none where no map was asked for
-    canvas: Canvas  # what maps are drawn on: the picture, as the network saw it
-    receipt: Receipt  # of the encoded picture
+    explanations: Sequence[Explanation]  # one per target; empty if no map was asked for
+    canvas: Canvas  # the pictures that maps are drawn on
+    receipt: Receipt  # hash and size of the encoded picture
     timings_ms: Mapping[str, float] = field(default_factory=dict)  # by name out of ``observation.STAGES``
 
     @property
     def probabilities(self) -> Floats:
-        """(K,), softmax of the logits."""
+        """The softmax (K,) of the logits."""
         return softmax(self.logits)
 
     def draw(self, explanation: int = 0, name: str = "gradcam") -> Picture:
-        """One map as the picture that the server draws: uint8 RGB (H, W, 3).
+        """Draws a map as the server does.
 
         Args:
-            explanation: place in ``explanations``.
-            name: of one of its maps.
+            explanation: index into ``explanations``.
+            name: a name out of the explanation's maps.
+
+        Returns:
+            uint8 RGB (H, W, 3); see ``draw_map``.
         """
         return draw_map(name, self.explanations[explanation].maps[name], self.canvas)
 
     def sheet(self) -> Picture:
-        """One row of captioned pictures per target, what the network saw first; all at the size it saw."""
+        """Draws a row per target: the network's crop and the target's maps, all at the crop's size, with captions."""
         canvas, height, width = replace(self.canvas, upload=None), *self.canvas.seen.picture.shape[:2]
         rows = []
         for explanation in self.explanations:
             target = explanation.target
             row = [(f"{target.label} {target.probability:.2f}", canvas.seen.picture)]
             for name in (name for name in _PANELS if name in explanation.maps):
-                found = explanation.maps[name]
-                if found.values.shape[:2] != (height, width):  # gradcam at the layer's own few cells
-                    found = replace(found, values=scale(resize(found.values, height, width)))
-                row.append((MAP_KINDS[name].title, draw_map(name, found, canvas)))
+                drawn = explanation.maps[name]
+                if drawn.values.shape[:2] != (height, width):  # gradcam at the layer's size
+                    drawn = replace(drawn, values=scale(resize(drawn.values, height, width)))
+                row.append((MAP_KINDS[name].title, draw_map(name, drawn, canvas)))
             rows.append(row)
         return sheet(rows)
 
     def to_dict(self, painters: Executor | None = None) -> dict[str, Any]:
-        """The JSON answer.
+        """The content of the JSON answer.
 
         Args:
-            painters: threads that draw the maps side by side; None draws one after the other.
+            painters: threads that encode the maps side by side; None encodes one map after the other.
         """
         return {
             "model": dict(self.model),
@@ -118,14 +121,14 @@ class Result:
         """Writes the sheet, ``sheet.png``, and each map's picture, ``<class index>_<map>.png``.
 
         Args:
-            folder: made if need be.
-            overwrite: whether files that are there are replaced.
+            folder: is made if it does not exist.
+            overwrite: whether existing files are replaced.
 
         Returns:
-            The files, the sheet first; none where no map was asked for.
+            The files, the sheet first; an empty list if no map was asked for.
 
         Raises:
-            FileExistsError: one of the files is there; none is written then.
+            FileExistsError: a file exists already; no file was written.
         """
         if not self.explanations:
             return []
@@ -143,7 +146,7 @@ class Result:
         return list(pictures)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the sheet, or the predictions where no map was asked for."""
+        """The predictions and the sheet, for a notebook."""
         lines = "<br>".join(
             f"{html.escape(prediction.label)} {prediction.probability:.3f}" for prediction in self.predictions
         )
@@ -153,13 +156,18 @@ class Result:
         return f'<p>{lines}</p><img alt="explanations" src="data:image/png;base64,{picture}">'
 
     def _encoded(self, maps: Mapping[str, Map], painters: Executor | None) -> dict[str, dict[str, Any]]:
-        """Each map as the JSON answer has it; side by side, because deflating does not hold the interpreter."""
+        """The encoded maps by name; threads help, because compression releases the interpreter's lock."""
         run = painters.map if painters else map
         return dict(zip(maps, run(lambda name: encode_map(name, maps[name], self.canvas), maps), strict=True))
 
 
 def observe_result(result: Result, stages_ms: Mapping[str, float]) -> Observation:
-    """What metrics and logs tell of it; ``stages_ms`` has the names of ``observation.STAGES``."""
+    """The facts about a result for metrics and logs.
+
+    Args:
+        result: the result for one picture.
+        stages_ms: milliseconds by name out of ``observation.STAGES``.
+    """
     first = result.explanations[0] if result.explanations else None
     maps = tuple(first.maps) if first else ()
     method = (first and first.method) or (GRADIENT_ALONE if maps else NONE)
@@ -169,7 +177,7 @@ def observe_result(result: Result, stages_ms: Mapping[str, float]) -> Observatio
         method=method,
         maps=maps,
         targets=len(result.explanations),
-        degenerate=sum(found.degenerate for explained in result.explanations for found in explained.maps.values()),
+        degenerate=sum(made.degenerate for explanation in result.explanations for made in explanation.maps.values()),
         pixels=height * width,
         stages_ms=stages_ms,
     )
