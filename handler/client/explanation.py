@@ -1,4 +1,4 @@
-"""Explains with an exported graph where no PyTorch is: the server's own answers, from one ONNX file."""
+"""Explains with an exported graph, without PyTorch: the server's answers from one ONNX file."""
 
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ from handler.rendering.render import encode_png
 
 
 class ExplanationClient:
-    """A graph of explanations, loaded once; it says itself how pictures are prepared and what its classes are."""
+    """A graph of explanations, loaded once; its metadata give preprocessing and labels."""
 
     def __init__(self, path: Path | str) -> None:
         """Loads the graph.
 
         Raises:
-            ModelError: no such file, no ONNX graph, one that this project did not write, or a prediction graph.
+            ModelError: the file does not exist, is no ONNX graph of this project, or is a prediction graph.
         """
         self._model = GraphModel(path)
         self.description = self._model.description
@@ -26,30 +26,34 @@ class ExplanationClient:
             )
 
     def explain(self, image: Picture, **options: Any) -> dict[str, Any]:
-        """The server's JSON answer for a picture: predictions, and maps as ``options`` want them.
+        """Makes the server's JSON answer for a picture.
 
         Args:
             image: a path, an encoded picture, uint8 RGB (H, W, 3), or a Pillow image.
             options: as in JSON requests: ``target=3``, ``maps=["gradcam"]``, ``encoding="npy"`` and so on.
 
         Raises:
-            RequestError: no picture, scores or evidence that are not finite, or an invalid option; the message says
-                what is valid.
+            RequestError: the picture cannot be decoded, scores or evidence are not finite, or an option is invalid;
+                the message says what is valid.
             OSError: the file cannot be read.
             ModelError: the graph failed on this picture.
         """
         return self._model.explain(image, **options).to_dict()
 
     def check_target(self, target: int | str) -> None:
-        """Refuses classes that ``explain`` and ``draw`` would refuse for every picture.
+        """Checks a target as ``explain`` and ``draw`` do.
 
         Raises:
-            RequestError: no such class, or a label that several classes share.
+            RequestError: the class does not exist, or several classes have the label.
         """
         self._model.check(target=target)
 
     def draw(self, image: Picture, **options: Any) -> bytes:
-        """All maps on one sheet, beside what the network saw: a PNG file.
+        """Draws the network's crop and the maps on one sheet, and returns the bytes of a PNG file.
+
+        Args:
+            image: as for ``explain``.
+            options: as for ``explain``.
 
         Raises:
             Exception: as ``explain``.

@@ -1,4 +1,4 @@
-"""Opens an exported graph as a model: no PyTorch is needed."""
+"""Opens an exported graph as a model, without PyTorch."""
 
 from pathlib import Path
 
@@ -12,17 +12,17 @@ from handler.serving.explainer import Explainer
 
 
 class GraphModel(Model):
-    """The model of one graph; the graph says itself how pictures are prepared and what its classes are."""
+    """The model of one graph, whose metadata give preprocessing and labels."""
 
     def __init__(self, path: Path | str, kind: str | None = None) -> None:
         """Opens the graph.
 
         Args:
-            path: of the file.
-            kind: that it must have, a key of ``KINDS``; None takes any.
+            path: the file.
+            kind: the kind that the graph must have, a key of ``KINDS``; None allows any kind.
 
         Raises:
-            ModelError: no such file, no ONNX graph, one that this project did not write, or one of another kind.
+            ModelError: the file does not exist, is no ONNX graph of this project, or is a graph of another kind.
         """
         path = Path(path)
         graph = GraphSession.open(path, kind)

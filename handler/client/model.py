@@ -1,4 +1,4 @@
-"""A model in the caller's own process: pictures in, results out, no server."""
+"""A model in the caller's own process, without a server."""
 
 import io
 from collections.abc import Sequence
@@ -17,21 +17,22 @@ from handler.protocol.options import Options, parse_options
 from handler.protocol.receipt import Receipt
 from handler.rendering.result import Prediction, Result
 from handler.serving.explainer import Explainer
-from handler.serving.jobs import Asked, Job, job_of
+from handler.serving.jobs import CheckedOptions, Job, job_of
 
-# a file's path, an encoded picture, uint8 RGB (H, W, 3), or Pillow's
+# a file's path, an encoded picture, uint8 RGB (H, W, 3), or a Pillow image
 Picture = str | Path | bytes | npt.NDArray[np.uint8] | Image.Image
 
 
 class Model:
-    """Explains and predicts. Results are those that the server sends: ``Result.to_dict`` is its JSON answer."""
+    """Predicts and explains as the server does: ``Result.to_dict`` returns the server's JSON answer."""
 
     def __init__(self, explainer: Explainer) -> None:
+        """Takes the explainer; ``handler.load`` and ``handler.wrap`` make models."""
         self._explainer = explainer
 
     @property
     def card(self) -> ModelCard:
-        """What is known of the model: labels, preprocessing, layers, maps."""
+        """The model's labels, preprocessing, layers and maps."""
         return self._explainer.card
 
     def explain(self, picture: Picture, **options: Any) -> Result:
@@ -42,7 +43,7 @@ class Model:
             options: as in requests to the server: ``target="tabby"``, ``maps=["gradcam"]``, ``layer="conv5"``, …
 
         Raises:
-            RequestError: no picture, an option that is not valid, or a picture that the network has no numbers for; the
+            RequestError: the picture cannot be decoded, an option is invalid, or scores or evidence are not finite; the
                 message says what is valid.
             OSError: the file cannot be read.
             ModelError: the engine failed on this picture.
@@ -57,23 +58,23 @@ class Model:
 
         Args:
             pictures: as ``explain`` takes them.
-            targets: one for each picture, instead of the option ``target``.
-            options: for all of them.
+            targets: a target for each picture, instead of the option ``target``.
+            options: the options of all pictures.
 
         Raises:
-            Exception: as ``explain``, of the first picture that fails.
+            Exception: as ``explain``, for the first picture that fails.
         """
-        chosen = [options] * len(pictures) if targets is None else [{**options, "target": one} for one in targets]
+        chosen = [options] * len(pictures) if targets is None else [{**options, "target": target} for target in targets]
         if len(chosen) != len(pictures):
             raise BadRequest(f"{len(chosen)} targets for {len(pictures)} pictures, valid is one for each")
-        return self._results([self._job(*one) for one in zip(pictures, chosen, strict=True)])
+        return self._results([self._job(picture, given) for picture, given in zip(pictures, chosen, strict=True)])
 
     def predict(self, picture: Picture, top_k: int | None = None) -> Sequence[Prediction]:
-        """The most probable classes, best first.
+        """Predicts the most probable classes, best first.
 
         Args:
             picture: as ``explain`` takes it.
-            top_k: how many; None is five, or all classes if there are fewer.
+            top_k: number of classes; None: five, or all classes if there are fewer.
 
         Raises:
             Exception: as ``explain``.
@@ -82,12 +83,12 @@ class Model:
         return self.explain(picture, maps="none", **options).predictions
 
     def check(self, **options: Any) -> None:
-        """Refuses options that ``explain`` would refuse for every picture.
+        """Checks options against the model, without a picture.
 
         Raises:
-            RequestError: the message says what is valid.
+            RequestError: an option is invalid; the message says what is valid.
         """
-        Asked.of(self._parsed(options), self.card)
+        CheckedOptions.of(self._parsed(options), self.card)
 
     def _results(self, jobs: Sequence[Job]) -> list[Result]:
         found: dict[int, Result] = {}

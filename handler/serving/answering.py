@@ -1,4 +1,4 @@
-"""Answers a batch of rows: each on its own merits, whatever its neighbours are."""
+"""Answers a batch of rows; a row that fails leaves the other rows untouched."""
 
 import logging
 import time
@@ -24,16 +24,16 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """The outcome of one picture."""
+class _Encoded:
+    """The outcome for one picture."""
 
-    content: Written | bytes | Exception  # its answer as JSON, as a PNG, or what went wrong
+    content: Written | bytes | Exception  # the answer as JSON, the sheet as a PNG file, or the error
     observed: Observation | None = None
 
 
 @dataclass(frozen=True)
-class _Opened:
-    """A row on its way: read as far as possible."""
+class _ReadRow:
+    """A row, read as far as it is valid."""
 
     request: Request | None = None
     jobs: Sequence[Job] = ()
@@ -41,59 +41,65 @@ class _Opened:
 
 
 class Answering:
-    """Rows in, answers out."""
+    """Makes answers of rows."""
 
     def __init__(self, explainer: Explainer, settings: Settings, threads: int = 1) -> None:
-        """Makes the threads that draw; the engine has threads of its own, which rest while pictures are drawn."""
+        """Starts the threads that draw.
+
+        Args:
+            explainer: computes results.
+            settings: the operator's settings.
+            threads: number of threads that draw; the engine's own threads rest meanwhile.
+        """
         self._painters = ThreadPoolExecutor(threads, "painter")
         self._explainer = explainer
         self._settings = settings
 
     @property
     def pictures(self) -> dict[str, int]:
-        """How many pictures were computed since the start, and how many of them were not finite."""
+        """Counts since the start: ``computed`` pictures, and those among them that were ``not_finite``."""
         return self._explainer.pictures
 
     def answer_batch(self, rows: Sequence[Row]) -> list[Answer]:
-        """Answers each row; one row's mistake, or ours with it, leaves its neighbours untouched.
+        """Answers each row; an error of one row leaves the other rows untouched.
 
         Returns:
             As many answers as rows, in their order.
         """
-        batch = [self._open(row) for row in rows]
-        shown: dict[int, _Shown] = {}  # by the job's identity: equal jobs are different rows' all the same
+        batch = [self._read(row) for row in rows]
+        encoded: dict[int, _Encoded] = {}  # by the job's identity: equal jobs may belong to different rows
         for job, outcome in self._explainer.explain_all(job for row in batch for job in row.jobs):
-            shown[id(job)] = self._show_safely(job, outcome)
-        return [self._close(row, [shown[id(job)] for job in row.jobs]) for row in batch]
+            encoded[id(job)] = self._encode_safely(job, outcome)
+        return [self._answer(row, [encoded[id(job)] for job in row.jobs]) for row in batch]
 
-    def _open(self, row: Row) -> _Opened:
+    def _read(self, row: Row) -> _ReadRow:
         request = None
         try:
             request = parse_row(row, self._defaults(row))
-            return _Opened(request, prepare(request, self._explainer.card, self._settings))
+            return _ReadRow(request, prepare(request, self._explainer.card, self._settings))
         except Exception as error:
-            return _Opened(request, error=error)
+            return _ReadRow(request, error=error)
 
     def _defaults(self, row: Row) -> Options:
-        """The options that a row does not say; an address for explanations shows maps even if the default is none."""
+        """The operator's defaults; at an address for explanations the default maps replace a default of no maps."""
         defaults = self._settings.defaults
         return replace(defaults, maps=None) if defaults.maps == () and row.explains else defaults
 
-    def _close(self, row: _Opened, shown: Sequence[_Shown]) -> Answer:
+    def _answer(self, row: _ReadRow, pictures: Sequence[_Encoded]) -> Answer:
         try:
-            answer = self._put_together(row, [one.content for one in shown])
+            answer = self._assemble(row, [picture.content for picture in pictures])
         except Exception as error:
             answer = _answer_for(error)
-        answer = replace(answer, observed=tuple(one.observed for one in shown if one.observed))
+        answer = replace(answer, observed=tuple(picture.observed for picture in pictures if picture.observed))
         if row.request is None or len(row.request.asked) != 1:
             return answer
         return replace(answer, headers=row.request.asked[0].receipt.headers())
 
-    def _put_together(self, row: _Opened, shown: Sequence[Written | bytes | Exception]) -> Answer:
+    def _assemble(self, row: _ReadRow, contents: Sequence[Written | bytes | Exception]) -> Answer:
         if row.request is None or row.error:
             raise row.error or RuntimeError("a row has neither a request nor an error")
         written = []
-        for job, content in zip(row.jobs, shown, strict=True):
+        for job, content in zip(row.jobs, contents, strict=True):
             if isinstance(content, bytes):
                 return self._checked(Answer(content, PNG))
             if isinstance(content, Exception):
@@ -106,15 +112,15 @@ class Answering:
         check_size(len(answer.body), self._settings.max_answer_bytes)
         return answer
 
-    def _show_safely(self, job: Job, outcome: Result | Exception) -> _Shown:
+    def _encode_safely(self, job: Job, outcome: Result | Exception) -> _Encoded:
         if isinstance(outcome, Exception):
-            return _Shown(outcome)
+            return _Encoded(outcome)
         try:
-            return self._show(job, outcome)
+            return self._encode(job, outcome)
         except Exception as error:
-            return _Shown(error)
+            return _Encoded(error)
 
-    def _show(self, job: Job, result: Result) -> _Shown:
+    def _encode(self, job: Job, result: Result) -> _Encoded:
         started = time.perf_counter()
         sheet = encode_png(result.sheet()) if job.as_sheet else None
         content = result.to_dict(self._painters) if sheet is None else {}
@@ -122,10 +128,10 @@ class Answering:
         timings = {**result.timings_ms, "render": result.timings_ms["render"] + drawn_ms}
         observed = observe_result(result, timings)
         if sheet is not None:
-            return _Shown(sheet, observed)
+            return _Encoded(sheet, observed)
         text = json_text({**content, "timings_ms": {stage: round(spent, 2) for stage, spent in timings.items()}})
         check_size(len(text), self._settings.max_answer_bytes)
-        return _Shown(Written(text, content["model"], content["predictions"]), observed)
+        return _Encoded(Written(text, content["model"], content["predictions"]), observed)
 
 
 def _answer_for(error: Exception) -> Answer:

@@ -1,4 +1,4 @@
-"""Limits what one request may cost, before anything is computed."""
+"""Limits the cost of a request, before the engine runs."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,9 @@ from handler.errors import TooLarge
 from handler.explanation.maps import MAP_KINDS
 from handler.rendering.canvas import Canvas
 
-_BYTES_PER_NUMBER = {"npy": 16 / 3, "list": 8.0}  # of the encoded text; lists mostly have more
+_BYTES_PER_NUMBER = {"npy": 16 / 3, "list": 8.0}  # of encoded text; most lists take more
 _MOST_PIXELS = 16_000_000  # of all pictures of an answer
-MOST_EXPLANATIONS = 40  # in all: of a large network, more would outlast responseTimeout, which kills the worker
+MOST_EXPLANATIONS = 40  # per request: more, by a large network, would outlast responseTimeout, which kills the worker
 _ADVICE = (
     "ask for fewer targets or maps, fewer pictures in one request, a smaller size (layer, input) "
     "or another encoding (png)"
@@ -16,9 +16,10 @@ _ADVICE = (
 
 
 class Budget:
-    """Adds up the cost of a request's pictures and refuses the request above its limits."""
+    """Adds up the cost of a request's pictures, and refuses a request above the limits."""
 
     def __init__(self, max_upload_pixels: int, max_answer_bytes: int) -> None:
+        """Sets the limits of one request: pixels of all its decoded pictures, bytes of its answer."""
         self._max_upload_pixels = max_upload_pixels
         self._max_answer_bytes = max_answer_bytes
         self._decoded = 0  # pixels
@@ -27,10 +28,10 @@ class Budget:
         self._explained = 0
 
     def decode(self, height: int, width: int) -> None:
-        """Counts a picture that was decoded: many small uploads may not hold more pixels than a large one.
+        """Counts the pixels of a decoded picture: many small pictures share the limit of one large picture.
 
         Raises:
-            TooLarge: more than one request may have.
+            TooLarge: the request's pictures exceed the limit.
         """
         self._decoded += height * width
         if self._decoded > self._max_upload_pixels:
@@ -40,15 +41,15 @@ class Budget:
             )
 
     def draw(self, canvas: Canvas, maps: Sequence[str], targets: int) -> None:
-        """Counts what a picture's maps add to the answer, so that a request is refused before anything is computed.
+        """Counts a picture's explanations, and the pixels or numbers that its maps add to the answer.
 
         Args:
-            canvas: what would be drawn on.
-            maps: the maps of each target.
-            targets: how many.
+            canvas: the pictures that the maps would be drawn on.
+            maps: names of the maps of each target.
+            targets: number of targets.
 
         Raises:
-            TooLarge: the message names what would be smaller.
+            TooLarge: the request exceeds a limit; the message says how to ask for less.
         """
         self._explained += targets if maps else 0
         if self._explained > MOST_EXPLANATIONS:
@@ -69,7 +70,7 @@ class Budget:
 
 
 def check_size(size: int, most: int) -> None:
-    """Refuses an answer that TorchServe's frontend would kill the worker for.
+    """Checks the bytes of an answer: TorchServe's frontend kills the worker above a limit of its own.
 
     Raises:
         TooLarge: more than ``most`` bytes.

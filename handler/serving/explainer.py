@@ -1,4 +1,4 @@
-"""The core: pictures in, results out; all pictures with equal needs go through the engine in one pass."""
+"""Makes results of jobs: the engine runs all pictures with equal needs in one pass."""
 
 import time
 import traceback
@@ -20,19 +20,20 @@ Outcome = Result | Exception
 
 
 class Explainer:
-    """An engine and what is known of its model. Stateless apart from two counts."""
+    """An engine and the card of its model; keeps two counts, and nothing of a job."""
 
     def __init__(self, engine: Engine, card: ModelCard) -> None:
+        """Takes the engine and the card of the model that it runs."""
         self._engine = engine
         self.card = card
-        self.pictures = {"computed": 0, "not_finite": 0}  # since the start; the second are part of the first
+        self.pictures = {"computed": 0, "not_finite": 0}  # since the start; "computed" includes "not_finite"
 
     def explain(self, job: Job) -> Result:
         """The result of one picture.
 
         Raises:
-            NotFinite: scores or evidence that are not finite.
-            Exception: whatever the engine raises.
+            NotFinite: scores, evidence or maps are not finite.
+            Exception: the engine failed.
         """
         ((_, outcome),) = self.explain_all([job])
         if isinstance(outcome, Exception):
@@ -42,7 +43,7 @@ class Explainer:
     def explain_all(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
         """Yields each job with its result or its error; the error of one job leaves the other jobs untouched.
 
-        The jobs of a pass come one after the other, in no other order; evidence is forgotten with its pass.
+        The order is that of the passes. The memory of a pass's evidence is free before the next pass begins.
         """
         for together in in_passes(jobs):
             for job, outcome in zip(together, self._outcomes(together), strict=True):
@@ -56,11 +57,11 @@ class Explainer:
         except Exception as error:
             if len(jobs) == 1:
                 return [_without_variables(error)]
-        # here, where nothing holds the memory of the pass that failed any more
+        # not within except: there the exception would keep the memory of the failed pass alive
         return [outcome for job in jobs for outcome in self._outcomes([job])]
 
     def _run_in_parts(self, job: Job) -> list[Outcome]:
-        """A picture with many targets at many layers: what is found is many times the size of its maps."""
+        """Runs a picture's targets in several passes: the evidence at many layers takes much more memory than maps."""
         most = pairs_at_once(job.needs)
         parts: list[Result] = []
         for start in range(0, len(job.targets), most):
@@ -73,16 +74,16 @@ class Explainer:
     def _run(self, jobs: Sequence[Job], targets: Sequence[Sequence[int]]) -> list[Outcome]:
         inputs = np.stack([job.canvas.seen.tensor for job in jobs])
         evidence = self._engine.run(inputs, targets, jobs[0].needs)
-        return [self._take_safely(evidence, row, job) for row, job in enumerate(jobs)]
+        return [self._result_safely(evidence, row, job) for row, job in enumerate(jobs)]
 
-    def _take_safely(self, evidence: Evidence, row: int, job: Job) -> Outcome:
+    def _result_safely(self, evidence: Evidence, row: int, job: Job) -> Outcome:
         try:
-            return self._take(evidence, row, job)
+            return self._result(evidence, row, job)
         except Exception as error:
             return _without_variables(error)
 
-    def _take(self, evidence: Evidence, row: int, job: Job) -> Result:
-        """A job's result out of the evidence of a pass, which can be forgotten then."""
+    def _result(self, evidence: Evidence, row: int, job: Job) -> Result:
+        """Makes a job's result of the evidence of a pass."""
         started = time.perf_counter()
         logits = evidence.logits[row]
         check_scores(logits)
@@ -97,7 +98,7 @@ class Explainer:
             layers = tuple(evidence.layers)
             method = options.method if layers else None
             explanations.append(Explanation(target=target, method=method, layers=layers, maps=maps))
-        # a picture's share: the sum over a pass's pictures is the time of the pass
+        # the time of a pass is shared out evenly among its pictures
         pictures = len(evidence.logits)
         timings = {
             "decode": job.decode_ms,
@@ -131,13 +132,13 @@ class Explainer:
 
 
 def _without_variables(error: Exception) -> Exception:
-    """The error itself, after the memory that its traceback kept alive has been freed."""
+    """Returns the error after freeing the variables that its traceback kept alive."""
     traceback.clear_frames(error.__traceback__)
     return error
 
 
 def _joined(parts: Sequence[Result]) -> Result:
-    """The parts of one picture, whose scores are the same in all."""
+    """Joins the results of one picture's passes, which differ in their explanations only."""
     first = parts[0]
     stages = {stage: sum(part.timings_ms[stage] for part in parts) for stage in first.timings_ms}
     return replace(

@@ -1,4 +1,4 @@
-"""Makes pictures ready for an engine: checks what is asked against the model, decodes, sets limits."""
+"""Prepares pictures for the engine: checks options against the model, decodes, sets limits, groups passes."""
 
 import time
 from collections.abc import Iterable
@@ -21,77 +21,77 @@ from handler.rendering.canvas import Canvas
 from handler.serving.budget import Budget
 from handler.serving.settings import Settings
 
-_PAIRS_AT_ONCE = 16  # at one layer, in one pass: bounds the memory that pictures, targets and layers take
+_PAIRS_AT_ONCE = 16  # (picture, target) pairs in a pass with one layer: limits the memory of the evidence
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A picture that can go to the engine."""
+    """A picture that is ready for the engine."""
 
     canvas: Canvas
-    targets: list[int]
-    maps: tuple[str, ...]
+    targets: list[int]  # class indices or TOP
+    maps: tuple[str, ...]  # names out of MAP_KINDS
     needs: Needs
     receipt: Receipt
-    place: str = ""  # in the request, for messages; empty where it is the only one
-    as_sheet: bool = False  # whether the answer is a sheet, whose panels have the size that the network saw
-    decode_ms: float = 0.0
+    place: str = ""  # the picture's place in the request, for messages; empty for a single picture
+    as_sheet: bool = False  # whether the answer is a sheet, whose maps have the size of the network's crop
+    decode_ms: float = 0.0  # time of checking, decoding and preprocessing
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is asked about a picture, in the model's terms."""
+class CheckedOptions:
+    """A picture's options, checked against the model and in the model's terms."""
 
-    targets: list[int]
-    maps: tuple[str, ...]
-    layers: list[str]
+    targets: list[int]  # class indices or TOP
+    maps: tuple[str, ...]  # names out of MAP_KINDS
+    layers: list[str]  # module paths
 
     @classmethod
-    def of(cls, options: Options, card: ModelCard) -> "Asked":
+    def of(cls, options: Options, card: ModelCard) -> "CheckedOptions":
         """Checks options against the model.
 
         Raises:
-            RequestError: what the model does not have.
+            RequestError: the model lacks a class, a map or a layer that the options ask for.
         """
-        asked = cls(card.target_indices(options), card.map_names(options), card.layer_paths(options))
+        checked = cls(card.target_indices(options), card.map_names(options), card.layer_paths(options))
         card.check_top_k(options)
-        return asked
+        return checked
 
     @property
     def needs(self) -> Needs:
-        """The evidence for it."""
+        """The evidence that the options ask for."""
         return needs_of(self.maps, self.layers)
 
 
 def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
-    """A job per picture; the first mistake ends it, so that nothing is computed for a request that is refused.
+    """Makes a job of each picture; the first error refuses the request, before the engine runs.
 
     Raises:
-        RequestError: what the model does not have, no picture, or a request too large.
+        RequestError: options that the model does not have, a picture that cannot be decoded, or a request too large.
     """
     budget = Budget(settings.max_pixels, settings.max_answer_bytes)
     as_sheet = request.accept == PNG
     jobs = []
-    for one in request.asked:
-        with locating(one.place):
+    for asked in request.asked:
+        with locating(asked.place):
             started = time.perf_counter()
-            asked = Asked.of(one.options, card)
-            if as_sheet and not asked.maps:
+            checked = CheckedOptions.of(asked.options, card)
+            if as_sheet and not checked.maps:
                 raise BadRequest("image/png shows maps and maps is none, valid is Accept: application/json")
-            upload = decode(one.image, settings.max_pixels)
+            upload = decode(asked.image, settings.max_pixels)
             budget.decode(*upload.shape[:2])
             seen = preprocess(upload, card.preprocessing)
-            on_upload = one.options.size == "image" and not as_sheet and asked.maps
-            canvas = Canvas(seen, upload if on_upload else None, one.options)
-            budget.draw(canvas, asked.maps, len(asked.targets))
+            on_upload = asked.options.size == "image" and not as_sheet and checked.maps
+            canvas = Canvas(seen, upload if on_upload else None, asked.options)
+            budget.draw(canvas, checked.maps, len(checked.targets))
             jobs.append(
                 Job(
                     canvas=canvas,
-                    targets=asked.targets,
-                    maps=asked.maps,
-                    needs=asked.needs,
-                    receipt=one.receipt,
-                    place=one.place,
+                    targets=checked.targets,
+                    maps=checked.maps,
+                    needs=checked.needs,
+                    receipt=asked.receipt,
+                    place=asked.place,
                     as_sheet=as_sheet,
                     decode_ms=(time.perf_counter() - started) * 1e3,
                 )
@@ -102,30 +102,30 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
 def job_of(
     options: Options, card: ModelCard, seen: Input, receipt: Receipt, upload: npt.NDArray[np.uint8] | None = None
 ) -> Job:
-    """A job without a request, for callers in the same process: no budget limits what it may cost.
+    """Makes a job without a request, for callers in the same process, whose cost is not limited.
 
     Args:
-        options: what is asked.
-        card: of the model.
-        seen: what the network is shown.
-        receipt: of the picture.
-        upload: the whole picture, uint8 RGB (H, W, 3), for maps of its size.
+        options: the picture's options.
+        card: the model's card.
+        seen: the network's input.
+        receipt: hash and size of the picture.
+        upload: the whole picture, uint8 RGB (H, W, 3), for maps of the same size.
 
     Raises:
-        RequestError: what the model does not have.
+        RequestError: the model lacks a class, a map or a layer that the options ask for.
     """
-    asked = Asked.of(options, card)
+    checked = CheckedOptions.of(options, card)
     canvas = Canvas(seen, upload if options.size == "image" else None, options)
-    return Job(canvas=canvas, targets=asked.targets, maps=asked.maps, needs=asked.needs, receipt=receipt)
+    return Job(canvas=canvas, targets=checked.targets, maps=checked.maps, needs=checked.needs, receipt=receipt)
 
 
 def pairs_at_once(needs: Needs) -> int:
-    """How many targets, of one picture or of several, a pass may have: fewer where each wants several layers."""
+    """The most (picture, target) pairs of a pass; the more layers, the fewer pairs."""
     return _PAIRS_AT_ONCE // min(max(1, len(needs.layers)), _PAIRS_AT_ONCE)
 
 
 def in_passes(jobs: Iterable[Job]) -> list[list[Job]]:
-    """Groups jobs with equal needs, up to the targets that a pass may have; a job with more targets is alone."""
+    """Groups jobs with equal needs to passes of at most ``pairs_at_once`` targets; a job with more has a pass alone."""
     passes: list[list[Job]] = []
     open_passes: dict[Needs, tuple[list[Job], int]] = {}
     for job in jobs:

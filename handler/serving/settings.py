@@ -1,4 +1,4 @@
-"""The ``explain`` section of ``model-config.yaml``: defaults for clients, and limits."""
+"""Reads the ``explain`` section of ``model-config.yaml``: default options, limits and the engine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -15,18 +15,21 @@ ENGINES = ("auto", "torch", "onnx")
 class Settings:
     """The operator's settings."""
 
-    defaults: Options = Options()  # for what a request does not say
-    max_pixels: int = DEFAULT_MAX_PIXELS  # of an upload, judged by its header
+    defaults: Options = Options()  # options that a request does not give
+    max_pixels: int = DEFAULT_MAX_PIXELS  # of a request's uploads
     max_answer_bytes: int = 16_000_000  # per row; below config.properties' max_response_size, which kills the worker
-    engine: str = "auto"  # one of ENGINES: graphs where they hold what is asked for, hooks alone, or graphs alone
-    threads: int = 0  # for a worker's engine; 0 is cores / workers
+    engine: str = "auto"  # auto: graphs where they hold the evidence, hooks elsewhere; torch: hooks; onnx: graphs
+    threads: int = 0  # of a worker's engine; 0: cores / workers
 
 
 def read_settings(section: Mapping[str, Any] | None) -> Settings:
-    """Reads the section as YAML gave it.
+    """Reads the section.
+
+    Args:
+        section: the section as the YAML parser returns it; None if there is none.
 
     Raises:
-        ModelError: an unknown key or a value of the wrong kind; the message lists what is valid.
+        ModelError: a key is unknown or a value invalid; the message lists what is valid.
     """
     if section is not None and not isinstance(section, Mapping):
         raise ModelError(f"model-config.yaml: explain must be a mapping, not {section!r}")
@@ -43,7 +46,7 @@ def read_settings(section: Mapping[str, Any] | None) -> Settings:
     if engine not in ENGINES:
         raise ModelError(f"model-config.yaml: explain.engine {engine!r} is not valid, valid are {', '.join(ENGINES)}")
     for key, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < (0 if key == "threads" else 1):
-            least = 0 if key == "threads" else 1
+        least = 0 if key == "threads" else 1
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ModelError(f"model-config.yaml: explain.{key} must be a whole number from {least} up, not {value!r}")
     return Settings(defaults=defaults, engine=engine, **values)

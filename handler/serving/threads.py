@@ -1,4 +1,4 @@
-"""How many threads an engine may use: workers x threads = cores, decided here and nowhere else."""
+"""The number of threads of an engine: workers x threads = cores. It is decided here alone."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -10,34 +10,36 @@ _OWN_GROUP = Path("/proc/self/cgroup")
 
 
 def threads_per_worker(wanted: int, config: Mapping[str, Any]) -> int:
-    """Threads of one worker's engine.
+    """The number of threads of a worker's engine, at least 1.
 
     Args:
-        wanted: ``explain.threads``; 0 leaves it to this function.
-        config: ``model-config.yaml`` as parsed, which says how many workers share the cores.
-
-    Returns:
-        At least 1.
+        wanted: ``explain.threads``; 0 shares out the cores among the workers.
+        config: the parsed ``model-config.yaml``, which says how many workers there are.
     """
     return wanted or max(1, usable_cores() // _workers(config))
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: those it is bound to, and no more than a container's CPU limit allows.
+    """The number of cores that this process may use, by its CPU affinity and a container's CPU limit.
 
-    A limit of 2.5 CPUs counts as 2: a third thread would have the others stopped when the quota is used up.
+    A limit of 2.5 CPUs counts as 2: with a third thread, all threads would be stopped when the quota is used up.
     """
     bound = len(os.sched_getaffinity(0))
     return max(1, min([bound, *(int(limit) for limit in cpu_limits())]))
 
 
 def cpu_limits(cgroups: Path = _CGROUPS, own_group: Path = _OWN_GROUP) -> Iterator[float]:
-    """The CPU limits (in CPUs) of the control group this process is in and of those around it, versions 2 and 1."""
+    """The CPU limits, in CPUs, of this process's control group and of the groups around it, in versions 1 and 2.
+
+    Args:
+        cgroups: where the control groups are mounted.
+        own_group: the file that names this process's groups.
+    """
     for line in _read(own_group).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "cpu", "cpu,cpuacct", "cpuacct,cpu"):
             continue
-        # a container's own group is mounted as the root, whatever its path outside is
+        # a container's own group is mounted as the root, whatever path the group has outside
         for part in {path, *map(str, Path(path).parents), "/"}:
             folder = cgroups / controllers / part.strip("/")
             quota, _, period = _read(folder / "cpu.max").partition(" ")
@@ -55,7 +57,7 @@ def _limit(quota: str, period: str) -> Iterator[float]:
         allowed, per = int(quota), int(period)
     except ValueError:  # "max", or no such file
         return
-    if allowed > 0 and per > 0:  # version 1 says -1 for no limit
+    if allowed > 0 and per > 0:  # version 1 writes -1 for no limit
         yield allowed / per
 
 

@@ -1,7 +1,7 @@
-"""Counters and histograms: any module may count, and the entry file alone can hand the counts to TorchServe.
+"""Counters, histograms and a gauge, which a front hands to its server.
 
-Every name stands in ``deploy/metrics.yaml`` with its labels in the order of ``LABELS``. Label values come from fixed
-sets, so that no client can make series, or lines of TorchServe's metrics protocol, of its own.
+``deploy/metrics.yaml`` declares every name, with its labels in the order of ``LABELS``. Label values come from fixed
+sets, so that no client can add series of metrics, or lines to TorchServe's metrics protocol.
 """
 
 import resource
@@ -13,11 +13,11 @@ from handler.explanation.cam import METHODS
 from handler.protocol.answer import OUTCOMES, Answer
 from handler.protocol.observation import GRADIENT_ALONE, NONE, STAGES
 
-ENGINE_DISAGREEMENTS = "explainer_engine_disagreements_total"  # outputs in which graphs and hooks differed at start-up
+ENGINE_DISAGREEMENTS = "explainer_engine_disagreements_total"  # outputs on which the engines disagreed at start-up
 REQUESTS = "explainer_requests_total"
 MAPS = "explainer_maps_total"
 DEGENERATE = "explainer_degenerate_maps_total"
-REQUEST_SECONDS = "explainer_request_seconds"  # in the handler, with the batch that the request was part of
+REQUEST_SECONDS = "explainer_request_seconds"  # time in the handler of the request's whole batch
 RESIDENT = "explainer_resident_bytes"  # of the worker that answered last
 STAGE_SECONDS = {stage: f"explainer_{stage}_seconds" for stage in STAGES}
 LABELS = {  # the values that each label of a metric can have
@@ -31,12 +31,12 @@ _UNLABELLED: Mapping[str, str] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A counter's rise, one value of a histogram, or a gauge."""
+    """One value of a metric: an increase of a counter, an entry of a histogram, or a gauge."""
 
     name: str
     value: float
     labels: tuple[tuple[str, str], ...] = ()  # in the order of LABELS
-    kind: str = "counter"  # or "histogram", "gauge"
+    kind: str = "counter"  # "counter", "histogram" or "gauge"
 
     @property
     def unit(self) -> str:
@@ -45,14 +45,14 @@ class Sample:
 
 
 class Metrics:
-    """Counts and measurements since the last ``take``."""
+    """Collects counts and measurements; ``take`` hands them out."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
         self._measured: list[Sample] = []
 
     def count(self, name: str, amount: int = 1, labels: Mapping[str, str] = _UNLABELLED) -> None:
-        """Raises a counter."""
+        """Increases a counter."""
         key = name, _in_order(labels)
         self._counts[key] = self._counts.get(key, 0) + amount
 
@@ -61,7 +61,7 @@ class Metrics:
         self._measured.append(Sample(name=name, value=round(seconds, 6), labels=_in_order(labels), kind="histogram"))
 
     def take(self) -> list[Sample]:
-        """All of it; collecting starts from nothing again."""
+        """Returns all samples since the last call."""
         taken = [
             Sample(name=name, value=count, labels=labels) for (name, labels), count in self._counts.items()
         ] + self._measured
@@ -86,19 +86,19 @@ def record(metrics: Metrics, answer: Answer, seconds: float) -> None:
     """Counts and measures one answered request.
 
     Args:
-        metrics: where to.
-        answer: what its client gets.
-        seconds: from the batch's arrival in the handler until it was answered.
+        metrics: takes the values.
+        answer: the answer to the request.
+        seconds: from the batch's arrival in the handler to its answers.
     """
     first = answer.observed[0].labels() if answer.observed else {"engine": NONE, "method": NONE}
     outcome = {"outcome": answer.outcome}
     metrics.count(REQUESTS, 1, first | outcome)
     metrics.measure(REQUEST_SECONDS, seconds, first | outcome)
-    for one in answer.observed:
-        labels = one.labels()
-        for stage, milliseconds in one.stages_ms.items():
+    for picture in answer.observed:
+        labels = picture.labels()
+        for stage, milliseconds in picture.stages_ms.items():
             if milliseconds > 0:  # a graph that explains has no separate forward pass
                 metrics.measure(STAGE_SECONDS[stage], milliseconds / 1e3, labels | outcome)
-        if one.map_count:
-            metrics.count(MAPS, one.map_count, labels)
-            metrics.count(DEGENERATE, one.degenerate, labels)
+        if picture.map_count:
+            metrics.count(MAPS, picture.map_count, labels)
+            metrics.count(DEGENERATE, picture.degenerate, labels)

@@ -1,8 +1,8 @@
-"""One line per request for the log, and all lines of the log on one line each.
+"""Writes a line per request into the log, and keeps every record of the log on one line.
 
-TorchServe writes down what a worker prints line by line, and takes lines that begin with ``[METRICS]`` for metrics. So
-no client's text may begin a line: a request's line holds none at all, and whatever else is logged, tracebacks with
-their messages above all, has its line breaks escaped.
+TorchServe reads a worker's output line by line and takes lines that begin with ``[METRICS]`` for metrics, so that no
+client's text may begin a line. A request's line holds no client's text; all other records, tracebacks for example, have
+their line breaks escaped.
 """
 
 import json
@@ -16,7 +16,7 @@ from handler.protocol.observation import NONE, Observation
 
 
 class OneLine(logging.Formatter):
-    """Writes a record in printable ASCII on one line; what is neither is escaped as in a Python literal."""
+    """Writes a record as one line of printable ASCII; other characters are escaped as in a Python literal."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See ``logging.Formatter.format``."""
@@ -27,19 +27,19 @@ class OneLine(logging.Formatter):
 
 
 def keep_on_one_line() -> None:
-    """Makes all handlers of the root logger, TorchServe's, write one line per record."""
+    """Makes all handlers of the root logger, which are TorchServe's, write one line per record."""
     for handler in logging.getLogger().handlers:
         handler.setFormatter(OneLine("%(message)s"))
 
 
 def request_line(answer: Answer, request_id: str, bytes_in: int, milliseconds: float) -> str:
-    """A request's line: a JSON object without anything that a client wrote.
+    """A request's line: a JSON object without a client's text.
 
     Args:
-        answer: what the client gets.
-        request_id: TorchServe's own, the response's ``x-request-id``.
-        bytes_in: of the request's body.
-        milliseconds: from the batch's arrival in the handler until it was answered.
+        answer: the answer to the request.
+        request_id: the server's id of the request, in TorchServe the response's ``x-request-id``.
+        bytes_in: bytes of the request's body.
+        milliseconds: from the batch's arrival in the handler to its answers.
     """
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -55,17 +55,17 @@ def request_line(answer: Answer, request_id: str, bytes_in: int, milliseconds: f
 
 
 def _summary(observed: Sequence[Observation]) -> dict[str, Any]:
-    """The part of the line about the request's pictures; engine and method are the first picture's."""
+    """The fields of the line about the request's pictures; engine and method are those of the first picture."""
     if not observed:
         return {"engine": NONE, "method": NONE, "maps": [], "targets": 0, "pictures": 0, "pixels": 0}
     first = observed[0]
-    stages = {stage: round(sum(one.stages_ms[stage] for one in observed), 2) for stage in first.stages_ms}
+    stages = {stage: round(sum(picture.stages_ms[stage] for picture in observed), 2) for stage in first.stages_ms}
     return {
         **first.labels(),
-        "maps": sorted({name for one in observed for name in one.maps}),
-        "targets": sum(one.targets for one in observed),
-        "degenerate": sum(one.degenerate for one in observed),
+        "maps": sorted({name for picture in observed for name in picture.maps}),
+        "targets": sum(picture.targets for picture in observed),
+        "degenerate": sum(picture.degenerate for picture in observed),
         "pictures": len(observed),
-        "pixels": sum(one.pixels for one in observed),
+        "pixels": sum(picture.pixels for picture in observed),
         "stages_ms": stages,
     }
