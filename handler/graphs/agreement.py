@@ -1,7 +1,7 @@
-"""Whether the graphs and the hooks find the same, on one fixed picture: asked once, before the first client.
+"""Compares the evidence of graphs and hooks for one fixed picture, at start-up.
 
-The graphs were verified when they were written. This catches what happened since: another ONNX Runtime, another CPU,
-other operators chosen for it, a damaged file that still loads.
+The graphs were verified when they were written. The comparison finds later changes: another ONNX Runtime, another CPU
+with other kernels, a damaged file that still loads.
 """
 
 from collections.abc import Iterator
@@ -12,19 +12,19 @@ from handler.explanation.evidence import TOP, Engine, Evidence, Floats, Needs
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.picture.preprocess import Preprocessing
 
-TOLERANCE = 1e-4  # of the largest value: what float32 sums in another order differ by, with room
-# Where a ReLU's input is within rounding of zero, its gate opens in one engine and not in the other. A gate in an early
-# layer changes a few pixels, one in a late layer all of them by a little. So pixels are counted that differ by more
-# than a little, and few of them may; with other weights, or without the guided rule, most of those that matter would.
+TOLERANCE = 1e-4  # of the largest value: several times the difference of float32 sums in another order
+# Where a ReLU's input is within rounding of zero, the gate can open in one engine and stay closed in the other. A gate
+# in an early layer changes a few pixels much, a gate in a late layer changes all pixels a little. So a small share of
+# the pixels may differ by more than a tolerance; with other weights, or without the guided rule, most pixels would.
 GATE_TOLERANCE = 0.02  # of the largest value
-GATE_SHARE = 0.01  # of the pixels that may be beyond
+GATE_SHARE = 0.01  # share of the pixels that may differ by more
 
 
 def disagreements(graphs: OnnxEngine, hooks: Engine, preprocessing: Preprocessing) -> list[str]:
-    """Runs both on the fixed picture, for its top class and another one.
+    """Runs both engines on the fixed picture, for the top class and for class 0.
 
     Returns:
-        One line for each output that differs, naming the graph and by how much; none if they agree.
+        A line for each output that differs, with the graph and the difference; an empty list if the engines agree.
     """
     picture, targets = fixed_picture(preprocessing)[None], [[TOP, 0]]
     at_layer = (graphs.layer,) if graphs.layer is not None else ()
@@ -45,7 +45,7 @@ def disagreements(graphs: OnnxEngine, hooks: Engine, preprocessing: Preprocessin
 
 
 def fixed_picture(how: Preprocessing) -> Floats:
-    """(3, crop, crop), normalised: waves of several lengths and directions, another mixture in each channel."""
+    """A normalised picture (3, crop, crop) of waves: several lengths and directions, another mixture per channel."""
     y, x = np.mgrid[: how.crop_size, : how.crop_size] / how.crop_size
     waves = [(3, 2, 5), (1, 7, 3), (11, 4, 2)]  # per channel: down, right, diagonally
     channels = [np.sin(6 * a * y) + np.sin(6 * b * x) * np.cos(6 * c * (x + y)) for a, b, c in waves]
@@ -70,7 +70,7 @@ def _differing(found: Evidence, reference: Evidence) -> Iterator[str]:
 def _beyond(
     name: str, found: Floats, reference: Floats, tolerance: float = TOLERANCE, share: float = 0.0
 ) -> Iterator[str]:
-    """Says so if more than a share of the values differ by more than a part of the largest."""
+    """Yields a line if more than ``share`` of the values differ by more than ``tolerance`` of the largest value."""
     if found.shape != reference.shape:
         yield f"{name} has shape {found.shape}, not {reference.shape}"
         return
@@ -79,6 +79,6 @@ def _beyond(
     beyond = 1 - float((error <= tolerance * largest).mean())  # NaN is beyond
     if not beyond <= share:
         yield (
-            f"{name} differs by up to {float(error.max()):.2e} of at most {largest:.2e}; {beyond:.2%} of the values by "
-            f"more than {tolerance:.0e} of that, allowed are {share:.2%}"
+            f"{name} differs by up to {float(error.max()):.2e} where values reach {largest:.2e}; {beyond:.2%} of the "
+            f"values differ by more than {tolerance:.0e} of that, allowed are {share:.2%}"
         )

@@ -1,4 +1,4 @@
-"""Both engines behind one verb: the graphs where they hold what a row asks for, the hooks where they do not."""
+"""The engine that uses the graphs where they hold the evidence, and hooks elsewhere."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from handler.graphs.onnx_engine import OnnxEngine
 
 
 class AutoEngine:
-    """Never refuses what one of the two can answer; the evidence says which one did."""
+    """Leaves each pass to the graphs or to the hooks; the evidence names the engine that ran."""
 
     name = "auto"
 

@@ -1,4 +1,4 @@
-"""Which engine answers, and why it is this one."""
+"""The choice of the engine, with its reason."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from handler.explanation.evidence import Engine
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Made once, at start-up."""
+    """The engine that answers, chosen once at start-up."""
 
     engine: Engine
-    configured: str  # explain.engine
-    graphs: Sequence[str] = ()  # kinds in use
-    reason: str | None = None  # why "auto" became "torch"
-    disagreements: Sequence[str] = ()  # outputs in which the graphs differ from PyTorch, in words
+    configured: str  # the setting explain.engine
+    graphs: Sequence[str] = ()  # kinds of the graphs in use
+    reason: str | None = None  # why "auto" uses no graphs; None if it uses them
+    disagreements: Sequence[str] = ()  # a line for each output in which the graphs differ from PyTorch
 
     def to_dict(self) -> dict[str, Any]:
-        """For the model's description and the readiness probe."""
+        """The choice in the model's description and in the answer to a readiness probe."""
         return {"configured": self.configured, "graphs": list(self.graphs), "reason": self.reason}

@@ -1,4 +1,4 @@
-"""What an exported graph says of itself, in the ONNX file's own metadata: enough to use it without this project."""
+"""The metadata of an exported graph in the ONNX file: enough to use the graph without this project."""
 
 import json
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ from handler.picture.preprocess import Preprocessing
 KIND_PREDICTION = "prediction"
 KIND_GRADCAM = "gradcam"
 KIND_EXPLANATION = "explanation"
-KIND_SALIENCY = "saliency"  # the whole explanation of networks that guided backpropagation is not defined for
+KIND_SALIENCY = "saliency"  # the explanation of networks for which guided backpropagation is not defined
 
 
 @dataclass(frozen=True, kw_only=True)
 class GraphKind:
-    """What all graphs of a kind have in common."""
+    """The properties of all graphs of one kind."""
 
-    file: str  # name in an archive
+    file: str  # the file's name in an archive
     inputs: tuple[str, ...] = ("input", "target")
     outputs: tuple[str, ...]
-    maps: tuple[str, ...] = ()  # made of the outputs
+    maps: tuple[str, ...] = ()  # names of the maps that the outputs suffice for
 
 
 _AT_LAYER = ("logits", "activations", "gradients", "gradcam")
@@ -40,7 +40,7 @@ KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class GraphDescription:
-    """The metadata of a graph. Written as one string per field; what is not text is JSON."""
+    """The metadata of a graph. The file has a string for each field; fields that are no text are written as JSON."""
 
     kind: str  # a key of KINDS
     architecture: str
@@ -49,12 +49,12 @@ class GraphDescription:
     weights_sha256: str  # of the weights that the graph was made from
     versions: dict[str, str] = field(default_factory=dict)  # package to version
     verification: str = ""  # the record of the comparison with PyTorch, as text
-    layer: str = ""  # the classifier's default layer; an explanation's activations and gradients are taken there
-    coverage: str = ""  # "37 of 37 activations": how far guided backpropagation reaches; of explanations only
-    simplified: tuple[str, ...] = ()  # what was done to the network before it was traced, in words
+    layer: str = ""  # module path of the layer of activations and gradients, the classifier's default layer
+    coverage: str = ""  # how many activations are guided, "37 of 37 activations"; empty for other kinds
+    simplified: tuple[str, ...] = ()  # the simplifications of the network before the trace, in words
 
     def to_properties(self) -> dict[str, str]:
-        """The metadata as ONNX stores it: names to texts."""
+        """The metadata as ONNX stores them: name to text."""
         return {
             "kind": self.kind,
             "architecture": self.architecture,
@@ -70,10 +70,10 @@ class GraphDescription:
 
     @classmethod
     def from_properties(cls, properties: Mapping[str, str]) -> "GraphDescription":
-        """Reads what ``to_properties`` wrote.
+        """Reads the metadata that ``to_properties`` wrote.
 
         Raises:
-            ModelError: fields missing or malformed; then the file was not written by this project.
+            ModelError: a field is missing or malformed, so that the file is not of this project.
         """
         try:
             labels, versions = json.loads(properties["labels"]), json.loads(properties.get("versions", "{}"))

@@ -1,4 +1,4 @@
-"""The graphs of an archive: found by name, opened, and refused if they were not made from the model beside them."""
+"""Finds and opens the graphs of an archive, and refuses graphs that were not made from the archive's model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from handler.picture.preprocess import Preprocessing
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What graphs are made from, as far as their answers depend on it."""
+    """The facts about a model on which the answers of its graphs depend."""
 
     architecture: str
     weights_sha256: str  # see ``fingerprint.hash_state``
@@ -20,7 +20,7 @@ class Origin:
 
 
 def find_graphs(folder: Path) -> dict[str, Path]:
-    """The graphs in a folder by kind, judged by their names."""
+    """The paths of a folder's graphs by kind; the file's name tells the kind."""
     files = {kind: folder / known.file for kind, known in KINDS.items()}
     return {kind: path for kind, path in files.items() if path.exists()}
 
@@ -29,15 +29,15 @@ def open_graphs(folder: Path, origin: Origin, *, threads: int) -> dict[str, Grap
     """Opens all graphs in a folder.
 
     Args:
-        folder: of the archive's content.
-        origin: of the model beside them.
-        threads: of one run.
+        folder: the folder of the unpacked archive.
+        origin: the facts about the archive's model.
+        threads: number of threads of a run.
 
     Returns:
-        By kind.
+        The open graphs by kind, at least one.
 
     Raises:
-        ModelError: none is there, or one cannot be used; the message names the file and says why.
+        ModelError: the folder has no graph, or a graph cannot be used; the message names the file and says why.
     """
     paths = find_graphs(folder)
     if not paths:
@@ -52,10 +52,10 @@ def open_graphs(folder: Path, origin: Origin, *, threads: int) -> dict[str, Grap
 
 
 def check_origin(path: Path, description: GraphDescription, origin: Origin) -> None:
-    """Refuses a graph that was made from something else.
+    """Compares a graph's metadata with the facts about the model.
 
     Raises:
-        ModelError: naming what differs.
+        ModelError: the graph was made from another model; the message names what differs.
     """
     differing = [part for part in vars(origin) if getattr(description, part) != getattr(origin, part)]
     if differing:

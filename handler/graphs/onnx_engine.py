@@ -1,11 +1,12 @@
-"""The fast engine: ONNX graphs that were traced from the eager explanation and verified against it. No PyTorch.
+"""The fast engine, without PyTorch: ONNX graphs that were traced from the eager explanation and compared with it.
 
-It holds what the graphs hold: predictions, and evidence at one layer. A graph takes one target per picture, so that a
-row with several targets is computed once for each of them.
+The graphs hold predictions, and evidence at one layer. A graph takes one target per picture, so that a row with several
+targets is computed once for each target.
 """
 
 import time
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PRED
 from handler.graphs.folder import Origin, open_graphs
 from handler.graphs.session import GraphSession
 
-_AT_ONCE = 16  # pictures in one run: bounds the memory that a batch with many targets takes
+_AT_ONCE = 16  # pictures in a run: limits the memory of a batch with many targets
 
 
 class OnnxEngine:
@@ -35,24 +36,24 @@ class OnnxEngine:
     name = "onnx"
 
     def __init__(self, graphs: dict[str, GraphSession]) -> None:
-        """Takes graphs by kind, at least one, all of the same origin and layer."""
+        """Takes graphs by kind: at least one graph, all made from the same model for the same layer."""
         self._graphs = graphs
         layers = [graph.description.layer for kind, graph in graphs.items() if kind != KIND_PREDICTION]
-        self.layer = layers[0] if layers else None  # whose evidence it holds
+        self.layer = layers[0] if layers else None  # module path of the layer whose evidence the graphs hold
 
     @classmethod
     def open(cls, folder: Path, origin: Origin, *, threads: int) -> "OnnxEngine":
-        """Opens the graphs in a folder, see ``open_graphs``."""
+        """Opens the graphs in a folder; see ``open_graphs`` for arguments and errors."""
         return cls(open_graphs(folder, origin, threads=threads))
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Which graphs it has."""
+        """The kinds of the graphs."""
         return tuple(self._graphs)
 
     @property
     def held(self) -> str:
-        """What the graphs hold, in a client's words."""
+        """The evidence that the graphs hold, in the words of the options."""
         parts = ["maps none"] if KIND_PREDICTION in self._graphs else []
         if self.layer is not None:
             maps = dict.fromkeys(name for kind in KINDS if kind in self._graphs for name in KINDS[kind].maps)
@@ -60,15 +61,15 @@ class OnnxEngine:
         return " and ".join(parts)
 
     def covers(self, needs: Needs) -> bool:
-        """Whether a graph holds all of this evidence."""
+        """Whether one of the graphs holds all of this evidence."""
         return self._graph_for(needs) is not None
 
     def run(self, inputs: Floats, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
-        """See ``Engine.run``. An explanation is one run, forward and backward: ``explain_ms`` is the time of both.
+        """See ``Engine.run``. An explanation runs forward and backward at once; ``explain_ms`` is the time of both.
 
         Raises:
-            Unprocessable: no graph holds that evidence; the message says what the graphs hold.
-            BadRequest: a target that is neither ``TOP`` nor a class.
+            Unprocessable: no graph holds all of the evidence; the message says what the graphs hold.
+            BadRequest: a target is neither ``TOP`` nor a class.
         """
         graph = self._graph_for(needs)
         if graph is None:
@@ -114,10 +115,9 @@ def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int
     found = _run(graph, inputs, rows, wanted, names)
     asked = np.array([bool(targets[row]) for row in rows], bool)
     of_pairs = {name: values[asked] for name, values in found.items()} if not asked.all() else found
+    first_pairs = np.unique(rows, return_index=True)[1]  # all pairs of a row have the same logits
     return Evidence(
-        logits=found["logits"][
-            np.unique(rows, return_index=True)[1]
-        ],  # of each row's first pair: the others' are the same
+        logits=found["logits"][first_pairs],
         input_size=_size(inputs),
         rows=rows[asked],
         classes=resolve_top(wanted[asked], of_pairs["logits"]),  # by the pair's own scores, as the graph chose it
@@ -133,20 +133,20 @@ def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int
 def _run(
     graph: GraphSession, inputs: Floats, rows: Indices, targets: Indices | None, names: list[str]
 ) -> dict[str, Floats]:
-    """Runs ``inputs[rows]`` in chunks; the outputs by name, a graph's batch by pair."""
+    """Runs ``inputs[rows]`` (M, 3, H, W) in chunks, and returns the outputs (M, …) by name."""
     parts = []
-    one_each = np.array_equal(rows, np.arange(len(inputs)))
+    all_once = np.array_equal(rows, np.arange(len(inputs)))  # then no input is copied
     for start in range(0, len(rows), _AT_ONCE):
         chunk = slice(start, start + _AT_ONCE)
-        feeds = {"input": inputs[chunk] if one_each else inputs[rows[chunk]]}
+        feeds = {"input": inputs[chunk] if all_once else inputs[rows[chunk]]}
         parts.append(graph.infer(feeds if targets is None else {**feeds, "target": targets[chunk]}, names))
-    if len(parts) == 1:  # most often; copies would take longer than small parts of the graph
+    if len(parts) == 1:  # most batches; copies would take longer than small parts of the graph
         return dict(zip(names, parts[0], strict=True))
     return {name: np.concatenate(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}
 
 
 def _check(targets: Sequence[Sequence[int]], classes: int) -> None:
-    for target in (one for wanted in targets for one in wanted):
+    for target in chain.from_iterable(targets):
         if not TOP <= target < classes:
             raise BadRequest(f"target {target} is not valid, valid are 0 to {classes - 1} and {TOP} for the top class")
 

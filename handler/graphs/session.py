@@ -1,7 +1,4 @@
-"""One verified graph in ONNX Runtime: the only place that opens one.
-
-A file that is not what it should be is refused here, before it answers anything.
-"""
+"""Opens a graph in ONNX Runtime, and refuses files that are no graphs of this project; no other file opens graphs."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -31,13 +28,13 @@ class GraphSession:
         """Opens a graph that this project wrote.
 
         Args:
-            path: of the file.
-            kind: that it must have, a key of ``KINDS``; None is any of them.
-            threads: of one run; 0 is one per core.
+            path: the file.
+            kind: the kind that the graph must have, a key of ``KINDS``; None allows any kind.
+            threads: number of threads of a run; 0: one per core.
 
         Raises:
-            ModelError: no such file, no ONNX, too new for this ONNX Runtime, not this project's, of another kind, or
-                with other inputs and outputs than graphs of its kind have.
+            ModelError: the file does not exist, is no ONNX graph of this project, is too new for this ONNX Runtime, is
+                of another kind, or does not have its kind's inputs and outputs.
         """
         if not path.is_file():
             raise ModelError(
@@ -55,7 +52,15 @@ class GraphSession:
         return cls(description, session)
 
     def infer(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[Floats]:
-        """The named outputs, in that order; the batch is the inputs' first dimension."""
+        """Runs the graph.
+
+        Args:
+            inputs: name to array, with the batch as first axis.
+            outputs: names of the outputs to compute.
+
+        Returns:
+            The outputs, in the order of ``outputs``.
+        """
         found: list[Floats] = self.session.run(list(outputs), dict(inputs))
         return found
 
@@ -65,17 +70,17 @@ def _load(path: Path, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3  # errors; they are raised anyway
-    # threads spin during a run, which makes it faster, but not after it: there they would halve torch's speed
+    options.log_severity_level = 3  # errors alone, which are raised, too
+    # threads spin during a run, which is faster, and stop afterwards, where they would halve torch's speed
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+    except Exception as error:  # ONNX Runtime's exceptions have no other common base
         raise ModelError(f"graph {path} cannot be loaded by ONNX Runtime: {_explained(str(error))}") from error
 
 
 def _explained(message: str) -> str:
-    """ONNX Runtime's message as one line; what it says about versions in words."""
+    """ONNX Runtime's message in one line, with its messages about versions in plain words."""
     about = f"ONNX Runtime {onnxruntime.__version__} reads"
     if found := re.search(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)", message):
         return f"the file has ONNX IR version {found[1]}, {about} at most {found[2]}"
@@ -85,17 +90,17 @@ def _explained(message: str) -> str:
 
 
 def _check_signature(path: Path, session: Any, description: GraphDescription) -> None:
-    """Names, types and shapes: a graph that takes or gives something else must not be run."""
+    """Checks names, types and shapes of the inputs and outputs."""
     kind, shapes = KINDS[description.kind], _shapes(description)
-    inputs = {one.name: one for one in session.get_inputs()}
-    outputs = {one.name: one for one in session.get_outputs()}
+    inputs = {tensor.name: tensor for tensor in session.get_inputs()}
+    outputs = {tensor.name: tensor for tensor in session.get_outputs()}
     for what, found, wanted in (("inputs", inputs, kind.inputs), ("outputs", outputs, kind.outputs)):
         if set(found) != set(wanted):
             raise ModelError(f"graph {path} has the {what} {', '.join(found)}, needed are {', '.join(wanted)}")
-    for name, one in {**inputs, **outputs}.items():
-        tensor, shape = _TYPES.get(name, "tensor(float)"), shapes[name]
-        if one.type != tensor or not _fits(one.shape, shape):
-            raise ModelError(f"graph {path}: {name} is {one.type} {one.shape}, needed is {tensor} {shape}")
+    for name, tensor in {**inputs, **outputs}.items():
+        needed, shape = _TYPES.get(name, "tensor(float)"), shapes[name]
+        if tensor.type != needed or not _fits(tensor.shape, shape):
+            raise ModelError(f"graph {path}: {name} is {tensor.type} {tensor.shape}, needed is {needed} {shape}")
 
 
 def _shapes(description: GraphDescription) -> dict[str, list[int | str]]:
