@@ -1,4 +1,4 @@
-"""Hands PyTorch's backward operators gradients in the memory layout that they need to be right."""
+"""Gives gradients the memory layout that PyTorch's backward operators need to return right values."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,12 +14,12 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the n
 
 @contextmanager
 def alike_in_memory(score: torch.Tensor) -> Iterator[None]:
-    """Inside the block, gradients reach batch norms in the memory layout of the norms' inputs.
+    """Inside the block, gradients of the score reach batch norms in the memory layout of the norms' inputs.
 
-    ``native_batch_norm_backward`` of PyTorch 2.14.1 on a CPU returns wrong values, without a word, where one of input
-    and gradient (N, C, H, W) is contiguous and the strides of the other are those of channels-last memory, too: at
-    N = 1, or where a side is 1, as tokens are when they are transposed. Remove this when
-    ``tests/handler/autograd/test_backward_contract.py`` reports that the bare operator is right.
+    ``native_batch_norm_backward`` of PyTorch 2.14.1 on a CPU silently returns wrong values if one of input and gradient
+    (N, C, H, W) is contiguous and the other has strides of channels-last memory, too: at N = 1, or where a side is 1,
+    as in transposed tokens. Remove this when ``tests/handler/autograd/test_backward_contract.py`` reports that the bare
+    operator is right.
     """
     with ExitStack() as stack:
         for node in nodes(score.grad_fn) if score.grad_fn is not None else ():

@@ -1,4 +1,4 @@
-"""Where a layer's output has its channels and cells, and which way round it shows the picture."""
+"""The axes of channels and cells in a layer's output, and whether the output shows the picture mirrored."""
 
 from dataclasses import dataclass
 
@@ -9,34 +9,34 @@ Mirroring = tuple[bool, bool]  # upside down, left to right
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelLayout:
-    """Shows a layer's output as maps (N, C, h, w), and puts maps back into the output.
+    """Views a layer's output as maps (N, C, h, w), and writes maps back into the output.
 
-    Convolutions return (N, C, h, w), Swin transformers (N, h, w, C), vision transformers tokens (N, T, C) with others
-    before those of the picture; PyTorch's own transformers take sequences first, (T, N, C).
+    Convolutions return (N, C, h, w), Swin transformers (N, h, w, C), vision transformers tokens (N, T, C), in which
+    class tokens stand before the picture's tokens; PyTorch's own transformers take sequences first, (T, N, C).
     """
 
     batch_axis: int = 0
     channel_axis: int = 1
-    grid: tuple[int, int] | None = None  # h, w of cells that share one axis; None where they have two
+    grid: tuple[int, int] | None = None  # h, w of cells that share one axis; None if rows and columns have an axis each
     first_token: int = 0  # index of the first cell on a shared axis
-    transposed: bool = False  # the columns' axis comes before the rows', or the cells go column after column
-    element: int = 0  # which tensor of an output of several, in the order of torch.utils._pytree
-    # how each run of the layer sees the picture; None of a run that another one follows: the last ones count
+    transposed: bool = False  # the columns' axis comes before the rows' axis, or the cells are in column order
+    element: int = 0  # index of the tensor in an output of several, in the order of torch.utils._pytree
+    # the mirroring of each of the layer's runs; None for a run on which a later run of the layer depends
     runs: tuple[Mirroring | None, ...] = ((False, False),)
 
     @property
     def counted(self) -> int:
-        """How many of the layer's runs count."""
+        """The number of runs that have maps."""
         return sum(run is not None for run in self.runs)
 
     def to_maps(self, output: Tensor, run: int = 0) -> Tensor:
-        """The output of a run as (N, C, h, w), the way round that the picture is."""
+        """The output of a run as maps (N, C, h, w), in which the picture is not mirrored."""
         maps = self._cells(output) if self.grid else _permuted(output, self._axes(output))
         mirrored = self._mirrored_axes(run)
         return maps.flip(mirrored) if mirrored else maps
 
     def from_maps(self, maps: Tensor, output: Tensor, run: int = 0) -> Tensor:
-        """``output`` with the maps (N, C, h, w) instead of its own; what the maps do not show stays."""
+        """The output with these maps (N, C, h, w); other tokens stay as they are."""
         mirrored = self._mirrored_axes(run)
         maps = maps.flip(mirrored) if mirrored else maps
         axes = self._axes(output)
@@ -44,9 +44,10 @@ class ChannelLayout:
         if self.grid is None:
             return _permuted(maps, back)
         cells = (maps.transpose(2, 3) if self.transposed else maps).flatten(2).permute(back)
-        axis, first, count = axes[2], self.first_token, cells.shape[axes[2]]
-        others = output.narrow(axis, 0, first), output.narrow(axis, first + count, output.shape[axis] - first - count)
-        return _joined([others[0], cells, others[1]], axis)
+        axis, first = axes[2], self.first_token
+        behind = first + cells.shape[axis]
+        parts = output.narrow(axis, 0, first), cells, output.narrow(axis, behind, output.shape[axis] - behind)
+        return cat([part for part in parts if part.shape[axis]], dim=axis)
 
     def _cells(self, output: Tensor) -> Tensor:
         assert self.grid is not None
@@ -67,12 +68,8 @@ class ChannelLayout:
 
 
 def _permuted(tensor: Tensor, axes: list[int]) -> Tensor:
-    """A view only where axes change places: what is no view may be rewritten in place."""
+    """Permutes axes; makes no view if the order is right, because only what is no view can be rewritten in place."""
     return tensor if axes == sorted(axes) else tensor.permute(axes)
-
-
-def _joined(parts: list[Tensor], axis: int) -> Tensor:
-    return cat([part for part in parts if part.shape[axis]], dim=axis)
 
 
 CHANNELS_FIRST = ChannelLayout()

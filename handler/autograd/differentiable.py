@@ -1,8 +1,8 @@
-"""Lets autograd see all of a network, also what its author hid from it: values stay the same.
+"""Lets autograd record the parts of a network that its author hid from autograd, without a change of values.
 
-Hidden are layers that run under ``torch.no_grad()`` or ``inference_mode()``, as frozen trunks do; activations that
-rewrite a view in place, like ``nn.Flatten()`` with ``nn.ReLU(inplace=True)`` behind it, of which PyTorch records
-``CopySlices`` alone; and parts that ``torch.utils.checkpoint`` computes again. What is detached stays detached.
+Hidden are layers that run under ``torch.no_grad()`` or ``inference_mode()``, as frozen trunks do; activations in place
+on a view, such as ``nn.ReLU(inplace=True)`` behind ``nn.Flatten()``, which PyTorch records as ``CopySlices``; and parts
+that ``torch.utils.checkpoint`` computes again. Detached tensors stay detached.
 """
 
 import inspect
@@ -21,15 +21,15 @@ from torch.utils import checkpoint
 
 @contextmanager
 def differentiable(module: nn.Module) -> Iterator[None]:
-    """Inside the block, what the network computes in this thread is recorded as if none of that were there.
+    """Inside the block, autograd records all operations of the network in this thread.
 
-    Other threads wait for their own block, and are not touched otherwise. Buffers that the network changes stay outside
-    the graph.
+    Other threads run as usual, but wait if they enter a block, too. Buffers that the network changes stay outside the
+    graph.
     """
     with _ONE_THREAD, ExitStack() as stack:
         stack.callback(_release_buffers, module)
         for owner, name, replacement in _REPLACED:
-            if hasattr(owner, name):  # of some there is one or the other, by PyTorch's version
+            if hasattr(owner, name):  # some names depend on PyTorch's version
                 here = _in_this_thread(replacement, getattr(owner, name))
                 stack.enter_context(patch.object(owner, name, here))
         stack.enter_context(_Visible())
@@ -37,7 +37,7 @@ def differentiable(module: nn.Module) -> Iterator[None]:
 
 
 def _in_this_thread(replacement: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that does what the replacement does in the calling thread, and elsewhere what the original does."""
+    """A function that calls the replacement in the thread that made it, and the original in all other threads."""
     thread = threading.get_ident()
 
     def either(*args: Any, **kwargs: Any) -> Any:
@@ -47,14 +47,14 @@ def _in_this_thread(replacement: Callable[..., Any], original: Callable[..., Any
 
 
 def _release_buffers(module: nn.Module) -> None:
-    """Takes buffers out of the graph into which a network has put them that counts under ``no_grad``."""
+    """Detaches the buffers of networks that update buffers under ``no_grad``, which the block switched off."""
     for buffer in module.buffers():
         if buffer.requires_grad:
             buffer.detach_()
 
 
 class _Visible(TorchFunctionMode):
-    """Gradients stay enabled, and an operation in place on a view becomes the operation and a copy of its result."""
+    """Keeps gradients enabled; computes an operation in place on a view out of place, and copies the result back."""
 
     def __torch_function__(
         self, function: Any, _types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -74,7 +74,7 @@ class _Visible(TorchFunctionMode):
 def _out_of_place(
     function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Callable[[Tensor], Tensor] | None:
-    """What an operation in place computes, as a function of its first argument; None for any other operation."""
+    """An operation in place as a function of its first argument that works out of place; None for other operations."""
     name = getattr(function, "__name__", "")
     if name.endswith("_") and not name.endswith("__"):
         twin = getattr(Tensor, name[:-1], None) or getattr(F, name[:-1], None)
@@ -90,23 +90,23 @@ def _out_of_place(
     return lambda target: function(target, *bound.args[1:], **bound.kwargs)
 
 
-_NOT_COMPUTED = (  # in place they change no values, or draw them
+_NOT_COMPUTED = (  # these operations change no values, or draw random values
     *("detach_", "requires_grad_", "squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_"),
     *("as_strided_", "bernoulli_"),
 )
 
 
 def _nothing(*_args: Any) -> None:
-    """Takes the place of what enters and leaves inference mode."""
+    """Replaces the functions that enter and leave inference mode."""
 
 
 def _directly(function: Callable[..., Any], _preserve_rng_state: bool, *args: Any) -> Any:
-    """Takes the place of a reentrant checkpoint, whose gradients only ``backward`` can ask for, and for all leaves."""
+    """Replaces a reentrant checkpoint, which ``torch.autograd.grad`` cannot differentiate."""
     return function(*args)
 
 
 def _once(*_args: Any, **_kwargs: Any) -> Iterator[None]:
-    """Takes the place of the generator around a function that is checkpointed without reentry."""
+    """Replaces the generator around a function that is checkpointed without reentry."""
     return iter([None])
 
 

@@ -1,4 +1,4 @@
-"""Walks over PyTorch's autograd graph: its nodes, and whether a way through it remains without some of them."""
+"""Walks PyTorch's autograd graph: its nodes, and the paths between them."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -7,17 +7,17 @@ Node = Any  # torch.autograd.graph.Node, whose subclasses have no types
 
 
 def nodes(root: Node, without: Collection[Node] = ()) -> Iterator[Node]:
-    """The nodes that gradients pass from ``root`` on, root first, without entering those of ``without``."""
+    """Yields the nodes that gradients reach from ``root``, root first, on paths that avoid the nodes ``without``."""
     yield from _walk([root], without)
 
 
 def leads(root: Node, leaf: Node, without: Collection[Node] = ()) -> bool:
-    """Whether gradients pass from ``root`` to ``leaf`` around the nodes ``without``."""
+    """Whether a path from ``root`` to ``leaf`` avoids the nodes ``without``."""
     return any(node is leaf for node in nodes(root, without))
 
 
 def followed(among: Collection[Node]) -> set[Node]:
-    """The nodes that gradients reach from another node of the collection."""
+    """The nodes of a collection that gradients reach from another node of the collection."""
     behind = [following for node in among for following, _ in node.next_functions if following is not None]
     return set(among) & set(_walk(behind, ()))
 
@@ -35,6 +35,6 @@ def _walk(starts: Sequence[Node], without: Collection[Node]) -> Iterator[Node]:
 
 
 def operation(node: Node) -> str:
-    """The name of a node's operation: ``Relu`` of ReluBackward0; of a custom function the name of its class."""
+    """The name of a node's operation: ``Relu`` for ReluBackward0, the class's name for a custom function."""
     name: str = node.name()
     return name.partition("Backward")[0]

@@ -1,12 +1,12 @@
-"""Guided backpropagation on the autograd graph, without touching the model.
+"""Guided backpropagation on the autograd graph; the model stays as it is.
 
 ``R_in = 1[x > 0] · 1[R_out > 0] · R_out`` (Springenberg et al. 2015, arXiv 1412.6806). Autograd's ReLU nodes apply the
-first gate; a hook on each of them rectifies the gradient that arrives and so adds the second. Functional, in-place and
-reused ReLUs are nodes like any other, which replacing ``nn.ReLU`` modules would miss. A ReLU is guided in each of its
-spellings: ReLU6, ``clamp(min=0)``, ``maximum(x, 0)``, ``Threshold(0, 0)``.
+first gate; a hook on each node rectifies the arriving gradient, which is the second gate. Functional, in-place and
+reused ReLUs have nodes, too; replacing ``nn.ReLU`` modules would miss them. All spellings of a ReLU are guided: ReLU6,
+``clamp(min=0)``, ``maximum(x, 0)``, ``Threshold(0, 0)``.
 
-Coverage counts every non-linear node of the graph: what is not known to be linear is not linear, an author's own
-function for example. Max-pooling is not counted: guided backpropagation takes its gradient as it is.
+Coverage counts every node that is not known to be linear, a custom function for example. Max-pooling is not counted:
+guided backpropagation takes its plain gradient.
 """
 
 import re
@@ -21,7 +21,7 @@ from torch._subclasses import FakeTensor
 from handler.autograd.graph import Node, nodes, operation
 from handler.errors import Unprocessable
 
-_LINEAR = frozenset(  # autograd's names of operations that are linear in the one input that gradients pass through
+_LINEAR = frozenset(  # autograd's names of operations that are linear in the input that gradients pass through
     re.findall(
         r"\S+",
         """Add Sub Rsub Neg Mean Sum Nansum Cumsum Clone Copy CopyBackwards torch::autograd::CopySlices ToCopy
@@ -34,7 +34,7 @@ _LINEAR = frozenset(  # autograd's names of operations that are linear in the on
     UpsampleBicubic2DAa FftR2C FftC2C FftC2R ViewAsReal ViewAsComplex Real Imag""",
     )
 )
-_PRODUCTS = {  # linear unless gradients pass through all of these inputs
+_PRODUCTS = {  # operations that are linear unless gradients pass through all of these inputs
     "Mul": (0, 1),
     "Mm": (0, 1),
     "Bmm": (0, 1),
@@ -49,7 +49,7 @@ _PRODUCTS = {  # linear unless gradients pass through all of these inputs
     "Div": (1,),
 }
 _MAX_POOLING = ("MaxPool2DWithIndices", "MaxPool3DWithIndices", "AdaptiveMaxPool2D", "AdaptiveMaxPool3D")
-_POPULAR_NAMES = {  # of activations, where autograd's are others
+_POPULAR_NAMES = {  # activations, by autograd's names
     "Silu": "SiLU",
     "Gelu": "GELU",
     "Elu": "ELU",
@@ -69,20 +69,20 @@ _POPULAR_NAMES = {  # of activations, where autograd's are others
 class Gates:
     """The non-linear nodes of one forward pass."""
 
-    rectifiers: list[Node]  # autograd nodes of ReLUs in any spelling
-    others: list[str]  # names of the operations that guided backpropagation is not defined for
+    rectifiers: list[Node]  # nodes of ReLUs in any spelling
+    others: list[str]  # names of operations for which guided backpropagation is not defined
 
     @property
     def coverage(self) -> str:
-        """How many of the network's activations the guided rule reaches, for the answer."""
+        """How many of the network's activations are guided, for the answer: "57 of 57 activations"."""
         return f"{len(self.rectifiers)} of {len(self.rectifiers) + len(self.others)} activations"
 
 
 def find_gates(output: torch.Tensor) -> Gates:
-    """Walks the autograd graph once from ``output`` down to the leaves.
+    """Finds the non-linear nodes of the autograd graph of ``output``.
 
     Raises:
-        Unprocessable: no ReLU in the graph; the message names the activations that there are.
+        Unprocessable: the graph has no ReLU; the message names its activations.
     """
     rectifiers, others = [], []
     for node in nodes(output.grad_fn) if output.grad_fn is not None else ():
@@ -103,7 +103,7 @@ def find_gates(output: torch.Tensor) -> Gates:
 
 @contextmanager
 def guided(gates: Gates) -> Iterator[None]:
-    """Inside the block a backward pass through the graph is guided; afterwards it is an ordinary one again."""
+    """Inside the block, backward passes through the graph are guided; afterwards they are plain again."""
     with ExitStack() as stack:
         for node in gates.rectifiers:
             stack.callback(node.register_prehook(_rectify).remove)
@@ -126,7 +126,7 @@ def _is_linear(node: Node, name: str) -> bool:
 
 
 def _is_mask(factor: Any) -> bool:
-    """Whether a constant factor switches values on and off, as ``x * (x > 0)`` does, which no gradient shows."""
+    """Whether a constant factor is a mask of zeros and ones, as in ``x * (x > 0)``, which is not linear in x."""
     if not isinstance(factor, torch.Tensor) or isinstance(factor, FakeTensor) or factor.dim() == 0:
         return False
     return factor.dtype == torch.bool or bool(((factor == 0) | (factor == 1)).all())

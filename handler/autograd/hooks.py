@@ -1,4 +1,4 @@
-"""Registered hooks that keep what layers return, and leave the model as it was."""
+"""Captures activations by hooks, and leaves the model as it was."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,20 +16,20 @@ from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 def captured(
     module: nn.Module, layers: Sequence[str], views: Mapping[str, ChannelLayout] | None = None
 ) -> Iterator[dict[str, list[torch.Tensor]]]:
-    """Keeps what the named layers return during a forward pass inside the block.
+    """Keeps the activations of layers during a forward pass inside the block.
 
-    The rest of the network continues on a clone, so that an in-place activation behind the layer cannot rewrite what
-    was kept. Where no gradient flows into a layer, the kept tensor becomes a leaf: the backward pass ends there.
-    All hooks are removed on leaving, whatever happened.
+    The network continues on clones, so that an activation in place behind a layer cannot rewrite the kept tensor. If no
+    gradient flows into a layer, the kept tensor becomes a leaf, at which the backward pass ends. All hooks are removed
+    when the block ends, also after an exception.
 
     Args:
         module: the network.
         layers: module paths as in ``module.named_modules()``.
-        views: of layers whose output is not one tensor (N, C, h, w) of one run.
+        views: layouts by module path, of layers whose output is not a single tensor (N, C, h, w) of a single run.
 
     Yields:
-        Filled by the forward pass: path to the activations of each of the layer's runs, as (N, C, h, w), requiring
-        gradients. Runs that ``views`` has no use for are left out; a run more than it knows of is kept like the last.
+        Path to the activations (N, C, h, w) of the layer's runs, which require gradients; the forward pass fills it.
+        Runs whose ``ChannelLayout.runs`` is None are left out; runs beyond the known ones are kept like the last one.
     """
     kept: dict[str, list[torch.Tensor]] = {}
     finished: Counter[str] = Counter()
@@ -44,8 +44,8 @@ def captured(
                 return None
             leaves, structure = tree_flatten(output)
             chosen = leaves[view.element]
-            # an identity returns a tensor that others still hold, and may rewrite
-            if any(chosen is one for one in tree_flatten(inputs)[0]):
+            # an identity returns its input, which other layers hold and may rewrite
+            if any(chosen is given for given in tree_flatten(inputs)[0]):
                 chosen = chosen.clone()
             runs = kept.setdefault(path, [])
             maps = view.to_maps(chosen, run)

@@ -1,6 +1,6 @@
-"""The explanation itself, in torch: one forward pass, then gradients down to the layers and to the input.
+"""The explanation in torch: a forward pass, then gradients at the layers and at the input.
 
-The torch engine runs it eagerly, and the explanation graph is a trace of it: there is no second definition.
+The torch engine runs these functions, and the explanation graph is a trace of them: there is no second definition.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,42 +20,43 @@ from handler.explanation.evidence import Needs
 
 @dataclass(frozen=True, kw_only=True)
 class Tape:
-    """One forward pass, recorded for as many backward passes as wanted."""
+    """A forward pass, recorded for any number of backward passes."""
 
     scores: torch.Tensor  # (N, K), the logits
     pictures: torch.Tensor  # (N, 3, H, W)
-    runs: dict[str, list[torch.Tensor]]  # path to the activation (N, C, h, w) of each run of the layer
-    gates: Gates | None  # where guided gradients are wanted
+    runs: dict[str, list[torch.Tensor]]  # module path to the activations (N, C, h, w) of the layer's runs
+    gates: Gates | None  # for guided gradients; None if none are wanted
     saliency: bool  # whether the plain gradient at the input is wanted
 
     @property
     def layers(self) -> dict[str, torch.Tensor]:
-        """Path to activation (N, C, h, w); the channels of a layer that runs several times are those of all runs."""
+        """Module path to activation (N, C, h, w); the channels of all runs of a layer are joined."""
         return {path: _all_channels(runs) for path, runs in self.runs.items()}
 
 
 @dataclass(frozen=True)
 class Gradients:
-    """The gradients of one score with respect to everything on the tape."""
+    """The gradients of a score at the layers and at the input."""
 
-    layers: dict[str, torch.Tensor]  # path to (N, C, h, w)
-    guided: torch.Tensor | None  # (N, 3, H, W)
-    saliency: torch.Tensor | None  # (N, 3, H, W)
+    layers: dict[str, torch.Tensor]  # module path to (N, C, h, w), channels as in ``Tape.layers``
+    guided: torch.Tensor | None  # (N, 3, H, W) at the input
+    saliency: torch.Tensor | None  # (N, 3, H, W) at the input
 
 
 def record(
     module: nn.Module, pictures: torch.Tensor, needs: Needs, views: Mapping[str, ChannelLayout] | None = None
 ) -> Tape:
-    """Runs the network once; gradients are recorded only as far down as ``needs`` wants them.
+    """Runs the network once; autograd records no more of it than ``needs`` asks for.
 
     Args:
-        module: in eval mode.
+        module: the network, in eval mode.
         pictures: (N, 3, H, W), normalised.
-        needs: what is wanted.
-        views: of layers whose output is not one tensor (N, C, h, w) of one run.
+        needs: the evidence wanted.
+        views: layouts by module path, of layers whose output is not a single tensor (N, C, h, w) of a single run.
 
     Raises:
-        Unprocessable: a layer that does not run as often as it did when the network was looked at, or no ReLU to guide.
+        Unprocessable: a layer runs more or fewer times than its layout says, or guided gradients are wanted of a
+            network without a ReLU.
     """
     views = views or {}
     with captured(module, needs.layers, views) as kept, differentiable(module):
@@ -78,10 +79,14 @@ def record(
 
 
 def differentiate(tape: Tape, score: torch.Tensor) -> Gradients:
-    """The gradients of one scalar made of the tape's scores: the plain ones first, then the guided one.
+    """Computes the gradients of a scalar score: one plain backward pass, and one guided pass if the tape has gates.
+
+    Args:
+        tape: the forward pass.
+        score: a scalar, made of the tape's scores.
 
     Raises:
-        Unprocessable: a layer, or the input, that the score does not depend on.
+        Unprocessable: the score does not depend on a layer or on the input.
     """
     wanted = [(f"layer {path!r}", run) for path, runs in tape.runs.items() for run in runs]
     if tape.saliency:

@@ -1,6 +1,6 @@
-"""The reference engine: the eval-mode classifier with registered activation and gradient hooks.
+"""The reference engine: the classifier in eval mode, with hooks for activations and gradients.
 
-One forward pass serves everything that a batch wants, several targets of one row included.
+A batch takes one forward pass, however many targets its rows have.
 """
 
 import threading
@@ -23,23 +23,23 @@ class Network(Protocol):
 
     @property
     def module(self) -> nn.Module:
-        """In eval mode."""
+        """The network, in eval mode."""
 
     @property
     def views(self) -> Mapping[str, ChannelLayout]:
-        """The layouts of layers whose output is not one tensor (N, C, h, w) of one run, by module path."""
+        """Layouts by module path, of layers whose output is not a single tensor (N, C, h, w) of a single run."""
 
     @property
     def alone(self) -> str:
-        """Why pictures must be run one by one; empty if they need not."""
+        """Why pictures are run one by one; empty if they are run together."""
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
 
 
 class TorchEngine:
-    """Every layer, every map, on the network's device. Calls are serialised: hooks live on the shared module."""
+    """Computes all evidence on the network's device. Calls take turns, because the module's hooks are shared."""
 
     name = "torch"
 
@@ -103,7 +103,7 @@ class TorchEngine:
 
 
 class _Collected:
-    """The gradients of M (row, class) pairs, gathered over rounds in which each row appears at most once."""
+    """The gradients of M (row, class) pairs, collected over rounds in which each row appears at most once."""
 
     def __init__(self, tape: Tape, pairs: int) -> None:
         pixels = (pairs, *tape.pictures.shape[1:])
@@ -114,7 +114,7 @@ class _Collected:
         self.saliency = np.empty(pixels, np.float32) if tape.saliency else None
 
     def add(self, tape: Tape, rows: Indices, classes: Indices, pairs: Indices) -> None:
-        """Writes the gradients of one round to the places ``pairs``."""
+        """Computes the gradients of a round and writes them to the indices ``pairs``."""
         chosen = torch.from_numpy(rows), torch.from_numpy(classes)
         gradients = differentiate(tape, tape.scores[chosen].sum())  # rows do not mix in eval mode
         for path, gradient in gradients.layers.items():
@@ -126,7 +126,7 @@ class _Collected:
 
 
 def _rounds(rows: Indices) -> list[Indices]:
-    """Splits pairs so that no round holds a row twice: the first targets of all rows, then the second and so on."""
+    """Splits pairs into rounds that hold no row twice: first the first targets of all rows, then the second ones."""
     seen: dict[int, int] = {}
     turn = []
     for row in rows.tolist():
