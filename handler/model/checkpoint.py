@@ -1,7 +1,7 @@
-"""Checkpoints: a model's weights together with what is needed to use them (architecture, labels, preprocessing).
+"""Checkpoints: a model's weights, with the architecture, labels and preprocessing that their use needs.
 
-Written as safetensors with the description in the file's own metadata. Read from safetensors, or from a state dict that
-``torch.save`` wrote, with ``weights_only=True``: a pickle that would run code is refused.
+Checkpoints are written as safetensors, with the description in the file's metadata. They are read from safetensors, or
+from a state dict of ``torch.save`` with ``weights_only=True``, which refuses pickles that would run code.
 """
 
 import json
@@ -21,25 +21,25 @@ from handler.errors import ModelError
 from handler.picture.preprocess import Preprocessing
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training loops store the weights
-_COMPILED = "_orig_mod."  # in the names of what torch.compile wrapped, wherever it stands
+_COMPILED = "_orig_mod."  # torch.compile adds it to the names of weights, at any place
 _DENSENETS_OLD_NAMES = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Weights and what they say of themselves; a plain state dict says nothing."""
+    """Weights and their description, which a plain state dict lacks."""
 
     architecture: str | None  # a torchvision registry name, or package.module:factory
     labels: list[str] | None  # one per class, in the order of the scores
     preprocessing: Preprocessing | None
     state: dict[str, torch.Tensor]
-    notes: dict[str, str] = field(default_factory=dict)  # seed, accuracy and the like
-    options: dict[str, Any] = field(default_factory=dict)  # for torchvision's builder; JSON values
-    origins: dict[str, str] = field(default_factory=dict)  # who said a part of the description, in words; not written
+    notes: dict[str, str] = field(default_factory=dict)  # free text by name: seed, accuracy, …
+    options: dict[str, Any] = field(default_factory=dict)  # options of torchvision's builder; JSON values
+    origins: dict[str, str] = field(default_factory=dict)  # where parts of the description come from; not written
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes safetensors, whole or not at all."""
+    """Writes a checkpoint as safetensors, whole or not at all."""
     metadata = dict(checkpoint.notes)
     if checkpoint.architecture:
         metadata["architecture"] = checkpoint.architecture
@@ -54,20 +54,21 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def _apart(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copies weights that share memory: safetensors refuses weights that two layers share."""
-    found, places = {}, set()
+    """Copies weights that share memory, which safetensors refuses."""
+    copied, addresses = {}, set()
     for name, value in state.items():
-        place = value.untyped_storage().data_ptr()
-        found[name] = value.clone(memory_format=torch.contiguous_format) if place in places else value.contiguous()
-        places.add(place)
-    return found
+        address = value.untyped_storage().data_ptr()
+        shared = address in addresses
+        copied[name] = value.clone(memory_format=torch.contiguous_format) if shared else value.contiguous()
+        addresses.add(address)
+    return copied
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads safetensors or a ``torch.save``d state dict; which one is told by the content, not by the name.
+    """Reads safetensors or a state dict of ``torch.save``; the content tells the format, not the name.
 
     Raises:
-        ModelError: no such file, neither format, or a pickle that holds more than tensors.
+        ModelError: the file does not exist, has neither format, or is a pickle of more than tensors.
     """
     if not path.is_file():
         raise ModelError(f"checkpoint {path} does not exist")
@@ -81,17 +82,17 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def names_in(network: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """The network's names of a file's weights: the file's own names, or these without their common prefix.
+    """Finds the network's names for the weights of a file.
 
-    Names are changed only where more weights then fit by name and shape. Besides a prefix (``module.`` and the like)
-    what torch.compile adds is taken off, and what torchvision's DenseNet files call ``norm.1`` becomes ``norm1``.
+    The names are the file's own, unless more weights fit by name and shape without a common prefix (``module.``),
+    without torch.compile's additions, and with DenseNet's old ``norm.1`` as ``norm1``.
 
     Args:
-        network: its state dict.
-        state: the file's.
+        network: the network's state dict.
+        state: the file's state dict.
 
     Returns:
-        Each name in the file to the name in the network, which may lack it; no two names become one.
+        Name in the file to name in the network; the network may lack a name, and no name appears twice.
     """
     bare = {name: _DENSENETS_OLD_NAMES.sub(r"\1\2", name.replace(_COMPILED, "")) for name in state}
     shared = os.path.commonprefix(list(bare.values()))
@@ -111,7 +112,7 @@ def _described(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, s
     options = metadata.pop("options", "{}")
     try:
         named, built = json.loads(labels) if labels else None, json.loads(options)
-        if named is not None and not (isinstance(named, list) and all(isinstance(one, str) for one in named)):
+        if named is not None and not (isinstance(named, list) and all(isinstance(label, str) for label in named)):
             raise TypeError("labels must be a list of texts")
         if not isinstance(built, dict):
             raise TypeError("options must be a mapping")
@@ -130,7 +131,7 @@ def _described(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, s
 def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever foreign bytes make it stumble over
+    except Exception as error:  # torch.load raises exceptions of many types on foreign bytes
         raise ModelError(
             f"checkpoint {path} is neither safetensors nor a state dict that loads with weights_only=True; "
             "save it with safetensors.torch.save_file(model.state_dict(), path) or torch.save(model.state_dict(), path)"
@@ -147,10 +148,12 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _state_dicts(loaded: Any, place: str = "") -> dict[str, dict[Any, torch.Tensor]]:
-    """The mappings of names to tensors among what was saved, by the keys that lead to them; nothing lies in another."""
+    """The state dicts in a saved object, by the path of keys to each; a state dict is not searched for others."""
     if not isinstance(loaded, dict) or not loaded or place.count("/") > len(_WRAPPERS):
         return {}
     if all(isinstance(value, torch.Tensor) for value in loaded.values()):
         return {place or "the file itself": loaded}
-    inside = {name: loaded.get(name) for name in _WRAPPERS}
-    return {path: state for name, one in inside.items() for path, state in _state_dicts(one, f"{place}/{name}").items()}
+    found: dict[str, dict[Any, torch.Tensor]] = {}
+    for name in _WRAPPERS:
+        found |= _state_dicts(loaded.get(name), f"{place}/{name}")
+    return found

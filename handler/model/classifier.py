@@ -1,4 +1,4 @@
-"""An eval-mode classifier with all it takes to use it: labels, preprocessing, layers; built from a checkpoint."""
+"""A classifier with its labels, preprocessing and layers, built from a checkpoint or from a network in memory."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
@@ -21,33 +21,33 @@ from handler.picture.preprocess import Preprocessing
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """A classifier ready to be explained."""
+    """A classifier that is ready to be explained."""
 
     module: nn.Module  # eval mode, all parameters frozen
     architecture: str
     labels: list[str]
     preprocessing: Preprocessing
     layers: dict[str, tuple[int, int, int]]  # layers with maps: module path to (C, h, w)
-    default_layer: str  # one of them
-    views: dict[str, ChannelLayout] = field(
-        default_factory=dict
-    )  # of layers that do not return one tensor (N, C, h, w)
+    default_layer: str  # a key of layers
+    # layouts by module path, of layers whose output is not a single tensor (N, C, h, w) of a single run
+    views: dict[str, ChannelLayout] = field(default_factory=dict)
     layer_rule: str = ""  # why ``default_layer`` is the default
     refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
-    alone: str = ""  # why pictures must be run one by one; empty if they need not
+    alone: str = ""  # why pictures are run one by one; empty if they are run together
     weights_sha256: str = ""  # of the weights as they were loaded, see ``fingerprint.hash_state``
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return next(self.module.parameters()).device
 
 
 def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> Classifier:
-    """Builds the network of a complete checkpoint, in eval mode and frozen.
+    """Builds the classifier of a complete checkpoint, in eval mode and frozen.
 
     Raises:
-        ModelError: weights that do not fit the architecture or the labels, or a network without a map.
+        ModelError: the checkpoint is not complete, its weights do not fit the architecture or the labels, or the
+            network is refused, see ``of_module``.
     """
     if checkpoint.architecture is None or checkpoint.labels is None or checkpoint.preprocessing is None:
         raise ModelError("the checkpoint does not say its architecture, labels and preprocessing")
@@ -55,7 +55,7 @@ def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu")
     module = _build(checkpoint, num_classes=classes, side=side)
     _load_state(module, checkpoint)
     module = module.float().eval().requires_grad_(False)
-    weights = hash_state(module)  # before it runs: a network may count in a buffer
+    weights = hash_state(module)  # before the network runs, which may change a buffer
     classifier = of_module(module.to(device), checkpoint.architecture, checkpoint.labels, checkpoint.preprocessing)
     return replace(classifier, weights_sha256=weights)
 
@@ -93,7 +93,11 @@ def of_module(
 
 
 def build_network(checkpoint: Checkpoint) -> nn.Module:
-    """The network that a complete checkpoint describes, with the weights of a new one: ``state`` is not loaded."""
+    """Builds the network of a complete checkpoint with new weights; ``state`` is not loaded.
+
+    Raises:
+        ModelError: the network cannot be built.
+    """
     assert checkpoint.labels is not None
     assert checkpoint.preprocessing is not None
     return _build(checkpoint, num_classes=len(checkpoint.labels), side=checkpoint.preprocessing.crop_size)
@@ -110,7 +114,7 @@ def _build(checkpoint: Checkpoint, num_classes: int, side: int) -> nn.Module:
         options["image_size"] = side
     try:
         return builder_of(architecture)(weights=None, num_classes=num_classes, **options)
-    except (TypeError, ValueError, AssertionError) as error:  # the options are the checkpoint's, the side is a client's
+    except (TypeError, ValueError, AssertionError) as error:  # options and side come from the checkpoint
         detail = f" and options {checkpoint.options}" if checkpoint.options else ""
         raise ModelError(
             f"{architecture} cannot be built for pictures of {side} pixels{detail} ({type(error).__name__}: {error})"
@@ -134,11 +138,11 @@ def _load_state(module: nn.Module, checkpoint: Checkpoint) -> None:
             f"the checkpoint's {name!r} has shape {tuple(value.shape)}, {checkpoint.architecture} wants {tuple(wanted)}"
         )
     state: Any = OrderedDict((own[name], value) for name, value in checkpoint.state.items())
-    # MNASNet asks for its version, which files of tensors do not keep; batch norms may go without theirs
+    # MNASNet needs its version number, which files of tensors do not keep; batch norms work without one
     state._metadata = {"": getattr(expected, "_metadata", {}).get("", {})}
     try:
         missing, _ = module.load_state_dict(state, strict=False)
-    except Exception as error:  # a network's own hooks may raise anything
+    except Exception as error:  # the network's own hooks can raise any exception
         raise ModelError(f"{checkpoint.architecture} does not take the weights ({in_one_line(error)})") from error
     missing = [name for name in missing if not name.startswith(training_only(module))]
     unknown = [name for name, new in own.items() if new not in expected]

@@ -1,8 +1,8 @@
-"""Architectures that are not torchvision's: ``package.module:factory``.
+"""Custom architectures: ``package.module:factory``.
 
 The factory returns an ``nn.Module`` that maps pictures, float32 (N, 3, H, W), to class scores (N, K). It is called with
-``num_classes=K`` if it has a parameter of that name, where the model is packed and again on the server; the
-checkpoint's weights are loaded into what it returns.
+``num_classes=K`` if it has a parameter of that name, when the model is packed and again on the server; the checkpoint's
+weights are loaded into the module.
 """
 
 import importlib
@@ -21,7 +21,7 @@ _SPECIFICATION = re.compile(r"(?P<module>[^\W\d]\w*(?:\.[^\W\d]\w*)*):(?P<factor
 
 
 def is_own(architecture: str) -> bool:
-    """Whether the name is ``package.module:factory`` rather than one of torchvision's."""
+    """Whether an architecture's name is ``package.module:factory`` rather than a name of torchvision's registry."""
     return ":" in architecture
 
 
@@ -29,7 +29,7 @@ def module_name(architecture: str) -> str:
     """The dotted name of the factory's module.
 
     Raises:
-        ModelError: not of the form ``package.module:factory``.
+        ModelError: the architecture's name is not ``package.module:factory``.
     """
     found = _SPECIFICATION.fullmatch(architecture)
     if not found:
@@ -41,12 +41,12 @@ def load_module(architecture: str) -> ModuleType:
     """Imports the factory's module.
 
     Raises:
-        ModelError: it cannot be imported; the message says why.
+        ModelError: the module cannot be imported; the message says why.
     """
     name = module_name(architecture)
     try:
         return importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # a module may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # foreign code can raise any exception
         raise ModelError(
             f"architecture {architecture}: {name} cannot be imported ({type(error).__name__}: {error}); "
             "valid is a module in the current folder, on PYTHONPATH or installed"
@@ -57,13 +57,13 @@ def find_factory(architecture: str) -> Callable[..., Any]:
     """The function or class that makes the network.
 
     Raises:
-        ModelError: no such module or attribute, or nothing that can be called.
+        ModelError: the module cannot be imported, or the factory does not exist or cannot be called.
     """
     found: Any = load_module(architecture)
     path = architecture.partition(":")[2]
     for name in path.split("."):
         if not hasattr(found, name):
-            public = sorted(one for one, value in vars(found).items() if callable(value) and not one.startswith("_"))
+            public = sorted(known for known, value in vars(found).items() if callable(value) and known[0] != "_")
             raise ModelError(
                 f"architecture {architecture}: there is no {name!r}, there are {', '.join(public) or 'none'}"
             )
@@ -82,21 +82,21 @@ def build_own(architecture: str, num_classes: int | None = None, side: int | Non
 
     Args:
         architecture: ``package.module:factory``.
-        num_classes: handed on if the factory has such a parameter; None leaves it to the factory.
-        side: of the pictures in pixels: weights whose shapes come with the first picture get them from a blank one.
+        num_classes: the argument of the factory's parameter of that name; None leaves the number to the factory.
+        side: of the pictures in pixels; lazy modules get the shapes of their weights from a blank picture.
 
     Raises:
-        ModelError: there is no such factory, it fails, or it returns no network with weights.
+        ModelError: the factory does not exist, fails, or returns no network with weights.
     """
     factory = find_factory(architecture)
     asked = {"num_classes": num_classes} if num_classes is not None and _takes_classes(factory) else {}
     try:
         module = factory(**asked)
-    except Exception as error:  # whatever its author did not foresee
+    except Exception as error:  # foreign code can raise any exception
         raise ModelError(f"architecture {architecture} fails ({in_one_line(error)})") from error
     if not isinstance(module, nn.Module):
         raise ModelError(f"architecture {architecture} returns {described(module)}, valid is a torch.nn.Module")
-    scripted = next((path for path, one in module.named_modules() if isinstance(one, torch.jit.ScriptModule)), None)
+    scripted = next((path for path, part in module.named_modules() if isinstance(part, torch.jit.ScriptModule)), None)
     if scripted is not None:
         raise ModelError(
             f"architecture {architecture} has TorchScript in it ({scripted or 'the whole network'}), whose layers take "
@@ -104,26 +104,26 @@ def build_own(architecture: str, num_classes: int | None = None, side: int | Non
         )
     if next(module.parameters(), None) is None:
         raise ModelError(f"architecture {architecture} has no weights, valid is a network with parameters")
-    module = _as_written(module)
+    module = _not_compiled(module)
     if side is not None and _shapeless(module):
         _give_shapes(module, architecture, side)
     return module
 
 
-def _as_written(module: nn.Module) -> nn.Module:
-    """The network without torch.compile, in whose code hooks do not run: wrappers are taken out, the rest is undone."""
+def _not_compiled(module: nn.Module) -> nn.Module:
+    """The network with torch.compile undone, because hooks do not run in compiled code."""
     module = _unwrapped(module)
     for parent in list(module.modules()):
         for name, child in list(parent._modules.items()):
             if _is_wrapper(child):
                 parent._modules[name] = _unwrapped(child)
-        if parent._compiled_call_impl is not None:  # what Module.compile leaves
+        if parent._compiled_call_impl is not None:  # Module.compile was called
             parent._compiled_call_impl = None
     return module
 
 
 def _is_wrapper(module: nn.Module | None) -> bool:
-    return type(module).__name__ == "OptimizedModule"  # of torch._dynamo, which takes seconds to import
+    return type(module).__name__ == "OptimizedModule"  # isinstance would import torch._dynamo, which takes seconds
 
 
 def _unwrapped(module: Any) -> nn.Module:
@@ -134,7 +134,7 @@ def _unwrapped(module: Any) -> nn.Module:
 
 
 def _shapeless(module: nn.Module) -> list[str]:
-    """The weights of lazy modules that have no shape yet."""
+    """Names of the weights of lazy modules that have no shape yet."""
     return [name for name, value in module.state_dict().items() if nn.parameter.is_lazy(value)]
 
 
@@ -142,7 +142,7 @@ def _give_shapes(module: nn.Module, architecture: str, side: int) -> None:
     try:
         with torch.no_grad():
             module.eval()(torch.zeros(1, 3, side, side))
-    except Exception as error:  # whatever its author did not foresee
+    except Exception as error:  # foreign code can raise any exception
         raise ModelError(
             f"architecture {architecture} is lazy and fails on a picture (1, 3, {side}, {side}) ({in_one_line(error)})"
         ) from error
@@ -161,7 +161,7 @@ def _takes_classes(factory: Callable[..., Any]) -> bool:
 
 
 def described(value: Any) -> str:
-    """What something is, for messages."""
+    """A value's type in words, for messages: "a list", "the class Network"."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
     name = type(value).__name__

@@ -1,11 +1,11 @@
-"""What the module of an architecture of one's own may say of it, in four names that it may define.
+"""Reads four names that the module of a custom architecture may define.
 
 * ``PREPROCESSING``: a mapping of the fields of ``handler.picture.preprocess.Preprocessing``;
-* ``LABELS``: one per score;
-* ``weights()``: returns a state dict, for those who give no checkpoint; it is not called on the server;
-* ``PACKED``: names of further packages and modules that the network's code imports and that travel with it.
+* ``LABELS``: a label per score;
+* ``weights()``: returns a state dict if no checkpoint is given; it is not called on the server;
+* ``PACKED``: names of packages and modules that the network's code imports and that belong into the archive.
 
-Labels that are given, and labels and preprocessing that a checkpoint says, go before.
+The user's labels go before a checkpoint's description, which goes before these declarations.
 """
 
 import json
@@ -21,13 +21,13 @@ from handler.picture.preprocess import Preprocessing
 
 
 def declared_checkpoint(architecture: str) -> Checkpoint:
-    """The weights that the factory's module declares; its labels and preprocessing have functions of their own.
+    """A checkpoint with the weights that the module's ``weights()`` returns, without labels and preprocessing.
 
     Raises:
-        ModelError: it declares no weights, or something that is none of these.
+        ModelError: the module has no function ``weights``, or the function fails or returns no state dict.
     """
     module = load_module(architecture)
-    find_factory(architecture)  # told before the weights are read, which may take long
+    find_factory(architecture)  # refused before the weights are read, which may take long
     weights = getattr(module, "weights", None)
     if not callable(weights):
         raise ModelError(
@@ -36,16 +36,16 @@ def declared_checkpoint(architecture: str) -> Checkpoint:
         )
     try:
         state = weights()
-    except Exception as error:  # whatever its author did not foresee
+    except Exception as error:  # foreign code can raise any exception
         raise ModelError(f"{module.__name__}.weights() fails ({type(error).__name__}: {error})") from error
     return Checkpoint(architecture=architecture, labels=None, preprocessing=None, state=_state(state))
 
 
 def declared_labels(architecture: str) -> list[str] | None:
-    """The module's ``LABELS``, None without.
+    """The module's ``LABELS``; None if the module does not define them.
 
     Raises:
-        ModelError: they are not texts.
+        ModelError: ``LABELS`` is no list of texts.
     """
     labels = getattr(load_module(architecture), "LABELS", None)
     if labels is None:
@@ -56,10 +56,10 @@ def declared_labels(architecture: str) -> list[str] | None:
 
 
 def declared_preprocessing(architecture: str) -> Preprocessing | None:
-    """The module's ``PREPROCESSING``, None without.
+    """The module's ``PREPROCESSING``; None if the module does not define it.
 
     Raises:
-        ModelError: fields missing, unknown or out of range.
+        ModelError: fields are missing, unknown or out of range.
     """
     declared = getattr(load_module(architecture), "PREPROCESSING", None)
     if declared is None or isinstance(declared, Preprocessing):
@@ -71,10 +71,10 @@ def declared_preprocessing(architecture: str) -> Preprocessing | None:
 
 
 def declared_packages(architecture: str) -> list[str]:
-    """The module's ``PACKED``.
+    """The module's ``PACKED``, empty if the module does not define it.
 
     Raises:
-        ModelError: they are not texts.
+        ModelError: ``PACKED`` is no list of texts.
     """
     packed = getattr(load_module(architecture), "PACKED", ())
     if not _are_texts(packed):
@@ -87,6 +87,7 @@ def _are_texts(values: Any) -> bool:
 
 
 def _state(state: Any) -> dict[str, torch.Tensor]:
-    if not isinstance(state, Mapping) or not state or not all(isinstance(one, torch.Tensor) for one in state.values()):
+    weights = state.values() if isinstance(state, Mapping) else ()
+    if not weights or not all(isinstance(value, torch.Tensor) for value in weights):
         raise ModelError(f"weights() returns {described(state)}, valid is a state dict: a mapping of names to tensors")
     return {str(name): value.detach() for name, value in state.items()}

@@ -1,4 +1,4 @@
-"""Tells a network's weights from others: a graph is used only beside the very weights that it was made from."""
+"""Hashes a network's weights, because a graph is used only with the weights that it was made from."""
 
 import hashlib
 
@@ -6,18 +6,18 @@ import torch
 from torch import nn
 from torchvision.models import GoogLeNet, Inception3
 
-_TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.")  # heads of those two: they do not run in eval mode
+_TRAINING_ONLY = ("aux1.", "aux2.", "AuxLogits.")  # the heads of GoogLeNet and Inception that only training runs
 
 
 def training_only(module: nn.Module) -> tuple[str, ...]:
-    """How the names of weights begin that do not run in eval mode, so that a checkpoint may lack them."""
+    """The prefixes of the names of weights that only training uses and a checkpoint may lack."""
     return _TRAINING_ONLY if isinstance(module, (GoogLeNet, Inception3)) else ()
 
 
 def hash_state(module: nn.Module) -> str:
-    """SHA-256 over names and raw bytes of all weights and buffers that run in eval mode, in the order of the names.
+    """SHA-256 over the names and bytes of all weights and buffers, in the order of the names.
 
-    Heads that only training runs are left out: a checkpoint may lack them, and they are random then.
+    Weights that only training uses are left out, because they are random if the checkpoint lacks them.
     """
     digest = hashlib.sha256()
     state = module.state_dict()

@@ -1,4 +1,4 @@
-"""Torchvision's registry of classifiers: their builders, and what their weights say of pictures."""
+"""Torchvision's registry of classifiers: builders, and the preprocessing of their weights."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,11 +9,11 @@ from torch import nn
 from handler.errors import ModelError
 from handler.picture.preprocess import Preprocessing
 
-INPUT_TRANSFORMERS = ("googlenet", "inception_v3")  # normalise once more themselves, if made for torchvision's weights
+INPUT_TRANSFORMERS = ("googlenet", "inception_v3")  # networks that normalise their input again, if asked to
 
 
 def known_architectures() -> list[str]:
-    """The classifiers of torchvision's registry."""
+    """Names of the classifiers in torchvision's registry."""
     names: list[str] = torchvision.models.list_models(module=torchvision.models)
     return names
 
@@ -22,7 +22,7 @@ def builder_of(architecture: str) -> Callable[..., nn.Module]:
     """The function that builds a network of the registry.
 
     Raises:
-        ModelError: no such classifier; the message lists those that there are.
+        ModelError: the registry has no such classifier; the message lists all names.
     """
     if architecture not in known_architectures():
         raise ModelError(
@@ -34,7 +34,7 @@ def builder_of(architecture: str) -> Callable[..., nn.Module]:
 
 
 def preprocessing_of(weights: Any) -> Preprocessing:
-    """The preprocessing that weights of the registry were trained with, from their transforms."""
+    """The preprocessing of weights of the registry, read from their transforms."""
     preset = weights.transforms()
     return Preprocessing(
         resize_size=preset.resize_size[0],
@@ -46,5 +46,5 @@ def preprocessing_of(weights: Any) -> Preprocessing:
 
 
 def options_of_weights(architecture: str) -> dict[str, Any]:
-    """The options that torchvision's builder sets only when it loads the weights itself."""
+    """The builder's options that torchvision's weights need; torchvision sets them only if it loads the weights."""
     return {"transform_input": True} if architecture in INPUT_TRANSFORMERS else {}

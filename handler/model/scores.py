@@ -12,25 +12,25 @@ from handler.model.custom_architecture import described
 from handler.model.layers.scenes import scenes
 
 _SHAPING = ("View", "UnsafeView", "Squeeze", "Unsqueeze", "Permute", "Transpose", "Clone", "Alias", "ToCopy", "Slice")
-_SATURATING = 1e4  # times an ordinary picture
-_AT_AN_END = 1e-2  # from 0 or 1, where a sigmoid is saturated
+_SATURATING = 1e4  # factor of an ordinary picture
+_AT_AN_END = 1e-2  # the most distance from 0 or 1 of a saturated sigmoid
 _LOGITS = "valid are logits, which Grad-CAM is defined on"
 
 
 def check_scores(module: nn.Module, architecture: str, side: int, classes: int | None) -> int:
-    """Runs pictures and refuses a network that does not answer with one finite logit per label.
+    """Runs a network on pictures, and checks that it answers with one finite logit per label.
 
     Args:
-        module: in eval mode.
-        architecture: for the messages.
+        module: the network, in eval mode.
+        architecture: name for the messages.
         side: of the square pictures, in pixels.
-        classes: how many labels there are; None takes any number of scores.
+        classes: number of labels; None allows any number of scores.
 
     Returns:
-        How many scores there are.
+        The number of scores.
 
     Raises:
-        ModelError: saying what came back and what is valid.
+        ModelError: the network fails or answers otherwise; the message says how, and what is valid.
     """
     device = next(module.parameters()).device
     picture = scenes(1, side, seed=2).to(device)
@@ -72,7 +72,7 @@ def _run(module: nn.Module, picture: Tensor, architecture: str) -> Any:
     try:
         with torch.inference_mode(False), torch.enable_grad(), differentiable(module):
             scores = module(picture.clone().requires_grad_().clone())
-    except Exception as error:  # whatever its author did not foresee
+    except Exception as error:  # foreign code can raise any exception
         shape = tuple(picture.shape)
         raise ModelError(
             f"architecture {architecture} fails on a picture {shape} ({in_one_line(error)}); "
@@ -83,7 +83,12 @@ def _run(module: nn.Module, picture: Tensor, architecture: str) -> Any:
 
 
 def _end(scores: Tensor, saturated: Tensor) -> str:
-    """The name of what the network ends in instead of logits; empty if they are logits."""
+    """The name of the function that made the scores of logits; empty if the scores are logits.
+
+    Args:
+        scores: (1, K), with their autograd graph.
+        saturated: (1, K), the scores of a picture with very large values.
+    """
     node = scores.grad_fn
     while node is not None and operation(node) in _SHAPING:
         node = node.next_functions[0][0]

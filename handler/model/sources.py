@@ -1,4 +1,4 @@
-"""Finds a checkpoint and completes it: architecture, labels and preprocessing are known then, and who said them.
+"""Finds a checkpoint, and completes its architecture, labels and preprocessing, with the origin of each.
 
 A checkpoint comes from a file, from torchvision's weights or from the code of a custom architecture.
 """
@@ -23,7 +23,7 @@ _TAKEN = "assumed, say TRANSFORM_INPUT=0 if yours were trained without it"
 
 @dataclass(frozen=True)
 class _Said:
-    """What the user says about a classifier; it goes before what weights or checkpoint say."""
+    """The user's description of a classifier, which goes before that of the weights or the checkpoint."""
 
     labels: list[str] | None = None
     preprocess: str = ""
@@ -43,20 +43,20 @@ def load_classifier(
     """Loads a classifier from torchvision's weights, from a checkpoint, or from code.
 
     Args:
-        architecture: a name of torchvision's registry, or ``package.module:factory``; torchvision's may be left out if
-            the checkpoint says it.
-        weights: "DEFAULT" or another of torchvision's weights for the architecture, downloaded by torchvision.
+        architecture: a name of torchvision's registry, or ``package.module:factory``; a registry's name may be left out
+            if the checkpoint has it.
+        weights: "DEFAULT" or another name of torchvision's weights for the architecture; torchvision downloads them.
         checkpoint: a safetensors file or a state dict, instead of ``weights``. A factory whose module has a function
             ``weights`` needs neither.
-        labels: one per class; may be left out if weights or checkpoint say them.
-        preprocess: what of the preprocessing is otherwise than weights or checkpoint say, "resize=256 crop=224"; see
-            ``handler.picture.preprocess_text``.
-        transform_input: of GoogLeNet and Inception alone: whether they normalise their input once more, as
-            torchvision's weights want it; None is what the checkpoint says, and True for a plain state dict.
-        device: where to put it.
+        labels: a label per class; may be left out if weights or checkpoint have labels.
+        preprocess: the parts of the preprocessing in which it differs from that of weights or checkpoint, "resize=256
+            crop=224"; see ``handler.picture.preprocess_text``.
+        transform_input: whether a GoogLeNet or Inception normalises its input again, as torchvision's weights need;
+            None: as the checkpoint says, True for a plain state dict.
+        device: torch device of the network.
 
     Raises:
-        ModelError: anything missing, unknown or contradictory; the message says what is valid.
+        ModelError: an argument is missing, unknown or contradicts another; the message says what is valid.
     """
     source = find_checkpoint(
         architecture,
@@ -78,7 +78,7 @@ def find_checkpoint(
     preprocess: str = "",
     transform_input: bool | None = None,
 ) -> Checkpoint:
-    """Finds the checkpoint of ``load_classifier`` and completes its architecture, labels and preprocessing."""
+    """Finds the checkpoint of ``load_classifier``, with the same arguments and errors, and completes it."""
     said = _Said(labels, preprocess, transform_input)
     if architecture is not None and is_own(architecture) and checkpoint is None:
         if weights is not None:
@@ -100,12 +100,15 @@ def find_checkpoint(
 
 
 def complete(checkpoint: Checkpoint, architecture: str | None = None, labels: list[str] | None = None) -> Checkpoint:
-    """Adds what a checkpoint does not say itself: names as given, the rest as torchvision's registry has it."""
+    """Completes a checkpoint by the arguments, and by torchvision's registry or the custom architecture's module.
+
+    Raises:
+        ModelError: a part is missing, unknown or contradicts another; the message says what is valid.
+    """
     return _complete(checkpoint, architecture, _Said(labels))
 
 
 def _download(architecture: str, weights: str) -> Checkpoint:
-    builder_of(architecture)
     choices = torchvision.models.get_model_weights(architecture)
     if weights not in choices.__members__:
         raise ModelError(
@@ -119,11 +122,10 @@ def _download(architecture: str, weights: str) -> Checkpoint:
             f"the weights of {architecture} could not be downloaded from {chosen.url} ({error}); "
             "download the file elsewhere and give it with CHECKPOINT=file, to make archive with LABELS=file beside it"
         ) from error
-    labels, how = list(chosen.meta["categories"]), preprocessing_of(chosen)
     return Checkpoint(
         architecture=architecture,
-        labels=labels,
-        preprocessing=how,
+        labels=list(chosen.meta["categories"]),
+        preprocessing=preprocessing_of(chosen),
         state=dict(state),
         options=options_of_weights(architecture),
     )
@@ -132,7 +134,7 @@ def _download(architecture: str, weights: str) -> Checkpoint:
 def _complete(
     checkpoint: Checkpoint, architecture: str | None, said: _Said, origin: str = "as the checkpoint says"
 ) -> Checkpoint:
-    """Adds what the checkpoint does not say, puts what the user says over it, and notes who said what."""
+    """Completes the checkpoint's description, overrides it by the user's, and notes the origin of each part."""
     name = architecture or checkpoint.architecture
     if name is None:
         raise ModelError("the checkpoint does not say its architecture: give its name (MODEL=resnet18)")
@@ -147,7 +149,7 @@ def _complete(
     if not names:
         raise ModelError("the checkpoint does not say its labels: give a file with one per line (LABELS=labels.txt)")
     how, of_how = checkpoint.preprocessing, origin
-    if how is None:  # a plain state dict is taken for one that was fine-tuned from torchvision's weights
+    if how is None:  # a plain state dict is assumed to be fine-tuned from torchvision's weights
         weights = torchvision.models.get_model_weights(name)["DEFAULT"]
         how, of_how = preprocessing_of(weights), f"as torchvision's {weights.name} weights have it: {_ASSUMED}"
     if said.preprocess.strip():
@@ -165,7 +167,7 @@ def _complete(
 
 
 def _complete_own(checkpoint: Checkpoint, name: str, said: _Said, *, trusted: bool) -> Checkpoint:
-    if not trusted:  # weights are data; that a file names code must not be enough to run it
+    if not trusted:  # a file of weights must not run code just by naming it
         raise ModelError(f"the checkpoint is of {name}, which is code: say that it may run (ARCH={name})")
     find_factory(name)
     how = checkpoint.preprocessing or declared_preprocessing(name)
