@@ -1,7 +1,7 @@
-"""Whether the cells of a layer lie as the picture's pixels do by the very operations that made them.
+"""Tells by the operations that made a layer's output whether its cells lie as the picture's pixels do.
 
-Convolutions, pooling, pointwise operations and shuffles of channels keep rows and columns where they are, whatever the
-weights. What is not known to keep them is measured instead, see ``handler.model.layers.cells``.
+Convolutions, pooling, pointwise operations and shuffles of channels keep the order of rows and columns, whatever the
+weights. ``handler.model.layers.cells`` measures the cells behind all other operations.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from handler.autograd.graph import Node, operation
 
-_KEEPING = frozenset(  # pointwise, in windows that slide over rows and columns, or between whole maps
+_KEEPING = frozenset(  # pointwise operations, windows that slide over rows and columns, operations between whole maps
     re.findall(
         r"\w+",
         """Add Sub Rsub Neg Mul Div Addcmul Clone ToCopy Contiguous Relu Hardtanh Hardswish Hardsigmoid Sigmoid Silu
@@ -20,23 +20,23 @@ _KEEPING = frozenset(  # pointwise, in windows that slide over rows and columns,
         Expand""",
     )
 )
-_LARGEST_PADDING = 8  # times it fits into the side: beyond that the map would show more than the picture
+_LARGEST_PADDING = 8  # at most 1/8 of the side is padding: with more, the map would show more than the picture
 
 Shape = Sequence[int]
 
 
 def keeps_arrangement(root: Node, leaf: Node, known: Collection[Node]) -> bool:
-    """Whether every path from a layer's node to the picture's keeps the order of rows and columns.
+    """Whether every path from a layer's output to the picture keeps the order of rows and columns.
 
     Args:
-        root: of a tensor (N, C, h, w).
-        leaf: of the picture.
-        known: nodes of tensors (N, C, h, w) whose cells are known to lie as the picture's.
+        root: node of the layer's output (N, C, h, w).
+        leaf: node of the picture.
+        known: nodes of tensors (N, C, h, w) whose cells are known to lie as the picture's pixels.
     """
     waiting, seen = [(root, 0)], {root}
     while waiting:
         node, output = waiting.pop()
-        if node is leaf or node in known or _is_without_place(_shape(node, output)):
+        if node is leaf or node in known or _has_one_cell(_shape(node, output)):
             continue
         if not _keeps(node, output):
             return False
@@ -49,7 +49,7 @@ def keeps_arrangement(root: Node, leaf: Node, known: Collection[Node]) -> bool:
 
 def _keeps(node: Node, output: int) -> bool:
     name, after = operation(node), _shape(node, output)
-    if len(after) < 3:  # of a tensor without channels, rows and columns are left
+    if len(after) < 3:  # without channels a tensor still has rows and columns
         return False
     if name in _KEEPING:
         return True
@@ -61,8 +61,8 @@ def _shape(node: Node, output: int) -> Shape:
     return tuple(known[output].shape) if output < len(known) else ()
 
 
-def _is_without_place(shape: Shape) -> bool:
-    """Whether a tensor has no rows and columns: a gate for whole channels."""
+def _has_one_cell(shape: Shape) -> bool:
+    """Whether a tensor is (N, C, 1, 1), as gates of whole channels are."""
     return len(shape) == 4 and tuple(shape[2:]) == (1, 1)
 
 
@@ -72,15 +72,15 @@ def _same_maps(node: Node, after: Shape) -> bool:
 
 
 def _axes(values: Sequence[int], dimensions: int) -> list[int]:
-    """Axes from 0; autograd keeps negative ones as 64-bit numbers without a sign."""
+    """Axes counted from 0; autograd keeps negative axes as unsigned 64-bit numbers."""
     return [((value + (1 << 63)) % (1 << 64) - (1 << 63)) % dimensions for value in values]
 
 
 def _is_padded_within_reach(node: Node) -> bool:
-    """Whether a convolution's padding is no wider than its kernel reaches."""
+    """Whether a convolution's padding is no wider than the reach of its kernel."""
     kernel = node._saved_weight.shape[2:]
     padding, dilation = (
-        values if len(values) == len(kernel) else values * len(kernel)  # (0,) of padding="valid" is for all axes
+        values if len(values) == len(kernel) else values * len(kernel)  # padding="valid" is (0,) for all axes
         for values in (tuple(node._saved_padding), tuple(node._saved_dilation))
     )
     return _is_in_reach(padding, [step * (cells - 1) for step, cells in zip(dilation, kernel, strict=True)])
@@ -101,7 +101,7 @@ _IF: dict[str, Callable[[Node, Shape], bool]] = {
     "ReplicationPad2D": lambda node, after: _is_in_reach(
         node._saved_padding, [max(1, min(after[-2:]) // 2)] * len(node._saved_padding)
     ),
-    "Index": lambda node, after: _same_maps(node, after) and all(one is None for one in node._saved_indices[2:]),
+    "Index": lambda node, after: _same_maps(node, after) and all(index is None for index in node._saved_indices[2:]),
     "Flip": lambda node, after: max(_axes(node._saved_dims, len(after))) < len(after) - 2,
     "Select": lambda node, after: _axes([node._saved_dim], len(after) + 1)[0] < len(after) - 1,
     "Unsqueeze": lambda node, after: _axes([node._saved_dim], len(after))[0] < len(after) - 2,

@@ -1,4 +1,4 @@
-"""Whether the pictures of a batch keep apart: in the scores, in every layer's rows, in the gradients."""
+"""Tests whether the pictures of a batch depend on each other: in the scores, in layers' outputs, in gradients."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -17,37 +17,38 @@ from handler.errors import in_one_line
 from handler.model.layers.looking import Look, may_be_maps
 from handler.model.layers.observing import Place, observe
 
-# what float32 and another batch size may change in a row, as parts
-_ALIKE = 1e-3  # of the difference between two pictures' rows
-_ROUNDING = 1e-5  # of the row
-_GRADIENTS_ALIKE = 0.01  # of the norm
+# the most that float32 and another batch size may change in a picture's row
+_ALIKE = 1e-3  # relative to the difference between two pictures' rows
+_ROUNDING = 1e-5  # relative to the row
+_GRADIENTS_ALIKE = 0.01  # relative to the gradient
 
 
-class _Asking(TorchFunctionMode):
-    """Notes whether Python code asks for values that come from the picture."""
+class _ValueWatch(TorchFunctionMode):
+    """Notes whether Python code reads values that come from the picture."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked = False
-        self._values: dict[int, Tensor] = {}  # that come from the picture without a gradient, kept alive by identity
+        self.read = False
+        # tensors that come from the picture without a gradient, by identity, which holds while they are kept alive
+        self._values: dict[int, Tensor] = {}
 
     def __torch_function__(
         self, function: Any, _types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = function(*args, **(kwargs or {}))
-        given = [one for one in tree_flatten((args, kwargs))[0] if isinstance(one, Tensor)]
-        if any(one.requires_grad or id(one) in self._values for one in given):
-            self.asked |= getattr(function, "__name__", "") in _QUESTIONS
-            found = [one for one in tree_flatten(result)[0] if isinstance(one, Tensor) and not one.requires_grad]
-            self._values.update((id(one), one) for one in found)
+        given = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+        if any(tensor.requires_grad or id(tensor) in self._values for tensor in given):
+            self.read |= getattr(function, "__name__", "") in _READING
+            found = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor) and not leaf.requires_grad]
+            self._values.update((id(tensor), tensor) for tensor in found)
         return result
 
 
-_QUESTIONS = ("__bool__", "__int__", "__float__", "__index__", "item", "tolist", "numpy", "__array__")
+_READING = ("__bool__", "__int__", "__float__", "__index__", "item", "tolist", "numpy", "__array__")
 
 
 def places_of(module: nn.Module, picture: Tensor) -> set[Place]:
-    """What runs for a picture (1, 3, H, W)."""
+    """The places of all tensors that layers return for a picture (1, 3, H, W)."""
     found: set[Place] = set()
     with torch.no_grad():
         observe(module, picture, lambda place, _output: found.add(place))
@@ -55,19 +56,25 @@ def places_of(module: nn.Module, picture: Tensor) -> set[Place]:
 
 
 def goes_by_values(module: nn.Module, picture: Tensor) -> bool:
-    """Whether the network's own code decides something by the picture (1, 3, H, W)."""
-    asking = _Asking()
-    with torch.enable_grad(), differentiable(module), asking:
+    """Whether the network's code reads values that come from the picture (1, 3, H, W), and so may branch on them."""
+    watch = _ValueWatch()
+    with torch.enable_grad(), differentiable(module), watch:
         module(picture.clone().requires_grad_().clone())
-    return asking.asked
+    return watch.read
 
 
 class Together:
-    """Pictures run in batches of two and three: which axis of each tensor holds the pictures, or why none does."""
+    """Three pictures run alone and in batches of two and three: the batch axis of each tensor, or why it has none."""
 
     def __init__(self, module: nn.Module, pictures: Sequence[Tensor]) -> None:
-        self.alone = ""  # why pictures must not be run together
-        self.axes: dict[Place, int | str] = {}
+        """Runs the network.
+
+        Args:
+            module: the network, in eval mode.
+            pictures: three pictures (1, 3, H, W).
+        """
+        self.alone = ""  # why pictures must be run one by one; empty if they can be run together
+        self.axes: dict[Place, int | str] = {}  # the batch axis, or why there is none
         self._outputs: dict[Place, Tensor] = {}
         self._mixed: set[Place] = set()
         first, second, third = pictures
@@ -78,25 +85,25 @@ class Together:
                 shapes.append({})
                 try:
                     found = observe(module, torch.cat(batch), self._comparing(len(batch), place_of_first, shapes[-1]))
-                except Exception as error:  # whatever the network's author did not foresee
+                except Exception as error:  # foreign code can raise any exception
                     self.alone = f"it fails on {len(batch)} pictures at once ({in_one_line(error)})"
                     return
                 if found.shape[:1] != (len(batch),) or not _same_row(found, scores, 0, place_of_first):
                     self.alone = "a picture's scores depend on the other pictures of its batch"
                     return
         for place, output in self._outputs.items():
-            sizes = [output.shape, *(one.get(place, torch.Size()) for one in shapes)]
+            sizes = [output.shape, *(found_in.get(place, torch.Size()) for found_in in shapes)]
             axes = [axis for axis, found in enumerate(zip(*sizes, strict=False)) if found == (1, 2, 3)]
-            if not axes or len({len(one) for one in sizes}) > 1:
-                self.axes[place] = rows_of(output)
+            if not axes or len({len(size) for size in sizes}) > 1:
+                self.axes[place] = why_no_rows(output)
             elif place in self._mixed:
-                self.axes[place] = "a row of it depends on other pictures than its own"
+                self.axes[place] = "its rows depend on other pictures of the batch"
             else:
                 self.axes[place] = axes[0]
 
     @property
     def doubtful(self) -> bool:
-        """Whether rounding may be what makes rows differ."""
+        """Whether rows differed, which may be rounding."""
         return bool(self.alone or self._mixed)
 
     def _keep(self, place: Place, output: Tensor) -> None:
@@ -122,19 +129,19 @@ class Together:
 
 
 def run_together(module: nn.Module, pictures: Sequence[Tensor]) -> Together:
-    """In float32; in float64 where that shows rows that differ, which a deep network's rounding can be the cause of."""
+    """Compares three pictures (1, 3, H, W) in float32, and again in float64 if rows differ, which may be rounding."""
     found = Together(module, pictures)
     if not found.doubtful:
         return found
     try:
         exact = copy.deepcopy(module).double()
         return Together(exact, [picture.double() for picture in pictures])
-    except Exception:  # a network that cannot be copied, or has its own notion of numbers
+    except Exception:  # the network cannot be copied or run in float64
         return found
 
 
 def _same_row(output: Tensor, alone: Tensor, axis: int, row: int) -> bool:
-    """Whether one row of a batch is what it is alone, but for a part of what another picture's row differs by."""
+    """Whether a picture's row in a batch is its row alone, up to a small part of its difference from another row."""
     rows, expected = output.detach().movedim(axis, 0), alone.detach().movedim(axis, 0)[0]
     other = rows[(row + 1) % len(rows)]
     allowed = _ALIKE * (other - expected).norm() + _ROUNDING * expected.norm()
@@ -142,19 +149,25 @@ def _same_row(output: Tensor, alone: Tensor, axis: int, row: int) -> bool:
 
 
 def same_gradients(look: Look, path: str, view: ChannelLayout) -> bool:
-    """Whether a picture's gradients in a batch are those that it has alone; in float64 where float32 doubts it."""
+    """Whether a picture's gradients in a batch are its gradients alone, by float32 or else by float64.
+
+    Args:
+        look: the network and its pictures.
+        path: module path of a layer, whose gradients are compared, as are the gradients at the input.
+        view: the layout of the layer's output.
+    """
     first, second, _ = look.pictures
     if _gradients_differ(look.module, path, view, first, second) <= _GRADIENTS_ALIKE:
         return True
-    try:  # gates whose input is within rounding of zero flip in float32
+    try:  # in float32, gates flip whose input is within rounding of zero
         exact = copy.deepcopy(look.module).double()
         return _gradients_differ(exact, path, view, first.double(), second.double()) <= _ALIKE
-    except Exception:  # a network that cannot be copied, or has its own notion of numbers
+    except Exception:  # the network cannot be copied or run in float64
         return False
 
 
 def _gradients_differ(module: nn.Module, path: str, view: ChannelLayout, first: Tensor, second: Tensor) -> float:
-    """How far a picture's gradients in a batch are from those that it has alone, as a part of these."""
+    """The largest difference of a picture's gradients in a batch from its gradients alone, relative to the latter."""
 
     def gradients(pictures: Tensor) -> list[Tensor]:
         with torch.enable_grad(), differentiable(module), captured(module, [path], {path: view}) as kept:
@@ -164,16 +177,14 @@ def _gradients_differ(module: nn.Module, path: str, view: ChannelLayout, first: 
             score = (scores[:1] * mixture).sum() - (scores[1:] * mixture).sum()
         with alike_in_memory(score):
             found = torch.autograd.grad(score, [*kept[path], pictures], allow_unused=True)
-        return [one[0] for one in found if one is not None]
+        return [gradient[0] for gradient in found if gradient is not None]
 
-    alone, together = gradients(first), gradients(torch.cat([first, second]))
-    return max(
-        float((one - other).norm() / other.norm().clamp(min=1e-30)) for one, other in zip(together, alone, strict=True)
-    )
+    pairs = zip(gradients(torch.cat([first, second])), gradients(first), strict=True)
+    return max(float((found - alone).norm() / alone.norm().clamp(min=1e-30)) for found, alone in pairs)
 
 
-def rows_of(output: Tensor) -> str:
-    """Why the output for one picture has no row for it."""
+def why_no_rows(output: Tensor) -> str:
+    """Says why the output for a single picture has no axis with a row per picture."""
     if output.shape[0] > 1:
         return f"it has {output.shape[0]} rows for one picture"
-    return "no axis of its output is that of the pictures"
+    return "no axis of its output belongs to the pictures"

@@ -1,7 +1,7 @@
-"""Finds out where the cells of a layer's output lie in the picture, from what changes when a part of it changes.
+"""Finds out where the cells of a layer's output lie in the picture, by changing parts of the picture.
 
-A tensor's shape does not say which axes are rows, columns and channels: attention over T tokens is as square as a map,
-and latents may be a square number. So parts of the picture are replaced, and a cell lies where it changes most.
+A tensor's shape does not tell rows, columns and channels: attention over T tokens is as square as a map, and the number
+of latents may be a square. So parts of the picture are changed; a cell lies in the part that changes the cell most.
 """
 
 import math
@@ -13,23 +13,28 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-BANDS = 4  # that the picture is cut into, in each direction
-EDGE = 8  # times an edge fits into the picture's side: a network may leave no edge unseen that is as wide
-_LIKE = 0.5  # correlation of where cells are and where they change, at least, on both axes
-_FEW = 9  # cells; fewer may correlate by chance
-_LIKE_IF_FEW = 0.8  # of few cells with two axes
-_LIKE_IF_PARTED = 0.95  # at most, of cells that share an axis, which may be parted into cells and others in many ways
-_LIKE_IF_TURNED = 0.8  # of cells that show the picture mirrored or transposed: few cells may do so by chance
-_LIKE_IN_PROFILE = 0.8  # of whole rows, and of whole columns: cells of deep networks each follow the picture a little
-_PROFILED = 6  # rows and columns at least
+BANDS = 4  # number of bands that the picture is cut into, in each direction
+EDGE = 8  # an edge is 1/8 of the picture's side; a layer that does not see an edge as wide has no map
+# the least correlation, on both axes, of the cells' positions with those of the bands that change the cells
+_LIKE = 0.5
+_FEW = 9  # number of cells; fewer cells may correlate by chance
+_LIKE_IF_FEW = 0.8  # for few cells with two axes
+_LIKE_IF_PARTED = 0.95  # upper bound for cells on a shared axis, which can be split into cells and others in many ways
+_LIKE_IF_TURNED = 0.8  # for cells that show the picture mirrored or transposed, which few cells may do by chance
+_LIKE_IN_PROFILE = 0.8  # for averages of rows and columns: single cells of deep networks follow the picture but little
+_PROFILED = 6  # least number of rows, and of columns, for averages of them
 _CHANCE = 4  # standard deviations of the correlation of random numbers
-_MOST_OTHER_TOKENS = 16  # class tokens, registers; and fewer than cells
-_NEAR_EDGE = 0.125  # of the cells: those that the picture's edges must change most
-_TIE = 0.02  # of what both edges change
+_MOST_OTHER_TOKENS = 16  # class tokens and registers; they are also fewer than the cells
+_NEAR_EDGE = 0.125  # share of the rows (columns) that counts as the edge of the map
+_TIE = 0.02  # difference of shares that counts as none
 
 
 def parts(side: int) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of the parts that are replaced: bands from top to bottom, from left to right, then the edges."""
+    """Yields rows and columns of the parts to change: bands from top to bottom and from left to right, then the edges.
+
+    Args:
+        side: of the square picture, in pixels.
+    """
     whole, edges = slice(None), [round(number * side / BANDS) for number in range(BANDS + 1)]
     bands = [slice(*pair) for pair in zip(edges, edges[1:], strict=False)]
     margins = [slice(0, max(1, side // EDGE)), slice(side - max(1, side // EDGE), side)]
@@ -41,26 +46,27 @@ def parts(side: int) -> Iterator[tuple[slice, slice]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Cells:
-    """How the cells of a tensor lie in the picture."""
+    """Where the cells of a tensor lie in the picture."""
 
-    channel_axis: int  # in the tensor without the axis of the pictures
+    channel_axis: int  # in the tensor without the batch axis
     grid: tuple[int, int]  # h, w
-    shared_axis: bool  # the cells share one axis
+    shared_axis: bool  # whether rows and columns share one axis
     first: int = 0  # index of the first cell on a shared axis
-    transposed: bool = False
+    transposed: bool = False  # whether columns come before rows
     mirrored: tuple[bool, bool] = (False, False)  # upside down, left to right
-    likeness: float = 1.0  # correlation of where cells are and where they change, on the worse axis
-    profile: float = 1.0  # the same measure, for the averages of rows and of columns
+    # correlation of the cells' positions with those of the bands that change the cells, on the worse axis
+    likeness: float = 1.0
+    profile: float = 1.0  # the same correlation, for averages of rows and of columns
 
 
 def find_cells(changes: Mapping[int, Sequence[Floats]]) -> Cells | None:
-    """The arrangement under which cells change where the picture changes; None if there is none.
+    """Finds the arrangement by which cells change where the picture changes; None if there is none.
 
     Args:
-        changes: for each axis that may be the channels', how much the cells changed with each of ``parts``: arrays
-            (h, w) or (T,).
+        changes: for each axis that may be the channels' axis, how much the cells (h, w) or (T,) changed with each of
+            ``parts``.
     """
-    arrangements = [one for axis, found in changes.items() for one in _arrangements(axis, np.stack(found))]
+    arrangements = [cells for axis, found in changes.items() for cells in _arrangements(axis, np.stack(found))]
     likely = [cells for cells in arrangements if cells.likeness >= _needed(cells) or _has_profile(cells)]
     best = max(likely, key=lambda cells: cells.likeness, default=None)
     if best is not None and best.shared_axis and _are_of_several_scales(np.stack(changes[best.channel_axis]), best):
@@ -74,7 +80,7 @@ def _has_profile(cells: Cells) -> bool:
 
 
 def _needed(cells: Cells) -> float:
-    """The correlation that this many cells do not reach by chance."""
+    """The correlation that as many cells do not reach by chance."""
     count = cells.grid[0] * cells.grid[1]
     if cells.shared_axis:
         needed = min(math.tanh(_CHANCE / math.sqrt(count - 3)), _LIKE_IF_PARTED)
@@ -86,9 +92,9 @@ def _needed(cells: Cells) -> float:
 
 
 def _arrangements(channel_axis: int, changed: Floats) -> Iterator[Cells]:
-    """The arrangements that the shape of the changes allows: (parts, h, w) or (parts, T)."""
+    """Yields the arrangements that the shape of the changes, (parts, h, w) or (parts, T), allows."""
     if changed.ndim == 3:
-        yield from _judged(channel_axis, changed, shared_axis=False, first=0)
+        yield from _orientations(channel_axis, changed, shared_axis=False, first=0)
         return
     count = changed.shape[1]
     for side in range(2, int(count**0.5) + 1):
@@ -96,18 +102,18 @@ def _arrangements(channel_axis: int, changed: Floats) -> Iterator[Cells]:
         if others <= _MOST_OTHER_TOKENS and others < side * side:
             for first in range(others + 1):
                 grid = changed[:, first : first + side * side].reshape(-1, side, side)
-                yield from _judged(channel_axis, grid, shared_axis=True, first=first)
+                yield from _orientations(channel_axis, grid, shared_axis=True, first=first)
 
 
 def _are_of_several_scales(changed: Floats, cells: Cells) -> bool:
     """Whether the other tokens (parts, T) are a map, too."""
     count = cells.grid[0] * cells.grid[1]
     others = changed[:, : cells.first], changed[:, cells.first + count :]
-    return any(find_cells({cells.channel_axis: list(one)}) is not None for one in others if one.shape[1] >= _FEW)
+    return any(find_cells({cells.channel_axis: list(part)}) is not None for part in others if part.shape[1] >= _FEW)
 
 
-def _judged(channel_axis: int, changed: Floats, *, shared_axis: bool, first: int) -> Iterator[Cells]:
-    """Cells (parts, a, b) as rows and columns, and as columns and rows."""
+def _orientations(channel_axis: int, changed: Floats, *, shared_axis: bool, first: int) -> Iterator[Cells]:
+    """Yields the changes (parts, a, b) as cells of a rows and b columns, and of b rows and a columns."""
     height, width = changed.shape[1:]
     if min(height, width) < 2:
         return
@@ -138,7 +144,12 @@ def _judged(channel_axis: int, changed: Floats, *, shared_axis: bool, first: int
 
 
 def _reaches_edges(changed: Floats, mirrored: tuple[bool, bool]) -> bool:
-    """Whether no cells (4, h, w) are changed more by one edge, and less by the opposite one, than those at the edge."""
+    """Whether each edge of the picture, compared with the opposite edge, changes the same edge of the map most.
+
+    Args:
+        changed: how much the top, bottom, left and right edge of the picture change the cells, (4, h, w).
+        mirrored: whether the map is upside down, and left to right.
+    """
     for before, after, across, turned in (
         (changed[0], changed[1], 1, mirrored[0]),
         (changed[2], changed[3], 0, mirrored[1]),
@@ -156,7 +167,7 @@ def _reaches_edges(changed: Floats, mirrored: tuple[bool, bool]) -> bool:
 
 
 def _centres(changed: Floats) -> Floats:
-    """Which band changes a cell, on average, (h, w); NaN for cells that no band changes."""
+    """The mean position (h, w) of the bands that change a cell, in bands; NaN for cells that no band changes."""
     with np.errstate(invalid="ignore", divide="ignore"):
         weights = changed / changed.sum(axis=0)
     return np.tensordot(np.arange(BANDS) + 0.5, weights, 1)

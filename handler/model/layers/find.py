@@ -1,8 +1,8 @@
-"""Finds the layers that Grad-CAM can look at by running the network: names and shapes promise nothing.
+"""Finds the layers with maps by running the network, because names and shapes of layers prove nothing.
 
-A layer has a map if its output has one row per picture, in the pictures' order, each depending on its own picture only;
-if its cells lie as the picture's pixels, by the operations that made them or because they change where the picture's
-content changes; if it sees the whole picture; and if the scores have a gradient at its cells.
+A layer has a map if its output has a row per picture, in the pictures' order, and each row depends on its own picture
+only; if the cells lie as the picture's pixels, by the operations that made them or because they change where the
+picture changes; if the layer sees the whole picture; and if the scores have a gradient at the cells.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,13 @@ from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.graph import Node
 from handler.errors import ModelError
 from handler.model.layers.arrangement import keeps_arrangement
-from handler.model.layers.batches import goes_by_values, places_of, rows_of, run_together, same_gradients
+from handler.model.layers.batches import goes_by_values, places_of, run_together, same_gradients, why_no_rows
 from handler.model.layers.cells import Cells, Floats, find_cells, parts
 from handler.model.layers.looking import Look
 from handler.model.layers.observing import Place, observe
 from handler.model.layers.scenes import nudged, scenes
 
-_PASSING_ON = (  # they resample or pass on what another layer found
+_PASSING_ON = (  # layers that resample or pass on another layer's output
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool2d,
     nn.AvgPool2d,
@@ -39,40 +39,42 @@ LAST_OF_CELLS = "the last layer through which the picture's tokens reach the cla
 class SpatialLayer:
     """A layer that returns maps."""
 
-    shape: tuple[int, int, int]  # C, h, w of the maps; the channels of all runs of the layer
-    view: ChannelLayout  # of the layer's output
+    shape: tuple[int, int, int]  # C, h, w of the maps; C counts the channels of all runs of the layer
+    view: ChannelLayout  # the layout of the layer's output
 
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What running a network shows of its layers."""
+    """The layers of a network, as its runs show them."""
 
     layers: dict[str, SpatialLayer]  # by module path, in the order in which the layers finish
-    default: str  # path of the layer that is looked at where none is named
-    rule: str  # why it is this one
-    refused: dict[str, str]  # layers whose output looks like maps and is none, and why
-    alone: str = ""  # why pictures must be run one by one; empty if they need not
+    default: str  # path of the default layer; empty if there is none
+    rule: str  # why this layer is the default
+    refused: dict[str, str]  # module paths of layers without a map, and why
+    alone: str = ""  # why pictures are run one by one; empty if they are run together
 
 
 @torch.inference_mode(mode=False)  # whatever mode the caller is in
 def find_layers(module: nn.Module, architecture: str, side: int) -> Findings:
-    """Runs a few pictures and judges every layer that returns tensors of three or four dimensions.
+    """Runs a network on three pictures, and judges every layer that returns tensors of three or four dimensions.
 
     Args:
         module: a classifier in eval mode, all parameters frozen.
-        architecture: for the messages.
+        architecture: name for the messages.
         side: of the square pictures, in pixels.
 
     Raises:
-        ModelError: the scores have no gradient at the picture, or no layer has a map that all of it passes.
+        ModelError: the scores have no gradient at the picture, or no layer that all paths pass has a map.
     """
     device = next(module.parameters()).device
     pictures = [picture[None] for picture in scenes(3, side).to(device)]
     look = Look(module, architecture, pictures)
     together = run_together(module, pictures)
-    by_first_axis = {place: 0 if output.shape[0] == 1 else rows_of(output) for place, output in look.outputs.items()}
+    by_first_axis = {
+        place: 0 if output.shape[0] == 1 else why_no_rows(output) for place, output in look.outputs.items()
+    }
     if not together.alone and goes_by_values(module, pictures[0]):
-        together.alone = "its code asks for values that come from the picture, and may go another way with another"
+        together.alone = "its code reads values that come from the picture, and may run otherwise for another picture"
         seen = [places_of(module, picture) for picture in pictures[1:]]
         by_first_axis |= {
             place: "it does not run for every picture"
@@ -84,10 +86,10 @@ def find_layers(module: nn.Module, architecture: str, side: int) -> Findings:
         alone = _judge(look, by_first_axis, "no layer has a row for each picture of a batch")
         findings = alone if alone.default else findings
     if not findings.default:
-        told = "; ".join(f"{path}: {why}" for path, why in list(findings.refused.items())[-3:])
+        reasons = "; ".join(f"{path}: {why}" for path, why in list(findings.refused.items())[-3:])
         raise ModelError(
             f"{architecture} has no layer with a map (N, C, h, w) of more than one cell that every path from "
-            f"the picture to the scores goes through{f' ({told})' if told else ''}"
+            f"the picture to the scores goes through{f' ({reasons})' if reasons else ''}"
         )
     view = findings.layers[findings.default].view
     if not findings.alone and not same_gradients(look, findings.default, view):
@@ -96,7 +98,7 @@ def find_layers(module: nn.Module, architecture: str, side: int) -> Findings:
 
 
 def _judge(look: Look, axes: Mapping[Place, int | str], alone: str) -> Findings:
-    """The verdict on all layers; the default is empty if none of them can be it."""
+    """Judges all layers by the batch axis of each tensor, or the reason why it has none."""
     refused: dict[str, str] = {}
     cells = _cells(look, {place: axis for place, axis in axes.items() if isinstance(axis, int)})
     layers: dict[str, SpatialLayer] = {}
@@ -131,7 +133,7 @@ def _by_layer(outputs: Mapping[Place, Tensor]) -> dict[tuple[str, int], list[Pla
 
 
 def _cells(look: Look, axes: Mapping[Place, int]) -> dict[Place, Cells | None]:
-    """How the cells of each tensor lie in the picture, None if they do not: by what made them, else measured."""
+    """The cells of each tensor, by the operations that made it or else measured; None if they are not arranged."""
     found: dict[Place, Cells | None] = {}
     known: set[Node] = set()
     for place, axis in axes.items():
@@ -141,11 +143,11 @@ def _cells(look: Look, axes: Mapping[Place, int]) -> dict[Place, Cells | None]:
             known.add(output.grad_fn)
             found[place] = Cells(channel_axis=0, grid=(output.shape[2], output.shape[3]), shared_axis=False)
     changes = _changes(look, {place: axis for place, axis in axes.items() if place not in found})
-    return found | {place: find_cells(one) for place, one in changes.items()}
+    return found | {place: find_cells(changed) for place, changed in changes.items()}
 
 
 def _changes(look: Look, axes: Mapping[Place, int]) -> dict[Place, dict[int, list[Floats]]]:
-    """How much each cell changes with each part of the picture, for each axis that may hold the channels."""
+    """How much each cell changes with each part of the picture, by axis that may be the channels' axis."""
     found: dict[Place, dict[int, list[Floats]]] = {
         place: {}
         for place in axes
@@ -196,9 +198,9 @@ def _layer(
         return f"its {len(last)} runs return different maps"
     view = _view(runs, seen, axes)
     maps = [view.to_maps(look.gradients[run], runs.index(run)) for run in last]
-    if len({one.shape for one in maps}) > 1:
+    if len({gradient.shape for gradient in maps}) > 1:
         return f"its {len(last)} runs return different maps"
-    if not look.flat and not any(bool(one.any()) for one in maps):
+    if not look.flat and not any(bool(gradient.any()) for gradient in maps):
         return "the scores have no gradient at its cells"
     _, channels, height, width = maps[0].shape
     return SpatialLayer((channels * len(last), height, width), view)
@@ -224,12 +226,12 @@ def _passes_on(look: Look, path: str) -> bool:
 
 
 def _is_projection(look: Look, path: str, layer: SpatialLayer) -> bool:
-    """Whether a layer may make queries, keys and values of tokens rather than features."""
+    """Whether a layer may be a projection of tokens to queries, keys and values."""
     return isinstance(look.module.get_submodule(path), nn.Linear) and layer.view.grid is not None
 
 
 def _last(look: Look, layers: dict[str, SpatialLayer], places: Mapping[str, Sequence[Place]]) -> str | None:
-    """The last layer that every path from the picture to the scores goes through; a projection if there is no other."""
+    """The last layer on every path from the picture to the scores; a projection only if there is no other layer."""
     projection = None
     for path in reversed(layers):
         if not _passes_on(look, path) and look.is_passed(places[path]):
@@ -242,9 +244,9 @@ def _last(look: Look, layers: dict[str, SpatialLayer], places: Mapping[str, Sequ
 def _last_of_cells(
     look: Look, default: str, layers: dict[str, SpatialLayer], places: Mapping[str, Sequence[Place]]
 ) -> str | None:
-    """Behind the default: the last layer with class tokens that a block's other tokens pass on their way to them.
+    """The last layer behind the default through which a block's cells reach the class tokens.
 
-    The class tokens go on by themselves: a block's cells reach them through the block's normalisation.
+    Class tokens bypass the layer; a block's cells reach them through the block's normalisation.
     """
     for path in reversed(list(layers)[list(layers).index(default) + 1 :]):
         grid, last = layers[path].view.grid, places[path]

@@ -1,4 +1,4 @@
-"""A picture run through a network alone, with gradients: what every layer returns, and what the scores owe to it."""
+"""Runs a network on a single picture, and keeps every layer's output and the gradients of the scores."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,43 +14,57 @@ from handler.model.layers.observing import Place, observe
 
 
 class Look:
-    """One picture run alone, with gradients: what every layer returned, and where that lies in the autograd graph."""
+    """A run of a single picture: layers' outputs, gradients and the autograd graph."""
 
     def __init__(self, module: nn.Module, architecture: str, pictures: Sequence[Tensor]) -> None:
+        """Runs the network on the first picture.
+
+        Args:
+            module: the network, in eval mode.
+            architecture: name for the messages.
+            pictures: (1, 3, H, W) each; the other pictures are kept for comparisons.
+
+        Raises:
+            ModelError: the network fails, or its scores have no gradient at the picture.
+        """
         self.module, self.pictures = module, pictures
         self.outputs: dict[Place, Tensor] = {}  # in the order in which the layers finish
         with torch.enable_grad():
             picture = pictures[0].clone().requires_grad_()
-            self.scores: Tensor = _told(architecture, lambda: observe(module, picture, self._keep))
+            self.scores: Tensor = _guarded(architecture, lambda: observe(module, picture, self._keep))
             if not self.scores.requires_grad:
                 raise ModelError(
-                    f"the scores of {architecture} have no gradient at the picture: all ways lead through detach() or "
-                    "an operation without a gradient; valid is a network that gradients pass: freeze weights with "
+                    f"the scores of {architecture} have no gradient at the picture: every path goes through detach() "
+                    "or an operation without a gradient; valid is a network that gradients pass: freeze weights with "
                     "requires_grad_(False)"
                 )
             self._picture = picture
             self.picture_node = _leaf(picture)
             self.mixture = torch.randn(self.scores.shape, generator=torch.Generator().manual_seed(1)).to(self.scores)
-            self.gradients = _told(architecture, self._differentiate)
+            self.gradients = _guarded(architecture, self._differentiate)
 
     def _keep(self, place: Place, output: Tensor) -> Tensor | None:
         if not may_be_maps(output):
             return None
         self.outputs[place] = output.clone()
-        # what follows may be rewritten in place, which must not reach what is kept
+        # the next layer may work in place, which must not change the kept tensor
         return self.outputs[place].clone() if output.requires_grad else None
 
     def _differentiate(self) -> dict[Place, Tensor]:
-        """The gradient of a mixture of all scores, where there is one."""
+        """The gradients of a weighted sum of all scores, at the tensors that have one."""
         places = [place for place, output in self.outputs.items() if output.requires_grad]
         at_picture, *found = self._gradients([self._picture, *(self.outputs[place] for place in places)])
-        self.flat = at_picture is None or not bool(at_picture.any())  # of an untrained head of zeros, all are zero
-        return {place: one for place, one in zip(places, found, strict=True) if one is not None}
+        self.flat = at_picture is None or not bool(at_picture.any())  # all gradients are 0, as of a head of zeros
+        return {place: gradient for place, gradient in zip(places, found, strict=True) if gradient is not None}
 
     def passes_cells(self, place: Place, view: ChannelLayout) -> bool:
-        """Whether the cells of the nearest earlier tensor that all of the picture passes reach the scores through one.
+        """Whether the cells of the nearest earlier tensor on every path reach the scores only through a layer.
 
-        The graph knows tensors, not tokens: that cells do not go around is seen by their gradients.
+        The graph has paths of tensors, not of tokens: without the layer's gradient, the cells must have none.
+
+        Args:
+            place: of the layer's output.
+            view: the layout of the output.
         """
         output = self.outputs[place]
         earlier = sorted(self._alike(output), key=lambda node: int(node._sequence_nr()), reverse=True)
@@ -67,41 +81,42 @@ class Look:
         finally:
             for hook in hooks:
                 hook.remove()
-        return not any(bool(one.any()) for one in left)
+        return not any(bool(gradient.any()) for gradient in left)
 
     def _alike(self, output: Tensor) -> list[Node]:
-        """The nodes of tensors of the same shape that the output was made of."""
+        """The nodes of tensors of the same shape on which the output depends."""
+        shape = [tuple(output.shape)]
         behind = nodes(output.grad_fn)
         next(behind)
-        return [node for node in behind if [tuple(one.shape) for one in node._input_metadata] == [tuple(output.shape)]]
+        return [node for node in behind if [tuple(known.shape) for known in node._input_metadata] == shape]
 
     def _gradients(self, wanted: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        """The gradient of a weighted sum of all scores."""
+        """The gradients of a weighted sum of all scores."""
         score = (self.scores * self.mixture).sum()
         with alike_in_memory(score):
             return torch.autograd.grad(score, list(wanted), retain_graph=True, allow_unused=True)
 
     def last_of(self, runs: Sequence[Place]) -> list[Place]:
-        """The runs of a layer that the scores depend on and that no other run of it follows."""
+        """The runs of a layer on which the scores depend, but no other run of the layer."""
         by_node = {self.outputs[run].grad_fn: run for run in runs if run in self.gradients}
         earlier = followed(by_node) if len(by_node) > 1 else set()
         return [run for node, run in by_node.items() if node not in earlier]
 
     def is_passed(self, places: Sequence[Place]) -> bool:
-        """Whether every path from the picture to the scores leads through one of the tensors."""
+        """Whether every path from the picture to the scores goes through one of the tensors."""
         without = {self.outputs[place].grad_fn for place in places}
         return not leads(self.scores.grad_fn, self.picture_node, without)
 
 
-def _told(architecture: str, step: Callable[[], Any]) -> Any:
-    """Runs a step that calls the network's own code.
+def _guarded(architecture: str, step: Callable[[], Any]) -> Any:
+    """Runs a step that calls the network's code.
 
     Raises:
         ModelError: the network's code raised an exception; the message has it in one line.
     """
     try:
         return step()
-    except Exception as error:  # whatever its author did not foresee
+    except Exception as error:  # foreign code can raise any exception
         raise ModelError(
             f"architecture {architecture} fails where gradients are recorded ({in_one_line(error)}); "
             "valid is a network that autograd can differentiate"

@@ -1,4 +1,4 @@
-"""Lets a visitor see every tensor that any layer of a network returns during a forward pass."""
+"""Shows a visitor every tensor that the layers of a network return during a forward pass."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -12,21 +12,21 @@ from handler.autograd.differentiable import differentiable
 
 
 class Place(NamedTuple):
-    """Where a tensor came from."""
+    """The origin of a tensor."""
 
-    path: str  # of the layer, as in ``module.named_modules()``
-    element: int  # which tensor of the layer's output
-    run: int  # of the layer, from 0
+    path: str  # module path of the layer, as in ``module.named_modules()``
+    element: int  # index of the tensor in the layer's output
+    run: int  # number of the layer's run, from 0
 
 
 def observe(module: nn.Module, pictures: Tensor, visit: Callable[[Place, Tensor], Tensor | None]) -> Any:
-    """Runs the network on pictures (N, 3, H, W) and returns its answer.
+    """Runs a network, and returns its answer.
 
     Args:
-        module: in eval mode; all hooks are removed again, whatever happens.
-        pictures: left as they are.
-        visit: is told of every tensor in the order in which the layers finish; what it returns takes the tensor's
-            place.
+        module: the network, in eval mode; all hooks are removed at the end, also after an exception.
+        pictures: (N, 3, H, W); they stay as they are.
+        visit: is called with every tensor, in the order in which the layers finish; a tensor that it returns replaces
+            the layer's.
     """
     runs: Counter[str] = Counter()
 
@@ -39,7 +39,7 @@ def observe(module: nn.Module, pictures: Tensor, visit: Callable[[Place, Tensor]
                 visit(Place(path, element, run), leaf) if isinstance(leaf, Tensor) else None
                 for element, leaf in enumerate(leaves)
             ]
-            if all(one is None for one in replaced):
+            if all(new is None for new in replaced):
                 return None
             return tree_unflatten(
                 [leaf if new is None else new for leaf, new in zip(leaves, replaced, strict=True)], structure

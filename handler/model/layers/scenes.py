@@ -1,4 +1,4 @@
-"""Pictures to look at a network with: smooth coloured fields with fine grain, of different content."""
+"""Test pictures for networks: smooth coloured fields with fine grain."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ _NUDGE = 0.01
 
 
 def scenes(count: int, side: int, seed: int = 0) -> Tensor:
-    """(count, 3, side, side), float32, of about the spread of normalised pictures; the same for the same arguments."""
+    """Float32 pictures (count, 3, side, side), spread about as normalised photographs; equal for equal arguments."""
     generator = torch.Generator().manual_seed(seed)
     fields = torch.randn(count, 3, _COARSE, _COARSE, generator=generator)
     grain = torch.randn(count, 3, side, side, generator=generator)
@@ -17,10 +17,10 @@ def scenes(count: int, side: int, seed: int = 0) -> Tensor:
 
 
 def nudged(picture: Tensor, rows: slice, columns: slice) -> Tensor:
-    """A copy of ``picture`` (1, 3, H, W) with a little noise in its rows and columns.
+    """A copy of ``picture`` (1, 3, H, W) with a little noise in some rows and columns.
 
-    A little, because a deep network answers a large change with changes everywhere; noise, because it changes a cell in
-    more independent ways than a smooth change would.
+    The noise is small, because a deep network answers a large change with changes everywhere. It is noise, because a
+    smooth change would change a cell in fewer independent ways.
     """
     noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(3), dtype=picture.dtype)
     changed = picture.clone()

@@ -120,5 +120,5 @@ def test_layers_under_no_grad_are_differentiated(load_classifier, tmp_path, monk
 
 
 def test_what_is_detached_is_refused_when_it_is_loaded(load_classifier):
-    with pytest.raises(ModelError, match=r"have no gradient at the picture: all ways lead through detach\(\)"):
+    with pytest.raises(ModelError, match=r"have no gradient at the picture: every path goes through detach\(\)"):
         load_classifier("FirstWithoutGradient")

@@ -109,7 +109,7 @@ class Rolled(Trunk):
     ("kind", "path", "why"),
     [
         (Windows, "windowed", "it has 4 rows for one picture"),
-        (Rolled, "c3", "a row of it depends on other pictures than its own"),
+        (Rolled, "c3", "its rows depend on other pictures of the batch"),
     ],
 )
 def test_a_layer_without_a_row_for_each_picture_is_refused(kind, path, why):
@@ -451,7 +451,7 @@ class EarlyExit(Trunk):
 
 
 def test_a_network_that_decides_by_the_picture_is_run_one_by_one():
-    assert look(EarlyExit).alone.startswith("its code asks for values that come from the picture")
+    assert look(EarlyExit).alone.startswith("its code reads values that come from the picture")
 
 
 def test_a_layer_that_only_some_pictures_reach_is_refused():
