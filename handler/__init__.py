@@ -1,4 +1,4 @@
-"""Image classifiers that show their evidence; the names below are loaded when they are first used."""
+"""Image classifiers that show their evidence. The public names are imported when they are first used."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

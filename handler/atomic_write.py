@@ -8,9 +8,9 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yields a path beside the file to write to; it takes the file's place if the block ends well.
+    """Yields a path beside the file, to write to; the written file takes its place if the block raises no exception.
 
-    The folder is made if it is missing. Nobody sees half of a file, and nothing is left of one that failed.
+    The folder is made if it does not exist. No reader sees an unfinished file, and none is left after an exception.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
@@ -22,6 +22,6 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file's content, see ``whole_file``."""
+    """Writes a file; see ``whole_file``."""
     with whole_file(path) as unfinished:
         unfinished.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Which engine answers, decided once at start-up from ``explain.engine``, the archive's graphs and the device."""
+"""Chooses the engine at start-up, by ``explain.engine``, the archive's graphs and the device."""
 
 import logging
 from pathlib import Path
@@ -21,14 +21,13 @@ def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: in
     """Opens the engine that the settings ask for.
 
     Args:
-        wanted: "torch": the hooks alone; "onnx": the graphs alone; "auto": the graphs where they hold
-            what is asked for, the hooks elsewhere.
-        folder: of the archive's content.
-        classifier: that the graphs were made from.
-        threads: of one run.
+        wanted: "torch": hooks alone; "onnx": graphs alone; "auto": graphs where they suffice, hooks elsewhere.
+        folder: the folder of the unpacked archive.
+        classifier: the archive's model.
+        threads: number of threads of a graph's run.
 
     Raises:
-        ModelError: a graph that cannot be used; for "onnx" also: none is there, or they differ from the hooks.
+        ModelError: a graph cannot be used; with "onnx" also if there is no graph, or the graphs differ from PyTorch.
     """
     hooks = TorchEngine(in_fast_layout(classifier))
     if wanted == "torch":
@@ -50,7 +49,7 @@ def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: in
 
 
 def origin_of(classifier: Classifier) -> Origin:
-    """The origin that graphs must name in their metadata to be used for this classifier."""
+    """The facts about a classifier that the metadata of its graphs must have."""
     weights = classifier.weights_sha256 or hash_state(classifier.module)
     return Origin(
         architecture=classifier.architecture,
@@ -61,7 +60,7 @@ def origin_of(classifier: Classifier) -> Origin:
 
 
 def _against_graphs(folder: Path, classifier: Classifier) -> str | None:
-    """Why "auto" would rather not use graphs."""
+    """Why "auto" uses no graphs; None if it uses them."""
     if classifier.device.type != "cpu":
         return f"the model is on {classifier.device}, where PyTorch is faster than the graphs, which run on the CPU"
     return None if find_graphs(folder) else "the archive holds no graphs"

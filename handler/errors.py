@@ -1,17 +1,17 @@
-"""Everything that can be wrong, as one tree.
+"""The tree of errors.
 
     ServiceError
-    ├── RequestError            one row's mistake: becomes that row's answer, its neighbours are untouched; a ValueError
+    ├── RequestError            an error of a row: becomes the row's answer, other rows are untouched; a ValueError
     │   ├── BadRequest          400  cannot be parsed, or out of range
-    │   ├── NotFound            404  a path below the model's own that nothing answers at
+    │   ├── NotFound            404  a path below the model's own at which nothing answers
     │   ├── TooLarge            413  too many bytes or pixels, or an answer too large to send
     │   ├── NotAnImage          415  not a picture
-    │   ├── Unprocessable       422  a picture the model cannot take, or an option the architecture does not have
+    │   ├── Unprocessable       422  a picture that the model cannot take, or an option that the architecture lacks
     │   └── NotFinite           422  a picture for which the network's scores or evidence are NaN or infinite
-    └── ModelError              the model, its weights or its settings: told at start-up or export, never per row
+    └── ModelError              the model, its weights or settings: raised at start-up or export, not for a row
 
-Messages say what was wrong and what is valid. They go into the body only: the reason phrase is a fixed ASCII word,
-because TorchServe's wire format breaks on anything else.
+Messages say what was wrong and what is valid. They go into the body only: the reason phrase is fixed ASCII text,
+because TorchServe's wire format breaks on other text.
 """
 
 import re
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_WRAPPERS = ("torch", "onnxscript", "onnx_ir")  # packages whose exceptions say where they were, not what was wrong
+_WRAPPERS = ("torch", "onnxscript", "onnx_ir")  # packages that wrap the cause of an exception in exceptions of theirs
 
 
 class ServiceError(Exception):
@@ -31,11 +31,11 @@ class ModelError(ServiceError):
 
 
 class RequestError(ServiceError, ValueError):
-    """One row, or one call from Python, cannot be answered as asked."""
+    """A row of a batch, or a call from Python, cannot be answered."""
 
     status: int = 400  # HTTP status of the row
-    phrase: str = "Bad Request"  # ASCII, fixed; never anything a client sent
-    place: str = ""  # the picture that the error is about, "instances[2]"; empty in requests with one picture
+    phrase: str = "Bad Request"  # fixed ASCII text, never a client's
+    place: str = ""  # the picture's place in the request, "instances[2]"; empty for a single picture
 
     def __str__(self) -> str:
         message = super().__str__()
@@ -68,14 +68,14 @@ class Unprocessable(RequestError):
 
 
 class NotFinite(RequestError):
-    """The network's scores or evidence for this picture are NaN or infinite; a kind of its own, to be counted."""
+    """The network's scores or evidence for this picture are NaN or infinite; counted apart from Unprocessable."""
 
     status = 422
     phrase = "Unprocessable Content"
 
 
 class NotFound(RequestError):
-    """A path below the model's own that nothing answers at."""
+    """Nothing answers at this path below the model's own."""
 
     status = 404
     phrase = "Not Found"
@@ -83,7 +83,7 @@ class NotFound(RequestError):
 
 @contextmanager
 def locating(place: str) -> Iterator[None]:
-    """Lets the errors of a request with several pictures say which one they are about; an empty place adds nothing."""
+    """Adds the picture's place in the request to the errors of the block."""
     try:
         yield
     except RequestError as error:
@@ -92,9 +92,9 @@ def locating(place: str) -> Iterator[None]:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What a foreign exception says: its type and its first line, at most 300 characters, without colours.
+    """A foreign exception's type and the first line of its message, at most 300 characters, without colours.
 
-    PyTorch's and ONNX's own tools wrap the cause in advice of their own; then it is the cause that speaks.
+    The tools of PyTorch and ONNX wrap an exception in others with general advice; the cause is reported instead.
     """
     while error.__cause__ is not None and type(error).__module__.partition(".")[0] in _WRAPPERS:
         error = error.__cause__

@@ -1,4 +1,4 @@
-"""What a program begins with: a model from a file, or around a network in memory."""
+"""The entry points for programs: a model from a file, or around a network in memory."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +18,13 @@ _GRAPH, _ARCHIVE = ".onnx", ".mar"
 
 
 def load(source: Path | str, **said: Any) -> Model:
-    """Loads a model from a file; PyTorch is imported for checkpoints and archives alone.
+    """Loads a model from a file; PyTorch is imported only for checkpoints and archives.
 
     Args:
-        source: an ONNX graph or a TorchServe archive that this project wrote, or a checkpoint: safetensors or a state
-            dict.
-        said: of a checkpoint that does not say it itself: ``architecture``, ``labels``, ``preprocess``,
-            ``transform_input`` and ``device``, see ``handler.model.sources.load_classifier``. Of an archive:
-            ``device``, and ``architecture`` if it is code of your own.
+        source: an ONNX graph or a TorchServe archive of this project, or a checkpoint: safetensors or a state dict.
+        said: for a checkpoint, ``device`` and the parts of the description that the file lacks: ``architecture``,
+            ``labels``, ``preprocess`` and ``transform_input``, see ``handler.model.sources.load_classifier``. For an
+            archive, ``device``, and ``architecture`` if the network is custom code. None for a graph.
 
     Raises:
         ModelError: the file cannot be used; the message says why and what is valid.
@@ -47,19 +46,19 @@ def wrap(
     labels: Sequence[str] | None = None,
     preprocessing: Preprocessing | str | None = None,
 ) -> "WrappedModel":
-    """Explains a network in memory, which is left as it is.
+    """Makes a model of a network in memory, which is not changed.
 
     Args:
-        module: any classifier in eval mode, which maps (N, 3, H, W) to scores (N, K).
-        layer: where maps are made unless a call names another: a module path, a module of the network, or several,
-            whose maps are averaged; None takes the last layer that all of the picture's cells pass.
-        labels: one per class; None names the classes by their indices.
-        preprocessing: what makes tensors of pictures: as text, ``"resize=256 crop=224 mean=0.485,0.456,0.406
-            std=0.229,0.224,0.225"``, or a ``Preprocessing``. None takes tensors alone.
+        module: a classifier in eval mode, which maps pictures (N, 3, H, W) to scores (N, K).
+        layer: the layer of the maps, if a call names none: a module path or a module of the network, or several, whose
+            maps are averaged. None: the last layer on every path from the picture to the scores.
+        labels: a label per class; None names the classes by their indices.
+        preprocessing: makes the network's input of a picture: a ``Preprocessing`` or its text, ``"resize=256 crop=224
+            mean=0.485,0.456,0.406 std=0.229,0.224,0.225"``. With None, the model takes tensors alone.
 
     Raises:
         ModelError: the network is in training mode, does not answer with one logit per class, or has no layer with a
-            map; labels, layer or preprocessing do not fit.
+            map; or labels, layer or preprocessing do not fit.
     """
     from handler.wrapping import WrappedModel
 

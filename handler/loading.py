@@ -1,4 +1,4 @@
-"""Loads what an archive holds, or a classifier, and makes the service and the model's card of it."""
+"""Loads archives and checkpoints, and makes the service, the engine and the model's card of them."""
 
 import json
 import logging
@@ -35,23 +35,23 @@ from handler.serving.threads import threads_per_worker
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_NAME = "model.safetensors"  # in the archive
+CHECKPOINT_NAME = "model.safetensors"  # the checkpoint's name in an archive
 
 
 def load_service(
     folder: Path, name: str, version: str, config: Mapping[str, Any] | None = None, device: str = "cpu"
 ) -> Service:
-    """Loads the unpacked archive; it has explained a picture of zeros then, so that a probe finds it warm.
+    """Makes the service of an unpacked archive, and explains a picture of zeros, so that the first request is fast.
 
     Args:
-        folder: where ``model.safetensors`` lies.
+        folder: the folder of the unpacked archive.
         name: the model's name on the server.
-        version: likewise.
-        config: ``model-config.yaml`` as parsed.
+        version: the model's version on the server.
+        config: the parsed ``model-config.yaml``.
         device: torch device.
 
     Raises:
-        ModelError: what the archive or its settings lack.
+        ModelError: the archive or its settings cannot be used; the message says why.
     """
     quieten()
     settings = read_settings((config or {}).get("explain"))
@@ -63,15 +63,15 @@ def load_service(
 
 
 def load_archive(path: Path, architecture: str | None = None, device: str = "cpu") -> Model:
-    """Loads a TorchServe archive that ``make archive`` wrote, with the engine that its settings choose.
+    """Loads a TorchServe archive of ``make archive``, with the engine that its settings choose.
 
     Args:
-        path: of the ``.mar`` file.
-        architecture: of an archive of a network of your own, whose code may run then; it must be importable.
+        path: the ``.mar`` file.
+        architecture: the custom architecture of the archive, which allows its code to run; it must be importable.
         device: torch device.
 
     Raises:
-        ModelError: no archive of this project, or what it holds cannot be used.
+        ModelError: the file is no archive of this project, or its content cannot be used.
     """
     if not path.is_file():
         raise ModelError(f"archive {path} does not exist; `make archive` writes archives")
@@ -87,9 +87,7 @@ def load_archive(path: Path, architecture: str | None = None, device: str = "cpu
         except (OSError, KeyError, TypeError, AttributeError, ValueError, zipfile.BadZipFile, yaml.YAMLError) as error:
             raise ModelError(f"{path} is no TorchServe archive of this project: {in_one_line(error)}") from error
         if packed != architecture and (is_own(packed) or architecture):
-            raise ModelError(
-                f"the archive is of {packed}; valid is architecture={packed!r}, which says that it may run"
-            )
+            raise ModelError(f"the archive is of {packed}; valid is architecture={packed!r}, which lets its code run")
         settings = read_settings(section)
         choice, card = _load(folder, name, version, settings, torch.get_num_threads(), device)
     return Model(Explainer(choice.engine, card))
@@ -99,11 +97,11 @@ def load_checkpoint(path: Path, **said: Any) -> Model:
     """Loads a checkpoint, with the torch engine.
 
     Args:
-        path: of a safetensors file or a state dict.
-        said: see ``load_classifier``.
+        path: a safetensors file or a state dict.
+        said: the arguments of ``load_classifier``.
 
     Raises:
-        ModelError: no such file, or anything missing, unknown or contradictory in it.
+        ModelError: the file does not exist, or the description is incomplete or contradicts itself.
     """
     classifier = load_classifier(said.pop("architecture", None), checkpoint=path, **said)
     engine = TorchEngine(in_fast_layout(classifier))
@@ -114,7 +112,7 @@ def _load(
     folder: Path, name: str, version: str, settings: Settings, threads: int, device: str
 ) -> tuple[Choice, ModelCard]:
     if settings.engine == "onnx":
-        device = "cpu"  # where the graphs run, and what they are compared with
+        device = "cpu"  # the graphs run on the CPU, and are compared with PyTorch there
     classifier = build_classifier(read_checkpoint(folder / CHECKPOINT_NAME), device)
     if classifier.alone:
         logger.warning("%s runs pictures one by one: %s", name, classifier.alone)
@@ -129,10 +127,10 @@ def _load(
 
 
 def check_defaults(defaults: Options, card: ModelCard, engine: Engine) -> None:
-    """Refuses defaults that every request would be refused for, with a picture of zeros.
+    """Checks the default options by explaining a picture of zeros.
 
     Raises:
-        ModelError: naming the default and what is valid.
+        ModelError: the model or the engine lacks a default; the message names it and what is valid.
     """
     try:
         targets = card.target_indices(defaults)
@@ -145,7 +143,14 @@ def check_defaults(defaults: Options, card: ModelCard, engine: Engine) -> None:
 
 
 def describe_model(classifier: Classifier, engine: Engine, name: str, version: str) -> ModelCard:
-    """Makes the model's card; explains a picture of zeros to see what the architecture and the engine have."""
+    """Makes the model's card; explains a picture of zeros to find out which maps can be made.
+
+    Args:
+        classifier: the model.
+        engine: the engine that will answer.
+        name: the model's name.
+        version: the model's version.
+    """
     blank, layer = _blank(classifier.preprocessing), classifier.default_layer
     coverage: str | None = None
     refusals: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The served model: answers rows, probes and questions about the model. The engine and the card are handed to it."""
+"""The served model: answers pictures, probes and questions about the model."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,36 +16,40 @@ from handler.telemetry.metrics import ENGINE_DISAGREEMENTS, Metrics
 
 
 class Service:
-    """One loaded model."""
+    """A loaded model."""
 
     def __init__(self, choice: Choice, card: ModelCard, settings: Settings, threads: int = 1) -> None:
-        """Takes what was loaded.
+        """Takes the parts of a loaded model.
 
         Args:
-            choice: the engine, and why it is this one.
-            card: of the model, as the engine has it.
-            settings: the operator's.
-            threads: that draw.
+            choice: the engine, with the reason of its choice.
+            card: the model's card.
+            settings: the operator's settings.
+            threads: number of threads that draw.
         """
         self._choice = choice
         self._card = card
         self._answering = Answering(Explainer(choice.engine, card), settings, threads)
-        self.metrics = Metrics()  # for a front to emit
-        # also where there is none: a series that starts with its first rise would hide it from rate()
+        self.metrics = Metrics()  # a front reports them
+        # counted at 0, too: rate() does not see the first increase of a series that begins with it
         self.metrics.count(ENGINE_DISAGREEMENTS, len(choice.disagreements))
 
     def answer_batch(self, rows: Sequence[Row]) -> list[Answer]:
-        """Answers a batch, whatever its rows are: pictures, probes (``…/healthz``) or questions about the model."""
-        answers = [self._answer_aside(row) for row in rows]
+        """Answers a batch of rows with pictures, probes (``…/healthz``) and questions about the model.
+
+        Returns:
+            As many answers as rows, in their order.
+        """
+        answers = [self._answer_without_picture(row) for row in rows]
         pictures = [place for place, answer in enumerate(answers) if answer is None]
         explained = self._answering.answer_batch([rows[place] for place in pictures])
         for place, answer in zip(pictures, explained, strict=True):
             answers[place] = answer
         return [answer for answer in answers if answer is not None]
 
-    def _answer_aside(self, row: Row) -> Answer | None:
-        """The answer to a row that carries no picture; None for those that do, whatever else they say."""
-        if any(row.fields.values()):  # clients may send the headers by which servers tell probes and questions
+    def _answer_without_picture(self, row: Row) -> Answer | None:
+        """The answer to a row without a picture; None for a row with fields, whatever its headers say."""
+        if any(row.fields.values()):  # a client can send the headers by which a server marks probes and questions
             return error_answer(NotFound("nothing answers pictures below the model's path")) if row.path else None
         if row.describes:
             description = self._card.description(self._choice.engine.name)

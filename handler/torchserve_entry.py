@@ -1,6 +1,6 @@
-"""The entry file: the only one that knows TorchServe. It stands at the root of the archive, beside the package.
+"""The entry file of the archive, and the only file that knows TorchServe.
 
-TorchServe wants exactly one class here, with ``initialize`` and ``handle``.
+TorchServe needs exactly one class in it, with ``initialize`` and ``handle``.
 """
 
 import logging
@@ -22,17 +22,17 @@ from handler.telemetry.request_log import keep_on_one_line, request_line
 
 logger = logging.getLogger(__name__)
 
-_OPTION = "x-explain-"  # begins the headers that carry options
+_OPTION = "x-explain-"  # prefix of the headers with options
 
 
 def read_row(fields: Mapping[str, Any], headers: Mapping[str, Any]) -> Row:
-    """Translates what TorchServe hands to a handler.
+    """Translates a request of TorchServe.
 
     Args:
         fields: part name to bytes, text or parsed JSON.
-        headers: of the same row. TorchServe mixes the multipart parts' own headers into them, as dictionaries under the
-            part's name; only text counts here, so that a part named "Accept" changes nothing. Whether a row was posted
-            to an address for explanations, and below which path, TorchServe says, whatever a client sends.
+        headers: the request's headers. TorchServe adds the headers of multipart parts, as dictionaries under the parts'
+            names; they are ignored, so that a part named "Accept" changes nothing. TorchServe itself sets the headers
+            for path, explanations and descriptions, whatever a client sends.
     """
     texts: dict[str, str] = {}
     for name, value in headers.items():
@@ -53,27 +53,31 @@ def read_row(fields: Mapping[str, Any], headers: Mapping[str, Any]) -> Row:
 
 
 class ExplainedClassifier:
-    """A classifier that shows its evidence, as a TorchServe custom handler."""
+    """TorchServe's custom handler of a classifier that shows its evidence."""
 
     def __init__(self) -> None:
         self._service: Service | None = None
 
     def initialize(self, context: Any) -> None:
-        """Loads the model that the archive holds; TorchServe calls it once per worker."""
+        """Loads the archive's model; TorchServe calls this once per worker.
+
+        Raises:
+            ModelError: the archive or its settings cannot be used.
+        """
         properties = context.system_properties
         gpu = properties.get("gpu_id")
         device = f"cuda:{gpu}" if torch.cuda.is_available() and gpu is not None else "cpu"
         self._service = load_service(
             Path(properties["model_dir"]),
-            context.model_name,  # as it is registered; the archive's own name may be another
+            context.model_name,  # the registered name, which may differ from the archive's
             context.manifest["model"]["modelVersion"],
             context.model_yaml_config,
             device,
         )
-        keep_on_one_line()  # only now: before the first client a failure's traceback is easier to read on many
+        keep_on_one_line()  # not before: a traceback at start-up is easier to read on several lines
 
     def handle(self, data: Sequence[dict[str, Any]], context: Any) -> list[bytes]:
-        """Answers a batch: as many bodies as rows, each with its own status and content type."""
+        """Answers a batch: returns a body for each row, and sets the row's status, content type and headers."""
         started = time.perf_counter()
         rows = [read_row(fields, context.get_all_request_header(place)) for place, fields in enumerate(data)]
         answers = self._answer(rows)
@@ -84,12 +88,12 @@ class ExplainedClassifier:
                 context.set_response_header(place, name, value)
         try:
             self._report(answers, [row.body_size for row in rows], time.perf_counter() - started, context)
-        except Exception:  # a batch that is answered must not fail for want of a metric
+        except Exception:  # an answered batch must not fail because of a metric
             logger.exception("metrics are lost")
         return [answer.body for answer in answers]
 
     def _answer(self, rows: Sequence[Row]) -> list[Answer]:
-        """Last line of defence: an exception here would fail the whole batch with TorchServe's own 503."""
+        """Answers a batch, and turns every exception into answers: TorchServe would answer with a 503 of its own."""
         try:
             if self._service is None:
                 raise RuntimeError("handle was called before initialize")
@@ -99,12 +103,12 @@ class ExplainedClassifier:
             return [failure_answer() for _ in rows]
 
     def _report(self, answers: Sequence[Answer], sizes: Sequence[int], seconds: float, context: Any) -> None:
-        """Metrics and a line of the log for each request; what was counted at start-up waits for the first batch."""
+        """Reports metrics, those of start-up with the first batch, and writes a log line per request."""
         metrics = self._service.metrics if self._service else Metrics()
         for place, (answer, size) in enumerate(zip(answers, sizes, strict=True)):
             if answer.outcome != PROBE:
                 record(metrics, answer, seconds)
                 logger.info(request_line(answer, context.get_request_id(place), size, seconds * 1e3))
-        for one in [*metrics.take(), resident_memory()]:
-            labels = [Dimension(name, value) for name, value in one.labels]
-            context.metrics.add_metric(one.name, one.value, one.unit, None, labels, MetricTypes(one.kind))
+        for sample in [*metrics.take(), resident_memory()]:
+            labels = [Dimension(name, value) for name, value in sample.labels]
+            context.metrics.add_metric(sample.name, sample.value, sample.unit, None, labels, MetricTypes(sample.kind))

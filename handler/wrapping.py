@@ -1,4 +1,4 @@
-"""Explains a network in memory, as pytorch-grad-cam's classes do, without changing it."""
+"""A model around a network in memory, as pytorch-grad-cam's classes are, which does not change the network."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ Pictures = Picture | torch.Tensor
 
 
 class WrappedModel(Model):
-    """A ``Model`` around a network in memory; takes tensors, too."""
+    """A ``Model`` around a network in memory, which takes tensors, too."""
 
     def __init__(
         self,
@@ -45,26 +45,30 @@ class WrappedModel(Model):
         self._layers = _paths(module, layer)
         self._labels = None if labels is None else list(labels)
         self._how = said_over(preprocessing, None, "")[0] if isinstance(preprocessing, str) else preprocessing
-        self._by_side: dict[int, Explainer] = {}
+        self._explainers: dict[int, Explainer] = {}  # by the side of the network's input, in pixels
         if self._how is not None:
-            super().__init__(self._looked_at(self._how.crop_size))
+            super().__init__(self._explainer_for(self._how.crop_size))
 
     @property
     def card(self) -> ModelCard:
-        """What is known of the network; without ``preprocessing``, once it has been shown a tensor."""
-        if not self._by_side:
+        """The card of the network.
+
+        Raises:
+            ModelError: the model has neither preprocessing nor explained a tensor yet.
+        """
+        if not self._explainers:
             raise ModelError("the network has seen no picture yet; say preprocessing=, or explain a tensor first")
-        return next(iter(self._by_side.values())).card
+        return next(iter(self._explainers.values())).card
 
     def explain(self, picture: Pictures, **options: Any) -> Any:
         """Predicts, and explains the prediction or other targets.
 
         Args:
-            picture: as ``Model.explain`` takes it, or a tensor (3, H, W) or (N, 3, H, W) as the network takes it.
-            options: as ``Model.explain`` takes them.
+            picture: as for ``Model.explain``, or a tensor (3, H, H) or (N, 3, H, H), which is the network's input.
+            options: as for ``Model.explain``.
 
         Returns:
-            A ``Result``; of a tensor (N, 3, H, W) a list of N.
+            A ``Result``; a list of N results for a tensor (N, 3, H, H).
 
         Raises:
             RequestError, OSError, ModelError: as ``Model.explain``.
@@ -76,16 +80,19 @@ class WrappedModel(Model):
     def explain_batch(
         self, pictures: Sequence[Pictures], targets: Sequence[int | str] | None = None, **options: Any
     ) -> list[Result]:
-        """As ``Model.explain_batch``, of pictures or tensors (3, H, W); a tensor (N, 3, H, W) is a batch."""
-        sides = {one.shape[-1] for one in pictures if isinstance(one, torch.Tensor)}
+        """As ``Model.explain_batch``, for pictures or tensors (3, H, H); a tensor (N, 3, H, H) is a batch.
+
+        Raises:
+            BadRequest: tensors of several sizes, or pictures without preprocessing.
+            RequestError, OSError, ModelError: as ``Model.explain``.
+        """
+        sides = {picture.shape[-1] for picture in pictures if isinstance(picture, torch.Tensor)}
         if len(sides) > 1:
             raise BadRequest(f"tensors of {len(sides)} sizes are no batch, valid are tensors of one size")
         side = sides.pop() if sides else self._how.crop_size if self._how else 0
         if not side:
-            raise BadRequest(
-                "pictures need preprocessing=, which says what tensor the network takes; valid are tensors"
-            )
-        self._explainer = self._looked_at(side)
+            raise BadRequest("pictures need preprocessing=, which makes the network's input; valid are tensors")
+        self._explainer = self._explainer_for(side)
         given = list(pictures)
         if "layer" not in options and self._layers:
             options["layer"] = self._layers
@@ -100,7 +107,7 @@ class WrappedModel(Model):
         return self._job_of(seen, Receipt.of(values.tobytes()), options, seen.picture)
 
     def _shown(self, values: Floats) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """A tensor as a picture for people: what was normalised is undone, or the values are spread over the greys."""
+        """A tensor (3, H, H) as uint8 RGB (H, H, 3): the normalisation is undone or, if unknown, values are scaled."""
         if self._how is not None:
             mean, std = (np.asarray(three, np.float32)[:, None, None] for three in (self._how.mean, self._how.std))
             scaled = values * std + mean
@@ -108,18 +115,18 @@ class WrappedModel(Model):
             scaled = (values - values.min()) / max(float(np.ptp(values)), 1e-7)
         return np.ascontiguousarray((scaled.clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0))
 
-    def _looked_at(self, side: int) -> Explainer:
-        if side not in self._by_side:
-            how = self._how if self._how and self._how.crop_size == side else _of_tensors(side)
+    def _explainer_for(self, side: int) -> Explainer:
+        if side not in self._explainers:
+            how = self._how if self._how and self._how.crop_size == side else _no_preprocessing(side)
             with _frozen(self._module):
                 classifier = of_module(self._module, type(self._module).__name__, self._labels, how)
-                classifier = replace(classifier, default_layer=self._default(classifier))
+                classifier = replace(classifier, default_layer=self._default_layer(classifier))
                 engine = TorchEngine(classifier)
                 card = describe_model(classifier, engine, type(self._module).__name__, "in memory")
-            self._by_side[side] = Explainer(engine, card)
-        return self._by_side[side]
+            self._explainers[side] = Explainer(engine, card)
+        return self._explainers[side]
 
-    def _default(self, classifier: Classifier) -> str:
+    def _default_layer(self, classifier: Classifier) -> str:
         for path in self._layers:
             if path not in classifier.layers:
                 why = classifier.refused_layers.get(path, "it does not run")
@@ -131,10 +138,10 @@ class WrappedModel(Model):
 def _paths(module: nn.Module, layer: Layer | Sequence[Layer] | None) -> list[str]:
     paths = {id(part): path for path, part in module.named_modules()}
     found = []
-    for one in [] if layer is None else [layer] if isinstance(layer, (str, nn.Module)) else layer:
-        path = one if isinstance(one, str) else paths.get(id(one))
+    for wanted in [] if layer is None else [layer] if isinstance(layer, (str, nn.Module)) else layer:
+        path = wanted if isinstance(wanted, str) else paths.get(id(wanted))
         if path is None:
-            raise ModelError(f"the layer {type(one).__name__} is no module of the network")
+            raise ModelError(f"the layer {type(wanted).__name__} is no module of the network")
         found.append(path)
     return found
 
@@ -147,20 +154,20 @@ def _checked(tensor: torch.Tensor) -> Floats:
         or not tensor.is_floating_point()
     ):
         raise BadRequest(
-            f"a tensor {tensor.dtype} {tuple(tensor.shape)} is no picture, valid are square ones: float (3, H, H), "
+            f"a tensor {tensor.dtype} {tuple(tensor.shape)} is no picture, valid are square pictures: float (3, H, H), "
             "or (N, 3, H, H)"
         )
     return np.array(tensor.detach().float().cpu().numpy())
 
 
-def _of_tensors(side: int) -> Preprocessing:
-    """The preprocessing that leaves tensors of this side as they are."""
+def _no_preprocessing(side: int) -> Preprocessing:
+    """The preprocessing for networks that take tensors of this side alone: values stay as they are."""
     return Preprocessing(resize_size=side, crop_size=side, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
-    """Parameters record no gradient within the block."""
+    """Inside the block, parameters require no gradient."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:
         for parameter in trained:
