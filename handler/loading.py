@@ -143,14 +143,7 @@ def check_defaults(defaults: Options, card: ModelCard, engine: Engine) -> None:
 
 
 def describe_model(classifier: Classifier, engine: Engine, name: str, version: str) -> ModelCard:
-    """Makes the model's card; explains a picture of zeros to find out which maps can be made.
-
-    Args:
-        classifier: the model.
-        engine: the engine that will answer.
-        name: the model's name.
-        version: the model's version.
-    """
+    """Makes the model's card; explains a picture of zeros to find out which maps the engine can make."""
     blank, layer = _blank(classifier.preprocessing), classifier.default_layer
     coverage: str | None = None
     refusals: dict[str, str] = {}

@@ -35,11 +35,7 @@ class Service:
         self.metrics.count(ENGINE_DISAGREEMENTS, len(choice.disagreements))
 
     def answer_batch(self, rows: Sequence[Row]) -> list[Answer]:
-        """Answers a batch of rows with pictures, probes (``…/healthz``) and questions about the model.
-
-        Returns:
-            As many answers as rows, in their order.
-        """
+        """Answers each row of a batch: pictures, probes (``…/healthz``) and questions about the model."""
         answers = [self._answer_without_picture(row) for row in rows]
         pictures = [place for place, answer in enumerate(answers) if answer is None]
         explained = self._answering.answer_batch([rows[place] for place in pictures])

@@ -35,16 +35,8 @@ _LINEAR = frozenset(  # autograd's names of operations that are linear in the in
     )
 )
 _PRODUCTS = {  # operations that are linear unless gradients pass through all of these inputs
-    "Mul": (0, 1),
-    "Mm": (0, 1),
-    "Bmm": (0, 1),
-    "Mv": (0, 1),
-    "Dot": (0, 1),
-    "Addmm": (1, 2),
-    "Addmv": (1, 2),
-    "Addbmm": (1, 2),
-    "Baddbmm": (1, 2),
-    "Convolution": (0, 1),
+    **dict.fromkeys(("Mul", "Mm", "Bmm", "Mv", "Dot", "Convolution"), (0, 1)),
+    **dict.fromkeys(("Addmm", "Addmv", "Addbmm", "Baddbmm"), (1, 2)),
     "Lerp": (0, 2),
     "Div": (1,),
 }

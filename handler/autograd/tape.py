@@ -79,11 +79,7 @@ def record(
 
 
 def differentiate(tape: Tape, score: torch.Tensor) -> Gradients:
-    """Computes the gradients of a scalar score: one plain backward pass, and one guided pass if the tape has gates.
-
-    Args:
-        tape: the forward pass.
-        score: a scalar, made of the tape's scores.
+    """Computes the gradients of a scalar made of the tape's scores: by a plain pass and, with gates, a guided pass.
 
     Raises:
         Unprocessable: the score does not depend on a layer or on the input.

@@ -49,11 +49,7 @@ class ExplanationClient:
         self._model.check(target=target)
 
     def draw(self, image: Picture, **options: Any) -> bytes:
-        """Draws the network's crop and the maps on one sheet, and returns the bytes of a PNG file.
-
-        Args:
-            image: as for ``explain``.
-            options: as for ``explain``.
+        """Draws the network's crop and the maps on one sheet, the bytes of a PNG file; arguments are as ``explain``'s.
 
         Raises:
             Exception: as ``explain``.

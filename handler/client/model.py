@@ -27,7 +27,7 @@ class Model:
     """Predicts and explains as the server does: ``Result.to_dict`` returns the server's JSON answer."""
 
     def __init__(self, explainer: Explainer) -> None:
-        """Takes the explainer; ``handler.load`` and ``handler.wrap`` make models."""
+
         self._explainer = explainer
 
     @property

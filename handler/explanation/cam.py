@@ -28,9 +28,6 @@ METHODS: dict[str, CamMethod] = {}
 def method(name: str) -> Callable[[Formula], Formula]:
     """Registers a formula under the name that requests use.
 
-    Returns:
-        The decorator; it returns the formula unchanged.
-
     Raises:
         ValueError: the name is taken.
     """

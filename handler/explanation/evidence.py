@@ -73,10 +73,7 @@ class Engine(Protocol):
 
 
 def joined(parts: Sequence[Evidence]) -> Evidence:
-    """Joins the evidence of several runs, at least one, into the evidence of one run for the inputs of all.
-
-    All runs have the same needs; their times add up.
-    """
+    """Joins the evidence of runs with equal needs into the evidence of one run for all inputs; times add up."""
     starts = np.cumsum([0, *(len(part.logits) for part in parts)])[:-1]
     first = parts[0]
 

@@ -19,11 +19,7 @@ def check_scores(logits: Floats) -> None:
 
 
 def check_evidence(evidence: Evidence, pair: int) -> None:
-    """Checks the evidence of one pair before maps are made of it: a sum or a maximum would hide an infinite value.
-
-    Args:
-        evidence: of a pass.
-        pair: index into the evidence's pairs.
+    """Checks the evidence of the pair at an index, because sums and maxima over it would hide infinite values.
 
     Raises:
         NotFinite: an activation or a gradient is NaN or infinite; the message names it.

@@ -42,12 +42,7 @@ class Map:
 
 
 def needs_of(maps: Sequence[str], layers: Sequence[str]) -> Needs:
-    """The evidence that maps are made of.
-
-    Args:
-        maps: names out of ``MAP_KINDS``.
-        layers: module paths, for the maps that are made at a layer.
-    """
+    """The evidence that maps, names out of ``MAP_KINDS``, are made of at layers, module paths."""
     kinds = [MAP_KINDS[name] for name in maps]
     return Needs(
         layers=tuple(layers) if any(kind.at_layer for kind in kinds) else (),

@@ -52,15 +52,7 @@ class GraphSession:
         return cls(description, session)
 
     def infer(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[Floats]:
-        """Runs the graph.
-
-        Args:
-            inputs: name to array, with the batch as first axis.
-            outputs: names of the outputs to compute.
-
-        Returns:
-            The outputs, in the order of ``outputs``.
-        """
+        """Runs the graph and returns the named outputs in their order; the batch is the first axis of all arrays."""
         found: list[Floats] = self.session.run(list(outputs), dict(inputs))
         return found
 

@@ -80,10 +80,6 @@ def count_scans(data: bytes) -> int:
 
 
 def tile_pixels(tags: Mapping[int, Any]) -> int:
-    """The number of pixels of a TIFF's tile; 0 without tiles.
-
-    Args:
-        tags: of the TIFF, by number.
-    """
+    """The number of pixels of a tile, by a TIFF's tags; 0 without tiles."""
     width, height = (int(tags.get(tag, 0)) for tag in _TILE_SIDES)
     return width * height

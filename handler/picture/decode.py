@@ -80,14 +80,7 @@ def quieten() -> None:
 
 
 def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    """Decodes a picture.
-
-    Args:
-        data: the file's bytes.
-        max_pixels: the most pixels of the picture, and of a TIFF's tile.
-
-    Returns:
-        uint8 RGB (H, W, 3), upright.
+    """Decodes a picture to uint8 RGB (H, W, 3), upright.
 
     Raises:
         NotAnImage: the format is none of ``FORMATS`` (the message names the first bytes), or the values do not say what

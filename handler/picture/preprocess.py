@@ -117,12 +117,7 @@ class Input:
 
 
 def preprocess(image: npt.NDArray[np.uint8], how: Preprocessing) -> Input:
-    """Resizes, crops and normalises a picture.
-
-    Args:
-        image: uint8 RGB (H, W, 3), at least one pixel.
-        how: the preprocessing of the weights.
-    """
+    """Resizes, crops and normalises a picture, uint8 RGB (H, W, 3), of at least one pixel."""
     if how.crop_first:
         return _crop_then_resize(image, how)
     height, width = image.shape[:2]

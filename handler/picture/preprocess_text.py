@@ -24,11 +24,7 @@ _VALID = (
 
 
 def read_flag(text: str, name: str) -> bool:
-    """Reads ``true``, ``1``, ``false`` or ``0``.
-
-    Args:
-        text: the value.
-        name: the setting's name, for the message.
+    """Reads ``true``, ``1``, ``false`` or ``0``; the message has the setting's name.
 
     Raises:
         ModelError: the text is none of these.

@@ -56,13 +56,7 @@ def onto_upload(values: Floats, crop: Crop) -> Floats:
 
 
 def show_seen(picture: npt.NDArray[np.uint8], upload: npt.NDArray[np.uint8], crop: Crop) -> npt.NDArray[np.uint8]:
-    """Puts a picture of the seen region into the upload, whose other pixels become dark grey.
-
-    Args:
-        picture: uint8 RGB of the size of ``seen_region``.
-        upload: uint8 RGB (H, W, 3).
-        crop: where the region lies.
-    """
+    """Puts a picture of the seen region into the upload (H, W, 3), whose other pixels become dark grey."""
     grey = cv2.cvtColor(upload, cv2.COLOR_RGB2GRAY) // 2
     whole = np.repeat(grey[:, :, None], 3, axis=2).astype(np.uint8)
     whole[seen_region(crop).slices] = picture

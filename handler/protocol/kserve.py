@@ -81,11 +81,8 @@ def open_kserve(body: Mapping[str, Any], explain: bool) -> Envelope | None:
 def refuse_binary(header: str | None) -> None:
     """Refuses V2's binary tensor extension, whose bodies are JSON followed by bytes.
 
-    Args:
-        header: ``Inference-Header-Content-Length``; None without it.
-
     Raises:
-        BadRequest: the header is there; the message says what to send instead.
+        BadRequest: the header ``Inference-Header-Content-Length`` is not None; the message says what to send instead.
     """
     if header is not None:
         raise BadRequest(f"{_NO_BINARY}: {_V2}")

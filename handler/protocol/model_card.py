@@ -89,10 +89,7 @@ class ModelCard:
         return [self.class_index(target) for target in options.target]
 
     def class_index(self, target: int | str) -> int:
-        """The index of a class, or ``TOP`` for "top".
-
-        Args:
-            target: the class's index, its label, or the index as text; a label that is a number goes before an index.
+        """The index of a class by its index, its label, or the index as text; labels go before, "top" is ``TOP``.
 
         Raises:
             BadRequest: the class does not exist, or several classes have the label.

@@ -26,13 +26,7 @@ class Canvas:
 
 
 def encode_map(name: str, drawn: Map, canvas: Canvas) -> dict[str, Any]:
-    """Encodes a map for the JSON answer: encoding, shape, data, max, degenerate and, for guided maps, coverage.
-
-    Args:
-        name: a name out of ``MAP_KINDS``.
-        drawn: the map.
-        canvas: the pictures to draw on, and the options that say encoding, size and overlay.
-    """
+    """Encodes a map for the JSON answer: encoding, shape, data, max, degenerate and, for guided maps, coverage."""
     encoding = canvas.options.encoding
     data: str | list[Any]
     if encoding == "png":
@@ -56,11 +50,6 @@ def draw_map(name: str, drawn: Map, canvas: Canvas) -> npt.NDArray[np.uint8]:
     """Draws a map: gradcam is blended into the picture, gradients are drawn in relief on grey.
 
     At the upload's size, pixels that the network did not see are dark grey (gradcam) or transparent (gradients).
-
-    Args:
-        name: a name out of ``MAP_KINDS``.
-        drawn: the map.
-        canvas: the pictures to draw on.
 
     Returns:
         uint8 RGB (H, W, 3); RGBA (H, W, 4) for gradients at the upload's size.

@@ -66,14 +66,11 @@ class Result:
         return softmax(self.logits)
 
     def draw(self, explanation: int = 0, name: str = "gradcam") -> Picture:
-        """Draws a map as the server does.
+        """Draws a map as the server does: uint8 RGB (H, W, 3), see ``draw_map``.
 
         Args:
             explanation: index into ``explanations``.
             name: a name out of the explanation's maps.
-
-        Returns:
-            uint8 RGB (H, W, 3); see ``draw_map``.
         """
         return draw_map(name, self.explanations[explanation].maps[name], self.canvas)
 
@@ -105,9 +102,7 @@ class Result:
                 {
                     "target": asdict(explanation.target),
                     "method": explanation.method,
-                    "layer": (explanation.layers[0] if len(explanation.layers) == 1 else list(explanation.layers))
-                    if explanation.layers
-                    else None,
+                    "layer": explanation.layers[0] if len(explanation.layers) == 1 else [*explanation.layers] or None,
                     "maps": self._encoded(explanation.maps, painters),
                 }
                 for explanation in self.explanations
@@ -162,12 +157,7 @@ class Result:
 
 
 def observe_result(result: Result, stages_ms: Mapping[str, float]) -> Observation:
-    """The facts about a result for metrics and logs.
-
-    Args:
-        result: the result for one picture.
-        stages_ms: milliseconds by name out of ``observation.STAGES``.
-    """
+    """The facts about a result for metrics and logs; ``stages_ms`` has the names of ``observation.STAGES``."""
     first = result.explanations[0] if result.explanations else None
     maps = tuple(first.maps) if first else ()
     method = (first and first.method) or (GRADIENT_ALONE if maps else NONE)

@@ -44,13 +44,7 @@ class Answering:
     """Makes answers of rows."""
 
     def __init__(self, explainer: Explainer, settings: Settings, threads: int = 1) -> None:
-        """Starts the threads that draw.
-
-        Args:
-            explainer: computes results.
-            settings: the operator's settings.
-            threads: number of threads that draw; the engine's own threads rest meanwhile.
-        """
+        """Starts the threads that draw; the engine's own threads rest meanwhile."""
         self._painters = ThreadPoolExecutor(threads, "painter")
         self._explainer = explainer
         self._settings = settings

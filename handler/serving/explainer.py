@@ -23,7 +23,7 @@ class Explainer:
     """An engine and the card of its model; keeps two counts, and nothing of a job."""
 
     def __init__(self, engine: Engine, card: ModelCard) -> None:
-        """Takes the engine and the card of the model that it runs."""
+
         self._engine = engine
         self.card = card
         self.pictures = {"computed": 0, "not_finite": 0}  # since the start; "computed" includes "not_finite"

@@ -23,10 +23,7 @@ class Settings:
 
 
 def read_settings(section: Mapping[str, Any] | None) -> Settings:
-    """Reads the section.
-
-    Args:
-        section: the section as the YAML parser returns it; None if there is none.
+    """Reads the section as the YAML parser returns it; None is an absent section.
 
     Raises:
         ModelError: a key is unknown or a value invalid; the message lists what is valid.

@@ -29,12 +29,7 @@ def usable_cores() -> int:
 
 
 def cpu_limits(cgroups: Path = _CGROUPS, own_group: Path = _OWN_GROUP) -> Iterator[float]:
-    """The CPU limits, in CPUs, of this process's control group and of the groups around it, in versions 1 and 2.
-
-    Args:
-        cgroups: where the control groups are mounted.
-        own_group: the file that names this process's groups.
-    """
+    """Yields the CPU limits, in CPUs, of this process's control group and of the groups around it, versions 1 and 2."""
     for line in _read(own_group).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "cpu", "cpu,cpuacct", "cpuacct,cpu"):

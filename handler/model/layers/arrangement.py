@@ -86,6 +86,12 @@ def _is_padded_within_reach(node: Node) -> bool:
     return _is_in_reach(padding, [step * (cells - 1) for step, cells in zip(dilation, kernel, strict=True)])
 
 
+def _is_padded_to_half(node: Node, after: Shape) -> bool:
+    """Whether padding takes at most half of a side."""
+    padding: Sequence[int] = node._saved_padding
+    return max(padding) <= max(1, min(after[-2:]) // 2)
+
+
 def _is_in_reach(padding: Sequence[int], most: Sequence[int]) -> bool:
     return all(cells <= allowed for cells, allowed in zip(padding, most, strict=True))
 
@@ -95,23 +101,13 @@ _IF: dict[str, Callable[[Node, Shape], bool]] = {
     "ConstantPadNd": lambda node, after: _is_in_reach(
         [abs(cells) for cells in node._saved_pad], [max(1, min(after[-2:]) // _LARGEST_PADDING)] * len(node._saved_pad)
     ),
-    "ReflectionPad2D": lambda node, after: _is_in_reach(
-        node._saved_padding, [max(1, min(after[-2:]) // 2)] * len(node._saved_padding)
-    ),
-    "ReplicationPad2D": lambda node, after: _is_in_reach(
-        node._saved_padding, [max(1, min(after[-2:]) // 2)] * len(node._saved_padding)
-    ),
+    "ReflectionPad2D": _is_padded_to_half,
+    "ReplicationPad2D": _is_padded_to_half,
     "Index": lambda node, after: _same_maps(node, after) and all(index is None for index in node._saved_indices[2:]),
     "Flip": lambda node, after: max(_axes(node._saved_dims, len(after))) < len(after) - 2,
     "Select": lambda node, after: _axes([node._saved_dim], len(after) + 1)[0] < len(after) - 1,
     "Unsqueeze": lambda node, after: _axes([node._saved_dim], len(after))[0] < len(after) - 2,
-    "View": _same_maps,
-    "UnsafeView": _same_maps,
-    "ReshapeAlias": _same_maps,
-    "Slice": _same_maps,
-    "Split": _same_maps,
-    "SplitWithSizes": _same_maps,
-    "Cat": _same_maps,
+    **dict.fromkeys(("View", "UnsafeView", "ReshapeAlias", "Slice", "Split", "SplitWithSizes", "Cat"), _same_maps),
     "Transpose": lambda node, after: max(_axes([node._saved_dim0, node._saved_dim1], len(after))) < len(after) - 2,
     "Permute": lambda node, after: _axes(node._saved_dims, len(after))[-2:] == [len(after) - 2, len(after) - 1],
 }

@@ -67,12 +67,7 @@ class Together:
     """Three pictures run alone and in batches of two and three: the batch axis of each tensor, or why it has none."""
 
     def __init__(self, module: nn.Module, pictures: Sequence[Tensor]) -> None:
-        """Runs the network.
-
-        Args:
-            module: the network, in eval mode.
-            pictures: three pictures (1, 3, H, W).
-        """
+        """Runs three pictures (1, 3, H, W) through a network in eval mode."""
         self.alone = ""  # why pictures must be run one by one; empty if they can be run together
         self.axes: dict[Place, int | str] = {}  # the batch axis, or why there is none
         self._outputs: dict[Place, Tensor] = {}
@@ -149,13 +144,7 @@ def _same_row(output: Tensor, alone: Tensor, axis: int, row: int) -> bool:
 
 
 def same_gradients(look: Look, path: str, view: ChannelLayout) -> bool:
-    """Whether a picture's gradients in a batch are its gradients alone, by float32 or else by float64.
-
-    Args:
-        look: the network and its pictures.
-        path: module path of a layer, whose gradients are compared, as are the gradients at the input.
-        view: the layout of the layer's output.
-    """
+    """Whether a picture's gradients, at a layer and at the input, are the same in a batch; by float32, else float64."""
     first, second, _ = look.pictures
     if _gradients_differ(look.module, path, view, first, second) <= _GRADIENTS_ALIKE:
         return True

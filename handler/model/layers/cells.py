@@ -30,11 +30,7 @@ _TIE = 0.02  # difference of shares that counts as none
 
 
 def parts(side: int) -> Iterator[tuple[slice, slice]]:
-    """Yields rows and columns of the parts to change: bands from top to bottom and from left to right, then the edges.
-
-    Args:
-        side: of the square picture, in pixels.
-    """
+    """Yields rows and columns of the parts to change: bands from top to bottom, from left to right, then the edges."""
     whole, edges = slice(None), [round(number * side / BANDS) for number in range(BANDS + 1)]
     bands = [slice(*pair) for pair in zip(edges, edges[1:], strict=False)]
     margins = [slice(0, max(1, side // EDGE)), slice(side - max(1, side // EDGE), side)]

@@ -17,12 +17,7 @@ class Look:
     """A run of a single picture: layers' outputs, gradients and the autograd graph."""
 
     def __init__(self, module: nn.Module, architecture: str, pictures: Sequence[Tensor]) -> None:
-        """Runs the network on the first picture.
-
-        Args:
-            module: the network, in eval mode.
-            architecture: name for the messages.
-            pictures: (1, 3, H, W) each; the other pictures are kept for comparisons.
+        """Runs a network in eval mode on the first of the pictures (1, 3, H, W).
 
         Raises:
             ModelError: the network fails, or its scores have no gradient at the picture.
@@ -61,10 +56,6 @@ class Look:
         """Whether the cells of the nearest earlier tensor on every path reach the scores only through a layer.
 
         The graph has paths of tensors, not of tokens: without the layer's gradient, the cells must have none.
-
-        Args:
-            place: of the layer's output.
-            view: the layout of the output.
         """
         output = self.outputs[place]
         earlier = sorted(self._alike(output), key=lambda node: int(node._sequence_nr()), reverse=True)
