@@ -68,7 +68,7 @@ class ChannelLayout:
 
 
 def _permuted(tensor: Tensor, axes: list[int]) -> Tensor:
-    """Permutes axes; makes no view if the order is right, because only what is no view can be rewritten in place."""
+    """Permutes axes; makes no view if the order is right, because autograd restricts operations in place on views."""
     return tensor if axes == sorted(axes) else tensor.permute(axes)
 
 

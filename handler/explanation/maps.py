@@ -42,7 +42,7 @@ class Map:
 
 
 def needs_of(maps: Sequence[str], layers: Sequence[str]) -> Needs:
-    """The evidence that maps, names out of ``MAP_KINDS``, are made of at layers, module paths."""
+    """The evidence for maps (names out of ``MAP_KINDS``) at layers (module paths)."""
     kinds = [MAP_KINDS[name] for name in maps]
     return Needs(
         layers=tuple(layers) if any(kind.at_layer for kind in kinds) else (),

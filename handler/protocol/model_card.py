@@ -89,7 +89,7 @@ class ModelCard:
         return [self.class_index(target) for target in options.target]
 
     def class_index(self, target: int | str) -> int:
-        """The index of a class by its index, its label, or the index as text; labels go before, "top" is ``TOP``.
+        """The index of a class by index, by label, or by index as text; labels go first, and "top" is ``TOP``.
 
         Raises:
             BadRequest: the class does not exist, or several classes have the label.

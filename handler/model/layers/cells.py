@@ -14,7 +14,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 BANDS = 4  # number of bands that the picture is cut into, in each direction
-EDGE = 8  # an edge is 1/8 of the picture's side; a layer that does not see an edge as wide has no map
+EDGE = 8  # an edge is 1/8 of the picture's side; a layer that misses a whole edge has no map
 # the least correlation, on both axes, of the cells' positions with those of the bands that change the cells
 _LIKE = 0.5
 _FEW = 9  # number of cells; fewer cells may correlate by chance
@@ -76,7 +76,7 @@ def _has_profile(cells: Cells) -> bool:
 
 
 def _needed(cells: Cells) -> float:
-    """The correlation that as many cells do not reach by chance."""
+    """The correlation that this many cells do not reach by chance."""
     count = cells.grid[0] * cells.grid[1]
     if cells.shared_axis:
         needed = min(math.tanh(_CHANCE / math.sqrt(count - 3)), _LIKE_IF_PARTED)
