@@ -5,10 +5,16 @@ ShuffleNet's scores are then off by 0.6 % of the largest score, MobileNetV2's by
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import backends
 
-_OPERATIONS = (backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul)
+_OPERATIONS: tuple[Any, ...] = (
+    backends.cudnn.conv,  # type: ignore[attr-defined]
+    backends.cuda.matmul,
+    backends.mkldnn.conv,  # type: ignore[attr-defined]
+    backends.mkldnn.matmul,  # type: ignore[attr-defined]
+)
 
 
 @contextmanager
