@@ -10,7 +10,8 @@ from handler.explanation.evidence import TOP, Needs
 from handler.model.checkpoint import Checkpoint
 from handler.model.classifier import build_classifier
 from tests.support.models import in_double_precision, random_classifier, random_inputs
-from tests.support.serving import CHECKPOINT
+
+CHECKPOINT = "examples/shapes/shapes.safetensors"
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 
