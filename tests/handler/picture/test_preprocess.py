@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +226,17 @@ def test_fields_that_are_missing_unknown_or_out_of_range_are_refused(text):
         Preprocessing.from_json(text)
 
 
+@pytest.mark.parametrize("text", ["[]", '{"size": 3}'])
+def test_the_fields_that_there_are_are_named(text):
+    with pytest.raises(ValueError, match=r"must be an object with the fields \['crop_first', 'crop_size', .*, not "):
+        Preprocessing.from_json(text)
+
+
+def test_fields_with_a_default_may_be_missing():
+    text = '{"resize_size": 256, "crop_size": 224, "mean": [0, 0, 0], "std": [1, 1, 1]}'
+    assert Preprocessing.from_json(text) == Preprocessing(resize_size=256, crop_size=224, mean=(0, 0, 0), std=(1, 1, 1))
+
+
 def test_says_in_words_what_is_done():
     assert PLAIN.describe() == (
         "shorter side resized to 256 (bilinear, antialiased), centre crop of 224x224, values in [0, 1] minus "
@@ -235,6 +247,9 @@ def test_says_in_words_what_is_done():
     )
     assert first.describe().startswith("centre square of 224/256 of its side cropped, resized to 224x224 (area, anti")
     assert Preprocessing.from_json(first.to_json()) == first
+    assert (
+        replace(first, resize_size=224).describe().startswith("centre square cropped, resized to 224x224 (area, anti")
+    )
 
 
 def test_descriptions_without_the_newer_field_are_read():
