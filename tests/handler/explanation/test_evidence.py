@@ -56,6 +56,13 @@ def test_runs_are_joined_as_if_their_inputs_had_been_run_together():
     assert (whole.input_size, whole.coverage, whole.engine) == ((2, 2), "5 of 5 activations", "onnx")
 
 
+def test_the_evidence_of_one_run_is_the_whole():
+    alone = joined(PARTS[2:])
+    np.testing.assert_array_equal(alone.rows, [1])
+    np.testing.assert_array_equal(alone.guided, PARTS[2].guided)
+    assert (alone.infer_ms, alone.explain_ms) == (300.5, 302.0)
+
+
 def test_evidence_that_no_run_has_is_missing_in_the_whole_too():
     whole = joined([replace(one, layers={}, guided=None, saliency=None) for one in PARTS])
     assert (whole.layers, whole.guided, whole.saliency) == ({}, None, None)
