@@ -151,25 +151,28 @@ def test_a_crop_that_comes_first_lies_at_whole_pixels_of_the_upload(size, resize
 
 
 def test_area_is_the_average_of_what_lies_below():
-    image = noise(8, 12)
+    image = noise(16, 24)
     seen = preprocess(
         image,
         Preprocessing(resize_size=4, crop_size=4, mean=(0, 0, 0), std=(1, 1, 1), interpolation="area", crop_first=True),
     )
-    average = image[:, 2:10].reshape(4, 2, 4, 2, 3).mean(axis=(1, 3))
+    average = image[:, 4:20].reshape(4, 4, 4, 4, 3).mean(axis=(1, 3))
     assert np.abs(seen.picture - average).max() <= 0.5
 
 
-def test_a_crop_that_comes_first_is_what_torchvision_makes_of_the_cut_picture():
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_a_crop_that_comes_first_is_what_torchvision_makes_of_the_cut_picture(interpolation):
     image, how = (
         noise(90, 131),
         Preprocessing(
-            resize_size=32, crop_size=28, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bicubic", crop_first=True
+            resize_size=32, crop_size=28, mean=(0, 0, 0), std=(1, 1, 1), interpolation=interpolation, crop_first=True
         ),
     )
     cut = Image.fromarray(image).crop((26, 6, 104, 84))  # 78 = 90 * 28 // 32
-    expected = functional.resize(cut, [28, 28], functional.InterpolationMode.BICUBIC)
-    np.testing.assert_array_equal(preprocess(image, how).picture, np.asarray(expected))
+    expected = functional.resize(cut, [28, 28], functional.InterpolationMode(interpolation))
+    seen = preprocess(image, how)
+    np.testing.assert_array_equal(seen.picture, np.asarray(expected))
+    np.testing.assert_array_equal(seen.tensor, how.normalise(seen.picture))
 
 
 def test_view_shows_where_the_picture_was_taken_from():
