@@ -35,7 +35,7 @@ def method(name: str) -> Callable[[Formula], Formula]:
     def register(formula: Formula) -> Formula:
         if name in METHODS:
             raise ValueError(f"CAM method {name!r} is registered already")
-        METHODS[name] = CamMethod(name, formula, (formula.__doc__ or "").splitlines()[0])
+        METHODS[name] = CamMethod(name, formula, (formula.__doc__ or "").partition("\n")[0])
         return formula
 
     return register

@@ -35,7 +35,7 @@ def cpu_limits(cgroups: Path = _CGROUPS, own_group: Path = _OWN_GROUP) -> Iterat
         if controllers not in ("", "cpu", "cpu,cpuacct", "cpuacct,cpu"):
             continue
         # a container's own group is mounted as the root, whatever path the group has outside
-        for part in {path, *map(str, Path(path).parents), "/"}:
+        for part in (path, *map(str, Path(path).parents)):
             folder = cgroups / controllers / part.strip("/")
             quota, _, period = _read(folder / "cpu.max").partition(" ")
             yield from _limit(quota, period)

@@ -82,6 +82,30 @@ def test_however_bad_pytorch_is_another_gradient_fails():
     assert not verdict(exact, one_bad, first_four).passed
 
 
+def test_errors_are_relative_to_the_pictures_own_largest_value():
+    exact = np.float32([[[1, 2], [-4, 0]], [[100, 0], [0, 0]]])
+    check = RoundingCheck.of("map", [(exact, exact, exact + np.float32([[[0.5, 0], [0, 0]], [[0, 0.5], [0, 0]]]))])
+    assert check.max_error == 0.125
+    assert check.share_beyond == 2 / 8
+
+
+def test_the_lower_quartile_is_the_error_of_a_picture():
+    exact = np.ones((4, 4), np.float32)
+    found = exact + np.float32([[0], [0.25], [0.5], [0.75]])
+    check = RoundingCheck.of("map", [(exact, exact, found)])
+    assert (check.graph, check.torch) == ((0.25, 0.75), (0, 0))
+
+
+@pytest.mark.parametrize(("sizes", "worst"), [((1,), 0), ((1, 1), 0), ((2,), 0.5), ((1, 2), 0.5), ((1, 3, 2), 0.25)])
+def test_batches_of_several_pictures_have_a_best_one_each_and_the_worst_of_them_counts(sizes, worst):
+    errors = {1: [1.0], 2: [0.5, 0.75] if 3 not in sizes else [0, 0.75], 3: [0.5, 0.25, 1.0]}
+    batches = []
+    for size in sizes:
+        exact = np.ones((size, 4), np.float32)
+        batches.append((exact, exact, exact + np.float32(errors[size])[:, None]))
+    assert RoundingCheck.of("map", batches).worst_best == (worst, 0)
+
+
 def test_the_limits_are_told():
     exact = pictures(12)
     said = verdict(exact, exact, exact).limit

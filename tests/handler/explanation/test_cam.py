@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from handler.explanation.cam import METHODS, gradcam, method
+from handler.explanation.cam import METHODS, CamMethod, gradcam, method
 from handler.explanation.evidence import Evidence, LayerEvidence
 from handler.explanation.maps import make_maps
 from handler.protocol.options import Options, parse_options
@@ -41,6 +41,13 @@ def test_a_name_that_is_taken_is_refused_and_keeps_its_formula():
     assert METHODS["gradcam"].formula is gradcam
 
 
+def test_a_formula_without_a_docstring_has_no_summary(monkeypatch):
+    monkeypatch.setitem(METHODS, "bare", None)
+    del METHODS["bare"]
+    method("bare")(lambda activation, gradient: activation)
+    assert METHODS["bare"].summary == ""
+
+
 def test_a_new_formula_is_an_option_and_makes_the_map(monkeypatch):
     monkeypatch.setitem(METHODS, "strongest", None)  # whatever is there afterwards is taken out again
     del METHODS["strongest"]
@@ -53,7 +60,7 @@ def test_a_new_formula_is_an_option_and_makes_the_map(monkeypatch):
         """
         return (activation * gradient).max(axis=1)
 
-    assert METHODS["strongest"].summary == "The strongest channel alone."
+    assert METHODS["strongest"] == CamMethod("strongest", strongest, "The strongest channel alone.")
     assert parse_options({"method": "strongest"}, Options()).method == "strongest"
     evidence = Evidence(
         logits=np.zeros((2, 2), np.float32),

@@ -2,6 +2,7 @@ import io
 import struct
 import subprocess
 import sys
+import warnings
 import zlib
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PIL import Image, ImageOps
 
 from handler.errors import BadRequest, NotAnImage, RequestError, TooLarge
 from handler.picture import decode as decoding
-from handler.picture.decode import decode
+from handler.picture.decode import decode, quieten
 
 PILLOW_13 = int(PIL.__version__.partition(".")[0]) >= 13
 ROOT = Path(__file__).parents[3]
@@ -432,6 +433,20 @@ def test_a_side_that_no_camera_makes_is_refused_by_the_header(monkeypatch):
     monkeypatch.setattr(decoding.cv2, "imdecode", None)
     with pytest.raises(TooLarge, match="70000x1, valid are sides of at most 65535"):
         decoding.decode(data.getvalue())
+
+
+def test_a_server_is_quiet_about_bad_files_and_nothing_else():
+    before = cv2.utils.logging.getLogLevel()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            quieten()
+            warnings.warn("large", Image.DecompressionBombWarning, stacklevel=1)
+            with pytest.raises(UserWarning, match="other"):
+                warnings.warn("other", UserWarning, stacklevel=1)
+        assert cv2.utils.logging.getLogLevel() == cv2.utils.logging.LOG_LEVEL_SILENT
+    finally:
+        cv2.utils.logging.setLogLevel(before)
 
 
 def test_a_programs_own_limits_of_pillow_and_cv2_stay_as_they_are():

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -150,25 +151,28 @@ def test_a_crop_that_comes_first_lies_at_whole_pixels_of_the_upload(size, resize
 
 
 def test_area_is_the_average_of_what_lies_below():
-    image = noise(8, 12)
+    image = noise(16, 24)
     seen = preprocess(
         image,
         Preprocessing(resize_size=4, crop_size=4, mean=(0, 0, 0), std=(1, 1, 1), interpolation="area", crop_first=True),
     )
-    average = image[:, 2:10].reshape(4, 2, 4, 2, 3).mean(axis=(1, 3))
+    average = image[:, 4:20].reshape(4, 4, 4, 4, 3).mean(axis=(1, 3))
     assert np.abs(seen.picture - average).max() <= 0.5
 
 
-def test_a_crop_that_comes_first_is_what_torchvision_makes_of_the_cut_picture():
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_a_crop_that_comes_first_is_what_torchvision_makes_of_the_cut_picture(interpolation):
     image, how = (
         noise(90, 131),
         Preprocessing(
-            resize_size=32, crop_size=28, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bicubic", crop_first=True
+            resize_size=32, crop_size=28, mean=(0, 0, 0), std=(1, 1, 1), interpolation=interpolation, crop_first=True
         ),
     )
     cut = Image.fromarray(image).crop((26, 6, 104, 84))  # 78 = 90 * 28 // 32
-    expected = functional.resize(cut, [28, 28], functional.InterpolationMode.BICUBIC)
-    np.testing.assert_array_equal(preprocess(image, how).picture, np.asarray(expected))
+    expected = functional.resize(cut, [28, 28], functional.InterpolationMode(interpolation))
+    seen = preprocess(image, how)
+    np.testing.assert_array_equal(seen.picture, np.asarray(expected))
+    np.testing.assert_array_equal(seen.tensor, how.normalise(seen.picture))
 
 
 def test_view_shows_where_the_picture_was_taken_from():
@@ -225,6 +229,17 @@ def test_fields_that_are_missing_unknown_or_out_of_range_are_refused(text):
         Preprocessing.from_json(text)
 
 
+@pytest.mark.parametrize("text", ["[]", '{"size": 3}'])
+def test_the_fields_that_there_are_are_named(text):
+    with pytest.raises(ValueError, match=r"must be an object with the fields \['crop_first', 'crop_size', .*, not "):
+        Preprocessing.from_json(text)
+
+
+def test_fields_with_a_default_may_be_missing():
+    text = '{"resize_size": 256, "crop_size": 224, "mean": [0, 0, 0], "std": [1, 1, 1]}'
+    assert Preprocessing.from_json(text) == Preprocessing(resize_size=256, crop_size=224, mean=(0, 0, 0), std=(1, 1, 1))
+
+
 def test_says_in_words_what_is_done():
     assert PLAIN.describe() == (
         "shorter side resized to 256 (bilinear, antialiased), centre crop of 224x224, values in [0, 1] minus "
@@ -235,6 +250,9 @@ def test_says_in_words_what_is_done():
     )
     assert first.describe().startswith("centre square of 224/256 of its side cropped, resized to 224x224 (area, anti")
     assert Preprocessing.from_json(first.to_json()) == first
+    assert (
+        replace(first, resize_size=224).describe().startswith("centre square cropped, resized to 224x224 (area, anti")
+    )
 
 
 def test_descriptions_without_the_newer_field_are_read():

@@ -15,6 +15,7 @@ def test_what_is_said_goes_over_what_is_known_and_the_rest_stays():
         resize_size=256, crop_size=224, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), interpolation="bicubic"
     )
     assert origin == "resize as said, the rest as the checkpoint says"
+    assert said_over("resize=256 crop=128", KNOWN, "elsewhere")[1] == "resize, crop as said, the rest elsewhere"
 
 
 def test_every_field_can_be_said_with_blanks_where_one_likes():
@@ -31,6 +32,11 @@ def test_every_field_can_be_said_with_blanks_where_one_likes():
     assert said_over(text, KNOWN, "elsewhere") == (expected, "as said")
 
 
+def test_what_has_no_default_is_enough():
+    expected = Preprocessing(resize_size=72, crop_size=64, mean=(0, 0, 0), std=(1, 1, 1))
+    assert said_over("resize=72 crop=64 mean=0,0,0 std=1,1,1", None, "") == (expected, "as said")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -39,13 +45,16 @@ def test_every_field_can_be_said_with_blanks_where_one_likes():
         ("crop=64 crop=32", "names 'crop' twice, valid are"),
         ("crop=300", r"\(232, 300\) must be whole numbers, crop_size not the larger; valid are"),
         ("crop=-1", "must be whole numbers"),
-        ("crop=2.5", "crop=2.5 is no number, valid are"),
+        ("crop=2.5", r"PREPROCESS='crop=2.5': crop=2.5 is no number, valid are"),
         ("mean=0.5", "must be three numbers each"),
         ("std=0,1,1", "std above 0"),
         ("mean=a,b,c", "mean=a,b,c is no number"),
         ("mean=nan,0,0", "must be three numbers each"),
         ("interpolation=area", "area goes with crop_first"),
-        ("crop_first=perhaps", "is neither true nor false, valid are true, 1, false, 0"),
+        (
+            "crop_first=perhaps",
+            "PREPROCESS='crop_first=perhaps': crop_first=perhaps is neither true nor false, valid are true, 1",
+        ),
     ],
 )
 def test_what_is_no_preprocessing_is_refused_in_a_line(text, said):

@@ -14,6 +14,7 @@ def test_a_corner_of_the_map_lands_on_that_corner_of_the_crop_and_nan_outside():
     expected = np.full((4, 8), np.nan, np.float32)
     expected[:, 2:6] = np.outer(FALLING, FALLING)
     np.testing.assert_allclose(whole, expected, atol=1e-6)
+    assert whole.dtype == np.float32
 
 
 def test_each_corner_keeps_its_side_in_a_portrait():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from handler.errors import BadRequest, NotAnImage, NotFinite, NotFound, TooLarge, Unprocessable
-from handler.protocol.answer import error_answer, failure_answer, json_answer
+from handler.protocol.answer import Answer, error_answer, failure_answer, json_answer
 from handler.rendering.encoding import encode_list, encode_npy
 
 
@@ -23,6 +23,10 @@ def test_npy_is_loaded_back_exactly():
     loaded = np.load(io.BytesIO(base64.b64decode(encode_npy(values))))
     assert loaded.dtype == np.float32
     np.testing.assert_array_equal(loaded, values)
+
+
+def test_json_is_sent_as_it_is_written():
+    assert json_answer({"label": "Käfer"}) == Answer('{"label": "Käfer"}'.encode(), "application/json", 200, "OK")
 
 
 def test_nan_is_never_sent_as_json():

@@ -61,7 +61,8 @@ def test_what_is_not_given_keeps_its_default():
         ({"overlay": "inf"}, "overlay 'inf'"),
         ({"overlay": True}, "overlay True"),
         ({"overlay": 10**400}, "overlay"),
-        ({"layer": [1]}, "layer"),
+        ({"layer": [1]}, "layer [1] is not valid, valid are auto or 1 to 8 module paths"),
+        ({"layer": ""}, "layer is empty, valid are auto or module paths"),
         ({"layer": "a,b,c,d,e,f,g,h,i"}, "valid are auto or 1 to 8 module paths"),
     ],
 )

@@ -1,5 +1,6 @@
 """A result as it is drawn, saved and sent: two targets with different maps."""
 
+import base64
 import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,7 +12,7 @@ from PIL import Image
 from handler.explanation.maps import scale
 from handler.protocol.receipt import Receipt
 from handler.rendering.canvas import draw_map, encode_map
-from handler.rendering.render import sheet
+from handler.rendering.render import encode_png, sheet
 from handler.rendering.result import Explanation, Prediction, Result, Target, observe_result
 from tests.support.drawing import SEEN, canvas, heat, pixels
 
@@ -66,6 +67,12 @@ def test_a_map_of_few_cells_is_enlarged_and_scaled_again_on_the_sheet():
     np.testing.assert_array_equal(result([explained], size="layer").sheet(), expected)
 
 
+def test_a_map_is_drawn_by_target_and_name():
+    np.testing.assert_array_equal(result().draw(), draw_map("gradcam", MAPS["dark"]["gradcam"], canvas()))
+    expected = draw_map("saliency", MAPS["light & bright"]["saliency"], canvas())
+    np.testing.assert_array_equal(result().draw(1, "saliency"), expected)
+
+
 def test_a_saved_file_holds_the_map_that_its_name_says(tmp_path):
     files = result().save(tmp_path / "out")
     assert [path.name for path in files] == [
@@ -76,6 +83,7 @@ def test_a_saved_file_holds_the_map_that_its_name_says(tmp_path):
         index, name = path.stem.split("_")
         expected = draw_map(name, MAPS[(DARK, LIGHT)[int(index)].label][name], canvas())
         np.testing.assert_array_equal(np.asarray(Image.open(path)), expected, err_msg=path.name)
+        assert path.read_bytes() == encode_png(expected, smooth=name == "gradcam")
     np.testing.assert_array_equal(np.asarray(Image.open(files[0])), result().sheet())
 
 
@@ -116,8 +124,9 @@ def test_the_json_answer_is_the_results_own(layers, said, threads):
     }
 
 
-def test_a_notebook_shows_labels_as_text():
+def test_a_notebook_shows_labels_as_text_and_the_sheet():
     assert "light &amp; bright 0.250" in result()._repr_html_()
+    assert base64.b64encode(encode_png(result().sheet())).decode() in result()._repr_html_()
     assert result([])._repr_html_() == "<p>dark 0.750<br>light &amp; bright 0.250</p>"
 
 

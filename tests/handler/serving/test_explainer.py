@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 
 from handler.explanation.maps import make_maps
+from handler.picture.preprocess import preprocess
 from handler.protocol.observation import STAGES
 from handler.protocol.options import Options
+from handler.protocol.receipt import Receipt
 from handler.rendering.render import encode_png
+from handler.serving.explainer import Explainer
+from handler.serving.jobs import job_of
 from handler.serving.settings import Settings
 from tests.support.engines import CARD, SIDE, BrightnessEngine, answering, picture, rows_of, text_of
 
@@ -289,6 +293,17 @@ def test_every_picture_of_a_request_is_observed():
     answers, _ = answer([{"body": {"instances": instances}}])
     assert [one.outcome for one in answers] == ["ok"]
     assert [one.maps for one in answers[0].observed] == [("gradcam",), ("gradcam",)]
+
+
+def test_a_job_without_a_batch_has_its_result_or_raises_its_error():
+    explainer = Explainer(BrightnessEngine(), CARD)
+    light, white = (
+        job_of(Options(maps=("gradcam",)), CARD, preprocess(pixels, CARD.preprocessing), Receipt.of(b""))
+        for pixels in (np.full((SIDE, SIDE, 3), value, np.uint8) for value in (200, 255))
+    )
+    assert explainer.explain(light).predictions[0].label == "light"
+    with pytest.raises(RuntimeError, match="too bright"):
+        explainer.explain(white)
 
 
 class TimedEngine(BrightnessEngine):

@@ -1,7 +1,14 @@
 from dataclasses import dataclass
 
-from handler.explanation.evidence import Needs
-from handler.serving.jobs import in_passes, pairs_at_once
+import numpy as np
+import pytest
+
+from handler.explanation.evidence import TOP, Needs
+from handler.picture.preprocess import preprocess
+from handler.protocol.options import Options
+from handler.protocol.receipt import Receipt
+from handler.serving.jobs import in_passes, job_of, pairs_at_once
+from tests.support.engines import CARD
 
 
 @dataclass(frozen=True)
@@ -16,6 +23,17 @@ def passes(*jobs):
 
 
 CAM, GUIDED = Needs(layers=("c",)), Needs(guided=True)
+
+
+@pytest.mark.parametrize("size", ["layer", "input", "image"])
+def test_a_job_without_a_request_is_drawn_on_the_upload_only_at_its_size(size):
+    upload = np.zeros((9, 12, 3), np.uint8)
+    seen, receipt, options = preprocess(upload, CARD.preprocessing), Receipt.of(b"bytes"), Options(size=size)
+    job = job_of(options, CARD, seen, receipt, upload)
+    assert job.canvas.upload is (upload if size == "image" else None)
+    assert (job.canvas.seen, job.canvas.options, job.receipt) == (seen, options, receipt)
+    assert (job.targets, job.maps) == ([TOP], CARD.map_names(options))
+    assert job.needs == Needs(layers=("c",), guided=True)
 
 
 def test_jobs_go_with_those_of_equal_needs_in_their_order():

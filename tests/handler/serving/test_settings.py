@@ -13,9 +13,9 @@ def test_the_packed_settings_are_the_documented_defaults():
 
 
 def test_defaults_are_read_like_a_request():
-    settings = read_settings({"defaults": {"maps": "none", "top_k": 3}, "max_pixels": 100})
+    settings = read_settings({"defaults": {"maps": "none", "top_k": 3}, "max_pixels": 1, "threads": 0})
     assert settings.defaults == Options(maps=(), top_k=3)
-    assert settings.max_pixels == 100
+    assert (settings.max_pixels, settings.threads) == (1, 0)
 
 
 @pytest.mark.parametrize("engine", ["auto", "torch", "onnx"])

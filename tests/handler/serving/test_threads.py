@@ -15,6 +15,8 @@ from handler.serving.threads import cpu_limits, threads_per_worker, usable_cores
         (0, {"minWorkers": 2}, 4),
         (0, {"maxWorkers": 3}, 2),
         (0, {"maxWorkers": 20}, 1),
+        (0, {"minWorkers": 4, "maxWorkers": 1}, 8),
+        (0, {"minWorkers": 4, "maxWorkers": 0}, 2),
         (0, {"maxWorkers": "two", "minWorkers": True}, 8),
         (3, {"maxWorkers": 4}, 3),
     ],
@@ -45,21 +47,32 @@ def test_the_cores_are_those_that_the_thread_is_bound_to(monkeypatch):
 
 
 def test_limits_of_version_2_are_found_at_the_group_and_around_it(tmp_path):
-    (tmp_path / "self").write_text("0::/pods/one\n")
-    (tmp_path / "pods/one").mkdir(parents=True)
-    (tmp_path / "pods/one/cpu.max").write_text("150000 100000\n")
+    (tmp_path / "self").write_text("0::/pods/one:X\n")
+    (tmp_path / "pods/one:X").mkdir(parents=True)
+    (tmp_path / "pods/one:X/cpu.max").write_text("150000 100000\n")
     (tmp_path / "pods/cpu.max").write_text("max 100000\n")
     (tmp_path / "cpu.max").write_text("400000 100000\n")
     assert sorted(cpu_limits(tmp_path, tmp_path / "self")) == [1.5, 4.0]
 
 
-def test_limits_of_version_1_are_found_where_a_container_sees_its_own_group_as_the_root(tmp_path):
-    (tmp_path / "self").write_text("4:memory:/outside\n1:cpu,cpuacct:/outside/group\n")
-    (tmp_path / "cpu,cpuacct").mkdir()
-    (tmp_path / "cpu,cpuacct/cpu.cfs_quota_us").write_text("200000\n")
-    (tmp_path / "cpu,cpuacct/cpu.cfs_period_us").write_text("100000\n")
+@pytest.mark.parametrize(
+    ("said", "limits"),
+    [("1 1", [1.0]), ("0 100000", []), ("-1 100000", []), ("100000 0", []), ("many 100000", [])],
+)
+def test_a_limit_is_a_quota_and_a_period_above_0(tmp_path, said, limits):
+    (tmp_path / "self").write_text("0::/\n")
+    (tmp_path / "cpu.max").write_text(said)
+    assert list(cpu_limits(tmp_path, tmp_path / "self")) == limits
+
+
+@pytest.mark.parametrize("controllers", ["cpu", "cpu,cpuacct", "cpuacct,cpu"])
+def test_limits_of_version_1_are_found_where_a_container_sees_its_own_group_as_the_root(tmp_path, controllers):
+    (tmp_path / "self").write_text(f"4:memory:/outside\n1:{controllers}:/outside/group\n")
+    (tmp_path / controllers).mkdir()
+    (tmp_path / controllers / "cpu.cfs_quota_us").write_text("200000\n")
+    (tmp_path / controllers / "cpu.cfs_period_us").write_text("100000\n")
     assert list(cpu_limits(tmp_path, tmp_path / "self")) == [2.0]
-    (tmp_path / "cpu,cpuacct/cpu.cfs_quota_us").write_text("-1\n")
+    (tmp_path / controllers / "cpu.cfs_quota_us").write_text("-1\n")
     assert list(cpu_limits(tmp_path, tmp_path / "self")) == []
 
 

@@ -1,0 +1,75 @@
+"""A graph in ONNX Runtime: named outputs, and refusals in plain words."""
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from export.errors import NotExportableError
+from export.tracing.onnx_export import OPSET
+from export.verify.compare import VerificationError
+from export.verify.runtime import graph_run, run_of
+from tests.support.graphs import describe, make_graph
+
+PICTURES = np.random.default_rng(0).standard_normal((2, 3, 2, 2)).astype(np.float32)
+
+
+def test_the_outputs_of_a_graph_are_named():
+    found = graph_run(make_graph(describe()))({"input": PICTURES})
+    assert list(found) == ["logits", "probabilities"]
+    np.testing.assert_allclose(found["logits"], PICTURES.mean((2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(found["probabilities"].sum(1), 1, rtol=1e-5)
+
+
+def test_it_runs_on_the_cpu_in_silence_and_keeps_no_memory(monkeypatch):
+    opened, open_session = [], onnxruntime.InferenceSession
+
+    def session(model, options, providers):
+        opened.append((options.enable_cpu_mem_arena, options.log_severity_level, providers))
+        return open_session(model, options, providers=providers)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    graph_run(make_graph(describe()))
+    assert opened == [(False, 4, ["CPUExecutionProvider"])]
+
+
+def test_a_graph_that_cannot_be_loaded_is_refused_in_plain_words():
+    model = make_graph(describe())
+    model.graph.node[0].op_type = "Nonsense"
+    said = f"^ONNX Runtime does not take the graph: it has no operator Nonsense of opset {OPSET}$"
+    with pytest.raises(NotExportableError, match=said):
+        graph_run(model)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (
+            "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : No Op registered for Gelu with domain_version of 20",
+            f"it has no operator Gelu of opset {OPSET}",
+        ),
+        (
+            "Type 'tensor(bfloat16)' of input is invalid",
+            "the network computes in bfloat16; make its weights float32, and use no autocast",
+        ),
+        (
+            "Type parameter (T) bound to tensor(float16)",
+            "the network computes in float16; make its weights float32, and use no autocast",
+        ),
+        ("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : too\n  large  by far", "too large by far"),
+        ("before [ONNXRuntimeError] : 2 : FAIL : after", "before [ONNXRuntimeError] : 2 : FAIL : after"),
+        ("x" * 301, "x" * 300),
+    ],
+)
+def test_a_graph_that_fails_is_refused_in_one_line(message, said):
+    def infer(_inputs):
+        raise RuntimeError(message)
+
+    with pytest.raises(VerificationError) as refused:
+        run_of(["logits"], infer)({})
+    assert str(refused.value) == f"the graph fails where PyTorch answers: {said}"
+
+
+@pytest.mark.parametrize("names", [["logits"], ["logits", "probabilities", "gradcam"]])
+def test_each_output_needs_its_name(names):
+    with pytest.raises(VerificationError, match="the graph fails where PyTorch answers"):
+        run_of(names, lambda _: [PICTURES, PICTURES])({})

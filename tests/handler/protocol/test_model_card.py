@@ -1,0 +1,142 @@
+"""What a card tells clients, and how it reads their options."""
+
+from dataclasses import replace
+
+import pytest
+
+from handler.errors import BadRequest, Unprocessable
+from handler.explanation.cam import METHODS
+from handler.explanation.evidence import TOP
+from handler.picture.preprocess import Preprocessing
+from handler.protocol.model_card import ModelCard
+from handler.protocol.options import ALL_MAPS, Options
+
+CARD = ModelCard(
+    name="m",
+    version="2",
+    architecture="tiny",
+    labels=["cat", "Dog", "dog", "Bird", "3", "top"],
+    preprocessing=Preprocessing(resize_size=9, crop_size=8, mean=(0, 0, 0), std=(1, 1, 1)),
+    default_layer="stage.2",
+    layers={"stage.1.conv": (4, 4, 4), "stage.1": (4, 4, 4), "stage.2": (8, 2, 2)},
+    guided_coverage="5 of 5 activations",
+    refusals={"saliency": "there is no graph of it"},
+    layer_rule="the last layer with cells",
+    refused_layers={"head": "it has no cells"},
+)
+
+
+def test_the_description_tells_all_that_can_be_asked_for():
+    assert CARD.description("onnx") == {
+        "name": "m",
+        "version": "2",
+        "architecture": "tiny",
+        "engine": "onnx",
+        "labels": CARD.labels,
+        "input": {"size": [8, 8], "preprocessing": CARD.preprocessing.describe()},
+        "layer": "stage.2",
+        "layer_rule": "the last layer with cells",
+        "layers": {"stage.1.conv": [4, 4, 4], "stage.1": [4, 4, 4], "stage.2": [8, 2, 2]},
+        "methods": {name: method.summary for name, method in METHODS.items()},
+        "maps": ["gradcam", "guided_backprop", "guided_gradcam"],
+        "guided_coverage": "5 of 5 activations",
+        "activation": "softmax",
+        "one_by_one": None,
+        "sizes": ["layer", "input", "image"],
+        "encodings": ["png", "npy", "list"],
+    }
+    assert replace(CARD, alone="it adds up its batch").description("onnx")["one_by_one"] == "it adds up its batch"
+
+
+@pytest.mark.parametrize(
+    ("asked", "refused", "maps"),
+    [
+        (None, (), ("gradcam", "guided_backprop", "guided_gradcam")),
+        (None, ("guided_gradcam",), ("gradcam", "guided_backprop")),
+        (ALL_MAPS, (), ("gradcam", "guided_backprop", "guided_gradcam", "saliency")),
+        (ALL_MAPS, ("gradcam",), ("guided_backprop", "guided_gradcam", "saliency")),
+        (("saliency", "gradcam"), (), ("saliency", "gradcam")),
+        ((), (), ()),
+    ],
+)
+def test_the_maps_are_those_that_can_be_made(asked, refused, maps):
+    card = replace(CARD, refusals=dict.fromkeys(refused, "why"))
+    assert card.map_names(Options(maps=asked)) == maps
+
+
+def test_a_map_that_cannot_be_made_is_refused_with_the_reason():
+    with pytest.raises(Unprocessable, match="^saliency: there is no graph of it$"):
+        CARD.map_names(Options(maps=("gradcam", "saliency")))
+
+
+@pytest.mark.parametrize(
+    ("target", "index"),
+    [(0, 0), (5, 5), ("0", 0), ("5", 5), ("3", 4), ("cat", 0), ("CAT", 0), ("bIRD", 3), ("Dog", 1), ("top", 5)],
+)
+def test_a_class_is_named_by_index_or_label_and_labels_go_first(target, index):
+    assert CARD.target_indices(Options(target=(target, 1))) == [index, 1]
+
+
+@pytest.mark.parametrize("target", ["top", "TOP"])
+def test_top_is_the_best_class_unless_it_is_a_label(target):
+    assert replace(CARD, labels=["cat", "dog"]).class_index(target) == TOP
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (6, "target 6 is not a class index, valid are 0 to 5"),
+        (-1, "target -1 is not a class index, valid are 0 to 5"),
+        ("6", "target 6 is not a class index, valid are 0 to 5"),
+        ("-1", "target -1 is not a class index, valid are 0 to 5"),
+        ("DOG", r"target 'DOG' names the classes \[1, 2\]; give the index of one"),
+        ("1234567890", "target '1234567890' is no label of this model, valid are cat, Dog, dog, Bird, 3, top$"),
+        ("mouse", "target 'mouse' is no label of this model"),
+        ("m" * 99, f"target '{'m' * 80}' is no label"),
+    ],
+)
+def test_a_class_that_there_is_not_is_refused_by_what_there_is(target, said):
+    with pytest.raises(BadRequest, match=f"^{said}"):
+        CARD.class_index(target)
+
+
+@pytest.mark.parametrize(("count", "more"), [(20, ""), (21, " and 1 more (the model's description lists all)")])
+def test_few_labels_are_listed(count, more):
+    labels = [f"class {place}" for place in range(count)]
+    with pytest.raises(BadRequest) as refused:
+        replace(CARD, labels=labels).class_index("cat")
+    assert str(refused.value).endswith(f"valid are {', '.join(labels[:20])}{more}")
+
+
+@pytest.mark.parametrize(
+    ("layer", "paths"),
+    [
+        (("auto",), ["stage.2"]),
+        (("AUTO", "stage.2"), ["stage.2"]),
+        (("stage.1", "auto", "stage.1"), ["stage.1", "stage.2"]),
+    ],
+)
+def test_layers_are_named_by_path_each_once(layer, paths):
+    assert CARD.layer_paths(Options(layer=layer)) == paths
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        (
+            "head",
+            r"layer 'head' has no map in tiny \(it has no cells\), valid are auto, stage\.1, stage\.2, stage\.1\.conv$",
+        ),
+        ("h" * 99, f"layer '{'h' * 80}' has no map in tiny, valid are"),
+    ],
+)
+def test_a_layer_without_a_map_is_refused_and_the_outermost_layers_named_first(layer, said):
+    with pytest.raises(BadRequest, match=f"^{said}"):
+        CARD.layer_paths(Options(layer=(layer,)))
+
+
+def test_there_are_as_many_predictions_as_classes():
+    for count in (None, 1, 6):
+        CARD.check_top_k(Options(top_k=count))
+    with pytest.raises(BadRequest, match="^top_k 7 is not valid, valid are 1 to 6$"):
+        CARD.check_top_k(Options(top_k=7))
