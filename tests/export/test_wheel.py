@@ -117,7 +117,7 @@ def test_it_explains_there_as_here(installed, shapes_graphs, tmp_path):
     assert list(maps["maps"]) == ["gradcam", "guided_backprop", "guided_gradcam"]
     for name, one in wanted["maps"].items():
         here, there = (np.load(io.BytesIO(base64.b64decode(its["data"]))) for its in (one, maps["maps"][name]))
-        np.testing.assert_allclose(there, here, rtol=0, atol=1e-3 * np.abs(here).max(), err_msg=name)
+        np.testing.assert_allclose(there, here, rtol=0, atol=1e-5 * np.abs(here).max(), err_msg=name)
     run(installed / "shufflenet-cam", "explain", TWO, "--model", graph, cwd=tmp_path)
     Image.open(tmp_path / "out/two.explained.png").verify()
 

@@ -77,9 +77,9 @@ def test_the_graph_equals_the_hooks_on_pictures_and_targets_it_was_not_exported_
         "gradcam": METHODS["gradcam"].formula(layer.activation, layer.gradient),
     }
     for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, atol=1e-4 * np.abs(value).max(), err_msg=name)
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=3e-5 * np.abs(value).max(), err_msg=name)
     beyond = np.abs(found["guided_backprop"] - evidence.guided) > 1e-4 * np.abs(evidence.guided).max()
-    assert beyond.mean() <= 0.005
+    assert beyond.mean() <= 0.001  # a ReLU's gate can flip where rounding decides
 
 
 def test_minus_one_is_the_top_class(graph, classifier):

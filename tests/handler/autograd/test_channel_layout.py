@@ -121,7 +121,7 @@ def test_grad_cam_equals_the_librarys_with_its_reshaping(architecture, layer):
     finally:
         module.requires_grad_(False)
     for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(other, combine([one], 128, 128), atol=1e-4)
+        np.testing.assert_allclose(other, combine([one], 128, 128), rtol=0, atol=1e-5)
 
 
 def test_the_network_continues_with_the_maps():

@@ -36,7 +36,10 @@ def test_it_answers_what_the_hooks_find(client, shapes):
     assert list(explained["maps"]) == list(wanted)
     for name, one in expected.items():
         found = np.load(io.BytesIO(base64.b64decode(explained["maps"][name]["data"])))
-        np.testing.assert_allclose(found, one.values, rtol=0, atol=1e-3 * np.abs(one.values).max(), err_msg=name)
+        beyond = np.abs(found - one.values) > 2e-5 * np.abs(one.values).max()
+        assert beyond.mean() <= (0.001 if "guided" in name else 0), (
+            name
+        )  # a ReLU's gate can flip where rounding decides
     assert explained["maps"]["guided_backprop"]["coverage"] == "37 of 37 activations"
 
 
