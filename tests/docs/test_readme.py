@@ -20,13 +20,12 @@ import torch.nn.functional as F
 from deploy.local_server import read_properties, with_free_ports
 from examples.finetune.options import make_parser
 from export.__main__ import _parser, main
-from export.graphs.prediction import export_prediction
 from export.tracing.backward_rules import _RULES, aten
 from handler.explanation.cam import METHODS
-from handler.model.sources import load_classifier
 from tests.export.tracing.test_backward_rules import assert_equal, pictures
+from tests.support.checkout import linked_checkout
 from tests.support.pages import ALL, Block, blocks, file_block
-from tests.support.serving import CHECKPOINT, ROOT
+from tests.support.serving import ROOT
 
 QUIETLY = ["-o", ".venv/.ready", "-o", ".venv-kserve/.ready", "--no-print-directory"]
 
@@ -78,7 +77,7 @@ COMPARED_ELSEWHERE = {"docs/DEPLOYING.md": "tests/deploy/test_deploying.py"}  # 
 
 
 def run(command: list[str], **options):
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
+    return subprocess.run(command, **{"cwd": ROOT, **options}, capture_output=True, text=True, check=False)
 
 
 def place(block: Block) -> str:
@@ -316,12 +315,12 @@ def test_the_front_of_the_standard_library_answers(tmp_path, shapes_archive, set
 
 
 @pytest.fixture(scope="module")
-def graphs(shapes_graphs):
-    """Where the pages have them: what `make export explanation` writes."""
-    model = ROOT / "model_store" / "shufflenet_cam.onnx"
-    export_prediction(load_classifier(checkpoint=CHECKPOINT), model)
-    shutil.copy(shapes_graphs / "model.explain.onnx", model.with_suffix(".explain.onnx"))
-    return model
+def checkout(shapes_graphs, tmp_path_factory):
+    """With the graphs where the pages have them: what `make export explanation` writes."""
+    folder = linked_checkout(tmp_path_factory.mktemp("checkout"))
+    shutil.copy(shapes_graphs / "model.onnx", folder / "model_store/shufflenet_cam.onnx")
+    shutil.copy(shapes_graphs / "model.explain.onnx", folder / "model_store/shufflenet_cam.explain.onnx")
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -329,24 +328,24 @@ def graphs(shapes_graphs):
     [one for one in blocks("python") if stands_alone(one)],
     ids=place,
 )
-def test_the_python_code_runs_and_prints_what_is_said_behind_it(graphs, block):
-    done = run([sys.executable, "-c", block.text])
+def test_the_python_code_runs_and_prints_what_is_said_behind_it(checkout, block):
+    done = run([sys.executable, "-c", block.text], cwd=checkout)
     assert done.returncode == 0, done.stderr
     said = re.findall(r"^print\(.*\)  # (.*)$", block.text, re.MULTILINE)
     assert done.stdout.splitlines() == said != []
 
 
-def test_the_commands_without_a_server(graphs, tmp_path):
+def test_the_commands_without_a_server(checkout):
     left = [block for block in with_commands() if not (asks(block) or is_front(block) or is_by_hand(block))]
     found = [command for block in left for command in block.commands if command.startswith(RUN)]
     assert len(found) >= 5
     for command in dict.fromkeys(found):
         words = [sys.executable if word == ".venv/bin/python" else word for word in shlex.split(command)]
-        done = run([*words, *(["--out", str(tmp_path)] if "explain" in words else [])])
+        done = run(words, cwd=checkout)
         assert done.returncode == 0, (command, done.stderr)
         (said,) = [text for part, text in SAID.items() if part in command]
         assert said in done.stdout, command
-    assert (tmp_path / "one.explained.png").is_file()
+    assert (checkout / "out/one.explained.png").is_file()
 
 
 def new_code(name: str) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,13 +11,15 @@ import psutil
 import pytest
 from PIL import Image
 
+from tests.support.checkout import linked_checkout
 from tests.support.serving import CHECKPOINT, ROOT
 
 
 @pytest.mark.server
-def test_make_demo_says_what_it_does_and_writes_what_it_says():
+def test_make_demo_says_what_it_does_and_writes_what_it_says(tmp_path):
+    checkout = linked_checkout(tmp_path)
     command = ["make", "demo", "-o", ".venv/.ready", f"PY={sys.executable}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for said in ("wrote model_store/shufflenet_cam.mar", "starting TorchServe", "ready:", "stopping the server"):
         assert said in done.stdout
@@ -24,8 +27,8 @@ def test_make_demo_says_what_it_does_and_writes_what_it_says():
     assert len(written) >= 13
     for name in written:
         if name.endswith(".png"):
-            Image.open(ROOT / name).verify()
-    answer = json.loads((ROOT / "out/demo/two.json").read_text(encoding="utf-8"))
+            Image.open(checkout / name).verify()
+    answer = json.loads((checkout / "out/demo/two.json").read_text(encoding="utf-8"))
     assert [one["target"]["label"] for one in answer["explanations"]] == ["heart", "arrow"]
 
 
@@ -33,18 +36,16 @@ def test_make_demo_says_what_it_does_and_writes_what_it_says():
 @pytest.mark.parametrize("last", ["starting TorchServe", "ready:"])
 def test_ctrl_c_ends_the_demo_in_one_line_and_the_server_with_it(shapes_archive, tmp_path, last):
     """The signal goes to the whole process group, as a terminal sends it."""
-    (ROOT / "model_store" / "interrupted.mar").write_bytes(shapes_archive.read_bytes())
-    command = [sys.executable, "-u", "-m", "examples.demo", "--model", "interrupted", "--output", str(tmp_path)]
+    checkout = linked_checkout(tmp_path)
+    shutil.copy(shapes_archive, checkout / "model_store" / "interrupted.mar")
+    command = [sys.executable, "-u", "-m", "examples.demo", "--model", "interrupted"]
     with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as demo:
-        try:
-            assert any(last in line for line in demo.stdout)
-            below = psutil.Process(demo.pid).children(recursive=True)
-            os.killpg(demo.pid, signal.SIGINT)
-            said = demo.stderr.read()
-        finally:
-            (ROOT / "model_store" / "interrupted.mar").unlink()
+        assert any(last in line for line in demo.stdout)
+        below = psutil.Process(demo.pid).children(recursive=True)
+        os.killpg(demo.pid, signal.SIGINT)
+        said = demo.stderr.read()
     assert demo.returncode == 130
     assert said == "interrupted: the server is stopped\n"
     _, alive = psutil.wait_procs(below, timeout=30)

