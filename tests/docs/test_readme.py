@@ -1,6 +1,7 @@
 """The commands and the code of README.md and of all pages, run as they stand, against a server on other ports."""
 
 import importlib
+import io
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from deploy.local_server import read_properties, with_free_ports
 from examples.finetune.options import make_parser
@@ -215,27 +217,68 @@ def elsewhere(text: str, properties: dict[str, str], folder: Path) -> str:
     return re.sub(r"-o (?=\w)", f"-o {folder}/", text)
 
 
-# tells the status of each answer beside what it says
-CURL = 'curl() { command curl --silent --show-error --write-out "%{stderr}status %{http_code}\\n" "$@"; echo; }\n'
+# tells the status of each answer beside what it says, and ends each
+CURL = (
+    'curl() { command curl --silent --show-error --write-out "%{stderr}status %{http_code}\\n" "$@"; printf "\\0"; }\n'
+)
+STAR, SIDE = ("star", {}), 320  # what is in the picture, pixels that the network sees
+# what else is answered than the page shows, in the order of the commands
+ANSWERED = {
+    "README.md-1": [
+        STAR,
+        (4 * (SIDE + 4), 2 * (SIDE + 26)),  # two targets with three maps each, behind the picture
+        ("heart", {"heart": ["gradcam"]}),
+    ],
+    "docs/API.md-0": [STAR] * 5,
+    "docs/API.md-2": [
+        ("heart", {"heart": ["gradcam"], "arrow": ["gradcam"]}),
+        (4 * (SIDE + 4), SIDE + 26),
+    ],
+    "docs/API.md-3": [("heart", {"heart": ["gradcam", "guided_backprop"], "arrow": ["gradcam", "guided_backprop"]})],
+    "docs/API.md-5": ["BadRequest"],
+    "docs/API.md-7": ["ready", "shufflenet_cam"],
+    "docs/OPERATING.md-2": ["ready"],
+    "docs/OPERATING.md-3": ["metrics"],
+}
+
+
+def told(answer: bytes) -> object:
+    """An answer in few words: its best class and each target's maps, a sheet's size, an error, a probe, a model."""
+    if answer.startswith(b"\x89PNG"):
+        return Image.open(io.BytesIO(answer)).size
+    if b"# TYPE ts_inference_requests_total counter" in answer:
+        return "metrics"
+    content = json.loads(answer)
+    if isinstance(content, list):
+        return content[0]["modelName"]
+    if "outputs" in content:  # V2's
+        content = json.loads(content["outputs"][0]["data"][0])
+    if "image" not in content and "predictions" in content:  # V1's
+        content = content["predictions"][0]
+    if "predictions" not in content:
+        return content.get("type") or content["status"]
+    maps = {one["target"]["label"]: list(one["maps"]) for one in content["explanations"]}
+    return content["predictions"][0]["label"], maps
 
 
 @pytest.mark.server
 @pytest.mark.parametrize("block", [one for one in blocks("bash") if asks(one)], ids=place)
 def test_what_the_server_is_asked_is_answered_as_shown(server, tmp_path, block):
     kept = [line for line in block.text.splitlines() if not line.startswith("make ")]
-    done = run(["bash", "-c", "set -e\n" + CURL + elsewhere("\n".join(kept), server, tmp_path)])
+    script = "set -e\n" + CURL + elsewhere("\n".join(kept), server, tmp_path)
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+    commands = [line for line in kept if "curl " in line]
+    files = [re.search(r" -o (\S+)", line) for line in commands]
+    answers = [
+        (tmp_path / file[1]).read_bytes() if file else said
+        for file, said in zip(files, done.stdout.split(b"\0")[:-1], strict=True)
+    ]
     shown = json.loads(block.answer.text) if block.answer else {}
-    answers = [line for line in done.stdout.splitlines() if line]
-    answers += [path.read_text(encoding="utf-8") for path in tmp_path.glob("*.json")]
-    asked = sum(line.count("curl ") for line in kept)
-    assert asked
-    assert done.stderr.splitlines() == [f"status {shown.get('code', 200)}"] * asked
+    assert done.stderr.decode().splitlines() == [f"status {shown.get('code', 200)}"] * len(commands)
+    assert [told(one) for one in answers] == ANSWERED[f"{block.page.name}-{block.number}"]
     if shown:
         assert_like(shown, json.loads(answers[0]))
-    for path in tmp_path.iterdir():
-        content = path.read_bytes()
-        assert content.startswith(b"\x89PNG") if path.suffix == ".png" else json.loads(content)["predictions"]
 
 
 def assert_like(shown, actual, where=""):
