@@ -15,7 +15,7 @@ import psutil
 import requests
 
 from deploy.local_server import read_properties, with_free_ports
-from tests.support.serving import ROOT
+from tests.support.serving import ROOT, waiting, worker_of
 
 ENTRYPOINT = ROOT / "deploy/entrypoint.sh"
 HEALTHZ = "/predictions/shufflenet_cam/1.0/healthz"
@@ -43,13 +43,10 @@ class Pod:
 
     @property
     def worker(self) -> psutil.Process:
-        return next(one for one in self.java.children() if "model_service_worker" in " ".join(one.cmdline()))
+        return worker_of(self.java)
 
     def queued(self) -> int:
-        """Requests that wait for the worker, the one that it is at work on left out."""
-        (model,) = requests.get(f"{self.management}/models/shufflenet_cam", timeout=60).json()
-        queued: int = model["jobQueueStatus"]["pendingRequests"]
-        return queued
+        return waiting(self.management, "shufflenet_cam")
 
     def url(self, path: str) -> str:
         return f"{self.address}{path}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import requests
 from PIL import Image
 
@@ -49,6 +50,18 @@ class Client:
 
     def worker_pids(self) -> list[int]:
         return [worker["pid"] for worker in self.describe()["workers"]]
+
+
+def worker_of(java: psutil.Process) -> psutil.Process:
+    """The process that answers; while it is suspended, requests wait in the queue."""
+    return next(one for one in java.children() if "model_service_worker" in " ".join(one.cmdline()))
+
+
+def waiting(management: str, model: str) -> int:
+    """Requests in the queue; those that a worker is at work on are no more."""
+    (described,) = requests.get(f"{management}/models/{model}", timeout=60).json()
+    pending: int = described["jobQueueStatus"]["pendingRequests"]
+    return pending
 
 
 @contextmanager
