@@ -12,7 +12,7 @@ from benchmarks.reliability.fuzz.bombs import jpeg_of_scans, png_chunk, tiff_of_
 from benchmarks.reliability.fuzz.pictures import bent_picture
 from benchmarks.reliability.fuzz.seeds import seed_pictures
 from handler.errors import BadRequest, TooLarge
-from handler.picture.bombs import MOST_SCANS, check_chunks, count_scans
+from handler.picture.bombs import MOST_SCANS, check_chunks, check_scans, count_scans
 from handler.picture.decode import decode
 from tests.support.serving import ONE, ROOT, encoded
 
@@ -54,6 +54,9 @@ def test_png_chunks_end_with_the_last_one():
 @pytest.mark.usefixtures("no_decoding")
 def test_a_jpeg_of_more_scans_than_any_encoder_writes_is_refused():
     with pytest.raises(TooLarge, match="more than 100 scans, valid are at most 100"):
+        check_scans(jpeg_of_scans(64, MOST_SCANS - 5))  # and six of its own
+    check_scans(jpeg_of_scans(64, MOST_SCANS - 6))
+    with pytest.raises(TooLarge, match="more than 100 scans"):
         decode(jpeg_of_scans(64, MOST_SCANS))
 
 

@@ -427,12 +427,25 @@ def test_a_bent_file_gives_a_picture_or_the_rows_own_error(name):
         assert 0 < found.shape[0] * found.shape[1] <= 100_000
 
 
-def test_a_side_that_no_camera_makes_is_refused_by_the_header(monkeypatch):
-    data = io.BytesIO()
-    Image.new("L", (70_000, 1)).save(data, "PNG")
+@pytest.mark.parametrize("size", [(65_536, 1), (1, 65_536)])
+def test_a_side_that_no_camera_makes_is_refused_by_the_header(monkeypatch, size):
+    longest = encoded(Image.new("L", tuple(side - (side > 1) for side in size), 7), "PNG")
+    assert np.unique(decode(longest)).tolist() == [7]
     monkeypatch.setattr(decoding.cv2, "imdecode", None)
-    with pytest.raises(TooLarge, match="70000x1, valid are sides of at most 65535"):
-        decoding.decode(data.getvalue())
+    with pytest.raises(TooLarge, match=f"{size[0]}x{size[1]}, valid are sides of at most 65535"):
+        decode(encoded(Image.new("L", size), "PNG"))
+
+
+def test_a_server_is_not_told_of_bent_files_by_pillow_and_cv2():
+    before = cv2.utils.logging.getLogLevel()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            quieten()
+            Image.open(io.BytesIO(header_only("PNG", 12_000, 8_000)))  # above Pillow's own limit
+        assert cv2.utils.logging.getLogLevel() == cv2.utils.logging.LOG_LEVEL_SILENT
+    finally:
+        cv2.utils.logging.setLogLevel(before)
 
 
 def test_a_server_is_quiet_about_bad_files_and_nothing_else():
