@@ -44,6 +44,61 @@ def test_json_that_is_no_object_is_refused(body):
         parse({"body": body})
 
 
+FORMS = (
+    "; post the picture with curl -F data=@cat.jpg, with curl -T cat.jpg, "
+    'or as JSON {"image": "<base64>", "target": "tabby"}'
+)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"body": [1]}, f"a JSON request must be an object with the picture in base64 under image{FORMS}"),
+        ({}, f"one picture is needed under one of data, body, image, but there is none{FORMS}"),
+        ({"data": b""}, f"the picture is empty{FORMS}"),
+        ({"body": {"image": ""}}, f"the picture is empty{FORMS}"),
+        ({"body": {"image": 5}}, f"image must hold a picture or its base64 text{FORMS}"),
+        ({"body": {"image": {"b64": "", "more": 1}}}, f"image must hold a picture or its base64 text{FORMS}"),
+        ({"body": {"image": {"b64": {"b64": ""}}}}, f"image must hold a picture or its base64 text{FORMS}"),
+        ({"body": b'{"image": '}, "malformed JSON: Expecting value: line 1 column 11 (char 10)"),
+        ({"body": b'{"image": "\xff"}'}, "malformed JSON: 'utf-8' codec can't decode byte 0xff in position 11"),
+        ({"body": b'{"image": ' + b"[" * 100_000}, "malformed JSON: nested too deeply"),
+        ({"data": "§"}, "the picture is text and not valid base64 ("),
+        ({"data": f"image/png;base64,{TEXT}"}, "the picture is text and not valid base64 ("),
+        ({"data": "data:;"}, "the picture is text and not valid base64 ("),
+    ],
+    ids=str,
+)
+def test_what_holds_no_picture_is_refused_by_what_does(fields, said):
+    with pytest.raises(BadRequest) as refused:
+        parse(fields)
+    assert str(refused.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "json"),
+    [
+        (b"[1]", "application/JSON; charset=utf-8", True),
+        (b"[1]", "image/png", False),
+        (b"{", "image/png", True),
+        (b" " * 63 + b"{", "", True),
+        (b" " * 64 + b"{", "", False),
+    ],
+)
+def test_a_body_is_json_if_it_says_so_or_begins_so(body, content_type, json):
+    if json:
+        with pytest.raises(BadRequest, match="JSON"):
+            parse({"body": body}, content_type=content_type)
+    else:
+        assert parse({"body": body}, content_type=content_type).asked[0].image == body
+
+
+@pytest.mark.parametrize(("text", "read"), [("hello", b"hello"), ("f\ud800", b"f?")])
+def test_a_body_that_was_read_as_text_is_refused_as_a_picture_later(text, read):
+    (asked,) = parse({"body": text}).asked
+    assert (asked.image, asked.place, asked.options) == (read, "", Options())
+
+
 def test_no_picture_and_two_pictures_are_refused():
     with pytest.raises(BadRequest, match="there is none"):
         parse({})

@@ -9,6 +9,7 @@ from PIL import Image
 
 from handler.protocol.options import Overlay
 from handler.rendering.canvas import draw_map, encode_map
+from handler.rendering.render import encode_png
 from tests.support.drawing import SEEN, UPLOAD, canvas, heat, pixels
 
 COLD, HOT = (0, 0, 255), (255, 0, 0)  # of the colour map jet alone
@@ -69,8 +70,10 @@ def test_a_map_is_laid_over_what_was_seen(size, expected):
 @pytest.mark.parametrize("size", ["input", "image"])
 def test_a_png_holds_the_picture_and_npy_and_list_the_values(name, one, size):
     png, npy, listed = (encode_map(name, one, canvas(size=size, encoding=form)) for form in ("png", "npy", "list"))
-    with Image.open(io.BytesIO(base64.b64decode(png["data"]))) as read:
-        np.testing.assert_array_equal(np.asarray(read), draw_map(name, one, canvas(size=size)))
+    picture, data = draw_map(name, one, canvas(size=size)), base64.b64decode(png["data"])
+    with Image.open(io.BytesIO(data)) as read:
+        np.testing.assert_array_equal(np.asarray(read), picture)
+    assert data == encode_png(picture, smooth=name == "gradcam")
     assert png["shape"] == [*(UPLOAD if size == "image" else SEEN).shape[:2], *png["shape"][2:]]
     expected = one.values
     if size == "image":

@@ -3,8 +3,10 @@
 import base64
 import gc
 import hashlib
+import itertools
 import json
 import math
+import time
 import weakref
 from dataclasses import replace
 
@@ -306,19 +308,35 @@ def test_a_job_without_a_batch_has_its_result_or_raises_its_error():
         explainer.explain(white)
 
 
+def test_times_are_in_milliseconds_and_drawing_is_a_part_of_rendering(monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: next(ticks) / 3)
+    (done,), _ = answer([{"data": picture(50)}])
+    (observed,) = done.observed
+    assert observed.stages_ms == pytest.approx({"decode": 1e3 / 3, "infer": 0, "explain": 0, "render": 2e3 / 3})
+    assert json.loads(done.body)["timings_ms"] == {"decode": 333.33, "infer": 0, "explain": 0, "render": 666.67}
+
+
+def test_a_failure_of_the_server_is_logged_with_its_cause(caplog):
+    answer([{"data": picture(value)} for value in (255, 0)])
+    (record,) = caplog.records
+    assert (record.levelname, record.getMessage()) == ("ERROR", "a row failed")
+    assert str(record.exc_info[1]) == "too bright: secret detail"
+
+
 class TimedEngine(BrightnessEngine):
-    """Says that a pass took 80 ms."""
+    """Says that a pass took 120 ms."""
 
     def run(self, inputs, targets, needs):
-        return replace(super().run(inputs, targets, needs), infer_ms=0.0, explain_ms=80.0)
+        return replace(super().run(inputs, targets, needs), infer_ms=40.0, explain_ms=80.0)
 
 
 def test_the_time_of_a_pass_is_shared_among_its_pictures():
     serving = answering(TimedEngine())
     rows = [{"body": {"instances": [text_of(50)] * 3}}, {"data": picture(50)}]
     answers = serving.answer_batch(rows_of(rows))
-    times = [one.stages_ms["explain"] for answer in answers for one in answer.observed]
-    assert times == [20.0] * 4
+    times = [(one.stages_ms["infer"], one.stages_ms["explain"]) for answer in answers for one in answer.observed]
+    assert times == [(10.0, 20.0)] * 4
 
 
 def test_the_time_of_a_picture_in_parts_is_their_sum():
