@@ -171,7 +171,7 @@ def _printable(data: bytes) -> str:
 def _orientation(image: Image.Image) -> int:
     """EXIF's orientation, 1 if none can be read; Pillow turns a TIFF upright when it loads the pixels."""
     try:
-        found = image.getexif().get(ExifTags.Base.Orientation)
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
         return int(found) if found in _UPRIGHT else 1
     except Exception:  # as above; the picture is good even if the metadata are bad
         return 1
