@@ -427,6 +427,69 @@ def test_a_bent_file_gives_a_picture_or_the_rows_own_error(name):
         assert 0 < found.shape[0] * found.shape[1] <= 100_000
 
 
+VALUES = "whole numbers without a sign, of at most 16 bits, as values"
+WIDE = encoded(Image.new("L", (70_000, 1)), "PNG")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize(
+    ("data", "kind", "said"),
+    [
+        (
+            b"\x1f \x7e\x7f",
+            NotAnImage,
+            "not a picture that can be read: the first bytes are 1f 20 7e 7f (. ~.), "
+            f"valid are JPEG, PNG, WEBP, BMP, GIF, TIFF with {VALUES}",
+        ),
+        (
+            b"123456789",
+            NotAnImage,
+            "not a picture that can be read: the first bytes are 31 32 33 34 35 36 37 38 (12345678), "
+            f"valid are JPEG, PNG, WEBP, BMP, GIF, TIFF with {VALUES}",
+        ),
+        (WIDE, TooLarge, "the picture is 70000x1, valid are sides of at most 65535 pixels"),
+        (
+            encoded(Image.new("L", (500, 300)), "PNG"),
+            TooLarge,
+            "the picture has 500x300 = 150000 pixels, valid are at most 100000",
+        ),
+        (
+            encoded(Image.new("L", (500, 401)), "PNG"),
+            TooLarge,
+            "the picture has more than 200000 pixels, valid are at most 100000",
+        ),
+        (
+            tiff(np.ones((23, 37), np.float32), 32, format_=3),
+            NotAnImage,
+            "the TIFF picture has values with a sign, with a fraction or of 32 bits, and nothing says which are black "
+            f"and which are white; valid are {VALUES}",
+        ),
+        (
+            tiff(PIXELS[:, :, 0], 8, 0, planar=2),
+            NotAnImage,
+            "the TIFF picture has uncompressed planes that are not of 8 bits; valid are compressed planes and channels "
+            "side by side",
+        ),
+        (
+            UPLOADS["png"][:-100],
+            BadRequest,
+            "the PNG picture is truncated or corrupt and cannot be decoded",
+        ),
+        (
+            b"BM" + bytes(12) + b"\x63" + bytes(99),
+            BadRequest,
+            "the picture's header is truncated or corrupt, or of a kind that cannot be read",
+        ),
+    ],
+    ids=["bytes", "8 bytes", "side", "pixels", "bomb", "values", "planes", "truncated", "header"],
+)
+def test_a_refusal_says_what_is_valid(data, kind, said):
+    with pytest.raises(kind) as refused:
+        decode(data, max_pixels=100_000)
+    assert type(refused.value) is kind
+    assert str(refused.value) == said
+
+
 @pytest.mark.parametrize("size", [(65_536, 1), (1, 65_536)])
 def test_a_side_that_no_camera_makes_is_refused_by_the_header(monkeypatch, size):
     longest = encoded(Image.new("L", tuple(side - (side > 1) for side in size), 7), "PNG")

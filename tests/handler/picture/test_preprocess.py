@@ -10,7 +10,7 @@ import torchvision
 from PIL import Image
 from torchvision.transforms import functional
 
-from handler.picture.preprocess import Preprocessing, preprocess
+from handler.picture.preprocess import Crop, Preprocessing, preprocess
 
 ARCHITECTURES = [
     "shufflenet_v2_x2_0",  # bilinear, 232 to 224
@@ -30,7 +30,7 @@ FIELDS = json.loads(PLAIN.to_json())
 _RESIZE_WITH_LITTLE_MEMORY = """
 import resource, sys
 import numpy as np
-from handler.picture.preprocess import Preprocessing, preprocess
+from handler.picture.preprocess import Crop, Preprocessing, preprocess
 image = np.zeros((int(sys.argv[1]), int(sys.argv[2]), 3), np.uint8)
 how = Preprocessing(
     resize_size=256, crop_size=224, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bicubic"
@@ -171,6 +171,7 @@ def test_a_crop_that_comes_first_is_what_torchvision_makes_of_the_cut_picture(in
     seen = preprocess(image, how)
     np.testing.assert_array_equal(seen.picture, np.asarray(expected))
     np.testing.assert_array_equal(seen.tensor, how.normalise(seen.picture))
+    assert seen.crop == Crop((90, 131), (6, 26, 84, 104))
 
 
 def test_view_shows_where_the_picture_was_taken_from():

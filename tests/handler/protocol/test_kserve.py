@@ -132,6 +132,80 @@ def test_what_is_not_of_the_protocols_shape_is_refused(body, said):
         parse(body)
 
 
+V1 = '{"instances": [{"image": "<base64>", "target": "tabby"}]}'
+V2 = '{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["<base64>"]}], "parameters": {…}}'
+NO_BINARY = "binary tensor data is not understood, valid are BYTES tensors with base64 text under data"
+BINARY = {"binary_data_output": True}
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"instances": []}, f"instances must be a list of 1 to 16 pictures, valid is {V1}"),
+        ({"instances": [TEXT] * 17}, "instances holds 17 pictures, valid are 1 to 16 in one request"),
+        ({"instances": [5]}, f"instances[0] must be an object with a picture in base64, valid is {V1}"),
+        ({"instances": [TEXT], "id": "a"}, "a V1 request has no 'id', valid are instances"),
+        ({"inputs": []}, f"inputs must be a list of one tensor, valid is {V2}"),
+        ({"inputs": [{**TENSOR, "datatype": "FP32"}]}, f"inputs[0].datatype is 'FP32', valid is BYTES: {V2}"),
+        ({"inputs": [{**TENSOR, "data": []}]}, f"inputs[0].data must be a list of 1 to 16 pictures, valid is {V2}"),
+        ({"inputs": [{**TENSOR, "shape": [1]}]}, "inputs[0].shape is [1], valid is [2], as data has"),
+        ({"inputs": [{**TENSOR, "data": [TEXT, 5]}]}, "inputs[0].data[1] must be a picture's base64 text"),
+        ({"inputs": [{**TENSOR, "a": 1}]}, "inputs[0] has no 'a', valid are name, datatype, shape, data, parameters"),
+        (
+            {"inputs": [TENSOR], "a": 1},
+            "a V2 request has no 'a', valid are id, model_name, model_version, parameters, inputs, outputs",
+        ),
+        ({"inputs": [TENSOR], "parameters": [1]}, "parameters must be an object of options"),
+        ({"inputs": [{**TENSOR, "parameters": [1]}]}, "inputs[0].parameters must be an object of options"),
+        ({"inputs": [TENSOR], "parameters": BINARY}, f"parameters: {NO_BINARY}"),
+        ({"inputs": [{**TENSOR, "parameters": BINARY}]}, f"inputs[0].parameters: {NO_BINARY}"),
+        ({"inputs": [TENSOR], "parameters": {"binary_data_size": 0}}, f"parameters: {NO_BINARY}"),
+        *(
+            (
+                {"inputs": [TENSOR], "parameters": {name: TEXT}},
+                f"parameters holds {name}, but options are valid there; pictures go under data of the tensor",
+            )
+            for name in ("image", "data", "body")
+        ),
+        ({"inputs": [TENSOR], "outputs": ["answer"]}, 'outputs are not valid, valid is [{"name": "answer"}]'),
+        ({"inputs": [TENSOR], "outputs": [{"name": "answer", "a": 1}]}, f"outputs[0] takes no parameters: {NO_BINARY}"),
+        (
+            {"inputs": [TENSOR], "outputs": [{"name": "answer", "parameters": [0]}]},
+            f"outputs[0] takes no parameters: {NO_BINARY}",
+        ),
+        ({"inputs": [TENSOR], "id": "x" * 129}, "id is not valid, valid is text of at most 128 printable characters"),
+    ],
+    ids=str,
+)
+def test_a_refusal_says_what_is_valid(body, said):
+    with pytest.raises(BadRequest) as refused:
+        parse(body)
+    assert str(refused.value) == said
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"id": "x" * 128},
+        {"outputs": None},
+        {"outputs": []},
+        {"outputs": {"name": "answer"}},
+        {"outputs": [{"name": "answer", "parameters": None}]},
+        {"parameters": None},
+        {"parameters": {"binary_data_output": False}},
+    ],
+    ids=str,
+)
+def test_what_asks_for_nothing_else_is_valid(more):
+    assert [asked.options for asked in parse({"inputs": [TENSOR], **more}).asked] == [Options()] * 2
+
+
+def test_as_many_pictures_as_are_valid_are_read():
+    assert len(parse({"instances": [TEXT] * MAX_PICTURES}).asked) == MAX_PICTURES
+    many = {**TENSOR, "data": [TEXT] * MAX_PICTURES, "shape": [MAX_PICTURES]}
+    assert [asked.place for asked in parse({"inputs": [many]}).asked][-1] == "inputs[0].data[15]"
+
+
 @pytest.mark.parametrize("output", [{"name": "answer"}, {"name": "answer", "parameters": {"binary_data": False}}])
 def test_the_output_that_there_is_may_be_asked_for(output):
     assert len(parse({"inputs": [TENSOR], "outputs": [output]}).asked) == 2
@@ -139,8 +213,9 @@ def test_the_output_that_there_is_may_be_asked_for(output):
 
 def test_the_binary_tensor_extension_is_refused_by_name():
     body = b'{"inputs": [{"name": "i"}]}' + bytes(9)
-    with pytest.raises(BadRequest, match="binary tensor data is not understood"):
+    with pytest.raises(BadRequest) as refused:
         parse(body, json_size="27", content_type="application/octet-stream")
+    assert str(refused.value) == f"{NO_BINARY}: {V2}"
 
 
 def test_a_sheet_is_the_answer_to_one_picture_only():

@@ -1,9 +1,17 @@
 import pytest
 
 from handler.errors import BadRequest
-from handler.protocol.options import ALL_MAPS, COLORMAPS, Options, Overlay, parse_options
+from handler.explanation.cam import METHODS
+from handler.protocol.options import ALL_MAPS, COLORMAPS, Options, Overlay, parse_options, shown
 
 DEFAULTS = Options()
+
+
+def nested_lists():
+    value = []
+    for _ in range(100_000):
+        value = [value]
+    return value
 
 
 @pytest.mark.parametrize(
@@ -71,6 +79,64 @@ def test_what_is_not_valid_is_refused(given, said):
         parse_options(given, DEFAULTS)
     assert said in str(refusal.value)
     assert len(str(refusal.value)) < 600
+
+
+TARGETS = "valid are top, a class index, a label, or a list of these"
+MAPS = "gradcam, guided_backprop, guided_gradcam, saliency"
+OVERLAYS = f"valid are an image weight of 0 to 1, a colour map out of {', '.join(COLORMAPS)}, or both"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"Colour": "red"},
+            "unknown option 'Colour', valid are target, maps, method, layer, top_k, size, encoding, overlay",
+        ),
+        ({"target": ""}, f"target is empty, {TARGETS}"),
+        ({"target": [None]}, f"target None is not valid, {TARGETS}"),
+        ({"target": list(range(11))}, "11 targets are too many, valid are 1 to 10"),
+        ({"maps": "heat"}, f"map 'heat' does not exist, valid are {MAPS}, all, none"),
+        ({"maps": ""}, f"maps is empty, valid are {MAPS}, all, none"),
+        ({"maps": "all,gradcam"}, f"maps all and none stand alone, valid are one of them or a list of {MAPS}"),
+        ({"maps": "gradcam,none"}, f"maps all and none stand alone, valid are one of them or a list of {MAPS}"),
+        ({"method": "lime"}, f"method 'lime' does not exist, valid are {', '.join(METHODS)}"),
+        ({"layer": ["a", 1]}, "layer ['a', 1] is not valid, valid are auto or 1 to 8 module paths"),
+        ({"top_k": True}, "top_k True is not valid, valid are 1 to the number of classes"),
+        ({"top_k": "1" * 10}, "top_k '1111111111' is not valid, valid are 1 to the number of classes"),
+        ({"size": "huge"}, "size 'huge' does not exist, valid are layer, input, image"),
+        ({"encoding": "gif"}, "encoding 'gif' does not exist, valid are png, npy, list"),
+        ({"overlay": ""}, f"overlay is empty, {OVERLAYS}"),
+        ({"overlay": 1.5}, f"overlay 1.5 is not valid, {OVERLAYS}"),
+        ({"overlay": -0.5}, f"overlay -0.5 is not valid, {OVERLAYS}"),
+        ({"overlay": [None]}, f"overlay [None] is not valid, {OVERLAYS}"),
+        ({"size": b"\xff"}, "option size is not valid UTF-8"),
+    ],
+    ids=str,
+)
+def test_a_refusal_says_what_is_valid(given, said):
+    with pytest.raises(BadRequest) as refused:
+        parse_options(given, DEFAULTS)
+    assert str(refused.value) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("x" * 78, f"'{'x' * 78}'"),
+        ("x" * 79, f"'{'x' * 76}…"),
+        (10**5000, "a number of thousands of digits"),
+        (nested_lists(), "a value nested too deeply"),
+    ],
+    ids=["80 characters", "81 characters", "digits", "nested"],
+)
+def test_a_clients_value_is_shown_in_few_characters(value, text):
+    assert shown(value) == text
+
+
+@pytest.mark.parametrize(("text", "number"), [("1", 1), (" 123456789 ", 123_456_789), (b"1", 1)])
+def test_a_number_of_predictions_is_read_from_text(text, number):
+    assert parse_options({"top_k": text}, DEFAULTS).top_k == number
 
 
 def test_names_are_read_without_regard_to_case_and_dashes():

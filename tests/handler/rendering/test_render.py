@@ -1,5 +1,6 @@
 import io
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -67,6 +68,12 @@ def test_a_long_caption_is_shrunk_to_its_picture():
     caption = sheet([[("a label that is much too long for it", picture)]])[:22]
     ink = np.flatnonzero(caption.min(axis=(0, 2)) < 255)
     assert 40 < ink.max() < 63  # it ends before the panel does
+
+
+def test_a_picture_that_cv2_cannot_encode_is_an_error(monkeypatch):
+    monkeypatch.setattr(cv2, "imencode", lambda *_: (False, None))
+    with pytest.raises(RuntimeError, match="^PNG encoding failed$"):
+        encode_png(np.zeros((2, 2, 3), np.uint8))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])

@@ -59,6 +59,67 @@ def test_numbers_up_to_the_limit_itself_are_listed(encoding, each, targets):
         Budget(10**9, most - 1).draw(canvas(8, encoding=encoding), ["gradcam"], targets)
 
 
+ADVICE = (
+    "ask for fewer targets or maps, fewer pictures in one request, a smaller size (layer, input) "
+    "or another encoding (png)"
+)
+
+
+@pytest.mark.parametrize(
+    ("spend", "said"),
+    [
+        (
+            lambda budget: budget.decode(11, 10),
+            "the request's pictures have 110 pixels together, valid are at most 100; send them in several requests",
+        ),
+        (
+            lambda budget: budget.draw(canvas(8), ["gradcam"], 41),
+            "the request asks for 41 explanations or more, valid are at most 40 in all; "
+            "send its pictures in several requests",
+        ),
+        (
+            lambda budget: budget.draw(canvas(2001, size="image"), ["gradcam", "saliency"], 2),
+            f"the pictures would have 16016004 pixels, valid are at most 16000000; {ADVICE}",
+        ),
+        (
+            lambda budget: budget.draw(canvas(8, encoding="list"), ["gradcam"], 1),
+            f"the answer would take 512 bytes, valid are at most 511; {ADVICE}",
+        ),
+    ],
+    ids=["decoded", "explained", "drawn", "listed"],
+)
+def test_a_refusal_says_how_to_ask_for_less(spend, said):
+    with pytest.raises(TooLarge) as refused:
+        spend(Budget(100, 511))
+    assert str(refused.value) == said
+
+
+def test_what_is_as_much_as_is_valid_is_let_pass():
+    budget = Budget(100, 511)
+    budget.decode(10, 10)
+    budget.draw(canvas(2000, size="image"), ["gradcam", "saliency"], 2)
+    budget.draw(canvas(8), [], 99)
+    Budget(1, 1).draw(canvas(8), ["gradcam"], 40)
+
+
+@pytest.mark.parametrize(
+    ("size", "maps", "numbers"),
+    [
+        ("layer", ["gradcam"], 0),
+        ("layer", ["gradcam", "saliency"], 3 * 8 * 8),
+        ("input", ["gradcam", "guided_gradcam"], 4 * 8 * 8),
+        ("image", ["gradcam", "saliency"], 4 * 12 * 12),
+        ("image", [], 0),
+    ],
+)
+def test_numbers_are_counted_by_channel_at_their_own_size_and_not_at_a_layers(size, maps, numbers):
+    drawn = canvas(12, size=size, encoding="list")
+    Budget(1, 8 * numbers).draw(drawn, maps, 1)
+    if numbers:
+        with pytest.raises(TooLarge, match=f"would take {8 * numbers} bytes"):
+            Budget(1, 8 * numbers - 1).draw(drawn, maps, 1)
+
+
 def test_what_the_budget_lets_pass_is_hardly_more_when_it_is_encoded():
     values = np.random.default_rng(0).random((100, 100), np.float32)
     assert len(encode_npy(values)) == pytest.approx(100 * 100 * 16 / 3, rel=0.01)

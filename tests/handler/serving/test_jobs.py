@@ -3,12 +3,18 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from handler.errors import BadRequest, TooLarge
 from handler.explanation.evidence import TOP, Needs
 from handler.picture.preprocess import preprocess
+from handler.protocol.answer import PNG
 from handler.protocol.options import Options
 from handler.protocol.receipt import Receipt
-from handler.serving.jobs import in_passes, job_of, pairs_at_once
-from tests.support.engines import CARD
+from handler.protocol.request import parse_row
+from handler.protocol.row import Row
+from handler.rendering.render import encode_png
+from handler.serving.jobs import in_passes, job_of, pairs_at_once, prepare
+from handler.serving.settings import Settings
+from tests.support.engines import CARD, picture, text_of
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,75 @@ def test_a_job_without_a_request_is_drawn_on_the_upload_only_at_its_size(size):
     assert (job.canvas.seen, job.canvas.options, job.receipt) == (seen, options, receipt)
     assert (job.targets, job.maps) == ([TOP], CARD.map_names(options))
     assert job.needs == Needs(layers=("c",), guided=True)
+
+
+def prepared(fields, settings=None, **said):
+    return prepare(parse_row(Row(fields=fields, **said), Options()), CARD, settings or Settings())
+
+
+@pytest.mark.parametrize(
+    ("size", "maps", "accept", "on_upload"),
+    [
+        ("image", "gradcam", "", True),
+        ("image", "none", "", False),
+        ("image", "gradcam", PNG, False),
+        ("input", "gradcam", "", False),
+        ("layer", "gradcam", "", False),
+    ],
+)
+def test_a_picture_is_kept_only_where_maps_are_drawn_on_it(size, maps, accept, on_upload):
+    data = encode_png(np.full((9, 12, 3), 50, np.uint8))
+    (job,) = prepared({"data": data, "size": size, "maps": maps, "target": "1,0"}, accept=accept)
+    assert (job.canvas.upload is not None) == on_upload
+    assert job.canvas.seen.crop.image == (9, 12)
+    assert job.canvas.options == Options(size=size, maps=job.maps, target=("1", "0"))
+    assert (job.targets, job.maps) == ([1, 0], () if maps == "none" else (maps,))
+    assert job.needs == Needs(layers=("c",) if job.maps else ())
+    assert (job.receipt, job.place, job.as_sheet) == (Receipt.of(data), "", accept == PNG)
+
+
+def test_each_picture_of_a_request_has_its_place():
+    jobs = prepared({"body": {"instances": [text_of(50), {"image": text_of(60), "maps": "none"}]}})
+    assert [job.place for job in jobs] == ["instances[0]", "instances[1]"]
+    assert [job.canvas.seen.picture.max() for job in jobs] == [50, 60]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said", "kind", "message"),
+    [
+        (
+            {"data": picture(50), "maps": "none"},
+            {"accept": PNG},
+            BadRequest,
+            "image/png shows maps and maps is none, valid is Accept: application/json",
+        ),
+        ({"data": picture(50), "top_k": "3"}, {}, BadRequest, "top_k 3 is not valid, valid are 1 to 2"),
+        (
+            {"body": {"instances": [text_of(50), {"image": text_of(50), "target": 2}]}},
+            {},
+            BadRequest,
+            "instances[1]: target 2 is not a class index, valid are 0 to 1",
+        ),
+        (
+            {"body": {"instances": [text_of(50), text_of(50)]}},
+            {},
+            TooLarge,
+            "instances[1]: the request's pictures have 128 pixels together, valid are at most 127; "
+            "send them in several requests",
+        ),
+    ],
+    ids=["sheet", "top_k", "target", "pixels"],
+)
+def test_the_first_error_refuses_the_request(fields, said, kind, message):
+    with pytest.raises(kind) as refused:
+        prepared(fields, Settings(max_pixels=127), **said)
+    assert str(refused.value) == message
+
+
+def test_one_picture_may_have_as_many_pixels_as_a_request():
+    assert len(prepared({"data": picture(50)}, Settings(max_pixels=64))) == 1
+    with pytest.raises(TooLarge, match="8x8 = 64 pixels, valid are at most 63"):
+        prepared({"data": picture(50)}, Settings(max_pixels=63))
 
 
 def test_jobs_go_with_those_of_equal_needs_in_their_order():
