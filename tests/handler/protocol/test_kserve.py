@@ -80,6 +80,13 @@ def test_a_tensor_of_json_texts_answers_a_tensor_of_pictures():
     assert "id" not in json.loads(parse({"inputs": [TENSOR]}).envelope.seal(answers))
 
 
+def test_as_many_pictures_and_as_long_an_id_as_there_may_be_are_read():
+    assert len(parse({"instances": [TEXT] * MAX_PICTURES}).asked) == MAX_PICTURES
+    most = {**TENSOR, "shape": [MAX_PICTURES], "data": [TEXT] * MAX_PICTURES}
+    envelope = parse({"inputs": [most], "id": "x" * 128}).envelope
+    assert json.loads(envelope.seal([written(1)] * MAX_PICTURES))["id"] == "x" * 128
+
+
 def test_other_bodies_are_no_kserve_bodies():
     assert open_kserve({"image": TEXT}, explain=False) is None
 

@@ -99,6 +99,22 @@ def test_a_body_that_was_read_as_text_is_refused_as_a_picture_later(text, read):
     assert (asked.image, asked.place, asked.options) == (read, "", Options())
 
 
+@pytest.mark.parametrize("text", [TEXT[:4] + "!" + TEXT[4:], TEXT[:-1], "§", TEXT + "=="])
+def test_text_that_is_not_all_base64_is_refused(text):
+    with pytest.raises(BadRequest, match="not valid base64"):
+        parse({"image": text})
+
+
+def test_a_body_is_json_where_its_type_says_so_or_it_begins_like_an_object():
+    for body in (b"[1, 2]", b"7"):
+        with pytest.raises(BadRequest, match="must be an object"):
+            parse({"body": body}, content_type="application/JSON; charset=utf-8")
+        assert parse({"body": body}).asked[0].image == body
+    for body in (b"{", b"\xff", b""):
+        with pytest.raises(BadRequest, match="malformed JSON"):
+            parse({"body": body}, content_type="application/json")
+
+
 def test_no_picture_and_two_pictures_are_refused():
     with pytest.raises(BadRequest, match="there is none"):
         parse({})

@@ -9,6 +9,7 @@ import math
 import time
 import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -53,11 +54,12 @@ def test_many_targets_at_many_layers_go_through_in_parts():
     assert [one["maps"]["gradcam"]["data"] for one in in_parts] == [one["maps"]["gradcam"]["data"] for one in at_once]
 
 
-def test_a_row_that_fails_in_the_engine_does_not_harm_its_neighbours():
+def test_a_row_that_fails_in_the_engine_does_not_harm_its_neighbours(caplog):
     answers, engine = answer([{"data": picture(value)} for value in (50, 255, 0, 200)])
     assert [one.status for one in answers] == [200, 500, 422, 200]
     assert engine.batches == [4, 1, 1, 1, 1]
     assert b"secret" not in answers[1].body
+    assert [str(one.exc_info[1]) for one in caplog.records] == ["too bright: secret detail"]
     assert json.loads(answers[2].body) == {"code": 422, "type": "Unprocessable", "message": "too dark"}
 
 
@@ -243,6 +245,14 @@ def test_the_pictures_of_a_request_have_one_budget_together():
     assert b"instances[2]: the request's pictures have 12000000 pixels together" in answers[1].body
 
 
+def test_a_sheet_above_the_limit_is_refused_in_json():
+    rows, said = [{"data": picture(50)}], [{"accept": "image/png"}]
+    (sheet,), _ = answer(rows, said)
+    for most, status in ((len(sheet.body), 200), (len(sheet.body) - 1, 413)):
+        (one,), _ = answer(rows, said, Settings(defaults=Options(maps=("gradcam",)), max_answer_bytes=most))
+        assert (one.status, one.content_type) == (status, "image/png" if status == 200 else "application/json")
+
+
 def test_the_sum_of_a_requests_answers_is_limited_too():
     row = {"body": {"instances": [{"image": text_of(50), "encoding": "list"}] * 3}}
     (alone,), _ = answer([{"data": picture(50), "encoding": "list"}])
@@ -263,12 +273,11 @@ def test_the_upload_is_named_in_every_answer_about_it():
     upload = picture(50)
     wanted = {"X-Image-Sha256": hashlib.sha256(upload).hexdigest()}
     wrong = {"data": upload, "target": "zebra"}
-    answers, _ = answer(
-        [{"data": upload}, {"data": upload}, wrong, {"body": {"instances": [text_of(50)]}}, {"target": "1"}],
-        [{}, {"accept": "image/png"}, {}, {}, {}],
-    )
-    assert [one.status for one in answers] == [200, 200, 400, 200, 400]
-    assert [one.headers for one in answers] == [wanted, wanted, wanted, wanted, {}]
+    one, two = ({"body": {"instances": [text_of(50)] * count}} for count in (1, 2))
+    rows = [{"data": upload}, {"data": upload}, wrong, one, two, {"target": "1"}]
+    answers, _ = answer(rows, [{}, {"accept": "image/png"}, {}, {}, {}, {}])
+    assert [one.status for one in answers] == [200, 200, 400, 200, 200, 400]
+    assert [one.headers for one in answers] == [wanted, wanted, wanted, wanted, {}, {}]
     assert json.loads(answers[0].body)["image"] == {"sha256": wanted["X-Image-Sha256"], "bytes": len(upload)}
 
 
@@ -286,6 +295,7 @@ def test_scores_that_are_no_numbers_are_the_rows_own_refusal():
     rows = [{"data": picture(50)}, {"data": picture(200)}, {"body": {"instances": [text_of(50), text_of(200)]}}]
     answers = serving.answer_batch(rows_of(rows))
     assert [one.status for one in answers] == [200, 422, 422]
+    assert serving.pictures == {"computed": 4, "not_finite": 2}
     assert b"instances[1]: for this picture the network gives scores" in answers[2].body
     assert b": NaN" not in b"".join(one.body for one in answers)
 
@@ -325,7 +335,7 @@ def test_a_failure_of_the_server_is_logged_with_its_cause(caplog):
 
 
 class TimedEngine(BrightnessEngine):
-    """Says that a pass took 120 ms."""
+    """Says that a pass took 40 ms forward and 80 ms backward."""
 
     def run(self, inputs, targets, needs):
         return replace(super().run(inputs, targets, needs), infer_ms=40.0, explain_ms=80.0)
@@ -339,13 +349,27 @@ def test_the_time_of_a_pass_is_shared_among_its_pictures():
     assert times == [(10.0, 20.0)] * 4
 
 
-def test_the_time_of_a_picture_in_parts_is_their_sum():
+def clock(seconds):
+    """Shows so many seconds more each time that it is looked at."""
+    times = itertools.count(0, seconds)
+    return SimpleNamespace(perf_counter=lambda: next(times))
+
+
+def test_making_maps_and_drawing_them_are_one_stage(monkeypatch):
+    monkeypatch.setattr("handler.serving.explainer.time", clock(1))
+    monkeypatch.setattr("handler.serving.answering.time", clock(10))
+    (one,), _ = answer([{"data": picture(50)}])
+    assert json.loads(one.body)["timings_ms"]["render"] == one.observed[0].stages_ms["render"] == 11_000
+
+
+def test_the_time_of_a_picture_in_parts_is_their_sum_but_it_is_decoded_once(monkeypatch):
+    monkeypatch.setattr("handler.serving.jobs.time", clock(1))
     card = replace(CARD, layers=dict.fromkeys("abcdefgh", (1, 2, 2)), default_layer="a")
     serving = answering(TimedEngine(), card=card)
     row = {"body": {"image": text_of(50), "target": [0, 1, "top", 0, "top"], "layer": list("abcdefgh")}}
     (answer,) = serving.answer_batch(rows_of([row]))
     (observed,) = answer.observed
-    assert observed.stages_ms["explain"] == 240.0
+    assert {**observed.stages_ms, "render": 0} == {"decode": 1000.0, "infer": 120.0, "explain": 240.0, "render": 0}
     assert observed.targets == 5
     assert [one["target"]["index"] for one in json.loads(answer.body)["explanations"]] == [0, 1, 0, 0, 0]
 

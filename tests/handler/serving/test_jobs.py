@@ -137,3 +137,10 @@ def test_several_layers_make_a_pass_smaller():
     ]
     three = Needs(layers=("a", "b", "c"))
     assert passes(*(Wanted(str(number), three, [0, 1]) for number in range(3))) == [["0", "1"], ["2"]]
+
+
+def test_without_a_request_the_upload_is_kept_where_it_is_wanted():
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    for size in ("image", "input"):
+        job = job_of(Options(size=size), CARD, preprocess(pixels, CARD.preprocessing), Receipt.of(b""), pixels)
+        assert (job.canvas.upload is pixels) == (size == "image")
