@@ -132,6 +132,11 @@ def test_graphs_alone_refuse_the_rest_and_say_what_is_valid(shapes_graphs):
     ]
 
 
+def test_graphs_alone_are_for_the_cpu_wherever_the_server_has_its_models(shapes_graphs):
+    service = load_service(shapes_graphs, "m", "1.0", {"explain": {"engine": "onnx"}}, device="meta")
+    assert ask(service, maps="none")[1]["predictions"][0]["label"] == "star"
+
+
 def test_defaults_that_the_graphs_alone_would_refuse_are_told_at_start_up(shapes_graphs):
     for defaults in ({"layer": "stage4"}, {"maps": "saliency"}):
         with pytest.raises(ModelError, match=r"explain\.defaults: .*valid are"):

@@ -137,6 +137,13 @@ def test_what_cannot_be_loaded_is_told(tmp_path, name, said):
     assert "\n" not in str(refused.value)
 
 
+def test_what_is_said_of_a_checkpoint_reaches_it():
+    with pytest.raises(ModelError, match="scores 10 classes, but there are 2 labels"):
+        handler.load(CHECKPOINT, labels=["a", "b"])
+    with pytest.raises(ModelError, match="shufflenet_v2_x0_5, not of resnet18"):
+        handler.load(CHECKPOINT, architecture="resnet18")
+
+
 def test_tensors_are_explained_as_a_batch_and_alone(network):
     model = handler.wrap(network, layer="layer4")
     batch = torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
