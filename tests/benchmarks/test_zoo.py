@@ -20,6 +20,8 @@ from export.verify.compare import batch_sizes
 from handler.model.registry import known_architectures
 from tests.support.serving import ROOT
 
+pytestmark = pytest.mark.timeout(1800)  # the first test waits for all networks
+
 SIDE = 64
 WITH_FLIPS = 5e-2  # relative RMS error of a guided gradient, where gates within rounding of zero flip
 # of activations, counted by hand in torchvision's sources, two for each squeeze-and-excitation: a gate and its product;

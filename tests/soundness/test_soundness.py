@@ -19,6 +19,8 @@ from tests.soundness.place import find_place
 from tests.soundness.report import HOW, render
 from tests.soundness.sweep import sweep
 
+pytestmark = pytest.mark.timeout(1800)  # the first test waits for all networks
+
 SOME = {
     "torchvision": ("resnet18", "googlenet", "swin_t", "vit_b_32"),
     "timm": ("test_vit", "test_convnext", "xcit_nano_12_p8_224", "deit_tiny_distilled_patch16_224"),
