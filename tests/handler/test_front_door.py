@@ -14,11 +14,12 @@ from torch import nn
 from torchvision.models import resnet18
 
 import handler
+from export.packing.archive import DEFAULT_CONFIG
 from handler.client.prediction import PredictionClient
 from handler.errors import BadRequest, ModelError, RequestError
 from handler.picture.decode import decode
 from handler.picture.preprocess import preprocess
-from tests.support.serving import CHECKPOINT, ONE, ROOT
+from tests.support.serving import CHECKPOINT, ONE, ROOT, repacked
 
 SIDE = 64
 
@@ -55,6 +56,9 @@ def test_the_example_of_the_documentation(from_checkpoint, tmp_path):
 def test_checkpoint_archive_and_graph_find_the_same(from_checkpoint, from_graph, shapes_archive):
     models = from_checkpoint, from_graph, handler.load(shapes_archive)
     expected, *others = (model.explain(ONE, target=["top", "heart"], maps=["gradcam"]) for model in models)
+    assert [found.model["engine"] for found in (expected, *others)] == ["torch", "onnx", "onnx"]
+    assert [found.model["name"] for found in (expected, *others)] == ["shapes", "model", "shapes"]
+    assert [found.model["version"] for found in (expected, others[1])] == ["checkpoint", "1.0"]
     for found in others:
         np.testing.assert_allclose(found.logits, expected.logits, rtol=0, atol=3e-5)
         for one, other in zip(found.explanations, expected.explanations, strict=True):
@@ -243,6 +247,12 @@ def test_what_is_no_archive_of_this_project_is_told(shapes_archive, tmp_path, ch
                 altered.writestr(name, content)
     with pytest.raises(ModelError, match=said):
         handler.load(tmp_path / "a.mar")
+
+
+def test_an_archives_settings_choose_its_engine(shapes_archive, tmp_path):
+    config = DEFAULT_CONFIG.read_text(encoding="utf-8").replace("engine: auto", "engine: torch")
+    repacked(shapes_archive, tmp_path / "a.mar", config)
+    assert handler.load(tmp_path / "a.mar").explain(ONE, maps="none").model["engine"] == "torch"
 
 
 def test_an_archive_does_not_run_code_that_it_names(shapes_archive, tmp_path):

@@ -1,0 +1,83 @@
+"""Pictures, probes and questions in one batch; no server, no torch."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from handler.graphs.choice import Choice
+from handler.protocol.answer import OK, PROBE
+from handler.protocol.options import Options
+from handler.protocol.row import Row
+from handler.service import Service
+from handler.serving.settings import Settings
+from tests.support.engines import CARD, BrightnessEngine, picture
+
+CHOICE = Choice(engine=BrightnessEngine(), configured="auto", graphs=("prediction",), reason="the rest is for torch")
+ENGINES = {"configured": "auto", "graphs": ["prediction"], "reason": "the rest is for torch"}
+
+
+@pytest.fixture
+def service():
+    return Service(CHOICE, CARD, Settings(defaults=Options(maps=("gradcam",))))
+
+
+def row(**said):
+    return Row(**{"fields": {}, **said})
+
+
+def told(answer):
+    return answer.status, answer.outcome, json.loads(answer.body)
+
+
+def test_each_row_of_a_mixed_batch_gets_its_own_kind_of_answer(service):
+    picture_row = row(fields={"data": picture(50)})
+    kinds = [picture_row, row(path="healthz"), row(describes=True), row(path="gone"), picture_row, row()]
+    answers = service.answer_batch(kinds)
+    assert [one.status for one in answers] == [200, 200, 200, 404, 200, 400]
+    assert [one.outcome for one in answers] == [OK, PROBE, PROBE, "NotFound", OK, "BadRequest"]
+    assert [len(one.observed) for one in answers] == [1, 0, 0, 0, 1, 0]
+    assert service.answer_batch([]) == []
+
+
+def test_the_probe_says_what_answers_and_how_much_was_computed(service):
+    service.answer_batch([row(fields={"data": picture(value)}) for value in (50, 60)])
+    (probe,) = service.answer_batch([row(path="healthz")])
+    assert told(probe) == (
+        200,
+        PROBE,
+        {
+            "status": "ready",
+            "model": CARD.summary("test"),
+            "engines": ENGINES,
+            "pictures": {"computed": 2, "not_finite": 0},
+        },
+    )
+
+
+def test_the_description_is_the_cards_and_what_answers(service):
+    (described,) = service.answer_batch([row(describes=True)])
+    assert told(described) == (200, PROBE, json.loads(json.dumps({**CARD.description("test"), "engines": ENGINES})))
+
+
+@pytest.mark.parametrize("path", ["else", "healthz/more", "healthzz"])
+@pytest.mark.parametrize("fields", [{}, {"data": picture(50)}], ids=["nothing", "picture"])
+def test_nothing_else_answers_below_the_models_path(service, path, fields):
+    (answer,) = service.answer_batch([row(path=path, fields=fields)])
+    said = "nothing answers pictures below" if fields else "nothing answers below the model's path but healthz"
+    status, outcome, content = told(answer)
+    assert (status, outcome) == (404, "NotFound")
+    assert content["message"].startswith(said)
+
+
+@pytest.mark.parametrize("asked", [{"path": "healthz"}, {"describes": True}])
+def test_a_picture_is_no_question_whatever_is_said_beside_it(service, asked):
+    (answer,) = service.answer_batch([row(fields={"data": picture(50)}, **asked)])
+    assert answer.outcome == (OK if "describes" in asked else "NotFound")
+
+
+@pytest.mark.parametrize("differing", [[], ["logits", "saliency"]])
+def test_disagreements_are_counted_also_where_there_are_none(differing):
+    service = Service(replace(CHOICE, disagreements=differing), CARD, Settings())
+    counted = [(one.name, one.value) for one in service.metrics.take()]
+    assert counted == [("explainer_engine_disagreements_total", len(differing))]
