@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import onnx
 import pytest
 
+from export.graphs import writing
 from export.graphs.writing import no_older_file, write_verified
 from export.verify.compare import Check, Tolerance, VerificationError
 from handler.graphs.description import KIND_PREDICTION, GraphDescription
@@ -27,13 +28,19 @@ def path(tmp_path):
     return tmp_path / "a.onnx"
 
 
-def write(path, model, verified=lambda: CHECKS):
-    with no_older_file(path):
-        return write_verified(model, path, CLASSIFIER, KIND_PREDICTION, verified, simplified=["folded"])
+@pytest.fixture
+def write(path, monkeypatch):
+    def written(model, verified=lambda: CHECKS):
+        monkeypatch.setattr(writing, "graph_run", lambda _model: None)
+        monkeypatch.setattr(writing, "verify_graph", lambda _run, _classifier, _kind: verified())
+        with no_older_file(path):
+            return write_verified(model, path, CLASSIFIER, KIND_PREDICTION, simplified=["folded"])
+
+    return written
 
 
-def test_a_verified_graph_takes_the_older_ones_place_and_describes_itself(path):
-    assert write(path, make_graph(describe())) == CHECKS
+def test_a_verified_graph_takes_the_older_ones_place_and_describes_itself(path, write):
+    assert write(make_graph(describe())) == CHECKS
     properties = {one.key: one.value for one in onnx.load(path).metadata_props}
     found = GraphDescription.from_properties(properties)
     assert (found.kind, found.labels, found.weights_sha256) == (KIND_PREDICTION, CLASSIFIER.labels, "0" * 64)
@@ -60,11 +67,11 @@ def full(*_):
     ids=["differs", "invalid", "disk"],
 )
 def test_whatever_fails_neither_the_graph_nor_an_older_one_nor_half_of_it_is_left(
-    path, monkeypatch, operator, verified, replace, error
+    path, write, monkeypatch, operator, verified, replace, error
 ):
     model = make_graph(describe())
     model.graph.node[-1].op_type = operator
     monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(error):
-        write(path, model, verified)
+        write(model, verified)
     assert list(path.parent.iterdir()) == []
