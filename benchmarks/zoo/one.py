@@ -57,8 +57,9 @@ def look_at(architecture: str, side: int | None = None) -> dict[str, Any]:
         "layers": len(classifier.layers),
         "guided": _guided(classifier),
     }
-    truth = _plain(classifier)
-    row["engines"] = {"torch": _errors(TorchEngine(in_fast_layout(classifier)), layer, truth)}
+    engine = TorchEngine(in_fast_layout(classifier))
+    truth = _plain(classifier)  # in the engine's layout: in another one a ReLU near zero may open
+    row["engines"] = {"torch": _errors(engine, layer, truth)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         row["graphs"] = graphs = _graphs(classifier, folder)
