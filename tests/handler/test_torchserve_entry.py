@@ -6,12 +6,13 @@ cost the worker its life.
 
 import base64
 import json
+import logging
 import shutil
 import socket
 import struct
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.protocol.otf_message_handler import retrieve_msg
 from ts.service import Service
 
-from handler.protocol.answer import failure_answer, json_answer
+from handler.protocol.answer import PROBE, failure_answer, json_answer
 from handler.protocol.row import Row
-from handler.telemetry.metrics import Metrics
+from handler.telemetry.metrics import REQUEST_SECONDS, REQUESTS, RESIDENT, Metrics
 from handler.torchserve_entry import ExplainedClassifier, read_row
 from tests.support.serving import CHECKPOINT, ONE
 
@@ -231,9 +232,9 @@ def test_a_parts_own_headers_are_not_taken_for_the_rows():
 
 
 class Failing:
-    """A service that raises where it is told to."""
+    """A service that raises where it is told to, and has probes and other answers ready."""
 
-    def __init__(self, place):
+    def __init__(self, place=""):
         self.place = place
         self.metrics = Metrics()
 
@@ -250,6 +251,7 @@ class Context:
         self.place = place
         self.metrics = self
         self.said = {}
+        self.added = []
 
     def get_all_request_header(self, place):
         return {}
@@ -263,9 +265,13 @@ class Context:
     def set_response_content_type(self, place, kind):
         self.said[place] += (kind,)
 
-    def add_metric(self, *_):
+    def set_response_header(self, place, name, value):
+        self.said[place] += ({name: value},)
+
+    def add_metric(self, name, *_):
         if self.place == "metrics":
             raise ArithmeticError("secret detail")
+        self.added.append(name)
 
 
 @pytest.mark.parametrize(("place", "status", "log"), [("answering", 500, "a batch of 3"), ("metrics", 200, "are lost")])
@@ -280,6 +286,21 @@ def test_a_failure_of_ours_is_each_rows_answer_and_a_lost_metric_is_nobodys(plac
     )
     assert log in caplog.text
     assert "secret detail" in caplog.text
+
+
+def test_headers_are_sent_and_probes_neither_counted_nor_logged(caplog):
+    handler, context = ExplainedClassifier(), Context()
+    handler._service = service = Failing()
+    answer = replace(json_answer({}), headers={"X-Image-Sha256": "ab"})
+    service.answer_batch = lambda rows: [answer, replace(answer, headers={}, outcome=PROBE)]
+    with caplog.at_level(logging.INFO):
+        handler.handle([{"data": PICTURE}, {}], context)
+    assert list(context.said.values()) == [
+        (200, "OK", "application/json", {"X-Image-Sha256": "ab"}),
+        (200, "OK", "application/json"),
+    ]
+    assert [context.added.count(name) for name in (REQUESTS, REQUEST_SECONDS, RESIDENT)] == [1, 1, 1]
+    assert [json.loads(one.message)["request"] for one in caplog.records] == ["id 0"]
 
 
 def test_a_batch_that_comes_before_the_model_is_answered_too():
