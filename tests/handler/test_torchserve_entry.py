@@ -292,15 +292,14 @@ def test_headers_are_sent_and_probes_neither_counted_nor_logged(caplog):
     handler, context = ExplainedClassifier(), Context()
     handler._service = service = Failing()
     answer = replace(json_answer({}), headers={"X-Image-Sha256": "ab"})
-    service.answer_batch = lambda rows: [answer, replace(answer, headers={}, outcome=PROBE)]
+    service.answer_batch = lambda rows: [answer, replace(answer, headers={}, outcome=PROBE), answer]
     with caplog.at_level(logging.INFO):
-        handler.handle([{"data": PICTURE}, {}], context)
-    assert list(context.said.values()) == [
-        (200, "OK", "application/json", {"X-Image-Sha256": "ab"}),
-        (200, "OK", "application/json"),
-    ]
-    assert [context.added.count(name) for name in (REQUESTS, REQUEST_SECONDS, RESIDENT)] == [1, 1, 1]
-    assert [json.loads(one.message)["request"] for one in caplog.records] == ["id 0"]
+        handler.handle([{"data": PICTURE}, {}, {"data": b"12"}], context)
+    ours = (200, "OK", "application/json", {"X-Image-Sha256": "ab"})
+    assert list(context.said.values()) == [ours, (200, "OK", "application/json"), ours]
+    assert [context.added.count(name) for name in (REQUESTS, REQUEST_SECONDS, RESIDENT)] == [1, 2, 1]
+    lines = [json.loads(one.message) for one in caplog.records]
+    assert [(one["request"], one["bytes_in"]) for one in lines] == [("id 0", len(PICTURE)), ("id 2", 2)]
 
 
 def test_a_batch_that_comes_before_the_model_is_answered_too():

@@ -11,7 +11,10 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of
 from handler.errors import BadRequest, ModelError, Unprocessable
 from handler.explanation.evidence import TOP, Needs
+from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION
 from handler.graphs.onnx_engine import OnnxEngine
+from handler.graphs.session import GraphSession
+from tests.support.graphs import describe, write_graph
 
 LAYER = ("conv5",)
 SEVERAL = [[TOP, 3, 7], [0], [5, TOP]]
@@ -73,6 +76,19 @@ def test_the_graphs_find_what_the_hooks_find(engine, shapes, pictures, needs, ta
     found, expected = engine.run(pictures, targets, needs), TorchEngine(shapes).run(pictures, targets, needs)
     assert_same_evidence(found, expected)
     assert (found.engine, expected.engine) == ("onnx", "torch")
+
+
+@pytest.mark.parametrize("kind", [KIND_PREDICTION, KIND_GRADCAM])
+def test_rows_without_a_target_shift_no_other_rows_class(tmp_path, kind):
+    engine = OnnxEngine({kind: GraphSession.open(write_graph(tmp_path, describe(kind)))})
+    inputs = np.zeros((4, 3, 2, 2), np.float32)  # the scores are the channels' means
+    inputs[[0, 1, 2, 3], [1, 0, 2, 1]] = 1
+    found = engine.run(inputs, [[2, TOP], [], [TOP, 0], [TOP]], Needs(("last",) if kind == KIND_GRADCAM else ()))
+    assert (found.rows.tolist(), found.classes.tolist()) == ([0, 0, 2, 2, 3], [2, 1, 2, 0, 1])
+    assert found.logits.argmax(axis=1).tolist() == [1, 0, 2, 1]
+    for layer in found.layers.values():
+        np.testing.assert_array_equal(layer.activation, inputs[[0, 0, 2, 2, 3]])
+        np.testing.assert_array_equal(layer.gradient, -inputs[[0, 0, 2, 2, 3]])
 
 
 @pytest.mark.parametrize("needs", ALL_NEEDS, ids=str)

@@ -36,6 +36,7 @@ def test_it_opens_graphs_with_targets(tmp_path, kind):
 def test_the_number_of_threads_is_what_was_asked_for(tmp_path):
     options = GraphSession.open(write_graph(tmp_path, describe()), threads=3).session.get_session_options()
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"  # or torch would be half as fast
 
 
 def _cut(content):
