@@ -1,4 +1,4 @@
-"""Puts a server under the mixed load, or under bursts larger than its queue, and counts what came back."""
+"""Sends a server the mixed load, or bursts larger than its queue, and counts the answers."""
 
 import itertools
 import math

@@ -73,7 +73,7 @@ class VerificationError(ModelError):
 
 
 def compare(expected: Outputs, actual: Outputs, tolerances: Mapping[str, Tolerance]) -> list[Check]:
-    """Compares one batch: the outputs' names, their shapes, then the values of those that have a tolerance.
+    """Compares one batch: the names of the outputs, their shapes, and the values of each output with a tolerance.
 
     Args:
         expected: PyTorch's outputs, by name.

@@ -19,7 +19,7 @@ def check_scores(logits: Floats) -> None:
 
 
 def check_evidence(evidence: Evidence, pair: int) -> None:
-    """Checks the evidence of one pair, given by its index: sums and maxima over it would hide infinite values.
+    """Checks the evidence of one pair. Sums and maxima over the evidence would hide its infinite values.
 
     Raises:
         NotFinite: an activation or a gradient is NaN or infinite; the message names it.

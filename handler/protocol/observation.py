@@ -10,7 +10,7 @@ GRADIENT_ALONE = "gradient"  # in the place of a method: all maps are gradients 
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """What was made for one picture, and how long it took. All text comes from fixed sets, none from a client."""
+    """The maps of one picture and the time of each stage. Every text comes from a fixed set; no text is a client's."""
 
     engine: str  # name of the engine that computed the evidence
     method: str  # the CAM formula, GRADIENT_ALONE or NONE

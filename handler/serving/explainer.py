@@ -41,7 +41,7 @@ class Explainer:
         return outcome
 
     def explain_all(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
-        """Yields each job with its result or its error; the error of one job leaves the other jobs untouched.
+        """Yields each job with its result or its error. An error of one job does not change the other jobs' results.
 
         The order is that of the passes. The memory of a pass's evidence is free before the next pass begins.
         """

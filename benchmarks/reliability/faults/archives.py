@@ -40,7 +40,7 @@ _BY_TORCH = "the torch engine answers everything, and the readiness probe says w
 
 @scenario(_BY_TORCH)
 def missing_sidecar(place: Place) -> Finding:
-    """An archive without its ONNX graphs, as `make archive SIDECAR=0` packs it."""
+    """The archive holds no ONNX graphs; `make archive SIDECAR=0` packs such an archive."""
     return _served_by_torch(place, "no-graphs", lambda _: None)
 
 
