@@ -21,6 +21,10 @@ def check_scores(logits: Floats) -> None:
 def check_evidence(evidence: Evidence, pair: int) -> None:
     """Checks the evidence of one pair. Sums and maxima over the evidence would hide its infinite values.
 
+    Args:
+        evidence: of all pairs of a pass.
+        pair: the pair's index in the evidence.
+
     Raises:
         NotFinite: an activation or a gradient is NaN or infinite; the message names it.
     """
