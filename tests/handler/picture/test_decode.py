@@ -499,25 +499,13 @@ def test_a_side_that_no_camera_makes_is_refused_by_the_header(monkeypatch, size)
         decode(encoded(Image.new("L", size), "PNG"))
 
 
-def test_a_server_is_not_told_of_bent_files_by_pillow_and_cv2():
-    before = cv2.utils.logging.getLogLevel()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            quieten()
-            Image.open(io.BytesIO(header_only("PNG", 12_000, 8_000)))  # above Pillow's own limit
-        assert cv2.utils.logging.getLogLevel() == cv2.utils.logging.LOG_LEVEL_SILENT
-    finally:
-        cv2.utils.logging.setLogLevel(before)
-
-
 def test_a_server_is_quiet_about_bad_files_and_nothing_else():
     before = cv2.utils.logging.getLogLevel()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             quieten()
-            warnings.warn("large", Image.DecompressionBombWarning, stacklevel=1)
+            Image.open(io.BytesIO(header_only("PNG", 12_000, 8_000)))  # above Pillow's own limit
             with pytest.raises(UserWarning, match="other"):
                 warnings.warn("other", UserWarning, stacklevel=1)
         assert cv2.utils.logging.getLogLevel() == cv2.utils.logging.LOG_LEVEL_SILENT
