@@ -4,8 +4,9 @@ Each command imports what it needs, so that ``predict`` and ``explain`` run wher
 """
 
 import argparse
-import functools
 import json
+import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from handler.model.classifier import Classifier
 
 _NAME = "shufflenet-cam"  # of the distribution and of its command
+_ARGUMENT = re.compile(
+    r"\b(architecture|weights|checkpoint|labels|preprocess|transform_input|pack)(?:ing)?=('[^']*'|[\w.:]*)"
+)
 
 _EXPORTS = {  # kind of graph, which is also the command's name, to the command's help
     "prediction": "write a classifier's prediction graph as ONNX",
@@ -47,29 +51,49 @@ def main(arguments: list[str] | None = None) -> int:
         print("interrupted: no file was left half written", file=sys.stderr)
         return 130
     except Exception as error:
-        if options.debug:
-            traceback.print_exc()
         if isinstance(error, ModuleNotFoundError):
-            _tell(f"{error.name} is not installed, this command needs: pip install '{_NAME}[{options.extra}]'")
+            _tell(f"{error.name} is not installed, this command needs: pip install '{_NAME}[{options.extra}]'", options)
         else:
             expected = isinstance(error, (ServiceError, ValueError, OSError))
-            _tell(str(error) if expected else f"{in_one_line(error)} (--debug shows where)")
+            _tell(str(error) if expected else f"{in_one_line(error)} (--debug shows where)", options)
         return 2
     return status or 0
 
 
-def _tell(mistake: str) -> None:
-    print(f"error: {mistake}", file=sys.stderr, flush=True)
+def _tell(mistake: str, options: argparse.Namespace) -> None:
+    """Prints a mistake; in an ``except`` block ``--debug`` shows the traceback, too."""
+    if options.debug:
+        traceback.print_exc()
+    print(f"error: {_spelt(mistake)}", file=sys.stderr, flush=True)
+
+
+def _spelt(text: str) -> str:
+    """The text, with the arguments of Python functions as the caller of this command writes them."""
+    return _ARGUMENT.sub(_as_option, text)
+
+
+def _as_option(argument: re.Match[str]) -> str:
+    """An argument as a variable of ``make`` or as an option."""
+    name, value = argument.groups()
+    if name == "architecture":
+        name = "arch" if ":" in value else "model"
+    if "MAKELEVEL" in os.environ:
+        return f"{name.upper()}={value}"
+    return f"--{name.replace('_', '-')}" + (f" {value}" if value else "")
 
 
 def _parser() -> argparse.ArgumentParser:
     prog = "python -m export" if Path(sys.argv[0]).name == "__main__.py" else _NAME
-    parser = argparse.ArgumentParser(prog=prog, description="Everything that leaves Python.")
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Packs classifiers for TorchServe, exports ONNX graphs, and predicts and explains with graphs.",
+    )
     parser.add_argument("--version", action="version", version=f"{_NAME} {_version()}")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a mistake, too")
+    debug = "show the traceback of a mistake, too"
+    parser.add_argument("--debug", action="store_true", help=debug)
     parser.set_defaults(extra="export")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    archive = commands.add_parser("archive", help="pack a classifier into a TorchServe archive")
+    archive = _command(commands, "archive", "pack a classifier into a TorchServe archive")
     _add_model(archive)
     archive.add_argument("--version", default="1.0", help="version of the model on the server (default: %(default)s)")
     archive.add_argument("--config", type=Path, help="model-config.yaml to pack (default: handler/model-config.yaml)")
@@ -79,27 +103,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     archive.set_defaults(command=_archive)
     for kind, does in _EXPORTS.items():
-        export = commands.add_parser(kind, help=does)
+        export = _command(commands, kind, does)
         _add_model(export)
         export.set_defaults(command=_export, kind=kind)
-    verify = commands.add_parser("verify", help="compare a written ONNX graph with the classifier it was made from")
-    verify.add_argument("file", type=Path, metavar="FILE.onnx")
+    verify = _command(commands, "verify", "compare a written ONNX graph with the classifier it was made from")
+    verify.add_argument("file", type=Path, metavar="FILE.onnx", help="graph that this program wrote")
     _add_source(verify)
     verify.add_argument("--seed", type=int, default=2, help="seed of the pictures; exports use 1 (default: 2)")
     verify.set_defaults(command=_verify)
-    predict = commands.add_parser("predict", help="predict pictures with an ONNX graph; runs without torch")
+    predict = _command(commands, "predict", "predict pictures with an ONNX graph; runs without torch")
     _add_graph(predict)
     predict.add_argument("--top-k", type=int, help="classes to show (default: 5, or all if there are fewer)")
     predict.add_argument("--json", action="store_true", help="print JSON instead of a table")
     predict.set_defaults(command=_predict)
-    explain = commands.add_parser("explain", help="explain pictures with an ONNX graph; runs without torch")
+    explain = _command(commands, "explain", "explain pictures with an ONNX graph; runs without torch")
     _add_graph(explain)
     explain.add_argument("--target", default="top", help="classes: top, a label or an index, several with commas")
     explain.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures (default: %(default)s)")
+    explain.add_argument("--overwrite", action="store_true", help="replace pictures that are there already")
     explain.set_defaults(command=_explain)
     for command in commands.choices.values():
-        command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=debug)
     return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, does: str
+) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
 
 
 def _version() -> str:
@@ -110,8 +141,10 @@ def _version() -> str:
 
 
 def _add_graph(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
-    parser.add_argument("--model", type=Path, required=True, metavar="FILE.onnx")
+    parser.add_argument(
+        "images", type=Path, nargs="+", metavar="IMAGE", help="picture file: JPEG, PNG, WebP, BMP, GIF, TIFF"
+    )
+    parser.add_argument("--model", type=Path, required=True, metavar="FILE.onnx", help="graph that this program wrote")
     parser.set_defaults(extra="client")
 
 
@@ -143,17 +176,22 @@ def _checkpoint(options: argparse.Namespace) -> "Checkpoint":
     from handler.picture.preprocess_text import read_flag
 
     if options.model and options.arch:
-        raise ModelError("give either a torchvision architecture (MODEL=resnet18) or ARCH=package.module:factory")
+        raise ModelError(
+            "give either a torchvision network, architecture=resnet18, or your own, architecture=package.module:factory"
+        )
     if options.arch and ":" not in options.arch:
-        raise ModelError(f"ARCH={options.arch} is not package.module:factory; torchvision's are named by MODEL=")
+        raise ModelError(
+            f"{options.arch!r} is no code, valid is architecture=package.module:factory; one of torchvision's networks "
+            "is architecture=resnet18"
+        )
     flag = options.transform_input
     return find_checkpoint(
         options.model or options.arch,
         weights=options.weights,
         checkpoint=options.checkpoint,
         labels=read_labels(options.labels) if options.labels else None,
-        preprocess=options.preprocess,
-        transform_input=read_flag(flag, "TRANSFORM_INPUT") if flag else None,
+        preprocessing=options.preprocess,
+        transform_input=read_flag(flag, "transform_input") if flag else None,
     )
 
 
@@ -164,7 +202,7 @@ def _classifier(options: argparse.Namespace) -> "Classifier":
 
     checkpoint = _checkpoint(options)
     classifier = build_classifier(checkpoint)
-    print(*assumptions(checkpoint, classifier), sep="\n", flush=True)
+    print(_spelt("\n".join(assumptions(checkpoint, classifier))), flush=True)
     return classifier
 
 
@@ -180,7 +218,7 @@ def _archive(options: argparse.Namespace) -> None:
         options.config or DEFAULT_CONFIG,
         sidecar=not options.no_sidecar,
         pack=options.pack,
-        report=functools.partial(print, flush=True),
+        report=lambda line: print(_spelt(line), flush=True),
     )
     _print_written(path, checkpoint)
 
@@ -229,7 +267,7 @@ def _predict(options: argparse.Namespace) -> int:
         if not options.json:
             print(path, *(f"  {found.probability:6.3f}  {found.label}" for found in best), sep="\n", flush=True)
 
-    status = _for_each(options.images, predict)
+    status = _for_each(options, predict)
     if options.json:
         print(json.dumps(predictions, indent=2))
     return status
@@ -242,6 +280,9 @@ def _explain(options: argparse.Namespace) -> int:
     files = {image: options.out / f"{image.stem}.explained.png" for image in options.images}
     if len(set(files.values())) < len(options.images):
         raise ValueError("two of the pictures have the same name, so that one explanation would overwrite the other's")
+    present = [path for path in files.values() if path.exists()]
+    if present and not options.overwrite:
+        raise FileExistsError(f"{present[0]} is there already; give another folder with --out, or say --overwrite")
     client = ExplanationClient(options.model)
     client.check_target(options.target)
 
@@ -249,23 +290,23 @@ def _explain(options: argparse.Namespace) -> int:
         write_whole(files[path], client.draw(image, target=options.target))
         print(f"wrote {files[path]}", flush=True)
 
-    return _for_each(options.images, explain)
+    return _for_each(options, explain)
 
 
-def _for_each(images: list[Path], answer: Callable[[Path, bytes], None]) -> int:
+def _for_each(options: argparse.Namespace, answer: Callable[[Path, bytes], None]) -> int:
     """Answers every picture, prints a mistake for each that cannot be answered, and returns the exit status."""
     from handler.picture.decode import quieten
 
     quieten()  # a mistake is printed once, without the decoder's own warnings
     status = 0
-    for path in images:
+    for path in options.images:
         try:
             answer(path, path.read_bytes())
         except OSError as error:
-            _tell(f"{error.filename or path}: {error.strerror or error}")
+            _tell(f"{error.filename or path}: {error.strerror or error}", options)
             status = 2
         except (ServiceError, ValueError) as error:
-            _tell(f"{path}: {error}")
+            _tell(f"{path}: {error}", options)
             status = 2
     return status
 

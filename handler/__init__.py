@@ -3,13 +3,15 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from handler import errors
+
 if TYPE_CHECKING:
     from handler.client.model import Model
     from handler.front_door import load, wrap
     from handler.picture.preprocess import Preprocessing
     from handler.rendering.result import Result
 
-__all__ = ["Model", "Preprocessing", "Result", "load", "wrap"]
+__all__ = ["Model", "Preprocessing", "Result", "errors", "load", "wrap"]
 
 _HOMES = {
     "Model": "handler.client.model",

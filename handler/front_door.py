@@ -10,33 +10,56 @@ from handler.errors import ModelError
 from handler.picture.preprocess import Preprocessing
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from handler.wrapping import WrappedModel
 
 _GRAPH, _ARCHIVE = ".onnx", ".mar"
+_ARGUMENTS = {_GRAPH: (), _ARCHIVE: ("architecture", "device")}  # of ``load``, by the file's suffix
 
 
-def load(source: Path | str, **said: Any) -> Model:
+def load(
+    source: Path | str,
+    *,
+    architecture: str | None = None,
+    labels: Sequence[str] | None = None,
+    preprocessing: Preprocessing | str | None = None,
+    transform_input: bool | None = None,
+    device: "torch.device | str | None" = None,
+) -> Model:
     """Loads a model from a file; PyTorch is imported only for checkpoints and archives.
 
     Args:
         source: an ONNX graph or a TorchServe archive of this project, or a checkpoint: safetensors or a state dict.
-        said: for a checkpoint, ``device`` and the parts of the description that the file lacks: ``architecture``,
-            ``labels``, ``preprocess`` and ``transform_input``, see ``handler.model.sources.load_classifier``. For an
-            archive, ``device``, and ``architecture`` if the network is custom code. None for a graph.
+        architecture: of a checkpoint that does not say it, "resnet18"; of custom code, "package.module:factory", also
+            for an archive, which allows the code to run.
+        labels: of a checkpoint, one per score.
+        preprocessing: of a checkpoint: a ``Preprocessing`` or its text, see ``wrap``.
+        transform_input: of a checkpoint of a GoogLeNet or Inception, see ``handler.model.sources.load_classifier``.
+        device: torch device of a checkpoint's or archive's network; None is the CPU.
 
     Raises:
-        ModelError: the file cannot be used; the message says why and what is valid.
+        ModelError: the file cannot be used, or an argument does not belong to its kind; the message says why and what
+            is valid.
     """
-    path = Path(source)
-    if path.suffix != _GRAPH:
-        from handler.loading import load_archive, load_checkpoint
+    given: dict[str, Any] = {
+        "architecture": architecture,
+        "labels": labels,
+        "preprocessing": preprocessing,
+        "transform_input": transform_input,
+        "device": device,
+    }
+    path, said = Path(source), {name: value for name, value in given.items() if value is not None}
+    kind = path.suffix.lower()
+    foreign = [name for name in said if name not in _ARGUMENTS.get(kind, said)]
+    if foreign:
+        raise ModelError(f"{path} says this itself: {', '.join(foreign)} cannot be given with a file {kind}")
+    if kind == _GRAPH:
+        return GraphModel(path)
+    from handler.loading import load_archive, load_checkpoint
 
-        return load_archive(path, **said) if path.suffix == _ARCHIVE else load_checkpoint(path, **said)
-    if said:
-        raise ModelError(f"a graph says itself what it is: {', '.join(said)} cannot be given with {path}")
-    return GraphModel(path)
+    return load_archive(path, **said) if kind == _ARCHIVE else load_checkpoint(path, **said)
 
 
 def wrap(
@@ -49,7 +72,7 @@ def wrap(
     """Makes a model of a network in memory, which is not changed.
 
     Args:
-        module: a classifier in eval mode, which maps pictures (N, 3, H, W) to scores (N, K).
+        module: a classifier in eval mode, with float32 weights, which maps pictures (N, 3, H, H) to scores (N, K).
         layer: the layer of the maps, if a call names none: a module path or a module of the network, or several, whose
             maps are averaged. None: the last layer on every path from the picture to the scores.
         labels: a label per class; None names the classes by their indices.
@@ -57,8 +80,9 @@ def wrap(
             mean=0.485,0.456,0.406 std=0.229,0.224,0.225"``. With None, the model takes tensors alone.
 
     Raises:
-        ModelError: the network is in training mode, does not answer with one logit per class, or has no layer with a
-            map; or labels, layer or preprocessing do not fit.
+        ModelError: the network is in training mode, is not in float32, does not answer with one logit per class, or has
+            no layer with a map; or labels, layer or preprocessing do not fit. Without preprocessing, the network is
+            run, and refused, by the first call.
     """
     from handler.wrapping import WrappedModel
 

@@ -21,7 +21,7 @@ from handler.explanation.maps import MAP_KINDS, needs_of
 from handler.graphs.choice import Choice
 from handler.model.checkpoint import read_checkpoint
 from handler.model.classifier import Classifier, build_classifier
-from handler.model.custom_architecture import is_own
+from handler.model.custom_architecture import is_custom
 from handler.model.memory_layout import in_fast_layout
 from handler.model.sources import load_classifier
 from handler.picture.decode import quieten
@@ -39,7 +39,7 @@ CHECKPOINT_NAME = "model.safetensors"  # the checkpoint's name in an archive
 
 
 def load_service(
-    folder: Path, name: str, version: str, config: Mapping[str, Any] | None = None, device: str = "cpu"
+    folder: Path, name: str, version: str, config: Mapping[str, Any] | None = None, device: str | torch.device = "cpu"
 ) -> Service:
     """Makes the service of an unpacked archive, and explains a picture of zeros, so that the first request is fast.
 
@@ -62,7 +62,7 @@ def load_service(
     return Service(choice, card, settings, threads)
 
 
-def load_archive(path: Path, architecture: str | None = None, device: str = "cpu") -> Model:
+def load_archive(path: Path, architecture: str | None = None, device: str | torch.device = "cpu") -> Model:
     """Loads a TorchServe archive of ``make archive``, with the engine that its settings choose.
 
     Args:
@@ -86,7 +86,7 @@ def load_archive(path: Path, architecture: str | None = None, device: str = "cpu
             packed = str(read_checkpoint(folder / CHECKPOINT_NAME).architecture)
         except (OSError, KeyError, TypeError, AttributeError, ValueError, zipfile.BadZipFile, yaml.YAMLError) as error:
             raise ModelError(f"{path} is no TorchServe archive of this project: {in_one_line(error)}") from error
-        if packed != architecture and (is_own(packed) or architecture):
+        if packed != architecture and (is_custom(packed) or architecture):
             raise ModelError(f"the archive is of {packed}; valid is architecture={packed!r}, which lets its code run")
         settings = read_settings(section)
         choice, card = _load(folder, name, version, settings, torch.get_num_threads(), device)
@@ -109,7 +109,7 @@ def load_checkpoint(path: Path, **said: Any) -> Model:
 
 
 def _load(
-    folder: Path, name: str, version: str, settings: Settings, threads: int, device: str
+    folder: Path, name: str, version: str, settings: Settings, threads: int, device: str | torch.device
 ) -> tuple[Choice, ModelCard]:
     if settings.engine == "onnx":
         device = "cpu"  # the graphs run on the CPU, and are compared with PyTorch there

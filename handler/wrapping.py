@@ -1,9 +1,10 @@
 """A model around a network in memory, as pytorch-grad-cam's classes are, which does not change the network."""
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from handler.model.classifier import Classifier, of_module
 from handler.picture.preprocess import Crop, Input, Preprocessing
 from handler.picture.preprocess_text import said_over
 from handler.protocol.model_card import ModelCard
+from handler.protocol.options import shown
 from handler.protocol.receipt import Receipt
 from handler.rendering.result import Result
 from handler.serving.explainer import Explainer
@@ -39,13 +41,13 @@ class WrappedModel(Model):
         preprocessing: Preprocessing | str | None = None,
     ) -> None:
         """See ``handler.wrap``."""
-        if any(part.training for part in module.modules()):
-            raise ModelError("the network is in training mode; call eval() first")
+        _check_network(module)
         self._module = module
         self._layers = _paths(module, layer)
-        self._labels = None if labels is None else list(labels)
-        self._how = said_over(preprocessing, None, "")[0] if isinstance(preprocessing, str) else preprocessing
+        self._labels = _checked_labels(labels)
+        self._how = _checked_preprocessing(preprocessing)
         self._explainers: dict[int, Explainer] = {}  # by the side of the network's input, in pixels
+        self._one_at_a_time = threading.RLock()  # engines for several sides share the network and its hooks
         if self._how is not None:
             super().__init__(self._explainer_for(self._how.crop_size))
 
@@ -59,6 +61,12 @@ class WrappedModel(Model):
         if not self._explainers:
             raise ModelError("the network has seen no picture yet; say preprocessing=, or explain a tensor first")
         return next(iter(self._explainers.values())).card
+
+    @overload
+    def explain(self, picture: Picture, **options: Any) -> Result: ...
+
+    @overload
+    def explain(self, picture: torch.Tensor, **options: Any) -> Any: ...
 
     def explain(self, picture: Pictures, **options: Any) -> Any:
         """Predicts, and explains the prediction or other targets.
@@ -77,27 +85,43 @@ class WrappedModel(Model):
             return self.explain_batch(list(picture), **options)
         return self.explain_batch([picture], **options)[0]
 
+    def predict(self, picture: Pictures, top_k: int | None = None) -> Any:
+        """Predicts the most probable classes, as ``Model.predict``; a list of N for a tensor (N, 3, H, H)."""
+        if isinstance(picture, torch.Tensor) and picture.dim() == 4:
+            return [self.predict(row, top_k) for row in picture]
+        return super().predict(picture, top_k)  # type: ignore[arg-type]
+
     def explain_batch(
-        self, pictures: Sequence[Pictures], targets: Sequence[int | str] | None = None, **options: Any
+        self, pictures: Iterable[Pictures], targets: Iterable[int | str] | None = None, **options: Any
     ) -> list[Result]:
         """As ``Model.explain_batch``, for pictures or tensors (3, H, H); a tensor (N, 3, H, H) is a batch.
 
         Raises:
             BadRequest: tensors of several sizes, or pictures without preprocessing.
+            ModelError: the network is in training mode.
             RequestError, OSError, ModelError: as ``Model.explain``.
         """
-        sides = {picture.shape[-1] for picture in pictures if isinstance(picture, torch.Tensor)}
-        if len(sides) > 1:
-            raise BadRequest(f"tensors of {len(sides)} sizes are no batch, valid are tensors of one size")
-        side = sides.pop() if sides else self._how.crop_size if self._how else 0
-        if not side:
-            raise BadRequest("pictures need preprocessing=, which makes the network's input; valid are tensors")
-        self._explainer = self._explainer_for(side)
         given = list(pictures)
-        if "layer" not in options and self._layers:
-            options["layer"] = self._layers
-        with _frozen(self._module):
+        if not given:
+            return []
+        layer = options.get("layer", "auto")
+        options["layer"] = self._layers or "auto" if layer == "auto" else _paths(self._module, layer)
+        with self._one_at_a_time, _frozen(self._module):
+            self._explainer = self._explainer_for(self._side(given))
             return super().explain_batch(given, targets, **options)  # type: ignore[arg-type]
+
+    def _side(self, pictures: Sequence[Pictures]) -> int:
+        """The side of the network's input for these pictures."""
+        tensors = [picture for picture in pictures if isinstance(picture, torch.Tensor)]
+        if self._how is None and len(tensors) < len(pictures):
+            what = next(type(picture).__name__ for picture in pictures if not isinstance(picture, torch.Tensor))
+            raise BadRequest(
+                f"{what} needs preprocessing=, which makes the network's input; without it, valid are tensors (3, H, H)"
+            )
+        sides = {len(_checked(tensor)[0]) for tensor in tensors}
+        if len(sides) > 1 or (sides and len(tensors) < len(pictures) and self._how and {self._how.crop_size} != sides):
+            raise BadRequest("tensors and pictures of several sizes are no batch, valid are those of one size")
+        return sides.pop() if sides else self._how.crop_size if self._how else 0
 
     def _job(self, picture: Pictures, options: dict[str, Any]) -> Job:
         if not isinstance(picture, torch.Tensor):
@@ -129,30 +153,54 @@ class WrappedModel(Model):
     def _default_layer(self, classifier: Classifier) -> str:
         for path in self._layers:
             if path not in classifier.layers:
-                why = classifier.refused_layers.get(path, "it does not run")
+                known = path in dict(self._module.named_modules())
+                absent = "it does not run, or returns no cells" if known else "there is no such module"
+                why = classifier.refused_layers.get(path, absent)
                 valid = ", ".join(classifier.layers)
                 raise ModelError(f"layer {path!r} has no map ({why}), valid are {valid}")
         return self._layers[0] if self._layers else classifier.default_layer
 
 
 def _paths(module: nn.Module, layer: Layer | Sequence[Layer] | None) -> list[str]:
+    """The layers, with module paths in the place of modules."""
     paths = {id(part): path for path, part in module.named_modules()}
-    found = []
-    for wanted in [] if layer is None else [layer] if isinstance(layer, (str, nn.Module)) else layer:
-        path = wanted if isinstance(wanted, str) else paths.get(id(wanted))
-        if path is None:
-            raise ModelError(f"the layer {type(wanted).__name__} is no module of the network")
-        found.append(path)
-    return found
+    wanted = [] if layer is None else list(layer) if isinstance(layer, (list, tuple)) else [layer]
+    foreign = [part for part in wanted if not isinstance(part, str) and id(part) not in paths]
+    if foreign:
+        raise ModelError(f"the layer {shown(foreign[0])} is no module of the network, valid are its modules and paths")
+    return [part if isinstance(part, str) else paths[id(part)] for part in wanted]
+
+
+def _check_network(module: nn.Module) -> None:
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"{type(module).__name__} is no network, valid is a torch.nn.Module in eval mode")
+    if any(part.training for part in module.modules()):
+        raise ModelError("the network is in training mode; call eval() first")
+    kinds = {weight.dtype for weight in module.parameters() if weight.is_floating_point()}
+    if kinds - {torch.float32}:
+        raise ModelError(
+            f"the network has weights of {', '.join(sorted(map(str, kinds)))}, valid is float32: call float()"
+        )
+
+
+def _checked_labels(labels: Sequence[str] | None) -> list[str] | None:
+    if labels is None:
+        return None
+    given = [] if isinstance(labels, (str, Mapping)) else list(labels)
+    if not given or not all(isinstance(label, str) for label in given):
+        raise ModelError(f"labels {shown(labels)} are not valid, valid is a list of texts, one per score")
+    return given
+
+
+def _checked_preprocessing(given: Preprocessing | str | None) -> Preprocessing | None:
+    if given is not None and not isinstance(given, (str, Preprocessing)):
+        raise ModelError(f"preprocessing {shown(given)} is not valid, valid is a Preprocessing or its text")
+    return None if given is None else said_over(given, None, "")[0]
 
 
 def _checked(tensor: torch.Tensor) -> Floats:
-    if (
-        tensor.dim() != 3
-        or tensor.shape[0] != 3
-        or tensor.shape[1] != tensor.shape[2]
-        or not tensor.is_floating_point()
-    ):
+    square = tensor.dim() == 3 and tensor.shape[0] == 3 and tensor.shape[1] == tensor.shape[2] > 0
+    if not square or not tensor.is_floating_point():
         raise BadRequest(
             f"a tensor {tensor.dtype} {tuple(tensor.shape)} is no picture, valid are square pictures: float (3, H, H), "
             "or (N, 3, H, H)"
@@ -167,7 +215,12 @@ def _no_preprocessing(side: int) -> Preprocessing:
 
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
-    """Inside the block, parameters require no gradient."""
+    """Inside the block, parameters require no gradient.
+
+    Raises:
+        ModelError: the network is in training mode, or of another dtype than float32.
+    """
+    _check_network(module)
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:
         for parameter in trained:
@@ -175,4 +228,5 @@ def _frozen(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         for parameter in trained:
-            parameter.requires_grad_(True)
+            with torch.inference_mode(parameter.is_inference()):  # elsewhere its flag cannot be set
+                parameter.requires_grad_(True)

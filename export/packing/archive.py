@@ -23,7 +23,7 @@ from handler.errors import ModelError
 from handler.loading import CHECKPOINT_NAME, check_defaults, describe_model
 from handler.model.checkpoint import Checkpoint, write_checkpoint
 from handler.model.classifier import Classifier, build_classifier
-from handler.model.custom_architecture import is_own
+from handler.model.custom_architecture import is_custom
 from handler.serving.settings import Settings, read_settings
 from handler.serving.threads import usable_cores
 
@@ -79,7 +79,7 @@ def write_archive(
         stage = work / "stage"
         shutil.copytree(_PACKAGE, stage / "handler", ignore=shutil.ignore_patterns("__pycache__", "*.yaml", _ENTRY))
         write_checkpoint(stage / CHECKPOINT_NAME, checkpoint)
-        _pack_own(classifier.architecture, pack, stage, report)
+        _pack_custom(classifier.architecture, pack, stage, report)
         if sidecar and settings.engine != "torch":
             write_sidecar(classifier, stage, report)
         _check_engine(settings, stage, classifier)
@@ -90,15 +90,15 @@ def write_archive(
     return archive
 
 
-def _pack_own(architecture: str, pack: Iterable[str], stage: Path, report: Callable[[str], None]) -> None:
-    if not is_own(architecture):
+def _pack_custom(architecture: str, pack: Iterable[str], stage: Path, report: Callable[[str], None]) -> None:
+    if not is_custom(architecture):
         if tuple(pack):
-            raise ModelError(f"{architecture} is torchvision's and needs no source: PACK= goes with ARCH=")
+            raise ModelError(f"{architecture} is torchvision's and needs no source: pack= is for code of your own")
         return
     pack_sources(architecture, pack, stage, report)
     foreign = check_alone(stage, architecture)
     if foreign:
-        report(f"not in the archive, so install it on the server or name it in PACK=: {', '.join(foreign)}")
+        report(f"not in the archive, so install it on the server or name it in pack=: {', '.join(foreign)}")
 
 
 def _read_config(config: Path) -> Settings:

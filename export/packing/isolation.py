@@ -52,7 +52,7 @@ def check_alone(stage: Path, architecture: str) -> Sequence[str]:
         words = done.stderr.strip().splitlines() or ["without a word"]
         raise ModelError(
             f"{architecture} does not run with the source that is packed ({words[-1].removeprefix('refused: ')}); "
-            "name what is missing (PACK=package), or in PACKED in its module"
+            "name what is missing (pack=package), or in PACKED in its module"
         )
     loaded = json.loads(done.stdout.strip().splitlines()[-1])
     return sorted(name for name in loaded if name not in server_libraries() and not name.startswith("_"))

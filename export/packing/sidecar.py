@@ -9,7 +9,7 @@ from export.graphs.prediction import export_prediction
 from export.verify.compare import VerificationError
 from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY, KINDS
 from handler.model.classifier import Classifier
-from handler.model.custom_architecture import is_own
+from handler.model.custom_architecture import is_custom
 
 EXPORTERS = {
     KIND_PREDICTION: export_prediction,
@@ -46,6 +46,6 @@ def write_sidecar(classifier: Classifier, folder: Path, report: Callable[[str], 
         except NotExportableError as error:
             report(f"the archive goes without {KINDS[kind].file}: {error}")
         except VerificationError as error:
-            if not is_own(classifier.architecture):
+            if not is_custom(classifier.architecture):
                 raise
             report(f"the archive goes without {KINDS[kind].file}, PyTorch answers instead: {error.summary}")

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
+from handler.errors import Unprocessable
 
 
 @contextmanager
@@ -26,6 +27,9 @@ def captured(
         module: the network.
         layers: module paths as in ``module.named_modules()``.
         views: layouts by module path, of layers whose output is not a single tensor (N, C, h, w) of a single run.
+
+    Raises:
+        Unprocessable: a layer does not exist.
 
     Yields:
         Path to the activations (N, C, h, w) of the layer's runs, which require gradients; the forward pass fills it.
@@ -57,5 +61,12 @@ def captured(
 
     with ExitStack() as stack:
         for path in dict.fromkeys(layers):
-            stack.callback(module.get_submodule(path).register_forward_hook(keep(path)).remove)
+            stack.callback(_submodule(module, path).register_forward_hook(keep(path)).remove)
         yield kept
+
+
+def _submodule(module: nn.Module, path: str) -> nn.Module:
+    try:
+        return module.get_submodule(path)
+    except AttributeError as error:
+        raise Unprocessable(f"layer {path!r} is no module of the network") from error

@@ -15,7 +15,16 @@ from torch import nn
 from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.precision import full_precision
 from handler.autograd.tape import Tape, differentiate, record
-from handler.explanation.evidence import Evidence, Floats, Indices, LayerEvidence, Needs, joined, resolve_pairs
+from handler.explanation.evidence import (
+    Evidence,
+    Floats,
+    Indices,
+    LayerEvidence,
+    Needs,
+    check_targets,
+    joined,
+    resolve_pairs,
+)
 
 
 class Network(Protocol):
@@ -51,7 +60,8 @@ class TorchEngine:
         """See ``Engine.run``; the model is left as it was, also after an exception.
 
         Raises:
-            Unprocessable: no ReLU to guide, or a layer the scores do not depend on.
+            Unprocessable: no ReLU to guide, or a layer that does not exist or that the scores do not depend on.
+            BadRequest: a target is neither ``TOP`` nor a class.
         """
         # gradients are recorded here whatever mode the caller is in, no_grad and inference_mode included
         with self._one_at_a_time, full_precision(), torch.inference_mode(False), torch.enable_grad():
@@ -65,6 +75,7 @@ class TorchEngine:
         started = time.perf_counter()
         with torch.no_grad():  # what a network keeps in inference mode could not be differentiated later
             logits = _numpy(self._network.module(batch.clone()))  # a network may begin with an operation in place
+        check_targets(targets, logits.shape[1])
         rows, classes = resolve_pairs(targets, logits)
         return Evidence(
             logits=logits,
@@ -80,6 +91,7 @@ class TorchEngine:
         tape = record(self._network.module, batch, needs, self._network.views)
         logits, infer_ms = _numpy(tape.scores), _since(started)
         started = time.perf_counter()
+        check_targets(targets, logits.shape[1])
         rows, classes = resolve_pairs(targets, logits)
         collected = _Collected(tape, len(rows))
         for pairs in _rounds(rows):

@@ -52,6 +52,6 @@ class ExplanationClient:
         """Draws the network's crop and the maps on one sheet, the bytes of a PNG file; arguments are as ``explain``'s.
 
         Raises:
-            Exception: as ``explain``.
+            RequestError, OSError, ModelError: as ``explain``; ``maps="none"`` leaves nothing to draw.
         """
         return encode_png(self._model.explain(image, **options).sheet())

@@ -14,18 +14,14 @@ from handler.serving.explainer import Explainer
 class GraphModel(Model):
     """The model of one graph, whose metadata give preprocessing and labels."""
 
-    def __init__(self, path: Path | str, kind: str | None = None) -> None:
+    def __init__(self, path: Path | str) -> None:
         """Opens the graph.
 
-        Args:
-            path: the file.
-            kind: the kind that the graph must have, a key of ``KINDS``; None allows any kind.
-
         Raises:
-            ModelError: the file does not exist, is no ONNX graph of this project, or is a graph of another kind.
+            ModelError: the file does not exist, or is no ONNX graph of this project.
         """
         path = Path(path)
-        graph = GraphSession.open(path, kind)
+        graph = GraphSession.open(path)
         self.description = graph.description
         super().__init__(Explainer(OnnxEngine({graph.description.kind: graph}), _card(path, graph)))
 

@@ -1,16 +1,15 @@
 """A model in the caller's own process, without a server."""
 
-import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from handler.errors import BadRequest, ModelError, ServiceError, in_one_line
-from handler.picture.decode import decode
+from handler.picture.decode import decode, from_pillow
 from handler.picture.preprocess import Input, preprocess
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options, parse_options
@@ -52,7 +51,7 @@ class Model:
         return result
 
     def explain_batch(
-        self, pictures: Sequence[Picture], targets: Sequence[int | str] | None = None, **options: Any
+        self, pictures: Iterable[Picture], targets: Iterable[int | str] | None = None, **options: Any
     ) -> list[Result]:
         """Explains several pictures, as many as possible in one pass.
 
@@ -62,8 +61,9 @@ class Model:
             options: the options of all pictures.
 
         Raises:
-            Exception: as ``explain``, for the first picture that fails.
+            RequestError, OSError, ModelError: as ``explain``, for the first picture that fails.
         """
+        pictures = list(pictures)
         chosen = [options] * len(pictures) if targets is None else [{**options, "target": target} for target in targets]
         if len(chosen) != len(pictures):
             raise BadRequest(f"{len(chosen)} targets for {len(pictures)} pictures, valid is one for each")
@@ -77,7 +77,7 @@ class Model:
             top_k: number of classes; None: five, or all classes if there are fewer.
 
         Raises:
-            Exception: as ``explain``.
+            RequestError, OSError, ModelError: as ``explain``.
         """
         options = {} if top_k is None else {"top_k": top_k}
         return self.explain(picture, maps="none", **options).predictions
@@ -111,8 +111,14 @@ class Model:
         return job_of(self._parsed(options), self.card, seen, receipt, upload)
 
     def _parsed(self, options: dict[str, Any]) -> Options:
-        given = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
-        return parse_options(given, Options())
+        return parse_options({name: _plain(value) for name, value in options.items()}, Options())
+
+
+def _plain(value: Any) -> Any:
+    """An option's value as JSON has it: numbers and lists of Python instead of those of NumPy and PyTorch."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _read(picture: Picture) -> tuple[npt.NDArray[np.uint8], Receipt]:
@@ -122,9 +128,7 @@ def _read(picture: Picture) -> tuple[npt.NDArray[np.uint8], Receipt]:
     if isinstance(picture, bytes):
         return decode(picture), Receipt.of(picture)
     if isinstance(picture, Image.Image):
-        encoded = io.BytesIO()
-        ImageOps.exif_transpose(picture).save(encoded, "PNG")
-        return decode(encoded.getvalue()), Receipt.of(encoded.getvalue())
+        picture = from_pillow(picture)
     if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         what = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
         raise BadRequest(f"{what} is no picture; valid are a path, bytes, uint8 RGB (H, W, 3) and a Pillow image")

@@ -5,20 +5,19 @@ from pathlib import Path
 
 from handler.client.graph import GraphModel
 from handler.client.model import Picture
-from handler.graphs.description import KIND_PREDICTION
 from handler.rendering.result import Prediction
 
 
 class PredictionClient:
-    """A prediction graph, loaded once; its metadata give preprocessing and labels."""
+    """A graph, loaded once; its metadata give preprocessing and labels. A prediction graph is the fastest."""
 
     def __init__(self, path: Path | str) -> None:
         """Loads the graph.
 
         Raises:
-            ModelError: the file does not exist, is no ONNX graph of this project, or is no prediction graph.
+            ModelError: the file does not exist, or is no ONNX graph of this project.
         """
-        self._model = GraphModel(path, KIND_PREDICTION)
+        self._model = GraphModel(path)
         self.description = self._model.description
 
     def predict(self, image: Picture, top_k: int | None = None) -> Sequence[Prediction]:

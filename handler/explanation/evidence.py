@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from handler.errors import BadRequest
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -68,6 +71,7 @@ class Engine(Protocol):
 
         Raises:
             Unprocessable: the model or the engine has no such evidence.
+            BadRequest: a target is neither ``TOP`` nor a class.
         """
         ...
 
@@ -109,6 +113,17 @@ def best_classes(probabilities: Floats, count: int) -> list[int]:
     """The indices of the ``count`` highest probabilities (K,), best first; ties go to the lower index."""
     best: list[int] = np.argsort(-probabilities, kind="stable")[:count].tolist()
     return best
+
+
+def check_targets(targets: Sequence[Sequence[int]], classes: int) -> None:
+    """Checks the rows' targets.
+
+    Raises:
+        BadRequest: a target is neither ``TOP`` nor a class.
+    """
+    for target in chain.from_iterable(targets):
+        if not TOP <= target < classes:
+            raise BadRequest(f"target {target} is not valid, valid are 0 to {classes - 1} and {TOP} for the top class")
 
 
 def flat_pairs(targets: Sequence[Sequence[int]]) -> tuple[Indices, Indices]:

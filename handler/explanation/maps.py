@@ -31,7 +31,7 @@ MAP_KINDS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Map:
     """One map of one explanation."""
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from handler.explanation.evidence import TOP, Engine, Evidence, Floats, Needs
+from handler.explanation.evidence import TOP, Engine, Evidence, Floats
+from handler.explanation.maps import needs_of
+from handler.graphs.description import KINDS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.picture.preprocess import Preprocessing
 
@@ -28,18 +30,11 @@ def disagreements(graphs: OnnxEngine, hooks: Engine, preprocessing: Preprocessin
     """
     picture, targets = fixed_picture(preprocessing)[None], [[TOP, 0]]
     at_layer = (graphs.layer,) if graphs.layer is not None else ()
-    asked = {
-        "prediction": Needs(),
-        "gradcam": Needs(at_layer),
-        "explanation": Needs(at_layer, guided=True),
-        "saliency": Needs(at_layer, saliency=True),
-    }
-    covered = {name: needs for name, needs in asked.items() if name in graphs.kinds and graphs.covers(needs)}
-    needed = Needs(at_layer, guided="explanation" in covered, saliency="saliency" in covered)
-    reference = hooks.run(picture, targets, needed)
+    held = {kind: needs_of(KINDS[kind].maps, at_layer) for kind in graphs.kinds}
+    reference = hooks.run(picture, targets, needs_of([name for kind in held for name in KINDS[kind].maps], at_layer))
     return [
-        f"{name} graph: {line}"
-        for name, needs in covered.items()
+        f"{kind} graph: {line}"
+        for kind, needs in held.items()
         for line in _differing(graphs.run(picture, targets, needs), reference)
     ]
 

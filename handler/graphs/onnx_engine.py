@@ -6,12 +6,11 @@ targets is computed once for each target.
 
 import time
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from handler.errors import BadRequest, Unprocessable
+from handler.errors import Unprocessable
 from handler.explanation.evidence import (
     TOP,
     Evidence,
@@ -19,11 +18,13 @@ from handler.explanation.evidence import (
     Indices,
     LayerEvidence,
     Needs,
+    check_targets,
     flat_pairs,
     resolve_pairs,
     resolve_top,
 )
-from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY, KINDS
+from handler.explanation.maps import needs_of
+from handler.graphs.description import KIND_PREDICTION, KINDS
 from handler.graphs.folder import Origin, open_graphs
 from handler.graphs.session import GraphSession
 
@@ -54,7 +55,7 @@ class OnnxEngine:
     @property
     def held(self) -> str:
         """The evidence that the graphs hold, in the words of the options."""
-        parts = ["maps none"] if KIND_PREDICTION in self._graphs else []
+        parts = ["maps none"]
         if self.layer is not None:
             maps = dict.fromkeys(name for kind in KINDS if kind in self._graphs for name in KINDS[kind].maps)
             parts.append(f"maps {', '.join(maps)} at layer {self.layer}")
@@ -73,29 +74,26 @@ class OnnxEngine:
         """
         graph = self._graph_for(needs)
         if graph is None:
-            raise Unprocessable(f"the model is served by its ONNX graphs alone, valid are {self.held}")
-        _check(targets, len(graph.description.labels))
+            raise Unprocessable(f"the ONNX graphs do not hold this evidence, valid are {self.held}")
+        check_targets(targets, len(graph.description.labels))
         if needs.backward:
             return _explain(graph, inputs, targets, needs)
         return _predict(graph, inputs, targets)
 
     def _graph_for(self, needs: Needs) -> GraphSession | None:
         """The smallest graph that holds the evidence."""
-        if needs.layers not in ((), (self.layer,)) or (needs.guided and needs.saliency):
-            return None
-        if not needs.backward:
-            return self._graphs.get(KIND_PREDICTION)
-        if needs.guided:
-            return self._graphs.get(KIND_EXPLANATION)
-        if needs.saliency:
-            return self._graphs.get(KIND_SALIENCY)
-        of_layer = (KIND_GRADCAM, KIND_EXPLANATION, KIND_SALIENCY)
-        return next((self._graphs[kind] for kind in of_layer if kind in self._graphs), None)
+        for kind in (kind for kind in KINDS if kind in self._graphs):
+            held = needs_of(KINDS[kind].maps, (str(self.layer),))
+            if {*needs.layers} <= {*held.layers} and needs.guided <= held.guided and needs.saliency <= held.saliency:
+                return self._graphs[kind]
+        return None
 
 
 def _predict(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int]]) -> Evidence:
     started = time.perf_counter()
-    logits = _run(graph, inputs, np.arange(len(inputs)), None, ["logits"])["logits"]
+    rows = np.arange(len(inputs))
+    any_target = np.full(len(rows), TOP) if "target" in KINDS[graph.description.kind].inputs else None
+    logits = _run(graph, inputs, rows, any_target, ["logits"])["logits"]
     rows, classes = resolve_pairs(targets, logits)
     return Evidence(
         logits=logits,
@@ -143,12 +141,6 @@ def _run(
     if len(parts) == 1:  # most batches; copies would take longer than small parts of the graph
         return dict(zip(names, parts[0], strict=True))
     return {name: np.concatenate(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}
-
-
-def _check(targets: Sequence[Sequence[int]], classes: int) -> None:
-    for target in chain.from_iterable(targets):
-        if not TOP <= target < classes:
-            raise BadRequest(f"target {target} is not valid, valid are 0 to {classes - 1} and {TOP} for the top class")
 
 
 def _size(inputs: Floats) -> tuple[int, int]:

@@ -11,9 +11,10 @@ from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.precision import full_precision
 from handler.errors import ModelError, in_one_line
 from handler.model.checkpoint import Checkpoint, names_in
-from handler.model.custom_architecture import build_own, is_own
+from handler.model.custom_architecture import build_custom, is_custom
 from handler.model.fingerprint import hash_state, training_only
 from handler.model.layers.find import find_layers
+from handler.model.layers.observing import device_of
 from handler.model.registry import INPUT_TRANSFORMERS, builder_of
 from handler.model.scores import check_scores
 from handler.picture.preprocess import Preprocessing
@@ -39,7 +40,7 @@ class Classifier:
     @property
     def device(self) -> torch.device:
         """The device of the parameters."""
-        return next(self.module.parameters()).device
+        return device_of(self.module)
 
 
 def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> Classifier:
@@ -56,7 +57,11 @@ def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu")
     _load_state(module, checkpoint)
     module = module.float().eval().requires_grad_(False)
     weights = hash_state(module)  # before the network runs, which may change a buffer
-    classifier = of_module(module.to(device), checkpoint.architecture, checkpoint.labels, checkpoint.preprocessing)
+    try:
+        module = module.to(device)
+    except (RuntimeError, AssertionError) as error:  # PyTorch's own for devices that do not exist
+        raise ModelError(f"the network cannot be moved to the device {str(device)!r} ({in_one_line(error)})") from error
+    classifier = of_module(module, checkpoint.architecture, checkpoint.labels, checkpoint.preprocessing)
     return replace(classifier, weights_sha256=weights)
 
 
@@ -105,8 +110,8 @@ def build_network(checkpoint: Checkpoint) -> nn.Module:
 
 def _build(checkpoint: Checkpoint, num_classes: int, side: int) -> nn.Module:
     architecture = str(checkpoint.architecture)
-    if is_own(architecture):
-        return build_own(architecture, num_classes, side)
+    if is_custom(architecture):
+        return build_custom(architecture, num_classes, side)
     options = dict(checkpoint.options)
     if architecture in INPUT_TRANSFORMERS:
         options["init_weights"] = False

@@ -20,7 +20,7 @@ from handler.errors import ModelError, in_one_line
 _SPECIFICATION = re.compile(r"(?P<module>[^\W\d]\w*(?:\.[^\W\d]\w*)*):(?P<factory>[^\W\d]\w*(?:\.[^\W\d]\w*)*)")
 
 
-def is_own(architecture: str) -> bool:
+def is_custom(architecture: str) -> bool:
     """Whether an architecture's name is ``package.module:factory`` rather than a name of torchvision's registry."""
     return ":" in architecture
 
@@ -77,7 +77,7 @@ def find_factory(architecture: str) -> Callable[..., Any]:
     return factory
 
 
-def build_own(architecture: str, num_classes: int | None = None, side: int | None = None) -> nn.Module:
+def build_custom(architecture: str, num_classes: int | None = None, side: int | None = None) -> nn.Module:
     """Calls the factory.
 
     Args:

@@ -31,7 +31,7 @@ def declared_checkpoint(architecture: str) -> Checkpoint:
     weights = getattr(module, "weights", None)
     if not callable(weights):
         raise ModelError(
-            f"architecture {architecture} comes without weights: give a checkpoint (CHECKPOINT=file), "
+            f"architecture {architecture} comes without weights: give a file, checkpoint=, "
             f"or define weights() in {module.__name__}, which returns a state dict"
         )
     try:

@@ -3,7 +3,7 @@
 import torch
 
 from handler.model.classifier import Classifier
-from handler.model.custom_architecture import is_own
+from handler.model.custom_architecture import is_custom
 
 _SHUFFLING = "shufflenet"  # the gradients of channel shuffles take longer in this layout than the rest gains
 
@@ -15,7 +15,7 @@ def in_fast_layout(classifier: Classifier) -> Classifier:
     explanations of ShuffleNets 5 to 16 % more. ShuffleNets keep their layout, as do networks on a GPU and custom
     architectures, whose code may call ``view`` on activations, which fails in this layout.
     """
-    kept = is_own(classifier.architecture) or classifier.architecture.startswith(_SHUFFLING)
+    kept = is_custom(classifier.architecture) or classifier.architecture.startswith(_SHUFFLING)
     if classifier.device.type == "cpu" and not kept:
         classifier.module.to(memory_format=torch.channels_last)
     return classifier

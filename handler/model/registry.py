@@ -27,7 +27,7 @@ def builder_of(architecture: str) -> Callable[..., nn.Module]:
     if architecture not in known_architectures():
         raise ModelError(
             f"architecture {architecture!r} is no torchvision classifier, valid are "
-            f"{', '.join(known_architectures())}; one of your own is package.module:factory (ARCH=)"
+            f"{', '.join(known_architectures())}; code of your own is architecture=package.module:factory"
         )
     builder: Callable[..., nn.Module] = torchvision.models.get_model_builder(architecture)
     return builder

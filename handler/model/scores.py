@@ -9,6 +9,7 @@ from handler.autograd.differentiable import differentiable
 from handler.autograd.graph import operation
 from handler.errors import ModelError, in_one_line
 from handler.model.custom_architecture import described
+from handler.model.layers.observing import device_of
 from handler.model.layers.scenes import scenes
 
 _SHAPING = ("View", "UnsafeView", "Squeeze", "Unsqueeze", "Permute", "Transpose", "Clone", "Alias", "ToCopy", "Slice")
@@ -32,7 +33,9 @@ def check_scores(module: nn.Module, architecture: str, side: int, classes: int |
     Raises:
         ModelError: the network fails or answers otherwise; the message says how, and what is valid.
     """
-    device = next(module.parameters()).device
+    device = device_of(module)
+    if device.type == "meta":
+        raise ModelError(f"architecture {architecture} has no weights: its tensors are on the device meta")
     picture = scenes(1, side, seed=2).to(device)
     valid = f"valid is one tensor of float32 scores (N, {classes or 'K'}), one score per label"
     scores = _run(module, picture, architecture)

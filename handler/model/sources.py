@@ -12,13 +12,14 @@ import torchvision
 from handler.errors import ModelError
 from handler.model.checkpoint import Checkpoint, read_checkpoint
 from handler.model.classifier import Classifier, build_classifier
-from handler.model.custom_architecture import find_factory, is_own, module_name
+from handler.model.custom_architecture import find_factory, is_custom, module_name
 from handler.model.custom_declarations import declared_checkpoint, declared_labels, declared_preprocessing
 from handler.model.registry import INPUT_TRANSFORMERS, builder_of, options_of_weights, preprocessing_of
+from handler.picture.preprocess import Preprocessing
 from handler.picture.preprocess_text import said_over
 
-_ASSUMED = "assumed, say PREPROCESS= if yours were trained otherwise"
-_TAKEN = "assumed, say TRANSFORM_INPUT=0 if yours were trained without it"
+_ASSUMED = "assumed, say preprocessing= if yours were trained otherwise"
+_TAKEN = "assumed, say transform_input=0 if yours were trained without it"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class _Said:
     """The user's description of a classifier, which goes before that of the weights or the checkpoint."""
 
     labels: list[str] | None = None
-    preprocess: str = ""
+    preprocessing: Preprocessing | str = ""
     transform_input: bool | None = None
 
 
@@ -36,7 +37,7 @@ def load_classifier(
     weights: str | None = None,
     checkpoint: Path | str | None = None,
     labels: list[str] | None = None,
-    preprocess: str = "",
+    preprocessing: Preprocessing | str = "",
     transform_input: bool | None = None,
     device: str | torch.device = "cpu",
 ) -> Classifier:
@@ -49,8 +50,8 @@ def load_classifier(
         checkpoint: a safetensors file or a state dict, instead of ``weights``. A factory whose module has a function
             ``weights`` needs neither.
         labels: a label per class; may be left out if weights or checkpoint have labels.
-        preprocess: the parts of the preprocessing in which it differs from that of weights or checkpoint, "resize=256
-            crop=224"; see ``handler.picture.preprocess_text``.
+        preprocessing: a ``Preprocessing``, or as text the parts in which it differs from that of weights or checkpoint,
+            "resize=256 crop=224"; see ``handler.picture.preprocess_text``.
         transform_input: whether a GoogLeNet or Inception normalises its input again, as torchvision's weights need;
             None: as the checkpoint says, True for a plain state dict.
         device: torch device of the network.
@@ -63,7 +64,7 @@ def load_classifier(
         weights=weights,
         checkpoint=checkpoint,
         labels=labels,
-        preprocess=preprocess,
+        preprocessing=preprocessing,
         transform_input=transform_input,
     )
     return build_classifier(source, device)
@@ -75,25 +76,25 @@ def find_checkpoint(
     weights: str | None = None,
     checkpoint: Path | str | None = None,
     labels: list[str] | None = None,
-    preprocess: str = "",
+    preprocessing: Preprocessing | str = "",
     transform_input: bool | None = None,
 ) -> Checkpoint:
     """Finds the checkpoint of ``load_classifier``, with the same arguments and errors, and completes it."""
-    said = _Said(labels, preprocess, transform_input)
-    if architecture is not None and is_own(architecture) and checkpoint is None:
+    said = _Said(labels, preprocessing.strip() if isinstance(preprocessing, str) else preprocessing, transform_input)
+    if architecture is not None and is_custom(architecture) and checkpoint is None:
         if weights is not None:
             raise ModelError(
-                f"weights {weights!r} are torchvision's; {architecture} takes a checkpoint (CHECKPOINT=file)"
+                f"weights {weights!r} are torchvision's; {architecture} takes a file of its own, checkpoint="
             )
         return _complete(declared_checkpoint(architecture), architecture, said)
-    if architecture is not None and not is_own(architecture):
+    if architecture is not None and not is_custom(architecture):
         builder_of(architecture)
     if (weights is None) == (checkpoint is None):
-        raise ModelError("give either weights (WEIGHTS=DEFAULT) or a checkpoint (CHECKPOINT=file)")
+        raise ModelError("give either torchvision's weights, weights=DEFAULT, or a file, checkpoint=")
     if checkpoint is not None:
         return _complete(read_checkpoint(Path(checkpoint)), architecture, said)
     if architecture is None:
-        raise ModelError("weights belong to an architecture: give its name (MODEL=resnet18)")
+        raise ModelError("weights belong to an architecture: give its name, such as architecture=resnet18")
     found = _download(architecture, str(weights))
     chosen = torchvision.models.get_model_weights(architecture)[str(weights)]
     return _complete(found, architecture, said, f"as torchvision's {chosen.name} weights have it")
@@ -120,7 +121,7 @@ def _download(architecture: str, weights: str) -> Checkpoint:
     except OSError as error:  # URLError and HTTPError are OSErrors
         raise ModelError(
             f"the weights of {architecture} could not be downloaded from {chosen.url} ({error}); "
-            "download the file elsewhere and give it with CHECKPOINT=file, to make archive with LABELS=file beside it"
+            "download the file elsewhere, and give it as checkpoint= together with labels="
         ) from error
     return Checkpoint(
         architecture=architecture,
@@ -137,23 +138,23 @@ def _complete(
     """Completes the checkpoint's description, overrides it by the user's, and notes the origin of each part."""
     name = architecture or checkpoint.architecture
     if name is None:
-        raise ModelError("the checkpoint does not say its architecture: give its name (MODEL=resnet18)")
+        raise ModelError("the checkpoint does not say its architecture: give its name, such as architecture=resnet18")
     if architecture and checkpoint.architecture and architecture != checkpoint.architecture:
         raise ModelError(f"the checkpoint is of {checkpoint.architecture}, not of {architecture}")
     if said.transform_input is not None and name not in INPUT_TRANSFORMERS:
-        raise ModelError(f"{name} has no input transform: TRANSFORM_INPUT= is for {' and '.join(INPUT_TRANSFORMERS)}")
-    if is_own(name):
-        return _complete_own(checkpoint, name, said, trusted=architecture is not None)
+        raise ModelError(f"{name} has no input transform: transform_input= is for {' and '.join(INPUT_TRANSFORMERS)}")
+    if is_custom(name):
+        return _complete_custom(checkpoint, name, said, trusted=architecture is not None)
     builder_of(name)
     names = said.labels or checkpoint.labels
     if not names:
-        raise ModelError("the checkpoint does not say its labels: give a file with one per line (LABELS=labels.txt)")
+        raise ModelError("the checkpoint does not say its labels: give one per score, labels=")
     how, of_how = checkpoint.preprocessing, origin
     if how is None:  # a plain state dict is assumed to be fine-tuned from torchvision's weights
         weights = torchvision.models.get_model_weights(name)["DEFAULT"]
         how, of_how = preprocessing_of(weights), f"as torchvision's {weights.name} weights have it: {_ASSUMED}"
-    if said.preprocess.strip():
-        how, of_how = said_over(said.preprocess, how, of_how)
+    if said.preprocessing:
+        how, of_how = said_over(said.preprocessing, how, of_how)
     origins = {"labels": "as said" if said.labels else origin, "preprocessing": of_how}
     options = checkpoint.options if checkpoint.architecture else options_of_weights(name)
     if name in INPUT_TRANSFORMERS:
@@ -166,26 +167,26 @@ def _complete(
     return replace(checkpoint, architecture=name, labels=names, preprocessing=how, options=options, origins=origins)
 
 
-def _complete_own(checkpoint: Checkpoint, name: str, said: _Said, *, trusted: bool) -> Checkpoint:
+def _complete_custom(checkpoint: Checkpoint, name: str, said: _Said, *, trusted: bool) -> Checkpoint:
     if not trusted:  # a file of weights must not run code just by naming it
-        raise ModelError(f"the checkpoint is of {name}, which is code: say that it may run (ARCH={name})")
+        raise ModelError(f"the checkpoint is of {name}, which is code: say that it may run, architecture={name}")
     find_factory(name)
     how = checkpoint.preprocessing or declared_preprocessing(name)
     names = said.labels or checkpoint.labels or declared_labels(name)
     if not names:
         raise ModelError(
-            f"{name} does not say its labels: give a file with one per line (LABELS=labels.txt), or LABELS"
+            f"{name} does not say its labels: give one per score, labels=, or define LABELS in {module_name(name)}"
         )
     declared = f"as {module_name(name)} declares it"
     of_how = "as the checkpoint says" if checkpoint.preprocessing else declared
     of_names = "as said" if said.labels else "as the checkpoint says" if checkpoint.labels else declared
-    if said.preprocess.strip():
-        how, of_how = said_over(said.preprocess, how, of_how)
+    if said.preprocessing:
+        how, of_how = said_over(said.preprocessing, how, of_how)
     if how is None:
         raise ModelError(
             f"neither the checkpoint nor the module of {name} says what is done to a picture: define "
             'PREPROCESSING = {"resize_size": 256, "crop_size": 224, "mean": [0, 0, 0], "std": [1, 1, 1]} in the module'
-            ", or say PREPROCESS='resize=256 crop=224 mean=0,0,0 std=1,1,1'"
+            ", or say preprocessing='resize=256 crop=224 mean=0,0,0 std=1,1,1'"
         )
     origins = {"labels": of_names, "preprocessing": of_how}
     return replace(checkpoint, architecture=name, labels=names, preprocessing=how, origins=origins)

@@ -37,7 +37,7 @@ from PIL.TiffImagePlugin import (
     TiffImageFile,
 )
 
-from handler.errors import BadRequest, NotAnImage, TooLarge
+from handler.errors import BadRequest, NotAnImage, TooLarge, in_one_line
 from handler.picture.bombs import check_chunks, check_scans, chunk_kinds, tile_pixels, without_profile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -210,9 +210,35 @@ def _decode_with_pillow(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8] |
             opened = Image.open(io.BytesIO(data), formats=FORMATS)
             opened.load()
         with opened as image:
-            return _upright(np.asarray(_of_8_bits(image).convert("RGB")), _orientation(image))
+            return _pixels(image)
     except Exception:  # as above
         return None
+
+
+def from_pillow(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Converts a Pillow image to uint8 RGB (H, W, 3), upright, as ``decode`` converts the file.
+
+    Raises:
+        NotAnImage: the values do not say what they look like.
+        BadRequest: the image has no pixels, or Pillow cannot load or convert it.
+    """
+    try:
+        image.load()
+        tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+        unclear = _unclear(image.mode, tags)
+        pixels = np.zeros((0, 0, 3), np.uint8) if unclear else _pixels(image)
+    except Exception as error:  # as above
+        raise BadRequest(f"the Pillow image of mode {image.mode} cannot be read ({in_one_line(error)})") from error
+    if unclear:
+        raise NotAnImage(f"the Pillow image of mode {image.mode} {unclear}")
+    if not pixels.size:
+        raise BadRequest(f"the Pillow image has {image.width}x{image.height} pixels, valid is at least one")
+    return pixels
+
+
+def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """The pixels of a loaded image: uint8 RGB (H, W, 3), upright."""
+    return np.ascontiguousarray(_upright(np.asarray(_of_8_bits(image).convert("RGB")), _orientation(image)))
 
 
 def _of_8_bits(image: Image.Image) -> Image.Image:

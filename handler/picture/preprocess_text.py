@@ -34,11 +34,11 @@ def read_flag(text: str, name: str) -> bool:
     return _FLAGS[text.strip().lower()]
 
 
-def said_over(text: str, known: Preprocessing | None, origin: str) -> tuple[Preprocessing, str]:
+def said_over(text: Preprocessing | str, known: Preprocessing | None, origin: str) -> tuple[Preprocessing, str]:
     """Reads preprocessing from ``name=value`` pairs; the known preprocessing fills in the names they leave out.
 
     Args:
-        text: pairs, separated by blanks; blanks around ``=`` and ``,`` are allowed.
+        text: pairs, separated by blanks; blanks around ``=`` and ``,`` are allowed. A ``Preprocessing`` stays as it is.
         known: the known preprocessing; without it the text must name resize, crop, mean and std.
         origin: where the known preprocessing comes from, in words.
 
@@ -48,20 +48,22 @@ def said_over(text: str, known: Preprocessing | None, origin: str) -> tuple[Prep
     Raises:
         ModelError: a name is unknown or missing, or a value is invalid; the message lists the valid names and values.
     """
+    if isinstance(text, Preprocessing):
+        return text, "as said"
     said: dict[str, Any] = {}
     for pair in re.sub(r"\s*([=,])\s*", r"\1", text).split():
         name, _, value = pair.partition("=")
         if name not in _FIELDS or name in said:
-            raise ModelError(f"PREPROCESS={text!r} names {name!r}{' twice' if name in said else ''}, {_VALID}")
+            raise ModelError(f"preprocessing={text!r} names {name!r}{' twice' if name in said else ''}, {_VALID}")
         said[name] = _value(name, value, text)
     if known is None and not set(_NEEDED) <= set(said):
         missing = ", ".join(name for name in _NEEDED if name not in said)
-        raise ModelError(f"PREPROCESS={text!r} lacks {missing}, which nothing else says; {_VALID}")
+        raise ModelError(f"preprocessing={text!r} lacks {missing}, which nothing else says; {_VALID}")
     before = asdict(known) if known else {}
     try:
         how = Preprocessing(**{**before, **{_FIELDS[name]: value for name, value in said.items()}})
     except ValueError as error:
-        raise ModelError(f"PREPROCESS={text!r}: {error}; {_VALID}") from error
+        raise ModelError(f"preprocessing={text!r}: {error}; {_VALID}") from error
     return how, "as said" if set(_NEEDED) <= set(said) else f"{', '.join(said)} as said, the rest {origin}"
 
 
@@ -72,5 +74,5 @@ def _value(name: str, value: str, text: str) -> Any:
         if name in ("mean", "std"):
             return tuple(float(number) for number in value.split(","))
     except ValueError as error:
-        raise ModelError(f"PREPROCESS={text!r}: {name}={value} is no number, {_VALID}") from error
-    return read_flag(value, f"PREPROCESS={text!r}: {name}") if name == "crop_first" else value
+        raise ModelError(f"preprocessing={text!r}: {name}={value} is no number, {_VALID}") from error
+    return read_flag(value, f"preprocessing={text!r}: {name}") if name == "crop_first" else value

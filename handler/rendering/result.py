@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from handler.atomic_write import write_whole
+from handler.errors import BadRequest
 from handler.explanation.evidence import Floats, softmax
 from handler.explanation.maps import MAP_KINDS, Map, resize, scale
 from handler.protocol.observation import GRADIENT_ALONE, NONE, Observation
@@ -38,7 +39,7 @@ class Target:
     probability: float  # 0 to 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Explanation:
     """The maps of one target."""
 
@@ -48,7 +49,7 @@ class Explanation:
     maps: dict[str, Map]  # by name, in the order of the options
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
     """The predictions and explanations of one picture."""
 
@@ -65,17 +66,32 @@ class Result:
         """The softmax (K,) of the logits."""
         return softmax(self.logits)
 
-    def draw(self, explanation: int = 0, name: str = "gradcam") -> Picture:
+    def draw(self, explanation: int = 0, name: str | None = None) -> Picture:
         """Draws a map as the server does: uint8 RGB (H, W, 3), see ``draw_map``.
 
         Args:
             explanation: index into ``explanations``.
-            name: a name out of the explanation's maps.
+            name: a name out of the explanation's maps; None is Grad-CAM, or the first map if Grad-CAM was not made.
+
+        Raises:
+            BadRequest: there is no such explanation or map.
         """
-        return draw_map(name, self.explanations[explanation].maps[name], self.canvas)
+        if not 0 <= explanation < len(self.explanations):
+            raise BadRequest(f"there are {len(self.explanations)} explanations, none has the index {explanation}")
+        maps = self.explanations[explanation].maps
+        name = name or min(maps, key=lambda made: made != "gradcam")
+        if name not in maps:
+            raise BadRequest(f"map {name!r} was not made, valid are {', '.join(maps)}")
+        return draw_map(name, maps[name], self.canvas)
 
     def sheet(self) -> Picture:
-        """Draws a row per target: the network's crop and the target's maps, all at the crop's size, with captions."""
+        """Draws a row per target: the network's crop and the target's maps, all at the crop's size, with captions.
+
+        Raises:
+            BadRequest: no map was asked for.
+        """
+        if not self.explanations:
+            raise BadRequest("the result has no map to draw; ask for maps")
         canvas, height, width = replace(self.canvas, upload=None), *self.canvas.seen.picture.shape[:2]
         rows = []
         for explanation in self.explanations:

@@ -1,8 +1,10 @@
 """``handler.load`` and ``handler.wrap``: what a program in Python sees."""
 
+import io
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -189,7 +191,11 @@ def test_layers_are_named_by_path_or_module(network):
     )
     np.testing.assert_array_equal(by_path.draw(), by_module.draw())
     assert by_path.explanations[0].layers == ("layer3", "layer4")
-    for layer, said in (("fc", "layer 'fc' has no map"), ("gone", "does not run"), (nn.ReLU(), "no module of")):
+    for layer, said in (
+        ("fc", "layer 'fc' has no map"),
+        ("gone", "there is no such module"),
+        (nn.ReLU(), "no module of"),
+    ):
         with pytest.raises(ModelError, match=said):
             handler.wrap(network, layer=layer).explain(tensor)
 
@@ -197,7 +203,7 @@ def test_layers_are_named_by_path_or_module(network):
 @pytest.mark.parametrize(
     ("picture", "said"),
     [
-        (ONE, "pictures need preprocessing="),
+        (ONE, "needs preprocessing="),
         (torch.zeros(1, SIDE, SIDE), "square"),
         (torch.zeros(3, SIDE, SIDE - 1), "square"),
         (torch.zeros(3, SIDE, SIDE, dtype=torch.uint8), "float"),
@@ -266,3 +272,96 @@ def test_an_archive_does_not_run_code_that_it_names(shapes_archive, tmp_path):
         handler.load(tmp_path / "a.mar")
     with pytest.raises(ModelError, match="the archive is of shufflenet_v2_x0_5"):
         handler.load(shapes_archive, architecture="resnet18")
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"layer": 2}, "the layer 2 is no module of the network"),
+        ({"labels": {0: "a"}}, "valid is a list of texts"),
+        ({"labels": [1, 2]}, "valid is a list of texts"),
+        ({"preprocessing": 64}, "valid is a Preprocessing or its text"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(network, said, message):
+    with pytest.raises(ModelError, match=message):
+        handler.wrap(network, **said)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (None, "NoneType is no network"),
+        (nn.Conv2d(3, 4, 3).half().eval(), "weights of torch.float16, valid is float32"),
+        (nn.Conv2d(3, 4, 3, device="meta").eval(), "has no weights"),
+        (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), "no layer with a map"),
+    ],
+)
+def test_what_is_no_network_is_refused(module, message):
+    with pytest.raises(ModelError, match=message):
+        handler.wrap(module, preprocessing="resize=32 crop=32 mean=0,0,0 std=1,1,1")
+
+
+def test_a_network_that_goes_back_to_training_is_refused_and_its_statistics_stay(network):
+    model = handler.wrap(network)
+    model.explain(torch.zeros(3, SIDE, SIDE))
+    before = network.bn1.running_mean.clone()
+    network.train()
+    try:
+        with pytest.raises(ModelError, match="training mode"):
+            model.explain(torch.ones(3, SIDE, SIDE))
+    finally:
+        network.eval()
+    assert torch.equal(network.bn1.running_mean, before)
+
+
+def test_threads_with_tensors_of_several_sizes_take_turns(network):
+    model = handler.wrap(network)
+    tensors = [torch.randn(3, side, side) for side in (SIDE, SIDE + 32) * 4]
+    expected = [handler.wrap(network).explain(tensor, target=1).logits for tensor in tensors]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda tensor: model.explain(tensor, target=1).logits, tensors))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_batch_is_predicted_row_by_row_and_may_be_empty(network):
+    batch = torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(4))
+    model = handler.wrap(network)
+    assert [model.predict(row) for row in batch] == model.predict(batch)
+    assert model.explain(batch[:0]) == []
+
+
+def test_pictures_may_come_from_a_generator_and_options_from_numpy(from_checkpoint):
+    results = from_checkpoint.explain_batch(
+        (ONE for _ in range(2)), targets=np.array([1, 2]), top_k=np.int64(3), maps=["gradcam"]
+    )
+    assert [result.explanations[0].target.index for result in results] == [1, 2]
+    assert [len(result.predictions) for result in results] == [3, 3]
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB", "HSV", "RGBX", "P", "1", "L", "LA", "RGBA", "RGBa", "La"])
+def test_pillow_images_of_every_mode_are_read(from_checkpoint, mode):
+    picture = Image.open(ONE)
+    if mode in ("RGBa", "La"):
+        picture = picture.convert(mode.upper())
+    assert len(from_checkpoint.predict(picture.convert(mode))) == 5
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (Image.new("I", (8, 8)), "nothing says which are black"),
+        (Image.new("F", (8, 8)), "nothing says which are black"),
+        (Image.new("RGB", (0, 0)), "0x0 pixels"),
+        (Image.open(io.BytesIO(ONE.read_bytes()[:5000])), "truncated"),
+    ],
+)
+def test_pillow_images_without_a_meaning_are_refused(from_checkpoint, picture, message):
+    with pytest.raises(RequestError, match=message):
+        from_checkpoint.predict(picture)
+
+
+def test_a_device_that_does_not_exist_is_refused():
+    with pytest.raises(ModelError, match="cannot be moved to the device 'nowhere'"):
+        handler.load(CHECKPOINT, device="nowhere")

@@ -19,7 +19,7 @@ from handler.model.layers.arrangement import keeps_arrangement
 from handler.model.layers.batches import goes_by_values, places_of, run_together, same_gradients, why_no_rows
 from handler.model.layers.cells import Cells, Floats, find_cells, parts
 from handler.model.layers.looking import Look
-from handler.model.layers.observing import Place, observe
+from handler.model.layers.observing import Place, device_of, observe
 from handler.model.layers.scenes import nudged, scenes
 
 _PASSING_ON = (  # layers that resample or pass on another layer's output
@@ -66,7 +66,7 @@ def find_layers(module: nn.Module, architecture: str, side: int) -> Findings:
     Raises:
         ModelError: the scores have no gradient at the picture, or no layer that all paths pass has a map.
     """
-    device = next(module.parameters()).device
+    device = device_of(module)
     pictures = [picture[None] for picture in scenes(3, side).to(device)]
     look = Look(module, architecture, pictures)
     together = run_together(module, pictures)

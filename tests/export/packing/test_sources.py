@@ -167,7 +167,7 @@ def test_source_that_lacks_a_part_is_refused_when_it_is_packed(importable, ownne
     (importable / "helping.py").write_text("width = 8")
     (ownnet / "net.py").write_text("import helping\n" + (ownnet / "net.py").read_text())
     checkpoint = find_checkpoint("ownnet.net:Network")
-    with pytest.raises(ModelError, match=r"No module named 'helping'.*name what is missing \(PACK=package\)"):
+    with pytest.raises(ModelError, match=r"No module named 'helping'.*name what is missing \(pack=package\)"):
         write_archive(checkpoint, tmp_path / "store", "own", sidecar=False)
     assert list((tmp_path / "store").iterdir()) == []
     archive = write_archive(checkpoint, tmp_path / "store", "own", sidecar=False, pack=["helping"])
@@ -181,7 +181,7 @@ def test_a_library_that_the_server_may_lack_is_named(ownnet, tmp_path):
     checkpoint = find_checkpoint("ownnet.net:Network")
     write_archive(checkpoint, tmp_path / "store", "own", sidecar=False, report=said.append)
     (line,) = [line for line in said if line.startswith("not in the archive")]
-    assert "install it on the server or name it in PACK=" in line
+    assert "install it on the server or name it in pack=" in line
     assert "captum" in line
 
 
@@ -197,21 +197,30 @@ def test_an_archive_is_made_although_a_graph_cannot(ownnet, tmp_path):
 
 
 def test_torchvisions_architectures_need_no_source(tmp_path):
-    with pytest.raises(ModelError, match="PACK= goes with ARCH="):
+    with pytest.raises(ModelError, match="pack= is for code of your own"):
         write_archive(find_checkpoint(checkpoint=CHECKPOINT), tmp_path, "shapes", sidecar=False, pack=["yaml"])
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--model", "resnet18", "--arch", "ownnet.net:Network"], "give either a torchvision architecture"),
-        (["--arch", "resnet18"], "ARCH=resnet18 is not package.module:factory; torchvision's are named by MODEL="),
+        (
+            ["--model", "resnet18", "--arch", "ownnet.net:Network"],
+            "network, --model resnet18, or your own, --arch package.module:factory",
+        ),
+        (["--arch", "resnet18"], "'resnet18' is no code, valid is --arch package.module:factory"),
     ],
 )
 @pytest.mark.parametrize("command", ["archive", "prediction", "explanation", "gradcam", "verify"])
 def test_the_command_line_wants_one_or_the_other(command, arguments, said, capsys):
     assert main([command, *(["x.onnx"] if command == "verify" else []), *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_make_is_told_its_variables(monkeypatch, capsys):
+    monkeypatch.setenv("MAKELEVEL", "1")
+    assert main(["archive", "--model", "resnet18"]) == 2
+    assert "torchvision's weights, WEIGHTS=DEFAULT, or a file, CHECKPOINT=" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("ownnet")

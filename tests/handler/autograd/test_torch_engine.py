@@ -11,7 +11,7 @@ from torch import nn
 
 import handler.autograd.torch_engine as torch_engine
 from handler.autograd.torch_engine import TorchEngine
-from handler.errors import Unprocessable
+from handler.errors import BadRequest, Unprocessable
 from handler.explanation.cam import gradcam
 from handler.explanation.evidence import TOP, Needs
 from handler.model.layers.find import find_layers
@@ -195,7 +195,7 @@ def state_of(module):
     [
         (hand_net(inplace=True), Needs(), None, ""),
         (hand_net(inplace=True), Needs(("0", "1"), guided=True, saliency=True), None, ""),
-        (hand_net(), Needs(("0", "nowhere"), guided=True), AttributeError, "nowhere"),
+        (hand_net(), Needs(("0", "nowhere"), guided=True), Unprocessable, "'nowhere' is no module"),
         (without_relu(), Needs(("0",), guided=True), Unprocessable, "ReLU networks only and this one has SiLU"),
         (nn.Sequential(hand_net(), Treacherous()), Needs(("0.0", "0.1"), True, True), RuntimeError, "module failed"),
         (nn.Sequential(hand_net(), Treacherous()), Needs(), RuntimeError, "module failed"),
@@ -214,6 +214,13 @@ def test_the_model_is_left_as_it_was(module, needs, error, message):
             engine.run(inputs, [[0, 1]], needs)
     assert state_of(module) == before
     np.testing.assert_array_equal(inputs, PICTURE)
+
+
+@pytest.mark.parametrize("target", [-2, 2])
+@pytest.mark.parametrize("needs", [Needs(), Needs(("0",))])
+def test_a_target_that_is_no_class_is_refused(needs, target):
+    with pytest.raises(BadRequest, match="valid are 0 to 1 and -1 for the top class"):
+        TorchEngine(tiny_classifier(hand_net())).run(PICTURE, [[target]], needs)
 
 
 def test_a_real_network_is_left_as_it_was(classifier):

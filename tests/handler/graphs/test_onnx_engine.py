@@ -132,8 +132,8 @@ def test_what_no_graph_holds_is_refused_and_what_they_hold_is_said(engine, pictu
     ("files", "covered"),
     [
         (["model.onnx"], [True, False, False, False]),
-        (["model.gradcam.onnx"], [False, True, False, False]),
-        (["model.explain.onnx"], [False, True, True, True]),
+        (["model.gradcam.onnx"], [True, True, False, False]),
+        (["model.explain.onnx"], [True, True, True, True]),
         (["model.onnx", "model.gradcam.onnx"], [True, True, False, False]),
         (["model.onnx", "model.gradcam.onnx", "model.explain.onnx"], [True, True, True, True]),
     ],
@@ -141,6 +141,12 @@ def test_what_no_graph_holds_is_refused_and_what_they_hold_is_said(engine, pictu
 def test_each_graph_covers_what_it_holds(opened, files, covered):
     engine = opened(*files)
     assert [engine.covers(needs) for needs in ALL_NEEDS] == covered
+
+
+def test_every_graph_holds_the_scores(opened, pictures):
+    expected = opened("model.onnx").run(pictures, SEVERAL, Needs())
+    for file in ("model.gradcam.onnx", "model.explain.onnx"):
+        assert_same_evidence(opened(file).run(pictures, SEVERAL, Needs()), expected)
 
 
 def test_without_a_gradcam_graph_the_explanation_gives_its_evidence(opened, shapes, pictures):

@@ -6,7 +6,6 @@ import onnx
 import onnxruntime
 import pytest
 
-from handler.client.prediction import PredictionClient
 from handler.errors import ModelError
 from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, GraphDescription
 from handler.graphs.session import GraphSession
@@ -93,8 +92,6 @@ def test_another_kind_is_refused(tmp_path):
     path = write_graph(tmp_path, describe(KIND_GRADCAM))
     with pytest.raises(ModelError, match="of the kind 'gradcam', needed is prediction"):
         GraphSession.open(path, KIND_PREDICTION)
-    with pytest.raises(ModelError, match="of the kind 'gradcam', needed is prediction"):
-        PredictionClient(path)
     onnx.save(make_graph(describe("future")), tmp_path / "a.onnx")
     with pytest.raises(ModelError, match="of the kind 'future', needed is prediction or gradcam or explanation"):
         GraphSession.open(tmp_path / "a.onnx")

@@ -7,7 +7,7 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.errors import ModelError
 from handler.explanation.maps import needs_of
 from handler.model.checkpoint import read_checkpoint, write_checkpoint
-from handler.model.custom_architecture import build_own, find_factory
+from handler.model.custom_architecture import build_custom, find_factory
 from handler.model.memory_layout import in_fast_layout
 from handler.model.sources import find_checkpoint, load_classifier
 from handler.protocol.options import DEFAULT_MAPS
@@ -30,7 +30,7 @@ def test_a_factory_becomes_a_classifier_with_layers_and_every_map():
 
 @pytest.mark.usefixtures("ownnet")
 def test_the_head_is_sized_from_the_labels_if_the_factory_takes_num_classes(tmp_path):
-    state = build_own("ownnet.net:Network", 5).state_dict()
+    state = build_custom("ownnet.net:Network", 5).state_dict()
     path, five = save_state(tmp_path / "five.pth", state), list("abcde")
     classifier = load_classifier("ownnet.net:Network", checkpoint=path, labels=five)
     assert classifier.labels == five
@@ -81,7 +81,7 @@ def test_a_factory_that_is_none_is_refused(ownnet, tmp_path, architecture, said)
 )
 def test_scores_that_are_none_are_refused(tmp_path, factory, labels, said):
     architecture = f"ownnet.net:{factory}"
-    path = save_state(tmp_path / "a.pth", build_own(architecture, 3).state_dict())
+    path = save_state(tmp_path / "a.pth", build_custom(architecture, 3).state_dict())
     with pytest.raises(ModelError, match=said):
         load_classifier(architecture, checkpoint=path, labels=list("abc")[:labels])
 
@@ -130,7 +130,7 @@ def weights_of(network):
 def test_channels_are_found_wherever_they_lie(importable, tmp_path, factory, layer, view):
     (importable / "guessed.py").write_text(GUESSED)
     architecture = f"guessed:{factory}"
-    path = save_state(tmp_path / "a.pth", build_own(architecture).state_dict())
+    path = save_state(tmp_path / "a.pth", build_custom(architecture).state_dict())
     classifier = load_classifier(architecture, checkpoint=path)
     assert (classifier.default_layer, classifier.views[layer]) == (layer, view)
 
@@ -138,7 +138,7 @@ def test_channels_are_found_wherever_they_lie(importable, tmp_path, factory, lay
 @pytest.mark.usefixtures("ownnet")
 def test_a_checkpoint_alone_does_not_run_the_code_that_it_names(tmp_path):
     write_checkpoint(tmp_path / "a.safetensors", find_checkpoint("ownnet.net:Network"))
-    with pytest.raises(ModelError, match="which is code: say that it may run .ARCH=ownnet.net:Network"):
+    with pytest.raises(ModelError, match="which is code: say that it may run, architecture=ownnet.net:Network"):
         load_classifier(checkpoint=tmp_path / "a.safetensors")
     assert load_classifier("ownnet.net:Network", checkpoint=tmp_path / "a.safetensors").labels[0] == "red"
 
@@ -221,7 +221,7 @@ class HalfLazy(Network):
 def test_a_compiled_network_is_used_as_it_was_written(importable, tmp_path, factory):
     """Hooks run in it, and a checkpoint fits that the compiled or the plain network wrote."""
     (importable / "compiled.py").write_text(COMPILED)
-    built = build_own(f"compiled:{factory}")
+    built = build_custom(f"compiled:{factory}")
     assert not any("_orig_mod" in name for name in built.state_dict())
     assert not any(module._compiled_call_impl for module in built.modules())
     state = find_factory(f"compiled:{factory}")().state_dict()
@@ -234,7 +234,7 @@ def test_a_compiled_network_is_used_as_it_was_written(importable, tmp_path, fact
 
 def test_a_child_called_module_keeps_its_name(importable, tmp_path):
     (importable / "compiled.py").write_text(COMPILED)
-    state = build_own("compiled:Named").state_dict()
+    state = build_custom("compiled:Named").state_dict()
     assert all(name.startswith("module.") for name in state)
     for named in (state, {f"module.{name}": value for name, value in state.items()}):
         classifier = load_classifier("compiled:Named", checkpoint=save_state(tmp_path / "a.pth", named))
@@ -243,7 +243,7 @@ def test_a_child_called_module_keeps_its_name(importable, tmp_path):
 
 def test_lazy_weights_get_their_shapes_and_then_the_checkpoints_values(importable, tmp_path):
     (importable / "compiled.py").write_text(COMPILED)
-    network = build_own("compiled:lazy", side=32)
+    network = build_custom("compiled:lazy", side=32)
     assert network[4].in_features == 8 * 16 * 16
     path = save_state(tmp_path / "a.pth", network.state_dict())
     assert torch.equal(load_classifier("compiled:lazy", checkpoint=path).module[4].weight, network[4].weight)
@@ -254,6 +254,6 @@ def test_lazy_weights_get_their_shapes_and_then_the_checkpoints_values(importabl
 
 def test_lazy_weights_without_a_shape_are_refused(importable, tmp_path):
     (importable / "compiled.py").write_text(COMPILED)
-    path = save_state(tmp_path / "a.pth", build_own("compiled:whole").state_dict())
+    path = save_state(tmp_path / "a.pth", build_custom("compiled:whole").state_dict())
     with pytest.raises(ModelError, match=r"is lazy, and after a picture auxiliary.weight, auxiliary.bias still"):
         load_classifier("compiled:HalfLazy", checkpoint=path)

@@ -36,7 +36,7 @@ def test_all_of_it_may_be_declared(bare):
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        ([HOW], r"comes without weights: give a checkpoint \(CHECKPOINT=file\), or define weights\(\) in bare"),
+        ([HOW], r"comes without weights: give a file, checkpoint=, or define weights\(\) in bare"),
         (["def weights(): raise OSError('gone')"], r"bare.weights\(\) fails \(OSError: gone\)"),
         (["def weights(): return [1]"], "returns a list, valid is a state dict"),
         (["def weights(): return network()"], "returns a Sequential, valid is a state dict"),
@@ -55,22 +55,22 @@ def test_what_is_missing_or_wrong_is_named(bare, lines, said):
 def test_preprocessing_may_be_said_instead_or_in_part(bare):
     said = "resize=16 crop=8 mean=0,0,0 std=1,1,1"
     lines = ["LABELS = ['a', 'b']", "def weights(): return network().state_dict()"]
-    found = find_checkpoint(bare(*lines), preprocess=said)
+    found = find_checkpoint(bare(*lines), preprocessing=said)
     assert (found.preprocessing.resize_size, found.preprocessing.crop_size) == (16, 8)
     assert found.origins == {"labels": "as bare declares it", "preprocessing": "as said"}
     with pytest.raises(ModelError, match="lacks mean, std, which nothing else says"):
-        find_checkpoint("bare:network", preprocess="resize=16 crop=8")
+        find_checkpoint("bare:network", preprocessing="resize=16 crop=8")
 
 
 def test_preprocessing_that_is_declared_stays_where_nothing_is_said(bare):
     lines = [HOW, "LABELS = ['a', 'b']", "def weights(): return network().state_dict()"]
-    found = find_checkpoint(bare(*lines), preprocess="resize=16")
+    found = find_checkpoint(bare(*lines), preprocessing="resize=16")
     assert (found.preprocessing.resize_size, found.preprocessing.crop_size) == (16, 8)
     assert found.origins["preprocessing"] == "resize as said, the rest as bare declares it"
 
 
 def test_torchvisions_weights_are_not_its_own(bare):
-    with pytest.raises(ModelError, match=r"weights 'DEFAULT' are torchvision's; bare:network takes a checkpoint"):
+    with pytest.raises(ModelError, match=r"weights 'DEFAULT' are torchvision's; bare:network takes a file of its own"):
         find_checkpoint(bare(), weights="DEFAULT")
 
 

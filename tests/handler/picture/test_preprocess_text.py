@@ -45,7 +45,7 @@ def test_what_has_no_default_is_enough():
         ("crop=64 crop=32", "names 'crop' twice, valid are"),
         ("crop=300", r"\(232, 300\) must be whole numbers, crop_size not the larger; valid are"),
         ("crop=-1", "must be whole numbers"),
-        ("crop=2.5", r"PREPROCESS='crop=2.5': crop=2.5 is no number, valid are"),
+        ("crop=2.5", r"preprocessing='crop=2.5': crop=2.5 is no number, valid are"),
         ("mean=0.5", "must be three numbers each"),
         ("std=0,1,1", "std above 0"),
         ("mean=a,b,c", "mean=a,b,c is no number"),
@@ -53,7 +53,7 @@ def test_what_has_no_default_is_enough():
         ("interpolation=area", "area goes with crop_first"),
         (
             "crop_first=perhaps",
-            "PREPROCESS='crop_first=perhaps': crop_first=perhaps is neither true nor false, valid are true, 1",
+            "preprocessing='crop_first=perhaps': crop_first=perhaps is neither true nor false, valid are true, 1",
         ),
     ],
 )
