@@ -52,7 +52,8 @@ def check_scores(module: nn.Module, architecture: str, side: int, classes: int |
     if not torch.allclose(scores, again, rtol=1e-4, atol=1e-5):
         raise ModelError(
             f"architecture {architecture} answers the same picture differently each time, even in eval mode; valid is "
-            "a network that neither draws random numbers nor changes its own state: F.dropout needs training=self.training"
+            "a network that neither draws random numbers nor changes its own state: F.dropout needs "
+            "training=self.training"
         )
     if scores.shape[1] == 1:
         raise ModelError(
