@@ -66,12 +66,12 @@ help: ## list the targets
 	@echo "NAME, MODEL and ARCH, too. finetune takes DATA=folder, MODEL, WEIGHTS or CHECKPOINT to start from, EPOCHS, BATCH,"
 	@echo "SEED, OUT, and FINETUNE='--freeze …'."
 
-setup: $(READY) ## build the environment in .venv (about 6 GB, a few minutes)
+setup: $(READY) ## build the environment in .venv (about 7 GB, a few minutes)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' \
 	    || { echo "error: Python 3.11 or newer is needed; name one with PYTHON=python3.11"; exit 1; }
-	@echo "building the environment in $(VENV): about 6 GB, a few minutes"
+	@echo "building the environment in $(VENV): about 7 GB, a few minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@# without its dependencies: it wants the GUI build of cv2, which would replace the headless one
@@ -152,7 +152,7 @@ finetune: $(READY) ## fine-tune a classifier on the pictures in DATA=folder (tra
 	    $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') $(if $(EPOCHS),--epochs '$(EPOCHS)') \
 	    $(if $(BATCH),--batch-size '$(BATCH)') $(if $(SEED),--seed '$(SEED)') --out '$(OUT)' $(FINETUNE)
 
-train: $(READY) ## train the embedded model anew (half an hour on two cores)
+train: $(READY) ## train the embedded model anew (about 40 minutes on two cores)
 	$(PY) -m examples.shapes.train
 
 localisation: $(READY) ## measure where the embedded model's maps lie on 500 two-object pictures

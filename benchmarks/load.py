@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 Judge = Callable[[int, Mapping[str, str], bytes], str]  # of status, headers and body; says what is wrong, "" if nothing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Seen:
     """What came of one request."""
 
@@ -54,10 +54,10 @@ def send(
         content = answer.read()
     except (OSError, http.client.HTTPException) as error:
         connection.close()  # the next request opens it anew
-        return Seen(started, time.monotonic(), type(error).__name__, f"no answer: {error!r}")
+        return Seen(started=started, ended=time.monotonic(), saw=type(error).__name__, wrong=f"no answer: {error!r}")
     ended = time.monotonic()
     wrong = judged(answer.status, dict(answer.getheaders()), content)
-    return Seen(started, ended, str(answer.status), wrong, content)
+    return Seen(started=started, ended=ended, saw=str(answer.status), wrong=wrong, body=content)
 
 
 class WrongAnswer(Exception):

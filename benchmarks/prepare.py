@@ -54,7 +54,15 @@ def prepare(network: str, folder: Path, *, side: int = 224, classes: int = 1000,
         architecture=network, labels=drawn.labels, preprocessing=how, state=drawn.module.state_dict()
     )
     classifier = build_classifier(checkpoint)
-    work = Work(folder, network, classifier.default_layer, drawn.labels, how, classifier.weights_sha256, stamp)
+    work = Work(
+        folder=folder,
+        network=network,
+        layer=classifier.default_layer,
+        labels=drawn.labels,
+        preprocessing=how,
+        weights_sha256=classifier.weights_sha256,
+        stamp=stamp,
+    )
     write_checkpoint(work.checkpoint, checkpoint)
     np.save(folder / PICTURES, fresh_pictures(np.random.default_rng(0), pictures, how))
     export_prediction(classifier, folder / "model.onnx")

@@ -91,7 +91,7 @@ def children(
         yield started
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Measured:
     """One contender's rounds."""
 

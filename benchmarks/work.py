@@ -21,7 +21,7 @@ PICTURES = "pictures.npy"
 _DESCRIPTION = "work.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Work:
     """One network with random weights, ready for every contender."""
 
@@ -38,7 +38,7 @@ class Work:
         """Reads what ``write`` wrote."""
         content = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
         content["preprocessing"] = Preprocessing.from_json(content["preprocessing"])
-        return cls(folder, **content)
+        return cls(folder=folder, **content)
 
     def write(self) -> None:
         """Writes the description; last of all files, so that a folder that has one is complete."""

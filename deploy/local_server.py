@@ -87,7 +87,7 @@ def with_free_ports(properties: dict[str, str]) -> dict[str, str]:
     return {**properties, **free}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LocalServer:
     """One TorchServe, with a folder for its pid file and its sockets, and a folder for its logs."""
 
@@ -247,7 +247,7 @@ def temporary_server(
         own = Path(folder) / "config.properties"
         settings = {**with_free_ports(read_properties(config)), **(overrides or {})}
         own.write_text("".join(f"{key}={value}\n" for key, value in settings.items()), encoding="utf-8")
-        server = LocalServer(own, model, Path(folder), logs)
+        server = LocalServer(config=own, model=model, folder=Path(folder), logs=logs)
         try:
             if started:
                 server.start()
@@ -290,7 +290,9 @@ def main() -> int:
     parser.add_argument("--config", type=Path, default=Path("config.properties"))
     parser.add_argument("--model", default="shufflenet_cam", help="name of the archive (default: %(default)s)")
     options = parser.parse_args()
-    server = LocalServer(options.config, options.model, _own_folder(options.config), Path("logs"))
+    server = LocalServer(
+        config=options.config, model=options.model, folder=_own_folder(options.config), logs=Path("logs")
+    )
     commands = {"start": lambda: _start(server), "stop": lambda: _stop(server), "java": _java}
     return run_command(commands[options.command], "the server is stopped")
 

@@ -1,4 +1,4 @@
-"""The entry file of the archive, and the only file that knows TorchServe.
+"""The entry file of the archive, and the only file that knows TorchServe's requests and headers.
 
 TorchServe needs exactly one class in it, with ``initialize`` and ``handle``.
 """

@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 _SLOW_FOLDERS = {"benchmarks", "deploy", "docs", "examples", "server", "soundness", "export/graphs", "export/packing"}
-_SLOW_FIXTURES = {"shapes_archive", "shapes_graphs"}
+_SLOW_FIXTURES = {"shapes_archive", "shapes_graphs", "wheel", "installed"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,7 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what ``make test-fast`` leaves out."""
+    """Marks what ``make test-fast`` leaves out, besides the single tests that are marked where they stand."""
     tests = Path(__file__).parent
     for item in items:
         folder = item.path.parent.relative_to(tests).as_posix()

@@ -59,7 +59,7 @@ def _load(place: Place, options: argparse.Namespace) -> bool:
         _tell("bursts larger than the queue …")
         place.record("overload", {"overload": bursts(server, place.pool, options.bursts)})
         _tell(f"{options.requests} requests at concurrency {options.concurrency} …")
-        job = Job(options.requests, 3 * 3600.0, options.concurrency)
+        job = Job(requests=options.requests, seconds=3 * 3600.0, concurrency=options.concurrency)
         found, samples = measure_load(server, place.pool, job)
     place.record("load", {"seconds": round(samples[-1].s, 1), "retry_pause_s": job.retry_pause, **found})
     its = found["outcomes"]
@@ -75,7 +75,7 @@ def _soak(place: Place, options: argparse.Namespace) -> bool:
     seconds = options.minutes * 60
     _tell(f"{options.minutes:g} minutes of low load …")
     with place.server() as server:
-        found, samples = measure_load(server, place.pool, Job(None, seconds, concurrency=2, pause=0.1))
+        found, samples = measure_load(server, place.pool, Job(requests=None, seconds=seconds, concurrency=2, pause=0.1))
     slope, answered = judge_soak(samples, seconds), found["outcomes"]["answered"]
     figures = {"seconds": seconds, "per_s": round(answered / seconds, 1), "slope": slope}
     place.record(f"soak-{options.minutes:g}", figures | found)

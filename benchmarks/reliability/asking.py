@@ -60,7 +60,7 @@ def until(found: Callable[[], Value], timeout: float, every: float = 0.1) -> Val
     return value
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Clients:
     """Clients that ask for predictions, each request over a new connection."""
 

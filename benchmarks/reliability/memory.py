@@ -16,7 +16,7 @@ MIB = 2**20
 _MOST_POINTS = 120  # of a series in a record
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """At one moment."""
 
@@ -52,7 +52,11 @@ def watched_memory(server: LocalServer, every: float = 1.0) -> Iterator[list[Sam
         with suppress(psutil.Error, ValueError):  # a process ended between two lines
             java = psutil.Process(server.pid or -1).memory_info().rss / MIB
             workers = {one.pid: one.memory_info().rss / MIB for one in worker_processes(server)}
-            samples.append(Sample(time.monotonic() - started, java, sum(workers.values()), tuple(sorted(workers))))
+            samples.append(
+                Sample(
+                    s=time.monotonic() - started, java=java, workers=sum(workers.values()), pids=tuple(sorted(workers))
+                )
+            )
 
     with repeating(sample, every):
         yield samples

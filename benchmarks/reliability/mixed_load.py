@@ -24,7 +24,7 @@ BURST = 64  # requests: four times the queue
 _SLOWEST = "all maps"  # so that the queue does not empty while a burst arrives
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """How much load."""
 
@@ -37,7 +37,7 @@ class Job:
     most_retries: int = 5000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What came of one request, which is sent again until it meets no full queue."""
 
@@ -86,7 +86,16 @@ def _answered(connection: HTTPConnection, model: str, asked: Asked, job: Job) ->
         time.sleep(random.uniform(0.5, 1.5) * job.retry_pause)
         seen = post(connection, model, asked)
     status, both = int(seen.saw) if seen.saw.isdigit() else 0, (seen.ended - first.started) * 1e3
-    return Outcome(asked.number, asked.kind, asked.form, status, seen.wrong, seen.ms, both, refusals_ms)
+    return Outcome(
+        number=asked.number,
+        kind=asked.kind,
+        form=asked.form,
+        status=status,
+        wrong=seen.wrong,
+        ms=seen.ms,
+        ms_with_retries=both,
+        refusals_ms=refusals_ms,
+    )
 
 
 def summarise_outcomes(outcomes: Sequence[Outcome], requests: int | None = None) -> dict[str, Any]:

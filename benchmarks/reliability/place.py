@@ -30,7 +30,7 @@ _SETTINGS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Place:
     """Where measurements run."""
 
@@ -51,7 +51,9 @@ class Place:
     @classmethod
     def of(cls, options: argparse.Namespace) -> "Place":
         """That of a command line."""
-        return cls(options.config, options.store.resolve(), options.model, options.records.resolve())
+        return cls(
+            config=options.config, store=options.store.resolve(), model=options.model, records=options.records.resolve()
+        )
 
     @cached_property
     def pool(self) -> list[Drawn]:
@@ -78,7 +80,7 @@ class Place:
     @contextmanager
     def clients(self, server: LocalServer, count: int = 4) -> Iterator[Clients]:
         """So many clients, who ask one request after the other while the block runs."""
-        clients = Clients(server, self.pool)
+        clients = Clients(server=server, pool=self.pool)
         with repeating(clients.ask_next, 0.02, count):
             yield clients
 

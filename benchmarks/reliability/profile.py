@@ -18,7 +18,7 @@ _BOUNDARY = "a-boundary-that-no-picture-holds"  # a random one would make equal 
 _MAPS = ("gradcam", "guided_backprop", "guided_gradcam", "saliency")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Kind:
     """A kind of request, and the answer that it must get."""
 
@@ -29,20 +29,20 @@ class Kind:
 
 
 KINDS = {
-    "prediction": Kind(42, {"maps": "none"}),
-    "gradcam": Kind(20, {"maps": "gradcam"}, _MAPS[:1]),
-    "three maps": Kind(10, maps=_MAPS[:3]),
-    "all maps": Kind(4, {"maps": "all"}, _MAPS),
-    "two targets": Kind(8, {"target": "heart,arrow", "maps": "gradcam"}, _MAPS[:1]),
-    "sheet": Kind(6),
-    "arrays": Kind(4, {"maps": "gradcam", "encoding": "npy"}, _MAPS[:1]),
+    "prediction": Kind(share=42, options={"maps": "none"}),
+    "gradcam": Kind(share=20, options={"maps": "gradcam"}, maps=_MAPS[:1]),
+    "three maps": Kind(share=10, maps=_MAPS[:3]),
+    "all maps": Kind(share=4, options={"maps": "all"}, maps=_MAPS),
+    "two targets": Kind(share=8, options={"target": "heart,arrow", "maps": "gradcam"}, maps=_MAPS[:1]),
+    "sheet": Kind(share=6),
+    "arrays": Kind(share=4, options={"maps": "gradcam", "encoding": "npy"}, maps=_MAPS[:1]),
     # mistakes of the client
-    "not an image": Kind(3, status=415),
-    "bad option": Kind(3, status=400),
+    "not an image": Kind(share=3, status=415),
+    "bad option": Kind(share=3, status=400),
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Asked:
     """One request and what is known of its answer before it comes."""
 
@@ -75,7 +75,9 @@ def request(number: int, kind: str, form: str, drawn: Drawn, seed: int = 0) -> A
         options["target"] = token
     headers = {"Accept": "image/png" if kind == "sheet" else "application/json"}
     body, more = _formed(form, upload, options)
-    return Asked(number, kind, form, body, headers | more, upload, drawn, token)
+    return Asked(
+        number=number, kind=kind, form=form, body=body, headers=headers | more, upload=upload, drawn=drawn, token=token
+    )
 
 
 def _formed(form: str, upload: bytes, options: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:

@@ -18,7 +18,7 @@ _THRESHOLDS = {F.threshold, F.threshold_, torch.threshold, torch.threshold_}  # 
 _MAXIMA = {torch.maximum, Tensor.maximum, torch.max, Tensor.max}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Found:
     """Of one picture and its top class."""
 
@@ -52,7 +52,9 @@ def explain(module: nn.Module, picture: Tensor, layer: str, layout: str) -> Foun
     gradient, saliency = torch.autograd.grad(scores.max(), [kept[-1], picture])
     activation, gradient = (_as_maps(one[0].detach(), layout) for one in (kept[-1], gradient))
     gradcam = (gradient.mean((1, 2))[:, None, None] * activation).sum(0).relu()
-    return Found(scores.detach(), gradcam, saliency[0], _guided(module, picture.detach()))
+    return Found(
+        scores=scores.detach(), gradcam=gradcam, saliency=saliency[0], guided=_guided(module, picture.detach())
+    )
 
 
 def _as_maps(output: Tensor, layout: str) -> Tensor:

@@ -31,7 +31,7 @@ Loader = DataLoader[tuple[torch.Tensor, int]]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pictures:
     """The pictures to learn from."""
 
@@ -58,7 +58,7 @@ def find_pictures(folder: Path) -> Pictures:
     if len(labels) < 2:
         raise FineTuningError(f"{folder / 'train'} has one class, {labels[0]}; valid are at least two")
     train, val = (_samples(folder / part, labels) for part in ("train", "val"))
-    return Pictures(labels, train, val, _digest(folder, train + val))
+    return Pictures(labels=labels, train=train, val=val, digest=_digest(folder, train + val))
 
 
 def _classes(folder: Path) -> list[str]:

@@ -68,7 +68,16 @@ def fine_tune(
         train_loss, train_accuracy = _train(training, loaders.train, f"epoch {number}/{epochs}")
         training.schedule.step()
         val_loss, val_accuracy = evaluate(training.module, loaders.val)
-        training.history.append(Epoch(number, rate, train_loss, train_accuracy, val_loss, val_accuracy))
+        training.history.append(
+            Epoch(
+                number=number,
+                rate=rate,
+                train_loss=train_loss,
+                train_accuracy=train_accuracy,
+                val_loss=val_loss,
+                val_accuracy=val_accuracy,
+            )
+        )
         is_best = best_epoch(training.history).number == number
         report(
             f"epoch {number}/{epochs}  train: loss {train_loss:.4f} accuracy {train_accuracy:.1%}  "

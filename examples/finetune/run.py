@@ -89,7 +89,7 @@ def prepare(network: Network, options: argparse.Namespace, shuffle: torch.Genera
     learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(learning, lr=options.learning_rate, momentum=options.momentum)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=options.step, gamma=options.gamma)
-    return Training(module, optimizer, schedule, shuffle, [])
+    return Training(module=module, optimizer=optimizer, schedule=schedule, shuffle=shuffle, history=[])
 
 
 def _settings(options: argparse.Namespace, pictures: Pictures, start: Checkpoint) -> Settings:

@@ -17,7 +17,7 @@ from handler.atomic_write import write_whole
 Settings = Mapping[str, str | int | float | bool]  # the options that decide the result, by name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Epoch:
     """The result of a pass over the training pictures, and of the network on the held-out pictures afterwards."""
 
@@ -29,7 +29,7 @@ class Epoch:
     val_accuracy: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """Everything that changes while a run goes on."""
 

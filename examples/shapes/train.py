@@ -36,7 +36,7 @@ PREPROCESSING = Preprocessing(
 TRAIN, HELD_OUT = 0, 1  # second part of a picture's seed, so that no held-out picture is ever trained on
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Phase:
     """A stretch of training at one picture size."""
 

@@ -30,13 +30,24 @@ class ChannelLayout:
         return sum(run is not None for run in self.runs)
 
     def to_maps(self, output: Tensor, run: int = 0) -> Tensor:
-        """The output of a run as maps (N, C, h, w), in which the picture is not mirrored."""
+        """The output of a run as maps (N, C, h, w), in which the picture is not mirrored.
+
+        Args:
+            output: what the layer returned.
+            run: the run's index in ``runs``.
+        """
         maps = self._cells(output) if self.grid else _permuted(output, self._axes(output))
         mirrored = self._mirrored_axes(run)
         return maps.flip(mirrored) if mirrored else maps
 
     def from_maps(self, maps: Tensor, output: Tensor, run: int = 0) -> Tensor:
-        """The output with these maps (N, C, h, w); other tokens stay as they are."""
+        """The output of a run with these maps in the place of its own; other tokens stay as they are.
+
+        Args:
+            maps: (N, C, h, w), not mirrored.
+            output: what the layer returned.
+            run: the run's index in ``runs``.
+        """
         mirrored = self._mirrored_axes(run)
         maps = maps.flip(mirrored) if mirrored else maps
         axes = self._axes(output)

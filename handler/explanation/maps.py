@@ -113,12 +113,26 @@ def scale(values: Floats) -> Floats:
 
 
 def resize(values: Floats, height: int, width: int) -> Floats:
-    """Resizes (h, w) or (h, w, 3) to (height, width[, 3]), bilinear with half-pixel centres."""
+    """Resizes a map, bilinearly with half-pixel centres.
+
+    Args:
+        values: (h, w) or (h, w, 3).
+        height: rows of the result.
+        width: columns of the result.
+
+    Returns:
+        float32 (height, width) or (height, width, 3), within the range of ``values``.
+    """
     return np.asarray(cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def combine(maps: Sequence[Floats], height: int, width: int) -> Floats:
     """Combines the unscaled maps (h, w) of several layers: scales, resizes and averages them, and scales the average.
+
+    Args:
+        maps: (h, w) of any range, one for each layer; sizes may differ.
+        height: rows of the result.
+        width: columns of the result.
 
     Returns:
         A map (height, width) on [0, 1].

@@ -52,7 +52,15 @@ class GraphSession:
         return cls(description, session)
 
     def infer(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[Floats]:
-        """Runs the graph and returns the named outputs in their order; the batch is the first axis of all arrays."""
+        """Runs the graph; the batch is the first axis of all arrays.
+
+        Args:
+            inputs: an array for each of the graph's inputs, by name.
+            outputs: names of the wanted outputs.
+
+        Returns:
+            The wanted outputs, in that order.
+        """
         found: list[Floats] = self.session.run(list(outputs), dict(inputs))
         return found
 

@@ -46,6 +46,10 @@ class Classifier:
 def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> Classifier:
     """Builds the classifier of a complete checkpoint, in eval mode and frozen.
 
+    Args:
+        checkpoint: with labels and preprocessing, see ``handler.model.sources.find_checkpoint``.
+        device: torch device.
+
     Raises:
         ModelError: the checkpoint is not complete, its weights do not fit the architecture or the labels, or the
             network is refused, see ``of_module``.

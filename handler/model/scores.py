@@ -54,8 +54,9 @@ def check_scores(module: nn.Module, architecture: str, side: int, classes: int |
     again = _run(module, picture, architecture)
     if not torch.allclose(scores, again, rtol=1e-4, atol=1e-5):
         raise ModelError(
-            f"architecture {architecture} answers the same picture differently each time, in eval mode, too; valid is "
-            "a network without chance and memory: F.dropout needs training=self.training"
+            f"architecture {architecture} answers the same picture differently each time, even in eval mode; valid is "
+            "a network that neither draws random numbers nor changes its own state: F.dropout needs "
+            "training=self.training"
         )
     if scores.shape[1] == 1:
         raise ModelError(

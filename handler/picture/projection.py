@@ -38,7 +38,15 @@ def seen_region(crop: Crop) -> Region:
 
 
 def onto_region(values: Floats, crop: Crop) -> Floats:
-    """Resamples a map (S, S) or (S, S, 3) at the crop to the pixels of ``seen_region``, bilinear."""
+    """Resamples a map of the crop to the upload's pixels that the network saw, bilinearly.
+
+    Args:
+        values: (S, S) or (S, S, 3), spread over the whole crop.
+        crop: where the crop lies in the upload.
+
+    Returns:
+        An array of ``seen_region``'s rows and columns, with the channels and the dtype of ``values``.
+    """
     region = seen_region(crop)
     top, left, bottom, right = crop.box
     rows = (np.arange(region.top, region.bottom) + 0.5 - top) * values.shape[0] / (bottom - top) - 0.5

@@ -14,7 +14,7 @@ PROBE = "probe"  # outcome of answers to probes and to questions about the model
 OUTCOMES = (OK, "BadRequest", "NotFound", "TooLarge", "NotAnImage", "Unprocessable", "NotFinite", FAILURE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Answer:
     """The answer to one row."""
 
@@ -38,7 +38,7 @@ def json_text(content: Any) -> str:
 
 def json_answer(content: dict[str, Any]) -> Answer:
     """An answer with status 200 and a JSON body."""
-    return Answer(json_text(content).encode(), JSON)
+    return Answer(body=json_text(content).encode(), content_type=JSON)
 
 
 def error_answer(error: RequestError) -> Answer:
@@ -53,4 +53,4 @@ def failure_answer() -> Answer:
 
 def _error(status: int, phrase: str, kind: str, message: str) -> Answer:
     content = {"code": status, "type": kind, "message": message}
-    return Answer(json.dumps(content).encode(), JSON, status, phrase, outcome=kind)
+    return Answer(body=json.dumps(content).encode(), content_type=JSON, status=status, phrase=phrase, outcome=kind)

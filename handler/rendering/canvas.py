@@ -26,7 +26,13 @@ class Canvas:
 
 
 def encode_map(name: str, drawn: Map, canvas: Canvas) -> dict[str, Any]:
-    """Encodes a map for the JSON answer: encoding, shape, data, max, degenerate and, for guided maps, coverage."""
+    """Encodes a map for the JSON answer: encoding, shape, data, max, degenerate and, for guided maps, coverage.
+
+    Args:
+        name: out of ``MAP_KINDS``.
+        drawn: the map, (h, w) on [0, 1] for gradcam, signed (h, w, 3) for the others.
+        canvas: what the map is drawn on, and the options.
+    """
     encoding = canvas.options.encoding
     data: str | list[Any]
     if encoding == "png":
@@ -50,6 +56,8 @@ def draw_map(name: str, drawn: Map, canvas: Canvas) -> npt.NDArray[np.uint8]:
     """Draws a map: gradcam is blended into the picture, gradients are drawn in relief on grey.
 
     At the upload's size, pixels that the network did not see are dark grey (gradcam) or transparent (gradients).
+
+    Arguments are those of ``encode_map``.
 
     Returns:
         uint8 RGB (H, W, 3); RGBA (H, W, 4) for gradients at the upload's size.

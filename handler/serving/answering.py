@@ -95,12 +95,12 @@ class Answering:
         written = []
         for job, content in zip(row.jobs, contents, strict=True):
             if isinstance(content, bytes):
-                return self._checked(Answer(content, PNG))
+                return self._checked(Answer(body=content, content_type=PNG))
             if isinstance(content, Exception):
                 with locating(job.place):
                     raise content
             written.append(content)
-        return self._checked(Answer(row.request.envelope.seal(written).encode(), JSON))
+        return self._checked(Answer(body=row.request.envelope.seal(written).encode(), content_type=JSON))
 
     def _checked(self, answer: Answer) -> Answer:
         check_size(len(answer.body), self._settings.max_answer_bytes)

@@ -4,10 +4,8 @@
 sets, so that no client can add series of metrics, or lines to TorchServe's metrics protocol.
 """
 
-import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from handler.explanation.cam import METHODS
 from handler.protocol.answer import OUTCOMES, Answer
@@ -52,12 +50,24 @@ class Metrics:
         self._measured: list[Sample] = []
 
     def count(self, name: str, amount: int = 1, labels: Mapping[str, str] = _UNLABELLED) -> None:
-        """Increases a counter."""
+        """Increases a counter.
+
+        Args:
+            name: of the metric.
+            amount: 0 or more; 0 makes the counter known.
+            labels: names of ``LABELS``; a value that is not listed there becomes "other".
+        """
         key = name, _in_order(labels)
         self._counts[key] = self._counts.get(key, 0) + amount
 
     def measure(self, name: str, seconds: float, labels: Mapping[str, str]) -> None:
-        """Adds a value to a histogram."""
+        """Adds a value to a histogram.
+
+        Args:
+            name: of the metric.
+            seconds: the value; it is rounded to microseconds.
+            labels: names of ``LABELS``; a value that is not listed there becomes "other".
+        """
         self._measured.append(Sample(name=name, value=round(seconds, 6), labels=_in_order(labels), kind="histogram"))
 
     def take(self) -> list[Sample]:
@@ -70,12 +80,10 @@ class Metrics:
 
 
 def resident_memory() -> Sample:
-    """The resident memory of this process in bytes; 0 on systems without Linux' ``/proc``."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        pages = 0
-    return Sample(name=RESIDENT, value=pages * resource.getpagesize(), kind="gauge")
+    """The resident memory of this process in bytes."""
+    import psutil  # not above: the extra "serve" brings it, and the counters of this module work without
+
+    return Sample(name=RESIDENT, value=psutil.Process().memory_info().rss, kind="gauge")
 
 
 def _in_order(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -150,7 +150,9 @@ def test_the_arithmetic():
         ratio([1, 2], [1])
     assert percentiles(range(1, 101)) == {"p50": 50, "p95": 95, "p99": 99, "max": 100}
     assert percentiles([7.0])["p50"] == 7
-    load = Load([(0, Seen(0, seconds, "200", "")) for seconds in (0.03, 0.01, 0.02)], seconds=1.5)
+    load = Load(
+        [(0, Seen(started=0, ended=seconds, saw="200", wrong="")) for seconds in (0.03, 0.01, 0.02)], seconds=1.5
+    )
     assert load.per_s == 2
 
 

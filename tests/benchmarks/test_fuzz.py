@@ -23,7 +23,9 @@ from tests.support.serving import ONE, serving
 INPUTS = 2000
 SEED = 5
 JSON = {"content-type": "application/json"}
-PICTURE = Hostile("picture", ONE.read_bytes(), [(b"Content-Type", b"image/jpeg"), (b"X-Explain-Maps", b"none")])
+PICTURE = Hostile(
+    kind="picture", body=ONE.read_bytes(), headers=[(b"Content-Type", b"image/jpeg"), (b"X-Explain-Maps", b"none")]
+)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,7 @@ DEFECTIVE = {
 def test_each_of_torchserves_own_500s_is_known_by_its_request_and_its_answer(client, name):
     content_type, said = DEFECTIVE[name]
     body = said if b"form-data" not in said else b"--B\r\nContent-Disposition: " + said + b"\r\n\r\nx\r\n--B--\r\n"
-    hostile = Hostile("defect", body, [(b"Content-Type", content_type)])
+    hostile = Hostile(kind="defect", body=body, headers=[(b"Content-Type", content_type)])
     reply = send(client.server.address, client.server.model, hostile)
     assert reply.status == 500
     verdict = judge(hostile, reply)
@@ -144,21 +146,31 @@ def error(status: int, **changed) -> bytes:
 
 
 FAULTY = {
-    "status 500": Reply(500, JSON, error(500), True),
-    "status 503": Reply(503, JSON, error(503), True),
-    "status 302": Reply(302, JSON, b"", True),
-    "no answer": Reply(0, seconds=60.0),
-    "answered only after 31": Reply(200, JSON, b"{}", True, 31.0),
-    "ends before": Reply(200, JSON, b"{}", False),
-    "is no JSON: Expecting": Reply(200, JSON, b"{", True),
-    "is no JSON: NaN": Reply(200, JSON, b'{"max": NaN}', True),
-    "of type ''": Reply(200, {}, b"{}", True),
-    "no PNG": Reply(200, {"content-type": "image/png"}, b"{}", True),
-    "code 422": Reply(400, JSON, error(422), True),
-    "no JSON object": Reply(400, JSON, b"[]", True),
-    "no JSON object of": Reply(400, JSON, error(400, message=None), True),
-    "stack trace": Reply(400, JSON, error(400, message='Traceback (most recent call last): File "x.py"'), True),
-    "a stack trace": Reply(400, JSON, error(400, message="\tat io.netty.handler.Codec.read(Codec.java:5)"), True),
+    "status 500": Reply(status=500, headers=JSON, body=error(500), complete=True),
+    "status 503": Reply(status=503, headers=JSON, body=error(503), complete=True),
+    "status 302": Reply(status=302, headers=JSON, body=b"", complete=True),
+    "no answer": Reply(status=0, seconds=60.0),
+    "answered only after 31": Reply(status=200, headers=JSON, body=b"{}", complete=True, seconds=31.0),
+    "ends before": Reply(status=200, headers=JSON, body=b"{}", complete=False),
+    "is no JSON: Expecting": Reply(status=200, headers=JSON, body=b"{", complete=True),
+    "is no JSON: NaN": Reply(status=200, headers=JSON, body=b'{"max": NaN}', complete=True),
+    "of type ''": Reply(status=200, headers={}, body=b"{}", complete=True),
+    "no PNG": Reply(status=200, headers={"content-type": "image/png"}, body=b"{}", complete=True),
+    "code 422": Reply(status=400, headers=JSON, body=error(422), complete=True),
+    "no JSON object": Reply(status=400, headers=JSON, body=b"[]", complete=True),
+    "no JSON object of": Reply(status=400, headers=JSON, body=error(400, message=None), complete=True),
+    "stack trace": Reply(
+        status=400,
+        headers=JSON,
+        body=error(400, message='Traceback (most recent call last): File "x.py"'),
+        complete=True,
+    ),
+    "a stack trace": Reply(
+        status=400,
+        headers=JSON,
+        body=error(400, message="\tat io.netty.handler.Codec.read(Codec.java:5)"),
+        complete=True,
+    ),
 }
 
 
@@ -170,10 +182,10 @@ def test_what_must_not_come_back_is_a_fault(fault):
 @pytest.mark.parametrize(
     "reply",
     [
-        Reply(200, JSON, b'{"a": 1}', True),
-        Reply(200, {"content-type": "image/png"}, b"\x89PNG", True),
-        Reply(400, JSON, error(400), True),
-        Reply(413, {}, b"", True),
+        Reply(status=200, headers=JSON, body=b'{"a": 1}', complete=True),
+        Reply(status=200, headers={"content-type": "image/png"}, body=b"\x89PNG", complete=True),
+        Reply(status=400, headers=JSON, body=error(400), complete=True),
+        Reply(status=413, headers={}, body=b"", complete=True),
     ],
 )
 def test_what_may_come_back_is_none(reply):
@@ -181,7 +193,7 @@ def test_what_may_come_back_is_none(reply):
 
 
 def test_silence_is_allowed_where_the_request_is_no_whole_one():
-    assert judge(replace(PICTURE, framed=False), Reply(0)).fault is None
+    assert judge(replace(PICTURE, framed=False), Reply(status=0)).fault is None
 
 
 @pytest.mark.parametrize("name", ["worker", "java"])

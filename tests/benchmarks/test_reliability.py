@@ -61,7 +61,12 @@ def pool():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, shapes_archive):
-    return Place(ROOT / "config.properties", shapes_archive.parent, "shapes", tmp_path_factory.mktemp("records"))
+    return Place(
+        config=ROOT / "config.properties",
+        store=shapes_archive.parent,
+        model="shapes",
+        records=tmp_path_factory.mktemp("records"),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +82,9 @@ def memory(per_minute: float, noise: float = 3.0):
 
 
 def judged(seconds, values):
-    return judge_soak([Sample(s, 200.0, value, (7,)) for s, value in zip(seconds, values, strict=True)], 600)
+    return judge_soak(
+        [Sample(s=s, java=200.0, workers=value, pids=(7,)) for s, value in zip(seconds, values, strict=True)], 600
+    )
 
 
 @pytest.mark.parametrize("per_minute", [0.0, 0.5, -1.0])
@@ -113,21 +120,23 @@ def test_a_slope_that_is_no_number_is_not_let_pass():
 
 def test_a_soak_too_short_for_a_slope_is_refused():
     with pytest.raises(ValueError, match="needed are 5"):
-        judge_soak([Sample(s, 200.0, 900.0, (7,)) for s in range(100)], 100)
+        judge_soak([Sample(s=s, java=200.0, workers=900.0, pids=(7,)) for s in range(100)], 100)
 
 
 def test_a_soak_is_judged_by_its_workers_and_not_by_javas_heap():
-    heap = [Sample(s, value, 900.0, (7,)) for s, value in zip(*memory(5), strict=True)]
+    heap = [Sample(s=s, java=value, workers=900.0, pids=(7,)) for s, value in zip(*memory(5), strict=True)]
     assert not judge_soak(heap, 600)["grows"]
 
 
 def test_samples_are_described_with_a_thinned_series():
-    found = describe_samples([Sample(float(s), 100 + s, 900 - s, (7,)) for s in range(500)])
+    found = describe_samples([Sample(s=float(s), java=100 + s, workers=900 - s, pids=(7,)) for s in range(500)])
     assert found["java_mib"] == {"first": 100, "last": 599, "max": 599}
     assert found["workers_mib"] == {"first": 900, "last": 401, "max": 900}
     assert found["same_workers"]
     assert len(found["series"]["s"]) <= 120
-    assert not describe_samples([Sample(0, 1, 1, (7,)), Sample(1, 1, 1, (8,))])["same_workers"]
+    assert not describe_samples([Sample(s=0, java=1, workers=1, pids=(7,)), Sample(s=1, java=1, workers=1, pids=(8,))])[
+        "same_workers"
+    ]
 
 
 def test_a_marked_picture_is_another_file_with_the_same_pixels():
@@ -156,7 +165,19 @@ def test_the_profile_is_mixed_as_it_says_and_every_request_has_its_own_picture(p
 
 
 def outcome(number: int, **other):
-    return replace(Outcome(number, "prediction", "raw", 200, "", 10.0 + number, 20.0 + number, []), **other)
+    return replace(
+        Outcome(
+            number=number,
+            kind="prediction",
+            form="raw",
+            status=200,
+            wrong="",
+            ms=10.0 + number,
+            ms_with_retries=20.0 + number,
+            refusals_ms=[],
+        ),
+        **other,
+    )
 
 
 def test_a_summary_counts_what_is_lost_crossed_wrong_and_refused():
@@ -206,7 +227,7 @@ def held(server, monkeypatch, module, name, refusals):
 @pytest.mark.server
 def test_under_load_every_request_gets_its_own_answer(server, pool, monkeypatch):
     with held(server, monkeypatch, mixed_load, "post", 1):
-        measured, samples = measure_load(server, pool, Job(REQUESTS, 300, 32))
+        measured, samples = measure_load(server, pool, Job(requests=REQUESTS, seconds=300, concurrency=32))
     found = measured["outcomes"]
     assert measured["as_expected"]
     assert found["wrong_examples"] == []
@@ -281,7 +302,7 @@ def test_scenarios_that_fail_or_cannot_be_tried_are_recorded_as_such(place, tmp_
     def good(_):
         """Kicked | it {times} times, {fast}."""
         sees = {"requests": 1, "saw": {"200": 1}, "right_ms": {"p50": 1.0, "max": 2.0}}
-        return Finding(True, sees, 0.5, {"long": "x" * 200, "fast": True})
+        return Finding(as_expected=True, sees=sees, back_s=0.5, detail={"long": "x" * 200, "fast": True})
 
     for fault in (impossible, late, good):
         monkeypatch.setitem(SCENARIOS, fault.__name__, Scenario(fault, "nothing", {"times": 2}))
@@ -312,7 +333,7 @@ def test_the_report_holds_what_the_records_say(place, tmp_path):
     assert place.settings()["job_queue_size"] == "16"
     record = replace(place, records=tmp_path).record
     outcomes = summarise_outcomes([outcome(number) for number in range(4321)], 4321)
-    samples = [Sample(s, 200.0, value, (7,)) for s, value in zip(*memory(5), strict=True)]
+    samples = [Sample(s=s, java=200.0, workers=value, pids=(7,)) for s, value in zip(*memory(5), strict=True)]
     seen = describe_samples(samples)
     load = {"concurrency": 32, "seconds": 600.0, "retry_pause_s": 0.1, "outcomes": outcomes, "memory": seen}
     record("load", load)

@@ -54,7 +54,7 @@ def server_in(tmp_path, **overrides) -> LocalServer:
     }
     config = tmp_path / "config.properties"
     config.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
-    return LocalServer(config, "m", tmp_path / "own", tmp_path / "logs")
+    return LocalServer(config=config, model="m", folder=tmp_path / "own", logs=tmp_path / "logs")
 
 
 def test_a_folder_that_cannot_be_written_to_is_named_before_java_is_started(tmp_path, monkeypatch):

@@ -263,7 +263,10 @@ def test_a_restart_that_cannot_begin_loses_nothing(few, tmp_path, capsys):
 
 def test_the_best_epoch_is_that_of_the_highest_accuracy_then_the_lowest_loss_then_the_first():
     def epochs(*judged):
-        return [Epoch(number, 0.1, 1.0, 0.5, loss, share) for number, (share, loss) in enumerate(judged, 1)]
+        return [
+            Epoch(number=number, rate=0.1, train_loss=1.0, train_accuracy=0.5, val_loss=loss, val_accuracy=share)
+            for number, (share, loss) in enumerate(judged, 1)
+        ]
 
     assert best_epoch(epochs((0.5, 0.1), (0.9, 0.8), (0.9, 0.7), (0.9, 0.7), (0.8, 0.2))).number == 3
 

@@ -39,6 +39,7 @@ def test_an_interruption_is_one_line_and_status_130(monkeypatch, capsys):
     assert capsys.readouterr().err == "interrupted: no file was left half written\n"
 
 
+@pytest.mark.slow
 def test_what_is_assumed_is_printed_before_the_work(tmp_path, capsys):
     torch.save(random_classifier("googlenet", classes=2).module.state_dict(), tmp_path / "scratch.pth")
     (tmp_path / "labels.txt").write_text("cat\ndog\n")
@@ -59,6 +60,7 @@ def test_what_is_assumed_is_printed_before_the_work(tmp_path, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_what_is_said_is_part_of_the_graph_and_of_its_verification(tmp_path, capsys):
     known = random_classifier("shufflenet_v2_x0_5")
     checkpoint = Checkpoint(

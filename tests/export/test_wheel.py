@@ -2,6 +2,7 @@
 
 import base64
 import importlib.metadata
+import importlib.util
 import io
 import json
 import subprocess
@@ -16,6 +17,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 from PIL import Image
 
+import handler
 from handler.client.explanation import ExplanationClient
 from handler.client.prediction import PredictionClient
 from tests.support.serving import ONE, ROOT, TWO
@@ -33,13 +35,21 @@ CLIENTS_TESTS = (
         "serving/test_threads",
     ),
     *("telemetry/test_request_log", "test_errors"),
+    *("client/test_graph", "client/test_model", "graphs/test_folder", "graphs/test_session"),
 )
+LENT = ("onnx", "ml_dtypes", "typing_extensions")  # onnx, which writes the graphs that tests open, and what it imports
 _EXPLAIN = """
 import json, sys
 from pathlib import Path
 from handler.client.explanation import ExplanationClient
 graph, picture = map(Path, sys.argv[1:])
 print(json.dumps(ExplanationClient(graph).explain(picture.read_bytes(), encoding="npy")))
+"""
+_LOAD = """
+import json, sys
+import handler
+model, picture = sys.argv[1:]
+print(json.dumps(handler.load(model).explain(picture, maps=["gradcam"]).to_dict()))
 """
 
 
@@ -61,6 +71,16 @@ def installed(wheel):
     install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
     run(LOWEST / "python", *install, "--force-reinstall", wheel, cwd=ROOT)
     return LOWEST
+
+
+@pytest.fixture
+def lent(tmp_path):
+    """A folder with ``LENT`` alone, for an environment that has none of them."""
+    for name in LENT:
+        file = Path(importlib.util.find_spec(name).origin)
+        place = file.parent if file.name == "__init__.py" else file
+        (tmp_path / place.name).symlink_to(place)
+    return tmp_path
 
 
 def run(*command, cwd, status=0):
@@ -90,10 +110,11 @@ def test_the_environment_is_the_oldest_that_is_allowed_and_has_no_torch(installe
         assert Version(found[needed.name]).release[:2] == Version(bound.version).release[:2]
 
 
-def test_the_clients_tests_pass_there(installed):
+def test_the_clients_tests_pass_there(installed, lent):
     places = [f"tests/handler/{name}" for name in CLIENTS_TESTS]
     files = [place if (ROOT / place).is_dir() else f"{place}.py" for place in places] + ["tests/export/test_labels.py"]
-    run(installed / "python", "-m", "pytest", "-p", "no:cacheprovider", *files, cwd=ROOT)
+    options = ["-p", "no:cacheprovider", "-o", f"pythonpath={lent}"]
+    run(installed / "python", "-m", "pytest", *options, *files, cwd=ROOT)
 
 
 def test_the_command_predicts_there_what_it_predicts_here(installed, shapes_graphs, tmp_path):
@@ -107,6 +128,14 @@ def test_the_command_predicts_there_what_it_predicts_here(installed, shapes_grap
         np.testing.assert_allclose(
             [one["probability"] for one in best], [one.probability for one in expected], atol=1e-5
         )
+
+
+def test_the_front_door_opens_a_graph_there(installed, shapes_graphs, tmp_path):
+    graph = shapes_graphs / "model.gradcam.onnx"
+    found = json.loads(run(installed / "python", "-c", _LOAD, graph, ONE, cwd=tmp_path).stdout)
+    expected = handler.load(graph).explain(ONE, maps=["gradcam"])
+    assert found["predictions"][0]["label"] == expected.predictions[0].label
+    assert found["explanations"][0]["maps"]["gradcam"]["shape"] == [320, 320, 3]
 
 
 def test_it_explains_there_as_here(installed, shapes_graphs, tmp_path):

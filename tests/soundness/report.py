@@ -11,12 +11,12 @@ from tests.soundness.verdict import VERDICTS
 Row = Mapping[str, Any]
 _INTRODUCTION = f"""# No wrong map
 
-Made by `make soundness`; the figures are in [soundness.json](soundness.json). Each network is loaded as a user's would
-be (`MODEL=`, or `ARCH=` with a checkpoint), with random weights that keep every layer lively, and its answers are held
-to a reference that shares no code with them: plain autograd in float64, one picture at a time, with batch norms spelled
-out and hooks of its own. Verdicts: **right**: every contract holds; **refused**: the product says in one line why it
-does not serve the network; **wrong**: a contract is broken, or an odd network is not treated as its author expects;
-**traceback**: anything else was raised, or the process died.
+`make soundness` makes this page; the figures are in [soundness.json](soundness.json). Each network is loaded as a
+user's would be (`MODEL=`, or `ARCH=` with a checkpoint), with random weights that keep every layer lively. Its answers
+are compared with a reference that shares no code with them: plain autograd in float64, one picture at a time, with
+batch norms spelled out and hooks of its own. The verdicts are **right**: every contract holds; **refused**: the product
+says in one line why it does not serve the network; **wrong**: a contract is broken, or an odd
+network is not treated as its author expects; **traceback**: anything else was raised, or the process died.
 
 Relative RMS errors of scores and activations may be {contracts.FLOORS["scores"]:g}, of the gradient at the layer
 {contracts.FLOORS["gradient"]:g}, of the gradient at the picture {contracts.FLOORS["pixels"]:g} (a ReLU whose input is
@@ -25,16 +25,17 @@ pictures, and never more than {contracts.AT_MOST:g}.
 """
 HOW = {  # each contract is checked
     "scores": "several finite logits; a single score, and scores that are probabilities already, are refused.",
-    "evidence": "of three pictures, each alone: scores, activation and gradient at the layer that the product chose, "
-    "and the guided gradient (the plain one where there is no ReLU), for the top class and one more.",
-    "rows": "the same of every row in batches of 2 and 3, in other orders and beside other pictures; the pictures' own "
-    "activations and scores must differ.",
+    "evidence": "three pictures are compared, each alone: scores, activation and gradient at the layer that the "
+    "product chose, and the guided gradient (the plain one where there is no ReLU), for the top class and one more.",
+    "rows": "the same for every row in batches of 2 and 3, in other orders and beside other pictures; the pictures' "
+    "own activations and scores must differ.",
     "differences": "central differences in float64, along random directions at the layer's cells and at the picture, "
     "equal the reference's gradients: they hold the reference itself to account.",
     "lively": "the gradient at the cells is not zero.",
     "last": "the layer runs as often as the product says. All of the picture's gradient goes through its cells, and no "
-    "later module with weights through which all of it goes, too, is a map by the contract `place`: both but where "
-    "tokens stand beside the cells, as class tokens do; then the share that goes around is in the figures (`bypass`).",
+    "later module with weights through which all of it goes, too, is a map by the contract `place`. Where "
+    "tokens stand beside the cells, as class tokens do, neither is asked for; the share of the gradient that goes "
+    "around the cells is in the figures (`bypass`).",
     "place": "a faint textured square is moved over two pictures, 4 × 4 places from edge to edge: the cells that "
     "change follow it up and down, left and right, are neither mirrored nor transposed; none leaves them unchanged, "
     "nor does an edge of the picture, a sixteenth of its side wide.",

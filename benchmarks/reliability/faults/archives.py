@@ -32,7 +32,7 @@ def corrupt_archive(place: Place) -> Finding:
         asked = ask(server, request(1, "prediction", "raw", place.pool[0]))
         said = starting.result()
     detail = {"ping": ping, "start_refused": bool(said)}
-    return Finding(asked.saw == "404" and bool(said), describe_seen([asked]), detail=detail)
+    return Finding(as_expected=asked.saw == "404" and bool(said), sees=describe_seen([asked]), detail=detail)
 
 
 _BY_TORCH = "the torch engine answers everything, and the readiness probe says why"
@@ -72,7 +72,7 @@ def _served_by_torch(place: Place, name: str, change: Callable[[bytes], bytes | 
     engines = sorted({json.loads(one.body)["model"]["engine"] if one.right else "none" for one in seen})
     good = all(one.right for one in seen) and engines == ["torch"]
     detail = {"engines": engines, "ready_after_s": round(ready_after, 1), "healthz": probe.body.decode()[:600]}
-    return Finding(good, describe_seen(seen), detail=detail)
+    return Finding(as_expected=good, sees=describe_seen(seen), detail=detail)
 
 
 def _store(place: Place, name: str) -> Path:

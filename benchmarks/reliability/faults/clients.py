@@ -30,7 +30,9 @@ def full_queue(place: Place) -> Finding:
     told_at_once = bool(found["refused"]) and found["refused_ms"]["p95"] < found["answered_ms"]["p50"]
     sees = {"requests": 3 * BURST, "saw": {"200": found["answered"], "503": found["refused"]}}
     sees |= {"right_ms": found["answered_ms"], "refused_ms": found["refused_ms"]}
-    return Finding(told_at_once and not found["neither"], sees, back, {"queue": queue, **found})
+    return Finding(
+        as_expected=told_at_once and not found["neither"], sees=sees, back_s=back, detail={"queue": queue, **found}
+    )
 
 
 _AS_BEFORE = "the ordinary clients are answered as before (503 only while the slow ones' requests fill the queue)"
@@ -78,7 +80,7 @@ def largest_uploads(place: Place) -> Finding:
     sees = {**describe_seen(seen), "refused_ms": percentiles([one.ms for one in seen if one.refused])}
     java, workers = (describe_samples(samples)[key]["max"] for key in ("java_mib", "workers_mib"))
     detail = {"bytes": len(upload), "limit": limit, "java_max_mib": java, "worker_max_mib": workers}
-    return Finding(good, sees, back, detail)
+    return Finding(as_expected=good, sees=sees, back_s=back, detail=detail)
 
 
 def _among_slow(place: Place, headers: str, start: bytes, slowly: Callable[[socket.socket], object]) -> Finding:
@@ -112,7 +114,7 @@ def _among_slow(place: Place, headers: str, start: bytes, slowly: Callable[[sock
         "still_open_at_the_end": still_open,
         "java_max_mib": describe_samples(samples)["java_mib"]["max"],
     }
-    return Finding(good, beside.describe(), back, detail)
+    return Finding(as_expected=good, sees=beside.describe(), back_s=back, detail=detail)
 
 
 def _connected(address: str) -> socket.socket:

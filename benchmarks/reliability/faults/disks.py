@@ -41,7 +41,7 @@ def full_disk_for_logs(place: Place) -> Finding:
         during = [one for one in clients.seen if full < one.started < full + _FULL_S]
     good = all(one.right for one in clients.seen) and bool(during) and left == 0
     detail = {"answered_while_full": len(during), "logs_grow_again": grown, "file_system": "tmpfs"}
-    return Finding(good, clients.describe(), back, detail)
+    return Finding(as_expected=good, sees=clients.describe(), back_s=back, detail=detail)
 
 
 @scenario("refused with the folder's name; torchserve alone serves nothing and may leave a Java without pid file")
@@ -56,7 +56,7 @@ def temp_not_writable(place: Place) -> Finding:
             asked, left_by_torchserve = _torchserve_alone(server, place)
     good = "cannot be written" in said and not left_by_us and not asked.right
     detail = {"refused": bool(said), "java_left_by_torchserve": left_by_torchserve}
-    return Finding(good, describe_seen([asked]), detail=detail)
+    return Finding(as_expected=good, sees=describe_seen([asked]), detail=detail)
 
 
 def _torchserve_alone(server: LocalServer, place: Place) -> tuple[Seen, int]:

@@ -32,7 +32,7 @@ def worker_killed(place: Place) -> Finding:
         new_worker = worker_processes(server) != [worker]
     failed = [one for one in clients.seen if not one.right]
     good = back is not None and len(failed) <= 1 and new_worker and all(one.saw[0] == "5" for one in failed)
-    return Finding(good, clients.describe(), back, {"new_worker": new_worker})
+    return Finding(as_expected=good, sees=clients.describe(), back_s=back, detail={"new_worker": new_worker})
 
 
 @scenario("without the entrypoint TorchServe does not drain: connections are reset and refused until it is up again")
@@ -48,7 +48,7 @@ def stopped(place: Place) -> Finding:
     failures = {one.saw for one in clients.seen if not one.right}
     good = back is not None and {"503"} >= {one for one in failures if one.isdigit()} and bool(failures)
     back = None if back is None else round(ended + back, 2)
-    return Finding(good, clients.describe(), back, {"stopped_after_s": round(ended, 2)})
+    return Finding(as_expected=good, sees=clients.describe(), back_s=back, detail={"stopped_after_s": round(ended, 2)})
 
 
 @scenario("every request is answered, then Java ends with 143", drain=_DRAIN)
@@ -78,7 +78,7 @@ def drained(place: Place) -> Finding:
     after = [one for one in clients.seen if one.ended > told]
     detail = {"answered_after_sigterm": len(after), "exit_status": status, "ended_after_s": round(ended, 2)}
     good = all(one.right for one in clients.seen) and bool(after) and status == 143
-    return Finding(good, clients.describe(), detail=detail)
+    return Finding(as_expected=good, sees=clients.describe(), detail=detail)
 
 
 @scenario("refused with the port's number; the first server's clients notice nothing")
@@ -95,7 +95,9 @@ def second_server(place: Place) -> Finding:
         clients.settle()
     refused = "in use" in said
     detail = {"refused": refused, "second_ended_by_itself": ended}
-    return Finding(refused and all(one.right for one in clients.seen), clients.describe(), detail=detail)
+    return Finding(
+        as_expected=refused and all(one.right for one in clients.seen), sees=clients.describe(), detail=detail
+    )
 
 
 class _Unchecked(LocalServer):

@@ -12,7 +12,7 @@ class Impossible(Exception):
     """This machine does not allow the fault; the message says what is missing."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Finding:
     """What a fault did."""
 

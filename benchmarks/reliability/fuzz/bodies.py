@@ -23,7 +23,7 @@ def json_request(draw: random.Random) -> Hostile:
         fields[name] = draw.choice(GOOD[name]) if draw.random() < 0.4 else odd_value(draw)
     if draw.random() < 0.2:
         fields[draw.choice(TEXTS["odd"])] = odd_value(draw)
-    return Hostile("json", _bent_json(draw, fields), [typed(content_type)] if content_type else [])
+    return Hostile(kind="json", body=_bent_json(draw, fields), headers=[typed(content_type)] if content_type else [])
 
 
 def kserve_request(draw: random.Random) -> Hostile:
@@ -33,7 +33,7 @@ def kserve_request(draw: random.Random) -> Hostile:
     else:
         paths, body = (b"/v2/models/{model}/infer", b"/v2/models/{model}/explain"), _second
     path = draw.choice(paths)
-    return Hostile("kserve", _bent_json(draw, body(draw)), [typed(b"application/json")], path)
+    return Hostile(kind="kserve", body=_bent_json(draw, body(draw)), headers=[typed(b"application/json")], path=path)
 
 
 def _first(draw: random.Random) -> Any:
@@ -75,7 +75,7 @@ def multipart_request(draw: random.Random) -> Hostile:
     if draw.random() < 0.1:
         odd = (b"multipart/form-data", b"multipart/mixed; boundary=B", b"multipart/form-data;boundary")
         content_type = draw.choice(odd)
-    return Hostile("multipart", _bent_bytes(draw, body), [typed(content_type)])
+    return Hostile(kind="multipart", body=_bent_bytes(draw, body), headers=[typed(content_type)])
 
 
 def _part_name(draw: random.Random, name: bytes) -> bytes:

@@ -21,16 +21,16 @@ def request(seed: int, number: int) -> Hostile:
 def _picture(draw: random.Random) -> Hostile:
     how, data = bent_picture(draw)
     option = _NO_MAPS if draw.random() < 0.9 else (b"X-Explain-Size", b"layer")
-    return Hostile(f"picture/{how}", data, [typed(b"image/jpeg"), option])
+    return Hostile(kind=f"picture/{how}", body=data, headers=[typed(b"image/jpeg"), option])
 
 
 def _bomb(draw: random.Random) -> Hostile:
     how, data = bomb(draw)
-    return Hostile(f"bomb/{how}", data, [typed(b"application/octet-stream"), _NO_MAPS])
+    return Hostile(kind=f"bomb/{how}", body=data, headers=[typed(b"application/octet-stream"), _NO_MAPS])
 
 
 def _declared(draw: random.Random) -> Hostile:
-    return Hostile("wrong type", sound_picture(draw), [typed(draw.choice(OCTETS["types"])), _NO_MAPS])
+    return Hostile(kind="wrong type", body=sound_picture(draw), headers=[typed(draw.choice(OCTETS["types"])), _NO_MAPS])
 
 
 def _form(draw: random.Random) -> Hostile:
@@ -38,7 +38,7 @@ def _form(draw: random.Random) -> Hostile:
     names = draw.sample(bodies.NAMES, 3)
     odd = b"&".join(b"%s=%s" % (name.encode(), draw.randbytes(4).hex().encode()) for name in names)
     body = draw.choice((sound_picture(draw), odd, b"data=%FF%D8&maps=none", b"=&=&&", b"data=" + b"a" * 5000))
-    return Hostile("urlencoded", body, [typed(b"application/x-www-form-urlencoded")])
+    return Hostile(kind="urlencoded", body=body, headers=[typed(b"application/x-www-form-urlencoded")])
 
 
 def _headers(draw: random.Random) -> Hostile:
@@ -54,19 +54,26 @@ def _headers(draw: random.Random) -> Hostile:
     if draw.random() < 0.7:  # else the request may end early, and the rest of it be taken for another
         headers = [(name, value.translate(None, b"\r\n\0")) for name, value in headers]
     upset = any(b"\n" in value or name in OCTETS["upsetting"] for name, value in headers)
-    return Hostile("headers", sound_picture(draw), headers, framed=not upset)
+    return Hostile(kind="headers", body=sound_picture(draw), headers=headers, framed=not upset)
 
 
 def _path(draw: random.Random) -> Hostile:
     method, start = draw.choice(OCTETS["methods"]), draw.choice(OCTETS["starts"])
     framed = method.isalpha() and method.isascii()
-    return Hostile("path", sound_picture(draw), [_NO_MAPS], start + draw.choice(OCTETS["tails"]), method, framed=framed)
+    return Hostile(
+        kind="path",
+        body=sound_picture(draw),
+        headers=[_NO_MAPS],
+        path=start + draw.choice(OCTETS["tails"]),
+        method=method,
+        framed=framed,
+    )
 
 
 def _cut(draw: random.Random) -> Hostile:
     """The connection ends before the body does."""
     body, headers = sound_picture(draw), [typed(b"image/jpeg"), _NO_MAPS]
-    return Hostile("cut", body, headers, promised=len(body) + draw.choice((1, 9000)), framed=False)
+    return Hostile(kind="cut", body=body, headers=headers, promised=len(body) + draw.choice((1, 9000)), framed=False)
 
 
 _KINDS: dict[Callable[[random.Random], Hostile], float] = {

@@ -22,7 +22,7 @@ Done = Callable[[], object]
 _SAMPLED_EVERY = 0.25  # seconds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Finding:
     """Something that must not be: an answer, a worker that is another, memory that grows."""
 
@@ -84,12 +84,12 @@ class _Run:
             try:
                 reply = send(self._address, self._server.model, hostile)
             except OSError:
-                self._add(Finding("the server cannot be reached", number, hostile))
+                self._add(Finding(fault="the server cannot be reached", number=number, hostile=hostile))
                 return
             kind, verdict = "/".join(hostile.kind.split("/")[:2]), judge(hostile, reply)
             self.tried.append(_Tried(reply.seconds, number, kind, reply.status, verdict.defect))
             if verdict.fault:
-                self._add(Finding(verdict.fault, number, hostile, reply))
+                self._add(Finding(fault=verdict.fault, number=number, hostile=hostile, reply=reply))
             self._done()
 
     def _add(self, finding: Finding) -> None:
@@ -103,7 +103,7 @@ class _Run:
             if resident := _resident(process):
                 self._samples[name].append((len(self.tried), resident))
             elif not self.over.is_set():
-                self._add(Finding(f"{name} is not the process it was"))
+                self._add(Finding(fault=f"{name} is not the process it was"))
 
     def conclude(self) -> dict[str, Any]:
         """Looks once more whether the processes are the same, and whether memory stayed flat."""
@@ -114,12 +114,12 @@ class _Run:
             same = named_worker(self._server) == self._worker
             memory = {name: judge_inputs(name, its, peaks[name], self._at_rest) for name, its in self._samples.items()}
         except (OSError, ValueError, psutil.Error) as error:
-            self._add(Finding(f"the server does not tell its worker any more: {error}"))
+            self._add(Finding(fault=f"the server does not tell its worker any more: {error}"))
         if memory and not same:
-            self._add(Finding("another worker answers"))
+            self._add(Finding(fault="another worker answers"))
         for name, its in memory.items():
             if not its["flat"]:
-                self._add(Finding(f"memory of {name} is not flat: {its}"))
+                self._add(Finding(fault=f"memory of {name} is not flat: {its}"))
         return {"worker": {"pid": self._worker.pid, "same_throughout": same}, "memory": memory}
 
 

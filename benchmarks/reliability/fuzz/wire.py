@@ -9,7 +9,7 @@ import pprint
 import socket
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ _FRAMED, _UNFRAMED = 60, 3  # seconds to wait for an answer to what is HTTP, and
 _LARGEST_ANSWER = 32 * 1024 * 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Hostile:
     """A request as it goes onto the wire; Host and Content-Length are added there."""
 
@@ -34,7 +34,7 @@ class Hostile:
     framed: bool = True  # False: no HTTP that can be told apart, so that the server may also wait, or just close
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reply:
     """What came back. Status 0: the connection was closed, or nothing came in time, without an answer."""
 
@@ -74,7 +74,7 @@ def send(address: str, model: str, hostile: Hostile) -> Reply:
             if hostile.promised is not None:
                 connection.shutdown(socket.SHUT_WR)
         reply = _receive(connection, hostile.method)
-    return Reply(*reply, seconds=time.perf_counter() - started)
+    return replace(reply, seconds=time.perf_counter() - started)
 
 
 def _bytes(hostile: Hostile, model: str) -> bytes:
@@ -85,15 +85,15 @@ def _bytes(hostile: Hostile, model: str) -> bytes:
     return b"\r\n".join(lines) + b"\r\n\r\n" + hostile.body
 
 
-def _receive(connection: socket.socket, method: bytes) -> tuple[int, dict[str, str], bytes, bool]:
+def _receive(connection: socket.socket, method: bytes) -> Reply:
     with http.client.HTTPResponse(connection, method=method.decode("latin-1")) as answer:
         try:
             answer.begin()
         except (OSError, http.client.HTTPException):  # closed, nothing in time, or no HTTP
-            return 0, {}, b"", False
+            return Reply(status=0)
         headers, body = {name.lower(): value for name, value in answer.getheaders()}, b""
         with suppress(OSError, http.client.HTTPException):
             body = answer.read(_LARGEST_ANSWER)
     promised = 0 if method == b"HEAD" else int(headers.get("content-length", -1))
     status = answer.status if answer.version == 11 else 0
-    return status, headers, body, len(body) == promised
+    return Reply(status=status, headers=headers, body=body, complete=len(body) == promised)

@@ -15,7 +15,8 @@ Floats = npt.NDArray[np.float64]
 
 BANDS = 4  # number of bands that the picture is cut into, in each direction
 EDGE = 8  # an edge is 1/8 of the picture's side; a layer that misses a whole edge has no map
-# the least correlation, on both axes, of the cells' positions with those of the bands that change the cells
+# A map's likeness is a correlation over its cells: where a cell lies in the map, and where the bands that change it lie
+# in the picture, on the axis on which the two agree less. These are the lowest values that a map may have
 _LIKE = 0.5
 _FEW = 9  # number of cells; fewer cells may correlate by chance
 _LIKE_IF_FEW = 0.8  # for few cells with two axes
@@ -50,9 +51,8 @@ class Cells:
     first: int = 0  # index of the first cell on a shared axis
     transposed: bool = False  # whether columns come before rows
     mirrored: tuple[bool, bool] = (False, False)  # upside down, left to right
-    # correlation of the cells' positions with those of the bands that change the cells, on the worse axis
-    likeness: float = 1.0
-    profile: float = 1.0  # the same correlation, for averages of rows and of columns
+    likeness: float = 1.0  # how well the cells follow the picture, see _LIKE
+    profile: float = 1.0  # the likeness of averages of rows and of columns
 
 
 def find_cells(changes: Mapping[int, Sequence[Floats]]) -> Cells | None:

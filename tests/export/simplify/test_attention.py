@@ -113,6 +113,7 @@ def small_transformer(name):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_transformers_whole_explanation_is_a_graph(name, tmp_path):
     """``export_explanation`` compares it on fresh pictures at batch 1, 3 and 8; here once more, by hand."""
@@ -130,6 +131,7 @@ def test_a_transformers_whole_explanation_is_a_graph(name, tmp_path):
         np.testing.assert_allclose(found, its, rtol=0, atol=3e-5 * np.abs(its).max())
 
 
+@pytest.mark.slow
 def test_a_transformers_gradcam_alone_is_a_smaller_graph(tmp_path):
     classifier = small_transformer("swin")
     export_gradcam(classifier, tmp_path / "small.onnx")

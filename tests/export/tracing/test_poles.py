@@ -22,7 +22,8 @@ SIDE = 16
 
 @pytest.mark.parametrize(
     "architecture",
-    ["resnet18", "shufflenet_v2_x0_5", "mobilenet_v3_small", "densenet121", "googlenet", "convnext_tiny", "vit_b_16"],
+    ["resnet18", "shufflenet_v2_x0_5", "mobilenet_v3_small", "densenet121", "googlenet"]
+    + [pytest.param(name, marks=pytest.mark.slow) for name in ("convnext_tiny", "vit_b_16")],
 )
 def test_torchvisions_networks_have_none(architecture):
     side = 75 if architecture == "googlenet" else 64
@@ -74,6 +75,7 @@ class Rooted(nn.Module):
         return self.head(self.root(found).mean((2, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "root",
     [torch.sqrt, lambda x: x**0.5, lambda x: (x * x).sqrt(), lambda x: x.abs().sqrt() * x.sign()],

@@ -253,6 +253,7 @@ def test_other_scatters_stay():
     assert sum(node.op_type == "MaxPool" for node in model.graph.node) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["shufflenet_v2_x0_5", "resnet18"])
 def test_a_whole_explanation_stays_what_it_was(monkeypatch, architecture):
     classifier = random_classifier(architecture)

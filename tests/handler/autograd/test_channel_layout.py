@@ -59,6 +59,7 @@ def test_cells_keep_their_places():
     assert CHANNELS_LAST.to_maps(output[:, 1:].reshape(1, 3, 4, 2))[0, 1, 2, 3] == output[0, 12, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "layer", "view"),
     [
@@ -86,6 +87,7 @@ def test_tokens_that_the_score_does_not_read_are_no_maps():
     assert "encoder.layers.encoder_layer_10.mlp" in classifier.layers
 
 
+@pytest.mark.slow
 def test_parts_of_windows_are_no_maps():
     classifier = random_classifier("maxvit_t", side=224)
     assert classifier.default_layer == "blocks.3"

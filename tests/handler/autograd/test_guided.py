@@ -186,7 +186,11 @@ def test_a_net_without_relu_is_refused_by_the_name_of_its_activation(activation,
 
 @pytest.mark.parametrize(
     ("architecture", "side", "name"),
-    [("efficientnet_b0", 64, "SiLU"), ("convnext_tiny", 64, "GELU"), ("vit_b_16", 224, "GELU")],
+    [
+        ("efficientnet_b0", 64, "SiLU"),
+        ("convnext_tiny", 64, "GELU"),
+        pytest.param("vit_b_16", 224, "GELU", marks=pytest.mark.slow),
+    ],
 )
 def test_an_architecture_without_relu_is_refused_but_has_saliency(architecture, side, name):
     engine, inputs = TorchEngine(random_classifier(architecture, side=side)), random_inputs(1, side)

@@ -53,7 +53,7 @@ def gradcam_of_peer(module, inputs, layers, target=TARGET):
         ("shufflenet_v2_x2_0", ["stage3", "conv5"]),
         ("resnet18", ["layer4"]),
         ("resnet18", ["layer3", "layer4"]),
-        ("vgg11", ["features"]),
+        pytest.param("vgg11", ["features"], marks=pytest.mark.slow),
     ],
 )
 def test_gradcam_equals_pytorch_grad_cam(architecture, layers):
@@ -67,7 +67,12 @@ def test_gradcam_equals_pytorch_grad_cam(architecture, layers):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "layer"), [("shufflenet_v2_x2_0", "conv5"), ("resnet18", "layer4"), ("vgg11", "features")]
+    ("architecture", "layer"),
+    [
+        ("shufflenet_v2_x2_0", "conv5"),
+        ("resnet18", "layer4"),
+        pytest.param("vgg11", "features", marks=pytest.mark.slow),
+    ],
 )
 def test_unscaled_gradcam_equals_captum(architecture, layer):
     classifier, inputs = random_classifier(architecture, side=SIDE), random_inputs(2, SIDE)
@@ -79,7 +84,9 @@ def test_unscaled_gradcam_equals_captum(architecture, layer):
     assert_same(gradcam(found.activation, found.gradient), expected[:, 0].detach().numpy(), 1e-5)
 
 
-@pytest.mark.parametrize("architecture", ["shufflenet_v2_x2_0", "resnet18", "vgg11"])
+@pytest.mark.parametrize(
+    "architecture", ["shufflenet_v2_x2_0", "resnet18", pytest.param("vgg11", marks=pytest.mark.slow)]
+)
 def test_guided_backprop_equals_pytorch_grad_cam_and_captum(architecture):
     classifier, inputs = random_classifier(architecture, side=SIDE), random_inputs(1, SIDE)
     found = make_maps(run(classifier, inputs, []), 0, ["guided_backprop"], "gradcam", at_layer=False)

@@ -67,7 +67,7 @@ def graphs(classifier, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(params=["torch", "onnx"])
+@pytest.fixture(params=["torch", pytest.param("onnx", marks=pytest.mark.slow)])
 def service(request, classifier):
     card = replace(CARD, labels=classifier.labels, preprocessing=HOW, default_layer=LAYER, layers=classifier.layers)
     if request.param == "torch":

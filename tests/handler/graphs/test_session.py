@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,7 +11,6 @@ from handler.errors import ModelError
 from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, GraphDescription
 from handler.graphs.session import GraphSession
 from tests.support.graphs import describe, make_graph, write_graph
-from tests.support.serving import ROOT
 
 PICTURES = np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2)
 
@@ -155,5 +155,7 @@ def test_a_graph_is_opened_without_torch_and_onnx(tmp_path):
         f"assert PredictionClient({str(path)!r}).description.kind == 'prediction'\n"
         "assert not {'torch', 'torchvision', 'onnx'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr

@@ -39,7 +39,7 @@ def test_a_checkpoint_becomes_a_frozen_classifier_in_eval_mode(tmp_path):
     [
         ("shufflenet_v2_x0_5", "conv5"),
         ("resnet18", "layer4"),
-        ("vgg11", "features"),
+        pytest.param("vgg11", "features", marks=pytest.mark.slow),
         ("densenet121", "features"),
         ("mobilenet_v2", "features"),
         ("googlenet", "inception5b"),

@@ -26,7 +26,9 @@ def test_npy_is_loaded_back_exactly():
 
 
 def test_json_is_sent_as_it_is_written():
-    assert json_answer({"label": "Käfer"}) == Answer('{"label": "Käfer"}'.encode(), "application/json", 200, "OK")
+    assert json_answer({"label": "Käfer"}) == Answer(
+        body='{"label": "Käfer"}'.encode(), content_type="application/json", status=200, phrase="OK"
+    )
 
 
 def test_nan_is_never_sent_as_json():

@@ -54,7 +54,7 @@ def test_counts_add_up_until_they_are_taken():
 def test_an_explained_request_is_counted_and_each_stage_that_ran_is_measured():
     labels = (("engine", "onnx"), ("method", "gradcam"))
     with_outcome = (*labels, ("outcome", "ok"))
-    assert sorted(recorded(Answer(b"", "", observed=(SEEN,))), key=lambda one: one.name) == sorted(
+    assert sorted(recorded(Answer(body=b"", content_type="", observed=(SEEN,))), key=lambda one: one.name) == sorted(
         [
             Sample(name=REQUESTS, value=1, labels=with_outcome),
             Sample(name=REQUEST_SECONDS, value=0.05, labels=with_outcome, kind="histogram"),
@@ -69,7 +69,7 @@ def test_an_explained_request_is_counted_and_each_stage_that_ran_is_measured():
 
 
 def test_several_pictures_of_a_request_are_one_request():
-    samples = recorded(Answer(b"", "", observed=(SEEN, SEEN)))
+    samples = recorded(Answer(body=b"", content_type="", observed=(SEEN, SEEN)))
     assert [one.value for one in samples if one.name == REQUESTS] == [1]
     assert [one.value for one in samples if one.name == MAPS] == [12]
     assert len([one for one in samples if one.name == STAGE_SECONDS["render"]]) == 2
@@ -105,7 +105,7 @@ def test_everything_is_declared_with_its_labels_in_their_order():
     declared = yaml.safe_load((ROOT / "deploy/metrics.yaml").read_text(encoding="utf-8"))["model_metrics"]
     of_torchserve = ["ModelName", "Level"]
     metrics = Metrics()
-    record(metrics, Answer(b"", "", observed=(SEEN,)), 0.05)
+    record(metrics, Answer(body=b"", content_type="", observed=(SEEN,)), 0.05)
     metrics.measure(STAGE_SECONDS["infer"], 0.1, {"engine": "torch", "method": "none", "outcome": "ok"})
     metrics.count(ENGINE_DISAGREEMENTS, 0)
     emitted = {
