@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.work import EXPLAIN, GRADCAM, PREDICT, Work
-from handler.explanation.cam import gradcam
 from handler.explanation.evidence import TOP, Engine, Floats, Needs
+from handler.explanation.gradient_cams import gradcam
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -25,7 +26,8 @@ _SLOW_FIXTURES = {"shapes_archive", "shapes_graphs", "wheel", "installed"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """In CI no test is skipped without anybody knowing."""
+    """In CI no test is skipped without anybody knowing; Ctrl-C works, also in what the tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for jobs in the background
     if os.environ.get("CI"):
         config.pluginmanager.register(skips, "skips")
 

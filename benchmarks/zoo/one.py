@@ -25,8 +25,8 @@ from handler.atomic_write import write_whole
 from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of
 from handler.errors import ModelError, Unprocessable
-from handler.explanation.cam import gradcam
 from handler.explanation.evidence import TOP, Engine, Evidence, Floats, Needs
+from handler.explanation.gradient_cams import gradcam
 from handler.explanation.maps import scale
 from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION, KINDS
 from handler.graphs.onnx_engine import OnnxEngine

@@ -1,7 +1,7 @@
 """Traces the whole explanation: the forward pass, both backward passes and Grad-CAM.
 
-The graph is a trace of the eager explanation (``handler.autograd.tape`` and ``handler.explanation.cam``) with its
-hooks. The rules of ``backward_rules`` replace the operators that ONNX lacks.
+The graph is a trace of the eager explanation (``handler.autograd.tape`` and ``handler.explanation.gradient_cams``) with
+its hooks. The rules of ``backward_rules`` replace the operators that ONNX lacks.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,8 @@ from export.tracing.trace import trace_batch
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.tape import differentiate, record
 from handler.errors import Unprocessable
-from handler.explanation.cam import gradcam
 from handler.explanation.evidence import TOP, Needs
+from handler.explanation.gradient_cams import gradcam
 from handler.graphs.description import KIND_EXPLANATION, KIND_SALIENCY
 from handler.model.classifier import Classifier
 

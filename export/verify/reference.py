@@ -12,8 +12,8 @@ from export.tracing.prediction import PredictionGraph
 from export.verify.compare import Floats, Inputs, Outputs, Run, Tolerance, Verdict, batch_sizes, fresh_pictures, verify
 from export.verify.precision import InDoublePrecision
 from handler.autograd.torch_engine import TorchEngine
-from handler.explanation.cam import gradcam
 from handler.explanation.evidence import TOP
+from handler.explanation.gradient_cams import gradcam
 from handler.graphs.description import KIND_PREDICTION, KINDS
 from handler.model.classifier import Classifier
 

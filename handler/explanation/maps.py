@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from handler.explanation.cam import METHODS
 from handler.explanation.evidence import Evidence, Floats, Needs
+from handler.explanation.methods import METHODS
 
 _EPSILON = 1e-7  # as in pytorch-grad-cam: an all-zero map stays zero
 
@@ -51,24 +51,29 @@ def needs_of(maps: Sequence[str], layers: Sequence[str]) -> Needs:
     )
 
 
-def make_maps(evidence: Evidence, pair: int, maps: Sequence[str], method: str, *, at_layer: bool) -> dict[str, Map]:
+def make_maps(
+    evidence: Evidence, pair: int, maps: Sequence[str], method: str, *, at_layer: bool, seed: int = 0
+) -> dict[str, Map]:
     """Makes the maps of one (input, target) pair.
 
     Args:
         evidence: with all arrays that ``needs_of(maps, …)`` names.
         pair: index into the evidence's pairs.
         maps: names out of ``MAP_KINDS``.
-        method: name of a formula in ``cam.METHODS``.
+        method: name of a formula in ``methods.METHODS``.
         at_layer: leaves gradcam at the layer's size (h, w), instead of the input's (H, W).
+        seed: of random methods.
 
     Returns:
         Name to map, in the order of ``maps``.
 
     Raises:
         ValueError: the evidence lacks a gradient at the input.
+        Unprocessable: the method is not defined at a layer; the message says where it is.
     """
+    options = {"seed": seed} if METHODS[method].random else {}
     unscaled = [
-        METHODS[method].formula(layer.activation[pair : pair + 1], layer.gradient[pair : pair + 1])[0]
+        METHODS[method].formula(layer.activation[pair : pair + 1], layer.gradient[pair : pair + 1], **options)[0]
         for layer in evidence.layers.values()
     ]
     guided = evidence.guided if any(MAP_KINDS[name].guided for name in maps) else None

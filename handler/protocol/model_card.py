@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import Any
 
 from handler.errors import BadRequest, Unprocessable
-from handler.explanation.cam import METHODS
 from handler.explanation.evidence import TOP
+from handler.explanation.methods import METHODS
 from handler.picture.preprocess import Preprocessing
 from handler.protocol.options import ALL_MAPS, DEFAULT_MAPS, ENCODINGS, MAPS, SIZES, Options, shown
 

@@ -11,8 +11,8 @@ from typing import Any
 import cv2
 
 from handler.errors import BadRequest
-from handler.explanation.cam import METHODS
 from handler.explanation.maps import MAP_KINDS
+from handler.explanation.methods import METHODS
 
 MAPS = tuple(MAP_KINDS)
 DEFAULT_MAPS = MAPS[:3]  # the maps of pytorch-grad-cam's tutorial
@@ -24,6 +24,7 @@ COLORMAPS = {
 }
 MAX_LAYERS = 8
 MAX_TARGETS = 10
+MAX_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Options:
 
     target: tuple[int | str, ...] = ("top",)  # class indices, labels or "top"
     maps: tuple[str, ...] | None = None  # out of MAPS; empty: a prediction only; None: DEFAULT_MAPS, if they exist
-    method: str = "gradcam"  # a name out of cam.METHODS
+    method: str = "gradcam"  # a name out of methods.METHODS
+    seed: int = 0  # of random methods, 0 to 2**32 - 1
     layer: tuple[str, ...] = ("auto",)  # module paths or "auto"; the maps of several layers are averaged
     top_k: int | None = None  # number of predictions, at least 1; None: 5, or all classes if there are fewer
     size: str = "input"  # out of SIZES
@@ -136,11 +138,12 @@ def _layer(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(layers))
 
 
-def _top_k(value: Any) -> int:
-    number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 10 else value
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise BadRequest(f"top_k {shown(value)} is not valid, valid are 1 to the number of classes")
-    return number
+def _number(name: str, value: Any, least: int, most: int | None, valid: str) -> int:
+    number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) <= 10 else value
+    whole = isinstance(number, int) and not isinstance(number, bool)
+    if not whole or number < least or (most is not None and number > most):
+        raise BadRequest(f"{name} {shown(value)} is not valid, valid are {valid}")
+    return int(number)
 
 
 def _overlay(value: Any) -> dict[str, Any]:
@@ -169,8 +172,9 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "target": _target,
     "maps": _maps,
     "method": partial(_choice, "method", valid=METHODS),
+    "seed": partial(_number, "seed", least=0, most=MAX_SEED, valid=f"0 to {MAX_SEED}"),
     "layer": _layer,
-    "top_k": _top_k,
+    "top_k": partial(_number, "top_k", least=1, most=None, valid="1 to the number of classes"),
     "size": partial(_choice, "size", valid=SIZES),
     "encoding": partial(_choice, "encoding", valid=ENCODINGS),
     "overlay": _overlay,

@@ -12,6 +12,7 @@ from handler.atomic_write import write_whole
 from handler.errors import BadRequest
 from handler.explanation.evidence import Floats, softmax
 from handler.explanation.maps import MAP_KINDS, Map, resize, scale
+from handler.explanation.methods import METHODS
 from handler.protocol.observation import GRADIENT_ALONE, NONE, Observation
 from handler.protocol.receipt import Receipt
 from handler.rendering.canvas import Canvas, draw_map, encode_map
@@ -101,7 +102,7 @@ class Result:
                 drawn = explanation.maps[name]
                 if drawn.values.shape[:2] != (height, width):  # gradcam at the layer's size
                     drawn = replace(drawn, values=scale(resize(drawn.values, height, width)))
-                row.append((MAP_KINDS[name].title, draw_map(name, drawn, canvas)))
+                row.append((_caption(name, explanation.method), draw_map(name, drawn, canvas)))
             rows.append(row)
         return sheet(rows)
 
@@ -170,6 +171,12 @@ class Result:
         """The encoded maps by name; threads help, because compression releases the interpreter's lock."""
         run = painters.map if painters else map
         return dict(zip(maps, run(lambda name: encode_map(name, maps[name], self.canvas), maps), strict=True))
+
+
+def _caption(name: str, method: str | None) -> str:
+    """A map's title, with the title of the formula that it was made by."""
+    title = MAP_KINDS[name].title
+    return title.replace(METHODS["gradcam"].title, METHODS[method].title) if method else title
 
 
 def observe_result(result: Result, stages_ms: Mapping[str, float]) -> Observation:

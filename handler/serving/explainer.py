@@ -92,7 +92,7 @@ class Explainer:
         for pair in np.flatnonzero(evidence.rows == row).tolist() if job.maps else ():
             check_evidence(evidence, pair)
             at_layer = options.size == "layer" and not job.as_sheet
-            maps = make_maps(evidence, pair, job.maps, options.method, at_layer=at_layer)
+            maps = make_maps(evidence, pair, job.maps, options.method, at_layer=at_layer, seed=options.seed)
             check_maps(maps)
             target = self._target(int(evidence.classes[pair]), logits, probabilities)
             layers = tuple(evidence.layers)

@@ -7,7 +7,7 @@ sets, so that no client can add series of metrics, or lines to TorchServe's metr
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from handler.explanation.cam import METHODS
+from handler.explanation.methods import METHODS
 from handler.protocol.answer import OUTCOMES, Answer
 from handler.protocol.observation import GRADIENT_ALONE, NONE, STAGES
 

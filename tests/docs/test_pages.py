@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 
-from handler.explanation.cam import METHODS
+from handler.explanation.methods import METHODS
 from handler.protocol.options import ENCODINGS, MAPS, SIZES, Options
 from tests.support.pages import ALL, Page, page
 from tests.support.serving import ROOT

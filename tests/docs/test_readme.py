@@ -23,7 +23,7 @@ from deploy.local_server import read_properties, with_free_ports
 from examples.finetune.options import make_parser
 from export.__main__ import _parser, main
 from export.tracing.backward_rules import _RULES, aten
-from handler.explanation.cam import METHODS
+from handler.explanation.methods import METHODS
 from tests.export.tracing.test_backward_rules import assert_equal, pictures
 from tests.support.checkout import linked_checkout
 from tests.support.pages import ALL, Block, blocks, file_block

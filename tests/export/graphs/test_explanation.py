@@ -20,8 +20,8 @@ from export.verify.compare import Check, VerificationError, fresh_pictures
 from export.verify.gate_flips import RoundingCheck
 from handler.autograd.torch_engine import TorchEngine
 from handler.client.explanation import ExplanationClient
-from handler.explanation.cam import METHODS
 from handler.explanation.evidence import TOP, Needs
+from handler.explanation.methods import METHODS
 from handler.graphs.description import KIND_EXPLANATION, KIND_SALIENCY, KINDS, GraphDescription
 from handler.model.classifier import Classifier
 from handler.model.sources import load_classifier

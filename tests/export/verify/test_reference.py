@@ -10,7 +10,7 @@ from export.tracing.explanation import needs_of_kind
 from export.verify.compare import VerificationError
 from export.verify.reference import verify_graph
 from handler.autograd.torch_engine import TorchEngine
-from handler.explanation.cam import gradcam
+from handler.explanation.gradient_cams import gradcam
 from handler.graphs.description import KIND_EXPLANATION, KIND_PREDICTION, KIND_SALIENCY, KINDS
 from handler.model.classifier import of_module
 from handler.picture.preprocess import Preprocessing

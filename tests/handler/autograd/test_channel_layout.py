@@ -7,8 +7,8 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.hooks import captured
 from handler.autograd.torch_engine import TorchEngine
-from handler.explanation.cam import gradcam
 from handler.explanation.evidence import Needs
+from handler.explanation.gradient_cams import gradcam
 from handler.explanation.maps import combine
 from tests.support.models import random_classifier, random_inputs
 

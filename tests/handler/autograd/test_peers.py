@@ -12,7 +12,7 @@ from torch import nn
 
 import handler
 from handler.autograd.torch_engine import TorchEngine
-from handler.explanation.cam import gradcam
+from handler.explanation.gradient_cams import gradcam
 from handler.explanation.maps import make_maps, needs_of
 from handler.picture.preprocess import preprocess
 from handler.protocol.options import DEFAULT_MAPS

@@ -12,8 +12,8 @@ from torch import nn
 import handler.autograd.torch_engine as torch_engine
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import BadRequest, Unprocessable
-from handler.explanation.cam import gradcam
 from handler.explanation.evidence import TOP, Needs
+from handler.explanation.gradient_cams import gradcam
 from handler.model.layers.find import find_layers
 from tests.support.models import in_double_precision, random_classifier, random_inputs, tiny_classifier
 

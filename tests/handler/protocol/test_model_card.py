@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from handler.errors import BadRequest, Unprocessable
-from handler.explanation.cam import METHODS
 from handler.explanation.evidence import TOP
+from handler.explanation.methods import METHODS
 from handler.picture.preprocess import Preprocessing
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import ALL_MAPS, Options

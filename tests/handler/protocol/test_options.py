@@ -1,7 +1,7 @@
 import pytest
 
 from handler.errors import BadRequest
-from handler.explanation.cam import METHODS
+from handler.explanation.methods import METHODS
 from handler.protocol.options import ALL_MAPS, COLORMAPS, Options, Overlay, parse_options, shown
 
 DEFAULTS = Options()
@@ -91,7 +91,7 @@ OVERLAYS = f"valid are an image weight of 0 to 1, a colour map out of {', '.join
     [
         (
             {"Colour": "red"},
-            "unknown option 'Colour', valid are target, maps, method, layer, top_k, size, encoding, overlay",
+            "unknown option 'Colour', valid are target, maps, method, seed, layer, top_k, size, encoding, overlay",
         ),
         ({"target": ""}, f"target is empty, {TARGETS}"),
         ({"target": [None]}, f"target None is not valid, {TARGETS}"),
@@ -103,7 +103,7 @@ OVERLAYS = f"valid are an image weight of 0 to 1, a colour map out of {', '.join
         ({"method": "lime"}, f"method 'lime' does not exist, valid are {', '.join(METHODS)}"),
         ({"layer": ["a", 1]}, "layer ['a', 1] is not valid, valid are auto or 1 to 8 module paths"),
         ({"top_k": True}, "top_k True is not valid, valid are 1 to the number of classes"),
-        ({"top_k": "1" * 10}, "top_k '1111111111' is not valid, valid are 1 to the number of classes"),
+        ({"top_k": "1" * 11}, "top_k '11111111111' is not valid, valid are 1 to the number of classes"),
         ({"size": "huge"}, "size 'huge' does not exist, valid are layer, input, image"),
         ({"encoding": "gif"}, "encoding 'gif' does not exist, valid are png, npy, list"),
         ({"overlay": ""}, f"overlay is empty, {OVERLAYS}"),

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from handler import errors
-from handler.explanation.cam import METHODS
+from handler.explanation.methods import METHODS
 from handler.protocol.answer import FAILURE, OK, OUTCOMES, Answer, error_answer, failure_answer
 from handler.protocol.observation import Observation
 from handler.telemetry.metrics import (

@@ -2,9 +2,19 @@ import numpy as np
 import pytest
 import torch
 
-from handler.explanation.cam import METHODS, CamMethod, gradcam, method
+from handler.errors import Unprocessable
 from handler.explanation.evidence import Evidence, LayerEvidence
+from handler.explanation.gradient_cams import (
+    cam,
+    gradcam,
+    gradcam_elementwise,
+    gradcam_plus_plus,
+    hirescam,
+    layercam,
+    xgradcam,
+)
 from handler.explanation.maps import make_maps
+from handler.explanation.methods import METHODS, Method
 from handler.protocol.options import Options, parse_options
 
 # two rows of two channels of 2x2 cells; the gradients' means are (1, -0.5) and (-1, 0.5)
@@ -26,33 +36,47 @@ def test_gradcam_of_negative_evidence_only_is_zero():
     np.testing.assert_array_equal(gradcam(ACTIVATION, -np.ones_like(ACTIVATION)), np.zeros((2, 2, 2)))
 
 
-@pytest.mark.parametrize("name", METHODS)
+# the same evidence by hand: gradients [[4, 0], [0, 0]] and [[-1, -1], [0, 0]] on [[1, 2], [3, 4]] and [[4, 3], [2, 1]]
+@pytest.mark.parametrize(
+    ("formula", "expected"),
+    [
+        # sums 10: shares 16/(32+640) and 1/(2-10); only the first channel's gradient is positive: weight 4·16/672
+        (gradcam_plus_plus, 4 * 16 / 672 * np.float32([[1, 2], [3, 4]])),
+        (xgradcam, [[0, 0], [0, 0.9]]),  # weights 4/10 and -7/10
+        (layercam, [[4, 0], [0, 0]]),
+        (hirescam, [[0, 0], [0, 0]]),  # 4 - 4 and -3
+        (gradcam_elementwise, [[4, 0], [0, 0]]),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_formulas_give_what_was_worked_out_by_hand(formula, expected):
+    np.testing.assert_allclose(formula(ACTIVATION[:1], GRADIENT[:1])[0], expected, atol=1e-6)
+    np.testing.assert_array_equal(formula(ACTIVATION, GRADIENT)[:1], formula(ACTIVATION[:1], GRADIENT[:1]))
+
+
+def test_cam_adds_up_to_the_score_of_a_linear_head():
+    weights = np.float32([3, -2])
+    gradient = np.broadcast_to(weights[:, None, None] / 4, ACTIVATION.shape)  # of mean over 4 cells, then the weights
+    found = cam(ACTIVATION, gradient)
+    np.testing.assert_allclose(found[0], [[-5, 0], [5, 10]])
+    np.testing.assert_allclose(found.mean(axis=(1, 2)), (weights * ACTIVATION.mean(axis=(2, 3))).sum(axis=1))
+
+
+def test_cam_is_refused_where_the_head_is_not_linear():
+    with pytest.raises(Unprocessable, match="gradient differs between cells; valid here are the other methods"):
+        cam(ACTIVATION, GRADIENT)
+
+
+@pytest.mark.parametrize("name", ["gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "gradcam_elementwise"])
 def test_numpy_and_torch_give_the_same(name):
     activation, gradient = np.random.default_rng(0).standard_normal((2, 3, 16, 5, 7)).astype(np.float32)
     formula = METHODS[name].formula
     by_torch = formula(torch.from_numpy(activation), torch.from_numpy(gradient)).numpy()
     assert by_torch.max() > 0.1
-    np.testing.assert_allclose(formula(activation, gradient), by_torch, rtol=1e-5, atol=1e-6)
-
-
-def test_a_name_that_is_taken_is_refused_and_keeps_its_formula():
-    with pytest.raises(ValueError, match="'gradcam' is registered already"):
-        method("gradcam")(lambda activation, gradient: activation)
-    assert METHODS["gradcam"].formula is gradcam
-
-
-def test_a_formula_without_a_docstring_has_no_summary(monkeypatch):
-    monkeypatch.setitem(METHODS, "bare", None)
-    del METHODS["bare"]
-    method("bare")(lambda activation, gradient: activation)
-    assert METHODS["bare"].summary == ""
+    np.testing.assert_allclose(formula(activation, gradient), by_torch, rtol=1e-4, atol=1e-5)
 
 
 def test_a_new_formula_is_an_option_and_makes_the_map(monkeypatch):
-    monkeypatch.setitem(METHODS, "strongest", None)  # whatever is there afterwards is taken out again
-    del METHODS["strongest"]
-
-    @method("strongest")
     def strongest(activation, gradient):
         """The strongest channel alone.
 
@@ -60,7 +84,8 @@ def test_a_new_formula_is_an_option_and_makes_the_map(monkeypatch):
         """
         return (activation * gradient).max(axis=1)
 
-    assert METHODS["strongest"] == CamMethod("strongest", strongest, "The strongest channel alone.")
+    monkeypatch.setitem(METHODS, "strongest", Method("Strongest", strongest))
+    assert METHODS["strongest"].summary == "The strongest channel alone."
     assert parse_options({"method": "strongest"}, Options()).method == "strongest"
     evidence = Evidence(
         logits=np.zeros((2, 2), np.float32),

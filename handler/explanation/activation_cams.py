@@ -1,0 +1,112 @@
+"""Class activation maps from a layer's activations: what a layer reacts to.
+
+``X`` is the activation as a matrix of n cells times C channels. Every formula costs the forward pass. But for
+eigengradcam the maps of all targets are equal, so that these methods do not say what speaks for a class.
+
+All functions take the activation (N, C, h, w), and a gradient that eigengradcam alone uses; they return the unscaled
+maps (N, h, w), at least 0.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from handler.errors import Unprocessable
+from handler.explanation.evidence import Floats
+
+_MOST_CELLS = 4096  # of a kernel matrix, which has the square of that
+_Exact = npt.NDArray[np.float64]
+
+
+def eigencam(activation: Floats, _gradient: Floats) -> Floats:
+    """Eigen-CAM: the activations' first principal component.
+
+    ``map = relu(X v)``, ``v`` the first right singular vector of the centred X (Muhammad and Yeasin 2020, arXiv
+    2008.00299; centred as in pytorch-grad-cam). The sign of v, which the decomposition leaves open, makes the value of
+    the largest magnitude positive (Chung and Ying 2025, doi 10.3390/app15137562).
+    Choose it to see what stands out for a layer, without a class.
+    """
+    return _by_picture(_first_component, activation)
+
+
+def eigengradcam(activation: Floats, gradient: Floats) -> Floats:
+    """Eigen-Grad-CAM: the first principal component of gradients times activations.
+
+    As Eigen-CAM, of ``g_k A_k`` (pytorch-grad-cam's EigenGradCAM); costs a backward pass, and depends on the class.
+    Choose it for cleaner maps than HiResCAM's, of which it is the strongest pattern.
+    """
+    return _by_picture(_first_component, activation * gradient)
+
+
+def kpca_cam(activation: Floats, _gradient: Floats) -> Floats:
+    """KPCA-CAM: the activations' first component in the space of a sigmoid kernel.
+
+    ``map = relu(sqrt(s) u)``, s and u the first eigenvalue and eigenvector of the centred kernel matrix of
+    ``tanh(x·y / C + 1)`` (Karmani et al. 2024, arXiv 2410.00267; scikit-learn's KernelPCA). The sign is as Eigen-CAM's.
+    Choose it where Eigen-CAM's linear component mixes several objects.
+
+    Raises:
+        Unprocessable: the layer has more than 4096 cells.
+    """
+    return _by_picture(_first_kernel_component, activation)
+
+
+def fem(activation: Floats, _gradient: Floats) -> Floats:
+    """FEM: channels weighted by the share of their cells that stand out.
+
+    ``map = relu(sum_k mean_i(A_k > m_k + 2 s_k) A_k)``, m_k and s_k mean and standard deviation of channel k (Fuad et
+    al. 2020, hal-02963298). Choose it as Eigen-CAM, for layers whose channels are sparse.
+    """
+    axes = (2, 3)
+    limit = activation.mean(axis=axes, keepdims=True) + 2 * activation.std(axis=axes, keepdims=True)
+    weights = (activation > limit).mean(axis=axes, keepdims=True, dtype=np.float32)
+    return np.asarray((weights * activation).sum(axis=1).clip(min=0))
+
+
+def random_cam(activation: Floats, _gradient: Floats, seed: int = 0) -> Floats:
+    """RandomCAM: channels weighted at random: the baseline that a method must beat.
+
+    ``map = relu(sum_k u_k A_k)``, u_k uniform on [-1, 1], drawn with the seed; every picture gets the same weights.
+    Choose it to find out how much of another method's map is the layer's activations alone.
+    """
+    weights = np.asarray(np.random.default_rng(seed).uniform(-1, 1, activation.shape[1]), np.float32)
+    return np.asarray((weights[:, None, None] * activation).sum(axis=1).clip(min=0))
+
+
+def _by_picture(component: Callable[[_Exact], _Exact], values: Floats) -> Floats:
+    """The positive part of each picture's component, whose sign makes the value of the largest magnitude positive."""
+    count, channels, height, width = values.shape
+    found = []
+    for cells in values.reshape(count, channels, -1).transpose(0, 2, 1).astype(np.float64):  # (n, C)
+        projection = component(cells)
+        sign = np.sign(projection[np.abs(projection).argmax()])
+        found.append((sign * projection).clip(min=0).reshape(height, width))
+    return np.asarray(found, np.float32)
+
+
+def _first_component(cells: _Exact) -> _Exact:
+    centred = cells - cells.mean(axis=0)
+    if len(centred) < centred.shape[1]:  # the smaller of the two products has the same eigenvalues
+        return _largest(centred @ centred.T)
+    vectors = np.linalg.eigh(centred.T @ centred)[1]
+    return np.asarray(centred @ vectors[:, -1])
+
+
+def _first_kernel_component(cells: _Exact) -> _Exact:
+    count, channels = cells.shape
+    if count > _MOST_CELLS:
+        raise Unprocessable(
+            f"method kpcacam compares all pairs of cells, and this layer has {count} cells; valid are layers of at "
+            f"most {_MOST_CELLS}"
+        )
+    centred = cells - cells.mean(axis=0)
+    kernel = np.tanh(centred @ centred.T / channels + 1)
+    kernel -= kernel.mean(axis=0)
+    return _largest(kernel - kernel.mean(axis=1, keepdims=True))
+
+
+def _largest(matrix: _Exact) -> _Exact:
+    """The eigenvector of the largest eigenvalue, times the eigenvalue's root."""
+    values, vectors = np.linalg.eigh(matrix)
+    return np.asarray(vectors[:, -1] * np.sqrt(max(float(values[-1]), 0.0)))

@@ -1,0 +1,37 @@
+"""The methods that make a map of a layer's evidence, by the name that requests use."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from handler.explanation import activation_cams, gradient_cams
+
+
+@dataclass(frozen=True)
+class Method:
+    """A formula and its properties."""
+
+    title: str  # on a sheet
+    formula: Callable[..., Any]  # activation and gradient (N, C, h, w), and the seed, to unscaled maps (N, h, w)
+    random: bool = False  # takes a seed
+
+    @property
+    def summary(self) -> str:
+        """The first line of the formula's docstring."""
+        return (self.formula.__doc__ or "").partition("\n")[0]
+
+
+METHODS = {
+    "gradcam": Method("Grad-CAM", gradient_cams.gradcam),
+    "gradcam++": Method("Grad-CAM++", gradient_cams.gradcam_plus_plus),
+    "xgradcam": Method("XGrad-CAM", gradient_cams.xgradcam),
+    "layercam": Method("LayerCAM", gradient_cams.layercam),
+    "hirescam": Method("HiResCAM", gradient_cams.hirescam),
+    "gradcam_elementwise": Method("element-wise Grad-CAM", gradient_cams.gradcam_elementwise),
+    "cam": Method("CAM", gradient_cams.cam),
+    "eigencam": Method("Eigen-CAM", activation_cams.eigencam),
+    "eigengradcam": Method("Eigen-Grad-CAM", activation_cams.eigengradcam),
+    "kpcacam": Method("KPCA-CAM", activation_cams.kpca_cam),
+    "fem": Method("FEM", activation_cams.fem),
+    "randomcam": Method("RandomCAM", activation_cams.random_cam, random=True),
+}
