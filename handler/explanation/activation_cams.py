@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from handler.errors import Unprocessable
 from handler.explanation.evidence import Floats
+from handler.explanation.gradient_cams import Combine, positive_sum
 
 _MOST_CELLS = 4096  # of a kernel matrix, which has the square of that
 _Exact = npt.NDArray[np.float64]
@@ -23,11 +24,10 @@ def eigencam(activation: Floats, _gradient: Floats) -> Floats:
     """Eigen-CAM: the activations' first principal component.
 
     ``map = relu(X v)``, ``v`` the first right singular vector of the centred X (Muhammad and Yeasin 2020, arXiv
-    2008.00299; centred as in pytorch-grad-cam). The sign of v, which the decomposition leaves open, makes the value of
-    the largest magnitude positive (Chung and Ying 2025, doi 10.3390/app15137562).
-    Choose it to see what stands out for a layer, without a class.
+    2008.00299; centred as in pytorch-grad-cam). The decomposition leaves the sign of v open: here X v goes up where the
+    sum over the channels does. Choose it to see what stands out for a layer, without a class.
     """
-    return _by_picture(_first_component, activation)
+    return principal_component(activation)
 
 
 def eigengradcam(activation: Floats, gradient: Floats) -> Floats:
@@ -36,15 +36,15 @@ def eigengradcam(activation: Floats, gradient: Floats) -> Floats:
     As Eigen-CAM, of ``g_k A_k`` (pytorch-grad-cam's EigenGradCAM); costs a backward pass, and depends on the class.
     Choose it for cleaner maps than HiResCAM's, of which it is the strongest pattern.
     """
-    return _by_picture(_first_component, activation * gradient)
+    return principal_component(activation * gradient)
 
 
 def kpca_cam(activation: Floats, _gradient: Floats) -> Floats:
     """KPCA-CAM: the activations' first component in the space of a sigmoid kernel.
 
     ``map = relu(sqrt(s) u)``, s and u the first eigenvalue and eigenvector of the centred kernel matrix of
-    ``tanh(x·y / C + 1)`` (Karmani et al. 2024, arXiv 2410.00267; scikit-learn's KernelPCA). The sign is as Eigen-CAM's.
-    Choose it where Eigen-CAM's linear component mixes several objects.
+    ``tanh(x·y / C + 1)`` (Karmani et al. 2024, arXiv 2410.00267). The sign is scikit-learn's: the value of the largest
+    magnitude is positive. Choose it where Eigen-CAM's linear component mixes several objects.
 
     Raises:
         Unprocessable: the layer has more than 4096 cells.
@@ -52,7 +52,7 @@ def kpca_cam(activation: Floats, _gradient: Floats) -> Floats:
     return _by_picture(_first_kernel_component, activation)
 
 
-def fem(activation: Floats, _gradient: Floats) -> Floats:
+def fem(activation: Floats, _gradient: Floats, combine: Combine = positive_sum) -> Floats:
     """FEM: channels weighted by the share of their cells that stand out.
 
     ``map = relu(sum_k mean_i(A_k > m_k + 2 s_k) A_k)``, m_k and s_k mean and standard deviation of channel k (Fuad et
@@ -61,36 +61,40 @@ def fem(activation: Floats, _gradient: Floats) -> Floats:
     axes = (2, 3)
     limit = activation.mean(axis=axes, keepdims=True) + 2 * activation.std(axis=axes, keepdims=True)
     weights = (activation > limit).mean(axis=axes, keepdims=True, dtype=np.float32)
-    return np.asarray((weights * activation).sum(axis=1).clip(min=0))
+    return np.asarray(combine(weights * activation))
 
 
-def random_cam(activation: Floats, _gradient: Floats, seed: int = 0) -> Floats:
+def random_cam(activation: Floats, _gradient: Floats, combine: Combine = positive_sum, seed: int = 0) -> Floats:
     """RandomCAM: channels weighted at random: the baseline that a method must beat.
 
     ``map = relu(sum_k u_k A_k)``, u_k uniform on [-1, 1], drawn with the seed; every picture gets the same weights.
     Choose it to find out how much of another method's map is the layer's activations alone.
     """
     weights = np.asarray(np.random.default_rng(seed).uniform(-1, 1, activation.shape[1]), np.float32)
-    return np.asarray((weights[:, None, None] * activation).sum(axis=1).clip(min=0))
+    return np.asarray(combine(weights[:, None, None] * activation))
+
+
+def principal_component(values: Floats) -> Floats:
+    """The positive part of each picture's first principal component: (N, C, h, w) to (N, h, w)."""
+    return _by_picture(_first_component, values)
 
 
 def _by_picture(component: Callable[[_Exact], _Exact], values: Floats) -> Floats:
-    """The positive part of each picture's component, whose sign makes the value of the largest magnitude positive."""
+    """The positive part of each picture's component (n), which is computed of its cells (n, C)."""
     count, channels, height, width = values.shape
     found = []
     for cells in values.reshape(count, channels, -1).transpose(0, 2, 1).astype(np.float64):  # (n, C)
-        projection = component(cells)
-        sign = np.sign(projection[np.abs(projection).argmax()])
-        found.append((sign * projection).clip(min=0).reshape(height, width))
+        found.append(component(cells).clip(min=0).reshape(height, width))
     return np.asarray(found, np.float32)
 
 
 def _first_component(cells: _Exact) -> _Exact:
     centred = cells - cells.mean(axis=0)
     if len(centred) < centred.shape[1]:  # the smaller of the two products has the same eigenvalues
-        return _largest(centred @ centred.T)
-    vectors = np.linalg.eigh(centred.T @ centred)[1]
-    return np.asarray(centred @ vectors[:, -1])
+        projection = _largest(centred @ centred.T)
+    else:
+        projection = centred @ np.linalg.eigh(centred.T @ centred)[1][:, -1]
+    return np.asarray(np.sign(projection @ centred.sum(axis=1)) * projection)
 
 
 def _first_kernel_component(cells: _Exact) -> _Exact:
@@ -103,7 +107,8 @@ def _first_kernel_component(cells: _Exact) -> _Exact:
     centred = cells - cells.mean(axis=0)
     kernel = np.tanh(centred @ centred.T / channels + 1)
     kernel -= kernel.mean(axis=0)
-    return _largest(kernel - kernel.mean(axis=1, keepdims=True))
+    projection = _largest(kernel - kernel.mean(axis=1, keepdims=True))
+    return np.asarray(np.sign(projection[np.abs(projection).argmax()]) * projection)
 
 
 def _largest(matrix: _Exact) -> _Exact:

@@ -5,27 +5,40 @@ and ``n`` the number of cells. Every formula costs one forward and one backward 
 operations that NumPy arrays and torch tensors share, so that they serve both engines and can be traced into a graph.
 
 All functions take the activation (N, C, h, w) and the gradient (N, C, h, w), and return the unscaled maps (N, h, w).
+``combine`` makes the map of the weighted activations (N, C, h, w): their sum over the channels, or another projection.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from handler.errors import Unprocessable
 
 Array = Any  # a NumPy array or a torch tensor
+Combine = Callable[[Array], Array]
 
 _CONSTANT = 1e-3  # of the largest gradient: the most by which rounding makes equal gradients differ
 
 
-def gradcam(activation: Array, gradient: Array) -> Array:
+def positive_sum(weighted: Array) -> Array:
+    """The sum over the channels, negative values cut off: (N, C, h, w) to (N, h, w)."""
+    return weighted.sum(axis=1).clip(min=0)
+
+
+def signed_sum(weighted: Array) -> Array:
+    """The sum over the channels: (N, C, h, w) to (N, h, w)."""
+    return weighted.sum(axis=1)
+
+
+def gradcam(activation: Array, gradient: Array, combine: Combine = positive_sum) -> Array:
     """Grad-CAM: channels weighted by their mean gradient, negative evidence cut off.
 
     ``map = relu(sum_k mean_i(g_k) A_k)`` (Selvaraju et al. 2017, arXiv 1610.02391).
     Choose it first: it is the best tried method for convolutional networks, at their last layer.
     """
-    return (_mean(gradient) * activation).sum(axis=1).clip(min=0)
+    return combine(_mean(gradient) * activation)
 
 
-def gradcam_plus_plus(activation: Array, gradient: Array) -> Array:
+def gradcam_plus_plus(activation: Array, gradient: Array, combine: Combine = positive_sum) -> Array:
     """Grad-CAM++: positive gradients, weighted so that each of several objects of a class counts.
 
     ``map = relu(sum_k sum_i(a_k relu(g_k)) A_k)``, ``a_k = g_k² / (2 g_k² + sum_i(A_k) g_k³)`` (Chattopadhay et al.
@@ -34,46 +47,46 @@ def gradcam_plus_plus(activation: Array, gradient: Array) -> Array:
     """
     square = gradient * gradient
     share = square / (2 * square + _sum(activation) * square * gradient + 1e-6)
-    return (_sum(gradient.clip(min=0) * share) * activation).sum(axis=1).clip(min=0)
+    return combine(_sum(gradient.clip(min=0) * share) * activation)
 
 
-def xgradcam(activation: Array, gradient: Array) -> Array:
+def xgradcam(activation: Array, gradient: Array, combine: Combine = positive_sum) -> Array:
     """XGrad-CAM: channels weighted by the gradients at their active cells.
 
     ``map = relu(sum_k sum_i(g_k A_k) / (sum_i(A_k) + 1e-7) A_k)`` (Fu et al. 2020, arXiv 2008.02312).
     Choose it where the map's sum should come close to the score; for a linear head it equals Grad-CAM.
     """
-    return (_sum(gradient * activation) / (_sum(activation) + 1e-7) * activation).sum(axis=1).clip(min=0)
+    return combine(_sum(gradient * activation) / (_sum(activation) + 1e-7) * activation)
 
 
-def layercam(activation: Array, gradient: Array) -> Array:
+def layercam(activation: Array, gradient: Array, combine: Combine = positive_sum) -> Array:
     """LayerCAM: every cell weighted by its own positive gradient.
 
     ``map = relu(sum_k relu(g_k) A_k)`` (Jiang et al. 2021, doi 10.1109/TIP.2021.3089943).
     Choose it at earlier layers, whose cells are small: it stays sharp where channel weights blur.
     """
-    return (gradient.clip(min=0) * activation).sum(axis=1).clip(min=0)
+    return combine(gradient.clip(min=0) * activation)
 
 
-def hirescam(activation: Array, gradient: Array) -> Array:
+def hirescam(activation: Array, gradient: Array, combine: Combine = positive_sum) -> Array:
     """HiResCAM: every cell weighted by its own gradient, of either sign.
 
     ``map = relu(sum_k g_k A_k)`` (Draelos and Carin 2020, arXiv 2011.08891).
     Choose it where heads look at places: for a head of one linear layer it shows the cells that the score was made of.
     """
-    return (gradient * activation).sum(axis=1).clip(min=0)
+    return combine(gradient * activation)
 
 
-def gradcam_elementwise(activation: Array, gradient: Array) -> Array:
+def gradcam_elementwise(activation: Array, gradient: Array, combine: Combine = positive_sum) -> Array:
     """Element-wise Grad-CAM: as HiResCAM, with negative products cut off before the sum over the channels.
 
     ``map = sum_k relu(g_k A_k)`` (pytorch-grad-cam's GradCAMElementWise).
     Choose it where channels against a class hide those for it.
     """
-    return (gradient * activation).clip(min=0).sum(axis=1)
+    return combine((gradient * activation).clip(min=0))
 
 
-def cam(activation: Array, gradient: Array) -> Array:
+def cam(activation: Array, gradient: Array, combine: Combine = signed_sum) -> Array:
     """CAM: the weights of a linear head behind an average over the cells, on the channels; of either sign.
 
     ``map = sum_k w_k A_k``, so that ``mean_i(map)`` and the head's bias add up to the score (Zhou et al. 2016, arXiv
@@ -89,7 +102,7 @@ def cam(activation: Array, gradient: Array) -> Array:
             "method cam is defined at the last layer before an average over the cells and a linear head, and this "
             "layer's gradient differs between cells; valid here are the other methods"
         )
-    return (_sum(gradient) * activation).sum(axis=1)
+    return combine(_sum(gradient) * activation)
 
 
 def _mean(values: Array) -> Array:

@@ -1,13 +1,16 @@
 """Makes the maps of an explanation from evidence, at the size that was asked for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import cv2
 import numpy as np
 
+from handler.explanation.activation_cams import principal_component
 from handler.explanation.evidence import Evidence, Floats, Needs
 from handler.explanation.methods import METHODS
+from handler.explanation.smoothing import averaged
 
 _EPSILON = 1e-7  # as in pytorch-grad-cam: an all-zero map stays zero
 
@@ -52,7 +55,15 @@ def needs_of(maps: Sequence[str], layers: Sequence[str]) -> Needs:
 
 
 def make_maps(
-    evidence: Evidence, pair: int, maps: Sequence[str], method: str, *, at_layer: bool, seed: int = 0
+    evidence: Evidence,
+    pair: int,
+    maps: Sequence[str],
+    method: str,
+    *,
+    at_layer: bool,
+    seed: int = 0,
+    eigen: bool = False,
+    changed: Evidence | None = None,
 ) -> dict[str, Map]:
     """Makes the maps of one (input, target) pair.
 
@@ -63,6 +74,9 @@ def make_maps(
         method: name of a formula in ``methods.METHODS``.
         at_layer: leaves gradcam at the layer's size (h, w), instead of the input's (H, W).
         seed: of random methods.
+        eigen: takes the principal component of the weighted channels instead of their sum.
+        changed: of the picture's changed copies and the same class, one pair each, see ``smoothing``; their maps are
+            averaged with the picture's.
 
     Returns:
         Name to map, in the order of ``maps``.
@@ -71,28 +85,42 @@ def make_maps(
         ValueError: the evidence lacks a gradient at the input.
         Unprocessable: the method is not defined at a layer; the message says where it is.
     """
-    options = {"seed": seed} if METHODS[method].random else {}
-    unscaled = [
-        METHODS[method].formula(layer.activation[pair : pair + 1], layer.gradient[pair : pair + 1], **options)[0]
-        for layer in evidence.layers.values()
-    ]
+    chosen = METHODS[method]
+    options = ({"seed": seed} if chosen.random else {}) | ({"combine": principal_component} if eigen else {})
+
+    def cam(found: Evidence, pair: int, size: tuple[int, int] | None) -> Map:
+        arrays = [
+            (layer.activation[pair : pair + 1], layer.gradient[pair : pair + 1]) for layer in found.layers.values()
+        ]
+        return _cam([chosen.formula(*both, **options)[0] for both in arrays], size)
+
+    @cache
+    def smooth_cam(size: tuple[int, int] | None) -> Map:
+        plain = cam(evidence, pair, size)
+        if changed is None:
+            return plain
+        copies = [cam(changed, copy, size) for copy in range(len(changed.rows))]
+        values = averaged(plain.values, [copy.values for copy in copies])
+        return replace(plain, values=values, degenerate=all(made.degenerate for made in (plain, *copies)))
+
     guided = evidence.guided if any(MAP_KINDS[name].guided for name in maps) else None
     made: dict[str, Map] = {}
     for name in maps:
         kind = MAP_KINDS[name]
         if kind.channels == 1:
-            made[name] = _cam(unscaled, *(unscaled[0].shape if at_layer else evidence.input_size))
+            made[name] = smooth_cam(None if at_layer else evidence.input_size)
             continue
         gradients = guided if kind.guided else evidence.saliency
         pixels = _pixels(gradients, pair, evidence.coverage if kind.guided else None)
-        made[name] = _guided_cam(pixels, unscaled) if kind.at_layer else pixels
+        made[name] = _product(pixels, smooth_cam(evidence.input_size)) if kind.at_layer else pixels
     return made
 
 
-def _cam(unscaled: list[Floats], height: int, width: int) -> Map:
+def _cam(unscaled: list[Floats], size: tuple[int, int] | None) -> Map:
+    """The map of a size (H, W), or of the first layer's."""
     maxima = [float(values.max()) for values in unscaled]
-    alone = len(unscaled) == 1
-    values = scale(unscaled[0]) if alone and unscaled[0].shape == (height, width) else combine(unscaled, height, width)
+    alone, size = len(unscaled) == 1, size or unscaled[0].shape
+    values = scale(unscaled[0]) if alone and unscaled[0].shape == size else combine(unscaled, *size)
     return Map(values=values, maximum=maxima[0] if alone else maxima, degenerate=max(maxima) <= 0)
 
 
@@ -104,8 +132,7 @@ def _pixels(gradients: Floats | None, pair: int, coverage: str | None) -> Map:
     return Map(values=values, maximum=largest, degenerate=largest == 0, coverage=coverage)
 
 
-def _guided_cam(guided: Map, unscaled: list[Floats]) -> Map:
-    cam = _cam(unscaled, *guided.values.shape[:2])
+def _product(guided: Map, cam: Map) -> Map:
     values = guided.values * cam.values[:, :, None]
     largest = float(np.abs(values).max())
     return Map(values=values, maximum=largest, degenerate=largest == 0, coverage=guided.coverage)

@@ -12,8 +12,9 @@ class Method:
     """A formula and its properties."""
 
     title: str  # on a sheet
-    formula: Callable[..., Any]  # activation and gradient (N, C, h, w), and the seed, to unscaled maps (N, h, w)
-    random: bool = False  # takes a seed
+    formula: Callable[..., Any]  # activation and gradient (N, C, h, w) to unscaled maps (N, h, w)
+    weighted: bool = True  # weights channels, whose combination can be chosen: the formula takes ``combine``
+    random: bool = False  # the formula takes ``seed``
 
     @property
     def summary(self) -> str:
@@ -29,9 +30,9 @@ METHODS = {
     "hirescam": Method("HiResCAM", gradient_cams.hirescam),
     "gradcam_elementwise": Method("element-wise Grad-CAM", gradient_cams.gradcam_elementwise),
     "cam": Method("CAM", gradient_cams.cam),
-    "eigencam": Method("Eigen-CAM", activation_cams.eigencam),
-    "eigengradcam": Method("Eigen-Grad-CAM", activation_cams.eigengradcam),
-    "kpcacam": Method("KPCA-CAM", activation_cams.kpca_cam),
+    "eigencam": Method("Eigen-CAM", activation_cams.eigencam, weighted=False),
+    "eigengradcam": Method("Eigen-Grad-CAM", activation_cams.eigengradcam, weighted=False),
+    "kpcacam": Method("KPCA-CAM", activation_cams.kpca_cam, weighted=False),
     "fem": Method("FEM", activation_cams.fem),
     "randomcam": Method("RandomCAM", activation_cams.random_cam, random=True),
 }

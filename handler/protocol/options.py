@@ -17,6 +17,7 @@ from handler.explanation.methods import METHODS
 MAPS = tuple(MAP_KINDS)
 DEFAULT_MAPS = MAPS[:3]  # the maps of pytorch-grad-cam's tutorial
 ALL_MAPS = ("all",)  # all maps that the model can make
+SMOOTHINGS = ("augment", "eigen")  # as pytorch-grad-cam's aug_smooth and eigen_smooth
 SIZES = ("layer", "input", "image")
 ENCODINGS = ("png", "npy", "list")
 COLORMAPS = {
@@ -45,6 +46,7 @@ class Options:
     seed: int = 0  # of random methods, 0 to 2**32 - 1
     layer: tuple[str, ...] = ("auto",)  # module paths or "auto"; the maps of several layers are averaged
     top_k: int | None = None  # number of predictions, at least 1; None: 5, or all classes if there are fewer
+    smooth: tuple[str, ...] = ()  # out of SMOOTHINGS
     size: str = "input"  # out of SIZES
     encoding: str = "png"  # out of ENCODINGS
     overlay: Overlay = Overlay()
@@ -131,6 +133,14 @@ def _maps(value: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(chosen))
 
 
+def _smooth(value: Any) -> tuple[str, ...]:
+    valid = ("none", *SMOOTHINGS)
+    chosen = [_choice("smooth", item, valid) for item in _items("smooth", value, ", ".join(valid))]
+    if "none" in chosen and len(chosen) > 1:
+        raise BadRequest("smooth none stands alone, valid are none, or augment and eigen or one of them")
+    return tuple(name for name in SMOOTHINGS if name in chosen)
+
+
 def _layer(value: Any) -> tuple[str, ...]:
     layers = _items("layer", value, "auto or module paths")
     if not all(isinstance(layer, str) for layer in layers) or len(layers) > MAX_LAYERS:
@@ -175,6 +185,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "seed": partial(_number, "seed", least=0, most=MAX_SEED, valid=f"0 to {MAX_SEED}"),
     "layer": _layer,
     "top_k": partial(_number, "top_k", least=1, most=None, valid="1 to the number of classes"),
+    "smooth": _smooth,
     "size": partial(_choice, "size", valid=SIZES),
     "encoding": partial(_choice, "encoding", valid=ENCODINGS),
     "overlay": _overlay,

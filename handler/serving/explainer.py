@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from handler.errors import NotFinite
-from handler.explanation.evidence import Engine, Evidence, Floats, best_classes, softmax
+from handler.explanation.evidence import Engine, Evidence, Floats, Needs, best_classes, softmax
 from handler.explanation.finiteness import check_evidence, check_maps, check_scores
 from handler.explanation.maps import make_maps
+from handler.explanation.smoothing import augmented
 from handler.protocol.model_card import ModelCard
 from handler.rendering.result import Explanation, Prediction, Result, Target
 from handler.serving.jobs import Job, in_passes, pairs_at_once
@@ -91,8 +92,17 @@ class Explainer:
         explanations = []
         for pair in np.flatnonzero(evidence.rows == row).tolist() if job.maps else ():
             check_evidence(evidence, pair)
-            at_layer = options.size == "layer" and not job.as_sheet
-            maps = make_maps(evidence, pair, job.maps, options.method, at_layer=at_layer, seed=options.seed)
+            changed = self._changed(job, int(evidence.classes[pair])) if evidence.layers else None
+            maps = make_maps(
+                evidence,
+                pair,
+                job.maps,
+                options.method,
+                at_layer=options.size == "layer" and not job.as_sheet,
+                seed=options.seed,
+                eigen="eigen" in options.smooth,
+                changed=changed,
+            )
             check_maps(maps)
             target = self._target(int(evidence.classes[pair]), logits, probabilities)
             layers = tuple(evidence.layers)
@@ -115,6 +125,16 @@ class Explainer:
             receipt=job.receipt,
             timings_ms=timings,
         )
+
+    def _changed(self, job: Job, target: int) -> Evidence | None:
+        """The evidence of the picture's changed copies at the layers; None if the map is not to be averaged."""
+        if "augment" not in job.canvas.options.smooth:
+            return None
+        inputs = augmented(job.canvas.seen.tensor)
+        evidence = self._engine.run(inputs, [[target]] * len(inputs), Needs(job.needs.layers))
+        for copy in range(len(inputs)):
+            check_evidence(evidence, copy)
+        return evidence
 
     def _target(self, index: int, logits: Floats, probabilities: Floats) -> Target:
         return Target(

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from handler.errors import BadRequest, locating
+from handler.errors import BadRequest, Unprocessable, locating
 from handler.explanation.evidence import Needs
 from handler.explanation.maps import needs_of
+from handler.explanation.methods import METHODS
 from handler.picture.decode import decode
 from handler.picture.preprocess import Input, preprocess
 from handler.protocol.answer import PNG
@@ -51,10 +52,16 @@ class CheckedOptions:
         """Checks options against the model.
 
         Raises:
-            RequestError: the model lacks a class, a map or a layer that the options ask for.
+            RequestError: the model lacks a class, a map or a layer that the options ask for, or the method cannot be
+                smoothed so.
         """
         checked = cls(card.target_indices(options), card.map_names(options), card.layer_paths(options))
         card.check_top_k(options)
+        if "eigen" in options.smooth and not METHODS[options.method].weighted:
+            valid = ", ".join(name for name, method in METHODS.items() if method.weighted)
+            raise Unprocessable(
+                f"smooth eigen needs a method that weights channels, not {options.method}; valid are {valid}"
+            )
         return checked
 
     @property

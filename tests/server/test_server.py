@@ -268,7 +268,7 @@ BAD_OPTIONS = {
     "encoding=gif": "valid are png, npy, list",
     "overlay=2": "0 to 1",
     "overlay=nan": "0 to 1",
-    "colour=red": "valid are target, maps, method, seed, layer, top_k, size, encoding, overlay",
+    "colour=red": "valid are target, maps, method, seed, layer, top_k, smooth, size, encoding, overlay",
 }
 
 

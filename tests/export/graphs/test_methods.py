@@ -82,7 +82,7 @@ def flipped(classifier, evidence, method, pair):
     cells = values.reshape(values.shape[1], -1).T.astype(np.float64)
     cells = cells - cells.mean(axis=0)
     projection = cells @ np.linalg.svd(cells, full_matrices=False)[2][0]
-    sign = -np.sign(projection[np.abs(projection).argmax()])
+    sign = -np.sign(projection @ cells.sum(axis=1))
     return scale((sign * projection).clip(min=0).reshape(values.shape[2:]).astype(np.float32))
 
 
