@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,8 +52,7 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Summary
     return summarise([above / below for above, below in zip(numerators, denominators, strict=True)])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Target:
+class Target(NamedTuple):
     """A ratio of ``results.json`` and what it must reach."""
 
     key: str
@@ -65,71 +64,15 @@ class Target:
 
 
 TARGETS = (
-    Target(
-        key="explain_speedup_vs_pytorch_grad_cam",
-        above=(EXPLAIN, PYTORCH_GRAD_CAM),
-        below=(EXPLAIN, OURS_ONNX),
-        threshold=8.0,
-        at_least=True,
-    ),
-    Target(
-        key="explain_speedup_vs_captum",
-        above=(EXPLAIN, CAPTUM),
-        below=(EXPLAIN, OURS_ONNX),
-        threshold=4.0,
-        at_least=True,
-    ),
-    Target(
-        key="explain_over_onnx_predict",
-        above=(EXPLAIN, OURS_ONNX),
-        below=(PREDICT, OURS_ONNX),
-        threshold=2.4,
-        at_least=False,
-    ),
-    Target(
-        key="explain_over_torch_forward",
-        above=(EXPLAIN, OURS_ONNX),
-        below=(PREDICT, EAGER),
-        threshold=1.0,
-        at_least=False,
-    ),
-    Target(
-        key="gradcam_over_onnx_predict",
-        above=(GRADCAM, OURS_ONNX),
-        below=(PREDICT, OURS_ONNX),
-        threshold=1.08,
-        at_least=False,
-    ),
-    Target(
-        key="predict_speedup_vs_torch_eager",
-        above=(PREDICT, EAGER),
-        below=(PREDICT, OURS_ONNX),
-        threshold=2.3,
-        at_least=True,
-    ),
-    Target(
-        key="torch_engine_speedup_vs_pytorch_grad_cam",
-        above=(EXPLAIN, PYTORCH_GRAD_CAM),
-        below=(EXPLAIN, OURS_TORCH),
-        threshold=2.3,
-        at_least=True,
-    ),
-    Target(
-        key="served_explain_speedup_vs_naive",
-        above=(EXPLAIN, OURS),
-        below=(EXPLAIN, NAIVE),
-        threshold=5.0,
-        at_least=True,
-        served=True,
-    ),
-    Target(
-        key="served_predict_speedup_vs_stock",
-        above=(PREDICT, OURS),
-        below=(PREDICT, STOCK),
-        threshold=1.5,
-        at_least=True,
-        served=True,
-    ),
+    Target("explain_speedup_vs_pytorch_grad_cam", (EXPLAIN, PYTORCH_GRAD_CAM), (EXPLAIN, OURS_ONNX), 8.0, True),
+    Target("explain_speedup_vs_captum", (EXPLAIN, CAPTUM), (EXPLAIN, OURS_ONNX), 4.0, True),
+    Target("explain_over_onnx_predict", (EXPLAIN, OURS_ONNX), (PREDICT, OURS_ONNX), 2.4, False),
+    Target("explain_over_torch_forward", (EXPLAIN, OURS_ONNX), (PREDICT, EAGER), 1.0, False),
+    Target("gradcam_over_onnx_predict", (GRADCAM, OURS_ONNX), (PREDICT, OURS_ONNX), 1.08, False),
+    Target("predict_speedup_vs_torch_eager", (PREDICT, EAGER), (PREDICT, OURS_ONNX), 2.3, True),
+    Target("torch_engine_speedup_vs_pytorch_grad_cam", (EXPLAIN, PYTORCH_GRAD_CAM), (EXPLAIN, OURS_TORCH), 2.3, True),
+    Target("served_explain_speedup_vs_naive", (EXPLAIN, OURS), (EXPLAIN, NAIVE), 5.0, True, served=True),
+    Target("served_predict_speedup_vs_stock", (PREDICT, OURS), (PREDICT, STOCK), 1.5, True, served=True),
 )
 
 
