@@ -8,7 +8,8 @@ from typing import Any
 from handler.errors import RequestError
 from handler.protocol.observation import Observation
 
-JSON, PNG = "application/json", "image/png"
+JSON, PNG, NPZ = "application/json", "image/png", "application/x-npz"
+FORMS = (JSON, PNG, NPZ)  # of the answer about a picture
 OK, FAILURE = "ok", "InternalError"
 PROBE = "probe"  # outcome of answers to probes and to questions about the model, which are neither counted nor logged
 OUTCOMES = (OK, "BadRequest", "NotFound", "TooLarge", "NotAnImage", "Unprocessable", "NotFinite", FAILURE)

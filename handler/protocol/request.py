@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from handler.errors import BadRequest, locating
-from handler.protocol.answer import JSON, PNG
+from handler.protocol.answer import FORMS, JSON
 from handler.protocol.envelope import Envelope, Single
 from handler.protocol.kserve import open_kserve, refuse_binary
 from handler.protocol.options import Options, parse_options
@@ -47,7 +47,7 @@ class Request:
     """The content of one row."""
 
     asked: Sequence[Asked]  # at least one picture
-    accept: str  # the answer's content type: "application/json" or "image/png"
+    accept: str  # the answer's content type, out of FORMS
     envelope: Envelope  # the form of the request and of its answer
 
 
@@ -63,8 +63,8 @@ def parse_row(row: Row, defaults: Options) -> Request:
     """
     envelope = _open(row)
     accept = accepted(row.accept)
-    if accept == PNG and not isinstance(envelope, Single):
-        raise BadRequest(f"image/png is the form of one picture's answer, valid is Accept: {JSON}")
+    if accept != JSON and not isinstance(envelope, Single):
+        raise BadRequest(f"{accept} is the form of one picture's answer, valid is Accept: {JSON}")
     asked = []
     for part in envelope.parts:
         with locating(part.place):
@@ -135,19 +135,19 @@ def _from_base64(text: str) -> bytes:
 
 
 def accepted(header: str) -> str:
-    """The answer's content type by an ``Accept`` header: ``image/png`` if the client prefers it to JSON, else JSON.
+    """The answer's content type by an ``Accept`` header: the type out of ``FORMS`` that the client prefers, else JSON.
 
     The type of the higher quality is preferred; at equal quality a type that is named goes before a type that a ``*``
     covers.
     """
-    forms = {JSON: (0.0, 0), PNG: (0.0, 0)}  # quality, how specific
+    forms = dict.fromkeys(FORMS, (0.0, 0))  # quality, how specific
     for item in (header or "*/*").lower().split(","):
         media, *parameters = (part.strip() for part in item.split(";"))
         for form in forms:
             specific = {form: 2, form.partition("/")[0] + "/*": 1, "*/*": 0}.get(media)
-            if specific is not None and not (media == "*/*" and form == PNG):
+            if specific is not None and (media != "*/*" or form == JSON):
                 forms[form] = max(forms[form], (_quality(parameters), specific))
-    return PNG if forms[PNG] > forms[JSON] and forms[PNG][0] > 0 else JSON
+    return max(FORMS, key=lambda form: forms[form] if forms[form][0] > 0 else (0.0, 0))  # JSON, if none goes before
 
 
 def _quality(parameters: list[str]) -> float:

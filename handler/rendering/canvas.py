@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from handler.explanation.evidence import Floats
 from handler.explanation.maps import MAP_KINDS, Map
 from handler.picture.preprocess import Input
 from handler.picture.projection import onto_region, onto_upload, seen_region, show_seen
@@ -40,7 +41,7 @@ def encode_map(name: str, drawn: Map, canvas: Canvas) -> dict[str, Any]:
         png = encode_png(picture, smooth=MAP_KINDS[name].channels == 1)
         shape, data = picture.shape, base64.b64encode(png).decode()
     else:
-        values = drawn.values if canvas.upload is None else onto_upload(drawn.values, canvas.seen.crop)
+        values = values_on(canvas, drawn)
         shape, data = values.shape, encode_npy(values) if encoding == "npy" else encode_list(values)
     content = {
         "encoding": encoding,
@@ -50,6 +51,11 @@ def encode_map(name: str, drawn: Map, canvas: Canvas) -> dict[str, Any]:
         "degenerate": drawn.degenerate,
     }
     return content if drawn.coverage is None else {**content, "coverage": drawn.coverage}
+
+
+def values_on(canvas: Canvas, drawn: Map) -> Floats:
+    """A map's values at the canvas's size; NaN where the network did not see the upload."""
+    return drawn.values if canvas.upload is None else onto_upload(drawn.values, canvas.seen.crop)
 
 
 def draw_map(name: str, drawn: Map, canvas: Canvas) -> npt.NDArray[np.uint8]:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from handler.atomic_write import write_whole
 from handler.errors import BadRequest
 from handler.explanation.evidence import Floats, softmax
@@ -15,7 +17,8 @@ from handler.explanation.maps import MAP_KINDS, Map, resize, scale
 from handler.explanation.methods import METHODS
 from handler.protocol.observation import GRADIENT_ALONE, NONE, Observation
 from handler.protocol.receipt import Receipt
-from handler.rendering.canvas import Canvas, draw_map, encode_map
+from handler.rendering.canvas import Canvas, draw_map, encode_map, values_on
+from handler.rendering.encoding import encode_npz
 from handler.rendering.render import Picture, encode_png, sheet
 
 _PANELS = sorted(MAP_KINDS, key=lambda name: not MAP_KINDS[name].at_layer)  # maps in the order of the sheet
@@ -128,6 +131,20 @@ class Result:
             "view": self.canvas.seen.crop.to_dict(),
             "timings_ms": {stage: round(spent, 2) for stage, spent in self.timings_ms.items()},
         }
+
+    def to_npz(self) -> bytes:
+        """The arrays as a ``.npz`` file.
+
+        ``logits`` and ``probabilities`` are (K,), ``targets`` the class indices (T,) of the explanations, and every map
+        by its name is (T, …), as ``maps[name].values`` or, with ``size="image"``, at the upload's size.
+        """
+        names = self.explanations[0].maps if self.explanations else {}
+        maps = {
+            name: np.stack([values_on(self.canvas, explanation.maps[name]) for explanation in self.explanations])
+            for name in names
+        }
+        targets = np.array([explanation.target.index for explanation in self.explanations], np.int64)
+        return encode_npz({"logits": self.logits, "probabilities": self.probabilities, "targets": targets, **maps})
 
     def save(self, folder: Path | str, *, overwrite: bool = False) -> list[Path]:
         """Writes the sheet, ``sheet.png``, and each map's picture, ``<class index>_<map>.png``.

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from handler.errors import RequestError, locating
-from handler.protocol.answer import JSON, PNG, Answer, error_answer, failure_answer, json_text
+from handler.protocol.answer import JSON, NPZ, PNG, Answer, error_answer, failure_answer, json_text
 from handler.protocol.envelope import Written
 from handler.protocol.observation import Observation
 from handler.protocol.options import Options
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 class _Encoded:
     """The outcome for one picture."""
 
-    content: Written | bytes | Exception  # the answer as JSON, the sheet as a PNG file, or the error
+    content: Written | bytes | Exception  # the answer as JSON, as the bytes of another form, or the error
     observed: Observation | None = None
 
 
@@ -95,7 +95,7 @@ class Answering:
         written = []
         for job, content in zip(row.jobs, contents, strict=True):
             if isinstance(content, bytes):
-                return self._checked(Answer(body=content, content_type=PNG))
+                return self._checked(Answer(body=content, content_type=job.form))
             if isinstance(content, Exception):
                 with locating(job.place):
                     raise content
@@ -116,13 +116,13 @@ class Answering:
 
     def _encode(self, job: Job, result: Result) -> _Encoded:
         started = time.perf_counter()
-        sheet = encode_png(result.sheet()) if job.as_sheet else None
-        content = result.to_dict(self._painters) if sheet is None else {}
+        other = encode_png(result.sheet()) if job.form == PNG else result.to_npz() if job.form == NPZ else None
+        content = result.to_dict(self._painters) if other is None else {}
         drawn_ms = (time.perf_counter() - started) * 1e3
         timings = {**result.timings_ms, "render": result.timings_ms["render"] + drawn_ms}
         observed = observe_result(result, timings)
-        if sheet is not None:
-            return _Encoded(sheet, observed)
+        if other is not None:
+            return _Encoded(other, observed)
         text = json_text({**content, "timings_ms": {stage: round(spent, 2) for stage, spent in timings.items()}})
         check_size(len(text), self._settings.max_answer_bytes)
         return _Encoded(Written(text, content["model"], content["predictions"]), observed)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from handler.errors import TooLarge
 from handler.explanation.maps import MAP_KINDS
+from handler.explanation.smoothing import AUGMENTATIONS
 from handler.rendering.canvas import Canvas
 
 _BYTES_PER_NUMBER = {"npy": 16 / 3, "list": 8.0}  # of encoded text; most lists take more
@@ -51,11 +52,12 @@ class Budget:
         Raises:
             TooLarge: the request exceeds a limit; the message says how to ask for less.
         """
-        self._explained += targets if maps else 0
+        copies = 1 + len(AUGMENTATIONS) if "augment" in canvas.options.smooth else 1
+        self._explained += targets * copies if maps else 0
         if self._explained > MOST_EXPLANATIONS:
             raise TooLarge(
                 f"the request asks for {self._explained} explanations or more, valid are at most {MOST_EXPLANATIONS} "
-                "in all; send its pictures in several requests"
+                "in all, and smooth=augment makes six of each; send its pictures in several requests"
             )
         height, width = (canvas.seen.picture if canvas.upload is None else canvas.upload).shape[:2]
         drawn = [name for name in maps if MAP_KINDS[name].channels > 1 or canvas.options.size != "layer"]

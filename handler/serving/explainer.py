@@ -98,7 +98,7 @@ class Explainer:
                 pair,
                 job.maps,
                 options.method,
-                at_layer=options.size == "layer" and not job.as_sheet,
+                at_layer=job.at_layer,
                 seed=options.seed,
                 eigen="eigen" in options.smooth,
                 changed=changed,

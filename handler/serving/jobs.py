@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from handler.explanation.maps import needs_of
 from handler.explanation.methods import METHODS
 from handler.picture.decode import decode
 from handler.picture.preprocess import Input, preprocess
-from handler.protocol.answer import PNG
+from handler.protocol.answer import JSON, NPZ, PNG
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options
 from handler.protocol.receipt import Receipt
@@ -35,8 +35,13 @@ class Job:
     needs: Needs
     receipt: Receipt
     place: str = ""  # the picture's place in the request, for messages; empty for a single picture
-    as_sheet: bool = False  # whether the answer is a sheet, whose maps have the size of the network's crop
+    form: str = JSON  # the answer's content type, out of FORMS
     decode_ms: float = 0.0  # time of checking, decoding and preprocessing
+
+    @property
+    def at_layer(self) -> bool:
+        """Whether Grad-CAM stays at the layer's size; a sheet shows it at the size of the network's crop."""
+        return self.canvas.options.size == "layer" and self.form != PNG
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,8 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
             budget.decode(*upload.shape[:2])
             seen = preprocess(upload, card.preprocessing)
             on_upload = asked.options.size == "image" and not as_sheet and checked.maps
-            canvas = Canvas(seen, upload if on_upload else None, asked.options)
+            options = replace(asked.options, encoding="npy") if request.accept == NPZ else asked.options
+            canvas = Canvas(seen, upload if on_upload else None, options)
             budget.draw(canvas, checked.maps, len(checked.targets))
             jobs.append(
                 Job(
@@ -99,7 +105,7 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
                     needs=checked.needs,
                     receipt=asked.receipt,
                     place=asked.place,
-                    as_sheet=as_sheet,
+                    form=request.accept,
                     decode_ms=(time.perf_counter() - started) * 1e3,
                 )
             )

@@ -18,6 +18,7 @@ from PIL import Image
 
 from deploy.local_server import read_properties
 from export.packing.archive import DEFAULT_CONFIG
+from handler.explanation.methods import METHODS
 from handler.serving.settings import read_settings
 from tests.support.serving import (
     CHECKPOINT,
@@ -196,6 +197,17 @@ def test_accept_png_gives_one_captioned_sheet(client):
         for panel, picture in zip(np.split(row, 4, axis=1), (seen, *maps), strict=True):
             assert panel[:20].min() < 100, "the caption is black on white"
             np.testing.assert_array_equal(panel[22 : 22 + SIDE, :SIDE], picture)
+
+
+def test_arrays_of_every_method_come_as_one_file(client):
+    for method in METHODS:
+        asked = {"target": "heart,arrow", "method": method, "maps": "gradcam", "size": "layer"}
+        answer = client.post(files={"data": PICTURE}, data=asked, headers={"Accept": "application/x-npz"})
+        assert answer.headers["content-type"] == "application/x-npz"
+        found = np.load(io.BytesIO(answer.content))
+        assert found["gradcam"].shape == (2, SIDE // 32, SIDE // 32)
+        assert found["gradcam"].max() > 0.99
+        assert found["targets"].tolist() == [6, 8]
 
 
 def test_healthz_answers_and_describe_describes(client):

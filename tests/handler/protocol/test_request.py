@@ -139,6 +139,10 @@ def test_no_picture_and_two_pictures_are_refused():
         ("image/png;q=oops", "application/json"),
         ("", "application/json"),
         (";;,,", "application/json"),
+        ("application/x-npz", "application/x-npz"),
+        ("application/x-npz;q=0.2, image/png;q=0.3", "image/png"),
+        ("application/*", "application/json"),
+        ("application/x-npz;q=0", "application/json"),
     ],
 )
 def test_accept_chooses_the_form_of_the_answer(header, form):

@@ -58,6 +58,14 @@ def test_the_sheet_has_each_targets_own_caption_and_maps_at_the_size_that_was_se
     assert (first[:22] != second[:22]).any(), "the captions differ"
 
 
+def test_the_sheet_names_the_method():
+    made = {"gradcam": heat(1, 1), "saliency": pixels(1, 1)}
+    explained = Explanation(target=DARK, method="fem", layers=("conv",), maps=made)
+    expected = [("dark 0.75", SEEN), ("FEM", draw_map("gradcam", made["gradcam"], canvas()))]
+    expected.append(("saliency", draw_map("saliency", made["saliency"], canvas())))
+    np.testing.assert_array_equal(result([explained]).sheet(), sheet([expected]))
+
+
 def test_a_map_of_few_cells_is_enlarged_and_scaled_again_on_the_sheet():
     explained = Explanation(target=DARK, method="gradcam", layers=("conv",), maps={"gradcam": heat(1, 1, side=3)})
     middle = np.zeros((4, 4), np.float32)
@@ -146,3 +154,20 @@ def test_what_is_observed_of_a_result(maps, method, told):
     assert (found.engine, found.method, found.pixels) == ("torch", told, 32)  # the upload's, not the crop's
     assert (found.maps, found.targets, found.degenerate) == (tuple(maps or ()), len(explained), bool(maps))
     assert (found.map_count, found.stages_ms) == (len(explained), STAGES)
+
+
+def test_arrays_are_those_of_the_result_and_their_bytes_are_the_same_each_time():
+    found = np.load(io.BytesIO(result().to_npz()))
+    assert set(found) == {"logits", "probabilities", "targets", *MAPS["dark"]}
+    np.testing.assert_array_equal(found["logits"], result().logits)
+    np.testing.assert_array_equal(found["targets"], [0, 1])
+    for name in MAPS["dark"]:
+        for values, explanation in zip(found[name], result().explanations, strict=True):
+            np.testing.assert_array_equal(values, explanation.maps[name].values)
+    assert result().to_npz() == result().to_npz()
+
+
+def test_arrays_of_a_prediction_alone_have_no_maps():
+    found = np.load(io.BytesIO(replace(result(), explanations=[]).to_npz()))
+    assert set(found) == {"logits", "probabilities", "targets"}
+    assert found["targets"].shape == (0,)

@@ -74,8 +74,13 @@ ADVICE = (
         ),
         (
             lambda budget: budget.draw(canvas(8), ["gradcam"], 41),
-            "the request asks for 41 explanations or more, valid are at most 40 in all; "
-            "send its pictures in several requests",
+            "the request asks for 41 explanations or more, valid are at most 40 in all, and smooth=augment makes six "
+            "of each; send its pictures in several requests",
+        ),
+        (
+            lambda budget: budget.draw(canvas(8, smooth=("augment",)), ["gradcam"], 7),
+            "the request asks for 42 explanations or more, valid are at most 40 in all, and smooth=augment makes six "
+            "of each; send its pictures in several requests",
         ),
         (
             lambda budget: budget.draw(canvas(2001, size="image"), ["gradcam", "saliency"], 2),
@@ -86,7 +91,7 @@ ADVICE = (
             f"the answer would take 512 bytes, valid are at most 511; {ADVICE}",
         ),
     ],
-    ids=["decoded", "explained", "drawn", "listed"],
+    ids=["decoded", "explained", "augmented", "drawn", "listed"],
 )
 def test_a_refusal_says_how_to_ask_for_less(spend, said):
     with pytest.raises(TooLarge) as refused:

@@ -6,7 +6,7 @@ import pytest
 from handler.errors import BadRequest, TooLarge
 from handler.explanation.evidence import TOP, Needs
 from handler.picture.preprocess import preprocess
-from handler.protocol.answer import PNG
+from handler.protocol.answer import JSON, PNG
 from handler.protocol.options import Options
 from handler.protocol.receipt import Receipt
 from handler.protocol.request import parse_row
@@ -64,7 +64,7 @@ def test_a_picture_is_kept_only_where_maps_are_drawn_on_it(size, maps, accept, o
     assert job.canvas.options == Options(size=size, maps=job.maps, target=("1", "0"))
     assert (job.targets, job.maps) == ([1, 0], () if maps == "none" else (maps,))
     assert job.needs == Needs(layers=("c",) if job.maps else ())
-    assert (job.receipt, job.place, job.as_sheet) == (Receipt.of(data), "", accept == PNG)
+    assert (job.receipt, job.place, job.form) == (Receipt.of(data), "", accept or JSON)
 
 
 def test_each_picture_of_a_request_has_its_place():
