@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
 
 from handler.explanation.activation_cams import principal_component
 from handler.explanation.evidence import Evidence, Floats, Needs
+from handler.explanation.masking_cams import Probe
 from handler.explanation.methods import METHODS
 from handler.explanation.smoothing import averaged
 
@@ -64,6 +65,7 @@ def make_maps(
     seed: int = 0,
     eigen: bool = False,
     changed: Evidence | None = None,
+    probe: Probe | None = None,
 ) -> dict[str, Map]:
     """Makes the maps of one (input, target) pair.
 
@@ -77,6 +79,7 @@ def make_maps(
         eigen: takes the principal component of the weighted channels instead of their sum.
         changed: of the picture's changed copies and the same class, one pair each, see ``smoothing``; their maps are
             averaged with the picture's.
+        probe: asks for the scores of masked pictures, for the methods that take it.
 
     Returns:
         Name to map, in the order of ``maps``.
@@ -86,33 +89,32 @@ def make_maps(
         Unprocessable: the method is not defined at a layer; the message says where it is.
     """
     chosen = METHODS[method]
-    options = ({"seed": seed} if chosen.random else {}) | ({"combine": principal_component} if eigen else {})
+    options: dict[str, Any] = {"seed": seed} if chosen.random else {}
+    options |= {"combine": principal_component} if eigen else {}
+    options |= {"probe": probe} if chosen.passes else {}
 
-    def cam(found: Evidence, pair: int, size: tuple[int, int] | None) -> Map:
-        arrays = [
-            (layer.activation[pair : pair + 1], layer.gradient[pair : pair + 1]) for layer in found.layers.values()
-        ]
-        return _cam([chosen.formula(*both, **options)[0] for both in arrays], size)
+    def unscaled(found: Evidence, pair: int) -> list[Floats]:
+        row, layers = slice(pair, pair + 1), found.layers.values()
+        return [chosen.formula(layer.activation[row], layer.gradient[row], **options)[0] for layer in layers]
 
-    @cache
-    def smooth_cam(size: tuple[int, int] | None) -> Map:
-        plain = cam(evidence, pair, size)
-        if changed is None:
-            return plain
-        copies = [cam(changed, copy, size) for copy in range(len(changed.rows))]
-        values = averaged(plain.values, [copy.values for copy in copies])
-        return replace(plain, values=values, degenerate=all(made.degenerate for made in (plain, *copies)))
+    plain = unscaled(evidence, pair)
+    copies = [unscaled(changed, copy) for copy in range(len(changed.rows))] if changed else []
+
+    def cam(size: tuple[int, int] | None) -> Map:
+        first, *others = (_cam(layers, size) for layers in (plain, *copies))
+        values = averaged(first.values, [made.values for made in others]) if others else first.values
+        return replace(first, values=values, degenerate=all(made.degenerate for made in (first, *others)))
 
     guided = evidence.guided if any(MAP_KINDS[name].guided for name in maps) else None
     made: dict[str, Map] = {}
     for name in maps:
         kind = MAP_KINDS[name]
         if kind.channels == 1:
-            made[name] = smooth_cam(None if at_layer else evidence.input_size)
+            made[name] = cam(None if at_layer else evidence.input_size)
             continue
         gradients = guided if kind.guided else evidence.saliency
         pixels = _pixels(gradients, pair, evidence.coverage if kind.guided else None)
-        made[name] = _product(pixels, smooth_cam(evidence.input_size)) if kind.at_layer else pixels
+        made[name] = _product(pixels, cam(evidence.input_size)) if kind.at_layer else pixels
     return made
 
 

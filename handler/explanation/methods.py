@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from handler.explanation import activation_cams, gradient_cams
+from handler.explanation import activation_cams, gradient_cams, masking_cams
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class Method:
     formula: Callable[..., Any]  # activation and gradient (N, C, h, w) to unscaled maps (N, h, w)
     weighted: bool = True  # weights channels, whose combination can be chosen: the formula takes ``combine``
     random: bool = False  # the formula takes ``seed``
+    passes: int = 0  # default number of masked pictures, for formulas that take a ``probe``
 
     @property
     def summary(self) -> str:
@@ -35,4 +36,7 @@ METHODS = {
     "kpcacam": Method("KPCA-CAM", activation_cams.kpca_cam, weighted=False),
     "fem": Method("FEM", activation_cams.fem),
     "randomcam": Method("RandomCAM", activation_cams.random_cam, random=True),
+    "scorecam": Method("Score-CAM", masking_cams.scorecam, weighted=False, passes=256),
+    "occlusion": Method("occlusion", masking_cams.occlusion, weighted=False, passes=197),
+    "rise": Method("RISE", masking_cams.rise, weighted=False, random=True, passes=256),
 }

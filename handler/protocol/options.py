@@ -26,6 +26,7 @@ COLORMAPS = {
 MAX_LAYERS = 8
 MAX_TARGETS = 10
 MAX_SEED = 2**32 - 1
+MAX_PASSES = 4096
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Options:
     maps: tuple[str, ...] | None = None  # out of MAPS; empty: a prediction only; None: DEFAULT_MAPS, if they exist
     method: str = "gradcam"  # a name out of methods.METHODS
     seed: int = 0  # of random methods, 0 to 2**32 - 1
+    passes: int | None = None  # of methods that mask the picture: the most masks; None: the method's own number
     layer: tuple[str, ...] = ("auto",)  # module paths or "auto"; the maps of several layers are averaged
     top_k: int | None = None  # number of predictions, at least 1; None: 5, or all classes if there are fewer
     smooth: tuple[str, ...] = ()  # out of SMOOTHINGS
@@ -183,6 +185,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "maps": _maps,
     "method": partial(_choice, "method", valid=METHODS),
     "seed": partial(_number, "seed", least=0, most=MAX_SEED, valid=f"0 to {MAX_SEED}"),
+    "passes": partial(_number, "passes", least=2, most=MAX_PASSES, valid=f"2 to {MAX_PASSES}"),
     "layer": _layer,
     "top_k": partial(_number, "top_k", least=1, most=None, valid="1 to the number of classes"),
     "smooth": _smooth,

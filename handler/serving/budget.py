@@ -19,14 +19,16 @@ _ADVICE = (
 class Budget:
     """Adds up the cost of a request's pictures, and refuses a request above the limits."""
 
-    def __init__(self, max_upload_pixels: int, max_answer_bytes: int) -> None:
-        """Sets the limits of one request: pixels of all its decoded pictures, bytes of its answer."""
+    def __init__(self, max_upload_pixels: int, max_answer_bytes: int, max_passes: int = 1024) -> None:
+        """Sets the limits of one request: pixels of all its decoded pictures, bytes of its answer, masked pictures."""
         self._max_upload_pixels = max_upload_pixels
         self._max_answer_bytes = max_answer_bytes
         self._decoded = 0  # pixels
         self._drawn = 0  # pixels
         self._listed = 0.0  # bytes
         self._explained = 0
+        self._max_passes = max_passes
+        self._masked = 0
 
     def decode(self, height: int, width: int) -> None:
         """Counts the pixels of a decoded picture: many small pictures share the limit of one large picture.
@@ -39,6 +41,19 @@ class Budget:
             raise TooLarge(
                 f"the request's pictures have {self._decoded} pixels together, valid are at most "
                 f"{self._max_upload_pixels}; send them in several requests"
+            )
+
+    def mask(self, passes: int) -> None:
+        """Counts masked pictures, each of which takes a forward pass.
+
+        Raises:
+            TooLarge: the request exceeds the limit.
+        """
+        self._masked += passes
+        if self._masked > self._max_passes:
+            raise TooLarge(
+                f"the request asks for {self._masked} masked pictures or more, valid are at most {self._max_passes}; "
+                "ask for fewer passes, targets or layers"
             )
 
     def draw(self, canvas: Canvas, maps: Sequence[str], targets: int) -> None:

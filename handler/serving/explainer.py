@@ -10,13 +10,15 @@ import numpy as np
 from handler.errors import NotFinite
 from handler.explanation.evidence import Engine, Evidence, Floats, Needs, best_classes, softmax
 from handler.explanation.finiteness import check_evidence, check_maps, check_scores
-from handler.explanation.maps import make_maps
+from handler.explanation.maps import make_maps, resize
+from handler.explanation.masking_cams import Probe
 from handler.explanation.smoothing import augmented
 from handler.protocol.model_card import ModelCard
 from handler.rendering.result import Explanation, Prediction, Result, Target
 from handler.serving.jobs import Job, in_passes, pairs_at_once
 
 DEFAULT_TOP_K = 5
+_MASKS_AT_ONCE = 16  # limits the memory of masked pictures
 Outcome = Result | Exception
 
 
@@ -93,6 +95,7 @@ class Explainer:
         for pair in np.flatnonzero(evidence.rows == row).tolist() if job.maps else ():
             check_evidence(evidence, pair)
             changed = self._changed(job, int(evidence.classes[pair])) if evidence.layers else None
+            probe = self._probe(job, int(evidence.classes[pair]))
             maps = make_maps(
                 evidence,
                 pair,
@@ -102,12 +105,13 @@ class Explainer:
                 seed=options.seed,
                 eigen="eigen" in options.smooth,
                 changed=changed,
+                probe=probe,
             )
             check_maps(maps)
             target = self._target(int(evidence.classes[pair]), logits, probabilities)
             layers = tuple(evidence.layers)
             method = options.method if layers else None
-            explanations.append(Explanation(target=target, method=method, layers=layers, maps=maps))
+            explanations.append(Explanation(target=target, method=method, layers=layers, maps=maps, masked=probe.taken))
         # the time of a pass is shared out evenly among its pictures
         pictures = len(evidence.logits)
         timings = {
@@ -135,6 +139,19 @@ class Explainer:
         for copy in range(len(inputs)):
             check_evidence(evidence, copy)
         return evidence
+
+    def _probe(self, job: Job, target: int) -> Probe:
+        tensor, passes = job.canvas.seen.tensor, job.passes
+
+        def answer(masks: Floats) -> Floats:
+            found = []
+            for start in range(0, len(masks), _MASKS_AT_ONCE):
+                some = [resize(mask, *tensor.shape[1:]) for mask in masks[start : start + _MASKS_AT_ONCE]]
+                inputs = tensor * np.stack(some)[:, None]
+                found.append(self._engine.run(inputs, [()] * len(inputs), Needs()).logits)
+            return np.concatenate(found)
+
+        return Probe(answer=answer, target=target, passes=passes)
 
     def _target(self, index: int, logits: Floats, probabilities: Floats) -> Target:
         return Target(

@@ -39,6 +39,12 @@ class Job:
     decode_ms: float = 0.0  # time of checking, decoding and preprocessing
 
     @property
+    def passes(self) -> int:
+        """The most masks of a method that masks the picture, for each target and layer; 0 for other methods."""
+        options = self.canvas.options
+        return options.passes or METHODS[options.method].passes
+
+    @property
     def at_layer(self) -> bool:
         """Whether Grad-CAM stays at the layer's size; a sheet shows it at the size of the network's crop."""
         return self.canvas.options.size == "layer" and self.form != PNG
@@ -62,11 +68,7 @@ class CheckedOptions:
         """
         checked = cls(card.target_indices(options), card.map_names(options), card.layer_paths(options))
         card.check_top_k(options)
-        if "eigen" in options.smooth and not METHODS[options.method].weighted:
-            valid = ", ".join(name for name, method in METHODS.items() if method.weighted)
-            raise Unprocessable(
-                f"smooth eigen needs a method that weights channels, not {options.method}; valid are {valid}"
-            )
+        check_method(options)
         return checked
 
     @property
@@ -75,13 +77,30 @@ class CheckedOptions:
         return needs_of(self.maps, self.layers)
 
 
+def check_method(options: Options) -> None:
+    """Checks the options of the method.
+
+    Raises:
+        Unprocessable: the method has no such option; the message says which methods have it.
+    """
+    name, method = options.method, METHODS[options.method]
+    masking = ", ".join(name for name, known in METHODS.items() if known.passes)
+    weighted = ", ".join(name for name, known in METHODS.items() if known.weighted)
+    if options.passes is not None and not method.passes:
+        raise Unprocessable(f"passes needs a method that masks the picture, not {name}; valid are {masking}")
+    if "augment" in options.smooth and method.passes:
+        raise Unprocessable(f"smooth augment needs a method of one pass, not {name}; valid are all but {masking}")
+    if "eigen" in options.smooth and not method.weighted:
+        raise Unprocessable(f"smooth eigen needs a method that weights channels, not {name}; valid are {weighted}")
+
+
 def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
     """Makes a job of each picture; the first error refuses the request, before the engine runs.
 
     Raises:
         RequestError: options that the model does not have, a picture that cannot be decoded, or a request too large.
     """
-    budget = Budget(settings.max_pixels, settings.max_answer_bytes)
+    budget = Budget(settings.max_pixels, settings.max_answer_bytes, settings.max_passes)
     as_sheet = request.accept == PNG
     jobs = []
     for asked in request.asked:
@@ -97,18 +116,18 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
             options = replace(asked.options, encoding="npy") if request.accept == NPZ else asked.options
             canvas = Canvas(seen, upload if on_upload else None, options)
             budget.draw(canvas, checked.maps, len(checked.targets))
-            jobs.append(
-                Job(
-                    canvas=canvas,
-                    targets=checked.targets,
-                    maps=checked.maps,
-                    needs=checked.needs,
-                    receipt=asked.receipt,
-                    place=asked.place,
-                    form=request.accept,
-                    decode_ms=(time.perf_counter() - started) * 1e3,
-                )
+            job = Job(
+                canvas=canvas,
+                targets=checked.targets,
+                maps=checked.maps,
+                needs=checked.needs,
+                receipt=asked.receipt,
+                place=asked.place,
+                form=request.accept,
+                decode_ms=(time.perf_counter() - started) * 1e3,
             )
+            budget.mask(job.passes * len(checked.targets) * len(checked.needs.layers))
+            jobs.append(job)
     return jobs
 
 

@@ -18,6 +18,7 @@ class Settings:
     defaults: Options = Options()  # options that a request does not give
     max_pixels: int = DEFAULT_MAX_PIXELS  # of a request's uploads
     max_answer_bytes: int = 16_000_000  # per row; below config.properties' max_response_size, which kills the worker
+    max_passes: int = 1024  # masked pictures of a row, which must be answered within responseTimeout
     engine: str = "auto"  # auto: graphs where they hold the evidence, hooks elsewhere; torch: hooks; onnx: graphs
     threads: int = 0  # of a worker's engine; 0: cores / workers
 

@@ -200,14 +200,16 @@ def test_accept_png_gives_one_captioned_sheet(client):
 
 
 def test_arrays_of_every_method_come_as_one_file(client):
-    for method in METHODS:
-        asked = {"target": "heart,arrow", "method": method, "maps": "gradcam", "size": "layer"}
+    for name, method in METHODS.items():
+        asked = {"target": "heart,arrow", "method": name, "maps": "gradcam"}
         answer = client.post(files={"data": PICTURE}, data=asked, headers={"Accept": "application/x-npz"})
         assert answer.headers["content-type"] == "application/x-npz"
         found = np.load(io.BytesIO(answer.content))
-        assert found["gradcam"].shape == (2, SIDE // 32, SIDE // 32)
+        assert found["gradcam"].shape == (2, SIDE, SIDE)
         assert found["gradcam"].max() > 0.99
         assert found["targets"].tolist() == [6, 8]
+        assert np.array_equal(*found["gradcam"]) == (name in ("eigencam", "kpcacam", "fem", "randomcam")), name
+        assert bool(method.passes) == ("passes" in client.form(PICTURE, **asked).json()["explanations"][0])
 
 
 def test_healthz_answers_and_describe_describes(client):
@@ -280,7 +282,7 @@ BAD_OPTIONS = {
     "encoding=gif": "valid are png, npy, list",
     "overlay=2": "0 to 1",
     "overlay=nan": "0 to 1",
-    "colour=red": "valid are target, maps, method, seed, layer, top_k, smooth, size, encoding, overlay",
+    "colour=red": "valid are target, maps, method, seed, passes, layer, top_k, smooth, size, encoding, overlay",
 }
 
 

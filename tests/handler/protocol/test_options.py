@@ -91,8 +91,8 @@ OVERLAYS = f"valid are an image weight of 0 to 1, a colour map out of {', '.join
     [
         (
             {"Colour": "red"},
-            "unknown option 'Colour', valid are target, maps, method, seed, layer, top_k, smooth, size, encoding, "
-            "overlay",
+            "unknown option 'Colour', valid are target, maps, method, seed, passes, layer, top_k, smooth, size, "
+            "encoding, overlay",
         ),
         ({"target": ""}, f"target is empty, {TARGETS}"),
         ({"target": [None]}, f"target None is not valid, {TARGETS}"),
