@@ -4,34 +4,42 @@ A mask M is laid on the network's input by multiplication, after it is upsampled
 picture becomes the mean colour. ``y(M)`` is the target's score of the picture under a mask, ``p(M)`` its probability.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from handler.explanation.evidence import Floats, softmax
+
+Masks = Floats | npt.NDArray[np.bool_]
 
 
 @dataclass(kw_only=True)
 class Probe:
     """A picture whose scores under masks can be asked for."""
 
-    answer: Callable[[Floats], Floats]  # masks (P, h, w) on [0, 1] to the logits (P, K)
+    answer: Callable[[Masks], Floats]  # masks (P, h, w) on [0, 1] to the logits (P, K)
     target: int  # class index
     passes: int  # the most masks of a map
     taken: int = 0  # masks that were asked for
+    spent_ms: float = 0.0  # time that the answers took
 
-    def scores(self, masks: Floats) -> Floats:
+    def scores(self, masks: Masks) -> Floats:
         """The target's scores (P,) under masks (P, h, w)."""
         return self._logits(masks)[:, self.target]
 
-    def probabilities(self, masks: Floats) -> Floats:
+    def probabilities(self, masks: Masks) -> Floats:
         """The target's probabilities (P,) under masks (P, h, w)."""
         return softmax(self._logits(masks))[:, self.target]
 
-    def _logits(self, masks: Floats) -> Floats:
+    def _logits(self, masks: Masks) -> Floats:
+        started = time.perf_counter()
+        logits = self.answer(masks)
         self.taken += len(masks)
-        return self.answer(masks)
+        self.spent_ms += (time.perf_counter() - started) * 1e3
+        return logits
 
 
 def scorecam(activation: Floats, _gradient: Floats, probe: Probe) -> Floats:
@@ -60,7 +68,7 @@ def occlusion(_activation: Floats, _gradient: Floats, probe: Probe) -> Floats:
     fine = np.arange(2 * side)
     near = np.abs(fine[None] - (2 * np.arange(side) + 0.5)[:, None]) < 2  # (cells, half cells)
     windows = (near[:, None, :, None] & near[None, :, None, :]).reshape(side * side, 2 * side, 2 * side)
-    scores = probe.scores(np.concatenate([np.ones_like(windows[:1]), ~windows]).astype(np.float32))
+    scores = probe.scores(np.concatenate([np.ones_like(windows[:1]), ~windows]))
     return np.asarray((scores[0] - scores[1:]).reshape(1, side, side).clip(min=0))
 
 

@@ -51,7 +51,7 @@ class Explanation:
     method: str | None  # the CAM formula; None if no map is made at a layer
     layers: tuple[str, ...]  # module paths of the layers that the maps are made at; empty if none is
     maps: dict[str, Map]  # by name, in the order of the options
-    masked: int = 0  # masked pictures that the method asked the network about
+    passes: int = 0  # masked pictures that the method asked the network about
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,7 +124,7 @@ class Result:
                     "target": asdict(explanation.target),
                     "method": explanation.method,
                     "layer": explanation.layers[0] if len(explanation.layers) == 1 else [*explanation.layers] or None,
-                    **({"passes": explanation.masked} if explanation.masked else {}),
+                    **({"passes": explanation.passes} if explanation.passes else {}),
                     "maps": self._encoded(explanation.maps, painters),
                 }
                 for explanation in self.explanations

@@ -11,7 +11,7 @@ from handler.errors import NotFinite
 from handler.explanation.evidence import Engine, Evidence, Floats, Needs, best_classes, softmax
 from handler.explanation.finiteness import check_evidence, check_maps, check_scores
 from handler.explanation.maps import make_maps, resize
-from handler.explanation.masking_cams import Probe
+from handler.explanation.masking_cams import Masks, Probe
 from handler.explanation.smoothing import augmented
 from handler.protocol.model_card import ModelCard
 from handler.rendering.result import Explanation, Prediction, Result, Target
@@ -87,7 +87,7 @@ class Explainer:
 
     def _result(self, evidence: Evidence, row: int, job: Job) -> Result:
         """Makes a job's result of the evidence of a pass."""
-        started = time.perf_counter()
+        started, extra_ms = time.perf_counter(), 0.0
         logits = evidence.logits[row]
         check_scores(logits)
         probabilities, options = softmax(logits), job.canvas.options
@@ -108,17 +108,18 @@ class Explainer:
                 probe=probe,
             )
             check_maps(maps)
+            extra_ms += probe.spent_ms + (changed.infer_ms + changed.explain_ms if changed else 0.0)
             target = self._target(int(evidence.classes[pair]), logits, probabilities)
             layers = tuple(evidence.layers)
             method = options.method if layers else None
-            explanations.append(Explanation(target=target, method=method, layers=layers, maps=maps, masked=probe.taken))
+            explanations.append(Explanation(target=target, method=method, layers=layers, maps=maps, passes=probe.taken))
         # the time of a pass is shared out evenly among its pictures
         pictures = len(evidence.logits)
         timings = {
             "decode": job.decode_ms,
             "infer": evidence.infer_ms / pictures,
-            "explain": evidence.explain_ms / pictures,
-            "render": (time.perf_counter() - started) * 1e3,
+            "explain": evidence.explain_ms / pictures + extra_ms,
+            "render": (time.perf_counter() - started) * 1e3 - extra_ms,
         }
         return Result(
             model=self.card.summary(evidence.engine),
@@ -143,11 +144,11 @@ class Explainer:
     def _probe(self, job: Job, target: int) -> Probe:
         tensor, passes = job.canvas.seen.tensor, job.passes
 
-        def answer(masks: Floats) -> Floats:
+        def answer(masks: Masks) -> Floats:
             found = []
             for start in range(0, len(masks), _MASKS_AT_ONCE):
-                some = [resize(mask, *tensor.shape[1:]) for mask in masks[start : start + _MASKS_AT_ONCE]]
-                inputs = tensor * np.stack(some)[:, None]
+                some = masks[start : start + _MASKS_AT_ONCE].astype(np.float32)
+                inputs = tensor * np.stack([resize(mask, *tensor.shape[1:]) for mask in some])[:, None]
                 found.append(self._engine.run(inputs, [()] * len(inputs), Needs()).logits)
             return np.concatenate(found)
 

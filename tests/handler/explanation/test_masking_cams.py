@@ -43,7 +43,7 @@ def test_scorecam_is_torchcams(network, layer):
     channels = 256 if layer == "layer3" else 512
     options = {"target": 3, "maps": ["gradcam"], "method": "scorecam", "size": "layer", "passes": channels}
     (found,) = handler.wrap(network, layer=layer).explain(tensor, **options).explanations
-    assert found.masked == channels
+    assert found.passes == channels
     with ScoreCAM(copy.deepcopy(network), target_layer=layer) as extractor:
         extractor.model(tensor[None])
         expected = extractor(3)[0][0].numpy()
@@ -112,11 +112,11 @@ def test_a_network_that_looks_at_one_corner_is_found_out(method):
     model = handler.wrap(Corner().eval(), layer="features")
     options = {"maps": ["gradcam"], "method": method, "target": 0, "size": "input"}
     (found,) = model.explain(tensor, **options).explanations
-    assert found.masked <= METHODS[method].passes
+    assert found.passes <= METHODS[method].passes
     if method != "scorecam":  # its three channels look everywhere
         values = found.maps["gradcam"].values
         assert values[:24, :24].mean() > 2 * values[40:].mean()
-    assert model.explain(tensor, **options).to_dict()["explanations"][0]["passes"] == found.masked
+    assert model.explain(tensor, **options).to_dict()["explanations"][0]["passes"] == found.passes
 
 
 @pytest.mark.parametrize(
