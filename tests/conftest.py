@@ -27,6 +27,7 @@ _SLOW_FIXTURES = {"shapes_archive", "shapes_graphs", "wheel", "installed"}
 
 def pytest_configure(config: pytest.Config) -> None:
     """In CI no test is skipped without anybody knowing; Ctrl-C works, also in what the tests start."""
+    os.environ.pop("MAKELEVEL", None)  # messages would name variables of make
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for jobs in the background
     if os.environ.get("CI"):
         config.pluginmanager.register(skips, "skips")

@@ -1,14 +1,12 @@
 """The methods that make a map of a layer's evidence, by the name that requests use."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from handler.explanation import activation_cams, gradient_cams, masking_cams
 
 
-@dataclass(frozen=True)
-class Method:
+class Method(NamedTuple):
     """A formula and its properties."""
 
     title: str  # on a sheet

@@ -48,7 +48,7 @@ NOT_RUN = {
         "make archive CHECKPOINT=out/finetune/best.safetensors LABELS=out/finetune/labels.txt",
     ],
     "they would build the environment that runs this test, or run it": [
-        *("make setup", "make check", "make test", ".venv/bin/pytest tests/handler/explanation/test_cam.py"),
+        *("make setup", "make check", "make test", ".venv/bin/pytest tests/handler/explanation/test_gradient_cams.py"),
     ],
     "they take from minutes to hours": [
         *("make zoo…", "make soundness…", "make train", "make localisation", "make bench…"),

@@ -365,3 +365,12 @@ def test_pillow_images_without_a_meaning_are_refused(from_checkpoint, picture, m
 def test_a_device_that_does_not_exist_is_refused():
     with pytest.raises(ModelError, match="cannot be moved to the device 'nowhere'"):
         handler.load(CHECKPOINT, device="nowhere")
+
+
+def test_every_kind_of_graph_predicts(shapes_graphs):
+    expected = PredictionClient(shapes_graphs / "model.onnx").predict(ONE)
+    for file in ("model.gradcam.onnx", "model.explain.onnx"):
+        found = PredictionClient(shapes_graphs / file).predict(ONE)
+        assert [prediction.label for prediction in found] == [prediction.label for prediction in expected]
+        for one, other in zip(found, expected, strict=True):
+            assert one.probability == pytest.approx(other.probability, abs=1e-6)

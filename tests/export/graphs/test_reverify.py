@@ -127,7 +127,7 @@ def test_the_command_tells_mistakes(graph, checkpoint, tmp_path, capsys):
         ([str(tmp_path / "gone.onnx"), *given], "does not exist"),
         ([str(tmp_path / "text.onnx"), *given], "cannot be loaded by ONNX Runtime"),
         ([str(graph), *given, "--labels", str(tmp_path / "labels.txt")], "made for other labels"),
-        ([str(graph)], "either weights"),
+        ([str(graph)], "either torchvision's weights"),
         ([str(graph), *given, "--seed", "-1"], "non-negative"),
     ]:
         assert main(["verify", *arguments]) == 2
