@@ -19,7 +19,7 @@ def check_scores(logits: Floats) -> None:
 
 
 def check_evidence(evidence: Evidence, pair: int) -> None:
-    """Checks the evidence of one pair. Sums and maxima over the evidence would hide its infinite values.
+    """Checks every value of one pair's evidence, because a map can be finite although a value is not.
 
     Args:
         evidence: of all pairs of a pass.

@@ -72,7 +72,8 @@ def hirescam(activation: Array, gradient: Array, combine: Combine = positive_sum
     """HiResCAM: every cell weighted by its own gradient, of either sign.
 
     ``map = relu(sum_k g_k A_k)`` (Draelos and Carin 2020, arXiv 2011.08891).
-    Choose it where heads look at places: for a head of one linear layer it shows the cells that the score was made of.
+    Choose it where the head weights every cell by itself, as a linear layer on the flattened cells does: there the sum
+    before the ReLU, added up over the cells, and the bias are the score.
     """
     return combine(gradient * activation)
 

@@ -20,7 +20,13 @@ class Budget:
     """Adds up the cost of a request's pictures, and refuses a request above the limits."""
 
     def __init__(self, max_upload_pixels: int, max_answer_bytes: int, max_passes: int = 1024) -> None:
-        """Sets the limits of one request: pixels of all its decoded pictures, bytes of its answer, masked pictures."""
+        """Sets the limits of one request.
+
+        Args:
+            max_upload_pixels: pixels of all decoded pictures together.
+            max_answer_bytes: bytes of the answer.
+            max_passes: masked pictures that the network is asked about.
+        """
         self._max_upload_pixels = max_upload_pixels
         self._max_answer_bytes = max_answer_bytes
         self._decoded = 0  # pixels

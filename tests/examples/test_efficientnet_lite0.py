@@ -132,7 +132,7 @@ def test_guided_backprop_equals_replaced_modules_in_double_precision(network, na
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """``make demo-photo`` as a newcomer runs it: what it says, and the checkout that it wrote into."""
+    """The output of ``make demo-photo`` in a fresh checkout, and that checkout."""
     checkout = linked_checkout(tmp_path_factory.mktemp("checkout"))
     command = ["make", "demo-photo", "-o", ".venv/.ready", f"PY={sys.executable}"]
     return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False), checkout

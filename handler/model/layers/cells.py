@@ -15,8 +15,9 @@ Floats = npt.NDArray[np.float64]
 
 BANDS = 4  # number of bands that the picture is cut into, in each direction
 EDGE = 8  # an edge is 1/8 of the picture's side; a layer that misses a whole edge has no map
-# A map's likeness is a correlation over its cells: where a cell lies in the map, and where the bands that change it lie
-# in the picture, on the axis on which the two agree less. These are the lowest values that a map may have
+# The likeness of a map says how well its cells follow the picture: for each axis, the correlation between the places of
+# the cells in the map and the places of the bands in the picture that change them. The lower of the two correlations
+# counts. These are the lowest values that a map may have
 _LIKE = 0.5
 _FEW = 9  # number of cells; fewer cells may correlate by chance
 _LIKE_IF_FEW = 0.8  # for few cells with two axes
