@@ -16,7 +16,7 @@ from handler.errors import Unprocessable
 from handler.explanation.evidence import Floats
 from handler.explanation.gradient_cams import Combine, positive_sum
 
-_MOST_CELLS = 4096  # of a kernel matrix, which has the square of that
+_MOST_CELLS = 1024  # the kernel matrix has the square of that, and its decomposition takes the cube
 _Exact = npt.NDArray[np.float64]
 
 
@@ -47,7 +47,7 @@ def kpca_cam(activation: Floats, _gradient: Floats) -> Floats:
     magnitude is positive. Choose it where Eigen-CAM's linear component mixes several objects.
 
     Raises:
-        Unprocessable: the layer has more than 4096 cells.
+        Unprocessable: the layer has more than 1024 cells.
     """
     return _by_picture(_first_kernel_component, activation)
 

@@ -41,8 +41,8 @@ def test_kpca_cam_is_scikit_learns_first_kernel_component(activation):
 
 
 def test_kpca_cam_of_too_many_cells_is_refused():
-    with pytest.raises(Unprocessable, match="this layer has 4160 cells; valid are layers of at most 4096"):
-        kpca_cam(np.zeros((1, 1, 65, 64), np.float32), np.zeros(()))
+    with pytest.raises(Unprocessable, match="this layer has 1056 cells; valid are layers of at most 1024"):
+        kpca_cam(np.zeros((1, 1, 33, 32), np.float32), np.zeros(()))
 
 
 def test_a_component_of_equal_cells_is_zero():
