@@ -1,7 +1,8 @@
 """Class activation maps from a layer's activations: what a layer reacts to.
 
-``X`` is the activation as a matrix of n cells times C channels. Every formula costs the forward pass. But for
-eigengradcam the maps of all targets are equal, so that these methods do not say what speaks for a class.
+``X`` is the activation as a matrix of n cells times C channels. Only eigengradcam uses the gradient; the engines
+compute it all the same. The maps of the other methods are equal for all targets, so that they do not say what speaks
+for a class.
 
 All functions take the activation (N, C, h, w), and a gradient that eigengradcam alone uses; they return the unscaled
 maps (N, h, w), at least 0.
