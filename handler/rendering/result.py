@@ -2,6 +2,7 @@
 
 import base64
 import html
+import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field, replace
@@ -16,7 +17,7 @@ from handler.explanation.evidence import Floats, softmax
 from handler.explanation.maps import MAP_KINDS, Map, resize, scale
 from handler.explanation.methods import METHODS
 from handler.protocol.observation import GRADIENT_ALONE, NONE, Observation
-from handler.protocol.receipt import Receipt
+from handler.protocol.receipt import digest
 from handler.rendering.canvas import Canvas, draw_map, encode_map, values_on
 from handler.rendering.encoding import encode_npz
 from handler.rendering.render import Picture, encode_png, sheet
@@ -63,7 +64,7 @@ class Result:
     predictions: Sequence[Prediction]  # the most probable classes, best first
     explanations: Sequence[Explanation]  # one per target; empty if no map was asked for
     canvas: Canvas  # the pictures that maps are drawn on
-    receipt: Receipt  # hash and size of the encoded picture
+    provenance: Mapping[str, Any]  # what the receipt says of model, options and versions
     timings_ms: Mapping[str, float] = field(default_factory=dict)  # by name out of ``observation.STAGES``
 
     @property
@@ -110,11 +111,27 @@ class Result:
             rows.append(row)
         return sheet(rows)
 
-    def to_dict(self, painters: Executor | None = None) -> dict[str, Any]:
+    def receipt(self) -> dict[str, Any]:
+        """The receipt, by which ``handler.client.replay`` checks the answer."""
+        targets = [explanation.target.index for explanation in self.explanations]
+        options, top = {**self.provenance["options"], **({"target": targets} if targets else {})}, self.predictions[0]
+        return {
+            **self.provenance,
+            "options": options,
+            "prediction": {"index": top.index, "label": top.label},
+            "scores": digest(self.logits),
+            "maps": [
+                {name: digest(made.values) for name, made in explanation.maps.items()}
+                for explanation in self.explanations
+            ],
+        }
+
+    def to_dict(self, painters: Executor | None = None, receipt: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The content of the JSON answer.
 
         Args:
             painters: threads that encode the maps side by side; None encodes one map after the other.
+            receipt: the receipt, if it is signed.
         """
         return {
             "model": dict(self.model),
@@ -129,16 +146,18 @@ class Result:
                 }
                 for explanation in self.explanations
             ],
-            "image": self.receipt.to_dict(),
+            "image": self.provenance["image"],
+            "receipt": receipt or self.receipt(),
             "view": self.canvas.seen.crop.to_dict(),
             "timings_ms": {stage: round(spent, 2) for stage, spent in self.timings_ms.items()},
         }
 
-    def to_npz(self) -> bytes:
+    def to_npz(self, receipt: Mapping[str, Any] | None = None) -> bytes:
         """The arrays as a ``.npz`` file.
 
         ``logits`` and ``probabilities`` are (K,), ``targets`` the class indices (T,) of the explanations, and every map
-        by its name is (T, …), as ``maps[name].values`` or, with ``size="image"``, at the upload's size.
+        by its name is (T, …), as ``maps[name].values`` or, with ``size="image"``, at the upload's size. ``receipt``
+        is the argument as JSON text, or the result's own receipt.
         """
         names = self.explanations[0].maps if self.explanations else {}
         maps = {
@@ -146,7 +165,9 @@ class Result:
             for name in names
         }
         targets = np.array([explanation.target.index for explanation in self.explanations], np.int64)
-        return encode_npz({"logits": self.logits, "probabilities": self.probabilities, "targets": targets, **maps})
+        text = np.array(json.dumps(receipt or self.receipt()))
+        scores = {"logits": self.logits, "probabilities": self.probabilities, "targets": targets}
+        return encode_npz({**scores, **maps, "receipt": text})
 
     def save(self, folder: Path | str, *, overwrite: bool = False) -> list[Path]:
         """Writes the sheet, ``sheet.png``, and each map's picture, ``<class index>_<map>.png``.
