@@ -13,7 +13,7 @@ from handler.picture.decode import decode, from_pillow
 from handler.picture.preprocess import Input, preprocess
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options, parse_options
-from handler.protocol.receipt import ImageHash
+from handler.protocol.receipt import ImageHash, hash_image
 from handler.rendering.result import Prediction, Result
 from handler.serving.explainer import Explainer
 from handler.serving.jobs import CheckedOptions, Job, job_of
@@ -126,7 +126,7 @@ def _read(picture: Picture) -> tuple[npt.NDArray[np.uint8], ImageHash]:
     if isinstance(picture, (str, Path)):
         picture = Path(picture).read_bytes()
     if isinstance(picture, bytes):
-        return decode(picture), ImageHash.of(picture)
+        return decode(picture), hash_image(picture)
     if isinstance(picture, Image.Image):
         picture = from_pillow(picture)
     if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
@@ -134,4 +134,4 @@ def _read(picture: Picture) -> tuple[npt.NDArray[np.uint8], ImageHash]:
         raise BadRequest(f"{what} is no picture; valid are a path, bytes, uint8 RGB (H, W, 3) and a Pillow image")
     if not picture.size:
         raise BadRequest(f"uint8 {picture.shape} has no pixels")
-    return np.ascontiguousarray(picture), ImageHash.of(picture.tobytes())
+    return np.ascontiguousarray(picture), hash_image(picture.tobytes())

@@ -5,8 +5,9 @@ import hashlib
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +18,28 @@ from handler.protocol.model_card import ModelCard
 
 HEADER = "X-Image-Sha256"  # of answers, whatever their form
 FORMAT = 1
+ImageHash = Mapping[str, Any]  # sha256 and bytes of an upload
 _SUMS = 32  # of a sketch
 _PACKAGES = ("numpy", "cv2", "PIL")
 _ENGINES = {"onnx": "onnxruntime", "torch": "torch"}
 _HANDLER = Path(__file__).parents[1]
 
 
-@dataclass(frozen=True)
-class ImageHash:
-    """The hash and the size of one upload, by which a client checks that an answer is about its own picture."""
-
-    sha256: str  # 64 hexadecimal digits
-    size: int  # bytes
-
-    @classmethod
-    def of(cls, upload: bytes) -> "ImageHash":
-        """Hashes an encoded picture, as it arrived."""
-        return cls(hashlib.sha256(upload).hexdigest(), len(upload))
+def hash_image(upload: bytes) -> ImageHash:
+    """The hash and the size of an upload, by which a client checks that an answer is about its own picture."""
+    return {"sha256": hashlib.sha256(upload).hexdigest(), "bytes": len(upload)}
 
 
 def provenance(card: ModelCard, engine: str, image: ImageHash, options: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a receipt that says what an answer is made of; ``options`` are the job's resolved ones."""
     return {
         "format": FORMAT,
-        "image": {"sha256": image.sha256, "bytes": image.size},
+        "image": image,
         "model": card.summary(engine),
         "weights_sha256": card.weights_sha256 or None,
-        "graphs": dict(card.graphs),
+        "graphs": card.graphs,
         "preprocessing": asdict(card.preprocessing),
-        "options": dict(options),
+        "options": options,
         "versions": _versions(engine),
     }
 
@@ -57,21 +51,18 @@ def digest(values: Floats) -> dict[str, Any]:
     size. The square of a sum of ``s_i d_i`` is on average the sum of ``d_i²`` (Alon, Matias, Szegedy 1996).
     """
     values = np.ascontiguousarray(values, "<f4")
-    stretches = np.unique(np.arange(_SUMS) * values.size // _SUMS)
-    sketch = np.add.reduceat(values.ravel() * _signs(values.size), stretches)
+    flat, signs, edges = values.ravel(), _signs(values.size), [part * values.size // _SUMS for part in range(_SUMS + 1)]
+    sketch = [flat[start:end] @ signs[start:end] for start, end in pairwise(edges)]
     return {
         "sha256": hashlib.sha256(values.data).hexdigest(),
         "shape": list(values.shape),
-        "max": float(np.abs(values).max()),
-        "sketch": base64.b64encode(sketch.tobytes()).decode(),
+        "max": float(max(values.max(), -values.min())),
+        "sketch": base64.b64encode(np.array(sketch, "<f4").tobytes()).decode(),
     }
 
 
 def distance(then: Mapping[str, Any], now: Mapping[str, Any]) -> float:
-    """The root mean square of the difference of two arrays over their maximum, from their digests.
-
-    It is exact up to 32 values and for equal arrays, elsewhere within about an eighth; for two shapes it is infinite.
-    """
+    """The root mean square of a difference over the maximum, within about an eighth; exact up to 32 values."""
     if then["shape"] != now["shape"]:
         return float("inf")
     before, after = (np.frombuffer(base64.b64decode(one["sketch"]), "<f4").astype(np.float64) for one in (then, now))

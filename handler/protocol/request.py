@@ -18,7 +18,7 @@ from handler.protocol.answer import FORMS, JSON
 from handler.protocol.envelope import Envelope, Single
 from handler.protocol.kserve import open_kserve, refuse_binary
 from handler.protocol.options import Options, parse_options
-from handler.protocol.receipt import ImageHash
+from handler.protocol.receipt import ImageHash, hash_image
 from handler.protocol.row import Row
 
 IMAGE_FIELDS = ("data", "body", "image")
@@ -39,7 +39,7 @@ class Asked:
     @cached_property
     def image_hash(self) -> ImageHash:
         """The hash and the size of the upload."""
-        return ImageHash.of(self.image)
+        return hash_image(self.image)
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,10 @@ def read_key(path: Path | str, half: str) -> Any:
         key = getattr(serialization, f"load_pem_{half}_key")(Path(path).read_bytes(), **said)
         if isinstance(key, getattr(ed25519, f"Ed25519{half.capitalize()}Key")):
             return key
-        raise ValueError("of another kind")
-    except ModuleNotFoundError as error:
-        raise ModelError(f"{error.name} is not installed, keys need: pip install 'shufflenet-cam[signing]'") from error
-    except (OSError, TypeError, ValueError) as error:
-        raise ModelError(f"{path} is no {half} Ed25519 key without a password: {in_one_line(error)}") from error
+        raise ValueError("it is of another kind")
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        needed = f"needed are the extra signing and a {half} Ed25519 key without a password"
+        raise ModelError(f"the key {path} cannot be used ({in_one_line(error)}), {needed}") from error
 
 
 def sign(receipt: Mapping[str, Any], key: Any) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 import base64
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,8 @@ class Result:
             rows.append(row)
         return sheet(rows)
 
-    def receipt(self) -> dict[str, Any]:
-        """The receipt, by which ``handler.client.replay`` checks the answer."""
+    def receipt(self, painters: Executor | None = None) -> dict[str, Any]:
+        """The receipt, by which ``handler.client.replay`` checks the answer; ``painters`` hash side by side."""
         targets = [explanation.target.index for explanation in self.explanations]
         options, top = {**self.provenance["options"], **({"target": targets} if targets else {})}, self.predictions[0]
         return {
@@ -121,7 +122,7 @@ class Result:
             "prediction": {"index": top.index, "label": top.label},
             "scores": digest(self.logits),
             "maps": [
-                {name: digest(made.values) for name, made in explanation.maps.items()}
+                _each(lambda _, made: digest(made.values), explanation.maps, painters)
                 for explanation in self.explanations
             ],
         }
@@ -142,12 +143,12 @@ class Result:
                     "method": explanation.method,
                     "layer": explanation.layers[0] if len(explanation.layers) == 1 else [*explanation.layers] or None,
                     **({"passes": explanation.passes} if explanation.passes else {}),
-                    "maps": self._encoded(explanation.maps, painters),
+                    "maps": _each(partial(encode_map, canvas=self.canvas), explanation.maps, painters),
                 }
                 for explanation in self.explanations
             ],
             "image": self.provenance["image"],
-            "receipt": receipt or self.receipt(),
+            "receipt": receipt or self.receipt(painters),
             "view": self.canvas.seen.crop.to_dict(),
             "timings_ms": {stage: round(spent, 2) for stage, spent in self.timings_ms.items()},
         }
@@ -160,14 +161,13 @@ class Result:
         is the argument as JSON text, or the result's own receipt.
         """
         names = self.explanations[0].maps if self.explanations else {}
-        maps = {
+        maps: dict[str, Any] = {
             name: np.stack([values_on(self.canvas, explanation.maps[name]) for explanation in self.explanations])
             for name in names
         }
         targets = np.array([explanation.target.index for explanation in self.explanations], np.int64)
-        text = np.array(json.dumps(receipt or self.receipt()))
-        scores = {"logits": self.logits, "probabilities": self.probabilities, "targets": targets}
-        return encode_npz({**scores, **maps, "receipt": text})
+        maps["receipt"] = np.array(json.dumps(receipt or self.receipt()))
+        return encode_npz({"logits": self.logits, "probabilities": self.probabilities, "targets": targets, **maps})
 
     def save(self, folder: Path | str, *, overwrite: bool = False) -> list[Path]:
         """Writes the sheet, ``sheet.png``, and each map's picture, ``<class index>_<map>.png``.
@@ -207,10 +207,13 @@ class Result:
         picture = base64.b64encode(encode_png(self.sheet())).decode()
         return f'<p>{lines}</p><img alt="explanations" src="data:image/png;base64,{picture}">'
 
-    def _encoded(self, maps: Mapping[str, Map], painters: Executor | None) -> dict[str, dict[str, Any]]:
-        """The encoded maps by name; threads help, because compression releases the interpreter's lock."""
-        run = painters.map if painters else map
-        return dict(zip(maps, run(lambda name: encode_map(name, maps[name], self.canvas), maps), strict=True))
+
+def _each(
+    describe: Callable[[str, Map], dict[str, Any]], maps: Mapping[str, Map], painters: Executor | None
+) -> dict[str, dict[str, Any]]:
+    """Describes maps by name; threads help, because compression and hashes release the interpreter's lock."""
+    run = painters.map if painters else map
+    return dict(zip(maps, run(describe, maps, maps.values()), strict=True))
 
 
 def _caption(name: str, method: str | None) -> str:

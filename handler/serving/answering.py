@@ -91,7 +91,7 @@ class Answering:
         answer = replace(answer, observed=tuple(picture.observed for picture in pictures if picture.observed))
         if row.request is None or len(row.request.asked) != 1:
             return answer
-        return replace(answer, headers={HEADER: row.request.asked[0].image_hash.sha256})
+        return replace(answer, headers={HEADER: row.request.asked[0].image_hash["sha256"]})
 
     def _assemble(self, row: _ReadRow, contents: Sequence[Written | bytes | Exception]) -> Answer:
         if row.request is None or row.error:
@@ -120,7 +120,7 @@ class Answering:
 
     def _encode(self, job: Job, result: Result) -> _Encoded:
         started = time.perf_counter()
-        receipt = result.receipt()
+        receipt = result.receipt(self._painters)
         receipt = sign(receipt, self._key) if self._key else receipt
         png = png_with(encode_png(result.sheet()), receipt) if job.form == PNG else None
         other = result.to_npz(receipt) if job.form == NPZ else png

@@ -93,7 +93,8 @@ import json, sys
 import handler
 
 model = handler.load(sys.argv[1])
-for options in ({"target": [6, 8]}, {"maps": "gradcam", "method": "randomcam"}, {"maps": "gradcam", "smooth": "augment"}):
+maps = "gradcam"
+for options in ({"target": [6, 8]}, {"maps": maps, "method": "randomcam"}, {"maps": maps, "smooth": "augment"}):
     content = model.explain(sys.argv[2], **options).to_dict()
     del content["timings_ms"]
     print(json.dumps(content))

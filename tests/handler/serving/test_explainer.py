@@ -18,7 +18,7 @@ from handler.explanation.maps import make_maps
 from handler.picture.preprocess import preprocess
 from handler.protocol.observation import STAGES
 from handler.protocol.options import Options
-from handler.protocol.receipt import ImageHash
+from handler.protocol.receipt import hash_image
 from handler.rendering.render import encode_png
 from handler.serving.explainer import Explainer
 from handler.serving.jobs import job_of
@@ -310,7 +310,7 @@ def test_every_picture_of_a_request_is_observed():
 def test_a_job_without_a_batch_has_its_result_or_raises_its_error():
     explainer = Explainer(BrightnessEngine(), CARD)
     light, white = (
-        job_of(Options(maps=("gradcam",)), CARD, preprocess(pixels, CARD.preprocessing), ImageHash.of(b""))
+        job_of(Options(maps=("gradcam",)), CARD, preprocess(pixels, CARD.preprocessing), hash_image(b""))
         for pixels in (np.full((SIDE, SIDE, 3), value, np.uint8) for value in (200, 255))
     )
     assert explainer.explain(light).predictions[0].label == "light"

@@ -8,7 +8,7 @@ from handler.explanation.evidence import TOP, Needs
 from handler.picture.preprocess import preprocess
 from handler.protocol.answer import JSON, PNG
 from handler.protocol.options import Options, parse_options
-from handler.protocol.receipt import ImageHash
+from handler.protocol.receipt import hash_image
 from handler.protocol.request import parse_row
 from handler.protocol.row import Row
 from handler.rendering.render import encode_png
@@ -34,7 +34,7 @@ CAM, GUIDED = Needs(layers=("c",)), Needs(guided=True)
 @pytest.mark.parametrize("size", ["layer", "input", "image"])
 def test_a_job_without_a_request_is_drawn_on_the_upload_only_at_its_size(size):
     upload = np.zeros((9, 12, 3), np.uint8)
-    seen, image_hash, options = preprocess(upload, CARD.preprocessing), ImageHash.of(b"bytes"), Options(size=size)
+    seen, image_hash, options = preprocess(upload, CARD.preprocessing), hash_image(b"bytes"), Options(size=size)
     job = job_of(options, CARD, seen, image_hash, upload)
     assert job.canvas.upload is (upload if size == "image" else None)
     assert (job.canvas.seen, job.canvas.options, job.image_hash) == (seen, options, image_hash)
@@ -64,7 +64,7 @@ def test_a_picture_is_kept_only_where_maps_are_drawn_on_it(size, maps, accept, o
     assert job.canvas.options == Options(size=size, maps=job.maps, target=("1", "0"))
     assert (job.targets, job.maps) == ([1, 0], () if maps == "none" else (maps,))
     assert job.needs == Needs(layers=("c",) if job.maps else ())
-    assert (job.image_hash, job.place, job.form) == (ImageHash.of(data), "", accept or JSON)
+    assert (job.image_hash, job.place, job.form) == (hash_image(data), "", accept or JSON)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ class MoreOptions(Options):
 
 def test_a_new_option_is_in_the_receipt_by_itself():
     seen = preprocess(np.zeros((8, 8, 3), np.uint8), CARD.preprocessing)
-    assert job_of(MoreOptions(), CARD, seen, ImageHash.of(b"")).resolved["another"] == ["a", "b"]
+    assert job_of(MoreOptions(), CARD, seen, hash_image(b"")).resolved["another"] == ["a", "b"]
 
 
 def test_each_picture_of_a_request_has_its_place():
@@ -176,5 +176,5 @@ def test_several_layers_make_a_pass_smaller():
 def test_without_a_request_the_upload_is_kept_where_it_is_wanted():
     pixels = np.zeros((8, 8, 3), np.uint8)
     for size in ("image", "input"):
-        job = job_of(Options(size=size), CARD, preprocess(pixels, CARD.preprocessing), ImageHash.of(b""), pixels)
+        job = job_of(Options(size=size), CARD, preprocess(pixels, CARD.preprocessing), hash_image(b""), pixels)
         assert (job.canvas.upload is pixels) == (size == "image")
