@@ -38,8 +38,18 @@ def needs_of_kind(classifier: Classifier, kind: str) -> Needs:
     return Needs((classifier.default_layer,), guided=kind == KIND_EXPLANATION, saliency=kind == KIND_SALIENCY)
 
 
+def example_of(classifier: Classifier) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two pictures, targets and class weights to trace with."""
+    side, rng = classifier.preprocessing.crop_size, torch.Generator().manual_seed(0)
+    return (
+        torch.randn(2, 3, side, side, generator=rng),
+        torch.tensor([TOP, 0]),
+        torch.zeros(2, len(classifier.labels)),
+    )
+
+
 def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> fx.GraphModule:
-    """Traces the explanation of pictures (N, 3, H, W) and targets (N) with a symbolic batch.
+    """Traces the explanation of pictures (N, 3, H, W), targets (N) and class weights (N, K) with a symbolic batch.
 
     Args:
         classifier: left as it is.
@@ -50,8 +60,7 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
         NotExportableError: the network cannot be traced, or is too large for one file.
     """
     check_exportable(classifier)
-    side = classifier.preprocessing.crop_size
-    example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    example, *_ = example_of(classifier)
     with network_code(f"{classifier.architecture} cannot be explained"):
         tape = record(classifier.module, example, Needs((classifier.default_layer,), saliency=True), classifier.views)
         if tape.scores.grad_fn is None:
@@ -62,7 +71,7 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
     needs = replace(needs_of_kind(classifier, kind), layers=(found.layer,))
     explain = _explain(found.network, needs, view)
     with network_code(f"{classifier.architecture} cannot be traced"):
-        graph = trace_batch(explain, (example, torch.tensor([TOP, 0])), backward_rules(poles=poles))
+        graph = trace_batch(explain, example_of(classifier), backward_rules(poles=poles))
     rewrite(graph)
     graph.meta[STEPS] = found.steps
     left = sorted({str(node.target) for node in graph.graph.nodes if "backward" in str(node.target)})
@@ -76,12 +85,14 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
 def _explain(module: nn.Module, needs: Needs, view: ChannelLayout) -> Callable[..., tuple[torch.Tensor, ...]]:
     (layer,) = needs.layers
 
-    def explain(pictures: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def explain(pictures: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
         tape = record(module, pictures, needs, {layer: view})
         # a negative index would count from the end; it becomes K, which runtimes refuse like every index above
         classes = torch.where(target < TOP, tape.scores.shape[1], target)
         chosen = torch.where(target == TOP, tape.scores.argmax(dim=1), classes)
-        found = differentiate(tape, tape.scores.gather(1, chosen[:, None]).sum())
+        of_class = torch.zeros_like(tape.scores).scatter(1, chosen[:, None], 1.0)
+        seeds = torch.where(weights.abs().amax(dim=1, keepdim=True) > 0, weights, of_class)
+        found = differentiate(tape, (tape.scores * seeds).sum())
         activation, at_layer = tape.layers[layer], found.layers[layer]
         pixels = [gradient for gradient in (found.guided, found.saliency) if gradient is not None]
         return tape.scores, activation.clone(), at_layer, gradcam(activation, at_layer), *pixels

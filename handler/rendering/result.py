@@ -37,7 +37,7 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """The class that an explanation is about."""
+    """A class that an explanation is about."""
 
     index: int
     label: str
@@ -50,10 +50,18 @@ class Explanation:
     """The maps of one target."""
 
     target: Target
+    contrast: Target | None = None  # explains the difference of the target's score and this class's
+    against: bool = False  # explains the negative score: the evidence against the target
     method: str | None  # the CAM formula; None if no map is made at a layer
     layers: tuple[str, ...]  # module paths of the layers that the maps are made at; empty if none is
     maps: dict[str, Map]  # by name, in the order of the options
     passes: int = 0  # masked pictures that the method asked the network about
+
+    @property
+    def title(self) -> str:
+        """What is explained, as a caption: ``heart 0.61``, ``against heart 0.61`` or ``heart 0.61, not ring 0.20``."""
+        classes = [f"{found.label} {found.probability:.2f}" for found in (self.target, self.contrast) if found]
+        return ("against " if self.against else "") + ", not ".join(classes)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,8 +110,7 @@ class Result:
         canvas, height, width = replace(self.canvas, upload=None), *self.canvas.seen.picture.shape[:2]
         rows = []
         for explanation in self.explanations:
-            target = explanation.target
-            row = [(f"{target.label} {target.probability:.2f}", canvas.seen.picture)]
+            row = [(explanation.title, canvas.seen.picture)]
             for name in (name for name in _PANELS if name in explanation.maps):
                 drawn = explanation.maps[name]
                 if drawn.values.shape[:2] != (height, width):  # gradcam at the layer's size
@@ -114,17 +121,15 @@ class Result:
 
     def receipt(self, painters: Executor | None = None) -> dict[str, Any]:
         """The receipt, by which ``handler.client.replay`` checks the answer; ``painters`` hash side by side."""
-        targets = [explanation.target.index for explanation in self.explanations]
+        made = self.explanations
+        targets = [f"-{one.target.label}" if one.against else one.target.index for one in made]  # as requests say them
         options, top = {**self.provenance["options"], **({"target": targets} if targets else {})}, self.predictions[0]
         return {
             **self.provenance,
             "options": options,
             "prediction": {"index": top.index, "label": top.label},
             "scores": digest(self.logits),
-            "maps": [
-                _each(lambda _, made: digest(made.values), explanation.maps, painters)
-                for explanation in self.explanations
-            ],
+            "maps": [_each(lambda _, drawn: digest(drawn.values), one.maps, painters) for one in made],
         }
 
     def to_dict(self, painters: Executor | None = None, receipt: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -140,6 +145,8 @@ class Result:
             "explanations": [
                 {
                     "target": asdict(explanation.target),
+                    **({"contrast": asdict(explanation.contrast)} if explanation.contrast else {}),
+                    **({"against": True} if explanation.against else {}),
                     "method": explanation.method,
                     "layer": explanation.layers[0] if len(explanation.layers) == 1 else [*explanation.layers] or None,
                     **({"passes": explanation.passes} if explanation.passes else {}),

@@ -1,7 +1,7 @@
 """Prepares pictures for the engine: checks options against the model, decodes, sets limits, groups passes."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.errors import BadRequest, Unprocessable, locating
+from handler.explanation.class_weights import Mixture
 from handler.explanation.evidence import Needs
 from handler.explanation.maps import needs_of
 from handler.explanation.methods import METHODS
@@ -32,7 +33,7 @@ class Job:
     """A picture that is ready for the engine."""
 
     canvas: Canvas
-    targets: list[int]  # class indices or TOP
+    targets: list[Mixture]  # the classes to explain
     maps: tuple[str, ...]  # names out of MAP_KINDS
     needs: Needs
     image_hash: ImageHash
@@ -65,7 +66,7 @@ class Job:
 class CheckedOptions:
     """A picture's options, checked against the model and in the model's terms."""
 
-    targets: list[int]  # class indices or TOP
+    targets: list[Mixture]  # the classes to explain
     maps: tuple[str, ...]  # names out of MAP_KINDS
     layers: list[str]  # module paths
 
@@ -77,9 +78,9 @@ class CheckedOptions:
             RequestError: the model lacks a class, a map or a layer that the options ask for, or the method cannot be
                 smoothed so.
         """
-        checked = cls(card.target_indices(options), card.map_names(options), card.layer_paths(options))
+        checked = cls(card.targets(options), card.map_names(options), card.layer_paths(options))
         card.check_top_k(options)
-        check_method(options)
+        check_method(options, checked.targets)
         return checked
 
     @property
@@ -88,7 +89,7 @@ class CheckedOptions:
         return needs_of(self.maps, self.layers)
 
 
-def check_method(options: Options) -> None:
+def check_method(options: Options, targets: Sequence[Mixture]) -> None:
     """Checks the options of the method.
 
     Raises:
@@ -97,6 +98,11 @@ def check_method(options: Options) -> None:
     name, method = options.method, METHODS[options.method]
     masking = ", ".join(name for name, known in METHODS.items() if known.passes)
     weighted = ", ".join(name for name, known in METHODS.items() if known.weighted)
+    of_class = ", ".join(name for name, known in METHODS.items() if known.of_class)
+    if not method.of_class and not all(target.alone for target in targets):
+        raise Unprocessable(f"contrast needs a method that depends on the class, not {name}; valid are {of_class}")
+    if method.similar and any(target.contrast is not None for target in targets):
+        raise Unprocessable(f"method {name} chooses the contrast by itself, valid is contrast none")
     if options.passes is not None and not method.passes:
         raise Unprocessable(f"passes needs a method that masks the picture, not {name}; valid are {masking}")
     if "augment" in options.smooth and method.passes:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from handler.errors import BadRequest, TooLarge
+from handler.explanation.class_weights import Mixture
 from handler.explanation.evidence import TOP, Needs
 from handler.picture.preprocess import preprocess
 from handler.protocol.answer import JSON, PNG
@@ -38,7 +39,7 @@ def test_a_job_without_a_request_is_drawn_on_the_upload_only_at_its_size(size):
     job = job_of(options, CARD, seen, image_hash, upload)
     assert job.canvas.upload is (upload if size == "image" else None)
     assert (job.canvas.seen, job.canvas.options, job.image_hash) == (seen, options, image_hash)
-    assert (job.targets, job.maps) == ([TOP], CARD.map_names(options))
+    assert (job.targets, job.maps) == ([Mixture(target=TOP)], CARD.map_names(options))
     assert job.needs == Needs(layers=("c",), guided=True)
 
 
@@ -62,7 +63,7 @@ def test_a_picture_is_kept_only_where_maps_are_drawn_on_it(size, maps, accept, o
     assert (job.canvas.upload is not None) == on_upload
     assert job.canvas.seen.crop.image == (9, 12)
     assert job.canvas.options == Options(size=size, maps=job.maps, target=("1", "0"))
-    assert (job.targets, job.maps) == ([1, 0], () if maps == "none" else (maps,))
+    assert ([mixture.target for mixture in job.targets], job.maps) == ([1, 0], () if maps == "none" else (maps,))
     assert job.needs == Needs(layers=("c",) if job.maps else ())
     assert (job.image_hash, job.place, job.form) == (hash_image(data), "", accept or JSON)
 
@@ -81,7 +82,8 @@ def test_a_picture_is_kept_only_where_maps_are_drawn_on_it(size, maps, accept, o
 )
 def test_the_resolved_options_are_those_of_a_request_for_the_same_maps(said, resolved):
     (job,) = prepared({"data": encode_png(np.full((9, 12, 3), 50, np.uint8)), **said})
-    assert job.resolved == {"method": "gradcam", "seed": 0, "smooth": "none", "size": "input", **resolved}
+    usual = {"method": "gradcam", "seed": 0, "contrast": "none", "smooth": "none", "size": "input"}
+    assert job.resolved == {**usual, **resolved}
     again = job_of(parse_options(job.resolved, Options()), CARD, job.canvas.seen, job.image_hash)
     assert (again.maps, again.needs, again.passes, again.resolved) == (job.maps, job.needs, job.passes, job.resolved)
 
