@@ -17,9 +17,8 @@ from handler.service import Service
 from handler.serving.settings import Settings
 from tests.support.engines import CARD, BrightnessEngine, picture, rows_of
 
-CHOICE = Choice(
-    engine=BrightnessEngine(), configured="auto", graphs={"prediction": "ab" * 32}, reason="the rest is for torch"
-)
+GRAPHS = {"prediction": "ab" * 32}
+CHOICE = Choice(engine=BrightnessEngine(), configured="auto", graphs=GRAPHS, reason="the rest is for torch")
 ENGINES = {"configured": "auto", "graphs": ["prediction"], "reason": "the rest is for torch"}
 
 
