@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from handler.explanation import activation_cams, gradient_cams, masking_cams
+from handler.explanation import activation_cams, gradient_cams, input_gradients, masking_cams
 from handler.explanation.class_weights import SIMILAR
 
 
@@ -16,7 +16,8 @@ class Method(NamedTuple):
     of_class: bool = True  # depends on the class
     similar: int = 0  # number of similar classes that the gradient holds the class against, see ``class_weights``
     random: bool = False  # the formula takes ``seed``
-    passes: int = 0  # default number of masked pictures, for formulas that take a ``probe``
+    at_layer: bool = True  # a map of a layer's cells
+    passes: int = 0  # default number of changed pictures, for formulas that take a ``probe``
 
     @property
     def summary(self) -> str:
@@ -39,6 +40,20 @@ METHODS = {
     "fem": Method("FEM", activation_cams.fem, of_class=False),
     "randomcam": Method("RandomCAM", activation_cams.random_cam, of_class=False, random=True),
     "scorecam": Method("Score-CAM", masking_cams.scorecam, weighted=False, passes=256),
-    "occlusion": Method("occlusion", masking_cams.occlusion, weighted=False, passes=197),
-    "rise": Method("RISE", masking_cams.rise, weighted=False, random=True, passes=256),
+    "occlusion": Method("occlusion", masking_cams.occlusion, weighted=False, at_layer=False, passes=197),
+    "rise": Method("RISE", masking_cams.rise, weighted=False, random=True, at_layer=False, passes=256),
+    "integrated_gradients": Method(
+        "Integrated Gradients", input_gradients.integrated_gradients, weighted=False, at_layer=False, passes=32
+    ),
+    "expected_gradients": Method(
+        "Expected Gradients",
+        input_gradients.expected_gradients,
+        weighted=False,
+        random=True,
+        at_layer=False,
+        passes=64,
+    ),
+    "smoothgrad": Method(
+        "SmoothGrad", input_gradients.smoothgrad, weighted=False, random=True, at_layer=False, passes=32
+    ),
 }
