@@ -48,6 +48,7 @@ def recorded(receipt):
         {"maps": "guided_backprop", "encoding": "list", "size": "image"},
         {"method": "randomcam", "seed": 5, "maps": "gradcam"},
         {"method": "rise", "passes": 4, "seed": 9, "maps": "gradcam"},
+        {"method": "scorecam", "passes": 2, "maps": "gradcam"},
         {"method": "xgradcam", "smooth": ["augment", "eigen"]},
         {"target": ["-top", "red", "-red"], "contrast": "blue"},
         {"target": ["red", "blue"], "contrast": "second", "maps": "gradcam"},

@@ -76,7 +76,7 @@ def test_a_picture_is_kept_only_where_maps_are_drawn_on_it(size, maps, accept, o
         ({"maps": "saliency", "seed": 7, "smooth": "eigen"}, {"maps": ["saliency"], "seed": 7, "smooth": ["eigen"]}),
         ({"maps": "gradcam", "size": "layer"}, {"maps": ["gradcam"], "layer": ["c"], "size": "layer"}),
         ({"maps": "gradcam", "size": "image", "top_k": 1, "overlay": "0.2"}, {"maps": ["gradcam"], "layer": ["c"]}),
-        ({"maps": "gradcam", "method": "rise"}, {"maps": ["gradcam"], "layer": ["c"], "method": "rise", "passes": 256}),
+        ({"maps": "gradcam", "method": "rise"}, {"maps": ["gradcam"], "method": "rise", "passes": 256}),
     ],
     ids=str,
 )
