@@ -5,6 +5,7 @@ import logging
 import tempfile
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def _load(
     if classifier.alone:
         logger.warning("%s runs pictures one by one: %s", name, classifier.alone)
     choice = choose_engine(settings.engine, folder, classifier, threads)
-    card = describe_model(classifier, choice.engine, name, version)
+    card = replace(describe_model(classifier, choice.engine, name, version), graphs=choice.graphs)
     logger.info(
         "%s is ready: %s on %s, layer %s, engine %s with %d threads, graphs: %s",
         *(name, card.architecture, device, card.default_layer, choice.engine.name, threads),
@@ -175,6 +176,7 @@ def describe_model(classifier: Classifier, engine: Engine, name: str, version: s
         layer_rule=classifier.layer_rule,
         refused_layers=classifier.refused_layers,
         alone=classifier.alone,
+        weights_sha256=classifier.weights_sha256,
     )
 
 

@@ -20,7 +20,7 @@ from handler.picture.preprocess import Crop, Input, Preprocessing
 from handler.picture.preprocess_text import said_over
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import shown
-from handler.protocol.receipt import Receipt
+from handler.protocol.receipt import hash_image
 from handler.rendering.result import Result
 from handler.serving.explainer import Explainer
 from handler.serving.jobs import Job
@@ -128,7 +128,7 @@ class WrappedModel(Model):
             return super()._job(picture, options)
         values = _checked(picture)
         seen = Input(values, self._shown(values), Crop(values.shape[1:], (0, 0, *values.shape[1:])))
-        return self._job_of(seen, Receipt.of(values.tobytes()), options, seen.picture)
+        return self._job_of(seen, hash_image(values.tobytes()), options, seen.picture)
 
     def _shown(self, values: Floats) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """A tensor (3, H, H) as uint8 RGB (H, H, 3): the normalisation is undone or, if unknown, values are scaled."""

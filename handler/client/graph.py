@@ -39,5 +39,7 @@ def _card(path: Path, graph: GraphSession) -> ModelCard:
         default_layer=known.layer,
         layers=dict.fromkeys([known.layer], shapes[0]) if shapes else {},
         guided_coverage=known.coverage or None,
+        weights_sha256=known.weights_sha256,
+        graphs={known.kind: graph.sha256},
         refusals={name: f"this graph holds {', '.join(held) or 'no maps'}" for name in MAPS if name not in held},
     )

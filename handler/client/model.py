@@ -13,7 +13,7 @@ from handler.picture.decode import decode, from_pillow
 from handler.picture.preprocess import Input, preprocess
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options, parse_options
-from handler.protocol.receipt import Receipt
+from handler.protocol.receipt import ImageHash, hash_image
 from handler.rendering.result import Prediction, Result
 from handler.serving.explainer import Explainer
 from handler.serving.jobs import CheckedOptions, Job, job_of
@@ -101,14 +101,14 @@ class Model:
         return [found[id(job)] for job in jobs]
 
     def _job(self, picture: Picture, options: dict[str, Any]) -> Job:
-        upload, receipt = _read(picture)
+        upload, image_hash = _read(picture)
         seen = preprocess(upload, self.card.preprocessing)
-        return self._job_of(seen, receipt, options, upload)
+        return self._job_of(seen, image_hash, options, upload)
 
     def _job_of(
-        self, seen: Input, receipt: Receipt, options: dict[str, Any], upload: npt.NDArray[np.uint8] | None = None
+        self, seen: Input, image_hash: ImageHash, options: dict[str, Any], upload: npt.NDArray[np.uint8] | None = None
     ) -> Job:
-        return job_of(self._parsed(options), self.card, seen, receipt, upload)
+        return job_of(self._parsed(options), self.card, seen, image_hash, upload)
 
     def _parsed(self, options: dict[str, Any]) -> Options:
         return parse_options({name: _plain(value) for name, value in options.items()}, Options())
@@ -121,12 +121,12 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _read(picture: Picture) -> tuple[npt.NDArray[np.uint8], Receipt]:
-    """The picture as uint8 RGB (H, W, 3), and its receipt."""
+def _read(picture: Picture) -> tuple[npt.NDArray[np.uint8], ImageHash]:
+    """The picture as uint8 RGB (H, W, 3), and its hash."""
     if isinstance(picture, (str, Path)):
         picture = Path(picture).read_bytes()
     if isinstance(picture, bytes):
-        return decode(picture), Receipt.of(picture)
+        return decode(picture), hash_image(picture)
     if isinstance(picture, Image.Image):
         picture = from_pillow(picture)
     if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
@@ -134,4 +134,4 @@ def _read(picture: Picture) -> tuple[npt.NDArray[np.uint8], Receipt]:
         raise BadRequest(f"{what} is no picture; valid are a path, bytes, uint8 RGB (H, W, 3) and a Pillow image")
     if not picture.size:
         raise BadRequest(f"uint8 {picture.shape} has no pixels")
-    return np.ascontiguousarray(picture), Receipt.of(picture.tobytes())
+    return np.ascontiguousarray(picture), hash_image(picture.tobytes())

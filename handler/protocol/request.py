@@ -18,7 +18,7 @@ from handler.protocol.answer import FORMS, JSON
 from handler.protocol.envelope import Envelope, Single
 from handler.protocol.kserve import open_kserve, refuse_binary
 from handler.protocol.options import Options, parse_options
-from handler.protocol.receipt import Receipt
+from handler.protocol.receipt import ImageHash, hash_image
 from handler.protocol.row import Row
 
 IMAGE_FIELDS = ("data", "body", "image")
@@ -37,9 +37,9 @@ class Asked:
     place: str = ""  # the picture's place in the request, for messages; empty for a single picture
 
     @cached_property
-    def receipt(self) -> Receipt:
+    def image_hash(self) -> ImageHash:
         """The hash and the size of the upload."""
-        return Receipt.of(self.image)
+        return hash_image(self.image)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from handler.explanation.maps import make_maps
 from handler.explanation.probe import Probe
 from handler.explanation.smoothing import augmented
 from handler.protocol.model_card import ModelCard
+from handler.protocol.receipt import provenance
 from handler.rendering.result import Explanation, Prediction, Result, Target
 from handler.serving.jobs import Job, in_passes, pairs_at_once
 
@@ -144,7 +145,7 @@ class Explainer:
             predictions=self._predictions(probabilities, options.top_k or DEFAULT_TOP_K),
             explanations=explanations,
             canvas=job.canvas,
-            receipt=job.receipt,
+            provenance=provenance(self.card, evidence.engine, job.image_hash, job.resolved),
             timings_ms=timings,
         )
 

@@ -1,5 +1,6 @@
 """``handler.load`` and ``handler.wrap``: what a program in Python sees."""
 
+import hashlib
 import io
 import subprocess
 import sys
@@ -66,6 +67,37 @@ def test_checkpoint_archive_and_graph_find_the_same(from_checkpoint, from_graph,
         for one, other in zip(found.explanations, expected.explanations, strict=True):
             assert one.target.label == other.target.label
             np.testing.assert_allclose(one.maps["gradcam"].values, other.maps["gradcam"].values, rtol=0, atol=1e-5)
+
+
+def test_the_receipts_of_checkpoint_archive_and_graph_name_the_same_weights_and_their_own_graphs(
+    from_checkpoint, from_graph, shapes_archive, shapes_graphs
+):
+    models = from_checkpoint, from_graph, handler.load(shapes_archive)
+    checkpoint, graph, archive = (model.explain(ONE, maps="none").receipt() for model in models)
+    files = {
+        kind: shapes_graphs / name
+        for kind, name in {
+            "prediction": "model.onnx",
+            "gradcam": "model.gradcam.onnx",
+            "explanation": "model.explain.onnx",
+        }.items()
+    }
+    hashes = {kind: hashlib.sha256(path.read_bytes()).hexdigest() for kind, path in files.items()}
+    assert checkpoint["weights_sha256"] == graph["weights_sha256"] == archive["weights_sha256"]
+    assert len(checkpoint["weights_sha256"]) == 64
+    assert archive["graphs"] == hashes
+    assert graph["graphs"] == {"explanation": hashes["explanation"]}
+    assert checkpoint["graphs"] == {}
+    assert [set(one["versions"]) & {"torch", "onnxruntime"} for one in (checkpoint, graph, archive)] == [
+        *({"torch"}, {"onnxruntime"}, {"onnxruntime"}),
+    ]
+    for engine, one in {"torch": checkpoint, "onnx": graph}.items():
+        assert one["model"]["engine"] == engine
+
+
+def test_the_weights_of_a_network_in_memory_may_change_and_have_no_hash(network):
+    model = handler.wrap(network, preprocessing="resize=64 crop=64 mean=0,0,0 std=1,1,1")
+    assert model.explain(ONE, maps="none").receipt()["weights_sha256"] is None
 
 
 def test_a_picture_is_the_same_in_every_form(from_graph):

@@ -18,7 +18,7 @@ from handler.explanation.maps import make_maps
 from handler.picture.preprocess import preprocess
 from handler.protocol.observation import STAGES
 from handler.protocol.options import Options
-from handler.protocol.receipt import Receipt
+from handler.protocol.receipt import hash_image
 from handler.rendering.render import encode_png
 from handler.serving.explainer import Explainer
 from handler.serving.jobs import job_of
@@ -155,7 +155,7 @@ def test_a_lone_surrogate_is_no_picture():
 
 
 def test_an_answer_above_the_limit_is_refused():
-    settings = Settings(defaults=Options(maps=("gradcam",)), max_answer_bytes=700)
+    settings = Settings(defaults=Options(maps=("gradcam",)), max_answer_bytes=1700)
     answers, _ = answer(
         [{"data": picture(50), "encoding": "list"}, {"data": picture(50), "maps": "none"}], None, settings
     )
@@ -310,7 +310,7 @@ def test_every_picture_of_a_request_is_observed():
 def test_a_job_without_a_batch_has_its_result_or_raises_its_error():
     explainer = Explainer(BrightnessEngine(), CARD)
     light, white = (
-        job_of(Options(maps=("gradcam",)), CARD, preprocess(pixels, CARD.preprocessing), Receipt.of(b""))
+        job_of(Options(maps=("gradcam",)), CARD, preprocess(pixels, CARD.preprocessing), hash_image(b""))
         for pixels in (np.full((SIDE, SIDE, 3), value, np.uint8) for value in (200, 255))
     )
     assert explainer.explain(light).predictions[0].label == "light"
