@@ -15,6 +15,7 @@ from handler.errors import BadRequest
 from handler.explanation.evidence import Floats, softmax
 from handler.explanation.maps import MAP_KINDS, Map, resize, scale
 from handler.explanation.methods import METHODS
+from handler.explanation.trust import Trust
 from handler.protocol.observation import GRADIENT_ALONE, NONE, Observation
 from handler.protocol.receipt import Receipt
 from handler.rendering.canvas import Canvas, draw_map, encode_map, values_on
@@ -52,6 +53,7 @@ class Explanation:
     layers: tuple[str, ...]  # module paths of the layers that the maps are made at; empty if none is
     maps: dict[str, Map]  # by name, in the order of the options
     passes: int = 0  # masked pictures that the method asked the network about
+    trust: Trust | None = None  # None unless it was asked for
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -126,6 +128,7 @@ class Result:
                     "layer": explanation.layers[0] if len(explanation.layers) == 1 else [*explanation.layers] or None,
                     **({"passes": explanation.passes} if explanation.passes else {}),
                     "maps": self._encoded(explanation.maps, painters),
+                    **({"trust": asdict(explanation.trust)} if explanation.trust else {}),
                 }
                 for explanation in self.explanations
             ],

@@ -4,6 +4,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from handler.explanation.finiteness import check_evidence, check_maps, check_sco
 from handler.explanation.maps import make_maps, resize
 from handler.explanation.masking_cams import Masks, Probe
 from handler.explanation.smoothing import augmented
+from handler.explanation.trust import examine
 from handler.protocol.model_card import ModelCard
 from handler.rendering.result import Explanation, Prediction, Result, Target
 from handler.serving.jobs import Job, in_passes, pairs_at_once
@@ -91,28 +93,27 @@ class Explainer:
         logits = evidence.logits[row]
         check_scores(logits)
         probabilities, options = softmax(logits), job.canvas.options
+        make = partial(make_maps, method=options.method, at_layer=job.at_layer, seed=options.seed)
+        make = partial(make, eigen="eigen" in options.smooth)
         explanations = []
         for pair in np.flatnonzero(evidence.rows == row).tolist() if job.maps else ():
             check_evidence(evidence, pair)
             changed = self._changed(job, int(evidence.classes[pair])) if evidence.layers else None
             probe = self._probe(job, int(evidence.classes[pair]))
-            maps = make_maps(
-                evidence,
-                pair,
-                job.maps,
-                options.method,
-                at_layer=job.at_layer,
-                seed=options.seed,
-                eigen="eigen" in options.smooth,
-                changed=changed,
-                probe=probe,
-            )
+            maps = make(evidence, pair, job.maps, changed=changed, probe=probe)
             check_maps(maps)
             extra_ms += probe.spent_ms + (changed.infer_ms + changed.explain_ms if changed else 0.0)
             target = self._target(int(evidence.classes[pair]), logits, probabilities)
             layers = tuple(evidence.layers)
             method = options.method if layers else None
-            explanations.append(Explanation(target=target, method=method, layers=layers, maps=maps, passes=probe.taken))
+            explained = Explanation(target=target, method=method, layers=layers, maps=maps, passes=probe.taken)
+            if options.trust:
+                remake, asked = None if changed or probe.taken else make, time.perf_counter()
+                tensor, label, seed = job.canvas.seen.tensor, target.label, options.seed
+                trust = examine(self._engine, evidence, pair, tensor, maps, label=label, seed=seed, remake=remake)
+                explained = replace(explained, trust=trust)
+                extra_ms += (time.perf_counter() - asked) * 1e3
+            explanations.append(explained)
         # the time of a pass is shared out evenly among its pictures
         pictures = len(evidence.logits)
         timings = {
