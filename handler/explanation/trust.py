@@ -48,7 +48,7 @@ def pixel_order(values: Floats, ties: Indices | None = None) -> Indices:
 
 
 def brightest(order: Indices, steps: int | Sequence[float], size: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    """Which pixels of an order (H * W,) come first: (steps + 1, H, W), in row k a share of k / steps or ``steps[k]``."""
+    """Which pixels of an order (H * W,) come first: (steps + 1, H, W), in row k a share k / steps, or ``steps[k]``."""
     shares = np.linspace(0, 1, steps + 1) if isinstance(steps, int) else np.array(steps)
     rank = np.empty(order.size, np.int64)
     rank[order] = np.arange(order.size)
