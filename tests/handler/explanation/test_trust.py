@@ -201,12 +201,16 @@ def test_a_picture_with_noise_looks_the_same():
 
     class Kept(CornerEngine):
         def run(self, inputs, targets, needs):
-            changed.append(inputs)
+            changed.append((inputs, targets))
             return super().run(inputs, targets, needs)
 
     tensor = random_inputs(1, SIDE)[0] / 10
-    examined(CORNER, Kept(), tensor, remake=lambda _evidence, _pair, names: {names[0]: cam(CORNER)})
-    noise = changed[-1][0] - tensor
+    for seed in (0, 1):
+        examined(CORNER, Kept(), tensor, seed=seed, remake=lambda _evidence, _pair, names: {names[0]: cam(CORNER)})
+    (first, _), (second, targets) = changed[len(changed) // 2 - 1], changed[-1]
+    assert targets == [[1]], "the class that is explained"
+    assert (first != second).mean() > 0.99
+    noise = second[0] - tensor
     assert noise.std() == pytest.approx(0.02 * np.ptp(tensor), rel=0.05)
     assert abs(noise.mean()) < 0.002 * np.ptp(tensor)
 
