@@ -17,6 +17,7 @@ from handler.errors import BadRequest
 from handler.explanation.evidence import Floats, softmax
 from handler.explanation.maps import MAP_KINDS, Map, resize, scale
 from handler.explanation.methods import METHODS
+from handler.explanation.trust import Trust
 from handler.protocol.observation import GRADIENT_ALONE, NONE, Observation
 from handler.protocol.receipt import digest
 from handler.rendering.canvas import Canvas, draw_map, encode_map, values_on
@@ -56,12 +57,19 @@ class Explanation:
     layers: tuple[str, ...]  # module paths of the layers that the maps are made at; empty if none is
     maps: dict[str, Map]  # by name, in the order of the options
     passes: int = 0  # masked pictures that the method asked the network about
+    trust: Trust | None = None  # None unless it was asked for
 
     @property
     def title(self) -> str:
-        """What is explained, as a caption: ``heart 0.61``, ``against heart 0.61`` or ``heart 0.61, not ring 0.20``."""
+        """The classes, as a caption: ``heart 0.61``, ``against heart 0.61`` or ``heart 0.61, not ring 0.20``."""
         classes = [f"{found.label} {found.probability:.2f}" for found in (self.target, self.contrast) if found]
         return ("against " if self.against else "") + ", not ".join(classes)
+
+    @property
+    def measure(self) -> str:
+        """The probability that the maps are tested with, in words: ``the probability of heart, less that of ring``."""
+        less = f", less that of {self.contrast.label}" if self.contrast else ""
+        return f"{'the negative of ' if self.against else ''}the probability of {self.target.label}{less}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -151,6 +159,7 @@ class Result:
                     "layer": explanation.layers[0] if len(explanation.layers) == 1 else [*explanation.layers] or None,
                     **({"passes": explanation.passes} if explanation.passes else {}),
                     "maps": _each(partial(encode_map, canvas=self.canvas), explanation.maps, painters),
+                    **({"trust": asdict(explanation.trust)} if explanation.trust else {}),
                 }
                 for explanation in self.explanations
             ],

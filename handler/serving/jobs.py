@@ -13,6 +13,7 @@ from handler.explanation.class_weights import Mixture
 from handler.explanation.evidence import Needs
 from handler.explanation.maps import makes_cam, needs_of
 from handler.explanation.methods import METHODS
+from handler.explanation.trust import PASSES as TRUST_PASSES
 from handler.picture.decode import decode
 from handler.picture.preprocess import Input, preprocess
 from handler.protocol.answer import JSON, NPZ, PNG
@@ -137,6 +138,7 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
             seen = preprocess(upload, card.preprocessing)
             on_upload = asked.options.size == "image" and not as_sheet and checked.maps
             options = replace(asked.options, encoding="npy") if request.accept == NPZ else asked.options
+            options = replace(options, trust=options.trust and request.accept == JSON and bool(checked.maps))
             canvas = Canvas(seen, upload if on_upload else None, options)
             budget.draw(canvas, checked.maps, len(checked.targets))
             job = Job(
@@ -149,7 +151,8 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
                 form=request.accept,
                 decode_ms=(time.perf_counter() - started) * 1e3,
             )
-            budget.mask(job.passes * len(checked.targets) * max(1, len(checked.needs.layers)))
+            passes = job.passes * max(1, len(checked.needs.layers)) + TRUST_PASSES * options.trust
+            budget.mask(passes * len(checked.targets))
             jobs.append(job)
     return jobs
 

@@ -41,6 +41,24 @@ def test_rows_with_equal_needs_share_a_pass_and_keep_their_order():
     assert best == ["dark", "light", "light"]
 
 
+def test_a_row_is_told_that_its_map_leaves_nothing_to_test():
+    rows = [{"data": picture(200), "trust": "true", "target": "light,dark"}, {"data": picture(50), "trust": "maybe"}]
+    rows += [{"body": {"image": text_of(200), "trust": True}}, {"data": picture(200)}]
+    (two, wrong, one, without), engine = answer(rows)
+    said = [explained["trust"]["sentence"] for explained in json.loads(two.body)["explanations"]]
+    assert said == [
+        "The map is the same everywhere for light: there is nothing to test.",
+        "The map is no evidence for dark: there is nothing to test.",
+    ]
+    assert (wrong.status, json.loads(wrong.body)["message"]) == (
+        400,
+        "trust 'maybe' does not exist, valid are true, false",
+    )
+    assert json.loads(one.body)["explanations"][0]["trust"]["passes"] == 0
+    assert "trust" not in json.loads(without.body)["explanations"][0]
+    assert engine.batches == [3], "no further pass"
+
+
 def test_many_targets_at_many_layers_go_through_in_parts():
     layers = list("abcdefgh")
     card = replace(CARD, layers=dict.fromkeys(layers, (1, 2, 2)), default_layer="a")

@@ -6,8 +6,9 @@ import pytest
 from handler.errors import BadRequest, TooLarge
 from handler.explanation.class_weights import Mixture
 from handler.explanation.evidence import TOP, Needs
+from handler.explanation.trust import PASSES
 from handler.picture.preprocess import preprocess
-from handler.protocol.answer import JSON, PNG
+from handler.protocol.answer import JSON, NPZ, PNG
 from handler.protocol.options import Options, parse_options
 from handler.protocol.receipt import hash_image
 from handler.protocol.request import parse_row
@@ -180,3 +181,32 @@ def test_without_a_request_the_upload_is_kept_where_it_is_wanted():
     for size in ("image", "input"):
         job = job_of(Options(size=size), CARD, preprocess(pixels, CARD.preprocessing), hash_image(b""), pixels)
         assert (job.canvas.upload is pixels) == (size == "image")
+
+
+@pytest.mark.parametrize(
+    ("said", "accept", "tested"),
+    [
+        ({"trust": "true"}, "", True),
+        ({"trust": "false"}, "", False),
+        ({"trust": "true", "maps": "none"}, "", False),
+        ({"trust": "true"}, PNG, False),
+        ({"trust": "true"}, NPZ, False),
+    ],
+)
+def test_maps_are_tested_where_there_are_maps_and_a_place_for_what_the_test_says(said, accept, tested):
+    fields = {"data": picture(50), "maps": "gradcam", "target": "light,dark", **said}
+    (job,) = prepared(fields, accept=accept)
+    assert job.canvas.options.trust == tested
+    settings = Settings(max_passes=2 * PASSES - 1)
+    if tested:
+        with pytest.raises(TooLarge, match=f"{2 * PASSES} masked pictures or more, valid are at most {2 * PASSES - 1}"):
+            prepared(fields, settings, accept=accept)
+    else:
+        assert prepared(fields, settings, accept=accept)
+
+
+def test_the_passes_of_trust_and_of_the_method_add_up():
+    fields = {"data": picture(50), "maps": "gradcam", "method": "rise", "passes": "100", "trust": "true"}
+    with pytest.raises(TooLarge, match=f"asks for {100 + PASSES} masked pictures"):
+        prepared(fields, Settings(max_passes=99 + PASSES))
+    assert prepared(fields, Settings(max_passes=100 + PASSES))
