@@ -16,9 +16,9 @@ from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.graph import Node
 from handler.errors import ModelError
 from handler.model.layers.arrangement import keeps_arrangement
-from handler.model.layers.batches import goes_by_values, places_of, run_together, same_gradients, why_no_rows
+from handler.model.layers.batches import goes_by_values, run_together, same_gradients, why_no_rows
 from handler.model.layers.cells import Cells, Floats, find_cells, parts
-from handler.model.layers.looking import Look
+from handler.model.layers.looking import Look, outputs_of
 from handler.model.layers.observing import Place, device_of, observe
 from handler.model.layers.scenes import nudged, scenes
 
@@ -73,18 +73,16 @@ def find_layers(module: nn.Module, architecture: str, side: int) -> Findings:
     by_first_axis = {
         place: 0 if output.shape[0] == 1 else why_no_rows(output) for place, output in look.outputs.items()
     }
-    if not together.alone and goes_by_values(module, pictures[0]):
-        together.alone = "its code reads values that come from the picture, and may run otherwise for another picture"
-        seen = [places_of(module, picture) for picture in pictures[1:]]
-        by_first_axis |= {
-            place: "it does not run for every picture"
-            for place in look.outputs
-            if not all(place in places for places in seen)
-        }
-    findings = _judge(look, by_first_axis if together.alone else together.axes, together.alone)
-    if not findings.default and not together.alone:
-        alone = _judge(look, by_first_axis, "no layer has a row for each picture of a batch")
-        findings = alone if alone.default else findings
+    alone = together.alone
+    if not alone and goes_by_values(module, pictures[0]):
+        alone = "its code reads values that come from the picture, and may run otherwise for another picture"
+        with torch.no_grad():
+            common = set.intersection(*(set(outputs_of(module, picture)[1]) for picture in pictures[1:]))
+        by_first_axis |= dict.fromkeys(look.outputs.keys() - common, "it does not run for every picture")
+    findings = _judge(look, by_first_axis if alone else together.axes, alone)
+    if not findings.default and not alone:
+        one_by_one = _judge(look, by_first_axis, "no layer has a row for each picture of a batch")
+        findings = one_by_one if one_by_one.default else findings
     if not findings.default:
         reasons = "; ".join(f"{path}: {why}" for path, why in list(findings.refused.items())[-3:])
         raise ModelError(

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 
 from handler.autograd.backward_contract import alike_in_memory
 from handler.autograd.channel_layout import ChannelLayout
@@ -23,10 +24,9 @@ class Look:
             ModelError: the network fails, or its scores have no gradient at the picture.
         """
         self.module, self.pictures = module, pictures
-        self.outputs: dict[Place, Tensor] = {}  # in the order in which the layers finish
         with torch.enable_grad():
             picture = pictures[0].clone().requires_grad_()
-            self.scores: Tensor = _guarded(architecture, lambda: observe(module, picture, self._keep))
+            self.scores, self.outputs = _guarded(architecture, lambda: outputs_of(module, picture))
             if not self.scores.requires_grad:
                 raise ModelError(
                     f"the scores of {architecture} have no gradient at the picture: every path goes through detach() "
@@ -34,16 +34,9 @@ class Look:
                     "requires_grad_(False)"
                 )
             self._picture = picture
-            self.picture_node = _leaf(picture)
+            self.picture_node = get_gradient_edge(picture).node
             self.mixture = torch.randn(self.scores.shape, generator=torch.Generator().manual_seed(1)).to(self.scores)
             self.gradients = _guarded(architecture, self._differentiate)
-
-    def _keep(self, place: Place, output: Tensor) -> Tensor | None:
-        if not may_be_maps(output):
-            return None
-        self.outputs[place] = output.clone()
-        # the next layer may work in place, which must not change the kept tensor
-        return self.outputs[place].clone() if output.requires_grad else None
 
     def _differentiate(self) -> dict[Place, Tensor]:
         """The gradients of a weighted sum of all scores, at the tensors that have one."""
@@ -114,11 +107,19 @@ def _guarded(architecture: str, step: Callable[[], Any]) -> Any:
         ) from error
 
 
-def may_be_maps(output: Tensor) -> bool:
-    """Whether a tensor has the dimensions and the type of maps or tokens."""
-    return output.dim() in (3, 4) and output.is_floating_point() and output.numel() > 0
+def outputs_of(module: nn.Module, pictures: Tensor) -> tuple[Tensor, dict[Place, Tensor]]:
+    """Runs a network on pictures (N, 3, H, W).
 
+    Returns:
+        The scores; and the outputs with the dimensions and the type of maps or tokens, as the layers finish.
+    """
+    outputs: dict[Place, Tensor] = {}
 
-def _leaf(tensor: Tensor) -> Node:
-    """The node at which gradients leave the graph for a leaf."""
-    return tensor.expand_as(tensor).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
+    def keep(place: Place, output: Tensor) -> Tensor | None:
+        if output.dim() not in (3, 4) or not output.is_floating_point() or not output.numel():
+            return None
+        outputs[place] = output.clone()
+        # the next layer may work in place, which must not change the kept tensor
+        return outputs[place].clone() if output.requires_grad else None
+
+    return observe(module, pictures, keep).clone(), outputs  # a network may answer with its own memory
