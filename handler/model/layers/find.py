@@ -177,7 +177,7 @@ def _layer(
     if not any(run in look.gradients for run in runs):
         why = next((axes[run] for run in runs if isinstance(axes[run], str)), None)
         return str(why) if why else "the scores do not depend on it"
-    seen: dict[Place, Cells] = {}
+    seen: dict[Place, tuple[int, Cells]] = {}
     last = look.last_of(runs)
     for run in last:
         axis = axes[run]
@@ -188,35 +188,27 @@ def _layer(
             return "it has one cell"
         if cells is None:
             return "its cells do not follow the picture's content from edge to edge"
-        seen[run] = cells
-    alike = {
-        (axes[run], replace(cells, mirrored=(False, False), likeness=1.0, profile=1.0)) for run, cells in seen.items()
-    }
-    if len(alike) > 1:
-        return f"its {len(last)} runs return different maps"
-    view = _view(runs, seen, axes)
-    maps = [view.to_maps(look.gradients[run], runs.index(run)) for run in last]
-    if len({gradient.shape for gradient in maps}) > 1:
+        seen[run] = axis, cells
+    mirrorings = tuple(seen[run][1].mirrored if run in seen else None for run in runs)
+    views = [
+        ChannelLayout(
+            batch_axis=axis,
+            channel_axis=cells.channel_axis + (cells.channel_axis >= axis),
+            grid=cells.grid if cells.shared_axis else None,
+            first_token=cells.first,
+            transposed=cells.transposed,
+            element=run.element,
+            runs=mirrorings,
+        )
+        for run, (axis, cells) in seen.items()
+    ]
+    maps = [view.to_maps(look.gradients[run], runs.index(run)) for view, run in zip(views, last, strict=True)]
+    if len({(view, gradient.shape) for view, gradient in zip(views, maps, strict=True)}) > 1:
         return f"its {len(last)} runs return different maps"
     if not look.flat and not any(bool(gradient.any()) for gradient in maps):
         return "the scores have no gradient at its cells"
     _, channels, height, width = maps[0].shape
-    return SpatialLayer((channels * len(last), height, width), view)
-
-
-def _view(runs: Sequence[Place], seen: Mapping[Place, Cells], axes: Mapping[Place, int | str]) -> ChannelLayout:
-    run, first = next(iter(seen.items()))
-    batch_axis = axes[run]
-    assert isinstance(batch_axis, int)
-    return ChannelLayout(
-        batch_axis=batch_axis,
-        channel_axis=first.channel_axis + (first.channel_axis >= batch_axis),
-        grid=first.grid if first.shared_axis else None,
-        first_token=first.first,
-        transposed=first.transposed,
-        element=run.element,
-        runs=tuple(seen[run].mirrored if run in seen else None for run in runs),
-    )
+    return SpatialLayer((channels * len(last), height, width), views[0])
 
 
 def _passes_on(look: Look, path: str) -> bool:
