@@ -97,11 +97,14 @@ def find_layers(module: nn.Module, architecture: str, side: int) -> Findings:
 
 def _judge(look: Look, axes: Mapping[Place, int | str], alone: str) -> Findings:
     """Judges all layers by the batch axis of each tensor, or the reason why it has none."""
-    refused: dict[str, str] = {}
     cells = _cells(look, {place: axis for place, axis in axes.items() if isinstance(axis, int)})
+    runs_of: dict[tuple[str, int], list[Place]] = {}  # the runs of each tensor of each layer
+    for place in look.outputs:
+        runs_of.setdefault((place.path, place.element), []).append(place)
+    refused: dict[str, str] = {}
     layers: dict[str, SpatialLayer] = {}
     places: dict[str, list[Place]] = {}
-    for (path, _), runs in _by_layer(look.outputs).items():
+    for (path, _), runs in runs_of.items():
         found = _layer(look, runs, axes, cells)
         if isinstance(found, str):
             refused.setdefault(path, found)
@@ -120,14 +123,6 @@ def _judge(look: Look, axes: Mapping[Place, int | str], alone: str) -> Findings:
         refused=refused,
         alone=alone,
     )
-
-
-def _by_layer(outputs: Mapping[Place, Tensor]) -> dict[tuple[str, int], list[Place]]:
-    """The runs of each tensor of each layer."""
-    found: dict[tuple[str, int], list[Place]] = {}
-    for place in outputs:
-        found.setdefault((place.path, place.element), []).append(place)
-    return found
 
 
 def _cells(look: Look, axes: Mapping[Place, int]) -> dict[Place, Cells | None]:
@@ -175,8 +170,7 @@ def _layer(
 ) -> SpatialLayer | str:
     """A layer with its runs, or why it has no map."""
     if not any(run in look.gradients for run in runs):
-        why = next((axes[run] for run in runs if isinstance(axes[run], str)), None)
-        return str(why) if why else "the scores do not depend on it"
+        return str(next((axes[run] for run in runs if isinstance(axes[run], str)), "the scores do not depend on it"))
     seen: dict[Place, tuple[int, Cells]] = {}
     last = look.last_of(runs)
     for run in last:
