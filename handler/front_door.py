@@ -36,7 +36,7 @@ def load(
             for an archive, which allows the code to run.
         labels: of a checkpoint, one per score.
         preprocessing: of a checkpoint: a ``Preprocessing`` or its text, see ``wrap``.
-        transform_input: of a checkpoint of a GoogLeNet or Inception, see ``handler.model.sources.load_classifier``.
+        transform_input: of a checkpoint of a GoogLeNet or Inception, see ``handler.model.sources.find_checkpoint``.
         device: torch device of a checkpoint's or archive's network; None is the CPU.
 
     Raises:
