@@ -99,12 +99,12 @@ def load_checkpoint(path: Path, **said: Any) -> Model:
 
     Args:
         path: a safetensors file or a state dict.
-        said: the arguments of ``load_classifier``.
+        said: the other arguments of ``load_classifier``.
 
     Raises:
         ModelError: the file does not exist, or the description is incomplete or contradicts itself.
     """
-    classifier = load_classifier(said.pop("architecture", None), checkpoint=path, **said)
+    classifier = load_classifier(checkpoint=path, **said)
     engine = TorchEngine(in_fast_layout(classifier))
     return Model(Explainer(engine, describe_model(classifier, engine, path.name.partition(".")[0], "checkpoint")))
 
