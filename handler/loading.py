@@ -30,7 +30,7 @@ from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options
 from handler.service import Service
 from handler.serving.explainer import Explainer
-from handler.serving.jobs import check_method
+from handler.serving.jobs import CheckedOptions
 from handler.serving.settings import Settings, read_settings
 from handler.serving.threads import threads_per_worker
 
@@ -139,12 +139,8 @@ def check_defaults(defaults: Options, card: ModelCard, engine: Engine) -> None:
         ModelError: the model or the engine lacks a default; the message names it and what is valid.
     """
     try:
-        check_method(defaults)
-        targets = card.target_indices(defaults)
-        card.check_top_k(defaults)
-        engine.run(
-            _blank(card.preprocessing), [targets], needs_of(card.map_names(defaults), card.layer_paths(defaults))
-        )
+        checked = CheckedOptions.of(defaults, card)
+        engine.run(_blank(card.preprocessing), [checked.targets], checked.needs)
     except RequestError as error:
         raise ModelError(f"model-config.yaml: explain.defaults: {error}") from error
 

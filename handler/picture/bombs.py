@@ -15,7 +15,7 @@ _NEXT_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # not the 0 or the res
 _START_OF_SCAN, _END_OF_IMAGE, _WITHOUT_LENGTH = 0xDA, 0xD9, (0x01, 0xD8)  # markers
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yields the chunks of a PNG: kind, offset of the first byte, offset of the next chunk."""
     end, kind = 8, b""
     while kind != b"IEND" and end + 8 <= len(data):
@@ -24,18 +24,13 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         yield kind, start, end
 
 
-def chunk_kinds(data: bytes) -> set[bytes]:
-    """The kinds of a PNG's chunks: ``b"IHDR"``, ``b"IDAT"`` and so on."""
-    return {kind for kind, _, _ in _chunks(data)}
-
-
 def check_chunks(data: bytes) -> None:
     """Checks the chunks of a PNG.
 
     Raises:
         BadRequest: a chunk claims to be longer than the file.
     """
-    if any(end > len(data) + 4 for _, _, end in _chunks(data)):  # decoders forgive a missing checksum at the end
+    if any(end > len(data) + 4 for _, _, end in chunks(data)):  # decoders forgive a missing checksum at the end
         raise BadRequest("the PNG picture is truncated or corrupt and cannot be decoded")
 
 
@@ -48,7 +43,7 @@ def without_profile(data: bytes) -> bytes:
     if b"iCCP" not in data:  # most files: no copy
         return data
     kept, end = [data[:8]], 8
-    for kind, start, end in _chunks(data):
+    for kind, start, end in chunks(data):
         if kind != b"iCCP":
             kept.append(data[start:end])
     return b"".join([*kept, data[end:]])

@@ -39,7 +39,7 @@ from PIL.TiffImagePlugin import (
 )
 
 from handler.errors import BadRequest, NotAnImage, TooLarge, in_one_line
-from handler.picture.bombs import check_chunks, check_scans, chunk_kinds, without_profile
+from handler.picture.bombs import check_chunks, check_scans, chunks, without_profile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 DEFAULT_MAX_PIXELS = 50_000_000
@@ -129,7 +129,8 @@ def _read_header(data: bytes, max_pixels: int) -> tuple[Image.Image, int, str, i
             # Pillow would decode a PNG's pixels to find the orientation; it decodes every PNG that may have one anyway
             return image, tile, _unclear(image), 1 if image.format == "PNG" else _orientation(image)
     except UnidentifiedImageError as error:
-        first = f"the first bytes are {data[:8].hex(' ')} ({_printable(data[:8])})" if data else "there are no bytes"
+        text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in data[:8])
+        first = f"the first bytes are {data[:8].hex(' ')} ({text})" if data else "there are no bytes"
         raise NotAnImage(
             f"not a picture that can be read: {first}, valid are {', '.join(FORMATS)} with {_VALUES}"
         ) from error
@@ -157,10 +158,6 @@ def _unclear(image: Image.Image) -> str:
         # Pillow 13.0 unpacks all planes as 8 bits (TiffImagePlugin: one letter of the raw mode per plane)
         return "has uncompressed planes that are not of 8 bits; valid are compressed planes and channels side by side"
     return ""
-
-
-def _printable(data: bytes) -> str:
-    return "".join(chr(byte) if 32 <= byte < 127 else "." for byte in data)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -195,7 +192,7 @@ def _differs_in_cv2(header: Image.Image, data: bytes) -> bool:
         or header.mode.startswith("I;16")
         or header.format in ("GIF", "TIFF")
         or (header.format == "BMP" and header.mode == "RGB")
-        or (header.format == "PNG" and not _BEYOND_CV2.isdisjoint(chunk_kinds(data)))
+        or (header.format == "PNG" and any(kind in _BEYOND_CV2 for kind, _, _ in chunks(data)))
     )
 
 

@@ -9,7 +9,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from handler.autograd.backward_contract import alike_in_memory
 from handler.autograd.channel_layout import ChannelLayout
-from handler.autograd.graph import Node, followed, leads, nodes
+from handler.autograd.graph import followed, leads, nodes
 from handler.errors import ModelError, in_one_line
 from handler.model.layers.observing import Place, observe
 
@@ -51,7 +51,9 @@ class Look:
         The graph has paths of tensors, not of tokens: without the layer's gradient, the cells must have none.
         """
         output = self.outputs[place]
-        earlier = sorted(self._alike(output), key=lambda node: int(node._sequence_nr()), reverse=True)
+        shape = [tuple(output.shape)]
+        behind = [node for node in nodes(output.grad_fn) if [tuple(one.shape) for one in node._input_metadata] == shape]
+        earlier = sorted(behind[1:], key=lambda node: int(node._sequence_nr()), reverse=True)  # without the output's
         passed = next((node for node in earlier if not leads(self.scores.grad_fn, self.picture_node, {node})), None)
         if passed is None or self.flat:
             return False
@@ -66,13 +68,6 @@ class Look:
             for hook in hooks:
                 hook.remove()
         return not any(bool(gradient.any()) for gradient in left)
-
-    def _alike(self, output: Tensor) -> list[Node]:
-        """The nodes of tensors of the same shape on which the output depends."""
-        shape = [tuple(output.shape)]
-        behind = nodes(output.grad_fn)
-        next(behind)
-        return [node for node in behind if [tuple(known.shape) for known in node._input_metadata] == shape]
 
     def _gradients(self, wanted: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """The gradients of a weighted sum of all scores."""
