@@ -128,12 +128,7 @@ def _load(
 
 
 def check_defaults(defaults: Options, card: ModelCard, engine: Engine) -> None:
-    """Checks the default options by explaining a picture of zeros.
-
-    Args:
-        defaults: the operator's default options.
-        card: the model's card.
-        engine: explains the picture.
+    """Checks the operator's default options by explaining a picture of zeros.
 
     Raises:
         ModelError: the model or the engine lacks a default; the message names it and what is valid.
@@ -146,14 +141,7 @@ def check_defaults(defaults: Options, card: ModelCard, engine: Engine) -> None:
 
 
 def describe_model(classifier: Classifier, engine: Engine, name: str, version: str) -> ModelCard:
-    """Makes the model's card; explains a picture of zeros to find out which maps the engine can make.
-
-    Args:
-        classifier: the network, its labels and layers.
-        engine: explains the picture.
-        name: the model's name.
-        version: the model's version.
-    """
+    """Makes the card of a classifier; explains a picture of zeros to find out which maps the engine can make."""
     blank, layer = _blank(classifier.preprocessing), classifier.default_layer
     coverage: str | None = None
     refusals: dict[str, str] = {}

@@ -57,14 +57,11 @@ class V2:
 
 
 def open_kserve(body: Mapping[str, Any], explain: bool) -> Envelope | None:
-    """Reads a KServe request.
+    """Reads a KServe request; None for a body that has neither ``instances`` nor ``inputs``.
 
     Args:
         body: the parsed JSON body.
         explain: whether the request's address is one for explanations.
-
-    Returns:
-        The request's envelope; None for a body that has neither ``instances`` nor ``inputs``.
 
     Raises:
         BadRequest: the body does not have the protocol's form, or uses a part of the protocol that is not understood.

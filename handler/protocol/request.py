@@ -52,11 +52,7 @@ class Request:
 
 
 def parse_row(row: Row, defaults: Options) -> Request:
-    """Reads one row.
-
-    Args:
-        row: the request.
-        defaults: the values of the options that the row does not give.
+    """Reads one row; the defaults are the values of the options that the row does not give.
 
     Raises:
         BadRequest: the row has no picture, bad base64, malformed JSON, an unknown option or a bad value.

@@ -61,13 +61,7 @@ class Metrics:
         self._counts[name, _in_order(labels)] += amount
 
     def measure(self, name: str, seconds: float, labels: Mapping[str, str]) -> None:
-        """Adds a value to a histogram.
-
-        Args:
-            name: of the metric.
-            seconds: the value; it is rounded to microseconds.
-            labels: names of ``LABELS``; a value that is not listed there becomes "other".
-        """
+        """Adds a value, rounded to microseconds, to a histogram; name and labels are as ``count``'s."""
         self._measured.append(Sample(name=name, value=round(seconds, 6), labels=_in_order(labels), kind="histogram"))
 
     def take(self) -> list[Sample]:

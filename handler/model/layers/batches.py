@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -58,27 +57,24 @@ def goes_by_values(module: nn.Module, picture: Tensor) -> bool:
     return watch.read
 
 
-@dataclass(frozen=True)
-class Together:
-    """What the pictures of a batch have to do with each other."""
+def run_together(module: nn.Module, pictures: Sequence[Tensor]) -> tuple[dict[Place, int | str], str]:
+    """Compares three pictures (1, 3, H, W) in float32, and again in float64 if rows differ, which may be rounding.
 
-    axes: dict[Place, int | str]  # the batch axis of each tensor, or why it has none
-    alone: str = ""  # why pictures must be run one by one; empty if they can be run together
-
-
-def run_together(module: nn.Module, pictures: Sequence[Tensor]) -> Together:
-    """Compares three pictures (1, 3, H, W) in float32, and again in float64 if rows differ, which may be rounding."""
-    found = _compare(module, pictures)
-    if not found.alone and _MIXED not in found.axes.values():
-        return found
+    Returns:
+        The batch axis of each tensor, or why it has none; and why pictures must be run one by one, empty if they can be
+        run together.
+    """
+    axes, alone = _compare(module, pictures)
+    if not alone and _MIXED not in axes.values():
+        return axes, alone
     try:
         return _compare(copy.deepcopy(module).double(), [picture.double() for picture in pictures])
     except Exception:  # the network cannot be copied or run in float64
-        return found
+        return axes, alone
 
 
 @torch.no_grad()
-def _compare(module: nn.Module, pictures: Sequence[Tensor]) -> Together:
+def _compare(module: nn.Module, pictures: Sequence[Tensor]) -> tuple[dict[Place, int | str], str]:
     """Compares a picture's outputs with those of the same picture in batches of two and of three."""
     first, second, third = pictures
     scores, alone = outputs_of(module, first)
@@ -96,16 +92,16 @@ def _compare(module: nn.Module, pictures: Sequence[Tensor]) -> Together:
         try:
             found = observe(module, torch.cat(batch), partial(compare, len(batch), row))
         except Exception as error:  # foreign code can raise any exception
-            return Together({}, f"it fails on {len(batch)} pictures at once ({in_one_line(error)})")
+            return {}, f"it fails on {len(batch)} pictures at once ({in_one_line(error)})"
         if found.shape[:1] != (len(batch),) or not _same_row(found, scores, 0, row):
-            return Together({}, "a picture's scores depend on the other pictures of its batch")
+            return {}, "a picture's scores depend on the other pictures of its batch"
     axes: dict[Place, int | str] = {}
     for place, found_axes in rows.items():
         if len(found_axes) < 2 or found_axes[0] != found_axes[1]:
             axes[place] = why_no_rows(alone[place])
         else:
             axes[place] = _MIXED if place in mixed else found_axes[0]
-    return Together(axes)
+    return axes, ""
 
 
 def _batch_axis(output: Tensor, alone: Tensor, count: int) -> int | None:

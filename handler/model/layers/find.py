@@ -69,17 +69,16 @@ def find_layers(module: nn.Module, architecture: str, side: int) -> Findings:
     device = device_of(module)
     pictures = [picture[None] for picture in scenes(3, side).to(device)]
     look = Look(module, architecture, pictures)
-    together = run_together(module, pictures)
+    axes, alone = run_together(module, pictures)
     by_first_axis = {
         place: 0 if output.shape[0] == 1 else why_no_rows(output) for place, output in look.outputs.items()
     }
-    alone = together.alone
     if not alone and goes_by_values(module, pictures[0]):
         alone = "its code reads values that come from the picture, and may run otherwise for another picture"
         with torch.no_grad():
             common = set.intersection(*(set(outputs_of(module, picture)[1]) for picture in pictures[1:]))
         by_first_axis |= dict.fromkeys(look.outputs.keys() - common, "it does not run for every picture")
-    findings = _judge(look, by_first_axis if alone else together.axes, alone)
+    findings = _judge(look, by_first_axis if alone else axes, alone)
     if not findings.default and not alone:
         one_by_one = _judge(look, by_first_axis, "no layer has a row for each picture of a batch")
         findings = one_by_one if one_by_one.default else findings
