@@ -103,7 +103,7 @@ class Model:
 
     def _read(self, picture: Picture) -> tuple[Input, Receipt, Pixels]:
         """The network's input for a picture, the picture's receipt, and the whole picture."""
-        upload, receipt = _read(picture)
+        upload, receipt = _decoded(picture)
         return preprocess(upload, self.card.preprocessing), receipt, upload
 
     def _parsed(self, options: dict[str, Any]) -> Options:
@@ -117,7 +117,7 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _read(picture: Picture) -> tuple[Pixels, Receipt]:
+def _decoded(picture: Picture) -> tuple[Pixels, Receipt]:
     """The picture as uint8 RGB (H, W, 3), and its receipt."""
     if isinstance(picture, (str, Path)):
         picture = Path(picture).read_bytes()
