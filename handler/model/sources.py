@@ -126,11 +126,12 @@ def complete(
         origins["labels"] = "as said"
     elif not names and is_custom(name):
         names, origins["labels"] = declared_labels(name), f"as {module_name(name)} declares it"
-    if not names:
-        lacks, more = (
-            (name, f", or define LABELS in {module_name(name)}") if is_custom(name) else ("the checkpoint", "")
+    if not names and is_custom(name):
+        raise ModelError(
+            f"{name} does not say its labels: give one per score, labels=, or define LABELS in {module_name(name)}"
         )
-        raise ModelError(f"{lacks} does not say its labels: give one per score, labels={more}")
+    if not names:
+        raise ModelError("the checkpoint does not say its labels: give one per score, labels=")
     if said := preprocessing.strip() if isinstance(preprocessing, str) else preprocessing:
         how, origins["preprocessing"] = said_over(said, how, origins["preprocessing"])
     if how is None:

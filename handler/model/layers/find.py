@@ -128,37 +128,30 @@ def _cells(look: Look, axes: Mapping[Place, int]) -> dict[Place, Cells | None]:
     """The cells of each tensor, by the operations that made it or else measured; None if they are not arranged."""
     found: dict[Place, Cells | None] = {}
     known: set[Node] = set()
+    # how much each cell changes with each part of the picture, by axis that may be the channels' axis
+    changes: dict[Place, dict[int, list[Floats]]] = {}
     for place, axis in axes.items():
         output = look.outputs[place]
-        usual = place in look.gradients and axis == 0 and output.dim() == 4 and min(output.shape[2:]) > 1
+        if place not in look.gradients or sum(size > 1 for size in output.shape) < 2:
+            continue
+        usual = axis == 0 and output.dim() == 4 and min(output.shape[2:]) > 1
         if usual and keeps_arrangement(output.grad_fn, look.picture_node, known):
             known.add(output.grad_fn)
             found[place] = Cells(channel_axis=0, grid=(output.shape[2], output.shape[3]), shared_axis=False)
-    changes = _changes(look, {place: axis for place, axis in axes.items() if place not in found})
-    return found | {place: find_cells(changed) for place, changed in changes.items()}
-
-
-def _changes(look: Look, axes: Mapping[Place, int]) -> dict[Place, dict[int, list[Floats]]]:
-    """How much each cell changes with each part of the picture, by axis that may be the channels' axis."""
-    found: dict[Place, dict[int, list[Floats]]] = {
-        place: {}
-        for place in axes
-        if place in look.gradients and sum(size > 1 for size in look.outputs[place].shape) > 1
-    }
-    first = look.pictures[0]
+        else:
+            changes[place] = {}
 
     def visit(place: Place, output: Tensor) -> None:
-        alone = look.outputs.get(place)
-        if place not in found or alone is None or output.shape != alone.shape:
-            return
-        change = (output.float() - alone.detach().float()).select(axes[place], 0)
-        for axis in range(change.dim()):
-            found[place].setdefault(axis, []).append(change.norm(dim=axis).double().cpu().numpy())
+        if place in changes and output.shape == look.outputs[place].shape:
+            change = (output.float() - look.outputs[place].detach().float()).select(axes[place], 0)
+            for axis in range(change.dim()):
+                changes[place].setdefault(axis, []).append(change.norm(dim=axis).double().cpu().numpy())
 
+    first = look.pictures[0]
     with torch.no_grad():
-        for rows, columns in parts(first.shape[2]) if found else ():
+        for rows, columns in parts(first.shape[2]) if changes else ():
             observe(look.module, nudged(first, rows, columns), visit)
-    return found
+    return found | {place: find_cells(changed) for place, changed in changes.items()}
 
 
 def _layer(
