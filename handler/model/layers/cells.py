@@ -63,8 +63,11 @@ def find_cells(changes: Mapping[int, Sequence[Floats]]) -> Cells | None:
     """
     arrangements = [cells for axis, found in changes.items() for cells in _arrangements(axis, np.stack(found))]
     best = max(filter(_is_likely, arrangements), key=lambda cells: cells.likeness, default=None)
-    if best is not None and best.shared_axis and _are_of_several_scales(np.stack(changes[best.channel_axis]), best):
-        return None
+    if best is not None and best.shared_axis:
+        changed, behind = np.stack(changes[best.channel_axis]), best.first + best.grid[0] * best.grid[1]
+        others = (part for part in (changed[:, : best.first], changed[:, behind:]) if part.shape[1] >= _FEW)
+        if any(find_cells({best.channel_axis: list(part)}) is not None for part in others):
+            return None  # tokens of several scales
     return best
 
 
@@ -93,13 +96,6 @@ def _arrangements(channel_axis: int, changed: Floats) -> Iterator[Cells]:
             for first in range(others + 1):
                 grid = changed[:, first : first + side * side].reshape(-1, side, side)
                 yield from _orientations(channel_axis, grid, shared_axis=True, first=first)
-
-
-def _are_of_several_scales(changed: Floats, cells: Cells) -> bool:
-    """Whether the other tokens (parts, T) are a map, too."""
-    count = cells.grid[0] * cells.grid[1]
-    others = changed[:, : cells.first], changed[:, cells.first + count :]
-    return any(find_cells({cells.channel_axis: list(part)}) is not None for part in others if part.shape[1] >= _FEW)
 
 
 def _orientations(channel_axis: int, changed: Floats, *, shared_axis: bool, first: int) -> Iterator[Cells]:

@@ -197,10 +197,6 @@ def _layer(
     return SpatialLayer((channels * len(last), height, width), views[0])
 
 
-def _passes_on(look: Look, path: str) -> bool:
-    return isinstance(look.module.get_submodule(path), _PASSING_ON)
-
-
 def _is_projection(look: Look, path: str, layer: SpatialLayer) -> bool:
     """Whether a layer may be a projection of tokens to queries, keys and values."""
     return isinstance(look.module.get_submodule(path), nn.Linear) and layer.view.grid is not None
@@ -210,7 +206,7 @@ def _last(look: Look, layers: dict[str, SpatialLayer], places: Mapping[str, Sequ
     """The last layer on every path from the picture to the scores; a projection only if there is no other layer."""
     projection = None
     for path in reversed(layers):
-        if not _passes_on(look, path) and look.is_passed(places[path]):
+        if not isinstance(look.module.get_submodule(path), _PASSING_ON) and look.is_passed(places[path]):
             if not _is_projection(look, path, layers[path]):
                 return path
             projection = projection or path
@@ -226,8 +222,8 @@ def _last_of_cells(
     """
     for path in reversed(list(layers)[list(layers).index(default) + 1 :]):
         grid, last = layers[path].view.grid, places[path]
-        aside = _passes_on(look, path) or _is_projection(look, path, layers[path])
-        if grid is None or len(last) > 1 or aside:
+        passes_on = isinstance(look.module.get_submodule(path), _PASSING_ON)
+        if grid is None or len(last) > 1 or passes_on or _is_projection(look, path, layers[path]):
             continue
         output = look.outputs[last[0]]
         has_others = output.numel() > output.shape[layers[path].view.channel_axis] * grid[0] * grid[1]

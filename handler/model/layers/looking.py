@@ -1,6 +1,7 @@
 """Runs a network on a single picture, and keeps every layer's output and the gradients of the scores."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -58,15 +59,11 @@ class Look:
         if passed is None or self.flat:
             return False
         left: list[Tensor] = []
-        hooks: list[Any] = [
-            output.register_hook(torch.zeros_like),  # type: ignore[no-untyped-call]
-            passed.register_prehook(lambda arriving: left.append(view.to_maps(arriving[0], len(view.runs) - 1))),
-        ]
-        try:
+        with ExitStack() as stack:
+            stack.callback(output.register_hook(torch.zeros_like).remove)
+            keep = passed.register_prehook(lambda arriving: left.append(view.to_maps(arriving[0], len(view.runs) - 1)))
+            stack.callback(keep.remove)
             self._gradients([self._picture])
-        finally:
-            for hook in hooks:
-                hook.remove()
         return not any(bool(gradient.any()) for gradient in left)
 
     def _gradients(self, wanted: Sequence[Tensor]) -> Sequence[Tensor | None]:
