@@ -46,13 +46,7 @@ def check_scores(module: nn.Module, architecture: str, side: int, classes: int |
 
 
 def _fault(scores: Any, classes: int | None, run: Callable[[float], Tensor]) -> str:
-    """What is wrong with a picture's scores, and what is valid; empty if nothing is.
-
-    Args:
-        scores: what the network answers.
-        classes: number of labels; None allows any number of scores.
-        run: answers the picture times a factor.
-    """
+    """What is wrong with a picture's scores, and what is valid; empty if nothing is. Runs the picture times factors."""
     valid = f"valid is one tensor of float32 scores (N, {classes or 'K'}), one score per label"
     if not isinstance(scores, Tensor):
         return f"answers with {described(scores)}, {valid}"
