@@ -263,14 +263,14 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from handler.client.prediction import PredictionClient
+    from handler.client.graph import GraphModel
 
-    client = PredictionClient(options.model)
-    client.check_top_k(options.top_k)
+    model = GraphModel(options.model)
+    model.check(**({} if options.top_k is None else {"top_k": options.top_k}))
     predictions = {}
 
     def predict(path: Path, image: bytes) -> None:
-        best = client.predict(image, options.top_k)
+        best = model.predict(image, options.top_k)
         predictions[str(path)] = [asdict(prediction) for prediction in best]
         if not options.json:
             print(path, *(f"  {found.probability:6.3f}  {found.label}" for found in best), sep="\n", flush=True)
@@ -283,7 +283,8 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _explain(options: argparse.Namespace) -> int:
     from handler.atomic_write import write_whole
-    from handler.client.explanation import ExplanationClient
+    from handler.client.graph import GraphModel
+    from handler.rendering.render import encode_png
 
     files = {image: options.out / f"{image.stem}.explained.png" for image in options.images}
     if len(set(files.values())) < len(options.images):
@@ -291,11 +292,16 @@ def _explain(options: argparse.Namespace) -> int:
     present = [path for path in files.values() if path.exists()]
     if present and not options.overwrite:
         raise FileExistsError(f"{present[0]} is there already; give another folder with --out, or say --overwrite")
-    client = ExplanationClient(options.model)
-    client.check_target(options.target)
+    model = GraphModel(options.model)
+    if not model.card.maps:
+        raise ModelError(
+            f"graph {options.model} holds predictions only; "
+            "`shufflenet-cam explanation` and `gradcam` write explanations"
+        )
+    model.check(target=options.target)
 
     def explain(path: Path, image: bytes) -> None:
-        write_whole(files[path], client.draw(image, target=options.target))
+        write_whole(files[path], encode_png(model.explain(image, target=options.target).sheet()))
         print(f"wrote {files[path]}", flush=True)
 
     return _for_each(options, explain)

@@ -18,7 +18,7 @@ from torchvision.models import resnet18
 
 import handler
 from export.packing.archive import DEFAULT_CONFIG
-from handler.client.prediction import PredictionClient
+from handler.client.graph import GraphModel
 from handler.errors import BadRequest, ModelError, RequestError
 from handler.picture.decode import decode
 from handler.picture.preprocess import preprocess
@@ -144,8 +144,8 @@ def test_a_prediction_graph_predicts_alone(shapes_graphs):
 def test_five_classes_are_told_or_all_if_there_are_fewer(tmp_path):
     from tests.support.graphs import describe, write_graph
 
-    client = PredictionClient(write_graph(tmp_path, describe()))
-    assert len(client.predict(np.zeros((4, 4, 3), np.uint8))) == 3
+    model = GraphModel(write_graph(tmp_path, describe()))
+    assert len(model.predict(np.zeros((4, 4, 3), np.uint8))) == 3
 
 
 def test_a_graph_is_loaded_without_torch(shapes_graphs):
@@ -400,9 +400,9 @@ def test_a_device_that_does_not_exist_is_refused():
 
 
 def test_every_kind_of_graph_predicts(shapes_graphs):
-    expected = PredictionClient(shapes_graphs / "model.onnx").predict(ONE)
+    expected = GraphModel(shapes_graphs / "model.onnx").predict(ONE)
     for file in ("model.gradcam.onnx", "model.explain.onnx"):
-        found = PredictionClient(shapes_graphs / file).predict(ONE)
+        found = GraphModel(shapes_graphs / file).predict(ONE)
         assert [prediction.label for prediction in found] == [prediction.label for prediction in expected]
         for one, other in zip(found, expected, strict=True):
             assert one.probability == pytest.approx(other.probability, abs=1e-6)
