@@ -14,7 +14,7 @@ from handler.picture.preprocess import Input
 from handler.picture.projection import onto_region, onto_upload, seen_region, show_seen
 from handler.protocol.options import Options
 from handler.rendering.encoding import encode_list, encode_npy
-from handler.rendering.render import Picture, deprocess, encode_png, overlay
+from handler.rendering.render import deprocess, encode_png, overlay
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,7 @@ class Canvas:
 def encode_map(name: str, drawn: Map, canvas: Canvas) -> dict[str, Any]:
     """Encodes a map for the JSON answer: encoding, shape, data, max, degenerate and, for guided maps, coverage.
 
-    Args:
-        name: out of ``MAP_KINDS``.
-        drawn: the map, (h, w) on [0, 1] for gradcam, signed (h, w, 3) for the others.
-        canvas: what the map is drawn on, and the options.
+    The name is out of ``MAP_KINDS``; gradcam is (h, w) on [0, 1], the others are signed (h, w, 3).
     """
     encoding = canvas.options.encoding
     data: str | list[Any]
@@ -68,27 +65,20 @@ def draw_map(name: str, drawn: Map, canvas: Canvas) -> npt.NDArray[np.uint8]:
     Returns:
         uint8 RGB (H, W, 3); RGBA (H, W, 4) for gradients at the upload's size.
     """
+    crop = canvas.seen.crop
+    region = seen_region(crop)
     if MAP_KINDS[name].channels > 1:
-        return _draw_gradient(deprocess(drawn.values), canvas)
+        picture = deprocess(drawn.values)
+        if canvas.upload is None:
+            return picture
+        whole = np.zeros((*canvas.upload.shape[:2], 4), np.uint8)
+        seen = onto_region(picture.astype(np.float32), crop)
+        whole[region] = np.dstack([seen, np.full(seen.shape[:2], 255)]).astype(np.uint8)
+        return whole
     weight, colormap = canvas.options.overlay.image_weight, canvas.options.overlay.colormap
     if canvas.upload is None:
-        return overlay(_picture_of_size(canvas, *drawn.values.shape), drawn.values, weight, colormap)
-    crop = canvas.seen.crop
-    below = canvas.upload[seen_region(crop).slices]
-    return show_seen(overlay(below, onto_region(drawn.values, crop), weight, colormap), canvas.upload, crop)
-
-
-def _draw_gradient(picture: Picture, canvas: Canvas) -> npt.NDArray[np.uint8]:
-    if canvas.upload is None:
-        return picture
-    whole = np.zeros((*canvas.upload.shape[:2], 4), np.uint8)
-    seen = onto_region(picture.astype(np.float32), canvas.seen.crop)
-    whole[seen_region(canvas.seen.crop).slices] = np.dstack([seen, np.full(seen.shape[:2], 255)]).astype(np.uint8)
-    return whole
-
-
-def _picture_of_size(canvas: Canvas, height: int, width: int) -> Picture:
-    picture = canvas.seen.picture
-    if picture.shape[:2] == (height, width):
-        return picture
-    return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+        size = drawn.values.shape[::-1]
+        below = np.asarray(cv2.resize(canvas.seen.picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+        return overlay(below, drawn.values, weight, colormap)
+    picture = overlay(canvas.upload[region], onto_region(drawn.values, crop), weight, colormap)
+    return show_seen(picture, canvas.upload, crop)

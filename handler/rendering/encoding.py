@@ -1,9 +1,8 @@
-"""Encodes arrays: for JSON as the base64 of a ``.npy`` file or as nested lists, and several as a ``.npz`` file."""
+"""Encodes arrays for JSON, as the base64 of a ``.npy`` file or as nested lists, and puts receipts into PNG files."""
 
 import base64
 import io
 import json
-import zipfile
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -22,17 +21,6 @@ def encode_npy(values: npt.NDArray[np.float32]) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def encode_npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    """The bytes of a ``.npz`` file, compressed; equal arrays give equal bytes, because no time is written."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, values in arrays.items():
-            content = io.BytesIO()
-            np.save(content, values, allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue(), zipfile.ZIP_DEFLATED)
-    return file.getvalue()
-
-
 def png_with(png: bytes, receipt: Mapping[str, Any]) -> bytes:
     """A PNG file with the receipt in a text chunk with the keyword ``receipt``."""
     chunk = b"tEXt" + b"receipt\0" + json.dumps(receipt).encode()
@@ -46,12 +34,6 @@ def encode_list(values: npt.NDArray[np.float32]) -> list[Any]:
     with np.errstate(divide="ignore", invalid="ignore"):
         exponent = np.floor(np.log10(np.abs(exact)))
     unit = 10.0 ** (_DIGITS - 1 - np.where(np.isfinite(exponent), exponent, 0))
-    nested = np.round(exact * unit) / unit
-    numbers: list[Any] = nested.tolist()
-    return numbers if np.isfinite(nested).all() else [_without_nan(item) for item in numbers]
-
-
-def _without_nan(nested: Any) -> Any:
-    if isinstance(nested, list):
-        return [_without_nan(item) for item in nested]
-    return nested if nested == nested else None
+    listed = np.round(exact * unit) / unit
+    numbers: list[Any] = np.where(np.isnan(listed), None, listed).tolist()
+    return numbers
