@@ -14,7 +14,7 @@ from ts.metrics.dimension import Dimension
 from ts.metrics.metric_type_enum import MetricTypes
 
 from handler.loading import load_service
-from handler.protocol.answer import PROBE, Answer, failure_answer
+from handler.protocol.answer import PROBE, Answer, error_answer
 from handler.protocol.row import Row
 from handler.service import Service
 from handler.telemetry.metrics import Metrics, record, resident_memory
@@ -98,9 +98,9 @@ class ExplainedClassifier:
             if self._service is None:
                 raise RuntimeError("handle was called before initialize")
             return self._service.answer_batch(rows)
-        except Exception:
+        except Exception as error:
             logger.exception("a batch of %d failed", len(rows))
-            return [failure_answer() for _ in rows]
+            return [error_answer(error) for _ in rows]
 
     def _report(self, answers: Sequence[Answer], sizes: Sequence[int], seconds: float, context: Any) -> None:
         """Reports metrics, those of start-up with the first batch, and writes a log line per request."""

@@ -37,21 +37,19 @@ def json_text(content: Any) -> str:
     return json.dumps(content, allow_nan=False, ensure_ascii=False)
 
 
-def json_answer(content: dict[str, Any]) -> Answer:
+def json_answer(content: Mapping[str, Any], outcome: str = OK) -> Answer:
     """An answer with status 200 and a JSON body."""
-    return Answer(body=json_text(content).encode(), content_type=JSON)
+    return Answer(body=json_text(content).encode(), content_type=JSON, outcome=outcome)
 
 
-def error_answer(error: RequestError) -> Answer:
-    """The answer to a row that is refused; the body repeats the status, because gRPC has no status per row."""
-    return _error(error.status, error.phrase, type(error).__name__, str(error))
+def error_answer(error: Exception) -> Answer:
+    """The answer to a row that is refused, or that failed on the server: that exception is in the log only.
 
-
-def failure_answer() -> Answer:
-    """The answer to a row that failed on the server; the exception is in the log only."""
-    return _error(500, "Internal Server Error", FAILURE, "the explanation failed on the server; see its log")
-
-
-def _error(status: int, phrase: str, kind: str, message: str) -> Answer:
-    content = {"code": status, "type": kind, "message": message}
-    return Answer(body=json.dumps(content).encode(), content_type=JSON, status=status, phrase=phrase, outcome=kind)
+    The body repeats the status, because gRPC has no status per row.
+    """
+    status, phrase, kind = 500, "Internal Server Error", FAILURE
+    message = "the explanation failed on the server; see its log"
+    if isinstance(error, RequestError):
+        status, phrase, kind, message = error.status, error.phrase, type(error).__name__, str(error)
+    body = json.dumps({"code": status, "type": kind, "message": message}).encode()
+    return Answer(body=body, content_type=JSON, status=status, phrase=phrase, outcome=kind)

@@ -53,7 +53,7 @@ def _predictions(answers: Sequence[Written]) -> str:
 
 
 def _explanations(answers: Sequence[Written]) -> str:
-    """V1's answer with ``explanations``, which lists an answer per instance; ``predictions`` has their classes alone."""
+    """V1's answer with ``explanations``: these are an answer per instance, ``predictions`` the classes alone."""
     classes = json_text([list(answer.predictions) for answer in answers])
     return f'{{"predictions": {classes}, "explanations": [{", ".join(answer.text for answer in answers)}]}}'
 
