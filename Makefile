@@ -43,7 +43,7 @@ FINETUNE ?=
 TOGETHER := -n 2 --dist loadfile -m "not server"
 SERVERS := -m server
 
-# load, soak and faults: the embedded model, packed first, whatever else lies in the model store
+# load, soak, faults and fuzz: the embedded model, packed first, whatever else lies in the model store
 REQUESTS ?= 10000
 CONCURRENCY ?= 32
 MINUTES ?= 60

@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.reliability.fuzz.corpus import GOOD, OCTETS, TEXTS
 from benchmarks.reliability.fuzz.pictures import bent_picture, sound_picture
+from benchmarks.reliability.fuzz.seeds import GOOD, OCTETS, TEXTS
 from benchmarks.reliability.fuzz.wire import Hostile, typed
 
 NAMES = list(GOOD)
@@ -38,7 +38,7 @@ def kserve_request(draw: random.Random) -> Hostile:
 
 def _first(draw: random.Random) -> Any:
     one = {"image": _picture_value(draw), "maps": "none", draw.choice(NAMES): odd_value(draw)}
-    sound = {"image": _encoded(sound_picture(draw)), "maps": "none"}
+    sound = {"image": base64.b64encode(sound_picture(draw)).decode(), "maps": "none"}
     odd: tuple[Any, ...] = ([], [[]], [None], "x", {}, [{"b64": "eA=="}])
     instances = draw.choice(([sound], [one], [one, sound], [sound] * 40, *odd))
     return draw.choice(({"instances": instances}, {"instances": instances, "inputs": []}, {"instance": instances}))
@@ -102,7 +102,7 @@ def _picture(draw: random.Random) -> bytes:
 
 
 def _picture_value(draw: random.Random) -> Any:
-    text = _encoded(_picture(draw))
+    text = base64.b64encode(_picture(draw)).decode()
     bent: tuple[Callable[[], Any], ...] = (
         lambda: {"b64": text},
         lambda: "data:image/png;base64," + text,
@@ -174,7 +174,3 @@ def _bent_bytes(draw: random.Random, data: bytes) -> bytes:
         piece = draw.choice((b"", b"\xff", b"\r\n", b"\0", b'"', b"--", b"\xed\xa0\x80", draw.randbytes(5)))
         changed[place : place + draw.choice((0, 1, 4, 200))] = piece
     return bytes(changed)
-
-
-def _encoded(data: bytes) -> str:
-    return base64.b64encode(data).decode()

@@ -1,12 +1,25 @@
-"""Small sound pictures of every format and kind, which are then bent."""
+"""What hostile requests are made of: words, from ``corpus.toml``, and small sound pictures, which are then bent."""
 
+import tomllib
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.reliability.pictures import encoded
 
+_CORPUS = tomllib.loads(Path(__file__).with_name("corpus.toml").read_text(encoding="utf-8"))
+
+
+def _whole(word: str | dict[str, Any]) -> str:
+    return word if isinstance(word, str) else word.get("start", "") + word["repeat"] * word["times"]
+
+
+GOOD: dict[str, list[Any]] = _CORPUS["good"]  # option to values that it may have
+TEXTS = {name: [_whole(one) for one in words] for name, words in _CORPUS["texts"].items()}
+OCTETS = {name: [_whole(one).encode("latin-1") for one in words] for name, words in _CORPUS["bytes"].items()}
 _WIDTH, _HEIGHT = 40, 28  # small: what is bent is the file, not the picture
 
 
