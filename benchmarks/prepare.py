@@ -35,24 +35,15 @@ _DRAWN = 16  # pictures that are posted
 
 
 def prepare(network: str, folder: Path, *, side: int = 224, classes: int = 1000, pictures: int = 32) -> Work:
-    """Makes weights, pictures and graphs, or leaves the folder as it is if this code made it before.
-
-    Args:
-        network: a torchvision registry name.
-        folder: to write into.
-        side: of the square pictures, in pixels.
-        classes: number of scores.
-        pictures: how many different ones.
-    """
+    """Makes weights, square pictures and graphs, or leaves the folder as it is if this code made it before."""
     stamp = _stamp(network, side, classes, pictures)
     if is_fresh(folder, stamp):
         return Work.read(folder)
     folder.mkdir(parents=True, exist_ok=True)
     drawn = random_classifier(network, side, classes=classes)
     how = replace(drawn.preprocessing, resize_size=side * 8 // 7)
-    checkpoint = Checkpoint(
-        architecture=network, labels=drawn.labels, preprocessing=how, state=drawn.module.state_dict()
-    )
+    state = drawn.module.state_dict()
+    checkpoint = Checkpoint(architecture=network, labels=drawn.labels, preprocessing=how, state=state)
     classifier = build_classifier(checkpoint)
     work = Work(
         folder=folder,
