@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks.reliability.fuzz.corpus import GOOD, OCTETS, TEXTS
 from benchmarks.reliability.fuzz.pictures import bent_picture, sound_picture
-from benchmarks.reliability.fuzz.seeds import GOOD, OCTETS, TEXTS
 from benchmarks.reliability.fuzz.wire import Hostile, typed
 
 NAMES = list(GOOD)

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable
 from itertools import pairwise
 
-from benchmarks.reliability.fuzz.seeds import OCTETS, seed_pictures
+from benchmarks.reliability.fuzz.corpus import OCTETS, SEEDS
 
 _NUMBERS = (0, 1, 2, 7, 16, 255, 256, 32767, 32768, 65535, 65536, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
 _MARKERS = bytes((0xC0, 0xC1, 0xC2, 0xC3, 0xC4, 0xC9, 0xCA, 0xD0, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xE0, 0xE1, 0xE2, 0xEE))
@@ -15,8 +15,8 @@ _MARKERS = bytes((0xC0, 0xC1, 0xC2, 0xC3, 0xC4, 0xC9, 0xCA, 0xD0, 0xD8, 0xD9, 0x
 
 def bent_picture(draw: random.Random) -> tuple[str, bytes]:
     """A picture bent in one to three ways: how, and the file."""
-    name = draw.choice(list(seed_pictures()))
-    data = seed_pictures()[name]
+    name = draw.choice(list(SEEDS))
+    data = SEEDS[name]
     ways = [draw.choice(list(_WAYS)) for _ in range(draw.choice((1, 1, 1, 2, 3)))]
     for way in ways:
         data = _WAYS[way](draw, data)
@@ -27,7 +27,7 @@ def bent_picture(draw: random.Random) -> tuple[str, bytes]:
 
 def sound_picture(draw: random.Random) -> bytes:
     """Any of the seeds as it is."""
-    return seed_pictures()[draw.choice(list(seed_pictures()))]
+    return SEEDS[draw.choice(list(SEEDS))]
 
 
 def _flip(draw: random.Random, data: bytes) -> bytes:

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from benchmarks.reliability.fuzz import bodies
 from benchmarks.reliability.fuzz.bombs import bomb
+from benchmarks.reliability.fuzz.corpus import OCTETS
 from benchmarks.reliability.fuzz.pictures import bent_picture, sound_picture
-from benchmarks.reliability.fuzz.seeds import OCTETS
 from benchmarks.reliability.fuzz.wire import Hostile, Pair, typed
 
 _NO_MAPS: Pair = (b"X-Explain-Maps", b"none")
