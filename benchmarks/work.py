@@ -54,12 +54,6 @@ class Work:
         return pictures
 
 
-def is_fresh(folder: Path, stamp: str) -> bool:
-    """Whether the folder holds work that this code and these packages wrote."""
-    path = folder / _DESCRIPTION
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["stamp"] == stamp
-
-
 def batches(pictures: Floats, size: int) -> Iterator[Floats]:
     """Batches (size, 3, H, W) of different pictures, one after the other and round again: nothing can be cached.
 

@@ -29,7 +29,7 @@ from benchmarks.prepare import prepare
 from benchmarks.report import render
 from benchmarks.results import KEY_SETTING, TARGETS, ratio, read_results, summarise, target_details, write_results
 from benchmarks.rounds import Child, ChildError, affordable, turns
-from benchmarks.work import EXPLAIN, GRADCAM, PREDICT, batches, is_fresh
+from benchmarks.work import EXPLAIN, GRADCAM, PREDICT, batches
 
 pytestmark = pytest.mark.filterwarnings("ignore:Setting backward hooks:UserWarning")  # captum's, on every call
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -124,10 +124,21 @@ def test_a_turn_lasts_as_long_as_it_should_and_does_not_time_the_warm_up():
     assert len(spent) == 3
 
 
-def test_work_that_other_code_wrote_is_made_anew(work):
-    assert is_fresh(work.folder, work.stamp)
-    assert not is_fresh(work.folder, "another")
-    assert not is_fresh(work.folder / "nothing", work.stamp)
+def test_work_that_other_code_wrote_is_made_anew_and_no_other(work, monkeypatch):
+    sizes = {"side": 64, "classes": 10, "pictures": 8}
+
+    def making(*_, **__):
+        raise RuntimeError("made anew")
+
+    monkeypatch.setattr("benchmarks.prepare.random_classifier", making)
+    assert prepare(work.network, work.folder, **sizes) == work
+    with pytest.raises(RuntimeError, match="made anew"):
+        prepare(work.network, work.folder, **{**sizes, "classes": 11})
+    with pytest.raises(RuntimeError, match="made anew"):
+        prepare(work.network, work.folder / "nothing", **sizes)
+    monkeypatch.setattr("benchmarks.prepare._stamp", lambda *_: "of other code")
+    with pytest.raises(RuntimeError, match="made anew"):
+        prepare(work.network, work.folder, **sizes)
 
 
 def test_a_child_holds_its_contender_and_nothing_else(work):

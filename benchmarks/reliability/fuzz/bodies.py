@@ -28,11 +28,9 @@ def json_request(draw: random.Random) -> Hostile:
 
 def kserve_request(draw: random.Random) -> Hostile:
     """V1 or V2."""
-    if draw.random() < 0.5:
-        paths, body = (b"/v1/models/{model}:predict", b"/v1/models/{model}:explain"), _first
-    else:
-        paths, body = (b"/v2/models/{model}/infer", b"/v2/models/{model}/explain"), _second
-    path = draw.choice(paths)
+    protocols = ((b"1", (b":predict", b":explain"), _first), (b"2", (b"/infer", b"/explain"), _second))
+    version, ends, body = protocols[draw.random() >= 0.5]
+    path = b"/v%s/models/{model}%s" % (version, draw.choice(ends))
     return Hostile(kind="kserve", body=_bent_json(draw, body(draw)), headers=[typed(b"application/json")], path=path)
 
 
