@@ -162,7 +162,7 @@ def _counted(tried: Sequence[_Tried]) -> dict[str, Any]:
     return {
         "inputs": len(tried),
         "by_kind": {kind: {"inputs": its.total(), "statuses": its} for kind, its in kinds.items()},
-        "statuses": sum(kinds.values(), Counter()),
-        "torchserve_defects": Counter(one.defect for one in tried if one.defect),
+        "statuses": dict(sum(kinds.values(), Counter())),
+        "torchserve_defects": dict(Counter(one.defect for one in tried if one.defect)),
         "slowest": {"seconds": round(slowest.seconds, 2), "number": slowest.number},
     }
