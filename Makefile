@@ -45,7 +45,7 @@ FINETUNE ?=
 TOGETHER := -n 2 --dist loadfile -m "not server"
 SERVERS := -m server
 
-# load, soak and faults: the embedded model, packed first, whatever else lies in the model store
+# load, soak, faults and fuzz: the embedded model, packed first, whatever else lies in the model store
 REQUESTS ?= 10000
 CONCURRENCY ?= 32
 MINUTES ?= 60
@@ -169,14 +169,14 @@ zoo: $(READY) ## run every torchvision classifier through everything, see docs/Z
 	$(PY) -m benchmarks.zoo --docs docs $(ZOO)
 
 old-runtimes: $(READY) ## run graphs of every kind with ONNX Runtime 1.15, 1.17 and 1.20 from a package index (a few minutes)
-	$(PY) -m benchmarks.old_runtimes
+	$(PY) -m tests.support.old_runtimes
 
 soundness: $(READY) ## hold 492 networks to an independent reference, see docs/SOUNDNESS.md (an hour; resumable; SOUNDNESS='--only NAME')
 	$(PY) -W ignore -m tests.soundness --docs docs $(SOUNDNESS)
 
-fuzz: $(READY) ## send 100,000 hostile requests to a server (a quarter of an hour; FUZZ='--inputs 5000 --seed 1', '--replay FILE')
-	$(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
-	$(PY) -m benchmarks.reliability.fuzz $(FUZZ)
+fuzz: $(READY) ## send 100,000 hostile requests to a server (a quarter of an hour; FUZZ='--inputs 5000 --seed 1')
+	$(PACK_EMBEDDED)
+	$(RELIABILITY) fuzz $(FUZZ)
 
 load: $(READY) ## 10,000 mixed requests at concurrency 32, bursts and sizing, see docs/RELIABILITY.md (about 15 minutes)
 	$(PACK_EMBEDDED)
