@@ -26,7 +26,7 @@ from handler.serving.budget import Budget
 from handler.serving.settings import Settings
 
 _PAIRS_AT_ONCE = 16  # (picture, target) pairs in a pass with one layer: limits the memory of the evidence
-_SHOWN = ("top_k", "encoding", "overlay")  # options that change no score and no map
+_SHOWN = ("top_k", "trust", "encoding", "overlay")  # options that change no score and no map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Job:
         return self.canvas.options.size == "layer" and self.form != PNG
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CheckedOptions:
     """A picture's options, checked against the model and in the model's terms."""
 
@@ -85,7 +85,12 @@ class CheckedOptions:
             RequestError: the model lacks a class, a map or a layer that the options ask for, or the method cannot be
                 smoothed so.
         """
-        checked = cls(card.targets(options), card.map_names(options), card.layer_paths(options), options.method)
+        checked = cls(
+            targets=card.targets(options),
+            maps=card.map_names(options),
+            layers=card.layer_paths(options),
+            method=options.method,
+        )
         card.check_top_k(options)
         check_method(options, checked.targets)
         return checked
