@@ -6,15 +6,18 @@ A batch takes one forward pass, however many targets its rows have.
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
+from handler.autograd.attention import AttentionLayout, attend, relevance
 from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.precision import full_precision
 from handler.autograd.tape import Tape, differentiate, record
+from handler.errors import Unprocessable
 from handler.explanation.evidence import (
     Evidence,
     Floats,
@@ -25,6 +28,7 @@ from handler.explanation.evidence import (
     joined,
     resolve_pairs,
 )
+from handler.explanation.methods import METHODS, OF_BLOCKS
 
 
 class Network(Protocol):
@@ -37,6 +41,10 @@ class Network(Protocol):
     @property
     def views(self) -> Mapping[str, ChannelLayout]:
         """Layouts by module path, of layers whose output is not a single tensor (N, C, h, w) of a single run."""
+
+    @property
+    def attention(self) -> AttentionLayout | str:
+        """Where the attention is, or why there are no maps of attention."""
 
     @property
     def alone(self) -> str:
@@ -66,7 +74,7 @@ class TorchEngine:
         # gradients are recorded here whatever mode the caller is in, no_grad and inference_mode included
         with self._one_at_a_time, full_precision(), torch.inference_mode(False), torch.enable_grad():
             batch = torch.from_numpy(inputs).to(self._network.device)
-            run = self._explain if needs.backward else self._predict
+            run = self._attend if needs.attention else self._explain if needs.backward else self._predict
             if not self._network.alone:
                 return run(batch, targets, needs)
             return joined([run(batch[row : row + 1], targets[row : row + 1], needs) for row in range(len(batch))])
@@ -112,6 +120,41 @@ class TorchEngine:
             infer_ms=infer_ms,
             explain_ms=_since(started),
         )
+
+
+    def _attend(self, batch: torch.Tensor, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
+        """Evidence with maps of attention, which a pass of their own makes."""
+        started, layout, method = time.perf_counter(), self._network.attention, METHODS[needs.attention]
+        if isinstance(layout, str):
+            raise Unprocessable(layout)
+        attended = attend(self._network.module, batch, layout, by_block=method.attention == OF_BLOCKS)
+        logits, infer_ms = _numpy(attended.scores), _since(started)
+        started = time.perf_counter()
+        check_targets(targets, logits.shape[1])
+        rows, classes = resolve_pairs(targets, logits)
+        maps = np.empty((len(rows), *(layout.view.grid or ())), np.float32)
+        for pairs in _rounds(rows):
+            chosen = np.zeros(len(batch), np.int64)
+            chosen[rows[pairs]] = classes[pairs]
+            found = relevance(attended, layout, method, torch.from_numpy(chosen).to(batch.device))
+            maps[pairs] = _numpy(found)[rows[pairs]]
+        evidence = Evidence(
+            logits=logits,
+            input_size=_size(batch),
+            rows=rows,
+            classes=classes,
+            attention=maps,
+            engine=self.name,
+            infer_ms=infer_ms,
+            explain_ms=_since(started),
+        )
+        others = replace(needs, attention="")
+        if not others.backward:
+            return evidence
+        resolved = [classes[rows == row].tolist() for row in range(len(batch))]
+        other = self._explain(batch, resolved, others)
+        spent = {name: getattr(evidence, name) + getattr(other, name) for name in ("infer_ms", "explain_ms")}
+        return replace(other, attention=maps, **spent)
 
 
 class _Collected:

@@ -45,11 +45,13 @@ class Map:
     coverage: str | None = None  # guided maps: how many activations were guided, "57 of 57 activations"
 
 
-def needs_of(maps: Sequence[str], layers: Sequence[str]) -> Needs:
-    """The evidence for maps (names out of ``MAP_KINDS``) at layers (module paths)."""
+def needs_of(maps: Sequence[str], layers: Sequence[str], attention: str = "") -> Needs:
+    """The evidence for maps (names out of ``MAP_KINDS``) at layers (module paths), or by a method of attention."""
     kinds = [MAP_KINDS[name] for name in maps]
+    at_layer = any(kind.at_layer for kind in kinds)
     return Needs(
-        layers=tuple(layers) if any(kind.at_layer for kind in kinds) else (),
+        layers=tuple(layers) if at_layer and not attention else (),
+        attention=attention if at_layer else "",
         guided=any(kind.guided for kind in kinds),
         saliency=any(kind.saliency for kind in kinds),
     )
@@ -94,6 +96,8 @@ def make_maps(
     options |= {"probe": probe} if chosen.passes else {}
 
     def unscaled(found: Evidence, pair: int) -> list[Floats]:
+        if found.attention is not None:
+            return [found.attention[pair]]
         row, layers = slice(pair, pair + 1), found.layers.values()
         return [chosen.formula(layer.activation[row], layer.gradient[row], **options)[0] for layer in layers]
 

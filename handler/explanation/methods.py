@@ -3,17 +3,21 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from handler.explanation import activation_cams, gradient_cams, masking_cams
+from handler.explanation import activation_cams, attention_maps, gradient_cams, masking_cams
+
+# the scores whose gradients at a transformer's attention a formula takes
+ATTENTION_ALONE, OF_SCORES, OF_BLOCKS = "none", "the network's", "of each block's mean token"
 
 
 class Method(NamedTuple):
     """A formula and its properties."""
 
     title: str  # on a sheet
-    formula: Callable[..., Any]  # activation and gradient (N, C, h, w) to unscaled maps (N, h, w)
+    formula: Callable[..., Any]  # activation and gradient (N, C, h, w) to unscaled maps (N, h, w); or of ``attention``
     weighted: bool = True  # weights channels, whose combination can be chosen: the formula takes ``combine``
     random: bool = False  # the formula takes ``seed``
     passes: int = 0  # default number of masked pictures, for formulas that take a ``probe``
+    attention: str = ""  # for formulas over attention (see ``attention_maps``): the scores whose gradients are taken
 
     @property
     def summary(self) -> str:
@@ -37,4 +41,10 @@ METHODS = {
     "scorecam": Method("Score-CAM", masking_cams.scorecam, weighted=False, passes=256),
     "occlusion": Method("occlusion", masking_cams.occlusion, weighted=False, passes=197),
     "rise": Method("RISE", masking_cams.rise, weighted=False, random=True, passes=256),
+    "gradient_attention": Method(
+        "gradient-weighted attention", attention_maps.gradient_attention, weighted=False, attention=OF_SCORES
+    ),
+    "legrad": Method("LeGrad", attention_maps.legrad, weighted=False, attention=OF_BLOCKS),
+    "rollout": Method("attention rollout", attention_maps.rollout, weighted=False, attention=ATTENTION_ALONE),
 }
+ATTENTION_METHODS = tuple(name for name, method in METHODS.items() if method.attention)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from handler.autograd.backward_contract import alike_in_memory
 from handler.autograd.channel_layout import ChannelLayout
@@ -24,7 +25,7 @@ class Look:
         """
         self.module, self.pictures = module, pictures
         self.outputs: dict[Place, Tensor] = {}  # in the order in which the layers finish
-        with torch.enable_grad():
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention would hide its softmax
             picture = pictures[0].clone().requires_grad_()
             self.scores: Tensor = _guarded(architecture, lambda: observe(module, picture, self._keep))
             if not self.scores.requires_grad:
