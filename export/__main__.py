@@ -31,6 +31,7 @@ _EXPORTS = {  # kind of graph, which is also the command's name, to the command'
     "prediction": "write a classifier's prediction graph as ONNX",
     "explanation": "write a classifier's whole explanation as one ONNX graph",
     "gradcam": "write scores and Grad-CAM as one ONNX graph, hardly slower than scores",
+    "attention": "write scores and the maps of a vision transformer's attention as one ONNX graph",
 }
 
 

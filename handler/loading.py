@@ -16,8 +16,9 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.client.model import Model
 from handler.engine_choice import choose_engine
 from handler.errors import ModelError, RequestError, Unprocessable, in_one_line
-from handler.explanation.evidence import TOP, Engine, Floats
+from handler.explanation.evidence import TOP, Engine, Floats, Needs
 from handler.explanation.maps import MAP_KINDS, needs_of
+from handler.explanation.methods import ATTENTION_METHODS
 from handler.graphs.choice import Choice
 from handler.model.checkpoint import read_checkpoint
 from handler.model.classifier import Classifier, build_classifier
@@ -30,12 +31,13 @@ from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options
 from handler.service import Service
 from handler.serving.explainer import Explainer
-from handler.serving.jobs import check_method
+from handler.serving.jobs import CheckedOptions
 from handler.serving.settings import Settings, read_settings
 from handler.serving.threads import threads_per_worker
 
 logger = logging.getLogger(__name__)
 
+_ATTENTION = "attention"  # beside the names of maps
 CHECKPOINT_NAME = "model.safetensors"  # the checkpoint's name in an archive
 
 
@@ -139,12 +141,8 @@ def check_defaults(defaults: Options, card: ModelCard, engine: Engine) -> None:
         ModelError: the model or the engine lacks a default; the message names it and what is valid.
     """
     try:
-        check_method(defaults)
-        targets = card.target_indices(defaults)
-        card.check_top_k(defaults)
-        engine.run(
-            _blank(card.preprocessing), [targets], needs_of(card.map_names(defaults), card.layer_paths(defaults))
-        )
+        checked = CheckedOptions.of(defaults, card)
+        engine.run(_blank(card.preprocessing), [checked.targets], checked.needs)
     except RequestError as error:
         raise ModelError(f"model-config.yaml: explain.defaults: {error}") from error
 
@@ -161,9 +159,11 @@ def describe_model(classifier: Classifier, engine: Engine, name: str, version: s
     blank, layer = _blank(classifier.preprocessing), classifier.default_layer
     coverage: str | None = None
     refusals: dict[str, str] = {}
-    for kind in MAP_KINDS:
+    wanted = {kind: needs_of([kind], [layer]) for kind in MAP_KINDS}
+    wanted |= {_ATTENTION: Needs(attention=next(iter(ATTENTION_METHODS)))}
+    for kind, needs in wanted.items():
         try:
-            evidence = engine.run(blank, [[TOP]], needs_of([kind], [layer]))
+            evidence = engine.run(blank, [[TOP]], needs)
             coverage = evidence.coverage or coverage
         except Unprocessable as error:
             refusals[kind] = str(error)
@@ -176,6 +176,7 @@ def describe_model(classifier: Classifier, engine: Engine, name: str, version: s
         default_layer=layer,
         layers=classifier.layers,
         guided_coverage=coverage,
+        refused_attention=refusals.pop(_ATTENTION, ""),
         refusals=refusals,
         layer_rule=classifier.layer_rule,
         refused_layers=classifier.refused_layers,

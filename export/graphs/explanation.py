@@ -7,6 +7,7 @@ import torch
 
 from export.errors import network_code
 from export.graphs.writing import no_older_file, write_verified
+from export.tracing.attention import trace_attention
 from export.tracing.explanation import STEPS, needs_of_kind, trace_explanation
 from export.tracing.exportable import check_exportable
 from export.tracing.onnx_export import to_onnx
@@ -14,7 +15,7 @@ from export.verify.compare import Verdict
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import Unprocessable
 from handler.explanation.evidence import TOP
-from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_SALIENCY, KINDS
+from handler.graphs.description import KIND_ATTENTION, KIND_EXPLANATION, KIND_GRADCAM, KIND_SALIENCY, KINDS
 from handler.model.classifier import Classifier
 
 
@@ -70,8 +71,18 @@ def export_gradcam(classifier: Classifier, path: Path) -> list[Verdict]:
         return _write(classifier, path, KIND_GRADCAM)
 
 
+def export_attention(classifier: Classifier, path: Path) -> list[Verdict]:
+    """Writes the graph of a vision transformer's attention if it equals PyTorch, as ``export_explanation`` does.
+
+    The inputs are those of ``export_explanation``. The outputs are ``logits`` (N, K), and a map (N, h, w), unscaled, of
+    each method of attention: ``gradient_attention``, ``legrad`` and ``rollout``.
+    """
+    with no_older_file(path):
+        return _write(classifier, path, KIND_ATTENTION)
+
+
 def _write(classifier: Classifier, path: Path, kind: str, coverage: str = "") -> list[Verdict]:
-    graph = trace_explanation(classifier, kind)
+    graph = trace_attention(classifier) if kind == KIND_ATTENTION else trace_explanation(classifier, kind)
     side = classifier.preprocessing.crop_size
     example = torch.zeros(2, 3, side, side), torch.tensor([TOP, 0])
     model = to_onnx(graph, example, KINDS[kind].inputs, KINDS[kind].outputs, rewrites=False)

@@ -4,7 +4,7 @@ The graph is a trace of the eager explanation (``handler.autograd.tape`` and ``h
 its hooks. The rules of ``backward_rules`` replace the operators that ONNX lacks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -60,11 +60,34 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
         view = classifier.views.get(classifier.default_layer, CHANNELS_FIRST)
         found = simplified(classifier.module, classifier.default_layer, example, view)
     needs = replace(needs_of_kind(classifier, kind), layers=(found.layer,))
-    explain = _explain(found.network, needs, view)
+    return traced(classifier, _explain(found.network, needs, view), example, poles=poles, steps=found.steps)
+
+
+def traced(
+    classifier: Classifier,
+    explain: Callable[..., tuple[torch.Tensor, ...]],
+    example: torch.Tensor,
+    *,
+    poles: bool,
+    steps: Sequence[str] = (),
+) -> fx.GraphModule:
+    """Traces a function of pictures (N, 3, H, W) and targets (N), and replaces the operators that ONNX lacks.
+
+    Args:
+        classifier: for messages.
+        explain: the function.
+        example: pictures, at least 2.
+        poles: whether gradients can be infinite, see ``export.tracing.poles``.
+        steps: the simplifications before the trace, in words.
+
+    Raises:
+        NoRuleError: the trace has backward operators without a rule.
+        NotExportableError: the network cannot be traced.
+    """
     with network_code(f"{classifier.architecture} cannot be traced"):
         graph = trace_batch(explain, (example, torch.tensor([TOP, 0])), backward_rules(poles=poles))
     rewrite(graph)
-    graph.meta[STEPS] = found.steps
+    graph.meta[STEPS] = tuple(steps)
     left = sorted({str(node.target) for node in graph.graph.nodes if "backward" in str(node.target)})
     if left:
         where = _origins(classifier.module, example)
@@ -78,15 +101,20 @@ def _explain(module: nn.Module, needs: Needs, view: ChannelLayout) -> Callable[.
 
     def explain(pictures: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:
         tape = record(module, pictures, needs, {layer: view})
-        # a negative index would count from the end; it becomes K, which runtimes refuse like every index above
-        classes = torch.where(target < TOP, tape.scores.shape[1], target)
-        chosen = torch.where(target == TOP, tape.scores.argmax(dim=1), classes)
+        chosen = classes_of(target, tape.scores)
         found = differentiate(tape, tape.scores.gather(1, chosen[:, None]).sum())
         activation, at_layer = tape.layers[layer], found.layers[layer]
         pixels = [gradient for gradient in (found.guided, found.saliency) if gradient is not None]
         return tape.scores, activation.clone(), at_layer, gradcam(activation, at_layer), *pixels
 
     return explain
+
+
+def classes_of(target: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """The classes of targets (N), of which ``TOP`` is the class with the highest of the scores (N, K)."""
+    # a negative index would count from the end; it becomes K, which runtimes refuse like every index above
+    classes = torch.where(target < TOP, scores.shape[1], target)
+    return torch.where(target == TOP, scores.argmax(dim=1), classes)
 
 
 def _origins(module: nn.Module, example: torch.Tensor) -> dict[str, str]:

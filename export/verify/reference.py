@@ -12,15 +12,16 @@ from export.tracing.prediction import PredictionGraph
 from export.verify.compare import Floats, Inputs, Outputs, Run, Tolerance, Verdict, batch_sizes, fresh_pictures, verify
 from export.verify.precision import InDoublePrecision
 from handler.autograd.torch_engine import TorchEngine
-from handler.explanation.evidence import TOP
+from handler.explanation.evidence import TOP, Needs
 from handler.explanation.gradient_cams import gradcam
-from handler.graphs.description import KIND_PREDICTION, KINDS
+from handler.explanation.methods import ATTENTION_METHODS
+from handler.graphs.description import KIND_ATTENTION, KIND_PREDICTION, KINDS
 from handler.model.classifier import Classifier
 
 _OF_PREDICTIONS = dict.fromkeys(("logits", "probabilities"), Tolerance(1e-4))
 # guided backpropagation is judged by its rounding alone
 _OF_EXPLANATIONS = dict.fromkeys(
-    ("logits", "activations", "gradients", "gradcam", "saliency"), Tolerance(1e-4, relative=True)
+    ("logits", "activations", "gradients", "gradcam", "saliency", *ATTENTION_METHODS), Tolerance(1e-4, relative=True)
 )
 _GATED = ("gradients", "gradcam")  # a ReLU behind the layer is a gate that rounding can flip
 
@@ -82,6 +83,8 @@ def _explained(classifier: Classifier, kind: str) -> Run:
     engine, needs = TorchEngine(classifier), needs_of_kind(classifier, kind)
 
     def run_one(picture: Floats, target: int) -> dict[str, Floats]:
+        if kind == KIND_ATTENTION:
+            return _attention(engine, picture, target)
         with network_code(f"{classifier.architecture} cannot be explained"):
             evidence = engine.run(picture[None], [[target]], needs)
         found = evidence.layers[classifier.default_layer]
@@ -100,3 +103,10 @@ def _explained(classifier: Classifier, kind: str) -> Run:
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     return run
+
+
+def _attention(engine: TorchEngine, picture: Floats, target: int) -> dict[str, Floats]:
+    """The outputs of a graph of attention, for one picture."""
+    found = {name: engine.run(picture[None], [[target]], Needs(attention=name)) for name in ATTENTION_METHODS}
+    maps = {name: evidence.attention for name, evidence in found.items() if evidence.attention is not None}
+    return {"logits": next(iter(found.values())).logits, **maps}

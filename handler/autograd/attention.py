@@ -60,7 +60,7 @@ def attend(module: nn.Module, pictures: Tensor, layout: AttentionLayout, *, by_b
         layout: of the network.
         by_block: whether the scores of each block's tokens are differentiated.
     """
-    count, made = len(pictures), list[Tensor]()
+    count, made = pictures.shape[0], list[Tensor]()
     axis = 3 - layout.view.batch_axis - layout.view.channel_axis
 
     def part(_block: nn.Module, _inputs: Any, output: Any) -> Any:
@@ -101,10 +101,10 @@ def relevance(attended: Attended, layout: AttentionLayout, method: Method, class
         with alike_in_memory(score):
             gradients = torch.autograd.grad(score, attended.attention, retain_graph=True)
     with torch.no_grad():
-        attention = [_by_head(shares, len(classes)) for shares in attended.attention]
+        attention = [_by_head(shares, classes.shape[0]) for shares in attended.attention]
         read = torch.zeros(1, 1, attention[0].shape[-1]).to(attention[0])
         read[:, :, list(layout.read)] = 1 / len(layout.read)
-        tokens = method.formula(attention, [_by_head(gradient, len(classes)) for gradient in gradients], read)
+        tokens = method.formula(attention, [_by_head(gradient, classes.shape[0]) for gradient in gradients], read)
         maps: Tensor = replace(layout.view, batch_axis=0, channel_axis=2).to_maps(tokens[:, :, None])[:, 0]
     return maps
 

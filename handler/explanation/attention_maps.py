@@ -43,8 +43,9 @@ def gradient_attention(attention: Sequence[Array], gradients: Sequence[Array], r
 def legrad(_attention: Sequence[Array], gradients: Sequence[Array], _read: Array) -> Array:
     """LeGrad: how sensitive the score of each block's own tokens is to the block's attention.
 
-    ``map_j = mean_l,heads,i(relu(dy_l/dA_l(ij)))``, ``y_l`` the score that the layers behind the last block give to the
-    mean of block l's tokens (Bousselham et al. 2024, arXiv 2404.03214, over all blocks; torchcam takes the blocks that
-    it is told). One forward and one backward pass. Choose it where evidence forms in several blocks, as in large models.
+    ``map_j = mean_l,heads(sum_i(relu(dy_l/dA_l(ij))))``, ``y_l`` the score that the layers behind the last block give to
+    the mean of block l's tokens (Bousselham et al. 2024, arXiv 2404.03214, and torchcam's LeGrad of all blocks; both
+    take the mean over i, whose tiny values the scaling of maps would round). One forward and one backward pass.
+    Choose it where evidence forms in several blocks, as in large models.
     """
-    return sum(gradient.clip(min=0).mean(axis=(1, 2)) for gradient in gradients) / len(gradients)
+    return sum(gradient.clip(min=0).sum(axis=2).mean(axis=1) for gradient in gradients) / len(gradients)

@@ -24,7 +24,8 @@ from handler.explanation.evidence import (
     resolve_top,
 )
 from handler.explanation.maps import needs_of
-from handler.graphs.description import KIND_PREDICTION, KINDS
+from handler.explanation.methods import ATTENTION_METHODS
+from handler.graphs.description import KIND_ATTENTION, KIND_PREDICTION, KINDS
 from handler.graphs.folder import Origin, open_graphs
 from handler.graphs.session import GraphSession
 
@@ -56,9 +57,11 @@ class OnnxEngine:
     def held(self) -> str:
         """The evidence that the graphs hold, in the words of the options."""
         parts = ["maps none"]
-        if self.layer is not None:
-            maps = dict.fromkeys(name for kind in KINDS if kind in self._graphs for name in KINDS[kind].maps)
+        maps = dict.fromkeys(name for kind in KINDS if kind in self._graphs for name in KINDS[kind].maps)
+        if maps:
             parts.append(f"maps {', '.join(maps)} at layer {self.layer}")
+        if KIND_ATTENTION in self._graphs:
+            parts.append(f"methods {', '.join(ATTENTION_METHODS)}")
         return " and ".join(parts)
 
     def covers(self, needs: Needs) -> bool:
@@ -76,7 +79,7 @@ class OnnxEngine:
         if graph is None:
             raise Unprocessable(f"the ONNX graphs do not hold this evidence, valid are {self.held}")
         check_targets(targets, len(graph.description.labels))
-        if needs.backward:
+        if needs.backward or needs.attention:
             return _explain(graph, inputs, targets, needs)
         return _predict(graph, inputs, targets)
 
@@ -84,6 +87,8 @@ class OnnxEngine:
         """The smallest graph that holds the evidence."""
         for kind in (kind for kind in KINDS if kind in self._graphs):
             held = needs_of(KINDS[kind].maps, (str(self.layer),))
+            if needs.attention not in ("", *KINDS[kind].outputs):
+                continue
             if {*needs.layers} <= {*held.layers} and needs.guided <= held.guided and needs.saliency <= held.saliency:
                 return self._graphs[kind]
         return None
@@ -110,6 +115,7 @@ def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int
     rows, wanted = flat_pairs([classes or (TOP,) for classes in targets])  # a row without a target has scores, too
     names = ["logits", *(["activations", "gradients"] if needs.layers else [])]
     names += ["guided_backprop"] if needs.guided else ["saliency"] if needs.saliency else []
+    names += [needs.attention] if needs.attention else []
     found = _run(graph, inputs, rows, wanted, names)
     asked = np.array([bool(targets[row]) for row in rows], bool)
     of_pairs = {name: values[asked] for name, values in found.items()} if not asked.all() else found
@@ -122,6 +128,7 @@ def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int
         layers={path: LayerEvidence(of_pairs["activations"], of_pairs["gradients"]) for path in needs.layers},
         guided=of_pairs.get("guided_backprop"),
         saliency=of_pairs.get("saliency"),
+        attention=of_pairs.get(needs.attention),
         coverage=graph.description.coverage if needs.guided else None,
         explain_ms=_since(started),
         engine=OnnxEngine.name,

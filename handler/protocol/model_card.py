@@ -26,6 +26,7 @@ class ModelCard:
     layers: dict[str, tuple[int, int, int]]  # module path to (C, h, w) at the crop's size
     guided_coverage: str | None = None  # "37 of 37 activations"; None where guided backpropagation is not defined
     refusals: dict[str, str] = field(default_factory=dict)  # names of maps that cannot be made, and why
+    refused_attention: str = ""  # why no method of attention makes a map; empty if all do
     layer_rule: str = ""  # why ``default_layer`` is the default
     refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
     alone: str = ""  # why pictures are run one by one; empty if they are run together
@@ -56,7 +57,11 @@ class ModelCard:
             "layer": self.default_layer,
             "layer_rule": self.layer_rule,
             "layers": {path: list(shape) for path, shape in self.layers.items()},
-            "methods": {name: method.summary for name, method in METHODS.items()},
+            "methods": {
+                name: method.summary
+                for name, method in METHODS.items()
+                if not (method.attention and self.refused_attention)
+            },
             "maps": list(self.maps),
             "guided_coverage": self.guided_coverage,
             "activation": "softmax",
@@ -110,10 +115,26 @@ class ModelCard:
     def layer_paths(self, options: Options) -> list[str]:
         """Module paths of the layers that the options ask for, each once; ``auto`` becomes the default layer.
 
+        A method of attention has no layers.
+
         Raises:
             BadRequest: a layer has no map.
+            Unprocessable: the method takes no layer, or the model has none of the attention that the method needs.
         """
+        if METHODS[options.method].attention:
+            self._check_attention(options)
+            return []
         return list(dict.fromkeys(self._layer_path(layer) for layer in options.layer))
+
+    def _check_attention(self, options: Options) -> None:
+        valid = ", ".join(name for name, method in METHODS.items() if not method.attention)
+        if self.refused_attention:
+            raise Unprocessable(f"method {options.method}: {self.refused_attention}; valid are {valid}")
+        if options.layer != ("auto",):
+            raise Unprocessable(
+                f"layer needs a method that makes a map of a layer, and {options.method} makes it of the attention of "
+                f"all blocks; valid are layer auto or the methods {valid}"
+            )
 
     def check_top_k(self, options: Options) -> None:
         """Checks how many predictions are asked for.

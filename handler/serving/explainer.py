@@ -94,7 +94,8 @@ class Explainer:
         explanations = []
         for pair in np.flatnonzero(evidence.rows == row).tolist() if job.maps else ():
             check_evidence(evidence, pair)
-            changed = self._changed(job, int(evidence.classes[pair])) if evidence.layers else None
+            at_layer = bool(evidence.layers) or evidence.attention is not None
+            changed = self._changed(job, int(evidence.classes[pair])) if at_layer else None
             probe = self._probe(job, int(evidence.classes[pair]))
             maps = make_maps(
                 evidence,
@@ -111,7 +112,7 @@ class Explainer:
             extra_ms += probe.spent_ms + (changed.infer_ms + changed.explain_ms if changed else 0.0)
             target = self._target(int(evidence.classes[pair]), logits, probabilities)
             layers = tuple(evidence.layers)
-            method = options.method if layers else None
+            method = options.method if at_layer else None
             explanations.append(Explanation(target=target, method=method, layers=layers, maps=maps, passes=probe.taken))
         # the time of a pass is shared out evenly among its pictures
         pictures = len(evidence.logits)
@@ -136,7 +137,7 @@ class Explainer:
         if "augment" not in job.canvas.options.smooth:
             return None
         inputs = augmented(job.canvas.seen.tensor)
-        evidence = self._engine.run(inputs, [[target]] * len(inputs), Needs(job.needs.layers))
+        evidence = self._engine.run(inputs, [[target]] * len(inputs), replace(job.needs, guided=False, saliency=False))
         for copy in range(len(inputs)):
             check_evidence(evidence, copy)
         return evidence

@@ -23,6 +23,7 @@ from handler.serving.budget import Budget
 from handler.serving.settings import Settings
 
 _PAIRS_AT_ONCE = 16  # (picture, target) pairs in a pass with one layer: limits the memory of the evidence
+_LAYERS_OF_ATTENTION = 4  # whose evidence takes as much memory as the attention of all blocks and its gradients
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,7 @@ class CheckedOptions:
     targets: list[int]  # class indices or TOP
     maps: tuple[str, ...]  # names out of MAP_KINDS
     layers: list[str]  # module paths
+    attention: str = ""  # name of the method, if it makes maps of attention
 
     @classmethod
     def of(cls, options: Options, card: ModelCard) -> "CheckedOptions":
@@ -66,7 +68,8 @@ class CheckedOptions:
             RequestError: the model lacks a class, a map or a layer that the options ask for, or the method cannot be
                 smoothed so.
         """
-        checked = cls(card.target_indices(options), card.map_names(options), card.layer_paths(options))
+        attention = options.method if METHODS[options.method].attention else ""
+        checked = cls(card.target_indices(options), card.map_names(options), card.layer_paths(options), attention)
         card.check_top_k(options)
         check_method(options)
         return checked
@@ -74,7 +77,7 @@ class CheckedOptions:
     @property
     def needs(self) -> Needs:
         """The evidence that the options ask for."""
-        return needs_of(self.maps, self.layers)
+        return needs_of(self.maps, self.layers, self.attention)
 
 
 def check_method(options: Options) -> None:
@@ -153,7 +156,8 @@ def job_of(
 
 def pairs_at_once(needs: Needs) -> int:
     """The most (picture, target) pairs of a pass; the more layers, the fewer pairs."""
-    return _PAIRS_AT_ONCE // min(max(1, len(needs.layers)), _PAIRS_AT_ONCE)
+    layers = _LAYERS_OF_ATTENTION if needs.attention else max(1, len(needs.layers))
+    return _PAIRS_AT_ONCE // min(layers, _PAIRS_AT_ONCE)
 
 
 def in_passes(jobs: Iterable[Job]) -> list[list[Job]]:
