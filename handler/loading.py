@@ -160,7 +160,7 @@ def describe_model(classifier: Classifier, engine: Engine, name: str, version: s
     coverage: str | None = None
     refusals: dict[str, str] = {}
     wanted = {kind: needs_of([kind], [layer]) for kind in MAP_KINDS}
-    wanted |= {_ATTENTION: Needs(attention=next(iter(ATTENTION_METHODS)))}
+    wanted |= {_ATTENTION: Needs(attention=ATTENTION_METHODS[-1])}
     for kind, needs in wanted.items():
         try:
             evidence = engine.run(blank, [[TOP]], needs)

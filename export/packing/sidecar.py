@@ -27,13 +27,16 @@ EXPORTERS = {
 }
 
 
-def write_sidecar(classifier: Classifier, folder: Path, report: Callable[[str], None]) -> None:
+def write_sidecar(
+    classifier: Classifier, folder: Path, report: Callable[[str], None], *, attention: bool = False
+) -> None:
     """Writes every graph that the classifier's architecture can have, each verified.
 
     Args:
         classifier: the graphs are made from it.
         folder: for the files.
         report: takes lines about the progress, and about each graph that cannot be made.
+        attention: whether the graph of a vision transformer's attention is written, too.
 
     Raises:
         VerificationError: a graph of torchvision's architecture differs from PyTorch, which is a mistake of this
@@ -47,6 +50,7 @@ def write_sidecar(classifier: Classifier, folder: Path, report: Callable[[str], 
         kinds.append(explanation_kind(classifier))
     except NotExportableError as error:
         report(f"the archive goes without a graph of the whole explanation: {error}")
+    kinds += [KIND_ATTENTION] if attention else []
     for number, kind in enumerate(kinds, start=1):
         report(f"graph {number} of {len(kinds)}: exporting and verifying {KINDS[kind].file} …")
         try:

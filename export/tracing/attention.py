@@ -35,6 +35,8 @@ def trace_attention(classifier: Classifier) -> fx.GraphModule:
         scores = passes[False].scores
         methods = [METHODS[name] for name in ATTENTION_METHODS]
         classes = classes_of(target, scores)
-        return scores, *(relevance(passes[method.attention == OF_BLOCKS], layout, method, classes) for method in methods)
+        return scores, *(
+            relevance(passes[method.attention == OF_BLOCKS], layout, method, classes) for method in methods
+        )
 
     return traced(classifier, explain, example, poles=poles)

@@ -121,7 +121,6 @@ class TorchEngine:
             explain_ms=_since(started),
         )
 
-
     def _attend(self, batch: torch.Tensor, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
         """Evidence with maps of attention, which a pass of their own makes."""
         started, layout, method = time.perf_counter(), self._network.attention, METHODS[needs.attention]

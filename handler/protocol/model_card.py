@@ -8,6 +8,7 @@ from typing import Any
 
 from handler.errors import BadRequest, Unprocessable
 from handler.explanation.evidence import TOP
+from handler.explanation.maps import MAP_KINDS
 from handler.explanation.methods import METHODS
 from handler.picture.preprocess import Preprocessing
 from handler.protocol.options import ALL_MAPS, DEFAULT_MAPS, ENCODINGS, MAPS, SIZES, Options, shown
@@ -76,13 +77,15 @@ class ModelCard:
         Raises:
             Unprocessable: a map cannot be made; the message says why.
         """
-        if options.maps is None:
-            return tuple(name for name in self.maps if name in DEFAULT_MAPS)
-        if options.maps == ALL_MAPS:
-            return self.maps
+        refusals = self.refusals
+        if METHODS[options.method].attention and not self.refused_attention:  # the map of cells needs no layer then
+            refusals = {name: why for name, why in refusals.items() if MAP_KINDS[name].channels > 1}
+        if options.maps is None or options.maps == ALL_MAPS:
+            wanted = MAPS if options.maps else DEFAULT_MAPS
+            return tuple(name for name in wanted if name not in refusals)
         for name in options.maps:
-            if name in self.refusals:
-                raise Unprocessable(f"{name}: {self.refusals[name]}")
+            if name in refusals:
+                raise Unprocessable(f"{name}: {refusals[name]}")
         return options.maps
 
     def target_indices(self, options: Options) -> list[int]:

@@ -33,7 +33,10 @@ def find_attention(look: Look, views: Mapping[str, ChannelLayout]) -> AttentionL
     seen = Counter(
         replace(views[place.path], element=0)
         for place, output in look.outputs.items()
-        if place.path in views and views[place.path].grid and len(views[place.path].runs) == 1 and output.shape in shapes
+        if place.path in views
+        and views[place.path].grid
+        and len(views[place.path].runs) == 1
+        and output.shape in shapes
     )
     if sizes != {(tokens, tokens)} or len(shapes) != 1 or not seen:
         found = ", ".join(f"{rows} x {columns}" for rows, columns in sorted(sizes))
@@ -47,7 +50,9 @@ def find_attention(look: Look, views: Mapping[str, ChannelLayout]) -> AttentionL
     )
     if not layout.read:
         return "the scores of this network have no gradient at the tokens of its last block"
-    return layout if _takes_more_rows(look, layout) else "the layers behind the last block take one row per picture only"
+    return (
+        layout if _takes_more_rows(look, layout) else "the layers behind the last block take one row per picture only"
+    )
 
 
 def _takes_more_rows(look: Look, layout: AttentionLayout) -> bool:
@@ -62,7 +67,9 @@ def _takes_more_rows(look: Look, layout: AttentionLayout) -> bool:
 
 def _owner(look: Look, number: int) -> str:
     """The path of the layer that finishes first after a step of the forward pass, by the step's sequence number."""
-    later = (place for place, output in look.outputs.items() if output.grad_fn and output.grad_fn._sequence_nr() > number)
+    later = (
+        place for place, output in look.outputs.items() if output.grad_fn and output.grad_fn._sequence_nr() > number
+    )
     return next(later).path
 
 
@@ -73,7 +80,9 @@ def _blocks(look: Look, owners: Sequence[str], tokens: int) -> list[Place]:
         steps = owner.split(".")
         paths = [".".join(steps[:length]) for length in range(1, len(steps) + 1)]
         alone = [path for path in paths if sum(f"{other}.".startswith(f"{path}.") for other in owners) == 1]
-        found += [place for path in alone for place in look.outputs if place.path == path and _has(look, place, tokens)][:1]
+        found += [
+            place for path in alone for place in look.outputs if place.path == path and _has(look, place, tokens)
+        ][:1]
     return found
 
 
