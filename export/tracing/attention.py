@@ -33,10 +33,8 @@ def trace_attention(classifier: Classifier) -> fx.GraphModule:
     def explain(pictures: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:
         passes = {by_block: attend(module, pictures, layout, by_block=by_block) for by_block in (False, True)}
         scores = passes[False].scores
-        methods = [METHODS[name] for name in ATTENTION_METHODS]
-        classes = classes_of(target, scores)
-        return scores, *(
-            relevance(passes[method.attention == OF_BLOCKS], layout, method, classes) for method in methods
-        )
+        classes, methods = classes_of(target, scores), [METHODS[name] for name in ATTENTION_METHODS]
+        maps = [relevance(passes[method.attention == OF_BLOCKS], layout, method, classes) for method in methods]
+        return scores, *maps
 
     return traced(classifier, explain, example, poles=poles)

@@ -1,8 +1,8 @@
 """Maps from the attention of vision transformers, which needs no layer: it says which tokens each token was made of.
 
-``A_l`` is the attention of block l: row i holds the shares of all T tokens in token i, for each head. ``y`` is the score
-that is explained, ``r`` a row vector with the weights of the tokens that the scores are read from: 1 at a class token,
-or 1/n at each of n tokens that are averaged. ``1`` is the identity, ``mean`` the mean over the heads.
+``A_l`` is the attention of block l: row i holds the shares of all T tokens in token i, for each head. ``y`` is the
+score that is explained, ``r`` a row vector with the weights of the tokens that the scores are read from: 1 at a class
+token, or 1/n at each of n tokens that are averaged. ``1`` is the identity, ``mean`` the mean over the heads.
 
 All functions take attention and gradients, a list with an array (N, heads, T, T) for each of L blocks, and ``r`` as
 (1, 1, T). They return the relevance of all tokens (N, T); those of the picture's cells are the map. The operations are
@@ -43,9 +43,9 @@ def gradient_attention(attention: Sequence[Array], gradients: Sequence[Array], r
 def legrad(_attention: Sequence[Array], gradients: Sequence[Array], _read: Array) -> Array:
     """LeGrad: how sensitive the score of each block's own tokens is to the block's attention.
 
-    ``map_j = mean_l,heads(sum_i(relu(dy_l/dA_l(ij))))``, ``y_l`` the score that the layers behind the last block give to
-    the mean of block l's tokens (Bousselham et al. 2024, arXiv 2404.03214, and torchcam's LeGrad of all blocks; both
-    take the mean over i, whose tiny values the scaling of maps would round). One forward and one backward pass.
+    ``map_j = mean_l,heads(sum_i(relu(dy_l/dA_l(ij))))``, ``y_l`` the score that the layers behind the last block give
+    to the mean of block l's tokens (Bousselham et al. 2024, arXiv 2404.03214, and torchcam's LeGrad of all blocks; both
+    take the mean over i, which is so small that the scaling of maps would tell). One forward and one backward pass.
     Choose it where evidence forms in several blocks, as in large models.
     """
     return sum(gradient.clip(min=0).sum(axis=2).mean(axis=1) for gradient in gradients) / len(gradients)

@@ -68,10 +68,10 @@ class CheckedOptions:
             RequestError: the model lacks a class, a map or a layer that the options ask for, or the method cannot be
                 smoothed so.
         """
+        check_method(options)
         attention = options.method if METHODS[options.method].attention else ""
         checked = cls(card.target_indices(options), card.map_names(options), card.layer_paths(options), attention)
         card.check_top_k(options)
-        check_method(options)
         return checked
 
     @property

@@ -31,12 +31,9 @@ def find_attention(look: Look, views: Mapping[str, ChannelLayout]) -> AttentionL
     blocks = _blocks(look, [_owner(look, node._sequence_nr()) for node in nodes], tokens)
     shapes = {look.outputs[block].shape for block in blocks}
     seen = Counter(
-        replace(views[place.path], element=0)
+        replace(view, element=0)
         for place, output in look.outputs.items()
-        if place.path in views
-        and views[place.path].grid
-        and len(views[place.path].runs) == 1
-        and output.shape in shapes
+        if (view := views.get(place.path)) and view.grid and len(view.runs) == 1 and output.shape in shapes
     )
     if sizes != {(tokens, tokens)} or len(shapes) != 1 or not seen:
         found = ", ".join(f"{rows} x {columns}" for rows, columns in sorted(sizes))
@@ -50,9 +47,9 @@ def find_attention(look: Look, views: Mapping[str, ChannelLayout]) -> AttentionL
     )
     if not layout.read:
         return "the scores of this network have no gradient at the tokens of its last block"
-    return (
-        layout if _takes_more_rows(look, layout) else "the layers behind the last block take one row per picture only"
-    )
+    if not _takes_more_rows(look, layout):
+        return "the layers behind the last block of this network take one row per picture only"
+    return layout
 
 
 def _takes_more_rows(look: Look, layout: AttentionLayout) -> bool:
@@ -65,26 +62,20 @@ def _takes_more_rows(look: Look, layout: AttentionLayout) -> bool:
     return whole and torch.allclose(trial.scores, look.scores, rtol=1e-3, atol=1e-3)
 
 
-def _owner(look: Look, number: int) -> str:
+def _owner(look: Look, step: int) -> str:
     """The path of the layer that finishes first after a step of the forward pass, by the step's sequence number."""
-    later = (
-        place for place, output in look.outputs.items() if output.grad_fn and output.grad_fn._sequence_nr() > number
-    )
-    return next(later).path
+    outputs = look.outputs.items()
+    return next(place for place, made in outputs if made.grad_fn and made.grad_fn._sequence_nr() > step).path
 
 
 def _blocks(look: Look, owners: Sequence[str], tokens: int) -> list[Place]:
     """For each attention the outermost layer that has no other attention and returns tokens."""
+    outputs = {place: look.outputs[place].shape for place in look.gradients}
+    returning = {place.path: place for place, shape in outputs.items() if len(shape) == 3 and tokens in shape}
     found = []
     for owner in owners:
         steps = owner.split(".")
         paths = [".".join(steps[:length]) for length in range(1, len(steps) + 1)]
         alone = [path for path in paths if sum(f"{other}.".startswith(f"{path}.") for other in owners) == 1]
-        found += [
-            place for path in alone for place in look.outputs if place.path == path and _has(look, place, tokens)
-        ][:1]
+        found += [returning[path] for path in alone if path in returning][:1]
     return found
-
-
-def _has(look: Look, place: Place, tokens: int) -> bool:
-    return look.outputs[place].dim() == 3 and tokens in look.outputs[place].shape and place in look.gradients
