@@ -7,7 +7,6 @@ import torch
 
 from export.errors import network_code
 from export.graphs.writing import no_older_file, write_verified
-from export.tracing.attention import trace_attention
 from export.tracing.explanation import STEPS, needs_of_kind, trace_explanation
 from export.tracing.exportable import check_exportable
 from export.tracing.onnx_export import to_onnx
@@ -72,17 +71,13 @@ def export_gradcam(classifier: Classifier, path: Path) -> list[Verdict]:
 
 
 def export_attention(classifier: Classifier, path: Path) -> list[Verdict]:
-    """Writes the graph of a vision transformer's attention if it equals PyTorch, as ``export_explanation`` does.
-
-    The inputs are those of ``export_explanation``. The outputs are ``logits`` (N, K), and a map (N, h, w), unscaled, of
-    each method of attention: ``gradient_attention``, ``legrad`` and ``rollout``.
-    """
+    """Writes a graph as ``export_explanation`` does, whose outputs are scores and the maps of ``ATTENTION_METHODS``."""
     with no_older_file(path):
         return _write(classifier, path, KIND_ATTENTION)
 
 
 def _write(classifier: Classifier, path: Path, kind: str, coverage: str = "") -> list[Verdict]:
-    graph = trace_attention(classifier) if kind == KIND_ATTENTION else trace_explanation(classifier, kind)
+    graph = trace_explanation(classifier, kind)
     side = classifier.preprocessing.crop_size
     example = torch.zeros(2, 3, side, side), torch.tensor([TOP, 0])
     model = to_onnx(graph, example, KINDS[kind].inputs, KINDS[kind].outputs, rewrites=False)

@@ -27,9 +27,7 @@ EXPORTERS = {
 }
 
 
-def write_sidecar(
-    classifier: Classifier, folder: Path, report: Callable[[str], None], *, attention: bool = False
-) -> None:
+def write_sidecar(classifier: Classifier, folder: Path, report: Callable[[str], None], *, attention: bool) -> None:
     """Writes every graph that the classifier's architecture can have, each verified.
 
     Args:

@@ -1,10 +1,10 @@
-"""Traces the whole explanation: the forward pass, both backward passes and Grad-CAM.
+"""Traces the whole explanation: the forward pass, both backward passes and Grad-CAM, or the maps of attention.
 
 The graph is a trace of the eager explanation (``handler.autograd.tape`` and ``handler.explanation.gradient_cams``) with
 its hooks. The rules of ``backward_rules`` replace the operators that ONNX lacks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -18,14 +18,17 @@ from export.tracing.exportable import check_exportable
 from export.tracing.poles import has_poles
 from export.tracing.rewrites import rewrite
 from export.tracing.trace import trace_batch
+from handler.autograd.attention import attend, relevance
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.tape import differentiate, record
 from handler.errors import Unprocessable
 from handler.explanation.evidence import TOP, Needs
 from handler.explanation.gradient_cams import gradcam
-from handler.graphs.description import KIND_EXPLANATION, KIND_SALIENCY
+from handler.explanation.methods import ATTENTION_METHODS, METHODS, OF_BLOCKS
+from handler.graphs.description import KIND_ATTENTION, KIND_EXPLANATION, KIND_SALIENCY
 from handler.model.classifier import Classifier
 
+Explain = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]  # pictures and targets to the outputs
 STEPS = "simplified"  # in the metadata of a traced graph: the steps of ``export.simplify`` that were applied before
 
 
@@ -53,6 +56,8 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
     side = classifier.preprocessing.crop_size
     example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     with network_code(f"{classifier.architecture} cannot be explained"):
+        if kind == KIND_ATTENTION:
+            return _traced(classifier, _attention(classifier), example, poles=True)
         tape = record(classifier.module, example, Needs((classifier.default_layer,), saliency=True), classifier.views)
         if tape.scores.grad_fn is None:
             raise Unprocessable("its scores have no gradient: forward runs under no_grad, or detaches what it found")
@@ -60,34 +65,16 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
         view = classifier.views.get(classifier.default_layer, CHANNELS_FIRST)
         found = simplified(classifier.module, classifier.default_layer, example, view)
     needs = replace(needs_of_kind(classifier, kind), layers=(found.layer,))
-    return traced(classifier, _explain(found.network, needs, view), example, poles=poles, steps=found.steps)
+    return _traced(classifier, _explain(found.network, needs, view), example, poles=poles, steps=found.steps)
 
 
-def traced(
-    classifier: Classifier,
-    explain: Callable[..., tuple[torch.Tensor, ...]],
-    example: torch.Tensor,
-    *,
-    poles: bool,
-    steps: Sequence[str] = (),
+def _traced(
+    classifier: Classifier, explain: Explain, example: torch.Tensor, *, poles: bool, steps: tuple[str, ...] = ()
 ) -> fx.GraphModule:
-    """Traces a function of pictures (N, 3, H, W) and targets (N), and replaces the operators that ONNX lacks.
-
-    Args:
-        classifier: for messages.
-        explain: the function.
-        example: pictures, at least 2.
-        poles: whether gradients can be infinite, see ``export.tracing.poles``.
-        steps: the simplifications before the trace, in words.
-
-    Raises:
-        NoRuleError: the trace has backward operators without a rule.
-        NotExportableError: the network cannot be traced.
-    """
     with network_code(f"{classifier.architecture} cannot be traced"):
         graph = trace_batch(explain, (example, torch.tensor([TOP, 0])), backward_rules(poles=poles))
     rewrite(graph)
-    graph.meta[STEPS] = tuple(steps)
+    graph.meta[STEPS] = steps
     left = sorted({str(node.target) for node in graph.graph.nodes if "backward" in str(node.target)})
     if left:
         where = _origins(classifier.module, example)
@@ -96,12 +83,12 @@ def traced(
     return graph
 
 
-def _explain(module: nn.Module, needs: Needs, view: ChannelLayout) -> Callable[..., tuple[torch.Tensor, ...]]:
+def _explain(module: nn.Module, needs: Needs, view: ChannelLayout) -> Explain:
     (layer,) = needs.layers
 
     def explain(pictures: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:
         tape = record(module, pictures, needs, {layer: view})
-        chosen = classes_of(target, tape.scores)
+        chosen = _classes(target, tape.scores)
         found = differentiate(tape, tape.scores.gather(1, chosen[:, None]).sum())
         activation, at_layer = tape.layers[layer], found.layers[layer]
         pixels = [gradient for gradient in (found.guided, found.saliency) if gradient is not None]
@@ -110,8 +97,22 @@ def _explain(module: nn.Module, needs: Needs, view: ChannelLayout) -> Callable[.
     return explain
 
 
-def classes_of(target: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """The classes of targets (N), of which ``TOP`` is the class with the highest of the scores (N, K)."""
+def _attention(classifier: Classifier) -> Explain:
+    module, layout = classifier.module, classifier.attention
+    if isinstance(layout, str):
+        raise Unprocessable(layout)
+
+    def explain(pictures: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        # two forward passes, which become one where they compute the same
+        passes = {by_block: attend(module, pictures, layout, by_block=by_block) for by_block in (False, True)}
+        classes, methods = _classes(target, passes[False].scores), [METHODS[name] for name in ATTENTION_METHODS]
+        maps = [relevance(passes[method.attention == OF_BLOCKS], layout, method, classes) for method in methods]
+        return passes[False].scores, *maps
+
+    return explain
+
+
+def _classes(target: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     # a negative index would count from the end; it becomes K, which runtimes refuse like every index above
     classes = torch.where(target < TOP, scores.shape[1], target)
     return torch.where(target == TOP, scores.argmax(dim=1), classes)

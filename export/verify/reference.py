@@ -15,7 +15,7 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.evidence import TOP, Needs
 from handler.explanation.gradient_cams import gradcam
 from handler.explanation.methods import ATTENTION_METHODS
-from handler.graphs.description import KIND_ATTENTION, KIND_PREDICTION, KINDS
+from handler.graphs.description import KIND_PREDICTION, KINDS
 from handler.model.classifier import Classifier
 
 _OF_PREDICTIONS = dict.fromkeys(("logits", "probabilities"), Tolerance(1e-4))
@@ -83,10 +83,15 @@ def _explained(classifier: Classifier, kind: str) -> Run:
     engine, needs = TorchEngine(classifier), needs_of_kind(classifier, kind)
 
     def run_one(picture: Floats, target: int) -> dict[str, Floats]:
-        if kind == KIND_ATTENTION:
-            return _attention(engine, picture, target)
         with network_code(f"{classifier.architecture} cannot be explained"):
-            evidence = engine.run(picture[None], [[target]], needs)
+            maps = {
+                name: engine.run(picture[None], [[target]], Needs(attention=name)).attention
+                for name in KINDS[kind].outputs
+                if name in ATTENTION_METHODS
+            }
+            evidence = engine.run(picture[None], [[target]], Needs() if maps else needs)
+        if maps:
+            return {"logits": evidence.logits, **{name: values for name, values in maps.items() if values is not None}}
         found = evidence.layers[classifier.default_layer]
         outputs = {
             "logits": evidence.logits,
@@ -103,10 +108,3 @@ def _explained(classifier: Classifier, kind: str) -> Run:
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     return run
-
-
-def _attention(engine: TorchEngine, picture: Floats, target: int) -> dict[str, Floats]:
-    """The outputs of a graph of attention, for one picture."""
-    found = {name: engine.run(picture[None], [[target]], Needs(attention=name)) for name in ATTENTION_METHODS}
-    maps = {name: evidence.attention for name, evidence in found.items() if evidence.attention is not None}
-    return {"logits": next(iter(found.values())).logits, **maps}

@@ -28,7 +28,7 @@ from handler.explanation.evidence import (
     joined,
     resolve_pairs,
 )
-from handler.explanation.methods import METHODS, OF_BLOCKS
+from handler.explanation.methods import METHODS, OF_BLOCKS, Method
 
 
 class Network(Protocol):
@@ -74,7 +74,9 @@ class TorchEngine:
         # gradients are recorded here whatever mode the caller is in, no_grad and inference_mode included
         with self._one_at_a_time, full_precision(), torch.inference_mode(False), torch.enable_grad():
             batch = torch.from_numpy(inputs).to(self._network.device)
-            run = self._attend if needs.attention else self._explain if needs.backward else self._predict
+            run = self._explain if needs.backward else self._predict
+            if needs.attention:
+                return self._attend(batch, run(batch, targets, needs), METHODS[needs.attention])
             if not self._network.alone:
                 return run(batch, targets, needs)
             return joined([run(batch[row : row + 1], targets[row : row + 1], needs) for row in range(len(batch))])
@@ -121,39 +123,19 @@ class TorchEngine:
             explain_ms=_since(started),
         )
 
-    def _attend(self, batch: torch.Tensor, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
-        """Evidence with maps of attention, which a pass of their own makes."""
-        started, layout, method = time.perf_counter(), self._network.attention, METHODS[needs.attention]
+    def _attend(self, batch: torch.Tensor, evidence: Evidence, method: Method) -> Evidence:
+        """Adds maps of attention, by a pass of their own, so that the other evidence is the same as without them."""
+        started, layout = time.perf_counter(), self._network.attention
         if isinstance(layout, str):
             raise Unprocessable(layout)
         attended = attend(self._network.module, batch, layout, by_block=method.attention == OF_BLOCKS)
-        logits, infer_ms = _numpy(attended.scores), _since(started)
-        started = time.perf_counter()
-        check_targets(targets, logits.shape[1])
-        rows, classes = resolve_pairs(targets, logits)
-        maps = np.empty((len(rows), *(layout.view.grid or ())), np.float32)
-        for pairs in _rounds(rows):
-            chosen = np.zeros(len(batch), np.int64)
-            chosen[rows[pairs]] = classes[pairs]
+        maps = np.empty((len(evidence.rows), *(layout.view.grid or ())), np.float32)
+        for pairs in _rounds(evidence.rows):
+            rows, chosen = evidence.rows[pairs], np.zeros(len(batch), np.int64)
+            chosen[rows] = evidence.classes[pairs]
             found = relevance(attended, layout, method, torch.from_numpy(chosen).to(batch.device))
-            maps[pairs] = _numpy(found)[rows[pairs]]
-        evidence = Evidence(
-            logits=logits,
-            input_size=_size(batch),
-            rows=rows,
-            classes=classes,
-            attention=maps,
-            engine=self.name,
-            infer_ms=infer_ms,
-            explain_ms=_since(started),
-        )
-        others = replace(needs, attention="")
-        if not others.backward:
-            return evidence
-        resolved = [classes[rows == row].tolist() for row in range(len(batch))]
-        other = self._explain(batch, resolved, others)
-        spent = {name: getattr(evidence, name) + getattr(other, name) for name in ("infer_ms", "explain_ms")}
-        return replace(other, attention=maps, **spent)
+            maps[pairs] = _numpy(found)[rows]
+        return replace(evidence, attention=maps, explain_ms=evidence.explain_ms + _since(started))
 
 
 class _Collected:

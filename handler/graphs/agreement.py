@@ -34,8 +34,7 @@ def disagreements(graphs: OnnxEngine, hooks: Engine, preprocessing: Preprocessin
     held = {kind: needs_of(KINDS[kind].maps, at_layer) for kind in graphs.kinds}
     reference = hooks.run(picture, targets, needs_of([name for kind in held for name in KINDS[kind].maps], at_layer))
     found = [(kind, graphs.run(picture, targets, needs), reference) for kind, needs in held.items()]
-    for method in ATTENTION_METHODS if KIND_ATTENTION in held else ():
-        needs = Needs(attention=method)
+    for needs in [Needs(attention=name) for name in ATTENTION_METHODS if KIND_ATTENTION in held]:
         found.append((KIND_ATTENTION, graphs.run(picture, targets, needs), hooks.run(picture, targets, needs)))
     return [f"{kind} graph: {line}" for kind, *both in found for line in _differing(*both)]
 

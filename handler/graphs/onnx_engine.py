@@ -23,7 +23,6 @@ from handler.explanation.evidence import (
     resolve_pairs,
     resolve_top,
 )
-from handler.explanation.maps import needs_of
 from handler.explanation.methods import ATTENTION_METHODS
 from handler.graphs.description import KIND_ATTENTION, KIND_PREDICTION, KINDS
 from handler.graphs.folder import Origin, open_graphs
@@ -57,8 +56,9 @@ class OnnxEngine:
     def held(self) -> str:
         """The evidence that the graphs hold, in the words of the options."""
         parts = ["maps none"]
-        maps = dict.fromkeys(name for kind in KINDS if kind in self._graphs for name in KINDS[kind].maps)
-        if maps:
+        at_layer = [kind for kind in KINDS if kind in self._graphs and "gradients" in KINDS[kind].outputs]
+        if at_layer:
+            maps = dict.fromkeys(name for kind in at_layer for name in KINDS[kind].maps)
             parts.append(f"maps {', '.join(maps)} at layer {self.layer}")
         if KIND_ATTENTION in self._graphs:
             parts.append(f"methods {', '.join(ATTENTION_METHODS)}")
@@ -86,10 +86,7 @@ class OnnxEngine:
     def _graph_for(self, needs: Needs) -> GraphSession | None:
         """The smallest graph that holds the evidence."""
         for kind in (kind for kind in KINDS if kind in self._graphs):
-            held = needs_of(KINDS[kind].maps, (str(self.layer),))
-            if needs.attention not in ("", *KINDS[kind].outputs):
-                continue
-            if {*needs.layers} <= {*held.layers} and needs.guided <= held.guided and needs.saliency <= held.saliency:
+            if {*needs.layers} <= {self.layer} and {*_outputs_of(needs)} <= {*KINDS[kind].outputs}:
                 return self._graphs[kind]
         return None
 
@@ -113,10 +110,7 @@ def _predict(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int
 def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
     started = time.perf_counter()
     rows, wanted = flat_pairs([classes or (TOP,) for classes in targets])  # a row without a target has scores, too
-    names = ["logits", *(["activations", "gradients"] if needs.layers else [])]
-    names += ["guided_backprop"] if needs.guided else ["saliency"] if needs.saliency else []
-    names += [needs.attention] if needs.attention else []
-    found = _run(graph, inputs, rows, wanted, names)
+    found = _run(graph, inputs, rows, wanted, _outputs_of(needs))
     asked = np.array([bool(targets[row]) for row in rows], bool)
     of_pairs = {name: values[asked] for name, values in found.items()} if not asked.all() else found
     first_pairs = np.unique(rows, return_index=True)[1]  # all pairs of a row have the same logits
@@ -133,6 +127,12 @@ def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int
         explain_ms=_since(started),
         engine=OnnxEngine.name,
     )
+
+
+def _outputs_of(needs: Needs) -> list[str]:
+    names = ["logits", *(["activations", "gradients"] if needs.layers else [])]
+    wanted = {"guided_backprop": needs.guided, "saliency": needs.saliency, needs.attention: bool(needs.attention)}
+    return names + [name for name in wanted if wanted[name]]
 
 
 def _run(

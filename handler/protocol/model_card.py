@@ -37,6 +37,11 @@ class ModelCard:
         """Names of the maps that the architecture and the engine can make."""
         return tuple(name for name in MAPS if name not in self.refusals)
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods that make a map of this model."""
+        return tuple(name for name, known in METHODS.items() if not (known.attention and self.refused_attention))
+
     def summary(self, engine: str) -> dict[str, Any]:
         """The model as every answer names it."""
         return {
@@ -58,11 +63,7 @@ class ModelCard:
             "layer": self.default_layer,
             "layer_rule": self.layer_rule,
             "layers": {path: list(shape) for path, shape in self.layers.items()},
-            "methods": {
-                name: method.summary
-                for name, method in METHODS.items()
-                if not (method.attention and self.refused_attention)
-            },
+            "methods": {name: METHODS[name].summary for name in self.methods},
             "maps": list(self.maps),
             "guided_coverage": self.guided_coverage,
             "activation": "softmax",
@@ -77,12 +78,13 @@ class ModelCard:
         Raises:
             Unprocessable: a map cannot be made; the message says why.
         """
-        refusals = self.refusals
-        if METHODS[options.method].attention and not self.refused_attention:  # the map of cells needs no layer then
-            refusals = {name: why for name, why in refusals.items() if MAP_KINDS[name].channels > 1}
+        refusals = {
+            name: why
+            for name, why in self.refusals.items()
+            if MAP_KINDS[name].channels > 1 or not METHODS[options.method].attention  # which needs no layer
+        }
         if options.maps is None or options.maps == ALL_MAPS:
-            wanted = MAPS if options.maps else DEFAULT_MAPS
-            return tuple(name for name in wanted if name not in refusals)
+            return tuple(name for name in (MAPS if options.maps else DEFAULT_MAPS) if name not in refusals)
         for name in options.maps:
             if name in refusals:
                 raise Unprocessable(f"{name}: {refusals[name]}")
@@ -118,26 +120,20 @@ class ModelCard:
     def layer_paths(self, options: Options) -> list[str]:
         """Module paths of the layers that the options ask for, each once; ``auto`` becomes the default layer.
 
-        A method of attention has no layers.
-
         Raises:
             BadRequest: a layer has no map.
-            Unprocessable: the method takes no layer, or the model has none of the attention that the method needs.
+            Unprocessable: the method makes its map of attention, which has no layer or is not in this model.
         """
         if METHODS[options.method].attention:
-            self._check_attention(options)
+            if options.method not in self.methods:
+                why = f"method {options.method}: {self.refused_attention}"
+                raise Unprocessable(f"{why}; valid are {', '.join(self.methods)}")
+            if options.layer != ("auto",):
+                raise Unprocessable(
+                    f"method {options.method} is made of the attention of all blocks; valid is layer auto"
+                )
             return []
         return list(dict.fromkeys(self._layer_path(layer) for layer in options.layer))
-
-    def _check_attention(self, options: Options) -> None:
-        valid = ", ".join(name for name, method in METHODS.items() if not method.attention)
-        if self.refused_attention:
-            raise Unprocessable(f"method {options.method}: {self.refused_attention}; valid are {valid}")
-        if options.layer != ("auto",):
-            raise Unprocessable(
-                f"layer needs a method that makes a map of a layer, and {options.method} makes it of the attention of "
-                f"all blocks; valid are layer auto or the methods {valid}"
-            )
 
     def check_top_k(self, options: Options) -> None:
         """Checks how many predictions are asked for.
