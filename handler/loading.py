@@ -141,8 +141,7 @@ def check_defaults(defaults: Options, card: ModelCard, engine: Engine) -> None:
         ModelError: the model or the engine lacks a default; the message names it and what is valid.
     """
     try:
-        checked = CheckedOptions.of(defaults, card)
-        engine.run(_blank(card.preprocessing), [checked.targets], checked.needs)
+        engine.run(_blank(card.preprocessing), [[TOP]], CheckedOptions.of(defaults, card).needs)
     except RequestError as error:
         raise ModelError(f"model-config.yaml: explain.defaults: {error}") from error
 

@@ -28,7 +28,7 @@ from handler.explanation.methods import ATTENTION_METHODS, METHODS, OF_BLOCKS
 from handler.graphs.description import KIND_ATTENTION, KIND_EXPLANATION, KIND_SALIENCY
 from handler.model.classifier import Classifier
 
-Explain = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]  # pictures and targets to the outputs
+Explain = Callable[..., tuple[torch.Tensor, ...]]  # pictures, targets and class weights to the outputs
 STEPS = "simplified"  # in the metadata of a traced graph: the steps of ``export.simplify`` that were applied before
 
 
@@ -41,8 +41,18 @@ def needs_of_kind(classifier: Classifier, kind: str) -> Needs:
     return Needs((classifier.default_layer,), guided=kind == KIND_EXPLANATION, saliency=kind == KIND_SALIENCY)
 
 
+def example_of(classifier: Classifier) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two pictures, targets and class weights to trace with."""
+    side, rng = classifier.preprocessing.crop_size, torch.Generator().manual_seed(0)
+    return (
+        torch.randn(2, 3, side, side, generator=rng),
+        torch.tensor([TOP, 0]),
+        torch.zeros(2, len(classifier.labels)),
+    )
+
+
 def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> fx.GraphModule:
-    """Traces the explanation of pictures (N, 3, H, W) and targets (N) with a symbolic batch.
+    """Traces the explanation of pictures (N, 3, H, W), targets (N) and class weights (N, K) with a symbolic batch.
 
     Args:
         classifier: left as it is.
@@ -53,8 +63,7 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
         NotExportableError: the network cannot be traced, or is too large for one file.
     """
     check_exportable(classifier)
-    side = classifier.preprocessing.crop_size
-    example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    example, *_ = example_of(classifier)
     with network_code(f"{classifier.architecture} cannot be explained"):
         if kind == KIND_ATTENTION:
             return _traced(classifier, _attention(classifier), example, poles=True)
@@ -72,7 +81,7 @@ def _traced(
     classifier: Classifier, explain: Explain, example: torch.Tensor, *, poles: bool, steps: tuple[str, ...] = ()
 ) -> fx.GraphModule:
     with network_code(f"{classifier.architecture} cannot be traced"):
-        graph = trace_batch(explain, (example, torch.tensor([TOP, 0])), backward_rules(poles=poles))
+        graph = trace_batch(explain, example_of(classifier), backward_rules(poles=poles))
     rewrite(graph)
     graph.meta[STEPS] = steps
     left = sorted({str(node.target) for node in graph.graph.nodes if "backward" in str(node.target)})
@@ -86,10 +95,9 @@ def _traced(
 def _explain(module: nn.Module, needs: Needs, view: ChannelLayout) -> Explain:
     (layer,) = needs.layers
 
-    def explain(pictures: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def explain(pictures: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
         tape = record(module, pictures, needs, {layer: view})
-        chosen = _classes(target, tape.scores)
-        found = differentiate(tape, tape.scores.gather(1, chosen[:, None]).sum())
+        found = differentiate(tape, (tape.scores * _seeds(tape.scores, target, weights)).sum())
         activation, at_layer = tape.layers[layer], found.layers[layer]
         pixels = [gradient for gradient in (found.guided, found.saliency) if gradient is not None]
         return tape.scores, activation.clone(), at_layer, gradcam(activation, at_layer), *pixels
@@ -102,20 +110,23 @@ def _attention(classifier: Classifier) -> Explain:
     if isinstance(layout, str):
         raise Unprocessable(layout)
 
-    def explain(pictures: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def explain(pictures: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
         # two forward passes, which become one where they compute the same
         passes = {by_block: attend(module, pictures, layout, by_block=by_block) for by_block in (False, True)}
-        classes, methods = _classes(target, passes[False].scores), [METHODS[name] for name in ATTENTION_METHODS]
-        maps = [relevance(passes[method.attention == OF_BLOCKS], layout, method, classes) for method in methods]
+        seeds, methods = _seeds(passes[False].scores, target, weights), [METHODS[name] for name in ATTENTION_METHODS]
+        maps = [relevance(passes[method.attention == OF_BLOCKS], layout, method, seeds) for method in methods]
         return passes[False].scores, *maps
 
     return explain
 
 
-def _classes(target: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+def _seeds(scores: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The weights (N, K) of the scores: class weights, or 1 for the target where they are all 0."""
     # a negative index would count from the end; it becomes K, which runtimes refuse like every index above
     classes = torch.where(target < TOP, scores.shape[1], target)
-    return torch.where(target == TOP, scores.argmax(dim=1), classes)
+    chosen = torch.where(target == TOP, scores.argmax(dim=1), classes)
+    of_class = torch.zeros_like(scores).scatter(1, chosen[:, None], 1.0)
+    return torch.where(weights.abs().amax(dim=1, keepdim=True) > 0, weights, of_class)
 
 
 def _origins(module: nn.Module, example: torch.Tensor) -> dict[str, str]:

@@ -68,26 +68,6 @@ def merge_equal(graph: fx.Graph) -> int:
     return count
 
 
-def pick_rows(graph: fx.Graph) -> int:
-    """``mm(one_hot(i), W)`` to the rows ``i`` of ``W``.
-
-    Condition: the one-hot matrix is ``scatter_add(zeros (N, K), 1, i (N, 1), ones)``.
-    """
-    count = 0
-    for node in _calls(graph, aten.mm.default):
-        hot, matrix = node.args
-        if not _is(hot, aten.scatter_add.default) or hot.args[1] != 1:
-            continue
-        zeros, _, index, ones = hot.args
-        if not (_is(zeros, aten.new_zeros.default) and _is_column(index) and _is_ones(ones)):
-            continue
-        with graph.inserting_before(node):
-            rows = graph.call_function(aten.squeeze.dim, (index, 1))
-            _replace(node, graph.call_function(aten.index_select.default, (matrix, 0, rows)))
-        count += 1
-    return count
-
-
 def divide_before_expanding(graph: fx.Graph) -> int:
     """``div(expand(x, (N, C, h, w)), d)`` to ``div(x, d) * ones(1, 1, h, w)``: fewer divisions, and no ``Expand``.
 
@@ -196,7 +176,6 @@ PASSES: tuple[Pass, ...] = (
     without_mutation,
     merge_equal,
     rectify_once,
-    pick_rows,
     divide_before_expanding,
     gate_by_bias,
     merge_equal,  # the constants of gates of one size
@@ -236,17 +215,6 @@ def _is_rectified(value: Any) -> bool:
     if _is_copy_of(value) or _is(value, aten.slice.Tensor):
         return _is_rectified(value.args[0])
     return _is(value, aten.relu.default)
-
-
-def _is_column(index: Any) -> bool:
-    value = index.meta.get("val")
-    return isinstance(value, torch.Tensor) and value.dim() == 2 and value.shape[1] == 1
-
-
-def _is_ones(value: Any) -> bool:
-    while _is(value, aten.expand.default):
-        value = value.args[0]
-    return _is(value, aten.ones_like.default)
 
 
 def _same(shape: Any, other: Any) -> bool:

@@ -72,12 +72,12 @@ def attend(module: nn.Module, pictures: Tensor, layout: AttentionLayout, *, by_b
     return Attended(scores[0], scores[1:] if by_block else scores, [at._saved_result for at in attention_nodes(rows)])
 
 
-def relevance(attended: Attended, layout: AttentionLayout, method: Method, classes: Tensor) -> Tensor:
-    """The unscaled maps (N, h, w) that a method makes of attention, for a class (N,) of each picture."""
+def relevance(attended: Attended, layout: AttentionLayout, method: Method, seeds: Tensor) -> Tensor:
+    """The unscaled maps (N, h, w) that a method makes of attention, for scores of the weights ``seeds`` (N, K)."""
     gradients: Sequence[Tensor] = ()
-    turns, count, _ = attended.explained.shape
+    count = seeds.shape[0]
     if method.attention != ATTENTION_ALONE:
-        score = attended.explained.gather(2, classes.expand(turns, count)[:, :, None]).sum()
+        score = (attended.explained * seeds).sum()
         with alike_in_memory(score):
             gradients = torch.autograd.grad(score, attended.attention, retain_graph=True)
     with torch.no_grad():

@@ -21,18 +21,18 @@ class Probe:
     """A picture whose scores under masks can be asked for."""
 
     answer: Callable[[Masks], Floats]  # masks (P, h, w) on [0, 1] to the logits (P, K)
-    target: int  # class index
+    weights: Floats  # (K,) class weights
     passes: int  # the most masks of a map
     taken: int = 0  # masks that were asked for
     spent_ms: float = 0.0  # time that the answers took
 
     def scores(self, masks: Masks) -> Floats:
-        """The target's scores (P,) under masks (P, h, w)."""
-        return self._logits(masks)[:, self.target]
+        """The weighted scores (P,) under masks (P, h, w)."""
+        return self._logits(masks) @ self.weights
 
     def probabilities(self, masks: Masks) -> Floats:
-        """The target's probabilities (P,) under masks (P, h, w)."""
-        return softmax(self._logits(masks))[:, self.target]
+        """The weighted probabilities (P,) under masks (P, h, w)."""
+        return softmax(self._logits(masks)) @ self.weights
 
     def _logits(self, masks: Masks) -> Floats:
         started = time.perf_counter()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from handler.explanation import activation_cams, attention_maps, gradient_cams, masking_cams
+from handler.explanation.class_weights import SIMILAR
 
 # the scores whose gradients at a transformer's attention a formula takes
 ATTENTION_ALONE, OF_SCORES, OF_BLOCKS = "none", "the network's", "of each block's mean token"
@@ -15,6 +16,8 @@ class Method(NamedTuple):
     title: str  # on a sheet
     formula: Callable[..., Any]  # activation and gradient (N, C, h, w) to unscaled maps (N, h, w); or of ``attention``
     weighted: bool = True  # weights channels, whose combination can be chosen: the formula takes ``combine``
+    of_class: bool = True  # depends on the class
+    similar: int = 0  # number of similar classes that the gradient holds the class against, see ``class_weights``
     random: bool = False  # the formula takes ``seed``
     passes: int = 0  # default number of masked pictures, for formulas that take a ``probe``
     attention: str = ""  # for formulas over attention (see ``attention_maps``): the scores whose gradients are taken
@@ -32,12 +35,13 @@ METHODS = {
     "layercam": Method("LayerCAM", gradient_cams.layercam),
     "hirescam": Method("HiResCAM", gradient_cams.hirescam),
     "gradcam_elementwise": Method("element-wise Grad-CAM", gradient_cams.gradcam_elementwise),
+    "finercam": Method("FinerCAM", gradient_cams.finercam, similar=SIMILAR),
     "cam": Method("CAM", gradient_cams.cam),
-    "eigencam": Method("Eigen-CAM", activation_cams.eigencam, weighted=False),
+    "eigencam": Method("Eigen-CAM", activation_cams.eigencam, weighted=False, of_class=False),
     "eigengradcam": Method("Eigen-Grad-CAM", activation_cams.eigengradcam, weighted=False),
-    "kpcacam": Method("KPCA-CAM", activation_cams.kpca_cam, weighted=False),
-    "fem": Method("FEM", activation_cams.fem),
-    "randomcam": Method("RandomCAM", activation_cams.random_cam, random=True),
+    "kpcacam": Method("KPCA-CAM", activation_cams.kpca_cam, weighted=False, of_class=False),
+    "fem": Method("FEM", activation_cams.fem, of_class=False),
+    "randomcam": Method("RandomCAM", activation_cams.random_cam, of_class=False, random=True),
     "scorecam": Method("Score-CAM", masking_cams.scorecam, weighted=False, passes=256),
     "occlusion": Method("occlusion", masking_cams.occlusion, weighted=False, passes=197),
     "rise": Method("RISE", masking_cams.rise, weighted=False, random=True, passes=256),
@@ -45,6 +49,8 @@ METHODS = {
         "gradient-weighted attention", attention_maps.gradient_attention, weighted=False, attention=OF_SCORES
     ),
     "legrad": Method("LeGrad", attention_maps.legrad, weighted=False, attention=OF_BLOCKS),
-    "rollout": Method("attention rollout", attention_maps.rollout, weighted=False, attention=ATTENTION_ALONE),
+    "rollout": Method(
+        "attention rollout", attention_maps.rollout, weighted=False, of_class=False, attention=ATTENTION_ALONE
+    ),
 }
 ATTENTION_METHODS = tuple(name for name, method in METHODS.items() if method.attention)

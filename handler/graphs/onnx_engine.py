@@ -5,14 +5,17 @@ targets is computed once for each target.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from handler.errors import Unprocessable
 from handler.explanation.evidence import (
     TOP,
+    EngineTarget,
     Evidence,
     Floats,
     Indices,
@@ -20,6 +23,7 @@ from handler.explanation.evidence import (
     Needs,
     check_targets,
     flat_pairs,
+    flat_weights,
     resolve_pairs,
     resolve_top,
 )
@@ -68,12 +72,12 @@ class OnnxEngine:
         """Whether one of the graphs holds all of this evidence."""
         return self._graph_for(needs) is not None
 
-    def run(self, inputs: Floats, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
+    def run(self, inputs: Floats, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
         """See ``Engine.run``. An explanation runs forward and backward at once; ``explain_ms`` is the time of both.
 
         Raises:
             Unprocessable: no graph holds all of the evidence; the message says what the graphs hold.
-            BadRequest: a target is neither ``TOP`` nor a class.
+            BadRequest: a target is neither ``TOP`` nor a class, nor a weight for each class.
         """
         graph = self._graph_for(needs)
         if graph is None:
@@ -91,11 +95,11 @@ class OnnxEngine:
         return None
 
 
-def _predict(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int]]) -> Evidence:
+def _predict(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[EngineTarget]]) -> Evidence:
     started = time.perf_counter()
     rows = np.arange(len(inputs))
-    any_target = np.full(len(rows), TOP) if "target" in KINDS[graph.description.kind].inputs else None
-    logits = _run(graph, inputs, rows, any_target, ["logits"])["logits"]
+    of_pairs = {"target": np.full(len(rows), TOP)} if "target" in KINDS[graph.description.kind].inputs else {}
+    logits = _run(graph, inputs, rows, of_pairs, ["logits"])["logits"]
     rows, classes = resolve_pairs(targets, logits)
     return Evidence(
         logits=logits,
@@ -107,10 +111,13 @@ def _predict(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int
     )
 
 
-def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
+def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
     started = time.perf_counter()
-    rows, wanted = flat_pairs([classes or (TOP,) for classes in targets])  # a row without a target has scores, too
-    found = _run(graph, inputs, rows, wanted, _outputs_of(needs))
+    every = [wanted or (TOP,) for wanted in targets]  # a row without a target has scores, too
+    rows, wanted = flat_pairs(every)
+    weights = flat_weights(every, len(graph.description.labels))
+    of_all = {"target": wanted, **({"weights": weights} if weights.any() else {})}
+    found = _run(graph, inputs, rows, of_all, _outputs_of(needs))
     asked = np.array([bool(targets[row]) for row in rows], bool)
     of_pairs = {name: values[asked] for name, values in found.items()} if not asked.all() else found
     first_pairs = np.unique(rows, return_index=True)[1]  # all pairs of a row have the same logits
@@ -136,15 +143,15 @@ def _outputs_of(needs: Needs) -> list[str]:
 
 
 def _run(
-    graph: GraphSession, inputs: Floats, rows: Indices, targets: Indices | None, names: list[str]
+    graph: GraphSession, inputs: Floats, rows: Indices, of_pairs: Mapping[str, npt.NDArray[Any]], names: list[str]
 ) -> dict[str, Floats]:
-    """Runs ``inputs[rows]`` (M, 3, H, W) in chunks, and returns the outputs (M, …) by name."""
+    """Runs ``inputs[rows]`` (M, 3, H, W) and the pairs' other inputs (M, …) in chunks; outputs (M, …) by name."""
     parts = []
     all_once = np.array_equal(rows, np.arange(len(inputs)))  # then no input is copied
     for start in range(0, len(rows), _AT_ONCE):
         chunk = slice(start, start + _AT_ONCE)
-        feeds = {"input": inputs[chunk] if all_once else inputs[rows[chunk]]}
-        parts.append(graph.infer(feeds if targets is None else {**feeds, "target": targets[chunk]}, names))
+        feeds = {name: values[chunk] for name, values in of_pairs.items()}
+        parts.append(graph.infer({"input": inputs[chunk] if all_once else inputs[rows[chunk]], **feeds}, names))
     if len(parts) == 1:  # most batches; copies would take longer than small parts of the graph
         return dict(zip(names, parts[0], strict=True))
     return {name: np.concatenate(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}

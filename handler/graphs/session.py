@@ -93,9 +93,9 @@ def _explained(message: str) -> str:
 def _check_signature(path: Path, session: Any, description: GraphDescription) -> None:
     """Checks names, types and shapes of the inputs and outputs."""
     kind, shapes = KINDS[description.kind], _shapes(description)
-    inputs = {tensor.name: tensor for tensor in session.get_inputs()}
+    inputs = {tensor.name: tensor for tensor in (*session.get_inputs(), *session.get_overridable_initializers())}
     outputs = {tensor.name: tensor for tensor in session.get_outputs()}
-    for what, found, wanted in (("inputs", inputs, kind.inputs), ("outputs", outputs, kind.outputs)):
+    for what, found, wanted in (("inputs", inputs, (*kind.inputs, *kind.optional)), ("outputs", outputs, kind.outputs)):
         if set(found) != set(wanted):
             raise ModelError(f"graph {path} has the {what} {', '.join(found)}, needed are {', '.join(wanted)}")
     for name, tensor in {**inputs, **outputs}.items():
@@ -110,6 +110,7 @@ def _shapes(description: GraphDescription) -> dict[str, list[int | str]]:
     return {
         "input": ["batch", 3, side, side],
         "target": ["batch"],
+        "weights": ["rows", classes],
         "logits": ["batch", classes],
         "probabilities": ["batch", classes],
         "activations": ["batch", "channels", "height", "width"],

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from handler.errors import BadRequest, Unprocessable
+from handler.explanation.class_weights import SECOND, Mixture
 from handler.explanation.evidence import TOP
 from handler.explanation.maps import MAP_KINDS
 from handler.explanation.methods import METHODS
@@ -90,32 +91,50 @@ class ModelCard:
                 raise Unprocessable(f"{name}: {refusals[name]}")
         return options.maps
 
-    def target_indices(self, options: Options) -> list[int]:
-        """Indices of the classes to explain, ``TOP`` for the class with the highest score.
+    def targets(self, options: Options) -> list[Mixture]:
+        """The classes to explain, ``TOP`` for the class with the highest score, and what they are held against.
 
         Raises:
-            BadRequest: see ``class_index``.
+            BadRequest: see ``class_index``; or the contrast is a target, or there is only one class.
         """
-        return [self.class_index(target) for target in options.target]
+        words = {"none": None, "second": SECOND}
+        name = str(options.contrast).casefold()
+        contrast = words[name] if name in words else self.class_index(options.contrast, "contrast")
+        similar = METHODS[options.method].similar
+        if (similar or contrast is not None) and len(self.labels) < 2:
+            raise BadRequest(f"{self.architecture} has one class, and a contrast needs two; valid is contrast none")
+        targets = [self._signed(target) for target in options.target]
+        if any(index == contrast for index, _ in targets):
+            raise BadRequest(f"contrast {shown(options.contrast)} is the target, valid are none, second and others")
+        return [Mixture(target=index, contrast=contrast, against=no, similar=similar) for index, no in targets]
 
-    def class_index(self, target: int | str) -> int:
+    def _signed(self, target: int | str) -> tuple[int, bool]:
+        """The index of a class, and whether the evidence against it is asked for, as ``-label``."""
+        name = str(target)[1:].strip()
+        if not str(target).startswith("-") or str(target).casefold() in self._by_folded_label:
+            return self.class_index(target), False
+        if name.isdecimal() and name not in self._by_label:
+            return self.class_index(target), False
+        return self.class_index(name), True
+
+    def class_index(self, target: int | str, option: str = "target") -> int:
         """The index of a class by index, by label, or by index as text; labels go first, and "top" is ``TOP``.
 
         Raises:
-            BadRequest: the class does not exist, or several classes have the label.
+            BadRequest: the class does not exist, or several classes have the label; the message names the option.
         """
         if isinstance(target, int):
-            return self._checked_index(target)
+            return self._checked_index(target, option)
         found = self._by_label.get(target) or self._by_folded_label.get(target.casefold()) or []
         if len(found) == 1:
             return found[0]
         if found:
-            raise BadRequest(f"target {target[:80]!r} names the classes {found[:20]}; give the index of one")
+            raise BadRequest(f"{option} {target[:80]!r} names the classes {found[:20]}; give the index of one")
         if target.casefold() == "top":
             return TOP
         if re.fullmatch(r"-?[0-9]{1,9}", target):
-            return self._checked_index(int(target))
-        raise BadRequest(f"target {target[:80]!r} is no label of this model, valid are {_listed(self.labels)}")
+            return self._checked_index(int(target), option)
+        raise BadRequest(f"{option} {target[:80]!r} is no label of this model, valid are {_listed(self.labels)}")
 
     def layer_paths(self, options: Options) -> list[str]:
         """Module paths of the layers that the options ask for, each once; ``auto`` becomes the default layer.
@@ -152,9 +171,9 @@ class ModelCard:
     def _by_folded_label(self) -> dict[str, list[int]]:
         return _places(label.casefold() for label in self.labels)
 
-    def _checked_index(self, index: int) -> int:
+    def _checked_index(self, index: int, option: str) -> int:
         if not 0 <= index < len(self.labels):
-            raise BadRequest(f"target {shown(index)} is not a class index, valid are 0 to {len(self.labels) - 1}")
+            raise BadRequest(f"{option} {shown(index)} is not a class index, valid are 0 to {len(self.labels) - 1}")
         return index
 
     def _layer_path(self, layer: str) -> str:

@@ -41,7 +41,8 @@ class Overlay:
 class Options:
     """The options of one picture."""
 
-    target: tuple[int | str, ...] = ("top",)  # class indices, labels or "top"
+    target: tuple[int | str, ...] = ("top",)  # class indices, labels, "top", or "-" and a label: evidence against it
+    contrast: int | str = "none"  # class index, label, "second" or "none": explains the difference of the scores
     maps: tuple[str, ...] | None = None  # out of MAPS; empty: a prediction only; None: DEFAULT_MAPS, if they exist
     method: str = "gradcam"  # a name out of methods.METHODS
     seed: int = 0  # of random methods, 0 to 2**32 - 1
@@ -121,6 +122,12 @@ def _target(value: Any) -> tuple[int | str, ...]:
     return tuple(targets)
 
 
+def _contrast(value: Any) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
+        raise BadRequest(f"contrast {shown(value)} is not valid, valid are none, second, a class index or a label")
+    return value
+
+
 def _maps(value: Any) -> tuple[str, ...]:
     valid = (*MAPS, "all", "none")
     if value == []:
@@ -182,6 +189,7 @@ def _weight(value: Any) -> float | None:
 
 _READERS: dict[str, Callable[[Any], Any]] = {
     "target": _target,
+    "contrast": _contrast,
     "maps": _maps,
     "method": partial(_choice, "method", valid=METHODS),
     "seed": partial(_number, "seed", least=0, most=MAX_SEED, valid=f"0 to {MAX_SEED}"),

@@ -35,7 +35,7 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """The class that an explanation is about."""
+    """A class that an explanation is about."""
 
     index: int
     label: str
@@ -48,10 +48,18 @@ class Explanation:
     """The maps of one target."""
 
     target: Target
+    contrast: Target | None = None  # explains the difference of the target's score and this class's
+    against: bool = False  # explains the negative score: the evidence against the target
     method: str | None  # the CAM formula; None if no map is made at a layer
     layers: tuple[str, ...]  # module paths of the layers that the maps are made at; empty if none is
     maps: dict[str, Map]  # by name, in the order of the options
     passes: int = 0  # masked pictures that the method asked the network about
+
+    @property
+    def title(self) -> str:
+        """What is explained, as a caption: ``heart 0.61``, ``against heart 0.61`` or ``heart 0.61, not ring 0.20``."""
+        classes = [f"{found.label} {found.probability:.2f}" for found in (self.target, self.contrast) if found]
+        return ("against " if self.against else "") + ", not ".join(classes)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,8 +108,7 @@ class Result:
         canvas, height, width = replace(self.canvas, upload=None), *self.canvas.seen.picture.shape[:2]
         rows = []
         for explanation in self.explanations:
-            target = explanation.target
-            row = [(f"{target.label} {target.probability:.2f}", canvas.seen.picture)]
+            row = [(explanation.title, canvas.seen.picture)]
             for name in (name for name in _PANELS if name in explanation.maps):
                 drawn = explanation.maps[name]
                 if drawn.values.shape[:2] != (height, width):  # gradcam at the layer's size
@@ -122,6 +129,8 @@ class Result:
             "explanations": [
                 {
                     "target": asdict(explanation.target),
+                    **({"contrast": asdict(explanation.contrast)} if explanation.contrast else {}),
+                    **({"against": True} if explanation.against else {}),
                     "method": explanation.method,
                     "layer": explanation.layers[0] if len(explanation.layers) == 1 else [*explanation.layers] or None,
                     **({"passes": explanation.passes} if explanation.passes else {}),

@@ -4,11 +4,13 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
 from handler.errors import NotFinite
-from handler.explanation.evidence import Engine, Evidence, Floats, Needs, best_classes, softmax
+from handler.explanation.class_weights import Mixture
+from handler.explanation.evidence import Engine, EngineTarget, Evidence, Floats, Needs, best_classes, softmax
 from handler.explanation.finiteness import check_evidence, check_maps, check_scores
 from handler.explanation.maps import make_maps, resize
 from handler.explanation.masking_cams import Masks, Probe
@@ -74,29 +76,36 @@ class Explainer:
             parts.append(part)
         return [_joined(parts)]
 
-    def _run(self, jobs: Sequence[Job], targets: Sequence[Sequence[int]]) -> list[Outcome]:
+    def _run(self, jobs: Sequence[Job], mixtures: Sequence[Sequence[Mixture]]) -> list[Outcome]:
         inputs = np.stack([job.canvas.seen.tensor for job in jobs])
+        targets: list[list[EngineTarget]] = [[mixture.target for mixture in row] for row in mixtures]
+        if not all(mixture.alone for mixture in chain.from_iterable(mixtures)):
+            scores = self._engine.run(inputs, [()] * len(inputs), Needs()).logits  # they decide about the weights
+            mixtures = [[mixture.resolved(scores[row]) for mixture in found] for row, found in enumerate(mixtures)]
+            targets = [[mixture.wanted(scores[row]) for mixture in found] for row, found in enumerate(mixtures)]
         evidence = self._engine.run(inputs, targets, jobs[0].needs)
-        return [self._result_safely(evidence, row, job) for row, job in enumerate(jobs)]
+        return [self._result_safely(evidence, row, job, mixtures[row]) for row, job in enumerate(jobs)]
 
-    def _result_safely(self, evidence: Evidence, row: int, job: Job) -> Outcome:
+    def _result_safely(self, evidence: Evidence, row: int, job: Job, mixtures: Sequence[Mixture]) -> Outcome:
         try:
-            return self._result(evidence, row, job)
+            return self._result(evidence, row, job, mixtures)
         except Exception as error:
             return _without_variables(error)
 
-    def _result(self, evidence: Evidence, row: int, job: Job) -> Result:
+    def _result(self, evidence: Evidence, row: int, job: Job, mixtures: Sequence[Mixture]) -> Result:
         """Makes a job's result of the evidence of a pass."""
         started, extra_ms = time.perf_counter(), 0.0
         logits = evidence.logits[row]
         check_scores(logits)
         probabilities, options = softmax(logits), job.canvas.options
         explanations = []
-        for pair in np.flatnonzero(evidence.rows == row).tolist() if job.maps else ():
+        pairs = zip(np.flatnonzero(evidence.rows == row).tolist(), mixtures, strict=True)
+        for pair, asked in pairs if job.maps else ():
             check_evidence(evidence, pair)
+            mixture = asked.resolved(logits)
             at_layer = bool(evidence.layers) or evidence.attention is not None
-            changed = self._changed(job, int(evidence.classes[pair])) if at_layer else None
-            probe = self._probe(job, int(evidence.classes[pair]))
+            changed = self._changed(job, mixture.wanted(logits)) if at_layer else None
+            probe = self._probe(job, mixture.weights(logits))
             maps = make_maps(
                 evidence,
                 pair,
@@ -110,10 +119,20 @@ class Explainer:
             )
             check_maps(maps)
             extra_ms += probe.spent_ms + (changed.infer_ms + changed.explain_ms if changed else 0.0)
-            target = self._target(int(evidence.classes[pair]), logits, probabilities)
+            classes = (mixture.target, *([] if mixture.contrast is None else [mixture.contrast]))
+            target, *contrast = (self._target(index, logits, probabilities) for index in classes)
             layers = tuple(evidence.layers)
-            method = options.method if at_layer else None
-            explanations.append(Explanation(target=target, method=method, layers=layers, maps=maps, passes=probe.taken))
+            explanations.append(
+                Explanation(
+                    target=target,
+                    contrast=contrast[0] if contrast else None,
+                    against=mixture.against,
+                    method=options.method if at_layer else None,
+                    layers=layers,
+                    maps=maps,
+                    passes=probe.taken,
+                )
+            )
         # the time of a pass is shared out evenly among its pictures
         pictures = len(evidence.logits)
         timings = {
@@ -132,7 +151,7 @@ class Explainer:
             timings_ms=timings,
         )
 
-    def _changed(self, job: Job, target: int) -> Evidence | None:
+    def _changed(self, job: Job, target: EngineTarget) -> Evidence | None:
         """The evidence of the picture's changed copies at the layers; None if the map is not to be averaged."""
         if "augment" not in job.canvas.options.smooth:
             return None
@@ -142,7 +161,7 @@ class Explainer:
             check_evidence(evidence, copy)
         return evidence
 
-    def _probe(self, job: Job, target: int) -> Probe:
+    def _probe(self, job: Job, weights: Floats) -> Probe:
         tensor, passes = job.canvas.seen.tensor, job.passes
 
         def answer(masks: Masks) -> Floats:
@@ -153,7 +172,7 @@ class Explainer:
                 found.append(self._engine.run(inputs, [()] * len(inputs), Needs()).logits)
             return np.concatenate(found)
 
-        return Probe(answer=answer, target=target, passes=passes)
+        return Probe(answer=answer, weights=weights, passes=passes)
 
     def _target(self, index: int, logits: Floats, probabilities: Floats) -> Target:
         return Target(

@@ -1,13 +1,14 @@
 """Prepares pictures for the engine: checks options against the model, decodes, sets limits, groups passes."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from handler.errors import BadRequest, Unprocessable, locating
+from handler.explanation.class_weights import Mixture
 from handler.explanation.evidence import Needs
 from handler.explanation.maps import needs_of
 from handler.explanation.methods import METHODS
@@ -31,7 +32,7 @@ class Job:
     """A picture that is ready for the engine."""
 
     canvas: Canvas
-    targets: list[int]  # class indices or TOP
+    targets: list[Mixture]  # the classes to explain
     maps: tuple[str, ...]  # names out of MAP_KINDS
     needs: Needs
     receipt: Receipt
@@ -55,7 +56,7 @@ class Job:
 class CheckedOptions:
     """A picture's options, checked against the model and in the model's terms."""
 
-    targets: list[int]  # class indices or TOP
+    targets: list[Mixture]  # the classes to explain
     maps: tuple[str, ...]  # names out of MAP_KINDS
     layers: list[str]  # module paths
     attention: str = ""  # name of the method, if it makes maps of attention
@@ -68,9 +69,10 @@ class CheckedOptions:
             RequestError: the model lacks a class, a map or a layer that the options ask for, or the method cannot be
                 smoothed so.
         """
-        check_method(options)
         attention = options.method if METHODS[options.method].attention else ""
-        checked = cls(card.target_indices(options), card.map_names(options), card.layer_paths(options), attention)
+        targets = card.targets(options)
+        check_method(options, targets)
+        checked = cls(targets, card.map_names(options), card.layer_paths(options), attention)
         card.check_top_k(options)
         return checked
 
@@ -80,7 +82,7 @@ class CheckedOptions:
         return needs_of(self.maps, self.layers, self.attention)
 
 
-def check_method(options: Options) -> None:
+def check_method(options: Options, targets: Sequence[Mixture]) -> None:
     """Checks the options of the method.
 
     Raises:
@@ -89,6 +91,11 @@ def check_method(options: Options) -> None:
     name, method = options.method, METHODS[options.method]
     masking = ", ".join(name for name, known in METHODS.items() if known.passes)
     weighted = ", ".join(name for name, known in METHODS.items() if known.weighted)
+    of_class = ", ".join(name for name, known in METHODS.items() if known.of_class)
+    if not method.of_class and not all(target.alone for target in targets):
+        raise Unprocessable(f"contrast needs a method that depends on the class, not {name}; valid are {of_class}")
+    if method.similar and any(target.contrast is not None for target in targets):
+        raise Unprocessable(f"method {name} chooses the contrast by itself, valid is contrast none")
     if options.passes is not None and not method.passes:
         raise Unprocessable(f"passes needs a method that masks the picture, not {name}; valid are {masking}")
     if "augment" in options.smooth and method.passes:

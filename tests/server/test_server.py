@@ -282,7 +282,7 @@ BAD_OPTIONS = {
     "encoding=gif": "valid are png, npy, list",
     "overlay=2": "0 to 1",
     "overlay=nan": "0 to 1",
-    "colour=red": "valid are target, maps, method, seed, passes, layer, top_k, smooth, size, encoding, overlay",
+    "colour=red": "valid are target, contrast, maps, method, seed, passes, layer, top_k, smooth, size, encoding, over",
 }
 
 

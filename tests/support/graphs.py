@@ -23,6 +23,7 @@ _OPERATORS = {
 _SHAPES: dict[str, list[Any]] = {
     "input": ["batch", 3, SIDE, SIDE],
     "target": ["batch"],
+    "weights": ["rows", 3],
     "logits": ["batch", 3],
     "probabilities": ["batch", 3],
     "gradcam": ["batch", SIDE, SIDE],
@@ -55,7 +56,8 @@ def make_graph(
 ) -> onnx.ModelProto:
     """A graph with this description; names and shapes are those of its kind unless given."""
     kind = KINDS.get(description.kind, KINDS[KIND_PREDICTION])
-    given, made = inputs or kind.inputs, outputs or kind.outputs
+    given, made = inputs or (*kind.inputs, *kind.optional), outputs or kind.outputs
+    defaults = [helper.make_tensor(name, TensorProto.FLOAT, [1, 3], [0] * 3) for name in kind.optional if name in given]
     sizes = {**_SHAPES, **(shapes or {})}
     nodes = [
         helper.make_node(operator, [taken] if isinstance(taken, str) else taken, [gives], **attributes)
@@ -68,7 +70,7 @@ def make_graph(
             "tiny",
             [_value(name, TensorProto.INT64 if name == "target" else TensorProto.FLOAT, sizes) for name in given],
             [_value(name, TensorProto.FLOAT, sizes) for name in made],
-            [helper.make_tensor("channels", TensorProto.INT64, [1], [1])],
+            [helper.make_tensor("channels", TensorProto.INT64, [1], [1]), *defaults],
         ),
         opset_imports=[helper.make_opsetid("", opset)],
         ir_version=ir_version,

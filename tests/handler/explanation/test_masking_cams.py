@@ -26,7 +26,7 @@ def network():
     return random_classifier("resnet18", side=SIDE).module
 
 
-def of_a_corner(passes, target=1):
+def of_a_corner(passes):
     """The picture's score is how much of its upper left quarter can be seen."""
 
     def answer(masks):
@@ -34,7 +34,7 @@ def of_a_corner(passes, target=1):
         seen = masks[:, : height // 2, : width // 2].mean(axis=(1, 2))
         return np.stack([np.zeros_like(seen), 4 * seen], axis=1)
 
-    return Probe(answer=answer, target=target, passes=passes)
+    return Probe(answer=answer, weights=np.float32([0, 1]), passes=passes)
 
 
 @pytest.mark.parametrize("layer", ["layer3", "layer4"])
@@ -78,7 +78,7 @@ def test_an_occluding_window_reaches_half_a_cell_into_its_neighbours():
         asked.append(masks)
         return np.zeros((len(masks), 2), np.float32)
 
-    occlusion(NOTHING, NOTHING, Probe(answer=answer, target=0, passes=10))
+    occlusion(NOTHING, NOTHING, Probe(answer=answer, weights=np.float32([1, 0]), passes=10))
     plain, first, *_, last = asked[0]
     assert (plain == 1).all()
     hidden = np.zeros((6, 6), bool)

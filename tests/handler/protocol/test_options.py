@@ -51,7 +51,7 @@ def test_what_is_not_given_keeps_its_default():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"colour": "red"}, "unknown option 'colour', valid are target, maps"),
+        ({"colour": "red"}, "unknown option 'colour', valid are target, contrast, maps"),
         ({"target": True}, "target True"),
         ({"target": []}, "target is empty"),
         ({"target": [1.5]}, "target 1.5"),
@@ -91,12 +91,18 @@ OVERLAYS = f"valid are an image weight of 0 to 1, a colour map out of {', '.join
     [
         (
             {"Colour": "red"},
-            "unknown option 'Colour', valid are target, maps, method, seed, passes, layer, top_k, smooth, size, "
-            "encoding, overlay",
+            "unknown option 'Colour', valid are target, contrast, maps, method, seed, passes, layer, top_k, smooth, "
+            "size, encoding, overlay",
         ),
         ({"target": ""}, f"target is empty, {TARGETS}"),
         ({"target": [None]}, f"target None is not valid, {TARGETS}"),
         ({"target": list(range(11))}, "11 targets are too many, valid are 1 to 10"),
+        ({"contrast": True}, "contrast True is not valid, valid are none, second, a class index or a label"),
+        (
+            {"contrast": ["second"]},
+            "contrast ['second'] is not valid, valid are none, second, a class index or a label",
+        ),
+        ({"contrast": " "}, "contrast '' is not valid, valid are none, second, a class index or a label"),
         ({"maps": "heat"}, f"map 'heat' does not exist, valid are {MAPS}, all, none"),
         ({"maps": ""}, f"maps is empty, valid are {MAPS}, all, none"),
         ({"maps": "all,gradcam"}, f"maps all and none stand alone, valid are one of them or a list of {MAPS}"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from handler.errors import BadRequest, TooLarge
+from handler.explanation.class_weights import Mixture
 from handler.explanation.evidence import TOP, Needs
 from handler.picture.preprocess import preprocess
 from handler.protocol.answer import JSON, PNG
@@ -38,7 +39,7 @@ def test_a_job_without_a_request_is_drawn_on_the_upload_only_at_its_size(size):
     job = job_of(options, CARD, seen, receipt, upload)
     assert job.canvas.upload is (upload if size == "image" else None)
     assert (job.canvas.seen, job.canvas.options, job.receipt) == (seen, options, receipt)
-    assert (job.targets, job.maps) == ([TOP], CARD.map_names(options))
+    assert (job.targets, job.maps) == ([Mixture(target=TOP)], CARD.map_names(options))
     assert job.needs == Needs(layers=("c",), guided=True)
 
 
@@ -62,7 +63,7 @@ def test_a_picture_is_kept_only_where_maps_are_drawn_on_it(size, maps, accept, o
     assert (job.canvas.upload is not None) == on_upload
     assert job.canvas.seen.crop.image == (9, 12)
     assert job.canvas.options == Options(size=size, maps=job.maps, target=("1", "0"))
-    assert (job.targets, job.maps) == ([1, 0], () if maps == "none" else (maps,))
+    assert ([mixture.target for mixture in job.targets], job.maps) == ([1, 0], () if maps == "none" else (maps,))
     assert job.needs == Needs(layers=("c",) if job.maps else ())
     assert (job.receipt, job.place, job.form) == (Receipt.of(data), "", accept or JSON)
 
