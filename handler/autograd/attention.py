@@ -82,7 +82,7 @@ def relevance(attended: Attended, layout: AttentionLayout, method: Method, seeds
             gradients = torch.autograd.grad(score, attended.attention, retain_graph=True)
     with torch.no_grad():
         by_head = [
-            [values.unflatten(0, (count, -1)).flatten(1, -3) for values in part]
+            [values.reshape(count, -1, *values.shape[-2:]) for values in part]
             for part in (attended.attention, gradients)
         ]
         read = torch.zeros_like(by_head[0][0][:1, 0, :1])  # (1, 1, T)

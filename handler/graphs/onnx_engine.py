@@ -116,8 +116,13 @@ def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[Eng
     every = [wanted or (TOP,) for wanted in targets]  # a row without a target has scores, too
     rows, wanted = flat_pairs(every)
     weights = flat_weights(every, len(graph.description.labels))
-    of_all = {"target": wanted, **({"weights": weights} if weights.any() else {})}
-    found = _run(graph, inputs, rows, of_all, _outputs_of(needs))
+    found = _run(
+        graph,
+        inputs,
+        rows,
+        {"target": wanted, **({"weights": weights} if weights.any() else {})},
+        _outputs_of(needs),
+    )
     asked = np.array([bool(targets[row]) for row in rows], bool)
     of_pairs = {name: values[asked] for name, values in found.items()} if not asked.all() else found
     first_pairs = np.unique(rows, return_index=True)[1]  # all pairs of a row have the same logits

@@ -57,7 +57,7 @@ class Transformer(nn.Module):
 
     def forward(self, pictures):
         cells = self.patches(pictures).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.prefix.expand(len(cells), -1, -1), cells], dim=1) + self.places
+        tokens = torch.cat([self.prefix.expand(cells.shape[0], -1, -1), cells], dim=1) + self.places
         found = self.norm(self.blocks(tokens))
         read = found[:, self.prefix.shape[1] :].mean(1) if self.mean else found[:, 0]
         return self.head(read if self.tail is None else self.tail(read, pictures))
