@@ -27,7 +27,9 @@ EXPORTERS = {
 }
 
 
-def write_sidecar(classifier: Classifier, folder: Path, report: Callable[[str], None], *, attention: bool) -> None:
+def write_sidecar(
+    classifier: Classifier, folder: Path, report: Callable[[str], None], *, attention: bool = False
+) -> None:
     """Writes every graph that the classifier's architecture can have, each verified.
 
     Args:
