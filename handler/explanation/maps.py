@@ -9,8 +9,8 @@ import numpy as np
 
 from handler.explanation.activation_cams import principal_component
 from handler.explanation.evidence import Evidence, Floats, Needs
-from handler.explanation.masking_cams import Probe
 from handler.explanation.methods import METHODS
+from handler.explanation.probe import Probe
 from handler.explanation.smoothing import averaged
 
 _EPSILON = 1e-7  # as in pytorch-grad-cam: an all-zero map stays zero
@@ -45,13 +45,17 @@ class Map:
     coverage: str | None = None  # guided maps: how many activations were guided, "57 of 57 activations"
 
 
-def needs_of(maps: Sequence[str], layers: Sequence[str], attention: str = "") -> Needs:
-    """The evidence for maps (names out of ``MAP_KINDS``) at layers (module paths), or by a method of attention."""
+def makes_cam(maps: Sequence[str]) -> bool:
+    """Whether one of the maps (names out of ``MAP_KINDS``) is made by a method."""
+    return any(MAP_KINDS[name].at_layer for name in maps)
+
+
+def needs_of(maps: Sequence[str], layers: Sequence[str], method: str = "gradcam") -> Needs:
+    """The evidence for maps (names out of ``MAP_KINDS``) by a method, at layers (module paths)."""
     kinds = [MAP_KINDS[name] for name in maps]
-    at_layer = any(kind.at_layer for kind in kinds)
     return Needs(
-        layers=tuple(layers) if at_layer and not attention else (),
-        attention=attention if at_layer else "",
+        layers=tuple(layers) if makes_cam(maps) and METHODS[method].at_layer else (),
+        attention=method if makes_cam(maps) and METHODS[method].attention else "",
         guided=any(kind.guided for kind in kinds),
         saliency=any(kind.saliency for kind in kinds),
     )
@@ -98,10 +102,12 @@ def make_maps(
     def unscaled(found: Evidence, pair: int) -> list[Floats]:
         if found.attention is not None:
             return [found.attention[pair]]
+        if not chosen.at_layer:
+            return [chosen.formula(None, None, **options)[0]]
         row, layers = slice(pair, pair + 1), found.layers.values()
         return [chosen.formula(layer.activation[row], layer.gradient[row], **options)[0] for layer in layers]
 
-    plain = unscaled(evidence, pair)
+    plain = unscaled(evidence, pair) if makes_cam(maps) else []
     copies = [unscaled(changed, copy) for copy in range(len(changed.rows))] if changed else []
 
     def cam(size: tuple[int, int] | None) -> Map:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from handler.explanation import activation_cams, attention_maps, gradient_cams, masking_cams
+from handler.explanation import activation_cams, attention_maps, gradient_cams, input_gradients, masking_cams
 from handler.explanation.class_weights import SIMILAR
 
 # the scores whose gradients at a transformer's attention a formula takes
@@ -19,7 +19,8 @@ class Method(NamedTuple):
     of_class: bool = True  # depends on the class
     similar: int = 0  # number of similar classes that the gradient holds the class against, see ``class_weights``
     random: bool = False  # the formula takes ``seed``
-    passes: int = 0  # default number of masked pictures, for formulas that take a ``probe``
+    at_layer: bool = True  # a map of a layer's cells
+    passes: int = 0  # default number of changed pictures, for formulas that take a ``probe``
     attention: str = ""  # for formulas over attention (see ``attention_maps``): the scores whose gradients are taken
 
     @property
@@ -43,14 +44,37 @@ METHODS = {
     "fem": Method("FEM", activation_cams.fem, of_class=False),
     "randomcam": Method("RandomCAM", activation_cams.random_cam, of_class=False, random=True),
     "scorecam": Method("Score-CAM", masking_cams.scorecam, weighted=False, passes=256),
-    "occlusion": Method("occlusion", masking_cams.occlusion, weighted=False, passes=197),
-    "rise": Method("RISE", masking_cams.rise, weighted=False, random=True, passes=256),
-    "gradient_attention": Method(
-        "gradient-weighted attention", attention_maps.gradient_attention, weighted=False, attention=OF_SCORES
+    "occlusion": Method("occlusion", masking_cams.occlusion, weighted=False, at_layer=False, passes=197),
+    "rise": Method("RISE", masking_cams.rise, weighted=False, random=True, at_layer=False, passes=256),
+    "integrated_gradients": Method(
+        "Integrated Gradients", input_gradients.integrated_gradients, weighted=False, at_layer=False, passes=32
     ),
-    "legrad": Method("LeGrad", attention_maps.legrad, weighted=False, attention=OF_BLOCKS),
+    "expected_gradients": Method(
+        "Expected Gradients",
+        input_gradients.expected_gradients,
+        weighted=False,
+        random=True,
+        at_layer=False,
+        passes=64,
+    ),
+    "smoothgrad": Method(
+        "SmoothGrad", input_gradients.smoothgrad, weighted=False, random=True, at_layer=False, passes=32
+    ),
+    "gradient_attention": Method(
+        "gradient-weighted attention",
+        attention_maps.gradient_attention,
+        weighted=False,
+        at_layer=False,
+        attention=OF_SCORES,
+    ),
+    "legrad": Method("LeGrad", attention_maps.legrad, weighted=False, at_layer=False, attention=OF_BLOCKS),
     "rollout": Method(
-        "attention rollout", attention_maps.rollout, weighted=False, of_class=False, attention=ATTENTION_ALONE
+        "attention rollout",
+        attention_maps.rollout,
+        weighted=False,
+        of_class=False,
+        at_layer=False,
+        attention=ATTENTION_ALONE,
     ),
 }
 ATTENTION_METHODS = tuple(name for name, method in METHODS.items() if method.attention)

@@ -141,18 +141,18 @@ class ModelCard:
 
         Raises:
             BadRequest: a layer has no map.
-            Unprocessable: the method makes its map of attention, which has no layer or is not in this model.
         """
-        if METHODS[options.method].attention:
-            if options.method not in self.methods:
-                why = f"method {options.method}: {self.refused_attention}"
-                raise Unprocessable(f"{why}; valid are {', '.join(self.methods)}")
-            if options.layer != ("auto",):
-                raise Unprocessable(
-                    f"method {options.method} is made of the attention of all blocks; valid is layer auto"
-                )
-            return []
         return list(dict.fromkeys(self._layer_path(layer) for layer in options.layer))
+
+    def check_attention(self, options: Options) -> None:
+        """Checks that the model has the attention that the method needs.
+
+        Raises:
+            Unprocessable: it has none.
+        """
+        if options.method not in self.methods:
+            valid = ", ".join(self.methods)
+            raise Unprocessable(f"method {options.method}: {self.refused_attention}; valid are {valid}")
 
     def check_top_k(self, options: Options) -> None:
         """Checks how many predictions are asked for.

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from handler.errors import BadRequest, Unprocessable, locating
 from handler.explanation.class_weights import Mixture
 from handler.explanation.evidence import Needs
-from handler.explanation.maps import needs_of
+from handler.explanation.maps import makes_cam, needs_of
 from handler.explanation.methods import METHODS
 from handler.picture.decode import decode
 from handler.picture.preprocess import Input, preprocess
@@ -42,9 +42,14 @@ class Job:
 
     @property
     def passes(self) -> int:
-        """The most masks of a method that masks the picture, for each target and layer; 0 for other methods."""
+        """The most pictures that a map's method asks about, for each target and layer; 0 for methods of one pass."""
         options = self.canvas.options
-        return options.passes or METHODS[options.method].passes
+        return (options.passes or METHODS[options.method].passes) if self.makes_cam else 0
+
+    @property
+    def makes_cam(self) -> bool:
+        """Whether one of the maps is made by the method."""
+        return makes_cam(self.maps)
 
     @property
     def at_layer(self) -> bool:
@@ -59,7 +64,7 @@ class CheckedOptions:
     targets: list[Mixture]  # the classes to explain
     maps: tuple[str, ...]  # names out of MAP_KINDS
     layers: list[str]  # module paths
-    attention: str = ""  # name of the method, if it makes maps of attention
+    method: str  # a name out of METHODS
 
     @classmethod
     def of(cls, options: Options, card: ModelCard) -> "CheckedOptions":
@@ -69,17 +74,16 @@ class CheckedOptions:
             RequestError: the model lacks a class, a map or a layer that the options ask for, or the method cannot be
                 smoothed so.
         """
-        attention = options.method if METHODS[options.method].attention else ""
         targets = card.targets(options)
         check_method(options, targets)
-        checked = cls(targets, card.map_names(options), card.layer_paths(options), attention)
+        card.check_attention(options)
         card.check_top_k(options)
-        return checked
+        return cls(targets, card.map_names(options), card.layer_paths(options), options.method)
 
     @property
     def needs(self) -> Needs:
         """The evidence that the options ask for."""
-        return needs_of(self.maps, self.layers, self.attention)
+        return needs_of(self.maps, self.layers, self.method)
 
 
 def check_method(options: Options, targets: Sequence[Mixture]) -> None:
@@ -97,7 +101,7 @@ def check_method(options: Options, targets: Sequence[Mixture]) -> None:
     if method.similar and any(target.contrast is not None for target in targets):
         raise Unprocessable(f"method {name} chooses the contrast by itself, valid is contrast none")
     if options.passes is not None and not method.passes:
-        raise Unprocessable(f"passes needs a method that masks the picture, not {name}; valid are {masking}")
+        raise Unprocessable(f"passes needs a method of many passes, not {name}; valid are {masking}")
     if "augment" in options.smooth and method.passes:
         raise Unprocessable(f"smooth augment needs a method of one pass, not {name}; valid are all but {masking}")
     if "eigen" in options.smooth and not method.weighted:
@@ -136,7 +140,7 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
                 form=request.accept,
                 decode_ms=(time.perf_counter() - started) * 1e3,
             )
-            budget.mask(job.passes * len(checked.targets) * len(checked.needs.layers))
+            budget.mask(job.passes * len(checked.targets) * max(1, len(checked.needs.layers)))
             jobs.append(job)
     return jobs
 

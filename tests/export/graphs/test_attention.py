@@ -99,7 +99,6 @@ def test_the_graph_alone_explains_as_the_network_does(classifier, path):
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"layer": "norm"}, "method legrad is made of the attention of all blocks; valid is layer auto"),
         ({"smooth": "eigen"}, "smooth eigen needs a method that weights channels"),
         ({"method": "rollout", "contrast": "second"}, "contrast needs a method that depends on the class"),
     ],
