@@ -31,7 +31,7 @@ def disagreements(graphs: OnnxEngine, hooks: Engine, preprocessing: Preprocessin
     """
     picture, targets = fixed_picture(preprocessing)[None], [[TOP, 0]]
     at_layer = (graphs.layer,) if graphs.layer is not None else ()
-    held = {kind: needs_of(KINDS[kind].maps, at_layer) for kind in graphs.kinds}
+    held = {kind: needs_of(KINDS[kind].maps, at_layer) for kind in graphs.files}
     reference = hooks.run(picture, targets, needs_of([name for kind in held for name in KINDS[kind].maps], at_layer))
     found = [(kind, graphs.run(picture, targets, needs), reference) for kind, needs in held.items()]
     for needs in [Needs(attention=name) for name in ATTENTION_METHODS if KIND_ATTENTION in held]:
