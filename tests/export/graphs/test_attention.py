@@ -96,6 +96,12 @@ def test_the_graph_alone_explains_as_the_network_does(classifier, path):
         assert not found.layers
 
 
+def test_trust_repeats_the_map_of_attention(classifier):
+    model = handler.wrap(classifier.module, preprocessing=HOW)
+    trust = model.explain(PICTURE, method="legrad", maps="gradcam", trust=True).explanations[0].trust
+    assert 0.5 < trust.stability <= 1
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
