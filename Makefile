@@ -54,14 +54,14 @@ RELIABILITY := $(PY) -m benchmarks.reliability
 PACK_EMBEDDED = $(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check docs test test-fast coverage mutants lowest demo demo-photo archive export explanation gradcam serve stop finetune train localisation bench zoo soundness old-runtimes fuzz load soak soak-10 faults lock clean
+.PHONY: help setup check docs test test-fast coverage mutants lowest demo demo-photo archive export explanation gradcam attention serve stop finetune train localisation bench zoo soundness old-runtimes fuzz load soak soak-10 faults lock clean
 
 help: ## list the targets
 	@echo "make TARGET [VARIABLE=value …]"
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 16
 	@echo
 	@echo "archive takes SIGN=key.pem, too;"
-	@echo "archive, export, explanation and gradcam take MODEL=resnet18 WEIGHTS=DEFAULT, or CHECKPOINT=file LABELS=file, and NAME=name;"
+	@echo "archive, export, explanation, gradcam and attention take MODEL=resnet18 WEIGHTS=DEFAULT, or CHECKPOINT=file LABELS=file, and NAME=name;"
 	@echo "or ARCH=package.module:factory for a network of your own, with PACK=package for what else its code imports;"
 	@echo "PREPROCESS='resize=256 crop=224 mean=0.5,0.5,0.5 std=0.5,0.5,0.5 interpolation=bicubic crop_first=true', or a part of it, goes"
 	@echo "over what the weights say of their pictures; TRANSFORM_INPUT=0 is for a GoogLeNet or Inception that was trained without its own;"
@@ -130,8 +130,8 @@ demo-photo: $(READY) ## serve real ImageNet weights, explain two photographs, dr
 	$(PY) -m export archive --name efficientnet_lite0 --arch examples.efficientnet_lite0.network:efficientnet_lite0
 	$(PY) -m examples.efficientnet_lite0.demo --strip '$(STRIP)'
 
-archive: $(READY) ## write model_store/NAME.mar for TorchServe, ONNX graphs included (SIDECAR=0 leaves them out)
-	$(PY) -m export archive --name '$(NAME)' $(SOURCE) $(if $(filter 0,$(SIDECAR)),--no-sidecar)$(foreach package,$(PACK), --pack '$(package)')
+archive: $(READY) ## write model_store/NAME.mar for TorchServe, ONNX graphs included (SIDECAR=0 leaves them out, ATTENTION=1 adds a transformer's attention)
+	$(PY) -m export archive --name '$(NAME)' $(SOURCE) $(if $(filter 0,$(SIDECAR)),--no-sidecar)$(if $(filter 1,$(ATTENTION)), --attention)$(foreach package,$(PACK), --pack '$(package)')
 	$(if $(SIGN),openssl pkeyutl -sign -rawin -inkey '$(SIGN)' -in 'model_store/$(NAME).mar' -out 'model_store/$(NAME).mar.sig')
 
 export: $(READY) ## write model_store/NAME.onnx for ONNX Runtime, verified against PyTorch
@@ -142,6 +142,9 @@ explanation: $(READY) ## write model_store/NAME.explain.onnx: scores, Grad-CAM a
 
 gradcam: $(READY) ## write model_store/NAME.gradcam.onnx: scores and Grad-CAM, hardly slower than scores alone
 	$(PY) -m export gradcam --name '$(NAME)' $(SOURCE)
+
+attention: $(READY) ## write model_store/NAME.attention.onnx: scores and the maps of a vision transformer's attention
+	$(PY) -m export attention --name '$(NAME)' $(SOURCE)
 
 serve: $(READY) ## start TorchServe with model_store/NAME.mar and wait until it answers
 	$(PY) -m deploy.local_server start --config '$(CONFIG)' --model '$(NAME)'

@@ -72,7 +72,8 @@ def examined(values, engine=None, tensor=ONES, degenerate=False, target=1, seed=
 
 def question(tensor, target=1, remake=None):
     weights = np.eye(2, dtype=np.float32)[target]
-    return Question(tensor=tensor, target=target, weights=weights, measure="the probability of cat", remake=remake)
+    said = "the probability of cat"
+    return Question(tensor=tensor, target=target, weights=weights, measure=said, method="gradcam", remake=remake)
 
 
 def test_pixels_go_from_bright_to_dark_and_ties_keep_an_order():
