@@ -151,10 +151,10 @@ def _graph(export: Callable[[Classifier, Path], list[Verdict]], classifier: Clas
         checks = export(classifier, path)
     except (ModelError, Unprocessable) as error:
         return {"refused": str(error), "seconds": round(time.perf_counter() - started, 1)}
-    errors: dict[str, Any] = {}
+    errors: dict[str, Any] = {}  # of rounded outputs: relative RMS, lower quartile and worst
     for check in checks:
         if isinstance(check, RoundingCheck):
-            errors[check.output] = {"graph": check.graph, "torch": check.torch}  # relative RMS: lower quartile, worst
+            errors[check.output] = {"graph": check.graph[:2], "torch": check.torch[:2]}
         else:
             errors[check.output] = _worst([check.max_error, errors.get(check.output, 0.0)])
     seconds = round(time.perf_counter() - started, 1)

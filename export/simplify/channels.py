@@ -47,7 +47,7 @@ def way_to_dense(
         following: the next node of the way.
     """
     way: list[nn.Module] = []
-    while start in layers:
+    while start is not None and start in layers:
         way.append(layers[start])
         if is_dense(way[-1]):
             return way
