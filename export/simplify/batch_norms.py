@@ -18,8 +18,10 @@ def fold_batch_norms(network: fx.GraphModule) -> int:
     layers, count = called_once(network), 0
     for node, norm in layers.items():
         before = node.args[0]
-        convolution = layers.get(before) if isinstance(before, fx.Node) and len(before.users) == 1 else None
-        if not isinstance(norm, nn.BatchNorm2d) or not isinstance(convolution, nn.Conv2d):
+        if not isinstance(norm, nn.BatchNorm2d) or not isinstance(before, fx.Node) or len(before.users) > 1:
+            continue
+        convolution = layers.get(before)
+        if not isinstance(convolution, nn.Conv2d):
             continue
         if norm.running_mean is None or norm.running_var is None:
             continue  # it normalises by the batch, even in eval mode

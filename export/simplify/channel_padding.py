@@ -5,15 +5,7 @@ Exact: an added channel is zero behind a convolution and its ReLU, and the next 
 
 from torch import fx, nn
 
-from export.simplify.channels import (
-    NOTHING,
-    behind,
-    called_once,
-    is_dense,
-    reorder_inputs,
-    reorder_outputs,
-    way_to_dense,
-)
+from export.simplify.channels import NOTHING, behind, called_once, reorder_inputs, reorder_outputs, way_to_dense
 
 MULTIPLE = 16  # float32 values in an AVX-512 register; ONNX Runtime's blocked layout has 8 or 16 channels in a block
 
@@ -33,13 +25,12 @@ def pad_channels(network: fx.GraphModule) -> int:
     """
     layers, count = called_once(network), 0
     for node, first in layers.items():
-        *between, last = way_to_dense(layers, behind(node)) or [None]
-        if not isinstance(first, nn.Conv2d) or not is_dense(first) or last is None:
+        way = way_to_dense(layers, behind(node))
+        if not way or not isinstance(first, nn.Conv2d) or first.groups > 1 or first.out_channels % MULTIPLE == 0:
             continue
         wide = [*range(first.out_channels), *[NOTHING] * (-first.out_channels % MULTIPLE)]
-        if NOTHING in wide:
-            for layer in (first, *between):
-                reorder_outputs(layer, wide)
-            reorder_inputs(last, wide)
-            count += 1
+        for layer in (first, *way[:-1]):
+            reorder_outputs(layer, wide)
+        reorder_inputs(way[-1], wide)
+        count += 1
     return count
