@@ -10,12 +10,7 @@ NOTHING = -1  # in an order: a channel that is always zero
 _ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.Identity)  # the layers that keep zeros zero and mix no values
 
 
-def is_dense(module: nn.Module) -> bool:
-    """Whether every output channel of a convolution reads all input channels."""
-    return isinstance(module, nn.Conv2d) and module.groups == 1
-
-
-def is_depthwise(module: nn.Module) -> bool:
+def _is_depthwise(module: nn.Module) -> bool:
     """Whether every output channel of a convolution reads the one input channel of its own number."""
     return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
 
@@ -37,7 +32,7 @@ def way_to_dense(
     start: fx.Node | None,
     following: Callable[[fx.Node], fx.Node | None] = behind,
 ) -> list[nn.Module]:
-    """The modules from a node to the first dense convolution, that convolution included.
+    """The modules from a node to the first dense convolution, which reads all channels, that convolution included.
 
     The list is empty if anything but activations and depthwise convolutions comes first.
 
@@ -49,9 +44,9 @@ def way_to_dense(
     way: list[nn.Module] = []
     while start is not None and start in layers:
         way.append(layers[start])
-        if is_dense(way[-1]):
+        if isinstance(way[-1], nn.Conv2d) and way[-1].groups == 1:
             return way
-        if not is_depthwise(way[-1]) and type(way[-1]) not in _ELEMENTWISE:
+        if not _is_depthwise(way[-1]) and type(way[-1]) not in _ELEMENTWISE:
             break
         start = following(start)
     return []
@@ -66,7 +61,7 @@ def reorder_outputs(module: nn.Module, order: Sequence[int]) -> None:
     """
     if not isinstance(module, nn.Conv2d):
         return
-    depthwise = is_depthwise(module)
+    depthwise = _is_depthwise(module)
     module.weight = _picked(module.weight, order)
     if module.bias is not None:
         module.bias = _picked(module.bias, order)
