@@ -5,7 +5,6 @@ nodes that a pass leaves without users. What both backward passes compute is com
 ``onnx_ir`` finds equal nodes.
 """
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -76,21 +75,6 @@ def divide_before_expanding(graph: fx.Graph) -> int:
     return count
 
 
-def rectify_once(graph: fx.Graph) -> int:
-    """``relu(x)`` to ``x``.
-
-    Condition: ``x`` consists of values that were rectified before and went through joins, splits and slices alone, and
-    nothing in the graph mutates a tensor.
-    """
-    schemas = [getattr(node.target, "_schema", None) for node in graph.nodes]
-    if any(schema is not None and schema.is_mutable for schema in schemas):
-        return 0
-    found = [node for node in _calls(graph, aten.relu.default) if _is_rectified(node.args[0])]
-    for node in found:
-        node.replace_all_uses_with(node.args[0])
-    return len(found)
-
-
 def gate_by_bias(graph: fx.Graph) -> int:
     """``relu(convolution) * gate`` to ``relu(convolution + bias)``, where the bias is 0 or far below zero.
 
@@ -157,7 +141,6 @@ def _gated(gate: Any) -> tuple[Any, bool] | None:
 
 
 PASSES: tuple[Pass, ...] = (
-    rectify_once,
     pick_rows,
     divide_before_expanding,
     gate_by_bias,
@@ -187,16 +170,6 @@ def _original(value: fx.Node) -> fx.Node:
 
 def _is_copy_of(value: Any) -> bool:
     return _is(value, aten.detach.default) or _is(value, aten.clone.default)
-
-
-def _is_rectified(value: Any) -> bool:
-    if _is(value, operator.getitem):
-        return _is(value.args[0], aten.split_with_sizes.default) and _is_rectified(value.args[0].args[0])
-    if _is(value, aten.cat.default):
-        return all(_is_rectified(piece) for piece in value.args[0])
-    if _is_copy_of(value) or _is(value, aten.slice.Tensor):
-        return _is_rectified(value.args[0])
-    return _is(value, aten.relu.default)
 
 
 def _is_column(index: Any) -> bool:

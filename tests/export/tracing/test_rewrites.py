@@ -14,7 +14,6 @@ from export.tracing.rewrites import (
     divide_before_expanding,
     gate_by_bias,
     pick_rows,
-    rectify_once,
     rewrite,
 )
 from export.tracing.trace import trace_batch
@@ -139,19 +138,6 @@ def test_gates_that_others_read_or_that_follow_no_convolution_stay():
     for function, shape in ((read, (2, 4, 4, 4)), (product, (2, 64))):
         module = trace(function, numbers(2, 3, 6, 6), numbers(*shape))
         assert apply(module, gate_by_bias) == [0]
-
-
-def test_what_is_rectified_is_not_rectified_again():
-    def function(x, y):
-        one, other = x.relu().split([1, 2], 1)
-        joined = torch.cat([other, y.relu()[:, 1:], one], 1)
-        return joined.relu(), torch.cat([one, y], 1).relu()
-
-    module = trace(function, numbers(2, 3), numbers(2, 4))
-    assert apply(module, rectify_once) == [1]
-    assert count(module, aten.relu.default) == 3
-    inputs = numbers(5, 3, seed=1), numbers(5, 4, seed=2)
-    assert all(torch.equal(one, other) for one, other in zip(module(*inputs), function(*inputs), strict=True))
 
 
 def pooling_gradient(x, *options):
