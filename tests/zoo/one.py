@@ -130,7 +130,7 @@ def _graphs(classifier: Classifier, folder: Path) -> dict[str, dict[str, Any]]:
         try:
             for check in export(classifier, path):
                 if isinstance(check, RoundingCheck):  # relative RMS: lower quartile, worst
-                    errors[check.output] = {"graph": check.graph, "torch": check.torch}
+                    errors[check.output] = {"graph": check.graph[:2], "torch": check.torch[:2]}
                 else:  # NaN if any is
                     errors[check.output] = float(np.maximum(check.max_error, errors.get(check.output, 0.0)))
             graphs[kind] = {"errors": errors, "bytes": path.stat().st_size}
