@@ -24,10 +24,11 @@ class Needs:
     layers: tuple[str, ...] = ()  # module paths whose activation and gradient are wanted
     guided: bool = False  # the guided gradient at the input
     saliency: bool = False  # the plain gradient at the input
+    attention: str = ""  # name of a method that makes maps of attention, not of layers; empty if none does
 
     @property
     def backward(self) -> bool:
-        """Whether any gradient is wanted."""
+        """Whether any gradient at a layer or at the input is wanted."""
         return bool(self.layers) or self.guided or self.saliency
 
 
@@ -50,6 +51,7 @@ class Evidence:
     layers: dict[str, LayerEvidence] = field(default_factory=dict)  # by module path
     guided: Floats | None = None  # (M, 3, H, W) guided gradient at the input
     saliency: Floats | None = None  # (M, 3, H, W) plain gradient at the input
+    attention: Floats | None = None  # (M, h, w) unscaled maps made of attention
     coverage: str | None = None  # how many activations were guided: "57 of 57 activations"
     infer_ms: float = 0.0  # forward pass
     # backward passes; an engine that runs forward and backward at once counts both here and leaves infer_ms at 0

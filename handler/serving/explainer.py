@@ -108,7 +108,8 @@ class Explainer:
             check_evidence(evidence, pair)
             mixture = asked.resolved(logits)
             wanted = mixture.wanted(logits)
-            changed = self._changed(job, wanted) if evidence.layers else None
+            at_layer = evidence.layers or evidence.attention is not None
+            changed = self._changed(job, wanted) if at_layer else None
             probe = self._probe(job, mixture, logits)
             maps = make(evidence, pair, job.maps, changed=changed, probe=probe)
             check_maps(maps)
@@ -131,6 +132,7 @@ class Explainer:
                     target=wanted,
                     weights=replace(mixture, similar=0).weights(logits),
                     measure=explained.measure,
+                    method=options.method,
                     remake=None if changed or probe.taken else make,
                 )
                 trust = examine(self._engine, evidence, pair, maps, question, options.seed)
@@ -160,7 +162,7 @@ class Explainer:
         if "augment" not in job.canvas.options.smooth:
             return None
         inputs = augmented(job.canvas.seen.tensor)
-        evidence = self._engine.run(inputs, [[target]] * len(inputs), Needs(job.needs.layers))
+        evidence = self._engine.run(inputs, [[target]] * len(inputs), replace(job.needs, guided=False, saliency=False))
         for copy in range(len(inputs)):
             check_evidence(evidence, copy)
         return evidence
