@@ -18,13 +18,9 @@ logger = logging.getLogger(__name__)
 
 
 def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: int) -> Choice:
-    """Opens the engine that the settings ask for.
+    """Opens the engine that is wanted for an archive unpacked to the folder; ``threads`` are those of a graph's run.
 
-    Args:
-        wanted: "torch": hooks alone; "onnx": graphs alone; "auto": graphs where they suffice, hooks elsewhere.
-        folder: the folder of the unpacked archive.
-        classifier: the archive's model.
-        threads: number of threads of a graph's run.
+    "torch" are hooks alone, "onnx" graphs alone, "auto" graphs where they suffice and hooks elsewhere.
 
     Raises:
         ModelError: a graph cannot be used; with "onnx" also if there is no graph, or the graphs differ from PyTorch.

@@ -140,24 +140,26 @@ class ModelCard:
         Raises:
             BadRequest: a layer has no map.
         """
-        return list(dict.fromkeys(self._layer_path(layer) for layer in options.layer))
+        for layer in options.layer:
+            if layer not in self.layers and layer.casefold() != "auto":
+                why = self.refused_layers.get(layer)
+                outermost_first = sorted(self.layers, key=lambda path: path.count("."))
+                raise BadRequest(
+                    f"layer {layer[:80]!r} has no map in {self.architecture}{f' ({why})' if why else ''}, "
+                    f"valid are auto, {_listed(outermost_first)}"
+                )
+        return list(dict.fromkeys(layer if layer in self.layers else self.default_layer for layer in options.layer))
 
-    def check_attention(self, options: Options) -> None:
-        """Checks that the model has the attention that the method needs.
+    def check(self, options: Options) -> None:
+        """Checks that the model has the attention that the method needs, and the classes that are to be predicted.
 
         Raises:
-            Unprocessable: it has none.
+            Unprocessable: it has no attention.
+            BadRequest: more predictions are asked for than it has classes.
         """
         if options.method not in self.methods:
             valid = ", ".join(self.methods)
             raise Unprocessable(f"method {options.method}: {self.refused_attention}; valid are {valid}")
-
-    def check_top_k(self, options: Options) -> None:
-        """Checks how many predictions are asked for.
-
-        Raises:
-            BadRequest: more than the model has classes.
-        """
         if options.top_k is not None and options.top_k > len(self.labels):
             raise BadRequest(f"top_k {shown(options.top_k)} is not valid, valid are 1 to {len(self.labels)}")
 
@@ -168,18 +170,6 @@ class ModelCard:
     @cached_property
     def _by_folded_label(self) -> dict[str, list[int]]:
         return _places(label.casefold() for label in self.labels)
-
-    def _layer_path(self, layer: str) -> str:
-        if layer in self.layers:
-            return layer
-        if layer.casefold() == "auto":
-            return self.default_layer
-        why = self.refused_layers.get(layer)
-        outermost_first = sorted(self.layers, key=lambda path: path.count("."))
-        raise BadRequest(
-            f"layer {layer[:80]!r} has no map in {self.architecture}{f' ({why})' if why else ''}, "
-            f"valid are auto, {_listed(outermost_first)}"
-        )
 
 
 def _places(names: Iterable[str]) -> dict[str, list[int]]:

@@ -141,12 +141,7 @@ class Result:
         }
 
     def to_dict(self, painters: Executor | None = None, receipt: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The content of the JSON answer.
-
-        Args:
-            painters: threads that encode the maps side by side; None encodes one map after the other.
-            receipt: the receipt, if it is signed.
-        """
+        """The content of the JSON answer, with this receipt, if it is signed; ``painters`` encode maps side by side."""
         return {
             "model": dict(self.model),
             "predictions": [asdict(prediction) for prediction in self.predictions],

@@ -30,7 +30,6 @@ class Explainer:
     """An engine and the card of its model; keeps two counts, and nothing of a job."""
 
     def __init__(self, engine: Engine, card: ModelCard) -> None:
-
         self._engine = engine
         self.card = card
         self.pictures = {"computed": 0, "not_finite": 0}  # since the start; "computed" includes "not_finite"

@@ -11,11 +11,9 @@ _OWN_GROUP = Path("/proc/self/cgroup")
 
 
 def threads_per_worker(wanted: int, config: Mapping[str, Any]) -> int:
-    """The number of threads of a worker's engine, at least 1.
+    """The number of threads of a worker's engine, at least 1; with 0, the workers share out the cores.
 
-    Args:
-        wanted: ``explain.threads``; 0 shares out the cores among the workers.
-        config: the parsed ``model-config.yaml``, which says how many workers there are.
+    ``config`` is the parsed ``model-config.yaml``, which says how many workers there are.
     """
     named = [config.get(key) for key in ("maxWorkers", "minWorkers")]
     workers = next((count for count in named if type(count) is int and count > 0), 1)
