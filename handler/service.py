@@ -20,7 +20,8 @@ class Service:
         """Takes the parts of a loaded model, and the number of threads that draw."""
         self._choice = choice
         self._card = card
-        self._answering = Answering(Explainer(choice.engine, card), settings, threads)
+        self._explainer = Explainer(choice.engine, card)
+        self._answering = Answering(self._explainer, settings, threads)
         self.metrics = Metrics()  # a front reports them
         # counted at 0, too: rate() does not see the first increase of a series that begins with it
         self.metrics.count(ENGINE_DISAGREEMENTS, len(choice.disagreements))
@@ -44,7 +45,7 @@ class Service:
         if row.path == "healthz":
             summary = self._card.summary(self._choice.engine.name)
             state = {"status": "ready", "model": summary, "engines": self._choice.to_dict()}
-            return json_answer({**state, "pictures": self._answering.pictures}, PROBE)
+            return json_answer({**state, "pictures": self._explainer.pictures}, PROBE)
         if row.path:
             return error_answer(NotFound("nothing answers below the model's path but healthz"))
         return None

@@ -26,13 +26,11 @@ _OPTION = "x-explain-"  # prefix of the headers with options
 
 
 def read_row(fields: Mapping[str, Any], headers: Mapping[str, Any]) -> Row:
-    """Translates a request of TorchServe.
+    """Translates a request of TorchServe; the fields are those of ``Row``.
 
-    Args:
-        fields: part name to bytes, text or parsed JSON.
-        headers: the request's headers. TorchServe adds the headers of multipart parts, as dictionaries under the parts'
-            names; they are ignored, so that a part named "Accept" changes nothing. TorchServe itself sets the headers
-            for path, explanations and descriptions, whatever a client sends.
+    TorchServe adds the headers of multipart parts, as dictionaries under the parts' names; they are ignored, so that a
+    part named "Accept" changes nothing. TorchServe itself sets the headers for path, explanations and descriptions,
+    whatever a client sends.
     """
     texts: dict[str, str] = {}
     for name, value in headers.items():

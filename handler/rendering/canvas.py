@@ -1,6 +1,7 @@
 """Draws a map on the picture, or encodes it for the JSON answer: as a picture, as an array or as numbers."""
 
 import base64
+import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,9 @@ from handler.explanation.maps import MAP_KINDS, Map
 from handler.picture.preprocess import Input
 from handler.picture.projection import onto_region, onto_upload, seen_region, show_seen
 from handler.protocol.options import Options
-from handler.rendering.encoding import encode_list, encode_npy
 from handler.rendering.render import deprocess, encode_png, overlay
+
+_DIGITS = 8  # significant digits of listed numbers, about those of a float32
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,24 @@ def encode_map(name: str, drawn: Map, canvas: Canvas) -> dict[str, Any]:
         "degenerate": drawn.degenerate,
     }
     return content if drawn.coverage is None else {**content, "coverage": drawn.coverage}
+
+
+def encode_npy(values: npt.NDArray[np.float32]) -> str:
+    """The base64 of a ``.npy`` file: ``numpy.load(io.BytesIO(base64.b64decode(text)))`` restores the array."""
+    file = io.BytesIO()
+    np.save(file, values, allow_pickle=False)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def encode_list(values: npt.NDArray[np.float32]) -> list[Any]:
+    """Nested lists of numbers, rounded to 8 significant digits; NaN (pixels outside the crop) becomes None."""
+    exact = values.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        exponent = np.floor(np.log10(np.abs(exact)))
+    unit = 10.0 ** (_DIGITS - 1 - np.where(np.isfinite(exponent), exponent, 0))
+    listed = np.round(exact * unit) / unit
+    numbers: list[Any] = np.where(np.isnan(listed), np.array(None), listed).tolist()
+    return numbers
 
 
 def values_on(canvas: Canvas, drawn: Map) -> Floats:

@@ -19,7 +19,7 @@ from handler.explanation.evidence import Floats, softmax
 from handler.explanation.maps import MAP_KINDS, Map, resize, scale
 from handler.explanation.methods import METHODS
 from handler.explanation.trust import Trust
-from handler.protocol.observation import GRADIENT_ALONE, NONE, Observation
+from handler.protocol.answer import GRADIENT_ALONE, NONE, Observation
 from handler.protocol.receipt import digest
 from handler.rendering.canvas import Canvas, draw_map, encode_map, values_on
 from handler.rendering.render import Picture, encode_png, sheet
@@ -82,7 +82,7 @@ class Result:
     explanations: Sequence[Explanation]  # one per target; empty if no map was asked for
     canvas: Canvas  # the pictures that maps are drawn on
     provenance: Mapping[str, Any]  # what the receipt says of model, options and versions
-    timings_ms: Mapping[str, float] = field(default_factory=dict)  # by name out of ``observation.STAGES``
+    timings_ms: Mapping[str, float] = field(default_factory=dict)  # by name out of ``answer.STAGES``
 
     @property
     def probabilities(self) -> Floats:
@@ -235,7 +235,7 @@ def _caption(name: str, method: str | None) -> str:
 
 
 def observe_result(result: Result, stages_ms: Mapping[str, float]) -> Observation:
-    """The facts about a result for metrics and logs; ``stages_ms`` has the names of ``observation.STAGES``."""
+    """The facts about a result for metrics and logs; ``stages_ms`` has the names of ``answer.STAGES``."""
     first = result.explanations[0] if result.explanations else None
     maps = tuple(first.maps) if first else ()
     method = (first and first.method) or (GRADIENT_ALONE if maps else NONE)

@@ -7,15 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from handler.errors import RequestError, locating
-from handler.protocol.answer import JSON, NPZ, PNG, Answer, error_answer, json_text
+from handler.protocol.answer import JSON, NPZ, PNG, Answer, Observation, error_answer, json_text
 from handler.protocol.envelope import Written
-from handler.protocol.observation import Observation
 from handler.protocol.receipt import HEADER
 from handler.protocol.request import Request, parse_row
 from handler.protocol.row import Row
 from handler.protocol.signature import read_key, sign
-from handler.rendering.encoding import png_with
-from handler.rendering.render import encode_png
+from handler.rendering.render import encode_png, png_with
 from handler.rendering.result import Result, observe_result
 from handler.serving.budget import check_size
 from handler.serving.explainer import Explainer
@@ -51,11 +49,6 @@ class Answering:
         self._explainer = explainer
         self._settings = settings
         self._key = read_key(settings.receipt_key, "private") if settings.receipt_key else None
-
-    @property
-    def pictures(self) -> dict[str, int]:
-        """Counts since the start: ``computed`` pictures, and those among them that were ``not_finite``."""
-        return self._explainer.pictures
 
     def answer_batch(self, rows: Sequence[Row]) -> list[Answer]:
         """Answers each row; an error of one row leaves the other rows untouched.

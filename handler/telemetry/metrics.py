@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from handler.explanation.methods import METHODS
-from handler.protocol.answer import OUTCOMES, Answer
-from handler.protocol.observation import GRADIENT_ALONE, NONE, STAGES
+from handler.protocol.answer import GRADIENT_ALONE, NONE, OUTCOMES, STAGES, Answer
 
 ENGINE_DISAGREEMENTS = "explainer_engine_disagreements_total"  # outputs on which the engines disagreed at start-up
 REQUESTS = "explainer_requests_total"

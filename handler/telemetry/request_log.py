@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from handler.protocol.answer import Answer
-from handler.protocol.observation import NONE, Observation
+from handler.protocol.answer import NONE, Answer, Observation
 
 
 class OneLine(logging.Formatter):

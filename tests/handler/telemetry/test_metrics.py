@@ -6,8 +6,7 @@ import yaml
 
 from handler import errors
 from handler.explanation.methods import METHODS
-from handler.protocol.answer import FAILURE, OK, OUTCOMES, Answer, error_answer
-from handler.protocol.observation import Observation
+from handler.protocol.answer import FAILURE, OK, OUTCOMES, Answer, Observation, error_answer
 from handler.telemetry.metrics import (
     DEGENERATE,
     ENGINE_DISAGREEMENTS,
