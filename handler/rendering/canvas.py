@@ -80,8 +80,6 @@ def draw_map(name: str, drawn: Map, canvas: Canvas) -> npt.NDArray[np.uint8]:
 
     At the upload's size, pixels that the network did not see are dark grey (gradcam) or transparent (gradients).
 
-    Arguments are those of ``encode_map``.
-
     Returns:
         uint8 RGB (H, W, 3); RGBA (H, W, 4) for gradients at the upload's size.
     """

@@ -13,7 +13,7 @@ from handler.errors import NotFinite
 from handler.explanation.class_weights import Mixture
 from handler.explanation.evidence import Engine, EngineTarget, Evidence, Floats, Needs, best_classes, softmax
 from handler.explanation.finiteness import check_evidence, check_maps, check_scores
-from handler.explanation.maps import make_maps
+from handler.explanation.maps import make_maps, makes_cam
 from handler.explanation.probe import Probe
 from handler.explanation.smoothing import augmented
 from handler.explanation.trust import Question, examine
@@ -121,7 +121,7 @@ class Explainer:
                 target=target,
                 contrast=contrast[0] if contrast else None,
                 against=mixture.against,
-                method=options.method if job.makes_cam else None,
+                method=options.method if makes_cam(job.maps) else None,
                 layers=tuple(evidence.layers),
                 maps=maps,
                 passes=probe.taken,
