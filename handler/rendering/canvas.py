@@ -66,8 +66,7 @@ def encode_list(values: npt.NDArray[np.float32]) -> list[Any]:
         exponent = np.floor(np.log10(np.abs(exact)))
     unit = 10.0 ** (_DIGITS - 1 - np.where(np.isfinite(exponent), exponent, 0))
     listed = np.round(exact * unit) / unit
-    numbers: list[Any] = np.where(np.isnan(listed), np.array(None), listed).tolist()
-    return numbers
+    return list(np.where(np.isnan(listed), np.array(None), listed).tolist())
 
 
 def values_on(canvas: Canvas, drawn: Map) -> Floats:

@@ -46,7 +46,7 @@ def deprocess(values: Floats) -> Picture:
     ``clip(0.1 · (values - mean) / (std + 1e-5) + 0.5, 0, 1)``; a gradient of zeros becomes mid grey.
     """
     made = (values - np.mean(values)) / (np.std(values) + 1e-5) * 0.1 + 0.5
-    return (np.clip(made, 0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.clip(made, 0, 1) * 255, np.uint8)
 
 
 def sheet(rows: Sequence[Sequence[tuple[str, Picture]]]) -> Picture:

@@ -241,8 +241,7 @@ def observe_result(result: Result, stages_ms: Mapping[str, float]) -> Observatio
     maps = tuple(first.maps) if first else ()
     method = (first and first.method) or (GRADIENT_ALONE if maps else NONE)
     return Observation(
-        engine=result.model["engine"],
-        method=method,
+        labels={"engine": result.model["engine"], "method": method},
         maps=maps,
         targets=len(result.explanations),
         degenerate=sum(made.degenerate for explanation in result.explanations for made in explanation.maps.values()),

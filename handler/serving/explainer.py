@@ -115,11 +115,9 @@ class Explainer:
             maps = make(evidence, pair, job.maps, changed=changed, probe=probe)
             check_maps(maps)
             extra_ms += probe.spent_ms + (changed.infer_ms + changed.explain_ms if changed else 0.0)
-            classes = (mixture.target, *([] if mixture.contrast is None else [mixture.contrast]))
-            target, *contrast = (self._target(index, logits, probabilities) for index in classes)
             explained = Explanation(
-                target=target,
-                contrast=contrast[0] if contrast else None,
+                target=self._target(mixture.target, logits, probabilities),
+                contrast=None if mixture.contrast is None else self._target(mixture.contrast, logits, probabilities),
                 against=mixture.against,
                 method=options.method if makes_cam(job.maps) else None,
                 layers=tuple(evidence.layers),
