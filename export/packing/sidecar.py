@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from export.errors import NotExportableError
-from export.graphs.explanation import explanation_kind, export_explanation, export_gradcam
+from export.graphs.explanation import explanation_kind, export_behind, export_explanation, export_gradcam
 from export.graphs.prediction import export_prediction
 from export.verify.compare import VerificationError
-from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY, KINDS
+from handler.graphs.description import KIND_BEHIND, KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY, KINDS
 from handler.model.classifier import Classifier
 from handler.model.custom_architecture import is_custom
 
@@ -16,6 +16,7 @@ EXPORTERS = {
     KIND_GRADCAM: export_gradcam,
     KIND_EXPLANATION: export_explanation,
     KIND_SALIENCY: export_explanation,
+    KIND_BEHIND: export_behind,
 }
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from handler.autograd.channel_layout import ChannelLayout
+from handler.autograd.behind import scores_behind
+from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.precision import full_precision
 from handler.autograd.tape import Gradients, Tape, differentiate, record
 from handler.explanation.evidence import (
@@ -73,6 +74,16 @@ class TorchEngine:
             if not self._network.alone:
                 return run(batch, targets, needs)
             return joined([run(batch[row : row + 1], targets[row : row + 1], needs) for row in range(len(batch))])
+
+    def behind(self, inputs: Floats, layer: str, activations: Floats) -> Floats:
+        """See ``Engine.behind``."""
+        network, view = self._network, self._network.views.get(layer, CHANNELS_FIRST)
+        with self._one_at_a_time, full_precision(), torch.inference_mode(False), torch.no_grad():
+            picture, maps = (torch.from_numpy(values).to(network.device) for values in (inputs, activations))
+            parts = maps.split(1 if network.alone else len(maps))
+            return np.concatenate(
+                [_numpy(scores_behind(network.module, picture, layer, part, view)) for part in parts]
+            )
 
     def _predict(self, batch: torch.Tensor, targets: Sequence[Sequence[EngineTarget]], _needs: Needs) -> Evidence:
         started = time.perf_counter()

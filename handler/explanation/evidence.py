@@ -16,6 +16,10 @@ Indices = npt.NDArray[np.int64]
 TOP = -1  # as a target: the class with the highest score
 EngineTarget = int | Floats  # class index, ``TOP``, or class weights (K,), see ``class_weights``
 
+# what a method can need beside scores, activation and gradient
+BEHIND = "the scores behind a layer"  # that changed activations have, see ``Engine.behind``
+CURVATURE = "the curvature at a layer"  # ``LayerEvidence.curvature``
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -24,6 +28,7 @@ class Needs:
     layers: tuple[str, ...] = ()  # module paths whose activation and gradient are wanted
     guided: bool = False  # the guided gradient at the input
     saliency: bool = False  # the plain gradient at the input
+    beside: str = ""  # BEHIND, CURVATURE, or nothing
 
     @property
     def backward(self) -> bool:
@@ -37,6 +42,7 @@ class LayerEvidence:
 
     activation: Floats  # (M, C, h, w)
     gradient: Floats  # (M, C, h, w)
+    curvature: Floats | None = None  # (M, C, h, w) the score's Hessian times the activation, where asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +82,19 @@ class Engine(Protocol):
         """
         ...
 
+    def behind(self, inputs: Floats, layer: str, activations: Floats) -> Floats:
+        """The logits (P, K) of a picture if a layer had other activations.
+
+        Args:
+            inputs: (1, 3, H, W), normalised.
+            layer: module path.
+            activations: (P, C, h, w), as ``LayerEvidence`` has them.
+
+        Raises:
+            Unprocessable: the engine has no such scores.
+        """
+        ...
+
 
 def joined(parts: Sequence[Evidence]) -> Evidence:
     """Joins the evidence of runs with equal needs into the evidence of one run for all inputs; times add up."""
@@ -94,6 +113,7 @@ def joined(parts: Sequence[Evidence]) -> Evidence:
             path: LayerEvidence(
                 np.concatenate([part.layers[path].activation for part in parts]),
                 np.concatenate([part.layers[path].gradient for part in parts]),
+                together([part.layers[path].curvature for part in parts]),
             )
             for path in first.layers
         },

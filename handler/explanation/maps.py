@@ -45,11 +45,13 @@ class Map:
     coverage: str | None = None  # guided maps: how many activations were guided, "57 of 57 activations"
 
 
-def needs_of(maps: Sequence[str], layers: Sequence[str]) -> Needs:
-    """The evidence for maps (names out of ``MAP_KINDS``) at layers (module paths)."""
+def needs_of(maps: Sequence[str], layers: Sequence[str], method: str = "gradcam") -> Needs:
+    """The evidence for maps (names out of ``MAP_KINDS``) at layers (module paths), by a method (out of ``METHODS``)."""
     kinds = [MAP_KINDS[name] for name in maps]
+    at_layer = any(kind.at_layer for kind in kinds)
     return Needs(
-        layers=tuple(layers) if any(kind.at_layer for kind in kinds) else (),
+        layers=tuple(layers) if at_layer else (),
+        beside=METHODS[method].beside if at_layer else "",
         guided=any(kind.guided for kind in kinds),
         saliency=any(kind.saliency for kind in kinds),
     )
@@ -79,7 +81,7 @@ def make_maps(
         eigen: takes the principal component of the weighted channels instead of their sum.
         changed: of the picture's changed copies and the same class, one pair each, see ``smoothing``; their maps are
             averaged with the picture's.
-        probe: asks for the scores of masked pictures, for the methods that take it.
+        probe: asks for the scores of masked pictures or changed activations, for the methods that take it.
 
     Returns:
         Name to map, in the order of ``maps``.
@@ -94,8 +96,13 @@ def make_maps(
     options |= {"probe": probe} if chosen.passes else {}
 
     def unscaled(found: Evidence, pair: int) -> list[Floats]:
-        row, layers = slice(pair, pair + 1), found.layers.values()
-        return [chosen.formula(layer.activation[row], layer.gradient[row], **options)[0] for layer in layers]
+        row, made = slice(pair, pair + 1), []
+        for path, layer in found.layers.items():
+            more = {} if layer.curvature is None else {"curvature": layer.curvature[row]}
+            if probe:
+                probe.layer = path
+            made.append(chosen.formula(layer.activation[row], layer.gradient[row], **options, **more)[0])
+        return made
 
     plain = unscaled(evidence, pair)
     copies = [unscaled(changed, copy) for copy in range(len(changed.rows))] if changed else []

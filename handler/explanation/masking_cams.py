@@ -11,33 +11,41 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from handler.explanation.evidence import Floats, softmax
+from handler.explanation.evidence import Floats, Indices, softmax
 
 Masks = Floats | npt.NDArray[np.bool_]
 
 
 @dataclass(kw_only=True)
 class Probe:
-    """A picture whose scores under masks can be asked for."""
+    """A picture whose scores under masks, or with changed activations, can be asked for."""
 
     answer: Callable[[Masks], Floats]  # masks (P, h, w) on [0, 1] to the logits (P, K)
     weights: Floats  # (K,) class weights
-    passes: int  # the most masks of a map
-    taken: int = 0  # masks that were asked for
+    passes: int  # the most passes of a map
+    behind: Callable[[str, Floats, Masks], Floats] | None = None  # layer, activation and factors to the logits (P, K)
+    layer: str = ""  # module path of the layer whose map is made
+    taken: int = 0  # passes that were asked for
     spent_ms: float = 0.0  # time that the answers took
 
     def scores(self, masks: Masks) -> Floats:
         """The weighted scores (P,) under masks (P, h, w)."""
-        return self._logits(masks) @ self.weights
+        return self._timed(lambda: self.answer(masks)) @ self.weights
 
     def probabilities(self, masks: Masks) -> Floats:
         """The weighted probabilities (P,) under masks (P, h, w)."""
-        return softmax(self._logits(masks)) @ self.weights
+        return softmax(self._timed(lambda: self.answer(masks))) @ self.weights
 
-    def _logits(self, masks: Masks) -> Floats:
+    def scores_behind(self, activation: Floats, factors: Masks) -> Floats:
+        """The weighted scores (P,) if the layer returned its activation (C, h, w) times factors (P, C or 1, …)."""
+        assert self.behind is not None
+        behind = self.behind
+        return self._timed(lambda: behind(self.layer, activation, factors)) @ self.weights
+
+    def _timed(self, find: Callable[[], Floats]) -> Floats:
         started = time.perf_counter()
-        logits = self.answer(masks)
-        self.taken += len(masks)
+        logits = find()
+        self.taken += len(logits)
         self.spent_ms += (time.perf_counter() - started) * 1e3
         return logits
 
@@ -50,11 +58,15 @@ def scorecam(activation: Floats, _gradient: Floats, probe: Probe) -> Floats:
     largest sum are taken. Choose it where gradients are noisy or vanish, and time does not matter.
     """
     channels = activation[0]  # (C, h, w)
-    chosen = np.sort(np.argsort(-channels.sum(axis=(1, 2)), kind="stable")[: probe.passes])
-    channels = channels[chosen]
+    channels = channels[strongest(channels, probe.passes)]
     low, high = channels.min(axis=(1, 2), keepdims=True), channels.max(axis=(1, 2), keepdims=True)
     weights = softmax(probe.scores((channels - low) / (high - low + np.float32(1e-8))))
     return np.asarray(np.tensordot(weights, channels, 1)[None].clip(min=0))
+
+
+def strongest(channels: Floats, count: int) -> Indices:
+    """The indices of the channels (C, h, w) with the largest sums, in ascending order."""
+    return np.sort(np.argsort(-channels.sum(axis=(1, 2)), kind="stable")[:count])
 
 
 def occlusion(_activation: Floats, _gradient: Floats, probe: Probe) -> Floats:

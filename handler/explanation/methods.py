@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from handler.explanation import activation_cams, gradient_cams, masking_cams
+from handler.explanation import activation_cams, behind_cams, gradient_cams, masking_cams
 from handler.explanation.class_weights import SIMILAR
+from handler.explanation.evidence import BEHIND
 
 
 class Method(NamedTuple):
@@ -16,7 +17,8 @@ class Method(NamedTuple):
     of_class: bool = True  # depends on the class
     similar: int = 0  # number of similar classes that the gradient holds the class against, see ``class_weights``
     random: bool = False  # the formula takes ``seed``
-    passes: int = 0  # default number of masked pictures, for formulas that take a ``probe``
+    passes: int = 0  # the most passes by default, for formulas that take a ``probe``
+    beside: str = ""  # evidence beside activation and gradient, see ``Needs``
 
     @property
     def summary(self) -> str:
@@ -39,6 +41,8 @@ METHODS = {
     "fem": Method("FEM", activation_cams.fem, of_class=False),
     "randomcam": Method("RandomCAM", activation_cams.random_cam, of_class=False, random=True),
     "scorecam": Method("Score-CAM", masking_cams.scorecam, weighted=False, passes=256),
+    "ablationcam": Method("Ablation-CAM", behind_cams.ablationcam, passes=257, beside=BEHIND),
+    "reciprocam": Method("Recipro-CAM", behind_cams.reciprocam, weighted=False, passes=197, beside=BEHIND),
     "occlusion": Method("occlusion", masking_cams.occlusion, weighted=False, passes=197),
     "rise": Method("RISE", masking_cams.rise, weighted=False, random=True, passes=256),
 }

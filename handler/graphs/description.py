@@ -12,6 +12,8 @@ KIND_GRADCAM = "gradcam"
 KIND_EXPLANATION = "explanation"
 KIND_SALIENCY = "saliency"  # the explanation of networks for which guided backpropagation is not defined
 
+KIND_BEHIND = "behind"  # from activations at the layer to scores; works beside another graph, which finds activations
+
 
 @dataclass(frozen=True, kw_only=True)
 class GraphKind:
@@ -37,6 +39,9 @@ KINDS = {
         file="model.saliency.onnx",
         outputs=(*_AT_LAYER, "saliency"),
         maps=("gradcam", "saliency"),
+    ),
+    KIND_BEHIND: GraphKind(
+        file="model.behind.onnx", inputs=("input", "activations"), optional=(), outputs=("logits",)
     ),
 }
 

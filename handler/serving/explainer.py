@@ -21,6 +21,7 @@ from handler.serving.jobs import Job, in_passes, pairs_at_once
 
 DEFAULT_TOP_K = 5
 _MASKS_AT_ONCE = 16  # limits the memory of masked pictures
+_VALUES_AT_ONCE = 4_000_000  # of changed activations: limits their memory
 Outcome = Result | Exception
 
 
@@ -155,7 +156,7 @@ class Explainer:
         if "augment" not in job.canvas.options.smooth:
             return None
         inputs = augmented(job.canvas.seen.tensor)
-        evidence = self._engine.run(inputs, [[target]] * len(inputs), Needs(job.needs.layers))
+        evidence = self._engine.run(inputs, [[target]] * len(inputs), replace(job.needs, guided=False, saliency=False))
         for copy in range(len(inputs)):
             check_evidence(evidence, copy)
         return evidence
@@ -171,7 +172,12 @@ class Explainer:
                 found.append(self._engine.run(inputs, [()] * len(inputs), Needs()).logits)
             return np.concatenate(found)
 
-        return Probe(answer=answer, weights=weights, passes=passes)
+        def behind(layer: str, activation: Floats, factors: Masks) -> Floats:
+            most = max(1, _VALUES_AT_ONCE // activation.size)
+            parts = (factors[start : start + most] for start in range(0, len(factors), most))
+            return np.concatenate([self._engine.behind(tensor[None], layer, activation * part) for part in parts])
+
+        return Probe(answer=answer, weights=weights, passes=passes, behind=behind)
 
     def _target(self, index: int, logits: Floats, probabilities: Floats) -> Target:
         return Target(

@@ -41,7 +41,7 @@ class Job:
 
     @property
     def passes(self) -> int:
-        """The most masks of a method that masks the picture, for each target and layer; 0 for other methods."""
+        """The most passes of a method of many passes, for each target and layer; 0 for other methods."""
         options = self.canvas.options
         return options.passes or METHODS[options.method].passes
 
@@ -51,13 +51,14 @@ class Job:
         return self.canvas.options.size == "layer" and self.form != PNG
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CheckedOptions:
     """A picture's options, checked against the model and in the model's terms."""
 
     targets: list[Mixture]  # the classes to explain
     maps: tuple[str, ...]  # names out of MAP_KINDS
     layers: list[str]  # module paths
+    method: str  # name out of METHODS
 
     @classmethod
     def of(cls, options: Options, card: ModelCard) -> "CheckedOptions":
@@ -67,7 +68,12 @@ class CheckedOptions:
             RequestError: the model lacks a class, a map or a layer that the options ask for, or the method cannot be
                 smoothed so.
         """
-        checked = cls(card.targets(options), card.map_names(options), card.layer_paths(options))
+        checked = cls(
+            targets=card.targets(options),
+            maps=card.map_names(options),
+            layers=card.layer_paths(options),
+            method=options.method,
+        )
         card.check_top_k(options)
         check_method(options, checked.targets)
         return checked
@@ -75,7 +81,7 @@ class CheckedOptions:
     @property
     def needs(self) -> Needs:
         """The evidence that the options ask for."""
-        return needs_of(self.maps, self.layers)
+        return needs_of(self.maps, self.layers, self.method)
 
 
 def check_method(options: Options, targets: Sequence[Mixture]) -> None:
@@ -93,7 +99,7 @@ def check_method(options: Options, targets: Sequence[Mixture]) -> None:
     if method.similar and any(target.contrast is not None for target in targets):
         raise Unprocessable(f"method {name} chooses the contrast by itself, valid is contrast none")
     if options.passes is not None and not method.passes:
-        raise Unprocessable(f"passes needs a method that masks the picture, not {name}; valid are {masking}")
+        raise Unprocessable(f"passes needs a method of many passes, not {name}; valid are {masking}")
     if "augment" in options.smooth and method.passes:
         raise Unprocessable(f"smooth augment needs a method of one pass, not {name}; valid are all but {masking}")
     if "eigen" in options.smooth and not method.weighted:
