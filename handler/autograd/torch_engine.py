@@ -80,7 +80,7 @@ class TorchEngine:
         network, view = self._network, self._network.views.get(layer, CHANNELS_FIRST)
         with self._one_at_a_time, full_precision(), torch.inference_mode(False), torch.no_grad():
             picture, maps = (torch.from_numpy(values).to(network.device) for values in (inputs, activations))
-            parts = maps.split(1 if network.alone else len(maps))
+            parts = torch.split(maps, 1 if network.alone else len(maps))
             return np.concatenate(
                 [_numpy(scores_behind(network.module, picture, layer, part, view)) for part in parts]
             )
@@ -118,7 +118,7 @@ class TorchEngine:
             rows=rows,
             classes=classes,
             layers={
-                path: LayerEvidence(_numpy(activation)[rows], collected.layers[path])
+                path: LayerEvidence(_numpy(activation)[rows], collected.layers[path], collected.curvature.get(path))
                 for path, activation in tape.layers.items()
             },
             guided=collected.guided,
@@ -138,6 +138,7 @@ class _Collected:
         self.layers = {
             path: np.empty((pairs, *activation.shape[1:]), np.float32) for path, activation in tape.layers.items()
         }
+        self.curvature = {path: np.empty_like(layer) for path, layer in self.layers.items() if tape.curvature}
         self.guided = np.empty(pixels, np.float32) if tape.gates else None
         self.saliency = np.empty(pixels, np.float32) if tape.saliency else None
 
@@ -145,6 +146,8 @@ class _Collected:
         """Writes the gradients of a round, in which pair ``pairs[i]`` is about row ``rows[i]``."""
         for path, gradient in gradients.layers.items():
             self.layers[path][pairs] = _numpy(gradient)[rows]
+        for path, curvature in gradients.curvature.items():
+            self.curvature[path][pairs] = _numpy(curvature)[rows]
         if self.guided is not None and gradients.guided is not None:
             self.guided[pairs] = _numpy(gradients.guided)[rows]
         if self.saliency is not None and gradients.saliency is not None:

@@ -7,7 +7,8 @@ import numpy as np
 
 from handler.explanation.evidence import Floats
 from handler.explanation.gradient_cams import Combine, positive_sum
-from handler.explanation.masking_cams import Probe, strongest
+from handler.explanation.masking_cams import strongest
+from handler.explanation.probe import Probe
 
 
 def ablationcam(activation: Floats, _gradient: Floats, probe: Probe, combine: Combine = positive_sum) -> Floats:

@@ -9,8 +9,8 @@ import numpy as np
 
 from handler.explanation.activation_cams import principal_component
 from handler.explanation.evidence import Evidence, Floats, Needs
-from handler.explanation.masking_cams import Probe
 from handler.explanation.methods import METHODS
+from handler.explanation.probe import Probe
 from handler.explanation.smoothing import averaged
 
 _EPSILON = 1e-7  # as in pytorch-grad-cam: an all-zero map stays zero
@@ -45,13 +45,17 @@ class Map:
     coverage: str | None = None  # guided maps: how many activations were guided, "57 of 57 activations"
 
 
+def makes_cam(maps: Sequence[str]) -> bool:
+    """Whether one of the maps (names out of ``MAP_KINDS``) is made by a method."""
+    return any(MAP_KINDS[name].at_layer for name in maps)
+
+
 def needs_of(maps: Sequence[str], layers: Sequence[str], method: str = "gradcam") -> Needs:
-    """The evidence for maps (names out of ``MAP_KINDS``) at layers (module paths), by a method (out of ``METHODS``)."""
+    """The evidence for maps (names out of ``MAP_KINDS``) by a method, at layers (module paths)."""
     kinds = [MAP_KINDS[name] for name in maps]
-    at_layer = any(kind.at_layer for kind in kinds)
     return Needs(
-        layers=tuple(layers) if at_layer else (),
-        beside=METHODS[method].beside if at_layer else "",
+        layers=tuple(layers) if makes_cam(maps) and METHODS[method].at_layer else (),
+        beside=METHODS[method].beside if makes_cam(maps) else "",
         guided=any(kind.guided for kind in kinds),
         saliency=any(kind.saliency for kind in kinds),
     )
@@ -81,7 +85,7 @@ def make_maps(
         eigen: takes the principal component of the weighted channels instead of their sum.
         changed: of the picture's changed copies and the same class, one pair each, see ``smoothing``; their maps are
             averaged with the picture's.
-        probe: asks for the scores of masked pictures or changed activations, for the methods that take it.
+        probe: asks for the scores of masked pictures, for the methods that take it.
 
     Returns:
         Name to map, in the order of ``maps``.
@@ -96,15 +100,18 @@ def make_maps(
     options |= {"probe": probe} if chosen.passes else {}
 
     def unscaled(found: Evidence, pair: int) -> list[Floats]:
+        if not chosen.at_layer:
+            return [chosen.formula(None, None, **options)[0]]
         row, made = slice(pair, pair + 1), []
         for path, layer in found.layers.items():
-            more = {} if layer.curvature is None else {"curvature": layer.curvature[row]}
             if probe:
                 probe.layer = path
-            made.append(chosen.formula(layer.activation[row], layer.gradient[row], **options, **more)[0])
+            if layer.curvature is not None:
+                options["curvature"] = layer.curvature[row]
+            made.append(chosen.formula(layer.activation[row], layer.gradient[row], **options)[0])
         return made
 
-    plain = unscaled(evidence, pair)
+    plain = unscaled(evidence, pair) if makes_cam(maps) else []
     copies = [unscaled(changed, copy) for copy in range(len(changed.rows))] if changed else []
 
     def cam(size: tuple[int, int] | None) -> Map:

@@ -4,50 +4,10 @@ A mask M is laid on the network's input by multiplication, after it is upsampled
 picture becomes the mean colour. ``y(M)`` is the target's score of the picture under a mask, ``p(M)`` its probability.
 """
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
-import numpy.typing as npt
 
 from handler.explanation.evidence import Floats, Indices, softmax
-
-Masks = Floats | npt.NDArray[np.bool_]
-
-
-@dataclass(kw_only=True)
-class Probe:
-    """A picture whose scores under masks, or with changed activations, can be asked for."""
-
-    answer: Callable[[Masks], Floats]  # masks (P, h, w) on [0, 1] to the logits (P, K)
-    weights: Floats  # (K,) class weights
-    passes: int  # the most passes of a map
-    behind: Callable[[str, Floats, Masks], Floats] | None = None  # layer, activation and factors to the logits (P, K)
-    layer: str = ""  # module path of the layer whose map is made
-    taken: int = 0  # passes that were asked for
-    spent_ms: float = 0.0  # time that the answers took
-
-    def scores(self, masks: Masks) -> Floats:
-        """The weighted scores (P,) under masks (P, h, w)."""
-        return self._timed(lambda: self.answer(masks)) @ self.weights
-
-    def probabilities(self, masks: Masks) -> Floats:
-        """The weighted probabilities (P,) under masks (P, h, w)."""
-        return softmax(self._timed(lambda: self.answer(masks))) @ self.weights
-
-    def scores_behind(self, activation: Floats, factors: Masks) -> Floats:
-        """The weighted scores (P,) if the layer returned its activation (C, h, w) times factors (P, C or 1, …)."""
-        assert self.behind is not None
-        behind = self.behind
-        return self._timed(lambda: behind(self.layer, activation, factors)) @ self.weights
-
-    def _timed(self, find: Callable[[], Floats]) -> Floats:
-        started = time.perf_counter()
-        logits = find()
-        self.taken += len(logits)
-        self.spent_ms += (time.perf_counter() - started) * 1e3
-        return logits
+from handler.explanation.probe import Probe
 
 
 def scorecam(activation: Floats, _gradient: Floats, probe: Probe) -> Floats:

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from handler.explanation import activation_cams, behind_cams, gradient_cams, masking_cams
+from handler.explanation import activation_cams, behind_cams, gradient_cams, input_gradients, masking_cams
 from handler.explanation.class_weights import SIMILAR
-from handler.explanation.evidence import BEHIND
+from handler.explanation.evidence import BEHIND, CURVATURE
 
 
 class Method(NamedTuple):
@@ -17,7 +17,8 @@ class Method(NamedTuple):
     of_class: bool = True  # depends on the class
     similar: int = 0  # number of similar classes that the gradient holds the class against, see ``class_weights``
     random: bool = False  # the formula takes ``seed``
-    passes: int = 0  # the most passes by default, for formulas that take a ``probe``
+    at_layer: bool = True  # a map of a layer's cells
+    passes: int = 0  # default number of changed pictures or activations, for formulas that take a ``probe``
     beside: str = ""  # evidence beside activation and gradient, see ``Needs``
 
     @property
@@ -34,6 +35,7 @@ METHODS = {
     "hirescam": Method("HiResCAM", gradient_cams.hirescam),
     "gradcam_elementwise": Method("element-wise Grad-CAM", gradient_cams.gradcam_elementwise),
     "finercam": Method("FinerCAM", gradient_cams.finercam, similar=SIMILAR),
+    "shapleycam": Method("ShapleyCAM", gradient_cams.shapleycam, beside=CURVATURE),
     "cam": Method("CAM", gradient_cams.cam),
     "eigencam": Method("Eigen-CAM", activation_cams.eigencam, weighted=False, of_class=False),
     "eigengradcam": Method("Eigen-Grad-CAM", activation_cams.eigengradcam, weighted=False),
@@ -43,6 +45,20 @@ METHODS = {
     "scorecam": Method("Score-CAM", masking_cams.scorecam, weighted=False, passes=256),
     "ablationcam": Method("Ablation-CAM", behind_cams.ablationcam, passes=257, beside=BEHIND),
     "reciprocam": Method("Recipro-CAM", behind_cams.reciprocam, weighted=False, passes=197, beside=BEHIND),
-    "occlusion": Method("occlusion", masking_cams.occlusion, weighted=False, passes=197),
-    "rise": Method("RISE", masking_cams.rise, weighted=False, random=True, passes=256),
+    "occlusion": Method("occlusion", masking_cams.occlusion, weighted=False, at_layer=False, passes=197),
+    "rise": Method("RISE", masking_cams.rise, weighted=False, random=True, at_layer=False, passes=256),
+    "integrated_gradients": Method(
+        "Integrated Gradients", input_gradients.integrated_gradients, weighted=False, at_layer=False, passes=32
+    ),
+    "expected_gradients": Method(
+        "Expected Gradients",
+        input_gradients.expected_gradients,
+        weighted=False,
+        random=True,
+        at_layer=False,
+        passes=64,
+    ),
+    "smoothgrad": Method(
+        "SmoothGrad", input_gradients.smoothgrad, weighted=False, random=True, at_layer=False, passes=32
+    ),
 }

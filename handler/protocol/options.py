@@ -46,7 +46,7 @@ class Options:
     maps: tuple[str, ...] | None = None  # out of MAPS; empty: a prediction only; None: DEFAULT_MAPS, if they exist
     method: str = "gradcam"  # a name out of methods.METHODS
     seed: int = 0  # of random methods, 0 to 2**32 - 1
-    passes: int | None = None  # of methods that mask the picture: the most masks; None: the method's own number
+    passes: int | None = None  # of methods of many passes: the most; None: the method's own number
     layer: tuple[str, ...] = ("auto",)  # module paths or "auto"; the maps of several layers are averaged
     top_k: int | None = None  # number of predictions, at least 1; None: 5, or all classes if there are fewer
     smooth: tuple[str, ...] = ()  # out of SMOOTHINGS
@@ -71,6 +71,8 @@ def parse_options(given: Mapping[str, Any], defaults: Options) -> Options:
         if name not in _READERS:
             raise BadRequest(f"unknown option {shown(written)}, valid are {', '.join(_READERS)}")
         read[name] = _READERS[name](_text(name, value))
+    if read.get("method", defaults.method) != defaults.method:
+        defaults = replace(defaults, passes=None)  # it is a number for the operator's method
     if "overlay" in read:
         read["overlay"] = replace(defaults.overlay, **read["overlay"])
     return replace(defaults, **read)

@@ -12,16 +12,14 @@ from handler.errors import NotFinite
 from handler.explanation.class_weights import Mixture
 from handler.explanation.evidence import Engine, EngineTarget, Evidence, Floats, Needs, best_classes, softmax
 from handler.explanation.finiteness import check_evidence, check_maps, check_scores
-from handler.explanation.maps import make_maps, resize
-from handler.explanation.masking_cams import Masks, Probe
+from handler.explanation.maps import make_maps
+from handler.explanation.probe import Probe
 from handler.explanation.smoothing import augmented
 from handler.protocol.model_card import ModelCard
 from handler.rendering.result import Explanation, Prediction, Result, Target
 from handler.serving.jobs import Job, in_passes, pairs_at_once
 
 DEFAULT_TOP_K = 5
-_MASKS_AT_ONCE = 16  # limits the memory of masked pictures
-_VALUES_AT_ONCE = 4_000_000  # of changed activations: limits their memory
 Outcome = Result | Exception
 
 
@@ -105,7 +103,7 @@ class Explainer:
             check_evidence(evidence, pair)
             mixture = asked.resolved(logits)
             changed = self._changed(job, mixture.wanted(logits)) if evidence.layers else None
-            probe = self._probe(job, mixture.weights(logits))
+            probe = self._probe(job, mixture, logits)
             maps = make_maps(
                 evidence,
                 pair,
@@ -121,14 +119,13 @@ class Explainer:
             extra_ms += probe.spent_ms + (changed.infer_ms + changed.explain_ms if changed else 0.0)
             classes = (mixture.target, *([] if mixture.contrast is None else [mixture.contrast]))
             target, *contrast = (self._target(index, logits, probabilities) for index in classes)
-            layers = tuple(evidence.layers)
             explanations.append(
                 Explanation(
                     target=target,
                     contrast=contrast[0] if contrast else None,
                     against=mixture.against,
-                    method=options.method if layers else None,
-                    layers=layers,
+                    method=options.method if job.makes_cam else None,
+                    layers=tuple(evidence.layers),
                     maps=maps,
                     passes=probe.taken,
                 )
@@ -161,23 +158,24 @@ class Explainer:
             check_evidence(evidence, copy)
         return evidence
 
-    def _probe(self, job: Job, weights: Floats) -> Probe:
-        tensor, passes = job.canvas.seen.tensor, job.passes
+    def _probe(self, job: Job, mixture: Mixture, logits: Floats) -> Probe:
+        def answer(inputs: Floats) -> Floats:
+            return self._engine.run(inputs, [()] * len(inputs), Needs()).logits
 
-        def answer(masks: Masks) -> Floats:
-            found = []
-            for start in range(0, len(masks), _MASKS_AT_ONCE):
-                some = masks[start : start + _MASKS_AT_ONCE].astype(np.float32)
-                inputs = tensor * np.stack([resize(mask, *tensor.shape[1:]) for mask in some])[:, None]
-                found.append(self._engine.run(inputs, [()] * len(inputs), Needs()).logits)
-            return np.concatenate(found)
+        def differentiate(inputs: Floats) -> Floats:
+            targets = [[mixture.wanted(logits)]] * len(inputs)
+            found = self._engine.run(inputs, targets, Needs(saliency=True))
+            return np.asarray(found.saliency)
 
-        def behind(layer: str, activation: Floats, factors: Masks) -> Floats:
-            most = max(1, _VALUES_AT_ONCE // activation.size)
-            parts = (factors[start : start + most] for start in range(0, len(factors), most))
-            return np.concatenate([self._engine.behind(tensor[None], layer, activation * part) for part in parts])
-
-        return Probe(answer=answer, weights=weights, passes=passes, behind=behind)
+        picture, weights = job.canvas.seen.tensor, mixture.weights(logits)
+        return Probe(
+            picture=picture,
+            answer=answer,
+            differentiate=differentiate,
+            behind=lambda layer, activations: self._engine.behind(picture[None], layer, activations),
+            weights=weights,
+            passes=job.passes,
+        )
 
     def _target(self, index: int, logits: Floats, probabilities: Floats) -> Target:
         return Target(

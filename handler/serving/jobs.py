@@ -10,7 +10,7 @@ import numpy.typing as npt
 from handler.errors import BadRequest, Unprocessable, locating
 from handler.explanation.class_weights import Mixture
 from handler.explanation.evidence import Needs
-from handler.explanation.maps import needs_of
+from handler.explanation.maps import makes_cam, needs_of
 from handler.explanation.methods import METHODS
 from handler.picture.decode import decode
 from handler.picture.preprocess import Input, preprocess
@@ -41,9 +41,14 @@ class Job:
 
     @property
     def passes(self) -> int:
-        """The most passes of a method of many passes, for each target and layer; 0 for other methods."""
+        """The most pictures that a map's method asks about, for each target and layer; 0 for methods of one pass."""
         options = self.canvas.options
-        return options.passes or METHODS[options.method].passes
+        return (options.passes or METHODS[options.method].passes) if self.makes_cam else 0
+
+    @property
+    def makes_cam(self) -> bool:
+        """Whether one of the maps is made by the method."""
+        return makes_cam(self.maps)
 
     @property
     def at_layer(self) -> bool:
@@ -51,14 +56,14 @@ class Job:
         return self.canvas.options.size == "layer" and self.form != PNG
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class CheckedOptions:
     """A picture's options, checked against the model and in the model's terms."""
 
     targets: list[Mixture]  # the classes to explain
     maps: tuple[str, ...]  # names out of MAP_KINDS
     layers: list[str]  # module paths
-    method: str  # name out of METHODS
+    method: str  # a name out of METHODS
 
     @classmethod
     def of(cls, options: Options, card: ModelCard) -> "CheckedOptions":
@@ -68,12 +73,7 @@ class CheckedOptions:
             RequestError: the model lacks a class, a map or a layer that the options ask for, or the method cannot be
                 smoothed so.
         """
-        checked = cls(
-            targets=card.targets(options),
-            maps=card.map_names(options),
-            layers=card.layer_paths(options),
-            method=options.method,
-        )
+        checked = cls(card.targets(options), card.map_names(options), card.layer_paths(options), options.method)
         card.check_top_k(options)
         check_method(options, checked.targets)
         return checked
@@ -138,7 +138,7 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
                 form=request.accept,
                 decode_ms=(time.perf_counter() - started) * 1e3,
             )
-            budget.mask(job.passes * len(checked.targets) * len(checked.needs.layers))
+            budget.mask(job.passes * len(checked.targets) * max(1, len(checked.needs.layers)))
             jobs.append(job)
     return jobs
 
