@@ -27,6 +27,8 @@ SOURCE := $(if $(MODEL),--model '$(MODEL)') $(if $(ARCH),--arch '$(ARCH)') $(if 
           $(if $(strip $(TRANSFORM_INPUT)),--transform-input '$(TRANSFORM_INPUT)')
 # 0 packs no ONNX graphs into the archive
 SIDECAR ?= 1
+# a private Ed25519 key in PEM, which signs the archive: writes model_store/NAME.mar.sig
+SIGN   ?=
 CONFIG ?= config.properties
 # what demo-photo writes
 STRIP ?= out/demo-photo/strip.png
@@ -58,6 +60,7 @@ help: ## list the targets
 	@echo "make TARGET [VARIABLE=value …]"
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 16
 	@echo
+	@echo "archive takes SIGN=key.pem, too;"
 	@echo "archive, export, explanation and gradcam take MODEL=resnet18 WEIGHTS=DEFAULT, or CHECKPOINT=file LABELS=file, and NAME=name;"
 	@echo "or ARCH=package.module:factory for a network of your own, with PACK=package for what else its code imports;"
 	@echo "PREPROCESS='resize=256 crop=224 mean=0.5,0.5,0.5 std=0.5,0.5,0.5 interpolation=bicubic crop_first=true', or a part of it, goes"
@@ -129,6 +132,7 @@ demo-photo: $(READY) ## serve real ImageNet weights, explain two photographs, dr
 
 archive: $(READY) ## write model_store/NAME.mar for TorchServe, ONNX graphs included (SIDECAR=0 leaves them out)
 	$(PY) -m export archive --name '$(NAME)' $(SOURCE) $(if $(filter 0,$(SIDECAR)),--no-sidecar)$(foreach package,$(PACK), --pack '$(package)')
+	$(if $(SIGN),openssl pkeyutl -sign -rawin -inkey '$(SIGN)' -in 'model_store/$(NAME).mar' -out 'model_store/$(NAME).mar.sig')
 
 export: $(READY) ## write model_store/NAME.onnx for ONNX Runtime, verified against PyTorch
 	$(PY) -m export prediction --name '$(NAME)' $(SOURCE)

@@ -5,6 +5,7 @@ import logging
 import tempfile
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +100,12 @@ def load_checkpoint(path: Path, **said: Any) -> Model:
 
     Args:
         path: a safetensors file or a state dict.
-        said: the arguments of ``load_classifier``.
+        said: the other arguments of ``load_classifier``.
 
     Raises:
         ModelError: the file does not exist, or the description is incomplete or contradicts itself.
     """
-    classifier = load_classifier(said.pop("architecture", None), checkpoint=path, **said)
+    classifier = load_classifier(checkpoint=path, **said)
     engine = TorchEngine(in_fast_layout(classifier))
     return Model(Explainer(engine, describe_model(classifier, engine, path.name.partition(".")[0], "checkpoint")))
 
@@ -118,7 +119,7 @@ def _load(
     if classifier.alone:
         logger.warning("%s runs pictures one by one: %s", name, classifier.alone)
     choice = choose_engine(settings.engine, folder, classifier, threads)
-    card = describe_model(classifier, choice.engine, name, version)
+    card = replace(describe_model(classifier, choice.engine, name, version), graphs=choice.graphs)
     logger.info(
         "%s is ready: %s on %s, layer %s, engine %s with %d threads, graphs: %s",
         *(name, card.architecture, device, card.default_layer, choice.engine.name, threads),
@@ -128,12 +129,7 @@ def _load(
 
 
 def check_defaults(defaults: Options, card: ModelCard, engine: Engine) -> None:
-    """Checks the default options by explaining a picture of zeros.
-
-    Args:
-        defaults: the operator's default options.
-        card: the model's card.
-        engine: explains the picture.
+    """Checks the operator's default options by explaining a picture of zeros.
 
     Raises:
         ModelError: the model or the engine lacks a default; the message names it and what is valid.
@@ -145,14 +141,7 @@ def check_defaults(defaults: Options, card: ModelCard, engine: Engine) -> None:
 
 
 def describe_model(classifier: Classifier, engine: Engine, name: str, version: str) -> ModelCard:
-    """Makes the model's card; explains a picture of zeros to find out which maps the engine can make.
-
-    Args:
-        classifier: the network, its labels and layers.
-        engine: explains the picture.
-        name: the model's name.
-        version: the model's version.
-    """
+    """Makes the card of a classifier; explains a picture of zeros to find out which maps the engine can make."""
     blank, layer = _blank(classifier.preprocessing), classifier.default_layer
     coverage: str | None = None
     refusals: dict[str, str] = {}
@@ -175,6 +164,7 @@ def describe_model(classifier: Classifier, engine: Engine, name: str, version: s
         layer_rule=classifier.layer_rule,
         refused_layers=classifier.refused_layers,
         alone=classifier.alone,
+        weights_sha256=classifier.weights_sha256,
     )
 
 

@@ -1,6 +1,6 @@
 """What an environment's ONNX Runtime answers with each graph of a folder.
 
-Runs without torch, on fixed pictures: the bare graphs, and a picture through the project's own clients.
+Runs without torch, on fixed pictures: the bare graphs, and a picture through the project's own client.
 """
 
 import sys
@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from export.verify.compare import Floats, fresh_pictures
-from handler.client.explanation import ExplanationClient
-from handler.client.prediction import PredictionClient
+from handler.client.graph import GraphModel
 from handler.explanation.evidence import TOP
 from handler.graphs.description import KIND_PREDICTION, KINDS
 from handler.graphs.session import GraphSession
@@ -34,11 +33,10 @@ def answers(path: Path) -> Mapping[str, Floats]:
 
 def _probabilities(path: Path, kind: str) -> list[float]:
     upload = encode_png(np.random.default_rng(4).integers(0, 256, (90, 70, 3), np.uint8))
-    if kind == KIND_PREDICTION:
-        return [one.probability for one in PredictionClient(path).predict(upload)]
-    client = ExplanationClient(path)
-    client.draw(upload)
-    return [one["probability"] for one in client.explain(upload)["predictions"]]
+    result = GraphModel(path).explain(upload)
+    if kind != KIND_PREDICTION:
+        result.sheet()
+    return [one.probability for one in result.predictions]
 
 
 def main(folder: Path, file: Path) -> None:

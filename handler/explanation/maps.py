@@ -42,6 +42,7 @@ class Map:
     values: Floats  # gradcam: (h, w) on [0, 1]; other maps: (H, W, 3), signed and unscaled
     maximum: float | list[float]  # gradcam: of the unscaled map, one per layer; other maps: of the absolute values
     degenerate: bool  # gradcam: no positive evidence; other maps: all values are 0
+    cells: tuple[int, ...] | None = None  # gradcam: (h, w) of the unscaled map, of the first layer
     coverage: str | None = None  # guided maps: how many activations were guided, "57 of 57 activations"
 
 
@@ -135,9 +136,9 @@ def make_maps(
 def _cam(unscaled: list[Floats], size: tuple[int, int] | None) -> Map:
     """The map of a size (H, W), or of the first layer's."""
     maxima = [float(values.max()) for values in unscaled]
-    alone, size = len(unscaled) == 1, size or unscaled[0].shape
-    values = scale(unscaled[0]) if alone and unscaled[0].shape == size else combine(unscaled, *size)
-    return Map(values=values, maximum=maxima[0] if alone else maxima, degenerate=max(maxima) <= 0)
+    alone, cells = len(unscaled) == 1, unscaled[0].shape
+    values = scale(unscaled[0]) if alone and cells == (size or cells) else combine(unscaled, *(size or cells))
+    return Map(values=values, maximum=maxima[0] if alone else maxima, degenerate=max(maxima) <= 0, cells=cells)
 
 
 def _pixels(gradients: Floats | None, pair: int, coverage: str | None) -> Map:

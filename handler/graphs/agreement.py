@@ -30,7 +30,7 @@ def disagreements(graphs: OnnxEngine, hooks: Engine, preprocessing: Preprocessin
     """
     picture, targets = fixed_picture(preprocessing)[None], [[TOP, 0]]
     at_layer = (graphs.layer,) if graphs.layer is not None else ()
-    held = {kind: needs_of(KINDS[kind].maps, at_layer) for kind in graphs.kinds}
+    held = {kind: needs_of(KINDS[kind].maps, at_layer) for kind in graphs.files}
     reference = hooks.run(picture, targets, needs_of([name for kind in held for name in KINDS[kind].maps], at_layer))
     return [
         f"{kind} graph: {line}"

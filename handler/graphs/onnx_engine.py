@@ -60,9 +60,9 @@ class OnnxEngine:
         return cls(open_graphs(folder, origin, threads=threads))
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """The kinds of the graphs."""
-        return tuple(self._graphs)
+    def files(self) -> dict[str, str]:
+        """The kinds of the graphs, and the SHA-256 of their files."""
+        return {kind: graph.sha256 for kind, graph in self._graphs.items()}
 
     @property
     def held(self) -> str:

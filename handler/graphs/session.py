@@ -1,5 +1,6 @@
 """Opens a graph in ONNX Runtime, and refuses files that are no graphs of this project; no other file opens graphs."""
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ class GraphSession:
 
     description: GraphDescription
     session: Any  # onnxruntime.InferenceSession, which has no types
+    sha256: str = ""  # of the file
 
     @classmethod
     def open(cls, path: Path, kind: str | None = None, *, threads: int = 0) -> "GraphSession":
@@ -49,7 +51,8 @@ class GraphSession:
         if description.kind not in needed:
             raise ModelError(f"graph {path} is of the kind {description.kind!r}, needed is {' or '.join(needed)}")
         _check_signature(path, session, description)
-        return cls(description, session)
+        with path.open("rb") as file:
+            return cls(description, session, hashlib.file_digest(file, "sha256").hexdigest())
 
     def infer(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[Floats]:
         """Runs the graph; the batch is the first axis of all arrays.

@@ -56,8 +56,7 @@ def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu")
     """
     if checkpoint.architecture is None or checkpoint.labels is None or checkpoint.preprocessing is None:
         raise ModelError("the checkpoint does not say its architecture, labels and preprocessing")
-    side, classes = checkpoint.preprocessing.crop_size, len(checkpoint.labels)
-    module = _build(checkpoint, num_classes=classes, side=side)
+    module = build_network(checkpoint)
     _load_state(module, checkpoint)
     module = module.float().eval().requires_grad_(False)
     weights = hash_state(module)  # before the network runs, which may change a buffer
@@ -107,13 +106,10 @@ def build_network(checkpoint: Checkpoint) -> nn.Module:
     Raises:
         ModelError: the network cannot be built.
     """
+    architecture = str(checkpoint.architecture)
     assert checkpoint.labels is not None
     assert checkpoint.preprocessing is not None
-    return _build(checkpoint, num_classes=len(checkpoint.labels), side=checkpoint.preprocessing.crop_size)
-
-
-def _build(checkpoint: Checkpoint, num_classes: int, side: int) -> nn.Module:
-    architecture = str(checkpoint.architecture)
+    num_classes, side = len(checkpoint.labels), checkpoint.preprocessing.crop_size
     if is_custom(architecture):
         return build_custom(architecture, num_classes, side)
     options = dict(checkpoint.options)

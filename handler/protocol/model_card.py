@@ -1,7 +1,7 @@
 """The model's card: the facts by which requests are checked and the model is described to clients."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -30,6 +30,10 @@ class ModelCard:
     layer_rule: str = ""  # why ``default_layer`` is the default
     refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
     alone: str = ""  # why pictures are run one by one; empty if they are run together
+    weights_sha256: str = ""  # see ``fingerprint.hash_state``; empty for a network in memory, whose weights may change
+    graphs: Mapping[str, str] = field(
+        default_factory=dict
+    )  # kinds of the graphs that may answer, to the file's SHA-256
 
     @property
     def maps(self) -> tuple[str, ...]:

@@ -50,6 +50,7 @@ class Options:
     layer: tuple[str, ...] = ("auto",)  # module paths or "auto"; the maps of several layers are averaged
     top_k: int | None = None  # number of predictions, at least 1; None: 5, or all classes if there are fewer
     smooth: tuple[str, ...] = ()  # out of SMOOTHINGS
+    trust: bool = False  # adds to each explanation what further passes say of its map
     size: str = "input"  # out of SIZES
     encoding: str = "png"  # out of ENCODINGS
     overlay: Overlay = Overlay()
@@ -199,6 +200,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "layer": _layer,
     "top_k": partial(_number, "top_k", least=1, most=None, valid="1 to the number of classes"),
     "smooth": _smooth,
+    "trust": lambda value: _choice("trust", str(value), ("true", "false")) == "true",  # JSON says True
     "size": partial(_choice, "size", valid=SIZES),
     "encoding": partial(_choice, "encoding", valid=ENCODINGS),
     "overlay": _overlay,

@@ -4,6 +4,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -15,7 +16,9 @@ from handler.explanation.finiteness import check_evidence, check_maps, check_sco
 from handler.explanation.maps import make_maps
 from handler.explanation.probe import Probe
 from handler.explanation.smoothing import augmented
+from handler.explanation.trust import Question, examine
 from handler.protocol.model_card import ModelCard
+from handler.protocol.receipt import provenance
 from handler.rendering.result import Explanation, Prediction, Result, Target
 from handler.serving.jobs import Job, in_passes, pairs_at_once
 
@@ -97,39 +100,43 @@ class Explainer:
         logits = evidence.logits[row]
         check_scores(logits)
         probabilities, options = softmax(logits), job.canvas.options
+        make = partial(make_maps, method=options.method, at_layer=job.at_layer, seed=options.seed)
+        make = partial(make, eigen="eigen" in options.smooth)
         explanations = []
         pairs = zip(np.flatnonzero(evidence.rows == row).tolist(), mixtures, strict=True)
         for pair, asked in pairs if job.maps else ():
             check_evidence(evidence, pair)
             mixture = asked.resolved(logits)
-            changed = self._changed(job, mixture.wanted(logits)) if evidence.layers else None
+            wanted = mixture.wanted(logits)
+            changed = self._changed(job, wanted) if evidence.layers else None
             probe = self._probe(job, mixture, logits)
-            maps = make_maps(
-                evidence,
-                pair,
-                job.maps,
-                options.method,
-                at_layer=job.at_layer,
-                seed=options.seed,
-                eigen="eigen" in options.smooth,
-                changed=changed,
-                probe=probe,
-            )
+            maps = make(evidence, pair, job.maps, changed=changed, probe=probe)
             check_maps(maps)
             extra_ms += probe.spent_ms + (changed.infer_ms + changed.explain_ms if changed else 0.0)
             classes = (mixture.target, *([] if mixture.contrast is None else [mixture.contrast]))
             target, *contrast = (self._target(index, logits, probabilities) for index in classes)
-            explanations.append(
-                Explanation(
-                    target=target,
-                    contrast=contrast[0] if contrast else None,
-                    against=mixture.against,
-                    method=options.method if job.makes_cam else None,
-                    layers=tuple(evidence.layers),
-                    maps=maps,
-                    passes=probe.taken,
-                )
+            explained = Explanation(
+                target=target,
+                contrast=contrast[0] if contrast else None,
+                against=mixture.against,
+                method=options.method if job.makes_cam else None,
+                layers=tuple(evidence.layers),
+                maps=maps,
+                passes=probe.taken,
             )
+            if options.trust:
+                started_trust = time.perf_counter()
+                question = Question(
+                    tensor=job.canvas.seen.tensor,
+                    target=wanted,
+                    weights=replace(mixture, similar=0).weights(logits),
+                    measure=explained.measure,
+                    remake=None if changed or probe.taken else make,
+                )
+                trust = examine(self._engine, evidence, pair, maps, question, options.seed)
+                explained = replace(explained, trust=trust)
+                extra_ms += (time.perf_counter() - started_trust) * 1e3
+            explanations.append(explained)
         # the time of a pass is shared out evenly among its pictures
         pictures = len(evidence.logits)
         timings = {
@@ -144,7 +151,7 @@ class Explainer:
             predictions=self._predictions(probabilities, options.top_k or DEFAULT_TOP_K),
             explanations=explanations,
             canvas=job.canvas,
-            receipt=job.receipt,
+            provenance=provenance(self.card, evidence.engine, job.image_hash, job.resolved),
             timings_ms=timings,
         )
 

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,18 +13,20 @@ from handler.explanation.class_weights import Mixture
 from handler.explanation.evidence import Needs
 from handler.explanation.maps import makes_cam, needs_of
 from handler.explanation.methods import METHODS
+from handler.explanation.trust import PASSES as TRUST_PASSES
 from handler.picture.decode import decode
 from handler.picture.preprocess import Input, preprocess
 from handler.protocol.answer import JSON, NPZ, PNG
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options
-from handler.protocol.receipt import Receipt
+from handler.protocol.receipt import ImageHash
 from handler.protocol.request import Request
 from handler.rendering.canvas import Canvas
 from handler.serving.budget import Budget
 from handler.serving.settings import Settings
 
 _PAIRS_AT_ONCE = 16  # (picture, target) pairs in a pass with one layer: limits the memory of the evidence
+_SHOWN = ("top_k", "encoding", "overlay")  # options that change no score and no map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,7 @@ class Job:
     targets: list[Mixture]  # the classes to explain
     maps: tuple[str, ...]  # names out of MAP_KINDS
     needs: Needs
-    receipt: Receipt
+    image_hash: ImageHash
     place: str = ""  # the picture's place in the request, for messages; empty for a single picture
     form: str = JSON  # the answer's content type, out of FORMS
     decode_ms: float = 0.0  # time of checking, decoding and preprocessing
@@ -49,6 +52,15 @@ class Job:
     def makes_cam(self) -> bool:
         """Whether one of the maps is made by the method."""
         return makes_cam(self.maps)
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The options that scores and maps depend on, as a request says them, without the targets."""
+        layers, passes, size = self.needs.layers or None, self.passes or None, "layer" if self.at_layer else "input"
+        known = {"maps": self.maps, "layer": layers, "passes": passes, "size": size, "target": None}
+        said = {name: value for name, value in {**asdict(self.canvas.options), **known}.items() if name not in _SHOWN}
+        lists = {name: list(value) or "none" for name, value in said.items() if isinstance(value, tuple)}
+        return {name: value for name, value in {**said, **lists}.items() if value is not None}
 
     @property
     def at_layer(self) -> bool:
@@ -126,6 +138,7 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
             seen = preprocess(upload, card.preprocessing)
             on_upload = asked.options.size == "image" and not as_sheet and checked.maps
             options = replace(asked.options, encoding="npy") if request.accept == NPZ else asked.options
+            options = replace(options, trust=options.trust and request.accept == JSON and bool(checked.maps))
             canvas = Canvas(seen, upload if on_upload else None, options)
             budget.draw(canvas, checked.maps, len(checked.targets))
             job = Job(
@@ -133,18 +146,19 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
                 targets=checked.targets,
                 maps=checked.maps,
                 needs=checked.needs,
-                receipt=asked.receipt,
+                image_hash=asked.image_hash,
                 place=asked.place,
                 form=request.accept,
                 decode_ms=(time.perf_counter() - started) * 1e3,
             )
-            budget.mask(job.passes * len(checked.targets) * max(1, len(checked.needs.layers)))
+            passes = job.passes * max(1, len(checked.needs.layers)) + TRUST_PASSES * options.trust
+            budget.mask(passes * len(checked.targets))
             jobs.append(job)
     return jobs
 
 
 def job_of(
-    options: Options, card: ModelCard, seen: Input, receipt: Receipt, upload: npt.NDArray[np.uint8] | None = None
+    options: Options, card: ModelCard, seen: Input, image_hash: ImageHash, upload: npt.NDArray[np.uint8] | None = None
 ) -> Job:
     """Makes a job without a request, for callers in the same process, whose cost is not limited.
 
@@ -152,7 +166,7 @@ def job_of(
         options: the picture's options.
         card: the model's card.
         seen: the network's input.
-        receipt: hash and size of the picture.
+        image_hash: hash and size of the picture.
         upload: the whole picture, uint8 RGB (H, W, 3), for maps of the same size.
 
     Raises:
@@ -160,7 +174,7 @@ def job_of(
     """
     checked = CheckedOptions.of(options, card)
     canvas = Canvas(seen, upload if options.size == "image" else None, options)
-    return Job(canvas=canvas, targets=checked.targets, maps=checked.maps, needs=checked.needs, receipt=receipt)
+    return Job(canvas=canvas, targets=checked.targets, maps=checked.maps, needs=checked.needs, image_hash=image_hash)
 
 
 def pairs_at_once(needs: Needs) -> int:

@@ -6,6 +6,7 @@ import torch
 from captum.attr import IntegratedGradients
 
 import handler
+from benchmarks.zoo.weights import random_classifier as well_conditioned
 from export.graphs.explanation import export_explanation
 from handler.errors import Unprocessable
 from handler.explanation.input_gradients import expected_gradients, integrated_gradients, smoothgrad
@@ -46,7 +47,7 @@ def test_integrated_gradients_of_a_contrast_are_a_difference(network):
     def unscaled(found):
         return found.maps["gradcam"].values * found.maps["gradcam"].maximum
 
-    apart = unscaled(both) - unscaled(swapped)  # both signs of the difference; of one and other the positive side is left
+    apart = unscaled(both) - unscaled(swapped)  # both signs; of one and other the positive side is left
     positive = (unscaled(one) > 0) & (unscaled(other) > 0)
     np.testing.assert_allclose(
         apart[positive], (unscaled(one) - unscaled(other))[positive], atol=1e-3 * np.abs(apart).max()
@@ -105,7 +106,7 @@ def test_a_seed_decides_about_the_map(network, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_graph_with_the_plain_gradient_gives_the_same_map(tmp_path, method):
-    classifier = random_classifier("convnext_tiny", side=SIDE)
+    classifier = well_conditioned("efficientnet_b0", side=SIDE)
     export_explanation(classifier, tmp_path / "graph.onnx")
     graph = handler.load(tmp_path / "graph.onnx")
     tensor, options = random_inputs(1, SIDE)[0], {"target": TARGET, "maps": ["gradcam"], "method": method, "passes": 3}
@@ -115,6 +116,6 @@ def test_a_graph_with_the_plain_gradient_gives_the_same_map(tmp_path, method):
 
 
 def test_a_graph_without_the_plain_gradient_refuses(tmp_path):
-    export_explanation(random_classifier("resnet18", side=SIDE), tmp_path / "graph.onnx")
+    export_explanation(random_classifier("shufflenet_v2_x0_5", side=SIDE), tmp_path / "graph.onnx")
     with pytest.raises(Unprocessable, match="the ONNX graphs do not hold this evidence"):
         handler.load(tmp_path / "graph.onnx").explain(random_inputs(1, SIDE)[0], method="smoothgrad", maps=["gradcam"])
