@@ -31,6 +31,7 @@ _EXPORTS = {  # kind of graph, which is also the command's name, to the command'
     "prediction": "write a classifier's prediction graph as ONNX",
     "explanation": "write a classifier's whole explanation as one ONNX graph",
     "gradcam": "write scores and Grad-CAM as one ONNX graph, hardly slower than scores",
+    "behind": "write what lies behind the layer as ONNX, for an archive whose methods change activations",
 }
 
 
@@ -98,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     archive.add_argument("--version", default="1.0", help="version of the model on the server (default: %(default)s)")
     archive.add_argument("--config", type=Path, help="model-config.yaml to pack (default: handler/model-config.yaml)")
     archive.add_argument("--no-sidecar", action="store_true", help="pack no ONNX graphs: quicker, and slower to serve")
+    archive.add_argument(
+        "--graphs", action="append", default=[], choices=("behind",), help="further graph to pack; repeatable"
+    )
     archive.add_argument(
         "--pack", action="append", default=[], metavar="PACKAGE", help="further package that --arch needs; repeatable"
     )
@@ -225,6 +229,7 @@ def _archive(options: argparse.Namespace) -> None:
         options.version,
         options.config or DEFAULT_CONFIG,
         sidecar=not options.no_sidecar,
+        graphs=options.graphs,
         pack=options.pack,
         report=lambda line: print(_spelt(line), flush=True),
     )

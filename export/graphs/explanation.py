@@ -76,7 +76,7 @@ def export_gradcam(classifier: Classifier, path: Path) -> list[Verdict]:
 def export_behind(classifier: Classifier, path: Path) -> list[Verdict]:
     """Writes the graph of what lies behind the default layer if it equals PyTorch, as ``export_explanation`` does.
 
-    The inputs are ``activations`` (N, C, h, w), which take the place of the layer's own, and ``input`` (1, 3, H, W), the
+    The inputs are ``activations`` (N, C, h, w), in the place of the layer's own, and ``input`` (1, 3, H, W), the
     picture, which only networks with a way around the layer look at. The output is ``logits`` (N, K).
     """
     with no_older_file(path):

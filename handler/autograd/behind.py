@@ -12,8 +12,8 @@ def scores_behind(
 ) -> torch.Tensor:
     """The scores (P, K) of a picture if a layer returned other activations.
 
-    What lies before the layer runs for one picture, and what lies behind it for P, which networks allow that do not ask
-    again how many pictures they were given. What the last activations alone have for scores tells whether this one does.
+    What lies before the layer runs for one picture, and what lies behind it for P, if the network allows that: the last
+    activations by themselves must have the same scores. If not, all of it runs for P copies of the picture.
 
     Args:
         module: the network, in eval mode.

@@ -14,9 +14,11 @@ from torch import nn
 
 from handler.autograd.behind import scores_behind
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
+from handler.autograd.full_gradient import summed
 from handler.autograd.precision import full_precision
 from handler.autograd.tape import Gradients, Tape, differentiate, record
 from handler.explanation.evidence import (
+    FULL_GRADIENT,
     EngineTarget,
     Evidence,
     Floats,
@@ -29,6 +31,7 @@ from handler.explanation.evidence import (
     joined,
     resolve_pairs,
 )
+from handler.explanation.full_gradients import fullgrad
 
 
 class Network(Protocol):
@@ -81,9 +84,7 @@ class TorchEngine:
         with self._one_at_a_time, full_precision(), torch.inference_mode(False), torch.no_grad():
             picture, maps = (torch.from_numpy(values).to(network.device) for values in (inputs, activations))
             parts = torch.split(maps, 1 if network.alone else len(maps))
-            return np.concatenate(
-                [_numpy(scores_behind(network.module, picture, layer, part, view)) for part in parts]
-            )
+            return np.concatenate([_numpy(scores_behind(network.module, picture, layer, part, view)) for part in parts])
 
     def _predict(self, batch: torch.Tensor, targets: Sequence[Sequence[EngineTarget]], _needs: Needs) -> Evidence:
         started = time.perf_counter()
@@ -108,10 +109,15 @@ class TorchEngine:
         check_targets(targets, logits.shape[1])
         rows, classes = resolve_pairs(targets, logits)
         seeds = class_seeds(flat_weights(targets, logits.shape[1]), classes)
-        collected = _Collected(tape, len(rows))
+        collected, full_gradient = _Collected(tape, len(rows)), np.empty((len(rows), *_size(batch)), np.float32)
         for pairs in _rounds(rows):
             score = (tape.scores[rows[pairs]] * torch.from_numpy(seeds[pairs]).to(batch.device)).sum()
             collected.add(differentiate(tape, score), rows[pairs], pairs)  # rows do not mix in eval mode
+            if needs.beside == FULL_GRADIENT:
+                of_rows = np.zeros_like(logits)
+                of_rows[rows[pairs]] = seeds[pairs]
+                found = summed(self._network.module, batch, torch.from_numpy(of_rows).to(batch.device))
+                full_gradient[pairs] = fullgrad(map(_numpy, found), *_size(batch))[rows[pairs]]
         return Evidence(
             logits=logits,
             input_size=_size(batch),
@@ -123,6 +129,7 @@ class TorchEngine:
             },
             guided=collected.guided,
             saliency=collected.saliency,
+            full_gradient=full_gradient if needs.beside == FULL_GRADIENT else None,
             coverage=tape.gates.coverage if tape.gates else None,
             engine=self.name,
             infer_ms=infer_ms,

@@ -19,6 +19,7 @@ EngineTarget = int | Floats  # class index, ``TOP``, or class weights (K,), see 
 # what a method can need beside scores, activation and gradient
 BEHIND = "the scores behind a layer"  # that changed activations have, see ``Engine.behind``
 CURVATURE = "the curvature at a layer"  # ``LayerEvidence.curvature``
+FULL_GRADIENT = "the gradients at all biases"  # ``Evidence.full_gradient``
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,12 @@ class Needs:
     layers: tuple[str, ...] = ()  # module paths whose activation and gradient are wanted
     guided: bool = False  # the guided gradient at the input
     saliency: bool = False  # the plain gradient at the input
-    beside: str = ""  # BEHIND, CURVATURE, or nothing
+    beside: str = ""  # BEHIND, CURVATURE, FULL_GRADIENT, or nothing
 
     @property
     def backward(self) -> bool:
         """Whether any gradient is wanted."""
-        return bool(self.layers) or self.guided or self.saliency
+        return bool(self.layers or self.beside) or self.guided or self.saliency
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Evidence:
     layers: dict[str, LayerEvidence] = field(default_factory=dict)  # by module path
     guided: Floats | None = None  # (M, 3, H, W) guided gradient at the input
     saliency: Floats | None = None  # (M, 3, H, W) plain gradient at the input
+    full_gradient: Floats | None = None  # (M, H, W) unscaled maps, see ``full_gradients``
     coverage: str | None = None  # how many activations were guided: "57 of 57 activations"
     infer_ms: float = 0.0  # forward pass
     # backward passes; an engine that runs forward and backward at once counts both here and leaves infer_ms at 0
@@ -119,6 +121,7 @@ def joined(parts: Sequence[Evidence]) -> Evidence:
         },
         guided=together([part.guided for part in parts]),
         saliency=together([part.saliency for part in parts]),
+        full_gradient=together([part.full_gradient for part in parts]),
         infer_ms=sum(part.infer_ms for part in parts),
         explain_ms=sum(part.explain_ms for part in parts),
     )

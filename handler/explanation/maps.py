@@ -101,6 +101,8 @@ def make_maps(
     options |= {"probe": probe} if chosen.passes else {}
 
     def unscaled(found: Evidence, pair: int) -> list[Floats]:
+        if found.full_gradient is not None:
+            return [found.full_gradient[pair]]
         if not chosen.at_layer:
             return [chosen.formula(None, None, **options)[0]]
         row, made = slice(pair, pair + 1), []

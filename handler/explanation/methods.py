@@ -3,9 +3,16 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from handler.explanation import activation_cams, behind_cams, gradient_cams, input_gradients, masking_cams
+from handler.explanation import (
+    activation_cams,
+    behind_cams,
+    full_gradients,
+    gradient_cams,
+    input_gradients,
+    masking_cams,
+)
 from handler.explanation.class_weights import SIMILAR
-from handler.explanation.evidence import BEHIND, CURVATURE
+from handler.explanation.evidence import BEHIND, CURVATURE, FULL_GRADIENT
 
 
 class Method(NamedTuple):
@@ -47,6 +54,7 @@ METHODS = {
     "reciprocam": Method("Recipro-CAM", behind_cams.reciprocam, weighted=False, passes=197, beside=BEHIND),
     "occlusion": Method("occlusion", masking_cams.occlusion, weighted=False, at_layer=False, passes=197),
     "rise": Method("RISE", masking_cams.rise, weighted=False, random=True, at_layer=False, passes=256),
+    "fullgrad": Method("FullGrad", full_gradients.fullgrad, weighted=False, at_layer=False, beside=FULL_GRADIENT),
     "integrated_gradients": Method(
         "Integrated Gradients", input_gradients.integrated_gradients, weighted=False, at_layer=False, passes=32
     ),

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from handler.explanation.evidence import TOP, Engine, Evidence, Floats
+from handler.explanation.evidence import TOP, Engine, Evidence, Floats, Needs
 from handler.explanation.maps import needs_of
-from handler.graphs.description import KINDS
+from handler.graphs.description import KIND_BEHIND, KINDS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.picture.preprocess import Preprocessing
 
@@ -32,11 +32,17 @@ def disagreements(graphs: OnnxEngine, hooks: Engine, preprocessing: Preprocessin
     at_layer = (graphs.layer,) if graphs.layer is not None else ()
     held = {kind: needs_of(KINDS[kind].maps, at_layer) for kind in graphs.files}
     reference = hooks.run(picture, targets, needs_of([name for kind in held for name in KINDS[kind].maps], at_layer))
-    return [
+    lines = [
         f"{kind} graph: {line}"
         for kind, needs in held.items()
         for line in _differing(graphs.run(picture, targets, needs), reference)
     ]
+    if KIND_BEHIND in held and (layer := graphs.layer):
+        found = hooks.run(picture, targets, Needs((layer,))).layers[layer].activation
+        changed = found * np.arange(2, dtype=np.float32)[:, None, None, None]  # none, and all
+        logits, expected = (engine.behind(picture, layer, changed) for engine in (graphs, hooks))
+        lines += [f"{KIND_BEHIND} graph: {line}" for line in _beyond("logits", logits, expected)]
+    return lines
 
 
 def fixed_picture(how: Preprocessing) -> Floats:

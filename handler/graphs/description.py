@@ -40,9 +40,7 @@ KINDS = {
         outputs=(*_AT_LAYER, "saliency"),
         maps=("gradcam", "saliency"),
     ),
-    KIND_BEHIND: GraphKind(
-        file="model.behind.onnx", inputs=("input", "activations"), optional=(), outputs=("logits",)
-    ),
+    KIND_BEHIND: GraphKind(file="model.behind.onnx", inputs=("input", "activations"), optional=(), outputs=("logits",)),
 }
 
 

@@ -108,7 +108,7 @@ class Explainer:
             check_evidence(evidence, pair)
             mixture = asked.resolved(logits)
             wanted = mixture.wanted(logits)
-            changed = self._changed(job, wanted) if evidence.layers else None
+            changed = self._changed(job, wanted) if job.makes_cam else None
             probe = self._probe(job, mixture, logits)
             maps = make(evidence, pair, job.maps, changed=changed, probe=probe)
             check_maps(maps)

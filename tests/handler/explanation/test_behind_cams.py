@@ -23,9 +23,7 @@ def linear(weights, bias, passes):
     def behind(_layer, activations):
         return activations.mean(axis=(2, 3)) @ np.float32(weights)[:, None] + np.float32(bias)
 
-    return Probe(
-        picture=None, answer=None, differentiate=None, behind=behind, weights=np.float32([1]), passes=passes
-    )
+    return Probe(picture=None, answer=None, differentiate=None, behind=behind, weights=np.float32([1]), passes=passes)
 
 
 def test_ablationcam_weighs_channels_by_what_the_score_loses():

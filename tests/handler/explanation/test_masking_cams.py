@@ -129,8 +129,14 @@ def test_a_network_that_looks_at_one_corner_is_found_out(method):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "gradcam", "passes": 5}, "not gradcam; valid are scorecam, ablationcam, reciprocam, occlusion, rise, "),
-        ({"method": "rise", "smooth": "augment"}, "not rise; valid are all but scorecam, ablationcam, reciprocam, occlusion, "),
+        (
+            {"method": "gradcam", "passes": 5},
+            "not gradcam; valid are scorecam, ablationcam, reciprocam, occlusion, rise, ",
+        ),
+        (
+            {"method": "rise", "smooth": "augment"},
+            "not rise; valid are all but scorecam, ablationcam, reciprocam, occlusion, ",
+        ),
         ({"method": "scorecam", "smooth": "eigen"}, "not scorecam; valid are gradcam"),
     ],
 )
