@@ -31,6 +31,7 @@ _EXPORTS = {  # kind of graph, which is also the command's name, to the command'
     "prediction": "write a classifier's prediction graph as ONNX",
     "explanation": "write a classifier's whole explanation as one ONNX graph",
     "gradcam": "write scores and Grad-CAM as one ONNX graph, hardly slower than scores",
+    "attention": "write scores and the maps of a vision transformer's attention as one ONNX graph",
     "behind": "write what lies behind the layer as ONNX, for an archive whose methods change activations",
 }
 
@@ -100,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     archive.add_argument("--config", type=Path, help="model-config.yaml to pack (default: handler/model-config.yaml)")
     archive.add_argument("--no-sidecar", action="store_true", help="pack no ONNX graphs: quicker, and slower to serve")
     archive.add_argument(
-        "--graphs", action="append", default=[], choices=("behind",), help="further graph to pack; repeatable"
+        "--graphs", action="append", default=[], choices=("behind", "attention"), help="pack this, too; repeatable"
     )
     archive.add_argument(
         "--pack", action="append", default=[], metavar="PACKAGE", help="further package that --arch needs; repeatable"

@@ -17,8 +17,9 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.client.model import Model
 from handler.engine_choice import choose_engine
 from handler.errors import ModelError, RequestError, Unprocessable, in_one_line
-from handler.explanation.evidence import TOP, Engine, Floats
+from handler.explanation.evidence import TOP, Engine, Floats, Needs
 from handler.explanation.maps import MAP_KINDS, needs_of
+from handler.explanation.methods import ATTENTION_METHODS
 from handler.graphs.choice import Choice
 from handler.model.checkpoint import read_checkpoint
 from handler.model.classifier import Classifier, build_classifier
@@ -37,6 +38,7 @@ from handler.serving.threads import threads_per_worker
 
 logger = logging.getLogger(__name__)
 
+_ATTENTION = "attention"  # beside the names of maps
 CHECKPOINT_NAME = "model.safetensors"  # the checkpoint's name in an archive
 
 
@@ -145,9 +147,11 @@ def describe_model(classifier: Classifier, engine: Engine, name: str, version: s
     blank, layer = _blank(classifier.preprocessing), classifier.default_layer
     coverage: str | None = None
     refusals: dict[str, str] = {}
-    for kind in MAP_KINDS:
+    wanted = {kind: needs_of([kind], [layer]) for kind in MAP_KINDS}
+    wanted |= {_ATTENTION: Needs(attention=ATTENTION_METHODS[-1])}
+    for kind, needs in wanted.items():
         try:
-            evidence = engine.run(blank, [[TOP]], needs_of([kind], [layer]))
+            evidence = engine.run(blank, [[TOP]], needs)
             coverage = evidence.coverage or coverage
         except Unprocessable as error:
             refusals[kind] = str(error)
@@ -160,6 +164,7 @@ def describe_model(classifier: Classifier, engine: Engine, name: str, version: s
         default_layer=layer,
         layers=classifier.layers,
         guided_coverage=coverage,
+        refused_attention=refusals.pop(_ATTENTION, ""),
         refusals=refusals,
         layer_rule=classifier.layer_rule,
         refused_layers=classifier.refused_layers,

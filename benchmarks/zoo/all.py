@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psutil
 from tqdm import tqdm
@@ -34,26 +34,32 @@ class _Job(NamedTuple):
     need: int  # bytes that are kept free for it
     process: subprocess.Popen[bytes]
 
+    @property
+    def killed(self) -> bool:
+        return self.process.returncode == -signal.SIGKILL
+
 
 def run(arguments: list[str] | None = None) -> int:
     """The command line; exit status 1 if a network's process died."""
-    options = _parser().parse_args(arguments)
-    if unknown := set(options.networks) - set(known_architectures()):
+    options, every = _parser().parse_args(arguments), known_architectures()
+    if unknown := set(options.networks) - set(every):
         print(f"error: no torchvision classifier: {', '.join(sorted(unknown))}", file=sys.stderr)
         return 2
     folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)
-    networks = options.networks or (list(SMALL) if options.small else known_architectures())
+    networks = options.networks or (list(SMALL) if options.small else every)
     if not options.only_report:
         todo = [name for name in networks if options.again or not _is_current(folder / f"{name}.json", options.side)]
         _run(todo, folder, options.jobs, options.threads, options.side)
-    files = {path.stem: path for path in folder.glob("*.json")}
-    rows = [json.loads(files[name].read_bytes()) for name in known_architectures() if name in files]
-    _write_docs(rows, folder)
-    if options.docs and len(rows) == len(known_architectures()):
-        _write_docs(rows, options.docs)
-    elif options.docs:
-        print(f"{options.docs} is left as it is: {len(rows)} of {len(known_architectures())} networks are in {folder}")
+    rows = [json.loads(path.read_bytes()) for path in (folder / f"{name}.json" for name in every) if path.is_file()]
+    whole = options.docs and len(rows) == len(every)
+    content = {"machine": describe_machine(), "networks": rows}
+    for docs in (folder, options.docs) if whole else (folder,):
+        write_whole(docs / "zoo.json", (json.dumps(content, indent=1) + "\n").encode())
+        write_whole(docs / "ZOO.md", render(content).encode())
+        print(f"wrote {docs / 'zoo.json'} and {docs / 'ZOO.md'}: {len(rows)} of {len(every)} networks")
+    if options.docs and not whole:
+        print(f"{options.docs} is left as it is: {len(rows)} of {len(every)} networks are in {folder}")
     died = [row["network"] for row in rows if "died" in row]
     for name in died:
         print(f"{name} died, see {folder / name}.log", file=sys.stderr)
@@ -87,7 +93,7 @@ def _run(networks: list[str], folder: Path, jobs: int, threads: int, side: int |
                 if waiting and waiting[0][0] > memory:
                     need, name = waiting.pop(0)
                     needed = f"needs about {need / 1e9:.0f} GB of memory, {memory / 1e9:.0f} GB are there"
-                    _save(folder, {"network": name, "skipped": needed})
+                    _save(folder, name, skipped=needed)
                     bar.update()
                 elif waiting and len(running) < jobs and sum(job.need for job in running) + waiting[0][0] <= memory:
                     need, name = waiting.pop(0)
@@ -95,7 +101,7 @@ def _run(networks: list[str], folder: Path, jobs: int, threads: int, side: int |
                 bar.set_postfix_str(", ".join(job.network for job in running))
                 for job in [one for one in running if one.process.poll() is not None]:
                     running.remove(job)
-                    if _killed(job) and job.need < memory:  # others took what it needed: once more, alone
+                    if job.killed and job.need < memory:  # others took what it needed: once more, alone
                         waiting.append((memory, job.network))
                     else:
                         _finish(job, folder, side)
@@ -104,10 +110,6 @@ def _run(networks: list[str], folder: Path, jobs: int, threads: int, side: int |
         finally:
             for job in running:
                 job.process.kill()
-
-
-def _killed(job: _Job) -> bool:
-    return job.process.returncode == -signal.SIGKILL
 
 
 def _is_current(row: Path, side: int | None) -> bool:
@@ -131,21 +133,14 @@ def _finish(job: _Job, folder: Path, side: int | None) -> None:
     """Sees to it that there is a row, whatever became of the process."""
     if (folder / f"{job.network}.json").is_file():
         return
-    if _killed(job):
+    if job.killed:
         need = memory_need(job.network, side) / 1e9
-        why = f"needs more memory than there is, probably about {need:.0f} GB: the system killed it"
-        _save(folder, {"network": job.network, "skipped": why})
-        return
-    said = (folder / f"{job.network}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    _save(folder, {"network": job.network, "died": f"exit status {job.process.returncode}: {(said or [''])[-1]}"})
+        why = {"skipped": f"needs more memory than there is, probably about {need:.0f} GB: the system killed it"}
+    else:
+        said = (folder / f"{job.network}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        why = {"died": f"exit status {job.process.returncode}: {(said or [''])[-1]}"}
+    _save(folder, job.network, **why)
 
 
-def _save(folder: Path, row: dict[str, Any]) -> None:
-    write_whole(folder / f"{row['network']}.json", json.dumps(row, indent=1).encode())
-
-
-def _write_docs(rows: list[dict[str, Any]], docs: Path) -> None:
-    content = {"machine": describe_machine(), "networks": rows}
-    write_whole(docs / "zoo.json", (json.dumps(content, indent=1) + "\n").encode())
-    write_whole(docs / "ZOO.md", render(content).encode())
-    print(f"wrote {docs / 'zoo.json'} and {docs / 'ZOO.md'}: {len(rows)} of {len(known_architectures())} networks")
+def _save(folder: Path, network: str, **why: str) -> None:
+    write_whole(folder / f"{network}.json", json.dumps({"network": network, **why}, indent=1).encode())

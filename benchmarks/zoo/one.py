@@ -4,6 +4,7 @@ A process of its own, so that one that is killed for its memory takes nothing el
 """
 
 import json
+import math
 import sys
 import tempfile
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks.machine import describe_machine, peak_memory
 from benchmarks.zoo.plain_autograd import Found, explain
@@ -25,7 +27,7 @@ from handler.atomic_write import write_whole
 from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of
 from handler.errors import ModelError, Unprocessable
-from handler.explanation.evidence import TOP, Engine, Evidence, Floats, Needs
+from handler.explanation.evidence import TOP, Engine, Floats, Needs
 from handler.explanation.gradient_cams import gradcam
 from handler.explanation.maps import scale
 from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION, KINDS
@@ -44,21 +46,33 @@ def look_at(architecture: str, side: int | None = None) -> dict[str, Any]:
     """The row of one network; the arguments are those of ``random_classifier``."""
     started = time.perf_counter()
     classifier = random_classifier(architecture, side)
-    layer = classifier.default_layer
+    layer, how, view = (
+        classifier.default_layer,
+        classifier.preprocessing,
+        classifier.views.get(classifier.default_layer),
+    )
+    pictures = [fresh_pictures(np.random.default_rng([SEED, number]), 1, how) for number in range(PICTURES)]
     row: dict[str, Any] = {
         "version": ROW_VERSION,
         "network": architecture,
         "cpu": describe_machine()["cpu"],
         "parameters": sum(one.numel() for one in classifier.module.parameters()),
-        "side": classifier.preprocessing.crop_size,
+        "side": how.crop_size,
         "own_side": preprocessing_of(architecture).crop_size,
         "layer": layer,
         "map": list(classifier.layers[layer]),
         "layers": len(classifier.layers),
-        "guided": _guided(classifier),
     }
+    try:
+        evidence = TorchEngine(classifier).run(pictures[0], [[TOP]], Needs(guided=True))
+        row["guided"] = {"coverage": evidence.coverage or ""}
+    except Unprocessable as error:
+        row["guided"] = {"refused": str(error)}
     engine = TorchEngine(in_fast_layout(classifier))
-    truth = _plain(classifier)  # in the engine's layout: in another one a ReLU near zero may open
+    view = classifier.views.get(layer)
+    layout = "channels first" if view is None else "tokens" if view.grid else "channels last"
+    # by plain autograd, in the engine's layout: in another one a ReLU near zero may open
+    truth = [(one, explain(classifier.module, torch.from_numpy(one), layer, layout)) for one in pictures]
     row["engines"] = {"torch": _errors(engine, layer, truth)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -67,30 +81,10 @@ def look_at(architecture: str, side: int | None = None) -> dict[str, Any]:
         if usable:
             onnx = OnnxEngine.open(folder, origin_of(classifier), threads=torch.get_num_threads())
             row["engines"]["onnx"] = _errors(onnx, layer, truth)
-            row["times"] = _times(classifier, folder, usable)
+            row["times"] = _times(pictures[0], folder, usable)
     row["peak_mb"] = round(peak_memory() / 2**20)
     row["seconds"] = round(time.perf_counter() - started)
     return row
-
-
-def _guided(classifier: Classifier) -> dict[str, str]:
-    try:
-        evidence = TorchEngine(classifier).run(_picture(classifier, 0), [[TOP]], Needs(guided=True))
-    except Unprocessable as error:
-        return {"refused": str(error)}
-    return {"coverage": evidence.coverage or ""}
-
-
-def _picture(classifier: Classifier, number: int) -> Floats:
-    return fresh_pictures(np.random.default_rng([SEED, number]), 1, classifier.preprocessing)
-
-
-def _plain(classifier: Classifier) -> list[tuple[Floats, Found]]:
-    """Pictures, and what plain autograd finds of each."""
-    view = classifier.views.get(classifier.default_layer)
-    layout = "channels first" if view is None else "tokens" if view.grid else "channels last"
-    where, pictures = (classifier.default_layer, layout), [_picture(classifier, number) for number in range(PICTURES)]
-    return [(one, explain(classifier.module, torch.from_numpy(one), *where)) for one in pictures]
 
 
 def _errors(engine: Engine, layer: str, truth: Sequence[tuple[Floats, Found]]) -> dict[str, float | None]:
@@ -101,39 +95,27 @@ def _errors(engine: Engine, layer: str, truth: Sequence[tuple[Floats, Found]]) -
     """
     errors: dict[str, list[float]] = {"scores": [], "gradcam": [], "guided": [], "saliency": []}
     for picture, found in truth:
-        if evidence := _evidence(engine, picture, Needs((layer,))):
-            its = evidence.layers[layer]
-            cam = scale(gradcam(its.activation, its.gradient)[0])
-            errors["scores"].append(_relative(evidence.logits[0], found.scores.numpy()))
-            errors["gradcam"].append(float(np.abs(cam - scale(found.gradcam.numpy())).max()))
-        if found.guided is not None and (evidence := _evidence(engine, picture, Needs(guided=True))):
-            assert evidence.guided is not None
-            errors["guided"].append(_rms(evidence.guided[0], found.guided.numpy()))
-        if evidence := _evidence(engine, picture, Needs(saliency=True)):
-            assert evidence.saliency is not None
-            errors["saliency"].append(_relative(evidence.saliency[0], found.saliency.numpy()))
-    return {name: _worst(its) if its or name in ("scores", "gradcam") else None for name, its in errors.items()}
+        for needs in (Needs((layer,)), Needs(guided=True), Needs(saliency=True)):
+            if isinstance(engine, OnnxEngine) and not engine.covers(needs) or (needs.guided and found.guided is None):
+                continue
+            evidence = engine.run(picture, [[TOP]], needs)
+            if needs.layers:
+                its = evidence.layers[layer]
+                cam = scale(gradcam(its.activation, its.gradient)[0])
+                errors["scores"].append(_relative(evidence.logits[0], found.scores))
+                errors["gradcam"].append(float(np.abs(cam - scale(found.gradcam.numpy())).max()))
+            if evidence.guided is not None and found.guided is not None:
+                errors["guided"].append(_relative(evidence.guided[0], found.guided, order=2))
+            if evidence.saliency is not None:
+                errors["saliency"].append(_relative(evidence.saliency[0], found.saliency))
+    always = {"scores": math.nan, "gradcam": math.nan}
+    return {name: float(np.max(its)) if its else always.get(name) for name, its in errors.items()}
 
 
-def _evidence(engine: Engine, picture: Floats, needs: Needs) -> Evidence | None:
-    """None where the engine has no graph for it."""
-    if isinstance(engine, OnnxEngine) and not engine.covers(needs):
-        return None
-    return engine.run(picture, [[TOP]], needs)
-
-
-def _relative(found: Floats, expected: Floats) -> float:
-    return float(np.abs(found.astype(np.float64) - expected).max() / max(float(np.abs(expected).max()), 1e-30))
-
-
-def _rms(found: Floats, expected: Floats) -> float:
-    expected = expected.astype(np.float64)
-    return float(np.linalg.norm(found - expected) / max(float(np.linalg.norm(expected)), 1e-30))
-
-
-def _worst(errors: Sequence[float]) -> float:
-    """NaN if any is."""
-    return float(np.max(errors)) if errors else float("nan")
+def _relative(found: Floats, expected: Tensor, order: float = math.inf) -> float:
+    """The difference as a part of what is expected, by the largest values or, of order 2, by the root mean squares."""
+    exact = expected.numpy().astype(np.float64).ravel()
+    return float(np.linalg.norm(found.ravel() - exact, order) / max(float(np.linalg.norm(exact, order)), 1e-30))
 
 
 def _graphs(classifier: Classifier, folder: Path) -> dict[str, dict[str, Any]]:
@@ -142,29 +124,26 @@ def _graphs(classifier: Classifier, folder: Path) -> dict[str, dict[str, Any]]:
         KIND_GRADCAM: export_gradcam,
         explanation_kind(classifier): export_explanation,
     }
-    return {kind: _graph(export, classifier, folder / KINDS[kind].file) for kind, export in exports.items()}
+    graphs: dict[str, dict[str, Any]] = {}
+    for kind, export in exports.items():
+        path, started, errors = folder / KINDS[kind].file, time.perf_counter(), dict[str, Any]()
+        try:
+            for check in export(classifier, path):
+                if isinstance(check, RoundingCheck):  # relative RMS: lower quartile, worst
+                    errors[check.output] = {"graph": check.graph, "torch": check.torch}
+                else:  # NaN if any is
+                    errors[check.output] = float(np.maximum(check.max_error, errors.get(check.output, 0.0)))
+            graphs[kind] = {"errors": errors, "bytes": path.stat().st_size}
+        except (ModelError, Unprocessable) as error:
+            graphs[kind] = {"refused": str(error)}
+        graphs[kind]["seconds"] = round(time.perf_counter() - started, 1)
+    return graphs
 
 
-def _graph(export: Callable[[Classifier, Path], list[Verdict]], classifier: Classifier, path: Path) -> dict[str, Any]:
-    started = time.perf_counter()
-    try:
-        checks = export(classifier, path)
-    except (ModelError, Unprocessable) as error:
-        return {"refused": str(error), "seconds": round(time.perf_counter() - started, 1)}
-    errors: dict[str, Any] = {}
-    for check in checks:
-        if isinstance(check, RoundingCheck):
-            errors[check.output] = {"graph": check.graph, "torch": check.torch}  # relative RMS: lower quartile, worst
-        else:
-            errors[check.output] = _worst([check.max_error, errors.get(check.output, 0.0)])
-    seconds = round(time.perf_counter() - started, 1)
-    return {"errors": errors, "bytes": path.stat().st_size, "seconds": seconds}
-
-
-def _times(classifier: Classifier, folder: Path, kinds: Sequence[str]) -> dict[str, float]:
+def _times(picture: Floats, folder: Path, kinds: Sequence[str]) -> dict[str, float]:
     """Milliseconds of one picture in ONNX Runtime, medians of rounds that take turns."""
     graphs = {kind: GraphSession.open(folder / KINDS[kind].file, threads=torch.get_num_threads()) for kind in kinds}
-    feeds = {"input": _picture(classifier, 0), "target": np.array([TOP])}
+    feeds = {"input": picture, "target": np.array([TOP])}
     spent: dict[str, list[float]] = {kind: [] for kind in kinds}
     for number in range(ROUNDS + 1):
         for kind, graph in graphs.items():

@@ -1,21 +1,12 @@
 """Explanations by plain autograd, written without any of this project's code: what both engines are compared with."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-
-_PLAIN = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
-_CLAMPS = {  # the last four take no max
-    *(torch.clamp, torch.clamp_, Tensor.clamp, Tensor.clamp_, torch.clip, torch.clip_, Tensor.clip, Tensor.clip_),
-    *(torch.clamp_min, torch.clamp_min_, Tensor.clamp_min, Tensor.clamp_min_),
-}
-_HARDTANHS = {F.hardtanh, F.hardtanh_}
-_THRESHOLDS = {F.threshold, F.threshold_, torch.threshold, torch.threshold_}  # type: ignore[attr-defined]
-_MAXIMA = {torch.maximum, Tensor.maximum, torch.max, Tensor.max}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +43,11 @@ def explain(module: nn.Module, picture: Tensor, layer: str, layout: str) -> Foun
     gradient, saliency = torch.autograd.grad(scores.max(), [kept[-1], picture])
     activation, gradient = (_as_maps(one[0].detach(), layout) for one in (kept[-1], gradient))
     gradcam = (gradient.mean((1, 2))[:, None, None] * activation).sum(0).relu()
-    return Found(
-        scores=scores.detach(), gradcam=gradcam, saliency=saliency[0], guided=_guided(module, picture.detach())
-    )
+    picture = picture.detach().requires_grad_(True)
+    with GuidedReLUs() as mode:
+        score = module(picture)[0].max()
+    guided = torch.autograd.grad(score, picture)[0][0] if mode.count else None
+    return Found(scores=scores.detach(), gradcam=gradcam, saliency=saliency[0], guided=guided)
 
 
 def _as_maps(output: Tensor, layout: str) -> Tensor:
@@ -65,16 +58,6 @@ def _as_maps(output: Tensor, layout: str) -> Tensor:
         side = int((len(output) - 1) ** 0.5)
         return output[1:].T.reshape(-1, side, side)
     return output
-
-
-def _guided(module: nn.Module, picture: Tensor) -> Tensor | None:
-    picture = picture.clone().requires_grad_(True)
-    with GuidedReLUs() as mode:
-        score = module(picture)[0].max()
-    if not mode.count:
-        return None
-    (found,) = torch.autograd.grad(score, picture)
-    return found[0]
 
 
 class _GuidedReLU(torch.autograd.Function):
@@ -116,24 +99,19 @@ def _rectified(function: Any, args: Any, kwargs: Any) -> tuple[Tensor, float] | 
     def given(place: int, *names: str) -> Any:
         return args[place] if len(args) > place else next((kwargs[one] for one in names if one in kwargs), None)
 
-    infinite = float("inf")
-    value = given(0, "input")
-    if function in _PLAIN:
-        return value, infinite
-    if function is F.relu6:
-        return value, 6.0
-    if function in _HARDTANHS and given(1, "min_val") == 0:
-        return value, float(given(2, "max_val"))
-    if function in _CLAMPS and _is_zero(given(1, "min")):
-        high = given(2, "max")
-        return (value, infinite if high is None else float(high)) if not isinstance(high, Tensor) else None
-    if function in _THRESHOLDS and given(1, "threshold") == 0 and given(2, "value") == 0:
-        return value, infinite
-    other = given(1, "other")
-    if function in _MAXIMA and isinstance(other, Tensor):
-        if _is_zero(other):
-            return value, infinite
-        return (other, infinite) if _is_zero(value) else None
+    name, inputs = getattr(function, "__name__", "").strip("_"), given(0, "input")
+    if name in ("maximum", "max") and isinstance(other := given(1, "other"), Tensor):
+        inputs, other = (other, inputs) if _is_zero(inputs) else (inputs, other)
+        return (inputs, math.inf) if _is_zero(other) else None
+    if name in ("relu", "relu6"):
+        return inputs, 6.0 if name == "relu6" else math.inf
+    if name == "hardtanh" and given(1, "min_val") == 0:
+        return inputs, float(given(2, "max_val"))
+    if name == "threshold" and given(1, "threshold") == 0 and given(2, "value") == 0:
+        return inputs, math.inf
+    high = given(2, "max")
+    if name in ("clamp", "clip", "clamp_min") and _is_zero(given(1, "min")) and not isinstance(high, Tensor):
+        return inputs, math.inf if high is None else float(high)
     return None
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.page import fill
 
 Row = Mapping[str, Any]
@@ -21,7 +23,7 @@ def render(content: Mapping[str, Any]) -> str:
     counts = Counter(row["cpu"] for row in rows if "cpu" in row)  # a run that went on elsewhere has several
     return fill(
         Path(__file__).with_name("page.md"),
-        {"number": _number},
+        {"number": lambda value: "0" if value == 0 else "–" if math.isnan(value) else f"{value:.0e}"},
         rows=rows,
         machine=content["machine"],
         summary=summary(rows),
@@ -58,20 +60,12 @@ def worst_error(row: Row) -> float | None:
     _, graph = explanation(row)
     if "refused" in graph:
         return None
-    errors = [_value(its) for name, its in graph["errors"].items() if name != _GUIDED]
-    return math.nan if any(math.isnan(one) for one in errors) else max(errors)
+    # of an output that was judged by its rounding, the lower quartile's
+    outputs = [its for name, its in graph["errors"].items() if name != _GUIDED]
+    return float(np.max([its["graph"][0] if isinstance(its, Mapping) else its for its in outputs]))  # NaN if any is
 
 
 def is_close(row: Row) -> bool:
     """Whether all outputs that no gate can flip are as close as those of an exact graph: all but guided backprop."""
     error = worst_error(row)
     return error is not None and error <= CLOSE and row["engines"]["onnx"]["gradcam"] <= CLOSE_MAP
-
-
-def _value(its: Any) -> float:
-    """Of one output; where it was judged by its rounding, the lower quartile's."""
-    return float(its["graph"][0] if isinstance(its, Mapping) else its)
-
-
-def _number(value: float) -> str:
-    return "0" if value == 0 else "–" if math.isnan(value) else f"{value:.0e}"

@@ -37,11 +37,12 @@ def random_classifier(architecture: str, side: int | None = None, seed: int = 0,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # also for what is not drawn anew, and for the pictures that calibrate
         module = build(architecture, how.crop_size, classes)
-        enliven(module, _pictures(how, seed), seed, classes)
+        fields = fresh_pictures(np.random.default_rng(1000 + seed), _PICTURES - 1, how)
+        noise = torch.randn(1, 3, how.crop_size, how.crop_size)
+        enliven(module, torch.cat([torch.from_numpy(fields), noise]), seed, classes)
     labels = [f"class {index}" for index in range(classes)]
-    return build_classifier(
-        Checkpoint(architecture=architecture, labels=labels, preprocessing=how, state=module.state_dict())
-    )
+    state = module.state_dict()
+    return build_classifier(Checkpoint(architecture=architecture, labels=labels, preprocessing=how, state=state))
 
 
 def enliven(module: nn.Module, pictures: Tensor, seed: int = 0, classes: int = CLASSES) -> None:
@@ -78,11 +79,6 @@ def preprocessing_of(architecture: str, side: int | None = None) -> Preprocessin
         std=tuple(preset.std),
         interpolation=preset.interpolation.value,
     )
-
-
-def _pictures(how: Preprocessing, seed: int) -> Tensor:
-    fields = fresh_pictures(np.random.default_rng(1000 + seed), _PICTURES - 1, how)
-    return torch.cat([torch.from_numpy(fields), torch.randn(1, 3, how.crop_size, how.crop_size)])
 
 
 def _draw(module: nn.Module) -> None:
@@ -123,24 +119,22 @@ def _calibrate(module: nn.Module, pictures: Tensor, classes: int = CLASSES) -> N
         spread = output.std()
         if not spread > 0 or not bool(spread.isfinite()):
             return output
-        layer.weight.div_(spread)  # type: ignore[operator]
-        if layer.bias is not None:
-            layer.bias.div_(spread)  # type: ignore[operator]
+        for parameter in layer.parameters():
+            parameter.div_(spread)
         return output / spread
 
     weighted = [layer for layer in module.modules() if isinstance(layer, _WEIGHTED) and not _is_derived(layer)]
-    norms = [layer for layer in module.modules() if isinstance(layer, _BATCH_NORMS) and layer.track_running_stats]
     hooks = [layer.register_forward_hook(to_unit_spread) for layer in weighted]
-    for norm in norms:
-        norm.train().momentum = None  # statistics are those of the next batch alone
+    for norm in module.modules():
+        if isinstance(norm, _BATCH_NORMS) and norm.track_running_stats:
+            norm.train().momentum = None  # statistics are those of the next batch alone
     try:
         module(pictures)
     finally:
         for hook in hooks:
             hook.remove()
         module.eval()
-    heads = [layer for layer in weighted if isinstance(layer, nn.Linear) and layer.out_features == classes]
-    for head in heads:
-        head.weight.mul_(_SPREAD)
-        if head.bias is not None:
-            head.bias.mul_(_SPREAD)
+    for head in weighted:
+        if isinstance(head, nn.Linear) and head.out_features == classes:
+            for parameter in head.parameters():
+                parameter.mul_(_SPREAD)

@@ -15,7 +15,14 @@ from export.verify.compare import Verdict
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import Unprocessable
 from handler.explanation.evidence import TOP
-from handler.graphs.description import KIND_BEHIND, KIND_EXPLANATION, KIND_GRADCAM, KIND_SALIENCY, KINDS
+from handler.graphs.description import (
+    KIND_ATTENTION,
+    KIND_BEHIND,
+    KIND_EXPLANATION,
+    KIND_GRADCAM,
+    KIND_SALIENCY,
+    KINDS,
+)
 from handler.model.classifier import Classifier
 
 
@@ -71,6 +78,12 @@ def export_gradcam(classifier: Classifier, path: Path) -> list[Verdict]:
     """Writes the graph of ``export_explanation`` without the gradient at the input, which takes most of the time."""
     with no_older_file(path):
         return _write(classifier, path, KIND_GRADCAM)
+
+
+def export_attention(classifier: Classifier, path: Path) -> list[Verdict]:
+    """Writes a graph as ``export_explanation`` does, whose outputs are scores and the maps of ``ATTENTION_METHODS``."""
+    with no_older_file(path):
+        return _write(classifier, path, KIND_ATTENTION)
 
 
 def export_behind(classifier: Classifier, path: Path) -> list[Verdict]:

@@ -4,10 +4,17 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from export.errors import NotExportableError
-from export.graphs.explanation import explanation_kind, export_behind, export_explanation, export_gradcam
+from export.graphs.explanation import (
+    explanation_kind,
+    export_attention,
+    export_behind,
+    export_explanation,
+    export_gradcam,
+)
 from export.graphs.prediction import export_prediction
 from export.verify.compare import VerificationError
 from handler.graphs.description import (
+    KIND_ATTENTION,
     KIND_BEHIND,
     KIND_EXPLANATION,
     KIND_GRADCAM,
@@ -23,6 +30,7 @@ EXPORTERS = {
     KIND_GRADCAM: export_gradcam,
     KIND_EXPLANATION: export_explanation,
     KIND_SALIENCY: export_explanation,
+    KIND_ATTENTION: export_attention,
     KIND_BEHIND: export_behind,
 }
 

@@ -1,4 +1,4 @@
-"""Traces the whole explanation: the forward pass, both backward passes and Grad-CAM.
+"""Traces the whole explanation: the forward pass, both backward passes and Grad-CAM, or the maps of attention.
 
 The graph is a trace of the eager explanation (``handler.autograd.tape`` and ``handler.explanation.gradient_cams``) with
 its hooks. The rules of ``backward_rules`` replace the operators that ONNX lacks.
@@ -18,15 +18,18 @@ from export.tracing.exportable import check_exportable
 from export.tracing.poles import has_poles
 from export.tracing.rewrites import rewrite
 from export.tracing.trace import trace_batch
+from handler.autograd.attention import attend, relevance
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.hooks import replaced
 from handler.autograd.tape import differentiate, record
 from handler.errors import Unprocessable
 from handler.explanation.evidence import TOP, Needs
 from handler.explanation.gradient_cams import gradcam
-from handler.graphs.description import KIND_BEHIND, KIND_EXPLANATION, KIND_SALIENCY
+from handler.explanation.methods import ATTENTION_METHODS, METHODS, OF_BLOCKS
+from handler.graphs.description import KIND_ATTENTION, KIND_BEHIND, KIND_EXPLANATION, KIND_SALIENCY
 from handler.model.classifier import Classifier
 
+Explain = Callable[..., tuple[torch.Tensor, ...]]  # pictures, targets and class weights to the outputs
 STEPS = "simplified"  # in the metadata of a traced graph: the steps of ``export.simplify`` that were applied before
 
 
@@ -62,6 +65,8 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
     check_exportable(classifier)
     example, *_ = example_of(classifier)
     with network_code(f"{classifier.architecture} cannot be explained"):
+        if kind == KIND_ATTENTION:
+            return _traced(classifier, _attention(classifier), example_of(classifier), poles=True)
         tape = record(classifier.module, example, Needs((classifier.default_layer,), saliency=True), classifier.views)
         if tape.scores.grad_fn is None:
             raise Unprocessable("its scores have no gradient: forward runs under no_grad, or detaches what it found")
@@ -70,29 +75,35 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
         found = simplified(classifier.module, classifier.default_layer, example, view)
     needs = replace(needs_of_kind(classifier, kind), layers=(found.layer,))
     explain = (_behind if kind == KIND_BEHIND else _explain)(found.network, needs, view)
+    return _traced(classifier, explain, example_of(classifier, kind), poles=poles, steps=found.steps)
+
+
+def _traced(
+    classifier: Classifier,
+    explain: Explain,
+    inputs: tuple[torch.Tensor, ...],
+    *,
+    poles: bool,
+    steps: tuple[str, ...] = (),
+) -> fx.GraphModule:
     with network_code(f"{classifier.architecture} cannot be traced"):
-        graph = trace_batch(explain, example_of(classifier, kind), backward_rules(poles=poles))
+        graph = trace_batch(explain, inputs, backward_rules(poles=poles))
     rewrite(graph)
-    graph.meta[STEPS] = found.steps
+    graph.meta[STEPS] = steps
     left = sorted({str(node.target) for node in graph.graph.nodes if "backward" in str(node.target)})
     if left:
-        where = _origins(classifier.module, example)
+        where = _origins(classifier.module, inputs[0])
         named = ", ".join(f"{name} (of {where.get(_stem(name), 'no module of its own')})" for name in left)
         raise NoRuleError(f"the explanation of {classifier.architecture} needs {named}, without a rule")
     return graph
 
 
-def _explain(module: nn.Module, needs: Needs, view: ChannelLayout) -> Callable[..., tuple[torch.Tensor, ...]]:
+def _explain(module: nn.Module, needs: Needs, view: ChannelLayout) -> Explain:
     (layer,) = needs.layers
 
     def explain(pictures: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
         tape = record(module, pictures, needs, {layer: view})
-        # a negative index would count from the end; it becomes K, which runtimes refuse like every index above
-        classes = torch.where(target < TOP, tape.scores.shape[1], target)
-        chosen = torch.where(target == TOP, tape.scores.argmax(dim=1), classes)
-        of_class = torch.zeros_like(tape.scores).scatter(1, chosen[:, None], 1.0)
-        seeds = torch.where(weights.abs().amax(dim=1, keepdim=True) > 0, weights, of_class)
-        found = differentiate(tape, (tape.scores * seeds).sum())
+        found = differentiate(tape, (tape.scores * _seeds(tape.scores, target, weights)).sum())
         activation, at_layer = tape.layers[layer], found.layers[layer]
         pixels = [gradient for gradient in (found.guided, found.saliency) if gradient is not None]
         return tape.scores, activation.clone(), at_layer, gradcam(activation, at_layer), *pixels
@@ -100,7 +111,7 @@ def _explain(module: nn.Module, needs: Needs, view: ChannelLayout) -> Callable[.
     return explain
 
 
-def _behind(module: nn.Module, needs: Needs, view: ChannelLayout) -> Callable[..., tuple[torch.Tensor, ...]]:
+def _behind(module: nn.Module, needs: Needs, view: ChannelLayout) -> Explain:
     """The scores (N, K) of changed activations (N, C, h, w); what lies before the layer runs for the first picture."""
     (layer,) = needs.layers
 
@@ -109,6 +120,30 @@ def _behind(module: nn.Module, needs: Needs, view: ChannelLayout) -> Callable[..
             return (module(pictures[:1].clone()),)
 
     return behind
+
+
+def _attention(classifier: Classifier) -> Explain:
+    module, layout = classifier.module, classifier.attention
+    if isinstance(layout, str):
+        raise Unprocessable(layout)
+
+    def explain(pictures: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        # two forward passes, which become one where they compute the same
+        passes = {by_block: attend(module, pictures, layout, by_block=by_block) for by_block in (False, True)}
+        seeds, methods = _seeds(passes[False].scores, target, weights), [METHODS[name] for name in ATTENTION_METHODS]
+        maps = [relevance(passes[method.attention == OF_BLOCKS], layout, method, seeds) for method in methods]
+        return passes[False].scores, *maps
+
+    return explain
+
+
+def _seeds(scores: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The weights (N, K) of the scores: class weights, or 1 for the target where they are all 0."""
+    # a negative index would count from the end; it becomes K, which runtimes refuse like every index above
+    classes = torch.where(target < TOP, scores.shape[1], target)
+    chosen = torch.where(target == TOP, scores.argmax(dim=1), classes)
+    of_class = torch.zeros_like(scores).scatter(1, chosen[:, None], 1.0)
+    return torch.where(weights.abs().amax(dim=1, keepdim=True) > 0, weights, of_class)
 
 
 def _origins(module: nn.Module, example: torch.Tensor) -> dict[str, str]:

@@ -14,13 +14,14 @@ from export.verify.precision import InDoublePrecision
 from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.evidence import TOP, Needs
 from handler.explanation.gradient_cams import gradcam
+from handler.explanation.methods import ATTENTION_METHODS
 from handler.graphs.description import KIND_BEHIND, KIND_PREDICTION, KINDS
 from handler.model.classifier import Classifier
 
 _OF_PREDICTIONS = dict.fromkeys(("logits", "probabilities"), Tolerance(1e-4))
 # guided backpropagation is judged by its rounding alone
 _OF_EXPLANATIONS = dict.fromkeys(
-    ("logits", "activations", "gradients", "gradcam", "saliency"), Tolerance(1e-4, relative=True)
+    ("logits", "activations", "gradients", "gradcam", "saliency", *ATTENTION_METHODS), Tolerance(1e-4, relative=True)
 )
 _GATED = ("gradients", "gradcam")  # a ReLU behind the layer is a gate that rounding can flip
 
@@ -104,7 +105,15 @@ def _explained(classifier: Classifier, kind: str) -> Run:
 
     def run_one(picture: Floats, target: int, weights: Floats) -> dict[str, Floats]:
         with network_code(f"{classifier.architecture} cannot be explained"):
-            evidence = engine.run(picture[None], [[weights if weights.any() else target]], needs)
+            asked = [[weights if weights.any() else target]]
+            maps = {
+                name: engine.run(picture[None], asked, Needs(attention=name)).attention
+                for name in KINDS[kind].outputs
+                if name in ATTENTION_METHODS
+            }
+            evidence = engine.run(picture[None], asked, Needs() if maps else needs)
+        if maps:
+            return {"logits": evidence.logits, **{name: values for name, values in maps.items() if values is not None}}
         found = evidence.layers[classifier.default_layer]
         outputs = {
             "logits": evidence.logits,

@@ -6,17 +6,20 @@ A batch takes one forward pass, however many targets its rows have.
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
+from handler.autograd.attention import AttentionLayout, attend, relevance
 from handler.autograd.behind import scores_behind
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.full_gradient import summed
 from handler.autograd.precision import full_precision
 from handler.autograd.tape import Gradients, Tape, differentiate, record
+from handler.errors import Unprocessable
 from handler.explanation.evidence import (
     FULL_GRADIENT,
     EngineTarget,
@@ -32,6 +35,7 @@ from handler.explanation.evidence import (
     resolve_pairs,
 )
 from handler.explanation.full_gradients import fullgrad
+from handler.explanation.methods import METHODS, OF_BLOCKS, Method
 
 
 class Network(Protocol):
@@ -44,6 +48,10 @@ class Network(Protocol):
     @property
     def views(self) -> Mapping[str, ChannelLayout]:
         """Layouts by module path, of layers whose output is not a single tensor (N, C, h, w) of a single run."""
+
+    @property
+    def attention(self) -> AttentionLayout | str:
+        """Where the attention is, or why there are no maps of attention."""
 
     @property
     def alone(self) -> str:
@@ -74,6 +82,10 @@ class TorchEngine:
         with self._one_at_a_time, full_precision(), torch.inference_mode(False), torch.enable_grad():
             batch = torch.from_numpy(inputs).to(self._network.device)
             run = self._explain if needs.backward else self._predict
+            if needs.attention:
+                found = run(batch, targets, needs)
+                seeds = class_seeds(flat_weights(targets, found.logits.shape[1]), found.classes)
+                return self._attend(batch, found, seeds, METHODS[needs.attention])
             if not self._network.alone:
                 return run(batch, targets, needs)
             return joined([run(batch[row : row + 1], targets[row : row + 1], needs) for row in range(len(batch))])
@@ -135,6 +147,19 @@ class TorchEngine:
             infer_ms=infer_ms,
             explain_ms=_since(started),
         )
+
+    def _attend(self, batch: torch.Tensor, evidence: Evidence, seeds: Floats, method: Method) -> Evidence:
+        """Adds maps of attention, by a pass of their own, so that the other evidence is the same as without them."""
+        started, layout = time.perf_counter(), self._network.attention
+        if isinstance(layout, str):
+            raise Unprocessable(layout)
+        attended = attend(self._network.module, batch, layout, by_block=method.attention == OF_BLOCKS)
+        maps = np.empty((len(evidence.rows), *(layout.view.grid or ())), np.float32)
+        for pairs in _rounds(evidence.rows):
+            rows, of_rows = evidence.rows[pairs], np.zeros_like(evidence.logits)
+            of_rows[rows] = seeds[pairs]
+            maps[pairs] = _numpy(relevance(attended, layout, method, torch.from_numpy(of_rows).to(batch.device)))[rows]
+        return replace(evidence, attention=maps, explain_ms=evidence.explain_ms + _since(started))
 
 
 class _Collected:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from handler.client.model import Model
-from handler.graphs.description import KINDS
+from handler.graphs.description import KIND_ATTENTION, KINDS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession
 from handler.protocol.model_card import ModelCard
@@ -37,5 +37,6 @@ class GraphModel(Model):
             weights_sha256=known.weights_sha256,
             graphs={known.kind: graph.sha256},
             refusals={name: f"this graph holds {', '.join(held) or 'no maps'}" for name in MAPS if name not in held},
+            refused_attention="" if known.kind == KIND_ATTENTION else "this graph holds no maps of attention",
         )
         super().__init__(Explainer(OnnxEngine({known.kind: graph}), card))

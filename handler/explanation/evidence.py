@@ -29,11 +29,12 @@ class Needs:
     layers: tuple[str, ...] = ()  # module paths whose activation and gradient are wanted
     guided: bool = False  # the guided gradient at the input
     saliency: bool = False  # the plain gradient at the input
+    attention: str = ""  # name of a method that makes maps of attention, not of layers; empty if none does
     beside: str = ""  # BEHIND, CURVATURE, FULL_GRADIENT, or nothing
 
     @property
     def backward(self) -> bool:
-        """Whether any gradient is wanted."""
+        """Whether any gradient is wanted, other than at attention."""
         return bool(self.layers or self.beside) or self.guided or self.saliency
 
 
@@ -57,6 +58,7 @@ class Evidence:
     layers: dict[str, LayerEvidence] = field(default_factory=dict)  # by module path
     guided: Floats | None = None  # (M, 3, H, W) guided gradient at the input
     saliency: Floats | None = None  # (M, 3, H, W) plain gradient at the input
+    attention: Floats | None = None  # (M, h, w) unscaled maps made of attention
     full_gradient: Floats | None = None  # (M, H, W) unscaled maps, see ``full_gradients``
     coverage: str | None = None  # how many activations were guided: "57 of 57 activations"
     infer_ms: float = 0.0  # forward pass

@@ -56,6 +56,7 @@ def needs_of(maps: Sequence[str], layers: Sequence[str], method: str = "gradcam"
     kinds = [MAP_KINDS[name] for name in maps]
     return Needs(
         layers=tuple(layers) if makes_cam(maps) and METHODS[method].at_layer else (),
+        attention=method if makes_cam(maps) and METHODS[method].attention else "",
         beside=METHODS[method].beside if makes_cam(maps) else "",
         guided=any(kind.guided for kind in kinds),
         saliency=any(kind.saliency for kind in kinds),
@@ -101,8 +102,9 @@ def make_maps(
     options |= {"probe": probe} if chosen.passes else {}
 
     def unscaled(found: Evidence, pair: int) -> list[Floats]:
-        if found.full_gradient is not None:
-            return [found.full_gradient[pair]]
+        for whole in (found.attention, found.full_gradient):
+            if whole is not None:
+                return [whole[pair]]
         if not chosen.at_layer:
             return [chosen.formula(None, None, **options)[0]]
         row, made = slice(pair, pair + 1), []

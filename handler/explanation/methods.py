@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from handler.explanation import (
     activation_cams,
+    attention_maps,
     behind_cams,
     full_gradients,
     gradient_cams,
@@ -14,12 +15,15 @@ from handler.explanation import (
 from handler.explanation.class_weights import SIMILAR
 from handler.explanation.evidence import BEHIND, CURVATURE, FULL_GRADIENT
 
+# the scores whose gradients at a transformer's attention a formula takes
+ATTENTION_ALONE, OF_SCORES, OF_BLOCKS = "none", "the network's", "of each block's mean token"
+
 
 class Method(NamedTuple):
     """A formula and its properties."""
 
     title: str  # on a sheet
-    formula: Callable[..., Any]  # activation and gradient (N, C, h, w) to unscaled maps (N, h, w)
+    formula: Callable[..., Any]  # activation and gradient (N, C, h, w) to unscaled maps (N, h, w); or of ``attention``
     weighted: bool = True  # weights channels, whose combination can be chosen: the formula takes ``combine``
     of_class: bool = True  # depends on the class
     similar: int = 0  # number of similar classes that the gradient holds the class against, see ``class_weights``
@@ -27,6 +31,7 @@ class Method(NamedTuple):
     at_layer: bool = True  # a map of a layer's cells
     passes: int = 0  # default number of changed pictures or activations, for formulas that take a ``probe``
     beside: str = ""  # evidence beside activation and gradient, see ``Needs``
+    attention: str = ""  # for formulas over attention (see ``attention_maps``): the scores whose gradients are taken
 
     @property
     def summary(self) -> str:
@@ -69,4 +74,21 @@ METHODS = {
     "smoothgrad": Method(
         "SmoothGrad", input_gradients.smoothgrad, weighted=False, random=True, at_layer=False, passes=32
     ),
+    "gradient_attention": Method(
+        "gradient-weighted attention",
+        attention_maps.gradient_attention,
+        weighted=False,
+        at_layer=False,
+        attention=OF_SCORES,
+    ),
+    "legrad": Method("LeGrad", attention_maps.legrad, weighted=False, at_layer=False, attention=OF_BLOCKS),
+    "rollout": Method(
+        "attention rollout",
+        attention_maps.rollout,
+        weighted=False,
+        of_class=False,
+        at_layer=False,
+        attention=ATTENTION_ALONE,
+    ),
 }
+ATTENTION_METHODS = tuple(name for name, method in METHODS.items() if method.attention)

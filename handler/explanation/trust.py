@@ -110,6 +110,7 @@ class Question:
     target: EngineTarget
     weights: Floats  # (K,) class weights of the probabilities that decide: 1 for the target alone
     measure: str  # their weighted sum in words: "the probability of heart"
+    method: str  # that made the map at a layer, a name out of METHODS
     remake: Remake  # makes maps of another picture's evidence; None: that takes more than one pass
 
 
@@ -147,7 +148,9 @@ def examine(engine: Engine, evidence: Evidence, pair: int, maps: Maps, question:
     if remake:
         noise = np.random.default_rng((seed, 1)).standard_normal(tensor.shape, np.float32)
         inputs = tensor + np.float32(0.02) * np.ptp(tensor) * noise  # 5 of 255 grey levels
-        changed = engine.run(inputs[None], [[question.target]], needs_of([name], list(evidence.layers)))
+        changed = engine.run(
+            inputs[None], [[question.target]], needs_of([name], list(evidence.layers), question.method)
+        )
         check_evidence(changed, 0)
         again = _plane(remake(changed, 0, [name])[name], size)
         stability = float(np.corrcoef(values.ravel(), again.ravel())[0, 1]) if np.ptp(again) else 0.0

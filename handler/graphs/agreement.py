@@ -10,7 +10,8 @@ import numpy as np
 
 from handler.explanation.evidence import TOP, Engine, Evidence, Floats, Needs
 from handler.explanation.maps import needs_of
-from handler.graphs.description import KIND_BEHIND, KINDS
+from handler.explanation.methods import ATTENTION_METHODS
+from handler.graphs.description import KIND_ATTENTION, KIND_BEHIND, KINDS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.picture.preprocess import Preprocessing
 
@@ -32,14 +33,13 @@ def disagreements(graphs: OnnxEngine, hooks: Engine, preprocessing: Preprocessin
     at_layer = (graphs.layer,) if graphs.layer is not None else ()
     held = {kind: needs_of(KINDS[kind].maps, at_layer) for kind in graphs.files}
     reference = hooks.run(picture, targets, needs_of([name for kind in held for name in KINDS[kind].maps], at_layer))
-    lines = [
-        f"{kind} graph: {line}"
-        for kind, needs in held.items()
-        for line in _differing(graphs.run(picture, targets, needs), reference)
-    ]
+    found = [(kind, graphs.run(picture, targets, needs), reference) for kind, needs in held.items()]
+    for needs in [Needs(attention=name) for name in ATTENTION_METHODS if KIND_ATTENTION in held]:
+        found.append((KIND_ATTENTION, graphs.run(picture, targets, needs), hooks.run(picture, targets, needs)))
+    lines = [f"{kind} graph: {line}" for kind, *both in found for line in _differing(*both)]
     if KIND_BEHIND in held and (layer := graphs.layer):
-        found = hooks.run(picture, targets, Needs((layer,))).layers[layer].activation
-        changed = found * np.arange(2, dtype=np.float32)[:, None, None, None]  # none, and all
+        activation = hooks.run(picture, targets, Needs((layer,))).layers[layer].activation
+        changed = activation * np.arange(2, dtype=np.float32)[:, None, None, None]  # none, and all
         logits, expected = (engine.behind(picture, layer, changed) for engine in (graphs, hooks))
         lines += [f"{KIND_BEHIND} graph: {line}" for line in _beyond("logits", logits, expected)]
     return lines
@@ -64,6 +64,8 @@ def _differing(found: Evidence, reference: Evidence) -> Iterator[str]:
         yield from _beyond("guided gradient", found.guided, reference.guided, GATE_TOLERANCE, GATE_SHARE)
         if found.coverage != reference.coverage:
             yield f"guided are {found.coverage or 'unknown activations'}, not {reference.coverage}"
+    if found.attention is not None and reference.attention is not None:
+        yield from _beyond("maps of attention", found.attention, reference.attention)
     if found.saliency is not None and reference.saliency is not None:
         yield from _beyond("saliency", found.saliency, reference.saliency)
 

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from handler.errors import ModelError
+from handler.explanation.methods import ATTENTION_METHODS
 from handler.picture.preprocess import Preprocessing
 
 KIND_PREDICTION = "prediction"
 KIND_GRADCAM = "gradcam"
 KIND_EXPLANATION = "explanation"
+KIND_ATTENTION = "attention"  # the maps of a vision transformer's attention
 KIND_SALIENCY = "saliency"  # the explanation of networks for which guided backpropagation is not defined
 
 KIND_BEHIND = "behind"  # from activations at the layer to scores; works beside another graph, which finds activations
@@ -40,6 +42,7 @@ KINDS = {
         outputs=(*_AT_LAYER, "saliency"),
         maps=("gradcam", "saliency"),
     ),
+    KIND_ATTENTION: GraphKind(file="model.attention.onnx", outputs=("logits", *ATTENTION_METHODS)),
     KIND_BEHIND: GraphKind(file="model.behind.onnx", inputs=("input", "activations"), optional=(), outputs=("logits",)),
 }
 

@@ -28,9 +28,8 @@ from handler.explanation.evidence import (
     resolve_pairs,
     resolve_top,
 )
-from handler.explanation.maps import needs_of
-from handler.explanation.methods import METHODS
-from handler.graphs.description import KIND_BEHIND, KIND_PREDICTION, KINDS
+from handler.explanation.methods import ATTENTION_METHODS, METHODS
+from handler.graphs.description import KIND_ATTENTION, KIND_BEHIND, KIND_PREDICTION, KINDS
 from handler.graphs.folder import Origin, open_graphs
 from handler.graphs.session import GraphSession
 
@@ -68,9 +67,12 @@ class OnnxEngine:
     def held(self) -> str:
         """The evidence that the graphs hold, in the words of the options."""
         parts = ["maps none"]
-        if self.layer is not None:
-            maps = dict.fromkeys(name for kind in KINDS if kind in self._graphs for name in KINDS[kind].maps)
+        at_layer = [kind for kind in KINDS if kind in self._graphs and "gradients" in KINDS[kind].outputs]
+        if at_layer:
+            maps = dict.fromkeys(name for kind in at_layer for name in KINDS[kind].maps)
             parts.append(f"maps {', '.join(maps)} at layer {self.layer}")
+        if KIND_ATTENTION in self._graphs:
+            parts.append(f"methods {', '.join(ATTENTION_METHODS)}")
         return " and ".join(parts)
 
     def covers(self, needs: Needs) -> bool:
@@ -86,7 +88,7 @@ class OnnxEngine:
         """
         graph = self._held(needs)
         check_targets(targets, len(graph.description.labels))
-        if needs.backward:
+        if needs.backward or needs.attention:
             return _explain(graph, inputs, targets, needs)
         return _predict(graph, inputs, targets)
 
@@ -103,8 +105,8 @@ class OnnxEngine:
     def _held(self, needs: Needs) -> GraphSession:
         graph = self._graph_for(needs)
         if graph is None:
-            methods = ", ".join(name for name, method in METHODS.items() if method.beside in self._beside)
-            valid = f"{self.held} by the methods {methods}" if needs.beside else self.held
+            others = ", ".join(name for name, method in METHODS.items() if method.beside not in self._beside)
+            valid = f"{self.held}, by all methods but {others}" if needs.beside else self.held
             raise Unprocessable(f"the ONNX graphs do not hold {needs.beside or 'this evidence'}, valid are {valid}")
         return graph
 
@@ -113,8 +115,7 @@ class OnnxEngine:
         if needs.beside not in self._beside:
             return None
         for kind in (kind for kind in KINDS if kind in self._graphs and kind != KIND_BEHIND):
-            held = needs_of(KINDS[kind].maps, (str(self.layer),))
-            if {*needs.layers} <= {*held.layers} and needs.guided <= held.guided and needs.saliency <= held.saliency:
+            if {*needs.layers} <= {self.layer} and {*_outputs_of(needs)} <= {*KINDS[kind].outputs}:
                 return self._graphs[kind]
         return None
 
@@ -140,9 +141,13 @@ def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[Eng
     every = [wanted or (TOP,) for wanted in targets]  # a row without a target has scores, too
     rows, wanted = flat_pairs(every)
     weights = flat_weights(every, len(graph.description.labels))
-    names = ["logits", *(["activations", "gradients"] if needs.layers else [])]
-    names += ["guided_backprop"] if needs.guided else ["saliency"] if needs.saliency else []
-    found = _run(graph, inputs, rows, {"target": wanted, **({"weights": weights} if weights.any() else {})}, names)
+    found = _run(
+        graph,
+        inputs,
+        rows,
+        {"target": wanted, **({"weights": weights} if weights.any() else {})},
+        _outputs_of(needs),
+    )
     asked = np.array([bool(targets[row]) for row in rows], bool)
     of_pairs = {name: values[asked] for name, values in found.items()} if not asked.all() else found
     first_pairs = np.unique(rows, return_index=True)[1]  # all pairs of a row have the same logits
@@ -154,10 +159,17 @@ def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[Eng
         layers={path: LayerEvidence(of_pairs["activations"], of_pairs["gradients"]) for path in needs.layers},
         guided=of_pairs.get("guided_backprop"),
         saliency=of_pairs.get("saliency"),
+        attention=of_pairs.get(needs.attention),
         coverage=graph.description.coverage if needs.guided else None,
         explain_ms=_since(started),
         engine=OnnxEngine.name,
     )
+
+
+def _outputs_of(needs: Needs) -> list[str]:
+    names = ["logits", *(["activations", "gradients"] if needs.layers else [])]
+    wanted = {"guided_backprop": needs.guided, "saliency": needs.saliency, needs.attention: bool(needs.attention)}
+    return names + [name for name in wanted if wanted[name]]
 
 
 def _run(

@@ -12,6 +12,7 @@ import onnxruntime
 
 from handler.errors import ModelError
 from handler.explanation.evidence import Floats
+from handler.explanation.methods import ATTENTION_METHODS
 from handler.graphs.description import KINDS, GraphDescription
 
 _TYPES = {"target": "tensor(int64)"}  # all others are tensor(float)
@@ -117,7 +118,7 @@ def _shapes(description: GraphDescription) -> dict[str, list[int | str]]:
         "probabilities": ["batch", classes],
         "activations": ["batch", "channels", "height", "width"],
         "gradients": ["batch", "channels", "height", "width"],
-        "gradcam": ["batch", "height", "width"],
+        **dict.fromkeys(("gradcam", *ATTENTION_METHODS), ["batch", "height", "width"]),
         "guided_backprop": ["batch", 3, side, side],
         "saliency": ["batch", 3, side, side],
     }

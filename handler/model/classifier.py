@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from handler.autograd.attention import AttentionLayout
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.precision import full_precision
 from handler.errors import ModelError, in_one_line
@@ -35,6 +36,7 @@ class Classifier:
     layer_rule: str = ""  # why ``default_layer`` is the default
     refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
     alone: str = ""  # why pictures are run one by one; empty if they are run together
+    attention: AttentionLayout | str = "the network was not run"  # where it is, or why there are no maps of attention
     weights_sha256: str = ""  # of the weights as they were loaded, see ``fingerprint.hash_state``
 
     @property
@@ -97,6 +99,7 @@ def of_module(
         layer_rule=found.rule,
         refused_layers=found.refused,
         alone=found.alone,
+        attention=found.attention,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from handler.errors import BadRequest, Unprocessable
 from handler.explanation.class_weights import SECOND, Mixture
 from handler.explanation.evidence import TOP
+from handler.explanation.maps import MAP_KINDS
 from handler.explanation.methods import METHODS
 from handler.picture.preprocess import Preprocessing
 from handler.protocol.options import ALL_MAPS, DEFAULT_MAPS, ENCODINGS, MAPS, SIZES, Options, shown
@@ -27,6 +28,7 @@ class ModelCard:
     layers: dict[str, tuple[int, int, int]]  # module path to (C, h, w) at the crop's size
     guided_coverage: str | None = None  # "37 of 37 activations"; None where guided backpropagation is not defined
     refusals: dict[str, str] = field(default_factory=dict)  # names of maps that cannot be made, and why
+    refused_attention: str = ""  # why no method of attention makes a map; empty if all do
     layer_rule: str = ""  # why ``default_layer`` is the default
     refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
     alone: str = ""  # why pictures are run one by one; empty if they are run together
@@ -39,6 +41,11 @@ class ModelCard:
     def maps(self) -> tuple[str, ...]:
         """Names of the maps that the architecture and the engine can make."""
         return tuple(name for name in MAPS if name not in self.refusals)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods that make a map of this model."""
+        return tuple(name for name, known in METHODS.items() if not (known.attention and self.refused_attention))
 
     def summary(self, engine: str) -> dict[str, Any]:
         """The model as every answer names it."""
@@ -61,7 +68,7 @@ class ModelCard:
             "layer": self.default_layer,
             "layer_rule": self.layer_rule,
             "layers": {path: list(shape) for path, shape in self.layers.items()},
-            "methods": {name: method.summary for name, method in METHODS.items()},
+            "methods": {name: METHODS[name].summary for name in self.methods},
             "maps": list(self.maps),
             "guided_coverage": self.guided_coverage,
             "activation": "softmax",
@@ -76,13 +83,16 @@ class ModelCard:
         Raises:
             Unprocessable: a map cannot be made; the message says why.
         """
-        if options.maps is None:
-            return tuple(name for name in self.maps if name in DEFAULT_MAPS)
-        if options.maps == ALL_MAPS:
-            return self.maps
+        refusals = {
+            name: why
+            for name, why in self.refusals.items()
+            if MAP_KINDS[name].channels > 1 or not METHODS[options.method].attention  # which needs no layer
+        }
+        if options.maps is None or options.maps == ALL_MAPS:
+            return tuple(name for name in (MAPS if options.maps else DEFAULT_MAPS) if name not in refusals)
         for name in options.maps:
-            if name in self.refusals:
-                raise Unprocessable(f"{name}: {self.refusals[name]}")
+            if name in refusals:
+                raise Unprocessable(f"{name}: {refusals[name]}")
         return options.maps
 
     def targets(self, options: Options) -> list[Mixture]:
@@ -137,6 +147,16 @@ class ModelCard:
             BadRequest: a layer has no map.
         """
         return list(dict.fromkeys(self._layer_path(layer) for layer in options.layer))
+
+    def check_attention(self, options: Options) -> None:
+        """Checks that the model has the attention that the method needs.
+
+        Raises:
+            Unprocessable: it has none.
+        """
+        if options.method not in self.methods:
+            valid = ", ".join(self.methods)
+            raise Unprocessable(f"method {options.method}: {self.refused_attention}; valid are {valid}")
 
     def check_top_k(self, options: Options) -> None:
         """Checks how many predictions are asked for.

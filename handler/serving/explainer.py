@@ -131,6 +131,7 @@ class Explainer:
                     target=wanted,
                     weights=replace(mixture, similar=0).weights(logits),
                     measure=explained.measure,
+                    method=options.method,
                     remake=None if changed or probe.taken else make,
                 )
                 trust = examine(self._engine, evidence, pair, maps, question, options.seed)

@@ -26,7 +26,8 @@ from handler.serving.budget import Budget
 from handler.serving.settings import Settings
 
 _PAIRS_AT_ONCE = 16  # (picture, target) pairs in a pass with one layer: limits the memory of the evidence
-_SHOWN = ("top_k", "encoding", "overlay")  # options that change no score and no map
+_LAYERS_OF_ATTENTION = 4  # whose evidence takes as much memory as the attention of all blocks and its gradients
+_SHOWN = ("top_k", "trust", "encoding", "overlay")  # options that change no score and no map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ class Job:
         return self.canvas.options.size == "layer" and self.form != PNG
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CheckedOptions:
     """A picture's options, checked against the model and in the model's terms."""
 
@@ -85,10 +86,16 @@ class CheckedOptions:
             RequestError: the model lacks a class, a map or a layer that the options ask for, or the method cannot be
                 smoothed so.
         """
-        checked = cls(card.targets(options), card.map_names(options), card.layer_paths(options), options.method)
+        targets = card.targets(options)
+        check_method(options, targets)
+        card.check_attention(options)
         card.check_top_k(options)
-        check_method(options, checked.targets)
-        return checked
+        return cls(
+            targets=targets,
+            maps=card.map_names(options),
+            layers=card.layer_paths(options),
+            method=options.method,
+        )
 
     @property
     def needs(self) -> Needs:
@@ -179,7 +186,8 @@ def job_of(
 
 def pairs_at_once(needs: Needs) -> int:
     """The most (picture, target) pairs of a pass; the more layers, the fewer pairs."""
-    return _PAIRS_AT_ONCE // min(max(1, len(needs.layers)), _PAIRS_AT_ONCE)
+    layers = _LAYERS_OF_ATTENTION if needs.attention else max(1, len(needs.layers))
+    return _PAIRS_AT_ONCE // min(layers, _PAIRS_AT_ONCE)
 
 
 def in_passes(jobs: Iterable[Job]) -> list[list[Job]]:

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import Permute
 
+from handler.autograd.attention import AttentionLayout
 from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.graph import Node
 from handler.errors import ModelError
 from handler.model.layers.arrangement import keeps_arrangement
+from handler.model.layers.attention import find_attention
 from handler.model.layers.batches import goes_by_values, run_together, same_gradients, why_no_rows
 from handler.model.layers.cells import Cells, Floats, find_cells, parts
 from handler.model.layers.looking import Look, outputs_of
@@ -52,6 +54,7 @@ class Findings:
     rule: str  # why this layer is the default
     refused: dict[str, str]  # module paths of layers without a map, and why
     alone: str = ""  # why pictures are run one by one; empty if they are run together
+    attention: AttentionLayout | str = ""  # where the attention is, or why there are no maps of attention
 
 
 @torch.inference_mode(mode=False)  # whatever mode the caller is in
@@ -90,8 +93,9 @@ def find_layers(module: nn.Module, architecture: str, side: int) -> Findings:
         )
     view = findings.layers[findings.default].view
     if not findings.alone and not same_gradients(look, findings.default, view):
-        return replace(findings, alone="a picture's gradients depend on the other pictures of its batch")
-    return findings
+        findings = replace(findings, alone="a picture's gradients depend on the other pictures of its batch")
+    views = {path: layer.view for path, layer in findings.layers.items()}
+    return replace(findings, attention=findings.alone or find_attention(look, views))
 
 
 def _judge(look: Look, axes: Mapping[Place, int | str], alone: str) -> Findings:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from handler.autograd.backward_contract import alike_in_memory
 from handler.autograd.channel_layout import ChannelLayout
@@ -25,7 +26,7 @@ class Look:
             ModelError: the network fails, or its scores have no gradient at the picture.
         """
         self.module, self.pictures = module, pictures
-        with torch.enable_grad():
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention would hide its softmax
             picture = pictures[0].clone().requires_grad_()
             self.scores, self.outputs = _guarded(architecture, lambda: outputs_of(module, picture))
             if not self.scores.requires_grad:

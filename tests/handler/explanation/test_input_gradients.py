@@ -15,6 +15,7 @@ from handler.explanation.probe import Probe
 from tests.support.models import random_classifier, random_inputs
 
 SIDE, TARGET = 64, 3
+PICTURE = np.random.default_rng(9).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
 METHODS = ["integrated_gradients", "expected_gradients", "smoothgrad"]
 
 
@@ -104,18 +105,21 @@ def test_a_seed_decides_about_the_map(network, method):
     assert np.abs(values[0] - values[2]).max() > 0.05
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_graph_with_the_plain_gradient_gives_the_same_map(tmp_path, method):
+def test_a_graph_with_the_plain_gradient_gives_the_same_maps(tmp_path):
     classifier = well_conditioned("efficientnet_b0", side=SIDE)
     export_explanation(classifier, tmp_path / "graph.onnx")
-    graph = handler.load(tmp_path / "graph.onnx")
-    tensor, options = random_inputs(1, SIDE)[0], {"target": TARGET, "maps": ["gradcam"], "method": method, "passes": 3}
-    found = graph.explain(tensor, **options).explanations[0].maps["gradcam"]
-    expected = explain(classifier.module, method=method, passes=3).maps["gradcam"]
-    np.testing.assert_allclose(found.values, expected.values, atol=1e-3)
+    models = [
+        handler.load(tmp_path / "graph.onnx"),
+        handler.wrap(classifier.module, layer=classifier.default_layer, preprocessing=classifier.preprocessing),
+    ]
+    for method in METHODS:
+        options = {"target": TARGET, "maps": ["gradcam"], "method": method, "passes": 3}
+        found, expected = (model.explain(PICTURE, **options).explanations[0].maps["gradcam"] for model in models)
+        np.testing.assert_allclose(found.values, expected.values, atol=1e-3)
+        assert found.maximum == pytest.approx(expected.maximum, rel=1e-3)
 
 
 def test_a_graph_without_the_plain_gradient_refuses(tmp_path):
     export_explanation(random_classifier("shufflenet_v2_x0_5", side=SIDE), tmp_path / "graph.onnx")
     with pytest.raises(Unprocessable, match="the ONNX graphs do not hold this evidence"):
-        handler.load(tmp_path / "graph.onnx").explain(random_inputs(1, SIDE)[0], method="smoothgrad", maps=["gradcam"])
+        handler.load(tmp_path / "graph.onnx").explain(PICTURE, method="smoothgrad", maps=["gradcam"])

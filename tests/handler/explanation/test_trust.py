@@ -72,7 +72,8 @@ def examined(values, engine=None, tensor=ONES, degenerate=False, target=1, seed=
 
 def question(tensor, target=1, remake=None):
     weights = np.eye(2, dtype=np.float32)[target]
-    return Question(tensor=tensor, target=target, weights=weights, measure="the probability of cat", remake=remake)
+    said = "the probability of cat"
+    return Question(tensor=tensor, target=target, weights=weights, measure=said, method="gradcam", remake=remake)
 
 
 def test_pixels_go_from_bright_to_dark_and_ties_keep_an_order():
@@ -313,11 +314,13 @@ def test_an_answer_has_trust_only_where_it_was_asked_for(model):
 def test_a_contrast_is_tested_with_the_difference_of_the_probabilities():
     model = handler.wrap(random_classifier("resnet18", side=64).module, labels=[*"abcdefghij"])
     tensor = torch.from_numpy(random_inputs(1, 64)[0])
-    one, less = (model.explain(tensor, target=target, trust=True).explanations[0].trust for target in "bd")
-    held = model.explain(tensor, target="b", contrast="d", trust=True).explanations[0].trust
-    opposite = model.explain(tensor, target="-b", contrast="d", trust=True).explanations[0].trust
-    assert "the probability of b, less that of d is" in held.sentence
-    assert "the negative of the probability of b, less that of d is" in opposite.sentence
+    top, second = (found.label for found in model.predict(tensor, top_k=2))
+    one, less, held, opposite = (
+        model.explain(tensor, target=target, contrast=contrast, maps="saliency", trust=True).explanations[0].trust
+        for target, contrast in [(top, "none"), (second, "none"), (top, second), (f"-{top}", second)]
+    )
+    assert f"the probability of {top}, less that of {second} is" in held.sentence
+    assert f"the negative of the probability of {top}, less that of {second} is" in opposite.sentence
     assert held.random["deletion_auc"] == pytest.approx(-opposite.random["deletion_auc"], abs=1e-5)
     apart = one.random["deletion_auc"] - less.random["deletion_auc"]
     assert held.random["deletion_auc"] == pytest.approx(apart, abs=1e-4), "random orders are the same for all targets"

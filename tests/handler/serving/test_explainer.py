@@ -47,8 +47,8 @@ def test_a_row_is_told_that_its_map_leaves_nothing_to_test():
     (two, wrong, one, without), engine = answer(rows)
     said = [explained["trust"]["sentence"] for explained in json.loads(two.body)["explanations"]]
     assert said == [
-        "The map is the same everywhere for light: there is nothing to test.",
-        "The map is no evidence for dark: there is nothing to test.",
+        "The map is the same everywhere, so that there is nothing to test.",
+        "The map is without evidence, so that there is nothing to test.",
     ]
     assert (wrong.status, json.loads(wrong.body)["message"]) == (
         400,

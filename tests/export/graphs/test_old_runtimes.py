@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.old_runtimes import __main__ as command
-from benchmarks.old_runtimes.answers import PICTURES, answers
 from handler.graphs.description import KINDS
+from tests.support import old_runtimes as command
+from tests.support.old_runtimes import PICTURES, answers
 
 
 @pytest.fixture

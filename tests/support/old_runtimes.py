@@ -1,19 +1,23 @@
-"""Runs graphs of every kind with old ONNX Runtimes: ``python -m benchmarks.old_runtimes``. Needs a package index.
+"""Runs graphs of every kind with old ONNX Runtimes: ``python -m tests.support.old_runtimes``. Needs a package index.
 
-Each runtime gets an environment of its own; its answers must be those of the runtime in constraints.txt.
+Each runtime gets an environment of its own, without torch; its answers must be those of the runtime in constraints.txt.
 """
 
 import subprocess
 import sys
 import venv
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from benchmarks.zoo.weights import random_classifier
-from export.graphs.explanation import export_explanation, export_gradcam
-from export.graphs.prediction import export_prediction
-from handler.model.sources import load_classifier
+from export.verify.compare import Floats, fresh_pictures
+from handler.client.graph import GraphModel
+from handler.explanation.evidence import TOP
+from handler.graphs.description import KIND_PREDICTION, KINDS
+from handler.graphs.session import GraphSession
+from handler.rendering.render import encode_png
 
 RUNTIMES = {  # to the numpy that it was built for
     "1.15.1": "numpy<2",
@@ -22,11 +26,17 @@ RUNTIMES = {  # to the numpy that it was built for
 }
 CLOSE = 1e-5  # of an output's largest value
 OUT = Path("out/old-runtimes")
-_PICTURES = ("opencv-python-headless", "pillow")  # they run with either numpy
+PICTURES = 3  # that the bare graphs are asked for
+_PACKAGES = ("opencv-python-headless", "pillow")  # they run with either numpy
 
 
 def write_graphs(folder: Path) -> None:
     """The embedded model's three graphs, and those of a transformer, which has a saliency graph."""
+    from benchmarks.zoo.weights import random_classifier
+    from export.graphs.explanation import export_explanation, export_gradcam
+    from export.graphs.prediction import export_prediction
+    from handler.model.sources import load_classifier
+
     shapes, swin = load_classifier(checkpoint="examples/shapes/shapes.safetensors"), random_classifier("swin_t", 64)
     for classifier in (shapes, swin):
         export_prediction(classifier, folder / f"{classifier.architecture}.onnx")
@@ -42,15 +52,31 @@ def python_with(runtime: str) -> Path:
         venv.create(folder, with_pip=True, clear=True)
         install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*install, f"onnxruntime=={runtime}", RUNTIMES[runtime]], check=True)
-        subprocess.run([*install, "--no-deps", "-c", "constraints.txt", *_PICTURES], check=True)
+        subprocess.run([*install, "--no-deps", "-c", "constraints.txt", *_PACKAGES], check=True)
         (folder / "ready").touch()
     return python
 
 
+def answers(path: Path) -> Mapping[str, Floats]:
+    """Output of a graph to values on fixed pictures, and what a client says of one: its best classes' probabilities."""
+    graph = GraphSession.open(path)
+    known, kind = graph.description, KINDS[graph.description.kind]
+    pictures = fresh_pictures(np.random.default_rng(3), PICTURES, known.preprocessing)
+    feeds = {"input": pictures, "target": np.array([TOP, 0, len(known.labels) - 1])}
+    outputs = list(kind.outputs)
+    found = graph.infer({name: feeds[name] for name in kind.inputs}, outputs)
+    upload = encode_png(np.random.default_rng(4).integers(0, 256, (90, 70, 3), np.uint8))
+    result = GraphModel(path).explain(upload)
+    if known.kind != KIND_PREDICTION:
+        result.sheet()
+    client = [one.probability for one in result.predictions]
+    return {**dict(zip(outputs, found, strict=True)), "client": np.array(client, np.float32)}
+
+
 def answers_of(python: Path | str, graphs: Path, name: str) -> dict[str, np.ndarray]:
-    """What an interpreter's ONNX Runtime answers, see ``answers``."""
+    """What an interpreter's ONNX Runtime answers with each graph of a folder, by "graph output"."""
     file = OUT / f"{name}.npz"
-    subprocess.run([str(python), "-m", "benchmarks.old_runtimes.answers", str(graphs), str(file)], check=True)
+    subprocess.run([str(python), "-m", "tests.support.old_runtimes", str(graphs), str(file)], check=True)
     with np.load(file) as found:
         return dict(found)
 
@@ -80,4 +106,9 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if arguments := [Path(one) for one in sys.argv[1:]]:  # the graphs, and the file for their answers
+        found = {path.name: answers(path) for path in sorted(arguments[0].glob("*.onnx"))}
+        named: dict[str, Any] = {f"{graph} {name}": its[name] for graph, its in found.items() for name in its}
+        np.savez(arguments[1], **named)
+    else:
+        sys.exit(main())
