@@ -50,6 +50,7 @@ class OnnxEngine:
         if not {*graphs} - {KIND_BEHIND}:
             raise ModelError(f"a graph of the kind {KIND_BEHIND} works beside another graph, which finds activations")
         self._graphs = graphs
+        self._beside = ("", *([BEHIND] if KIND_BEHIND in graphs else []))  # needs beside activations and gradients
         layers = [graph.description.layer for kind, graph in graphs.items() if kind != KIND_PREDICTION]
         self.layer = layers[0] if layers else None  # module path of the layer whose evidence the graphs hold
 
@@ -96,11 +97,6 @@ class OnnxEngine:
         """See ``Engine.behind``."""
         self._held(Needs((layer,), beside=BEHIND))
         return self._graphs[KIND_BEHIND].infer({"input": inputs, "activations": activations}, ["logits"])[0]
-
-    @property
-    def _beside(self) -> tuple[str, ...]:
-        """What the graphs hold beside scores, activations and gradients."""
-        return ("", BEHIND) if KIND_BEHIND in self._graphs else ("",)
 
     def _held(self, needs: Needs) -> GraphSession:
         graph = self._graph_for(needs)

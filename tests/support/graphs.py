@@ -6,6 +6,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
+from handler.explanation.methods import ATTENTION_METHODS
 from handler.graphs.description import KIND_PREDICTION, KINDS, GraphDescription
 from handler.picture.preprocess import Preprocessing
 
@@ -19,6 +20,7 @@ _OPERATORS = {
     "gradcam": [("ReduceMean", ["input", "channels"], "gradcam", {"keepdims": 0})],
     "guided_backprop": [("Abs", "input", "guided_backprop", {})],
     "saliency": [("Abs", "input", "saliency", {})],
+    **{name: [("ReduceMean", ["input", "channels"], name, {"keepdims": 0})] for name in ATTENTION_METHODS},
 }
 _SHAPES: dict[str, list[Any]] = {
     "input": ["batch", 3, SIDE, SIDE],
@@ -26,7 +28,7 @@ _SHAPES: dict[str, list[Any]] = {
     "weights": ["rows", 3],
     "logits": ["batch", 3],
     "probabilities": ["batch", 3],
-    "gradcam": ["batch", SIDE, SIDE],
+    **dict.fromkeys(("gradcam", *ATTENTION_METHODS), ["batch", SIDE, SIDE]),
 }
 
 

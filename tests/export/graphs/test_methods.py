@@ -79,7 +79,7 @@ def by_peer(peer, classifier, inputs, **options):
     relu = F.relu
     with (
         patch.object(F, "relu", lambda values, inplace=False: relu(values)),
-        peer(module, layers, reshape_transform=to_maps, **options) as cam,
+        peer(module, layers, **{"reshape_transform": to_maps, **options}) as cam,
     ):
         return cam(torch.from_numpy(inputs), [ClassifierOutputTarget(TARGET)] * len(inputs))
 
@@ -226,7 +226,7 @@ def test_fullgrad_is_the_peers_on_pytorch_and_refused_by_graphs(network):
     with pytest.raises(Unprocessable, match=f"do not hold {FULL_GRADIENT}, valid are"):
         graphs.run(inputs, [[TARGET]] * 2, Needs(beside=FULL_GRADIENT))
     evidence = torch_engine.run(inputs, [[TARGET]] * 2, Needs(beside=FULL_GRADIENT))
-    expected = by_peer(pytorch_grad_cam.FullGrad, classifier, inputs)
+    expected = by_peer(pytorch_grad_cam.FullGrad, classifier, inputs, reshape_transform=None)
     for pair in range(2):
         values = make_maps(evidence, pair, ["gradcam"], "fullgrad", at_layer=False)["gradcam"].values
         np.testing.assert_allclose(values, expected[pair], atol=1e-4)

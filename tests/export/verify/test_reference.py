@@ -58,7 +58,8 @@ def graph_of(classifier, kind, changes=None, seen=None):
             layer, activations = classifier.default_layer, inputs["activations"]
             found = {"logits": TorchEngine(classifier).behind(inputs["input"][:1], layer, activations)}
         else:
-            targets = [[target] for target in inputs["target"].tolist()]
+            pairs = zip(inputs["weights"], inputs["target"].tolist(), strict=True)
+            targets = [[weights if weights.any() else target] for weights, target in pairs]
             evidence = TorchEngine(classifier).run(inputs["input"], targets, needs_of_kind(classifier, kind))
             layer = evidence.layers[classifier.default_layer]
             found = {
