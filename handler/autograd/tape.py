@@ -37,7 +37,7 @@ class Tape:
         return {path: _all_channels(runs) for path, runs in self.runs.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Gradients:
     """The gradients of a score at the layers and at the input."""
 
@@ -108,7 +108,7 @@ def differentiate(tape: Tape, score: torch.Tensor) -> Gradients:
         by_layer = {path: [plain.pop(0) for _ in runs] for path, runs in tape.runs.items()}
         curved = {path: _curvature(tape.runs[path], by_layer[path]) for path in by_layer if tape.curvature}
     layers, curvature = ({path: _all_channels(runs) for path, runs in by.items()} for by in (by_layer, curved))
-    return Gradients(layers, through_gates, at_input, curvature)
+    return Gradients(layers=layers, guided=through_gates, saliency=at_input, curvature=curvature)
 
 
 def _curvature(runs: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:
