@@ -169,7 +169,7 @@ bench: $(READY) ## measure this project side by side with its peers, see benchma
 	$(PY) -m benchmarks $(BENCH)
 
 zoo: $(READY) ## run every torchvision classifier through everything, see docs/ZOO.md (an hour or two; resumable)
-	$(PY) -m benchmarks.zoo --docs docs $(ZOO)
+	$(PY) -m tests.zoo --docs docs $(ZOO)
 
 old-runtimes: $(READY) ## run graphs of every kind with ONNX Runtime 1.15, 1.17 and 1.20 from a package index (a few minutes)
 	$(PY) -m tests.support.old_runtimes

@@ -32,7 +32,7 @@ _PACKAGES = ("opencv-python-headless", "pillow")  # they run with either numpy
 
 def write_graphs(folder: Path) -> None:
     """The embedded model's three graphs, and those of a transformer, which has a saliency graph."""
-    from benchmarks.zoo.weights import random_classifier
+    from benchmarks.random_weights import random_classifier
     from export.graphs.explanation import export_explanation, export_gradcam
     from export.graphs.prediction import export_prediction
     from handler.model.sources import load_classifier

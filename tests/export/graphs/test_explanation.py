@@ -11,7 +11,7 @@ from torch import nn
 
 import export.graphs.writing as writing
 import export.tracing.explanation as tracing
-from benchmarks.zoo.weights import random_classifier as well_conditioned
+from benchmarks.random_weights import random_classifier as well_conditioned
 from export.errors import NotExportableError
 from export.graphs.explanation import explanation_kind, export_explanation, export_gradcam
 from export.graphs.prediction import export_prediction

@@ -9,16 +9,16 @@ import sys
 import pytest
 import torch
 
-from benchmarks.zoo import all as zoo
-from benchmarks.zoo.memory import memory_need
-from benchmarks.zoo.one import ROW_VERSION
-from benchmarks.zoo.report import CLOSE, CLOSE_MAP, explanation, is_close, render, worst_error
-from benchmarks.zoo.weights import random_classifier
+from benchmarks.random_weights import random_classifier
 from export.errors import NotExportableError
 from export.tracing.exportable import check_exportable
 from export.verify.compare import batch_sizes
 from handler.model.registry import known_architectures
 from tests.support.serving import ROOT
+from tests.zoo import all as zoo
+from tests.zoo.memory import memory_need
+from tests.zoo.one import ROW_VERSION
+from tests.zoo.report import CLOSE, CLOSE_MAP, explanation, is_close, render, worst_error
 
 pytestmark = pytest.mark.timeout(1800)  # the first test waits for all networks
 

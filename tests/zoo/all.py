@@ -14,12 +14,12 @@ import psutil
 from tqdm import tqdm
 
 from benchmarks.machine import describe_machine
-from benchmarks.zoo.memory import memory_need
-from benchmarks.zoo.one import ROW_VERSION
-from benchmarks.zoo.report import render
-from benchmarks.zoo.weights import preprocessing_of
+from benchmarks.random_weights import preprocessing_of
 from handler.atomic_write import write_whole
 from handler.model.registry import known_architectures
+from tests.zoo.memory import memory_need
+from tests.zoo.one import ROW_VERSION
+from tests.zoo.report import render
 
 _ROOT = Path(__file__).parents[2]
 _SHARE = 0.95  # of the machine's memory that networks may take together
@@ -67,7 +67,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.zoo", description=__doc__)
     add = parser.add_argument
     add("networks", nargs="*", metavar="NETWORK", help="torchvision names (default: all)")
     add("--small", action="store_true", help=f"these alone: {', '.join(SMALL)}")
@@ -122,7 +122,7 @@ def _is_current(row: Path, side: int | None) -> bool:
 
 def _start(network: str, folder: Path, threads: int, side: int | None) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "benchmarks.zoo.one", network, str(folder.resolve())]
+    command = [sys.executable, "-m", "tests.zoo.one", network, str(folder.resolve())]
     command += [] if side is None else [str(side)]
     (folder / f"{network}.json").unlink(missing_ok=True)
     with (folder / f"{network}.log").open("wb") as file:

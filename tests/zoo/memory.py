@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from benchmarks.zoo.weights import build, preprocessing_of
+from benchmarks.random_weights import build, preprocessing_of
 from export.tracing.exportable import fits_one_file
 from export.verify.compare import batch_sizes
 

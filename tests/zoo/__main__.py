@@ -1,4 +1,4 @@
-"""Runs every torchvision classifier through everything: ``python -m benchmarks.zoo --help``."""
+"""Runs every torchvision classifier through everything: ``python -m tests.zoo --help``."""
 
 import sys
 
@@ -6,7 +6,7 @@ import sys
 def main(arguments: list[str] | None = None) -> int:
     """The command line; PyTorch is loaded here, because Ctrl-C may come in the seconds that this takes."""
     try:
-        from benchmarks.zoo.all import run
+        from tests.zoo.all import run
 
         return run(arguments)
     except KeyboardInterrupt:
