@@ -18,13 +18,9 @@ logger = logging.getLogger(__name__)
 
 
 def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: int) -> Choice:
-    """Opens the engine that the settings ask for.
+    """Opens the engine that is wanted for an archive unpacked to the folder; ``threads`` are those of a graph's run.
 
-    Args:
-        wanted: "torch": hooks alone; "onnx": graphs alone; "auto": graphs where they suffice, hooks elsewhere.
-        folder: the folder of the unpacked archive.
-        classifier: the archive's model.
-        threads: number of threads of a graph's run.
+    "torch" are hooks alone, "onnx" graphs alone, "auto" graphs where they suffice and hooks elsewhere.
 
     Raises:
         ModelError: a graph cannot be used; with "onnx" also if there is no graph, or the graphs differ from PyTorch.
@@ -32,7 +28,11 @@ def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: in
     hooks = TorchEngine(in_fast_layout(classifier))
     if wanted == "torch":
         return Choice(engine=hooks, configured=wanted)
-    reason = _against_graphs(folder, classifier)
+    reason = None
+    if classifier.device.type != "cpu":
+        reason = f"the model is on {classifier.device}, where PyTorch is faster than the graphs, which run on the CPU"
+    elif not find_graphs(folder):
+        reason = "the archive holds no graphs"
     if reason and wanted == "auto":
         logger.info("engine torch answers: %s", reason)
         return Choice(engine=hooks, configured=wanted, reason=reason)
@@ -57,10 +57,3 @@ def origin_of(classifier: Classifier) -> Origin:
         labels=classifier.labels,
         preprocessing=classifier.preprocessing,
     )
-
-
-def _against_graphs(folder: Path, classifier: Classifier) -> str | None:
-    """Why "auto" uses no graphs; None if it uses them."""
-    if classifier.device.type != "cpu":
-        return f"the model is on {classifier.device}, where PyTorch is faster than the graphs, which run on the CPU"
-    return None if find_graphs(folder) else "the archive holds no graphs"

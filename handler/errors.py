@@ -49,36 +49,31 @@ class BadRequest(RequestError):
 class TooLarge(RequestError):
     """The upload has too many bytes or pixels, or the answer would be too large to send."""
 
-    status = 413
-    phrase = "Content Too Large"
+    status, phrase = 413, "Content Too Large"
 
 
 class NotAnImage(RequestError):
     """The upload is not a picture that can be decoded."""
 
-    status = 415
-    phrase = "Unsupported Media Type"
+    status, phrase = 415, "Unsupported Media Type"
 
 
 class Unprocessable(RequestError):
     """The model cannot take this picture, or its architecture lacks what the option asks for."""
 
-    status = 422
-    phrase = "Unprocessable Content"
+    status, phrase = 422, "Unprocessable Content"
 
 
 class NotFinite(RequestError):
     """The network's scores or evidence for this picture are NaN or infinite; counted apart from Unprocessable."""
 
-    status = 422
-    phrase = "Unprocessable Content"
+    status, phrase = 422, "Unprocessable Content"
 
 
 class NotFound(RequestError):
     """Nothing answers at this path below the model's own."""
 
-    status = 404
-    phrase = "Not Found"
+    status, phrase = 404, "Not Found"
 
 
 @contextmanager

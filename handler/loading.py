@@ -47,12 +47,7 @@ def load_service(
 ) -> Service:
     """Makes the service of an unpacked archive, and explains a picture of zeros, so that the first request is fast.
 
-    Args:
-        folder: the folder of the unpacked archive.
-        name: the model's name on the server.
-        version: the model's version on the server.
-        config: the parsed ``model-config.yaml``.
-        device: torch device.
+    Name and version are those that the model has on the server; ``config`` is the parsed ``model-config.yaml``.
 
     Raises:
         ModelError: the archive or its settings cannot be used; the message says why.
@@ -98,11 +93,7 @@ def load_archive(path: Path, architecture: str | None = None, device: str | torc
 
 
 def load_checkpoint(path: Path, **said: Any) -> Model:
-    """Loads a checkpoint, with the torch engine.
-
-    Args:
-        path: a safetensors file or a state dict.
-        said: the other arguments of ``load_classifier``.
+    """Loads a checkpoint, safetensors or a state dict, with the torch engine; for ``said`` see ``load_classifier``.
 
     Raises:
         ModelError: the file does not exist, or the description is incomplete or contradicts itself.

@@ -1,8 +1,6 @@
 """The served model: answers pictures, probes and questions about the model."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
 
 from handler.errors import NotFound
 from handler.graphs.choice import Choice
@@ -19,17 +17,11 @@ class Service:
     """A loaded model."""
 
     def __init__(self, choice: Choice, card: ModelCard, settings: Settings, threads: int = 1) -> None:
-        """Takes the parts of a loaded model.
-
-        Args:
-            choice: the engine, with the reason of its choice.
-            card: the model's card.
-            settings: the operator's settings.
-            threads: number of threads that draw.
-        """
+        """Takes the parts of a loaded model, and the number of threads that draw."""
         self._choice = choice
         self._card = card
-        self._answering = Answering(Explainer(choice.engine, card), settings, threads)
+        self._explainer = Explainer(choice.engine, card)
+        self._answering = Answering(self._explainer, settings, threads)
         self.metrics = Metrics()  # a front reports them
         # counted at 0, too: rate() does not see the first increase of a series that begins with it
         self.metrics.count(ENGINE_DISAGREEMENTS, len(choice.disagreements))
@@ -49,15 +41,11 @@ class Service:
             return error_answer(NotFound("nothing answers pictures below the model's path")) if row.path else None
         if row.describes:
             description = self._card.description(self._choice.engine.name)
-            return _probe_answer({**description, "engines": self._choice.to_dict()})
+            return json_answer({**description, "engines": self._choice.to_dict()}, PROBE)
         if row.path == "healthz":
             summary = self._card.summary(self._choice.engine.name)
             state = {"status": "ready", "model": summary, "engines": self._choice.to_dict()}
-            return _probe_answer({**state, "pictures": self._answering.pictures})
+            return json_answer({**state, "pictures": self._explainer.pictures}, PROBE)
         if row.path:
             return error_answer(NotFound("nothing answers below the model's path but healthz"))
         return None
-
-
-def _probe_answer(content: dict[str, Any]) -> Answer:
-    return replace(json_answer(content), outcome=PROBE)

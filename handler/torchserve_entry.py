@@ -14,7 +14,7 @@ from ts.metrics.dimension import Dimension
 from ts.metrics.metric_type_enum import MetricTypes
 
 from handler.loading import load_service
-from handler.protocol.answer import PROBE, Answer, failure_answer
+from handler.protocol.answer import PROBE, Answer, error_answer
 from handler.protocol.row import Row
 from handler.service import Service
 from handler.telemetry.metrics import Metrics, record, resident_memory
@@ -26,13 +26,11 @@ _OPTION = "x-explain-"  # prefix of the headers with options
 
 
 def read_row(fields: Mapping[str, Any], headers: Mapping[str, Any]) -> Row:
-    """Translates a request of TorchServe.
+    """Translates a request of TorchServe; the fields are those of ``Row``.
 
-    Args:
-        fields: part name to bytes, text or parsed JSON.
-        headers: the request's headers. TorchServe adds the headers of multipart parts, as dictionaries under the parts'
-            names; they are ignored, so that a part named "Accept" changes nothing. TorchServe itself sets the headers
-            for path, explanations and descriptions, whatever a client sends.
+    TorchServe adds the headers of multipart parts, as dictionaries under the parts' names; they are ignored, so that a
+    part named "Accept" changes nothing. TorchServe itself sets the headers for path, explanations and descriptions,
+    whatever a client sends.
     """
     texts: dict[str, str] = {}
     for name, value in headers.items():
@@ -98,9 +96,9 @@ class ExplainedClassifier:
             if self._service is None:
                 raise RuntimeError("handle was called before initialize")
             return self._service.answer_batch(rows)
-        except Exception:
+        except Exception as error:
             logger.exception("a batch of %d failed", len(rows))
-            return [failure_answer() for _ in rows]
+            return [error_answer(error) for _ in rows]
 
     def _report(self, answers: Sequence[Answer], sizes: Sequence[int], seconds: float, context: Any) -> None:
         """Reports metrics, those of start-up with the first batch, and writes a log line per request."""

@@ -85,11 +85,6 @@ def auc(probabilities: Floats, shares: Sequence[float] | None = None) -> Floats:
     return np.asarray((probabilities[..., 1:] + probabilities[..., :-1]) / 2 @ widths)
 
 
-def random_auc(curves: Sequence[Floats] | Floats, shares: Sequence[float] | None = None) -> float:
-    """The random baseline: the mean AUC of the curves (R, steps + 1) of random orders."""
-    return float(auc(np.asarray(curves), shares).mean())
-
-
 def random_orders(cells: tuple[int, ...], size: tuple[int, ...], pairs: int, seed: int) -> list[Indices]:
     """``2 * pairs`` random orders (H * W,): of maps uniform on [0, 1) in cells (h, w), upsampled to (H, W) as a map is.
 
@@ -143,7 +138,7 @@ def examine(engine: Engine, evidence: Evidence, pair: int, maps: Maps, question:
     ends = [np.zeros_like(tensor), blurred(tensor), tensor * brightest(order, (0.2,), size)[0]]
     empty, blurry, kept_fifth = probabilities(np.stack(ends)).tolist()
     found = auc(curves(order), SHARES).tolist()
-    by_chance = [random_auc(both, SHARES) for both in zip(curves(forwards), curves(backwards), strict=True)]
+    by_chance = auc(np.stack([curves(forwards), curves(backwards)]), SHARES).mean(axis=0).tolist()
     stability = None
     if remake:
         noise = np.random.default_rng((seed, 1)).standard_normal(tensor.shape, np.float32)

@@ -26,17 +26,8 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import (
-    BITSPERSAMPLE,
-    COMPRESSION,
-    PHOTOMETRIC_INTERPRETATION,
-    PLANAR_CONFIGURATION,
-    SAMPLEFORMAT,
-    TILELENGTH,
-    TILEWIDTH,
-    TiffImageFile,
-)
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL.ExifTags import Base as Tag
 
 from handler.errors import BadRequest, NotAnImage, TooLarge, in_one_line
 from handler.picture.bombs import check_chunks, check_scans, chunks, without_profile
@@ -125,7 +116,7 @@ def _read_header(data: bytes, max_pixels: int) -> tuple[Image.Image, int, str, i
     try:
         with _pillows_limit(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             tags = _tags(image)
-            tile = int(tags.get(TILEWIDTH, 0)) * int(tags.get(TILELENGTH, 0))
+            tile = int(tags.get(Tag.TileWidth, 0)) * int(tags.get(Tag.TileLength, 0))
             # Pillow would decode a PNG's pixels to find the orientation; it decodes every PNG that may have one anyway
             return image, tile, _unclear(image), 1 if image.format == "PNG" else _orientation(image)
     except UnidentifiedImageError as error:
@@ -142,19 +133,19 @@ def _read_header(data: bytes, max_pixels: int) -> tuple[Image.Image, int, str, i
 
 def _tags(image: Image.Image) -> Mapping[int, Any]:
     """A TIFF's tags; empty for other formats."""
-    return image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    return image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
 
 
 def _unclear(image: Image.Image) -> str:
     """Why the values of an image do not say what they look like; empty if they do."""
     tags = _tags(image)
-    if image.mode in ("I", "F") or set(tags.get(SAMPLEFORMAT, (1,))) != {1}:
+    if image.mode in ("I", "F") or set(tags.get(Tag.SampleFormat, (1,))) != {1}:
         return (
             "has values with a sign, with a fraction or of 32 bits, and nothing says which are black and which are "
             f"white; valid are {_VALUES}"
         )
-    plain = set(tags.get(BITSPERSAMPLE, (1,))) == {8} and tags.get(PHOTOMETRIC_INTERPRETATION) != 0
-    if tags.get(PLANAR_CONFIGURATION) == 2 and tags.get(COMPRESSION, 1) == 1 and not plain:
+    plain = set(tags.get(Tag.BitsPerSample, (1,))) == {8} and tags.get(Tag.PhotometricInterpretation) != 0
+    if tags.get(Tag.PlanarConfiguration) == 2 and tags.get(Tag.Compression, 1) == 1 and not plain:
         # Pillow 13.0 unpacks all planes as 8 bits (TiffImagePlugin: one letter of the raw mode per plane)
         return "has uncompressed planes that are not of 8 bits; valid are compressed planes and channels side by side"
     return ""
@@ -163,7 +154,7 @@ def _unclear(image: Image.Image) -> str:
 def _orientation(image: Image.Image) -> int:
     """EXIF's orientation, 1 if none can be read; Pillow turns a TIFF upright when it loads the pixels."""
     try:
-        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+        found = image.getexif().get(Tag.Orientation, 1)
         return int(found) if found in _UPRIGHT else 1
     except Exception:  # as above; the picture is good even if the metadata are bad
         return 1
@@ -239,6 +230,6 @@ def _of_8_bits(image: Image.Image) -> Image.Image:
     if not image.mode.startswith("I;16"):
         return image
     tags = _tags(image)
-    (bits,), white = tags.get(BITSPERSAMPLE, (16,)), tags.get(PHOTOMETRIC_INTERPRETATION) == 0
+    (bits,), white = tags.get(Tag.BitsPerSample, (16,)), tags.get(Tag.PhotometricInterpretation) == 0
     highest = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
     return Image.fromarray(~highest if white else highest)

@@ -1,4 +1,4 @@
-"""The answer to a row: status, content type, headers and body."""
+"""The answer to a row: status, content type, headers and body, and the facts about it for metrics and logs."""
 
 import json
 from collections.abc import Mapping
@@ -6,13 +6,38 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handler.errors import RequestError
-from handler.protocol.observation import Observation
 
 JSON, PNG, NPZ = "application/json", "image/png", "application/x-npz"
 FORMS = (JSON, PNG, NPZ)  # of the answer about a picture
 OK, FAILURE = "ok", "InternalError"
 PROBE = "probe"  # outcome of answers to probes and to questions about the model, which are neither counted nor logged
 OUTCOMES = (OK, "BadRequest", "NotFound", "TooLarge", "NotAnImage", "Unprocessable", "NotFinite", FAILURE)
+
+STAGES = ("decode", "infer", "explain", "render")
+NONE = "none"  # in the place of an engine or a method: there was none
+GRADIENT_ALONE = "gradient"  # in the place of a method: all maps are gradients at the input
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """The maps of one picture and the time of each stage, which clients never see; every text is out of a fixed set."""
+
+    engine: str  # name of the engine that computed the evidence
+    method: str  # the CAM formula, GRADIENT_ALONE or NONE
+    maps: tuple[str, ...]  # names out of options.MAPS, each made for each target
+    targets: int
+    degenerate: int  # how many of all maps are degenerate
+    pixels: int  # of the upload, height times width
+    stages_ms: Mapping[str, float]  # by name out of STAGES; 0 for a stage that did not run, or ran within another
+
+    @property
+    def map_count(self) -> int:
+        """The number of maps that were made: each map for each target."""
+        return len(self.maps) * self.targets
+
+    def labels(self) -> dict[str, str]:
+        """Names and values of the labels of the picture's metrics."""
+        return {"engine": self.engine, "method": self.method}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,21 +62,19 @@ def json_text(content: Any) -> str:
     return json.dumps(content, allow_nan=False, ensure_ascii=False)
 
 
-def json_answer(content: dict[str, Any]) -> Answer:
+def json_answer(content: Mapping[str, Any], outcome: str = OK) -> Answer:
     """An answer with status 200 and a JSON body."""
-    return Answer(body=json_text(content).encode(), content_type=JSON)
+    return Answer(body=json_text(content).encode(), content_type=JSON, outcome=outcome)
 
 
-def error_answer(error: RequestError) -> Answer:
-    """The answer to a row that is refused; the body repeats the status, because gRPC has no status per row."""
-    return _error(error.status, error.phrase, type(error).__name__, str(error))
+def error_answer(error: Exception) -> Answer:
+    """The answer to a row that is refused, or that failed on the server: that exception is in the log only.
 
-
-def failure_answer() -> Answer:
-    """The answer to a row that failed on the server; the exception is in the log only."""
-    return _error(500, "Internal Server Error", FAILURE, "the explanation failed on the server; see its log")
-
-
-def _error(status: int, phrase: str, kind: str, message: str) -> Answer:
-    content = {"code": status, "type": kind, "message": message}
-    return Answer(body=json.dumps(content).encode(), content_type=JSON, status=status, phrase=phrase, outcome=kind)
+    The body repeats the status, because gRPC has no status per row.
+    """
+    status, phrase, kind = 500, "Internal Server Error", FAILURE
+    message = "the explanation failed on the server; see its log"
+    if isinstance(error, RequestError):
+        status, phrase, kind, message = error.status, error.phrase, type(error).__name__, str(error)
+    body = json.dumps({"code": status, "type": kind, "message": message}).encode()
+    return Answer(body=body, content_type=JSON, status=status, phrase=phrase, outcome=kind)

@@ -1,8 +1,8 @@
 """The forms of a request and of its answer: one picture by itself, or several pictures in an envelope."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 MAX_PICTURES = 16  # in one request
 
@@ -12,7 +12,7 @@ class Part:
     """One picture and its options as they stand in a request."""
 
     place: str  # the picture's place in the request, for messages: "instances[2]"; empty for a single picture
-    fields: dict[str, Any]  # the picture and its options, by name
+    fields: Mapping[str, Any]  # the picture and its options, by name
 
 
 @dataclass(frozen=True)
@@ -24,28 +24,14 @@ class Written:
     predictions: Sequence[Mapping[str, Any]]
 
 
-class Envelope(Protocol):
+@dataclass(frozen=True)
+class Envelope:
     """The form of a request."""
 
-    @property
-    def parts(self) -> Sequence[Part]:
-        """The request's pictures, in their order; at least one."""
-
-    def seal(self, answers: Sequence[Written]) -> str:
-        """Makes the request's answer, a JSON text, of the answers for its pictures, in their order."""
+    parts: Sequence[Part]  # the request's pictures, in their order; at least one
+    seal: Callable[[Sequence[Written]], str]  # makes the answer, a JSON text, of the pictures' answers in their order
 
 
-@dataclass(frozen=True)
-class Single:
-    """A request with a single picture."""
-
-    fields: dict[str, Any]
-
-    @property
-    def parts(self) -> Sequence[Part]:
-        """The picture."""
-        return [Part("", self.fields)]
-
-    def seal(self, answers: Sequence[Written]) -> str:
-        """Returns the answer for the picture unchanged."""
-        return answers[0].text
+def single(fields: Mapping[str, Any]) -> Envelope:
+    """The form of a request with a single picture, whose answer stays as it is."""
+    return Envelope([Part("", fields)], lambda answers: answers[0].text)

@@ -5,7 +5,7 @@ The body's keys tell the protocol, because a TorchServe handler does not see the
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from handler.errors import BadRequest
@@ -23,45 +23,10 @@ _NO_BINARY = "binary tensor data is not understood, valid are BYTES tensors with
 BINARY_REFUSED = f"{_NO_BINARY}: {_V2}"  # of V2's binary tensor extension, whose bodies are JSON followed by bytes
 
 
-@dataclass(frozen=True)
-class V1:
-    """A V1 request: ``instances``, answered by ``predictions``, and on the explain address by ``explanations``, too."""
-
-    parts: Sequence[Part]
-    explain: bool
-
-    def seal(self, answers: Sequence[Written]) -> str:
-        """Lists an answer per instance; beside ``explanations``, ``predictions`` lists the predicted classes alone."""
-        whole = f"[{', '.join(answer.text for answer in answers)}]"
-        if not self.explain:
-            return f'{{"predictions": {whole}}}'
-        classes = json_text([list(answer.predictions) for answer in answers])
-        return f'{{"predictions": {classes}, "explanations": {whole}}}'
-
-
-@dataclass(frozen=True)
-class V2:
-    """A V2 request: a BYTES tensor of pictures, answered by a BYTES tensor of JSON texts."""
-
-    parts: Sequence[Part]
-    id: str | None
-
-    def seal(self, answers: Sequence[Written]) -> str:
-        """Makes the tensor ``answer`` of shape [n], whose elements are the JSON texts of the pictures' answers."""
-        data = [answer.text for answer in answers]
-        model = answers[0].model
-        content = {"model_name": model["name"], "model_version": model["version"], "id": self.id}
-        output = {"name": OUTPUT, "datatype": "BYTES", "shape": [len(data)], "data": data}
-        known = {key: value for key, value in content.items() if value is not None}
-        return json_text({**known, "outputs": [output]})
-
-
 def open_kserve(body: Mapping[str, Any], explain: bool) -> Envelope | None:
-    """Reads a KServe request; None for a body that has neither ``instances`` nor ``inputs``.
+    """Reads a KServe request; None for a JSON body that has neither ``instances`` nor ``inputs``.
 
-    Args:
-        body: the parsed JSON body.
-        explain: whether the request's address is one for explanations.
+    A request whose address is one for explanations is answered by V1's ``explanations``, too.
 
     Raises:
         BadRequest: the body does not have the protocol's form, or uses a part of the protocol that is not understood.
@@ -71,15 +36,36 @@ def open_kserve(body: Mapping[str, Any], explain: bool) -> Envelope | None:
         instances = body["instances"]
         _check_length(instances, "instances", _V1)
         parts = [Part(f"instances[{place}]", _fields(instance, place)) for place, instance in enumerate(instances)]
-        return V1(parts, explain)
+        return Envelope(parts, _explanations if explain else _predictions)
     if "inputs" in body:
         _only(body, _V2_KEYS, "a V2 request")
         _check_outputs(body.get("outputs"))
         parts, said = _tensor(body["inputs"], _parameters(body, "parameters")), body.get("id")
         if said is not None and not (isinstance(said, str) and len(said) <= _LONGEST_ID and said.isprintable()):
             raise BadRequest(f"id is not valid, valid is text of at most {_LONGEST_ID} printable characters")
-        return V2(parts, said)
+        return Envelope(parts, partial(_outputs, said))
     return None
+
+
+def _predictions(answers: Sequence[Written]) -> str:
+    """V1's answer: ``predictions`` lists an answer per instance."""
+    return f'{{"predictions": [{", ".join(answer.text for answer in answers)}]}}'
+
+
+def _explanations(answers: Sequence[Written]) -> str:
+    """V1's answer with ``explanations``: these are an answer per instance, ``predictions`` the classes alone."""
+    classes = json_text([list(answer.predictions) for answer in answers])
+    return f'{{"predictions": {classes}, "explanations": [{", ".join(answer.text for answer in answers)}]}}'
+
+
+def _outputs(said: str | None, answers: Sequence[Written]) -> str:
+    """V2's answer: the BYTES tensor ``answer`` of shape [n], whose elements are the JSON texts; ``said`` is the id."""
+    data = [answer.text for answer in answers]
+    model = answers[0].model
+    content = {"model_name": model["name"], "model_version": model["version"], "id": said}
+    output = {"name": OUTPUT, "datatype": "BYTES", "shape": [len(data)], "data": data}
+    known = {key: value for key, value in content.items() if value is not None}
+    return json_text({**known, "outputs": [output]})
 
 
 def _fields(instance: Any, place: int) -> dict[str, Any]:

@@ -33,9 +33,7 @@ class ModelCard:
     refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
     alone: str = ""  # why pictures are run one by one; empty if they are run together
     weights_sha256: str = ""  # see ``fingerprint.hash_state``; empty for a network in memory, whose weights may change
-    graphs: Mapping[str, str] = field(
-        default_factory=dict
-    )  # kinds of the graphs that may answer, to the file's SHA-256
+    graphs: Mapping[str, str] = field(default_factory=dict)  # kinds of graphs that may answer, to the file's SHA-256
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -49,22 +47,14 @@ class ModelCard:
 
     def summary(self, engine: str) -> dict[str, Any]:
         """The model as every answer names it."""
-        return {
-            "name": self.name,
-            "version": self.version,
-            "architecture": self.architecture,
-            "engine": engine,
-        }
+        return {"name": self.name, "version": self.version, "architecture": self.architecture, "engine": engine}
 
     def description(self, engine: str) -> dict[str, Any]:
         """The whole card, for ``GET :8081/models/<name>?customized=true``."""
         return {
             **self.summary(engine),
             "labels": self.labels,
-            "input": {
-                "size": [self.preprocessing.crop_size] * 2,
-                "preprocessing": self.preprocessing.describe(),
-            },
+            "input": {"size": [self.preprocessing.crop_size] * 2, "preprocessing": self.preprocessing.describe()},
             "layer": self.default_layer,
             "layer_rule": self.layer_rule,
             "layers": {path: list(shape) for path, shape in self.layers.items()},
@@ -127,18 +117,22 @@ class ModelCard:
         Raises:
             BadRequest: the class does not exist, or several classes have the label; the message names the option.
         """
-        if isinstance(target, int):
-            return self._checked_index(target, option)
-        found = self._by_label.get(target) or self._by_folded_label.get(target.casefold()) or []
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise BadRequest(f"{option} {target[:80]!r} names the classes {found[:20]}; give the index of one")
-        if target.casefold() == "top":
-            return TOP
-        if re.fullmatch(r"-?[0-9]{1,9}", target):
-            return self._checked_index(int(target), option)
-        raise BadRequest(f"{option} {target[:80]!r} is no label of this model, valid are {_listed(self.labels)}")
+        if isinstance(target, str):
+            found = self._by_label.get(target) or self._by_folded_label.get(target.casefold()) or []
+            if len(found) == 1:
+                return found[0]
+            if found:
+                raise BadRequest(f"{option} {target[:80]!r} names the classes {found[:20]}; give the index of one")
+            if target.casefold() == "top":
+                return TOP
+            if not re.fullmatch(r"-?[0-9]{1,9}", target):
+                raise BadRequest(
+                    f"{option} {target[:80]!r} is no label of this model, valid are {_listed(self.labels)}"
+                )
+        index = int(target)
+        if not 0 <= index < len(self.labels):
+            raise BadRequest(f"{option} {shown(index)} is not a class index, valid are 0 to {len(self.labels) - 1}")
+        return index
 
     def layer_paths(self, options: Options) -> list[str]:
         """Module paths of the layers that the options ask for, each once; ``auto`` becomes the default layer.
@@ -146,24 +140,26 @@ class ModelCard:
         Raises:
             BadRequest: a layer has no map.
         """
-        return list(dict.fromkeys(self._layer_path(layer) for layer in options.layer))
+        for layer in options.layer:
+            if layer not in self.layers and layer.casefold() != "auto":
+                why = self.refused_layers.get(layer)
+                outermost_first = sorted(self.layers, key=lambda path: path.count("."))
+                raise BadRequest(
+                    f"layer {layer[:80]!r} has no map in {self.architecture}{f' ({why})' if why else ''}, "
+                    f"valid are auto, {_listed(outermost_first)}"
+                )
+        return list(dict.fromkeys(layer if layer in self.layers else self.default_layer for layer in options.layer))
 
-    def check_attention(self, options: Options) -> None:
-        """Checks that the model has the attention that the method needs.
+    def check(self, options: Options) -> None:
+        """Checks that the model has the attention that the method needs, and the classes that are to be predicted.
 
         Raises:
-            Unprocessable: it has none.
+            Unprocessable: it has no attention.
+            BadRequest: more predictions are asked for than it has classes.
         """
         if options.method not in self.methods:
             valid = ", ".join(self.methods)
             raise Unprocessable(f"method {options.method}: {self.refused_attention}; valid are {valid}")
-
-    def check_top_k(self, options: Options) -> None:
-        """Checks how many predictions are asked for.
-
-        Raises:
-            BadRequest: more than the model has classes.
-        """
         if options.top_k is not None and options.top_k > len(self.labels):
             raise BadRequest(f"top_k {shown(options.top_k)} is not valid, valid are 1 to {len(self.labels)}")
 
@@ -174,23 +170,6 @@ class ModelCard:
     @cached_property
     def _by_folded_label(self) -> dict[str, list[int]]:
         return _places(label.casefold() for label in self.labels)
-
-    def _checked_index(self, index: int, option: str) -> int:
-        if not 0 <= index < len(self.labels):
-            raise BadRequest(f"{option} {shown(index)} is not a class index, valid are 0 to {len(self.labels) - 1}")
-        return index
-
-    def _layer_path(self, layer: str) -> str:
-        if layer in self.layers:
-            return layer
-        if layer.casefold() == "auto":
-            return self.default_layer
-        why = self.refused_layers.get(layer)
-        outermost_first = sorted(self.layers, key=lambda path: path.count("."))
-        raise BadRequest(
-            f"layer {layer[:80]!r} has no map in {self.architecture}{f' ({why})' if why else ''}, "
-            f"valid are auto, {_listed(outermost_first)}"
-        )
 
 
 def _places(names: Iterable[str]) -> dict[str, list[int]]:

@@ -57,11 +57,7 @@ class Options:
 
 
 def parse_options(given: Mapping[str, Any], defaults: Options) -> Options:
-    """Reads the options that a client sent.
-
-    Args:
-        given: option name to text, UTF-8 bytes or a JSON value.
-        defaults: the values of all other options.
+    """Reads the options that a client sent, names and text, UTF-8 bytes or JSON values; the others are the defaults.
 
     Raises:
         BadRequest: an option is unknown or a value out of range; the message lists what is valid.

@@ -15,7 +15,7 @@ from typing import Any
 
 from handler.errors import BadRequest, locating
 from handler.protocol.answer import FORMS, JSON
-from handler.protocol.envelope import Envelope, Single
+from handler.protocol.envelope import Envelope, single
 from handler.protocol.kserve import BINARY_REFUSED, open_kserve
 from handler.protocol.options import Options, parse_options
 from handler.protocol.receipt import ImageHash, hash_image
@@ -59,7 +59,7 @@ def parse_row(row: Row, defaults: Options) -> Request:
     """
     envelope = _open(row)
     accept = accepted(row.accept)
-    if accept != JSON and not isinstance(envelope, Single):
+    if accept != JSON and envelope.parts[0].place:
         raise BadRequest(f"{accept} is the form of one picture's answer, valid is Accept: {JSON}")
     asked = []
     for part in envelope.parts:
@@ -73,7 +73,7 @@ def parse_row(row: Row, defaults: Options) -> Request:
 def _open(row: Row) -> Envelope:
     """The envelope with the fields of the row's pictures."""
     if set(row.fields) != {"body"}:
-        return Single(dict(row.fields))
+        return single(row.fields)
     body = row.fields["body"]  # which a front may have parsed already
     if isinstance(body, (bytes, bytearray)) and (
         "json" in row.content_type.lower() or bytes(body[:64]).lstrip().startswith(b"{")
@@ -89,10 +89,10 @@ def _open(row: Row) -> Envelope:
     if isinstance(body, str):  # text/* is no picture; the refusal names the first bytes
         body = body.encode("utf-8", "replace")
     if isinstance(body, (bytes, bytearray)):
-        return Single({"body": body})
+        return single({"body": body})
     if not isinstance(body, dict):
         raise BadRequest(f"a JSON request must be an object with the picture in base64 under image; {_FORMS}")
-    return open_kserve(body, row.explains) or Single(body)
+    return open_kserve(body, row.explains) or single(body)
 
 
 def _take_image(fields: dict[str, Any]) -> bytes:

@@ -1,6 +1,7 @@
 """Draws a map on the picture, or encodes it for the JSON answer: as a picture, as an array or as numbers."""
 
 import base64
+import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,9 @@ from handler.explanation.maps import MAP_KINDS, Map
 from handler.picture.preprocess import Input
 from handler.picture.projection import onto_region, onto_upload, seen_region, show_seen
 from handler.protocol.options import Options
-from handler.rendering.encoding import encode_list, encode_npy
-from handler.rendering.render import Picture, deprocess, encode_png, overlay
+from handler.rendering.render import deprocess, encode_png, overlay
+
+_DIGITS = 8  # significant digits of listed numbers, about those of a float32
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,7 @@ class Canvas:
 def encode_map(name: str, drawn: Map, canvas: Canvas) -> dict[str, Any]:
     """Encodes a map for the JSON answer: encoding, shape, data, max, degenerate and, for guided maps, coverage.
 
-    Args:
-        name: out of ``MAP_KINDS``.
-        drawn: the map, (h, w) on [0, 1] for gradcam, signed (h, w, 3) for the others.
-        canvas: what the map is drawn on, and the options.
+    The name is out of ``MAP_KINDS``; gradcam is (h, w) on [0, 1], the others are signed (h, w, 3).
     """
     encoding = canvas.options.encoding
     data: str | list[Any]
@@ -53,6 +52,24 @@ def encode_map(name: str, drawn: Map, canvas: Canvas) -> dict[str, Any]:
     return content if drawn.coverage is None else {**content, "coverage": drawn.coverage}
 
 
+def encode_npy(values: npt.NDArray[np.float32]) -> str:
+    """The base64 of a ``.npy`` file: ``numpy.load(io.BytesIO(base64.b64decode(text)))`` restores the array."""
+    file = io.BytesIO()
+    np.save(file, values, allow_pickle=False)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def encode_list(values: npt.NDArray[np.float32]) -> list[Any]:
+    """Nested lists of numbers, rounded to 8 significant digits; NaN (pixels outside the crop) becomes None."""
+    exact = values.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        exponent = np.floor(np.log10(np.abs(exact)))
+    unit = 10.0 ** (_DIGITS - 1 - np.where(np.isfinite(exponent), exponent, 0))
+    listed = np.round(exact * unit) / unit
+    numbers: list[Any] = np.where(np.isnan(listed), np.array(None), listed).tolist()
+    return numbers
+
+
 def values_on(canvas: Canvas, drawn: Map) -> Floats:
     """A map's values at the canvas's size; NaN where the network did not see the upload."""
     return drawn.values if canvas.upload is None else onto_upload(drawn.values, canvas.seen.crop)
@@ -68,27 +85,20 @@ def draw_map(name: str, drawn: Map, canvas: Canvas) -> npt.NDArray[np.uint8]:
     Returns:
         uint8 RGB (H, W, 3); RGBA (H, W, 4) for gradients at the upload's size.
     """
+    crop = canvas.seen.crop
+    region = seen_region(crop)
     if MAP_KINDS[name].channels > 1:
-        return _draw_gradient(deprocess(drawn.values), canvas)
+        picture = deprocess(drawn.values)
+        if canvas.upload is None:
+            return picture
+        whole = np.zeros((*canvas.upload.shape[:2], 4), np.uint8)
+        seen = onto_region(picture.astype(np.float32), crop)
+        whole[region] = np.dstack([seen, np.full(seen.shape[:2], 255)]).astype(np.uint8)
+        return whole
     weight, colormap = canvas.options.overlay.image_weight, canvas.options.overlay.colormap
     if canvas.upload is None:
-        return overlay(_picture_of_size(canvas, *drawn.values.shape), drawn.values, weight, colormap)
-    crop = canvas.seen.crop
-    below = canvas.upload[seen_region(crop).slices]
-    return show_seen(overlay(below, onto_region(drawn.values, crop), weight, colormap), canvas.upload, crop)
-
-
-def _draw_gradient(picture: Picture, canvas: Canvas) -> npt.NDArray[np.uint8]:
-    if canvas.upload is None:
-        return picture
-    whole = np.zeros((*canvas.upload.shape[:2], 4), np.uint8)
-    seen = onto_region(picture.astype(np.float32), canvas.seen.crop)
-    whole[seen_region(canvas.seen.crop).slices] = np.dstack([seen, np.full(seen.shape[:2], 255)]).astype(np.uint8)
-    return whole
-
-
-def _picture_of_size(canvas: Canvas, height: int, width: int) -> Picture:
-    picture = canvas.seen.picture
-    if picture.shape[:2] == (height, width):
-        return picture
-    return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+        size = drawn.values.shape[::-1]
+        below = np.asarray(cv2.resize(canvas.seen.picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+        return overlay(below, drawn.values, weight, colormap)
+    picture = overlay(canvas.upload[region], onto_region(drawn.values, crop), weight, colormap)
+    return show_seen(picture, canvas.upload, crop)

@@ -1,6 +1,9 @@
 """Draws maps as pictures. Overlays and pictures of gradients equal pytorch-grad-cam's, pixel by pixel."""
 
-from collections.abc import Sequence
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,6 +17,7 @@ Picture = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 # pictures of maps are photographs and noise: to search them for repeated strings, or to try all filters on each line,
 # would double the time and save no bytes
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 2, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_FILTER]
+_PNG_HEADER = 33  # bytes of a PNG file's signature and first chunk
 _CAPTION_HEIGHT = 22  # pixels
 _GAP = 4  # pixels between the panels of a sheet
 
@@ -71,6 +75,13 @@ def encode_png(picture: npt.NDArray[np.uint8], *, smooth: bool = True) -> bytes:
     if not done:
         raise RuntimeError("PNG encoding failed")
     return data.tobytes()
+
+
+def png_with(png: bytes, receipt: Mapping[str, Any]) -> bytes:
+    """A PNG file with the receipt in a text chunk with the keyword ``receipt``."""
+    chunk = b"tEXt" + b"receipt\0" + json.dumps(receipt).encode()
+    placed = (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    return png[:_PNG_HEADER] + placed + png[_PNG_HEADER:]
 
 
 def _panel(caption: str, picture: Picture) -> Picture:

@@ -7,16 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from handler.errors import RequestError, locating
-from handler.protocol.answer import JSON, NPZ, PNG, Answer, error_answer, failure_answer, json_text
+from handler.protocol.answer import JSON, NPZ, PNG, Answer, Observation, error_answer, json_text
 from handler.protocol.envelope import Written
-from handler.protocol.observation import Observation
-from handler.protocol.options import Options
 from handler.protocol.receipt import HEADER
 from handler.protocol.request import Request, parse_row
 from handler.protocol.row import Row
 from handler.protocol.signature import read_key, sign
-from handler.rendering.encoding import png_with
-from handler.rendering.render import encode_png
+from handler.rendering.render import encode_png, png_with
 from handler.rendering.result import Result, observe_result
 from handler.serving.budget import check_size
 from handler.serving.explainer import Explainer
@@ -53,11 +50,6 @@ class Answering:
         self._settings = settings
         self._key = read_key(settings.receipt_key, "private") if settings.receipt_key else None
 
-    @property
-    def pictures(self) -> dict[str, int]:
-        """Counts since the start: ``computed`` pictures, and those among them that were ``not_finite``."""
-        return self._explainer.pictures
-
     def answer_batch(self, rows: Sequence[Row]) -> list[Answer]:
         """Answers each row; an error of one row leaves the other rows untouched.
 
@@ -67,27 +59,30 @@ class Answering:
         batch = [self._read(row) for row in rows]
         encoded: dict[int, _Encoded] = {}  # by the job's identity: equal jobs may belong to different rows
         for job, outcome in self._explainer.explain_all(job for row in batch for job in row.jobs):
-            encoded[id(job)] = self._encode_safely(job, outcome)
+            try:
+                encoded[id(job)] = self._encode(job, outcome) if isinstance(outcome, Result) else _Encoded(outcome)
+            except Exception as error:
+                encoded[id(job)] = _Encoded(error)
         return [self._answer(row, [encoded[id(job)] for job in row.jobs]) for row in batch]
 
     def _read(self, row: Row) -> _ReadRow:
-        request = None
+        request, defaults = None, self._settings.defaults
+        if row.explains and defaults.maps == ():  # an address for explanations explains
+            defaults = replace(defaults, maps=None)
         try:
-            request = parse_row(row, self._defaults(row))
+            request = parse_row(row, defaults)
             return _ReadRow(request, prepare(request, self._explainer.card, self._settings))
         except Exception as error:
             return _ReadRow(request, error=error)
 
-    def _defaults(self, row: Row) -> Options:
-        """The operator's defaults; at an address for explanations the default maps replace a default of no maps."""
-        defaults = self._settings.defaults
-        return replace(defaults, maps=None) if defaults.maps == () and row.explains else defaults
-
     def _answer(self, row: _ReadRow, pictures: Sequence[_Encoded]) -> Answer:
         try:
             answer = self._assemble(row, [picture.content for picture in pictures])
+            check_size(len(answer.body), self._settings.max_answer_bytes)
         except Exception as error:
-            answer = _answer_for(error)
+            if not isinstance(error, RequestError):
+                logger.error("a row failed", exc_info=error)
+            answer = error_answer(error)
         answer = replace(answer, observed=tuple(picture.observed for picture in pictures if picture.observed))
         if row.request is None or len(row.request.asked) != 1:
             return answer
@@ -99,24 +94,12 @@ class Answering:
         written = []
         for job, content in zip(row.jobs, contents, strict=True):
             if isinstance(content, bytes):
-                return self._checked(Answer(body=content, content_type=job.form))
+                return Answer(body=content, content_type=job.form)
             if isinstance(content, Exception):
                 with locating(job.place):
                     raise content
             written.append(content)
-        return self._checked(Answer(body=row.request.envelope.seal(written).encode(), content_type=JSON))
-
-    def _checked(self, answer: Answer) -> Answer:
-        check_size(len(answer.body), self._settings.max_answer_bytes)
-        return answer
-
-    def _encode_safely(self, job: Job, outcome: Result | Exception) -> _Encoded:
-        if isinstance(outcome, Exception):
-            return _Encoded(outcome)
-        try:
-            return self._encode(job, outcome)
-        except Exception as error:
-            return _Encoded(error)
+        return Answer(body=row.request.envelope.seal(written).encode(), content_type=JSON)
 
     def _encode(self, job: Job, result: Result) -> _Encoded:
         started = time.perf_counter()
@@ -133,10 +116,3 @@ class Answering:
         text = json_text({**content, "timings_ms": {stage: round(spent, 2) for stage, spent in timings.items()}})
         check_size(len(text), self._settings.max_answer_bytes)
         return _Encoded(Written(text, content["model"], content["predictions"]), observed)
-
-
-def _answer_for(error: Exception) -> Answer:
-    if isinstance(error, RequestError):
-        return error_answer(error)
-    logger.error("a row failed", exc_info=error)
-    return failure_answer()

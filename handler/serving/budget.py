@@ -20,21 +20,12 @@ class Budget:
     """Adds up the cost of a request's pictures, and refuses a request above the limits."""
 
     def __init__(self, max_upload_pixels: int, max_answer_bytes: int, max_passes: int = 1024) -> None:
-        """Sets the limits of one request.
-
-        Args:
-            max_upload_pixels: pixels of all decoded pictures together.
-            max_answer_bytes: bytes of the answer.
-            max_passes: masked pictures, and tests of maps, that the network is asked about.
-        """
-        self._max_upload_pixels = max_upload_pixels
+        self._max_upload_pixels = max_upload_pixels  # of all decoded pictures together
         self._max_answer_bytes = max_answer_bytes
-        self._decoded = 0  # pixels
-        self._drawn = 0  # pixels
+        self._max_passes = max_passes  # masked pictures, and tests of maps, that the network is asked about
+        self._decoded = self._drawn = 0  # pixels
         self._listed = 0.0  # bytes
-        self._explained = 0
-        self._max_passes = max_passes
-        self._masked = 0
+        self._explained = self._masked = 0
 
     def decode(self, height: int, width: int) -> None:
         """Counts the pixels of a decoded picture: many small pictures share the limit of one large picture.
@@ -63,12 +54,7 @@ class Budget:
             )
 
     def draw(self, canvas: Canvas, maps: Sequence[str], targets: int) -> None:
-        """Counts a picture's explanations, and the pixels or numbers that its maps add to the answer.
-
-        Args:
-            canvas: the pictures that the maps would be drawn on.
-            maps: names of the maps of each target.
-            targets: number of targets.
+        """Counts a picture's explanations, and the pixels or numbers that the maps of each target add to the answer.
 
         Raises:
             TooLarge: the request exceeds a limit; the message says how to ask for less.

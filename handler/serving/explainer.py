@@ -30,7 +30,6 @@ class Explainer:
     """An engine and the card of its model; keeps two counts, and nothing of a job."""
 
     def __init__(self, engine: Engine, card: ModelCard) -> None:
-
         self._engine = engine
         self.card = card
         self.pictures = {"computed": 0, "not_finite": 0}  # since the start; "computed" includes "not_finite"
@@ -76,7 +75,9 @@ class Explainer:
             if isinstance(part, Exception):
                 return [part]
             parts.append(part)
-        return [_joined(parts)]
+        stages = {stage: sum(part.timings_ms[stage] for part in parts) for stage in parts[0].timings_ms}
+        explanations = [explanation for part in parts for explanation in part.explanations]
+        return [replace(parts[0], explanations=explanations, timings_ms={**stages, "decode": job.decode_ms})]
 
     def _run(self, jobs: Sequence[Job], mixtures: Sequence[Sequence[Mixture]]) -> list[Outcome]:
         inputs = np.stack([job.canvas.seen.tensor for job in jobs])
@@ -204,14 +205,3 @@ def _without_variables(error: Exception) -> Exception:
     """Returns the error after freeing the variables that its traceback kept alive."""
     traceback.clear_frames(error.__traceback__)
     return error
-
-
-def _joined(parts: Sequence[Result]) -> Result:
-    """Joins the results of one picture's passes, which differ in their explanations only."""
-    first = parts[0]
-    stages = {stage: sum(part.timings_ms[stage] for part in parts) for stage in first.timings_ms}
-    return replace(
-        first,
-        explanations=[explanation for part in parts for explanation in part.explanations],
-        timings_ms={**stages, "decode": first.timings_ms["decode"]},
-    )

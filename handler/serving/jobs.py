@@ -69,14 +69,13 @@ class Job:
         return self.canvas.options.size == "layer" and self.form != PNG
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class CheckedOptions:
     """A picture's options, checked against the model and in the model's terms."""
 
     targets: list[Mixture]  # the classes to explain
     maps: tuple[str, ...]  # names out of MAP_KINDS
-    layers: list[str]  # module paths
-    method: str  # a name out of METHODS
+    needs: Needs  # the evidence that the options ask for
 
     @classmethod
     def of(cls, options: Options, card: ModelCard) -> "CheckedOptions":
@@ -88,19 +87,9 @@ class CheckedOptions:
         """
         targets = card.targets(options)
         check_method(options, targets)
-        card.check_attention(options)
-        card.check_top_k(options)
-        return cls(
-            targets=targets,
-            maps=card.map_names(options),
-            layers=card.layer_paths(options),
-            method=options.method,
-        )
-
-    @property
-    def needs(self) -> Needs:
-        """The evidence that the options ask for."""
-        return needs_of(self.maps, self.layers, self.method)
+        card.check(options)
+        maps = card.map_names(options)
+        return cls(targets, maps, needs_of(maps, card.layer_paths(options), options.method))
 
 
 def check_method(options: Options, targets: Sequence[Mixture]) -> None:
@@ -169,12 +158,7 @@ def job_of(
 ) -> Job:
     """Makes a job without a request, for callers in the same process, whose cost is not limited.
 
-    Args:
-        options: the picture's options.
-        card: the model's card.
-        seen: the network's input.
-        image_hash: hash and size of the picture.
-        upload: the whole picture, uint8 RGB (H, W, 3), for maps of the same size.
+    For maps of the upload's size, ``upload`` is the whole picture, uint8 RGB (H, W, 3).
 
     Raises:
         RequestError: the model lacks a class, a map or a layer that the options ask for.

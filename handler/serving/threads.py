@@ -1,6 +1,7 @@
 """The number of threads of an engine: workers x threads = cores. It is decided here alone."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ _OWN_GROUP = Path("/proc/self/cgroup")
 
 
 def threads_per_worker(wanted: int, config: Mapping[str, Any]) -> int:
-    """The number of threads of a worker's engine, at least 1.
+    """The number of threads of a worker's engine, at least 1; with 0, the workers share out the cores.
 
-    Args:
-        wanted: ``explain.threads``; 0 shares out the cores among the workers.
-        config: the parsed ``model-config.yaml``, which says how many workers there are.
+    ``config`` is the parsed ``model-config.yaml``, which says how many workers there are.
     """
-    return wanted or max(1, usable_cores() // _workers(config))
+    named = [config.get(key) for key in ("maxWorkers", "minWorkers")]
+    workers = next((count for count in named if type(count) is int and count > 0), 1)
+    return wanted or max(1, usable_cores() // workers)
 
 
 def usable_cores() -> int:
@@ -37,23 +38,11 @@ def cpu_limits(cgroups: Path = _CGROUPS, own_group: Path = _OWN_GROUP) -> Iterat
         # a container's own group is mounted as the root, whatever path the group has outside
         for part in (path, *map(str, Path(path).parents)):
             folder = cgroups / controllers / part.strip("/")
-            quota, _, period = _read(folder / "cpu.max").partition(" ")
-            yield from _limit(quota, period)
-            yield from _limit(_read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us"))
-
-
-def _workers(config: Mapping[str, Any]) -> int:
-    named = [config.get(key) for key in ("maxWorkers", "minWorkers")]
-    return next((count for count in named if type(count) is int and count > 0), 1)
-
-
-def _limit(quota: str, period: str) -> Iterator[float]:
-    try:
-        allowed, per = int(quota), int(period)
-    except ValueError:  # "max", or no such file
-        return
-    if allowed > 0 and per > 0:  # version 1 writes -1 for no limit
-        yield allowed / per
+            version_2 = _read(folder / "cpu.max").partition(" ")[::2]
+            version_1 = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+            for quota, period in (version_2, version_1):
+                if re.fullmatch("[1-9][0-9]*", quota) and re.fullmatch("[1-9][0-9]*", period):  # not max, -1 or no file
+                    yield int(quota) / int(period)
 
 
 def _read(path: Path) -> str:

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from handler.explanation.methods import METHODS
-from handler.protocol.answer import OUTCOMES, Answer
-from handler.protocol.observation import GRADIENT_ALONE, NONE, STAGES
+from handler.protocol.answer import GRADIENT_ALONE, NONE, OUTCOMES, STAGES, Answer
 
 ENGINE_DISAGREEMENTS = "explainer_engine_disagreements_total"  # outputs on which the engines disagreed at start-up
 REQUESTS = "explainer_requests_total"
@@ -51,13 +50,7 @@ class Metrics:
         self._measured: list[Sample] = []
 
     def count(self, name: str, amount: int = 1, labels: Mapping[str, str] = _UNLABELLED) -> None:
-        """Increases a counter.
-
-        Args:
-            name: of the metric.
-            amount: 0 or more; 0 makes the counter known.
-            labels: names of ``LABELS``; a value that is not listed there becomes "other".
-        """
+        """Increases a counter; 0 makes it known. A label's value that ``LABELS`` does not list becomes "other"."""
         self._counts[name, _in_order(labels)] += amount
 
     def measure(self, name: str, seconds: float, labels: Mapping[str, str]) -> None:
@@ -84,13 +77,7 @@ def _in_order(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 def record(metrics: Metrics, answer: Answer, seconds: float) -> None:
-    """Counts and measures one answered request.
-
-    Args:
-        metrics: takes the values.
-        answer: the answer to the request.
-        seconds: from the batch's arrival in the handler to its answers.
-    """
+    """Counts and measures a request, answered ``seconds`` after the batch's arrival in the handler."""
     first = answer.observed[0].labels() if answer.observed else {"engine": NONE, "method": NONE}
     outcome = {"outcome": answer.outcome}
     metrics.count(REQUESTS, 1, first | outcome)

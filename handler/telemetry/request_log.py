@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from handler.protocol.answer import Answer
-from handler.protocol.observation import NONE, Observation
+from handler.protocol.answer import NONE, Answer, Observation
 
 
 class OneLine(logging.Formatter):
@@ -35,11 +34,8 @@ def keep_on_one_line() -> None:
 def request_line(answer: Answer, request_id: str, bytes_in: int, milliseconds: float) -> str:
     """A request's line: a JSON object without a client's text.
 
-    Args:
-        answer: the answer to the request.
-        request_id: the server's id of the request, in TorchServe the response's ``x-request-id``.
-        bytes_in: bytes of the request's body.
-        milliseconds: from the batch's arrival in the handler to its answers.
+    The id is the server's, in TorchServe the response's ``x-request-id``; ``bytes_in`` are those of the request's body,
+    ``milliseconds`` those from the batch's arrival in the handler to its answers.
     """
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),

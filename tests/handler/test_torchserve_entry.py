@@ -22,7 +22,7 @@ from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.protocol.otf_message_handler import retrieve_msg
 from ts.service import Service
 
-from handler.protocol.answer import PROBE, failure_answer, json_answer
+from handler.protocol.answer import PROBE, error_answer, json_answer
 from handler.protocol.row import Row
 from handler.telemetry.metrics import REQUEST_SECONDS, REQUESTS, RESIDENT, Metrics
 from handler.torchserve_entry import ExplainedClassifier, read_row
@@ -282,7 +282,7 @@ def test_a_failure_of_ours_is_each_rows_answer_and_a_lost_metric_is_nobodys(plac
     assert [one[0] for one in context.said.values()] == [status] * 3
     assert {one[2] for one in context.said.values()} == {"application/json"}
     assert [json.loads(body) for body in bodies] == (
-        [{"row": number} for number in range(3)] if status == 200 else [json.loads(failure_answer().body)] * 3
+        [{"row": number} for number in range(3)] if status == 200 else [json.loads(error_answer(OSError()).body)] * 3
     )
     assert log in caplog.text
     assert "secret detail" in caplog.text

@@ -15,8 +15,7 @@ from handler.errors import BadRequest, ModelError, RequestError
 from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM
 from handler.protocol.receipt import digest
 from handler.protocol.signature import is_signed, read_key, sign
-from handler.rendering.encoding import png_with
-from handler.rendering.render import encode_png
+from handler.rendering.render import encode_png, png_with
 from tests.support.graphs import describe, write_graph
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (6, 6, 3), np.uint8)

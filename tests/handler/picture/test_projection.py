@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from handler.picture.preprocess import Crop, Preprocessing, preprocess
-from handler.picture.projection import Region, onto_region, onto_upload, seen_region, show_seen
+from handler.picture.projection import onto_region, onto_upload, seen_region, show_seen
 
 LANDSCAPE = Crop((4, 8), (0.0, 2.0, 4.0, 6.0))  # a square crop in the middle, one pixel to one
 CORNER = np.float32([[1, 0], [0, 0]])
@@ -51,17 +51,17 @@ def test_a_crop_between_pixels_shifts_the_map_by_as_much():
 @pytest.mark.parametrize(
     ("crop", "expected"),
     [
-        (LANDSCAPE, Region(top=0, left=2, bottom=4, right=6)),
+        (LANDSCAPE, (slice(0, 4), slice(2, 6))),
         (
             Crop((3, 5), (0.5, 1.5, 2.5, 3.5)),
-            Region(top=0, left=1, bottom=2, right=3),
+            (slice(0, 2), slice(1, 3)),
         ),  # centres on the edge: the first in, the last out
-        (Crop((3, 5), (0.6, 1.4, 2.6, 3.4)), Region(top=1, left=1, bottom=3, right=3)),
-        (Crop((1, 1), (0.0625, 0.0625, 0.9375, 0.9375)), Region(top=0, left=0, bottom=1, right=1)),
-        (Crop((1, 1), (0.0, 0.0, 1.0, 1.0)), Region(top=0, left=0, bottom=1, right=1)),
+        (Crop((3, 5), (0.6, 1.4, 2.6, 3.4)), (slice(1, 3), slice(1, 3))),
+        (Crop((1, 1), (0.0625, 0.0625, 0.9375, 0.9375)), (slice(0, 1), slice(0, 1))),
+        (Crop((1, 1), (0.0, 0.0, 1.0, 1.0)), (slice(0, 1), slice(0, 1))),
         (
             Crop((2, 2), (0.6, 0.6, 1.4, 1.4)),
-            Region(top=1, left=1, bottom=2, right=2),
+            (slice(1, 2), slice(1, 2)),
         ),  # no centre within: still one pixel
     ],
 )
@@ -76,12 +76,12 @@ def test_every_upload_has_a_seen_part_within_it(size, how):
         np.zeros((*size, 3), np.uint8),
         Preprocessing(resize_size=how[0], crop_size=how[1], mean=(0, 0, 0), std=(1, 1, 1)),
     ).crop
-    region = seen_region(crop)
-    assert 0 <= region.top < region.bottom <= size[0]
-    assert 0 <= region.left < region.right <= size[1]
+    rows, columns = seen_region(crop)
+    assert 0 <= rows.start < rows.stop <= size[0]
+    assert 0 <= columns.start < columns.stop <= size[1]
     whole = onto_upload(np.ones((2, 2), np.float32), crop)
     assert whole.shape == size
-    assert np.nansum(whole) == (region.bottom - region.top) * (region.right - region.left)
+    assert np.nansum(whole) == (rows.stop - rows.start) * (columns.stop - columns.start)
 
 
 def test_what_was_not_seen_is_shown_in_dark_grey():

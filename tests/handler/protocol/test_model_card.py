@@ -185,6 +185,6 @@ def test_a_layer_without_a_map_is_refused_and_the_outermost_layers_named_first(l
 
 def test_there_are_as_many_predictions_as_classes():
     for count in (None, 1, 6):
-        CARD.check_top_k(Options(top_k=count))
+        CARD.check(Options(top_k=count))
     with pytest.raises(BadRequest, match="^top_k 7 is not valid, valid are 1 to 6$"):
-        CARD.check_top_k(Options(top_k=7))
+        CARD.check(Options(top_k=7))

@@ -16,7 +16,7 @@ import pytest
 
 from handler.explanation.maps import make_maps
 from handler.picture.preprocess import preprocess
-from handler.protocol.observation import STAGES
+from handler.protocol.answer import STAGES
 from handler.protocol.options import Options
 from handler.protocol.receipt import hash_image
 from handler.rendering.render import encode_png
@@ -313,7 +313,7 @@ def test_scores_that_are_no_numbers_are_the_rows_own_refusal():
     rows = [{"data": picture(50)}, {"data": picture(200)}, {"body": {"instances": [text_of(50), text_of(200)]}}]
     answers = serving.answer_batch(rows_of(rows))
     assert [one.status for one in answers] == [200, 422, 422]
-    assert serving.pictures == {"computed": 4, "not_finite": 2}
+    assert serving._explainer.pictures == {"computed": 4, "not_finite": 2}
     assert b"instances[1]: for this picture the network gives scores" in answers[2].body
     assert b": NaN" not in b"".join(one.body for one in answers)
 

@@ -6,8 +6,7 @@ import yaml
 
 from handler import errors
 from handler.explanation.methods import METHODS
-from handler.protocol.answer import FAILURE, OK, OUTCOMES, Answer, error_answer, failure_answer
-from handler.protocol.observation import Observation
+from handler.protocol.answer import FAILURE, OK, OUTCOMES, Answer, Observation, error_answer
 from handler.telemetry.metrics import (
     DEGENERATE,
     ENGINE_DISAGREEMENTS,
@@ -82,7 +81,7 @@ def test_a_refused_request_is_counted_by_its_error():
         Sample(name=REQUESTS, value=1, labels=labels),
         Sample(name=REQUEST_SECONDS, value=0.05, labels=labels, kind="histogram"),
     ]
-    assert dict(recorded(failure_answer())[0].labels)["outcome"] == FAILURE
+    assert dict(recorded(error_answer(OSError()))[0].labels)["outcome"] == FAILURE
 
 
 def test_every_error_is_an_outcome():

@@ -7,8 +7,7 @@ import logging
 import pytest
 
 from handler.errors import BadRequest
-from handler.protocol.answer import Answer, error_answer
-from handler.protocol.observation import Observation
+from handler.protocol.answer import Answer, Observation, error_answer
 from handler.telemetry.request_log import OneLine, keep_on_one_line, request_line
 
 STAGES = {"decode": 4.0, "infer": 0.0, "explain": 20.0, "render": 6.0}
