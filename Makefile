@@ -130,8 +130,8 @@ demo-photo: $(READY) ## serve real ImageNet weights, explain two photographs, dr
 	$(PY) -m export archive --name efficientnet_lite0 --arch examples.efficientnet_lite0.network:efficientnet_lite0
 	$(PY) -m examples.efficientnet_lite0.demo --strip '$(STRIP)'
 
-archive: $(READY) ## write model_store/NAME.mar for TorchServe, ONNX graphs included (SIDECAR=0 leaves them out, ATTENTION=1 adds a transformer's attention)
-	$(PY) -m export archive --name '$(NAME)' $(SOURCE) $(if $(filter 0,$(SIDECAR)),--no-sidecar)$(if $(filter 1,$(ATTENTION)), --attention)$(foreach package,$(PACK), --pack '$(package)')
+archive: $(READY) ## write model_store/NAME.mar for TorchServe, ONNX graphs included (SIDECAR=0 leaves them out, GRAPHS="behind attention" adds these)
+	$(PY) -m export archive --name '$(NAME)' $(SOURCE) $(if $(filter 0,$(SIDECAR)),--no-sidecar)$(foreach kind,$(GRAPHS), --graphs '$(kind)')$(foreach package,$(PACK), --pack '$(package)')
 	$(if $(SIGN),openssl pkeyutl -sign -rawin -inkey '$(SIGN)' -in 'model_store/$(NAME).mar' -out 'model_store/$(NAME).mar.sig')
 
 export: $(READY) ## write model_store/NAME.onnx for ONNX Runtime, verified against PyTorch

@@ -32,6 +32,7 @@ _EXPORTS = {  # kind of graph, which is also the command's name, to the command'
     "explanation": "write a classifier's whole explanation as one ONNX graph",
     "gradcam": "write scores and Grad-CAM as one ONNX graph, hardly slower than scores",
     "attention": "write scores and the maps of a vision transformer's attention as one ONNX graph",
+    "behind": "write what lies behind the layer as ONNX, for an archive whose methods change activations",
 }
 
 
@@ -99,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     archive.add_argument("--version", default="1.0", help="version of the model on the server (default: %(default)s)")
     archive.add_argument("--config", type=Path, help="model-config.yaml to pack (default: handler/model-config.yaml)")
     archive.add_argument("--no-sidecar", action="store_true", help="pack no ONNX graphs: quicker, and slower to serve")
-    archive.add_argument("--attention", action="store_true", help="pack the graph of a transformer's attention, too")
+    archive.add_argument(
+        "--graphs", action="append", default=[], choices=("behind", "attention"), help="pack this, too; repeatable"
+    )
     archive.add_argument(
         "--pack", action="append", default=[], metavar="PACKAGE", help="further package that --arch needs; repeatable"
     )
@@ -227,7 +230,7 @@ def _archive(options: argparse.Namespace) -> None:
         options.version,
         options.config or DEFAULT_CONFIG,
         sidecar=not options.no_sidecar,
-        attention=options.attention,
+        graphs=options.graphs,
         pack=options.pack,
         report=lambda line: print(_spelt(line), flush=True),
     )

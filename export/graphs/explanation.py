@@ -15,7 +15,14 @@ from export.verify.compare import Verdict
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import Unprocessable
 from handler.explanation.evidence import TOP
-from handler.graphs.description import KIND_ATTENTION, KIND_EXPLANATION, KIND_GRADCAM, KIND_SALIENCY, KINDS
+from handler.graphs.description import (
+    KIND_ATTENTION,
+    KIND_BEHIND,
+    KIND_EXPLANATION,
+    KIND_GRADCAM,
+    KIND_SALIENCY,
+    KINDS,
+)
 from handler.model.classifier import Classifier
 
 
@@ -79,11 +86,22 @@ def export_attention(classifier: Classifier, path: Path) -> list[Verdict]:
         return _write(classifier, path, KIND_ATTENTION)
 
 
+def export_behind(classifier: Classifier, path: Path) -> list[Verdict]:
+    """Writes the graph of what lies behind the default layer if it equals PyTorch, as ``export_explanation`` does.
+
+    The inputs are ``activations`` (N, C, h, w), in the place of the layer's own, and ``input`` (1, 3, H, W), the
+    picture, which only networks with a way around the layer look at. The output is ``logits`` (N, K).
+    """
+    with no_older_file(path):
+        return _write(classifier, path, KIND_BEHIND)
+
+
 def _write(classifier: Classifier, path: Path, kind: str, coverage: str = "") -> list[Verdict]:
     graph = trace_explanation(classifier, kind)
     names = (*KINDS[kind].inputs, *KINDS[kind].optional)
-    model = to_onnx(graph, example_of(classifier), names, KINDS[kind].outputs, rewrites=False)
-    _give_default(model.graph, "weights", np.zeros((1, len(classifier.labels)), np.float32))
+    model = to_onnx(graph, example_of(classifier, kind), names, KINDS[kind].outputs, rewrites=False)
+    if "weights" in names:
+        _give_default(model.graph, "weights", np.zeros((1, len(classifier.labels)), np.float32))
     return write_verified(model, path, classifier, kind, coverage=coverage, simplified=graph.meta[STEPS])
 
 

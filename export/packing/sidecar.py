@@ -1,14 +1,21 @@
 """Writes the ONNX graphs that travel in an archive, beside the checkpoint that they are made from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from export.errors import NotExportableError
-from export.graphs.explanation import explanation_kind, export_attention, export_explanation, export_gradcam
+from export.graphs.explanation import (
+    explanation_kind,
+    export_attention,
+    export_behind,
+    export_explanation,
+    export_gradcam,
+)
 from export.graphs.prediction import export_prediction
 from export.verify.compare import VerificationError
 from handler.graphs.description import (
     KIND_ATTENTION,
+    KIND_BEHIND,
     KIND_EXPLANATION,
     KIND_GRADCAM,
     KIND_PREDICTION,
@@ -24,19 +31,20 @@ EXPORTERS = {
     KIND_EXPLANATION: export_explanation,
     KIND_SALIENCY: export_explanation,
     KIND_ATTENTION: export_attention,
+    KIND_BEHIND: export_behind,
 }
 
 
 def write_sidecar(
-    classifier: Classifier, folder: Path, report: Callable[[str], None], *, attention: bool = False
+    classifier: Classifier, folder: Path, report: Callable[[str], None], further: Iterable[str] = ()
 ) -> None:
-    """Writes every graph that the classifier's architecture can have, each verified.
+    """Writes the graphs of predictions and maps that the classifier's architecture can have, each verified.
 
     Args:
         classifier: the graphs are made from it.
         folder: for the files.
         report: takes lines about the progress, and about each graph that cannot be made.
-        attention: whether the graph of a vision transformer's attention is written, too.
+        further: kinds of graphs to write, too.
 
     Raises:
         VerificationError: a graph of torchvision's architecture differs from PyTorch, which is a mistake of this
@@ -50,7 +58,7 @@ def write_sidecar(
         kinds.append(explanation_kind(classifier))
     except NotExportableError as error:
         report(f"the archive goes without a graph of the whole explanation: {error}")
-    kinds += [KIND_ATTENTION] if attention else []
+    kinds += further
     for number, kind in enumerate(kinds, start=1):
         report(f"graph {number} of {len(kinds)}: exporting and verifying {KINDS[kind].file} …")
         try:

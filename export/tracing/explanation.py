@@ -20,12 +20,13 @@ from export.tracing.rewrites import rewrite
 from export.tracing.trace import trace_batch
 from handler.autograd.attention import attend, relevance
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
+from handler.autograd.hooks import replaced
 from handler.autograd.tape import differentiate, record
 from handler.errors import Unprocessable
 from handler.explanation.evidence import TOP, Needs
 from handler.explanation.gradient_cams import gradcam
 from handler.explanation.methods import ATTENTION_METHODS, METHODS, OF_BLOCKS
-from handler.graphs.description import KIND_ATTENTION, KIND_EXPLANATION, KIND_SALIENCY
+from handler.graphs.description import KIND_ATTENTION, KIND_BEHIND, KIND_EXPLANATION, KIND_SALIENCY
 from handler.model.classifier import Classifier
 
 Explain = Callable[..., tuple[torch.Tensor, ...]]  # pictures, targets and class weights to the outputs
@@ -41,18 +42,17 @@ def needs_of_kind(classifier: Classifier, kind: str) -> Needs:
     return Needs((classifier.default_layer,), guided=kind == KIND_EXPLANATION, saliency=kind == KIND_SALIENCY)
 
 
-def example_of(classifier: Classifier) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Two pictures, targets and class weights to trace with."""
+def example_of(classifier: Classifier, kind: str = KIND_EXPLANATION) -> tuple[torch.Tensor, ...]:
+    """Two pictures, and the other inputs of a kind of graph, to trace with."""
     side, rng = classifier.preprocessing.crop_size, torch.Generator().manual_seed(0)
-    return (
-        torch.randn(2, 3, side, side, generator=rng),
-        torch.tensor([TOP, 0]),
-        torch.zeros(2, len(classifier.labels)),
-    )
+    pictures = torch.randn(2, 3, side, side, generator=rng)
+    if kind == KIND_BEHIND:
+        return pictures, torch.randn(2, *classifier.layers[classifier.default_layer], generator=rng)
+    return pictures, torch.tensor([TOP, 0]), torch.zeros(2, len(classifier.labels))
 
 
 def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> fx.GraphModule:
-    """Traces the explanation of pictures (N, 3, H, W), targets (N) and class weights (N, K) with a symbolic batch.
+    """Traces a kind of graph, mostly the explanation of pictures, targets and class weights, with a symbolic batch.
 
     Args:
         classifier: left as it is.
@@ -66,7 +66,7 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
     example, *_ = example_of(classifier)
     with network_code(f"{classifier.architecture} cannot be explained"):
         if kind == KIND_ATTENTION:
-            return _traced(classifier, _attention(classifier), example, poles=True)
+            return _traced(classifier, _attention(classifier), example_of(classifier), poles=True)
         tape = record(classifier.module, example, Needs((classifier.default_layer,), saliency=True), classifier.views)
         if tape.scores.grad_fn is None:
             raise Unprocessable("its scores have no gradient: forward runs under no_grad, or detaches what it found")
@@ -74,19 +74,25 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
         view = classifier.views.get(classifier.default_layer, CHANNELS_FIRST)
         found = simplified(classifier.module, classifier.default_layer, example, view)
     needs = replace(needs_of_kind(classifier, kind), layers=(found.layer,))
-    return _traced(classifier, _explain(found.network, needs, view), example, poles=poles, steps=found.steps)
+    explain = (_behind if kind == KIND_BEHIND else _explain)(found.network, needs, view)
+    return _traced(classifier, explain, example_of(classifier, kind), poles=poles, steps=found.steps)
 
 
 def _traced(
-    classifier: Classifier, explain: Explain, example: torch.Tensor, *, poles: bool, steps: tuple[str, ...] = ()
+    classifier: Classifier,
+    explain: Explain,
+    inputs: tuple[torch.Tensor, ...],
+    *,
+    poles: bool,
+    steps: tuple[str, ...] = (),
 ) -> fx.GraphModule:
     with network_code(f"{classifier.architecture} cannot be traced"):
-        graph = trace_batch(explain, example_of(classifier), backward_rules(poles=poles))
+        graph = trace_batch(explain, inputs, backward_rules(poles=poles))
     rewrite(graph)
     graph.meta[STEPS] = steps
     left = sorted({str(node.target) for node in graph.graph.nodes if "backward" in str(node.target)})
     if left:
-        where = _origins(classifier.module, example)
+        where = _origins(classifier.module, inputs[0])
         named = ", ".join(f"{name} (of {where.get(_stem(name), 'no module of its own')})" for name in left)
         raise NoRuleError(f"the explanation of {classifier.architecture} needs {named}, without a rule")
     return graph
@@ -103,6 +109,17 @@ def _explain(module: nn.Module, needs: Needs, view: ChannelLayout) -> Explain:
         return tape.scores, activation.clone(), at_layer, gradcam(activation, at_layer), *pixels
 
     return explain
+
+
+def _behind(module: nn.Module, needs: Needs, view: ChannelLayout) -> Explain:
+    """The scores (N, K) of changed activations (N, C, h, w); what lies before the layer runs for the first picture."""
+    (layer,) = needs.layers
+
+    def behind(pictures: torch.Tensor, activations: torch.Tensor) -> tuple[torch.Tensor]:
+        with torch.no_grad(), replaced(module, layer, activations, view):
+            return (module(pictures[:1].clone()),)
+
+    return behind
 
 
 def _attention(classifier: Classifier) -> Explain:

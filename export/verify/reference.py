@@ -15,7 +15,7 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.evidence import TOP, Needs
 from handler.explanation.gradient_cams import gradcam
 from handler.explanation.methods import ATTENTION_METHODS
-from handler.graphs.description import KIND_PREDICTION, KINDS
+from handler.graphs.description import KIND_BEHIND, KIND_PREDICTION, KINDS
 from handler.model.classifier import Classifier
 
 _OF_PREDICTIONS = dict.fromkeys(("logits", "probabilities"), Tolerance(1e-4))
@@ -41,12 +41,14 @@ def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -
     predicts = kind == KIND_PREDICTION
 
     def eager(classifier: Classifier) -> Run:
+        if kind == KIND_BEHIND:
+            return _behind(classifier)
         return _predicted(classifier) if predicts else _explained(classifier, kind)
 
     def exact(inputs: Inputs, found: Outputs) -> Outputs:
         run = eager(replace(classifier, module=copy_of(classifier.module).double()))
-        doubled = {"input": inputs["input"].astype(np.float64)}
-        if not predicts:  # float32 says which class is at the top
+        doubled = {name: inputs[name].astype(np.float64) for name in ("input", "activations") if name in inputs}
+        if "target" in inputs:  # float32 says which class is at the top
             doubled["target"] = np.where(inputs["target"] < 0, found["logits"].argmax(axis=1), inputs["target"])
             doubled["weights"] = inputs["weights"]
         with InDoublePrecision():  # type: ignore[no-untyped-call]
@@ -56,6 +58,10 @@ def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -
         pictures = {"input": fresh_pictures(rng, count, classifier.preprocessing)}
         if predicts:
             return pictures
+        if kind == KIND_BEHIND:  # the activations of other pictures
+            others, layer = fresh_pictures(rng, count, classifier.preprocessing), classifier.default_layer
+            found = TorchEngine(classifier).run(others, [[TOP]] * count, Needs((layer,)))
+            return {**pictures, "activations": found.layers[layer].activation}
         classes = len(classifier.labels)
         weights = rng.standard_normal((count, classes)).astype(np.float32) / np.float32(classes**0.5)
         weights[::2] = 0  # the picture's target instead
@@ -80,6 +86,15 @@ def _predicted(classifier: Classifier) -> Run:
         with torch.no_grad(), network_code(doing):
             outputs = PredictionGraph(classifier.module)(pictures)
         return {name: value.cpu().numpy() for name, value in zip(KINDS[KIND_PREDICTION].outputs, outputs, strict=True)}
+
+    return run
+
+
+def _behind(classifier: Classifier) -> Run:
+    def run(inputs: Inputs) -> Outputs:
+        engine, picture = TorchEngine(classifier), inputs["input"][:1]
+        rows = [engine.behind(picture, classifier.default_layer, one[None]) for one in inputs["activations"]]
+        return {"logits": np.concatenate(rows)}
 
     return run
 

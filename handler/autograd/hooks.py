@@ -1,7 +1,6 @@
 """Captures activations by hooks, and leaves the model as it was."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -36,33 +35,66 @@ def captured(
         Runs whose ``ChannelLayout.runs`` is None are left out; runs beyond the known ones are kept like the last one.
     """
     kept: dict[str, list[torch.Tensor]] = {}
-    finished: Counter[str] = Counter()
 
     def keep(path: str) -> Any:
         view = (views or {}).get(path, CHANNELS_FIRST)
 
-        def hook(_module: nn.Module, inputs: Any, output: Any) -> Any:
-            run = min(finished[path], len(view.runs) - 1)
-            finished[path] += 1
-            if view.runs[run] is None:
-                return None
-            leaves, structure = tree_flatten(output)
-            chosen = leaves[view.element]
-            # an identity returns its input, which other layers hold and may rewrite
-            if any(chosen is given for given in tree_flatten(inputs)[0]):
-                chosen = chosen.clone()
+        def keeping(output: torch.Tensor, run: int) -> torch.Tensor:
             runs = kept.setdefault(path, [])
-            maps = view.to_maps(chosen, run)
+            maps = view.to_maps(output, run)
             runs.append(maps if maps.requires_grad else maps.detach().requires_grad_())
-            leaves[view.element] = view.from_maps(runs[-1].clone(), chosen, run)
-            return tree_unflatten(leaves, structure)
+            return view.from_maps(runs[-1].clone(), output, run)
 
-        return hook
+        return _on_runs(view, keeping)
 
     with ExitStack() as stack:
         for path in dict.fromkeys(layers):
             stack.callback(_submodule(module, path).register_forward_hook(keep(path)).remove)
         yield kept
+
+
+@contextmanager
+def replaced(module: nn.Module, layer: str, maps: torch.Tensor, view: ChannelLayout) -> Iterator[None]:
+    """Inside the block, a layer returns other activations than its own.
+
+    Args:
+        module: the network.
+        layer: module path.
+        maps: (P, C, h, w), the channels of all runs joined; of an output for one picture P copies are made.
+        view: the layer's layout.
+    """
+    parts = iter(maps.chunk(view.counted, dim=1))
+
+    def replacing(output: torch.Tensor, run: int) -> torch.Tensor:
+        sizes = [maps.shape[0] if axis == view.batch_axis else -1 for axis in range(output.dim())]
+        return view.from_maps(next(parts).to(output), output.expand(sizes), run)
+
+    hook = _submodule(module, layer).register_forward_hook(_on_runs(view, replacing))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _on_runs(view: ChannelLayout, changed: Callable[[torch.Tensor, int], torch.Tensor]) -> Any:
+    """A hook that changes a layer's output in each of the runs that have maps."""
+    finished = 0
+
+    def hook(_module: nn.Module, inputs: Any, output: Any) -> Any:
+        nonlocal finished
+        run = min(finished, len(view.runs) - 1)
+        finished += 1
+        if view.runs[run] is None:
+            return None
+        leaves, structure = tree_flatten(output)
+        chosen = leaves[view.element]
+        # an identity returns its input, which other layers hold and may rewrite
+        if any(chosen is given for given in tree_flatten(inputs)[0]):
+            chosen = chosen.clone()
+        leaves[view.element] = changed(chosen, run)
+        return tree_unflatten(leaves, structure)
+
+    return hook
 
 
 def _submodule(module: nn.Module, path: str) -> nn.Module:

@@ -4,10 +4,12 @@ The torch engine runs these functions, and the explanation graph is a trace of t
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from handler.autograd.backward_contract import alike_in_memory
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
@@ -15,7 +17,7 @@ from handler.autograd.differentiable import differentiable
 from handler.autograd.guided import Gates, find_gates, guided
 from handler.autograd.hooks import captured
 from handler.errors import Unprocessable
-from handler.explanation.evidence import Needs
+from handler.explanation.evidence import CURVATURE, Needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,7 @@ class Tape:
     runs: dict[str, list[torch.Tensor]]  # module path to the activations (N, C, h, w) of the layer's runs
     gates: Gates | None  # for guided gradients; None if none are wanted
     saliency: bool  # whether the plain gradient at the input is wanted
+    curvature: bool  # whether the curvature at the layers is wanted
 
     @property
     def layers(self) -> dict[str, torch.Tensor]:
@@ -34,13 +37,14 @@ class Tape:
         return {path: _all_channels(runs) for path, runs in self.runs.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Gradients:
     """The gradients of a score at the layers and at the input."""
 
     layers: dict[str, torch.Tensor]  # module path to (N, C, h, w), channels as in ``Tape.layers``
     guided: torch.Tensor | None  # (N, 3, H, W) at the input
     saliency: torch.Tensor | None  # (N, 3, H, W) at the input
+    curvature: dict[str, torch.Tensor]  # module path to the score's Hessian times the activation; empty if not wanted
 
 
 def record(
@@ -58,8 +62,10 @@ def record(
         Unprocessable: a layer runs more or fewer times than its layout says, or guided gradients are wanted of a
             network without a ReLU.
     """
-    views = views or {}
-    with captured(module, needs.layers, views) as kept, differentiable(module):
+    views, curvature = views or {}, needs.beside == CURVATURE
+    # fused attention has no second derivative
+    plain_attention = sdpa_kernel(SDPBackend.MATH) if curvature else nullcontext()
+    with captured(module, needs.layers, views) as kept, differentiable(module), plain_attention:
         pictures = pictures.detach().requires_grad_(needs.guided or needs.saliency)
         scores = module(pictures.clone())  # a network may begin with an operation in place
     for path in needs.layers:
@@ -75,6 +81,7 @@ def record(
         runs=runs,
         gates=find_gates(scores) if needs.guided else None,
         saliency=needs.saliency,
+        curvature=curvature,
     )
 
 
@@ -92,22 +99,37 @@ def differentiate(tape: Tape, score: torch.Tensor) -> Gradients:
     if tape.saliency:
         wanted.append(("the input", tape.pictures))
     with alike_in_memory(score):
-        plain = list(_gradients(score, wanted))
+        plain = list(_gradients(score, wanted, again=tape.curvature))
         through_gates = None
         if tape.gates is not None:
             with guided(tape.gates):
                 (through_gates,) = _gradients(score, [("the input", tape.pictures)])
-    at_input = plain.pop() if tape.saliency else None
-    layers = {path: _all_channels([plain.pop(0) for _ in runs]) for path, runs in tape.runs.items()}
-    return Gradients(layers, through_gates, at_input)
+        at_input = plain.pop() if tape.saliency else None
+        by_layer = {path: [plain.pop(0) for _ in runs] for path, runs in tape.runs.items()}
+        curved = {path: _curvature(tape.runs[path], by_layer[path]) for path in by_layer if tape.curvature}
+    layers, curvature = ({path: _all_channels(runs) for path, runs in by.items()} for by in (by_layer, curved))
+    return Gradients(layers=layers, guided=through_gates, saliency=at_input, curvature=curvature)
 
 
-def _gradients(score: torch.Tensor, wanted: Sequence[tuple[str, torch.Tensor]]) -> Sequence[torch.Tensor]:
+def _curvature(runs: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The score's Hessian with respect to a layer's activations, times the activations."""
+    pairs = [(gradient, run.detach()) for gradient, run in zip(gradients, runs, strict=True) if gradient.requires_grad]
+    if not pairs:  # the score is linear in the activations
+        return [torch.zeros_like(run) for run in runs]
+    outputs, along = zip(*pairs, strict=True)
+    found = torch.autograd.grad(outputs, runs, along, retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(run) if curved is None else curved for run, curved in zip(runs, found, strict=True)]
+
+
+def _gradients(
+    score: torch.Tensor, wanted: Sequence[tuple[str, torch.Tensor]], *, again: bool = False
+) -> Sequence[torch.Tensor]:
     if not wanted:
         return []
     if not score.requires_grad:
         raise Unprocessable(f"the scores do not depend on {wanted[0][0]}, so that it has no gradient")
-    found = torch.autograd.grad(score, [tensor for _, tensor in wanted], retain_graph=True, allow_unused=True)
+    at = [tensor for _, tensor in wanted]
+    found = torch.autograd.grad(score, at, retain_graph=True, create_graph=again, allow_unused=True)
     for (name, _), gradient in zip(wanted, found, strict=True):
         if gradient is None:
             raise Unprocessable(f"the scores do not depend on {name}, so that it has no gradient")

@@ -14,11 +14,14 @@ import torch
 from torch import nn
 
 from handler.autograd.attention import AttentionLayout, attend, relevance
-from handler.autograd.channel_layout import ChannelLayout
+from handler.autograd.behind import scores_behind
+from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
+from handler.autograd.full_gradient import summed
 from handler.autograd.precision import full_precision
 from handler.autograd.tape import Gradients, Tape, differentiate, record
 from handler.errors import Unprocessable
 from handler.explanation.evidence import (
+    FULL_GRADIENT,
     EngineTarget,
     Evidence,
     Floats,
@@ -31,6 +34,7 @@ from handler.explanation.evidence import (
     joined,
     resolve_pairs,
 )
+from handler.explanation.full_gradients import fullgrad
 from handler.explanation.methods import METHODS, OF_BLOCKS, Method
 
 
@@ -86,6 +90,14 @@ class TorchEngine:
                 return run(batch, targets, needs)
             return joined([run(batch[row : row + 1], targets[row : row + 1], needs) for row in range(len(batch))])
 
+    def behind(self, inputs: Floats, layer: str, activations: Floats) -> Floats:
+        """See ``Engine.behind``."""
+        network, view = self._network, self._network.views.get(layer, CHANNELS_FIRST)
+        with self._one_at_a_time, full_precision(), torch.inference_mode(False), torch.no_grad():
+            picture, maps = (torch.from_numpy(values).to(network.device) for values in (inputs, activations))
+            parts = torch.split(maps, 1 if network.alone else len(maps))
+            return np.concatenate([_numpy(scores_behind(network.module, picture, layer, part, view)) for part in parts])
+
     def _predict(self, batch: torch.Tensor, targets: Sequence[Sequence[EngineTarget]], _needs: Needs) -> Evidence:
         started = time.perf_counter()
         with torch.no_grad():  # what a network keeps in inference mode could not be differentiated later
@@ -109,21 +121,27 @@ class TorchEngine:
         check_targets(targets, logits.shape[1])
         rows, classes = resolve_pairs(targets, logits)
         seeds = class_seeds(flat_weights(targets, logits.shape[1]), classes)
-        collected = _Collected(tape, len(rows))
+        collected, full_gradient = _Collected(tape, len(rows)), np.empty((len(rows), *_size(batch)), np.float32)
         for pairs in _rounds(rows):
             score = (tape.scores[rows[pairs]] * torch.from_numpy(seeds[pairs]).to(batch.device)).sum()
             collected.add(differentiate(tape, score), rows[pairs], pairs)  # rows do not mix in eval mode
+            if needs.beside == FULL_GRADIENT:
+                of_rows = np.zeros_like(logits)
+                of_rows[rows[pairs]] = seeds[pairs]
+                found = summed(self._network.module, batch, torch.from_numpy(of_rows).to(batch.device))
+                full_gradient[pairs] = fullgrad(map(_numpy, found), *_size(batch))[rows[pairs]]
         return Evidence(
             logits=logits,
             input_size=_size(batch),
             rows=rows,
             classes=classes,
             layers={
-                path: LayerEvidence(_numpy(activation)[rows], collected.layers[path])
+                path: LayerEvidence(_numpy(activation)[rows], collected.layers[path], collected.curvature.get(path))
                 for path, activation in tape.layers.items()
             },
             guided=collected.guided,
             saliency=collected.saliency,
+            full_gradient=full_gradient if needs.beside == FULL_GRADIENT else None,
             coverage=tape.gates.coverage if tape.gates else None,
             engine=self.name,
             infer_ms=infer_ms,
@@ -152,6 +170,7 @@ class _Collected:
         self.layers = {
             path: np.empty((pairs, *activation.shape[1:]), np.float32) for path, activation in tape.layers.items()
         }
+        self.curvature = {path: np.empty_like(layer) for path, layer in self.layers.items() if tape.curvature}
         self.guided = np.empty(pixels, np.float32) if tape.gates else None
         self.saliency = np.empty(pixels, np.float32) if tape.saliency else None
 
@@ -159,6 +178,8 @@ class _Collected:
         """Writes the gradients of a round, in which pair ``pairs[i]`` is about row ``rows[i]``."""
         for path, gradient in gradients.layers.items():
             self.layers[path][pairs] = _numpy(gradient)[rows]
+        for path, curvature in gradients.curvature.items():
+            self.curvature[path][pairs] = _numpy(curvature)[rows]
         if self.guided is not None and gradients.guided is not None:
             self.guided[pairs] = _numpy(gradients.guided)[rows]
         if self.saliency is not None and gradients.saliency is not None:

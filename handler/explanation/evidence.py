@@ -16,6 +16,11 @@ Indices = npt.NDArray[np.int64]
 TOP = -1  # as a target: the class with the highest score
 EngineTarget = int | Floats  # class index, ``TOP``, or class weights (K,), see ``class_weights``
 
+# what a method can need beside scores, activation and gradient
+BEHIND = "the scores behind a layer"  # that changed activations have, see ``Engine.behind``
+CURVATURE = "the curvature at a layer"  # ``LayerEvidence.curvature``
+FULL_GRADIENT = "the gradients at all biases"  # ``Evidence.full_gradient``
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -25,11 +30,12 @@ class Needs:
     guided: bool = False  # the guided gradient at the input
     saliency: bool = False  # the plain gradient at the input
     attention: str = ""  # name of a method that makes maps of attention, not of layers; empty if none does
+    beside: str = ""  # BEHIND, CURVATURE, FULL_GRADIENT, or nothing
 
     @property
     def backward(self) -> bool:
-        """Whether any gradient at a layer or at the input is wanted."""
-        return bool(self.layers) or self.guided or self.saliency
+        """Whether any gradient is wanted, other than at attention."""
+        return bool(self.layers or self.beside) or self.guided or self.saliency
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class LayerEvidence:
 
     activation: Floats  # (M, C, h, w)
     gradient: Floats  # (M, C, h, w)
+    curvature: Floats | None = None  # (M, C, h, w) the score's Hessian times the activation, where asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +59,7 @@ class Evidence:
     guided: Floats | None = None  # (M, 3, H, W) guided gradient at the input
     saliency: Floats | None = None  # (M, 3, H, W) plain gradient at the input
     attention: Floats | None = None  # (M, h, w) unscaled maps made of attention
+    full_gradient: Floats | None = None  # (M, H, W) unscaled maps, see ``full_gradients``
     coverage: str | None = None  # how many activations were guided: "57 of 57 activations"
     infer_ms: float = 0.0  # forward pass
     # backward passes; an engine that runs forward and backward at once counts both here and leaves infer_ms at 0
@@ -78,6 +86,19 @@ class Engine(Protocol):
         """
         ...
 
+    def behind(self, inputs: Floats, layer: str, activations: Floats) -> Floats:
+        """The logits (P, K) of a picture if a layer had other activations.
+
+        Args:
+            inputs: (1, 3, H, W), normalised.
+            layer: module path.
+            activations: (P, C, h, w), as ``LayerEvidence`` has them.
+
+        Raises:
+            Unprocessable: the engine has no such scores.
+        """
+        ...
+
 
 def joined(parts: Sequence[Evidence]) -> Evidence:
     """Joins the evidence of runs with equal needs into the evidence of one run for all inputs; times add up."""
@@ -96,11 +117,13 @@ def joined(parts: Sequence[Evidence]) -> Evidence:
             path: LayerEvidence(
                 np.concatenate([part.layers[path].activation for part in parts]),
                 np.concatenate([part.layers[path].gradient for part in parts]),
+                together([part.layers[path].curvature for part in parts]),
             )
             for path in first.layers
         },
         guided=together([part.guided for part in parts]),
         saliency=together([part.saliency for part in parts]),
+        full_gradient=together([part.full_gradient for part in parts]),
         infer_ms=sum(part.infer_ms for part in parts),
         explain_ms=sum(part.explain_ms for part in parts),
     )

@@ -97,6 +97,17 @@ def finercam(activation: Array, gradient: Array, combine: Combine = positive_sum
     return gradcam(activation, gradient, combine)
 
 
+def shapleycam(activation: Array, gradient: Array, curvature: Array, combine: Combine = positive_sum) -> Array:
+    """ShapleyCAM: Grad-CAM with half of the curvature taken off the gradient.
+
+    ``map = relu(sum_k mean_i(g_k - (H A)_k / 2) A_k)``, ``H`` the Hessian of the score with respect to the layer's
+    activation (Cai 2025, arXiv 2501.06261). A second backward pass finds ``H A``; ReLU and max-pooling have no
+    curvature, so that the map is Grad-CAM's where nothing else lies behind the layer.
+    Choose it where a smooth part lies behind the layer: attention, a normalisation of the picture's own values, SiLU.
+    """
+    return gradcam(activation, gradient - 0.5 * curvature, combine)
+
+
 def cam(activation: Array, gradient: Array, combine: Combine = signed_sum) -> Array:
     """CAM: the weights of a linear head behind an average over the cells, on the channels; of either sign.
 

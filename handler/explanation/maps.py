@@ -57,6 +57,7 @@ def needs_of(maps: Sequence[str], layers: Sequence[str], method: str = "gradcam"
     return Needs(
         layers=tuple(layers) if makes_cam(maps) and METHODS[method].at_layer else (),
         attention=method if makes_cam(maps) and METHODS[method].attention else "",
+        beside=METHODS[method].beside if makes_cam(maps) else "",
         guided=any(kind.guided for kind in kinds),
         saliency=any(kind.saliency for kind in kinds),
     )
@@ -101,12 +102,19 @@ def make_maps(
     options |= {"probe": probe} if chosen.passes else {}
 
     def unscaled(found: Evidence, pair: int) -> list[Floats]:
-        if found.attention is not None:
-            return [found.attention[pair]]
+        for whole in (found.attention, found.full_gradient):
+            if whole is not None:
+                return [whole[pair]]
         if not chosen.at_layer:
             return [chosen.formula(None, None, **options)[0]]
-        row, layers = slice(pair, pair + 1), found.layers.values()
-        return [chosen.formula(layer.activation[row], layer.gradient[row], **options)[0] for layer in layers]
+        row, made = slice(pair, pair + 1), []
+        for path, layer in found.layers.items():
+            if probe:
+                probe.layer = path
+            if layer.curvature is not None:
+                options["curvature"] = layer.curvature[row]
+            made.append(chosen.formula(layer.activation[row], layer.gradient[row], **options)[0])
+        return made
 
     plain = unscaled(evidence, pair) if makes_cam(maps) else []
     copies = [unscaled(changed, copy) for copy in range(len(changed.rows))] if changed else []

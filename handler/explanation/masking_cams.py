@@ -6,7 +6,7 @@ picture becomes the mean colour. ``y(M)`` is the target's score of the picture u
 
 import numpy as np
 
-from handler.explanation.evidence import Floats, softmax
+from handler.explanation.evidence import Floats, Indices, softmax
 from handler.explanation.probe import Probe
 
 
@@ -18,11 +18,15 @@ def scorecam(activation: Floats, _gradient: Floats, probe: Probe) -> Floats:
     largest sum are taken. Choose it where gradients are noisy or vanish, and time does not matter.
     """
     channels = activation[0]  # (C, h, w)
-    chosen = np.sort(np.argsort(-channels.sum(axis=(1, 2)), kind="stable")[: probe.passes])
-    channels = channels[chosen]
+    channels = channels[strongest(channels, probe.passes)]
     low, high = channels.min(axis=(1, 2), keepdims=True), channels.max(axis=(1, 2), keepdims=True)
     weights = softmax(probe.scores((channels - low) / (high - low + np.float32(1e-8))))
     return np.asarray(np.tensordot(weights, channels, 1)[None].clip(min=0))
+
+
+def strongest(channels: Floats, count: int) -> Indices:
+    """The indices of the channels (C, h, w) with the largest sums, in ascending order."""
+    return np.sort(np.argsort(-channels.sum(axis=(1, 2)), kind="stable")[:count])
 
 
 def occlusion(_activation: Floats, _gradient: Floats, probe: Probe) -> Floats:

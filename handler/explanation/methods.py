@@ -3,8 +3,17 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from handler.explanation import activation_cams, attention_maps, gradient_cams, input_gradients, masking_cams
+from handler.explanation import (
+    activation_cams,
+    attention_maps,
+    behind_cams,
+    full_gradients,
+    gradient_cams,
+    input_gradients,
+    masking_cams,
+)
 from handler.explanation.class_weights import SIMILAR
+from handler.explanation.evidence import BEHIND, CURVATURE, FULL_GRADIENT
 
 # the scores whose gradients at a transformer's attention a formula takes
 ATTENTION_ALONE, OF_SCORES, OF_BLOCKS = "none", "the network's", "of each block's mean token"
@@ -20,7 +29,8 @@ class Method(NamedTuple):
     similar: int = 0  # number of similar classes that the gradient holds the class against, see ``class_weights``
     random: bool = False  # the formula takes ``seed``
     at_layer: bool = True  # a map of a layer's cells
-    passes: int = 0  # default number of changed pictures, for formulas that take a ``probe``
+    passes: int = 0  # default number of changed pictures or activations, for formulas that take a ``probe``
+    beside: str = ""  # evidence beside activation and gradient, see ``Needs``
     attention: str = ""  # for formulas over attention (see ``attention_maps``): the scores whose gradients are taken
 
     @property
@@ -37,6 +47,7 @@ METHODS = {
     "hirescam": Method("HiResCAM", gradient_cams.hirescam),
     "gradcam_elementwise": Method("element-wise Grad-CAM", gradient_cams.gradcam_elementwise),
     "finercam": Method("FinerCAM", gradient_cams.finercam, similar=SIMILAR),
+    "shapleycam": Method("ShapleyCAM", gradient_cams.shapleycam, beside=CURVATURE),
     "cam": Method("CAM", gradient_cams.cam),
     "eigencam": Method("Eigen-CAM", activation_cams.eigencam, weighted=False, of_class=False),
     "eigengradcam": Method("Eigen-Grad-CAM", activation_cams.eigengradcam, weighted=False),
@@ -44,8 +55,11 @@ METHODS = {
     "fem": Method("FEM", activation_cams.fem, of_class=False),
     "randomcam": Method("RandomCAM", activation_cams.random_cam, of_class=False, random=True),
     "scorecam": Method("Score-CAM", masking_cams.scorecam, weighted=False, passes=256),
+    "ablationcam": Method("Ablation-CAM", behind_cams.ablationcam, passes=257, beside=BEHIND),
+    "reciprocam": Method("Recipro-CAM", behind_cams.reciprocam, weighted=False, passes=197, beside=BEHIND),
     "occlusion": Method("occlusion", masking_cams.occlusion, weighted=False, at_layer=False, passes=197),
     "rise": Method("RISE", masking_cams.rise, weighted=False, random=True, at_layer=False, passes=256),
+    "fullgrad": Method("FullGrad", full_gradients.fullgrad, weighted=False, at_layer=False, beside=FULL_GRADIENT),
     "integrated_gradients": Method(
         "Integrated Gradients", input_gradients.integrated_gradients, weighted=False, at_layer=False, passes=32
     ),

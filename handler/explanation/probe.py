@@ -1,8 +1,9 @@
-"""Asks the network about changed copies of a picture, in batches, and counts them."""
+"""Asks the network about changed copies of a picture, or of a layer's activations, in batches, and counts them."""
 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from handler.explanation.evidence import Floats, softmax
 
 Masks = Floats | npt.NDArray[np.bool_]
 _AT_ONCE = 16  # limits the memory of changed pictures
+_VALUES_AT_ONCE = 4_000_000  # of changed activations: limits their memory
 
 
 @dataclass(kw_only=True)
@@ -21,8 +23,10 @@ class Probe:
     picture: Floats  # (3, H, W), the network's input
     answer: Callable[[Floats], Floats]  # inputs (P, 3, H, W) to the logits (P, K)
     differentiate: Callable[[Floats], Floats]  # inputs (P, 3, H, W) to gradients of the same shape
+    behind: Callable[[str, Floats], Floats]  # a layer's path and activations (P, C, h, w) to the logits (P, K)
     weights: Floats  # (K,) class weights
     passes: int  # the most pictures that a map asks about
+    layer: str = ""  # path of the layer whose map is made
     taken: int = 0  # pictures that were asked about
     spent_ms: float = 0.0  # time that the answers took
 
@@ -33,6 +37,12 @@ class Probe:
     def probabilities(self, masks: Masks) -> Floats:
         """The weighted probabilities (P,) under masks (P, h, w)."""
         return softmax(self._logits(masks)) @ self.weights
+
+    def scores_behind(self, activation: Floats, factors: Masks) -> Floats:
+        """The weighted scores (P,) if the layer returned its activation (C, h, w) times factors (P, C or 1, …)."""
+        ask, at_once = partial(self.behind, self.layer), max(1, _VALUES_AT_ONCE // activation.size)
+        parts = (factors[chunk.start : chunk.stop] for chunk in self._chunks(range(len(factors)), at_once))
+        return np.concatenate([self._timed(ask, activation * part) for part in parts]) @ self.weights
 
     def mean_gradient(self, change: Callable[[int], Floats], factor: Callable[[int], Floats] | None = None) -> Floats:
         """The mean gradient (3, H, W) at the inputs ``change(j)``, each times ``factor(j)``, for all passes j."""
@@ -58,5 +68,5 @@ class Probe:
         return answer
 
     @staticmethod
-    def _chunks(whole: range) -> Iterator[range]:
-        return (whole[start : start + _AT_ONCE] for start in range(0, len(whole), _AT_ONCE))
+    def _chunks(whole: range, at_once: int = _AT_ONCE) -> Iterator[range]:
+        return (whole[start : start + at_once] for start in range(0, len(whole), at_once))

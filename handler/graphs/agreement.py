@@ -11,7 +11,7 @@ import numpy as np
 from handler.explanation.evidence import TOP, Engine, Evidence, Floats, Needs
 from handler.explanation.maps import needs_of
 from handler.explanation.methods import ATTENTION_METHODS
-from handler.graphs.description import KIND_ATTENTION, KINDS
+from handler.graphs.description import KIND_ATTENTION, KIND_BEHIND, KINDS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.picture.preprocess import Preprocessing
 
@@ -36,7 +36,13 @@ def disagreements(graphs: OnnxEngine, hooks: Engine, preprocessing: Preprocessin
     found = [(kind, graphs.run(picture, targets, needs), reference) for kind, needs in held.items()]
     for needs in [Needs(attention=name) for name in ATTENTION_METHODS if KIND_ATTENTION in held]:
         found.append((KIND_ATTENTION, graphs.run(picture, targets, needs), hooks.run(picture, targets, needs)))
-    return [f"{kind} graph: {line}" for kind, *both in found for line in _differing(*both)]
+    lines = [f"{kind} graph: {line}" for kind, *both in found for line in _differing(*both)]
+    if KIND_BEHIND in held and (layer := graphs.layer):
+        activation = hooks.run(picture, targets, Needs((layer,))).layers[layer].activation
+        changed = activation * np.arange(2, dtype=np.float32)[:, None, None, None]  # none, and all
+        logits, expected = (engine.behind(picture, layer, changed) for engine in (graphs, hooks))
+        lines += [f"{KIND_BEHIND} graph: {line}" for line in _beyond("logits", logits, expected)]
+    return lines
 
 
 def fixed_picture(how: Preprocessing) -> Floats:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from handler.explanation.evidence import Engine, EngineTarget, Evidence, Floats, Needs
+from handler.explanation.evidence import BEHIND, Engine, EngineTarget, Evidence, Floats, Needs
 from handler.graphs.onnx_engine import OnnxEngine
 
 
@@ -19,3 +19,8 @@ class AutoEngine:
         """See ``Engine.run``."""
         chosen: Engine = self._graphs if self._graphs.covers(needs) else self._hooks
         return chosen.run(inputs, targets, needs)
+
+    def behind(self, inputs: Floats, layer: str, activations: Floats) -> Floats:
+        """See ``Engine.behind``."""
+        chosen: Engine = self._graphs if self._graphs.covers(Needs((layer,), beside=BEHIND)) else self._hooks
+        return chosen.behind(inputs, layer, activations)

@@ -14,6 +14,8 @@ KIND_EXPLANATION = "explanation"
 KIND_ATTENTION = "attention"  # the maps of a vision transformer's attention
 KIND_SALIENCY = "saliency"  # the explanation of networks for which guided backpropagation is not defined
 
+KIND_BEHIND = "behind"  # from activations at the layer to scores; works beside another graph, which finds activations
+
 
 @dataclass(frozen=True, kw_only=True)
 class GraphKind:
@@ -41,6 +43,7 @@ KINDS = {
         maps=("gradcam", "saliency"),
     ),
     KIND_ATTENTION: GraphKind(file="model.attention.onnx", outputs=("logits", *ATTENTION_METHODS)),
+    KIND_BEHIND: GraphKind(file="model.behind.onnx", inputs=("input", "activations"), optional=(), outputs=("logits",)),
 }
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from handler.errors import Unprocessable
+from handler.errors import ModelError, Unprocessable
 from handler.explanation.evidence import (
+    BEHIND,
     TOP,
     EngineTarget,
     Evidence,
@@ -27,8 +28,8 @@ from handler.explanation.evidence import (
     resolve_pairs,
     resolve_top,
 )
-from handler.explanation.methods import ATTENTION_METHODS
-from handler.graphs.description import KIND_ATTENTION, KIND_PREDICTION, KINDS
+from handler.explanation.methods import ATTENTION_METHODS, METHODS
+from handler.graphs.description import KIND_ATTENTION, KIND_BEHIND, KIND_PREDICTION, KINDS
 from handler.graphs.folder import Origin, open_graphs
 from handler.graphs.session import GraphSession
 
@@ -41,8 +42,15 @@ class OnnxEngine:
     name = "onnx"
 
     def __init__(self, graphs: dict[str, GraphSession]) -> None:
-        """Takes graphs by kind: at least one graph, all made from the same model for the same layer."""
+        """Takes graphs by kind, all made from the same model for the same layer.
+
+        Raises:
+            ModelError: no graph predicts.
+        """
+        if not {*graphs} - {KIND_BEHIND}:
+            raise ModelError(f"a graph of the kind {KIND_BEHIND} works beside another graph, which finds activations")
         self._graphs = graphs
+        self._beside = ("", *([BEHIND] if KIND_BEHIND in graphs else []))  # needs beside activations and gradients
         layers = [graph.description.layer for kind, graph in graphs.items() if kind != KIND_PREDICTION]
         self.layer = layers[0] if layers else None  # module path of the layer whose evidence the graphs hold
 
@@ -79,17 +87,30 @@ class OnnxEngine:
             Unprocessable: no graph holds all of the evidence; the message says what the graphs hold.
             BadRequest: a target is neither ``TOP`` nor a class, nor a weight for each class.
         """
-        graph = self._graph_for(needs)
-        if graph is None:
-            raise Unprocessable(f"the ONNX graphs do not hold this evidence, valid are {self.held}")
+        graph = self._held(needs)
         check_targets(targets, len(graph.description.labels))
         if needs.backward or needs.attention:
             return _explain(graph, inputs, targets, needs)
         return _predict(graph, inputs, targets)
 
+    def behind(self, inputs: Floats, layer: str, activations: Floats) -> Floats:
+        """See ``Engine.behind``."""
+        self._held(Needs((layer,), beside=BEHIND))
+        return self._graphs[KIND_BEHIND].infer({"input": inputs, "activations": activations}, ["logits"])[0]
+
+    def _held(self, needs: Needs) -> GraphSession:
+        graph = self._graph_for(needs)
+        if graph is None:
+            others = ", ".join(name for name, method in METHODS.items() if method.beside not in self._beside)
+            valid = f"{self.held}, by all methods but {others}" if needs.beside else self.held
+            raise Unprocessable(f"the ONNX graphs do not hold {needs.beside or 'this evidence'}, valid are {valid}")
+        return graph
+
     def _graph_for(self, needs: Needs) -> GraphSession | None:
         """The smallest graph that holds the evidence."""
-        for kind in (kind for kind in KINDS if kind in self._graphs):
+        if needs.beside not in self._beside:
+            return None
+        for kind in (kind for kind in KINDS if kind in self._graphs and kind != KIND_BEHIND):
             if {*needs.layers} <= {self.layer} and {*_outputs_of(needs)} <= {*KINDS[kind].outputs}:
                 return self._graphs[kind]
         return None

@@ -109,8 +109,7 @@ class Explainer:
             check_evidence(evidence, pair)
             mixture = asked.resolved(logits)
             wanted = mixture.wanted(logits)
-            at_layer = evidence.layers or evidence.attention is not None
-            changed = self._changed(job, wanted) if at_layer else None
+            changed = self._changed(job, wanted) if job.makes_cam else None
             probe = self._probe(job, mixture, logits)
             maps = make(evidence, pair, job.maps, changed=changed, probe=probe)
             check_maps(maps)
@@ -176,7 +175,14 @@ class Explainer:
             return np.asarray(found.saliency)
 
         picture, weights = job.canvas.seen.tensor, mixture.weights(logits)
-        return Probe(picture=picture, answer=answer, differentiate=differentiate, weights=weights, passes=job.passes)
+        return Probe(
+            picture=picture,
+            answer=answer,
+            differentiate=differentiate,
+            behind=lambda layer, activations: self._engine.behind(picture[None], layer, activations),
+            weights=weights,
+            passes=job.passes,
+        )
 
     def _target(self, index: int, logits: Floats, probabilities: Floats) -> Target:
         return Target(

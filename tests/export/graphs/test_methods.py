@@ -8,17 +8,22 @@ import pytest
 import pytorch_grad_cam
 import torch
 import torchcam.methods
+from pytorch_grad_cam.ablation_layer import AblationLayer
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from sklearn.decomposition import KernelPCA
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from export.graphs.explanation import export_attention, export_gradcam
+from export.graphs.explanation import export_attention, export_behind, export_gradcam
+from handler.autograd.channel_layout import CHANNELS_FIRST
+from handler.autograd.hooks import replaced
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import Unprocessable
-from handler.explanation.evidence import Needs
+from handler.explanation.evidence import CURVATURE, FULL_GRADIENT, Needs
 from handler.explanation.maps import make_maps, scale
 from handler.explanation.methods import ATTENTION_METHODS, METHODS
-from handler.graphs.description import KIND_ATTENTION, KIND_GRADCAM
+from handler.explanation.probe import Probe
+from handler.graphs.description import KIND_ATTENTION, KIND_BEHIND, KIND_GRADCAM
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession
 from tests.support.models import random_classifier, random_inputs
@@ -51,14 +56,19 @@ TO_MAPS = {  # the peer's view of a transformer's output as (N, C, h, w)
 def network(request, tmp_path_factory):
     """A classifier, and its evidence for two pictures by engine."""
     classifier, inputs = random_classifier(request.param, side=SIDE), random_inputs(2, SIDE)
-    path = tmp_path_factory.mktemp(request.param) / "gradcam.onnx"
-    export_gradcam(classifier, path)
-    engines = TorchEngine(classifier), OnnxEngine({KIND_GRADCAM: GraphSession.open(path)})
-    needs = Needs((classifier.default_layer,))
-    return classifier, inputs, {engine.name: engine.run(inputs, [[TARGET]] * 2, needs) for engine in engines}
+    engines, needs = engines_of(classifier, tmp_path_factory.mktemp(request.param)), Needs((classifier.default_layer,))
+    return classifier, inputs, {engine: engine.run(inputs, [[TARGET]] * 2, needs) for engine in engines}
 
 
-def by_peer(peer, classifier, inputs):
+def engines_of(classifier, folder):
+    graphs = {}
+    for kind, export in {KIND_GRADCAM: export_gradcam, KIND_BEHIND: export_behind}.items():
+        export(classifier, folder / kind)
+        graphs[kind] = GraphSession.open(folder / kind)
+    return TorchEngine(classifier), OnnxEngine(graphs)
+
+
+def by_peer(peer, classifier, inputs, **options):
     """The peer's maps (2, H, W) on [0, 1].
 
     DenseNet's last ReLU works in place on the layer's output, which the peer then takes for the activation: it works on
@@ -69,7 +79,7 @@ def by_peer(peer, classifier, inputs):
     relu = F.relu
     with (
         patch.object(F, "relu", lambda values, inplace=False: relu(values)),
-        peer(module, layers, reshape_transform=to_maps) as cam,
+        peer(module, layers, **{"reshape_transform": to_maps, **options}) as cam,
     ):
         return cam(torch.from_numpy(inputs), [ClassifierOutputTarget(TARGET)] * len(inputs))
 
@@ -101,6 +111,125 @@ def test_a_map_is_the_peers(network, method):
             if method == "kpcacam" and not is_determined(evidence.layers[classifier.default_layer].activation[pair]):
                 continue
             assert error <= COARSE.get((method, classifier.architecture), 1e-4), (engine, pair)
+
+
+def changed_by(engine, inputs, classifier, passes):
+    """Asks an engine about changed activations of a picture."""
+    return Probe(
+        picture=None,
+        answer=None,
+        differentiate=None,
+        behind=lambda layer, activations: engine.behind(inputs, layer, activations),
+        weights=np.eye(10, dtype=np.float32)[TARGET],
+        passes=passes,
+        layer=classifier.default_layer,
+    )
+
+
+class ToZero(AblationLayer):
+    """Sets the channels with the largest sums to 0, as the paper says: the peer's own layer takes the minimum - 1e7.
+
+    That decides the map where activations can be negative and no ReLU lies behind the layer, and not otherwise.
+    """
+
+    def __init__(self, to_maps, count):
+        super().__init__()
+        self.to_maps, self.count = to_maps or (lambda output: output), count
+
+    def activations_to_be_ablated(self, activations, ratio_channels_to_ablate=1.0):
+        self.indices = np.argsort(-activations.sum(axis=(1, 2)), kind="stable")[: self.count]
+        return self.indices
+
+    def set_next_batch(self, input_batch_index, activations, num_channels_to_ablate):
+        one = activations[input_batch_index]
+        self.activations = one[None].repeat(num_channels_to_ablate, *[1] * one.dim())
+
+    def __call__(self, _):
+        output = self.activations
+        maps = self.to_maps(output)  # a view
+        for row in range(len(output)):
+            maps[row, self.indices[row]] = 0
+        return output
+
+
+def test_ablationcam_is_the_peers(network):
+    classifier, inputs, found = network
+    zeros = ToZero(TO_MAPS.get(classifier.architecture), 16)
+    expected = by_peer(pytorch_grad_cam.AblationCAM, classifier, inputs, ablation_layer=zeros, batch_size=16)
+    for engine, evidence in found.items():
+        for pair in range(2):
+            probe = changed_by(engine, inputs[pair : pair + 1], classifier, 17)
+            values = make_maps(evidence, pair, ["gradcam"], "ablationcam", at_layer=False, probe=probe)[
+                "gradcam"
+            ].values
+            assert probe.taken == 17
+            if evidence.logits[pair, TARGET] > 0:  # the peer turns the map of a negative score round
+                np.testing.assert_allclose(values, expected[pair], atol=1e-4)
+
+
+def test_reciprocam_is_the_score_of_each_cell_alone(network):
+    classifier, inputs, found = network
+    layer = classifier.default_layer
+    view = classifier.views.get(layer, CHANNELS_FIRST)
+    for engine, evidence in found.items():
+        activation = evidence.layers[layer].activation[:1]
+        height, width = activation.shape[2:]
+        probe = changed_by(engine, inputs[:1], classifier, height * width)
+        values = make_maps(evidence, 0, ["gradcam"], "reciprocam", at_layer=True, probe=probe)["gradcam"].values
+        expected = np.zeros((height, width), np.float32)
+        for row, column in np.ndindex(height, width):
+            alone = np.zeros_like(activation)
+            alone[..., row, column] = activation[..., row, column]
+            with replaced(classifier.module, layer, torch.from_numpy(alone), view):
+                expected[row, column] = classifier.module(torch.from_numpy(inputs[:1]))[0, TARGET]
+        np.testing.assert_allclose(values, scale(expected), atol=1e-4)
+
+
+def test_shapleycam_is_the_peers_on_pytorch_and_refused_by_graphs(network):
+    classifier, inputs, found = network
+    torch_engine, graphs = found
+    needs = Needs((classifier.default_layer,), beside=CURVATURE)
+    with pytest.raises(
+        Unprocessable, match=f"do not hold {CURVATURE}, valid are maps none .*, by all methods but shapleycam, fullgrad"
+    ):
+        graphs.run(inputs, [[TARGET]] * 2, needs)
+    evidence = torch_engine.run(inputs, [[TARGET]] * 2, needs)
+    by_hand = classifier.architecture in TO_MAPS  # the peer fails on the reshaped outputs of transformers
+    expected = [] if by_hand else by_peer(pytorch_grad_cam.ShapleyCAM, classifier, inputs)
+    for pair in range(2):
+        values = make_maps(evidence, pair, ["gradcam"], "shapleycam", at_layer=by_hand)["gradcam"].values
+        wanted = (
+            by_second_derivative(classifier, inputs[pair : pair + 1], evidence, pair) if by_hand else expected[pair]
+        )
+        np.testing.assert_allclose(values, wanted, atol=1e-4)
+
+
+def by_second_derivative(classifier, picture, evidence, pair):
+    """ShapleyCAM of the score as a function of the layer's activation."""
+    layer = classifier.default_layer
+    found = evidence.layers[layer]
+    activation, gradient = (torch.from_numpy(values[pair : pair + 1]) for values in (found.activation, found.gradient))
+
+    def score(maps):
+        with replaced(classifier.module, layer, maps, classifier.views[layer]), sdpa_kernel(SDPBackend.MATH):
+            return classifier.module(torch.from_numpy(picture))[0, TARGET]
+
+    _, curvature = torch.autograd.functional.hvp(score, activation, activation)
+    assert (curvature.abs().max() > 0) == (classifier.architecture == "vit_b_16")
+    weights = (gradient - curvature / 2).mean((2, 3), keepdim=True)
+    return scale((weights * activation).sum(1)[0].clamp(min=0).numpy())
+
+
+def test_fullgrad_is_the_peers_on_pytorch_and_refused_by_graphs(network):
+    classifier, inputs, found = network
+    torch_engine, graphs = found
+    with pytest.raises(Unprocessable, match=f"do not hold {FULL_GRADIENT}, valid are"):
+        graphs.run(inputs, [[TARGET]] * 2, Needs(beside=FULL_GRADIENT))
+    evidence = torch_engine.run(inputs, [[TARGET]] * 2, Needs(beside=FULL_GRADIENT))
+    expected = by_peer(pytorch_grad_cam.FullGrad, classifier, inputs, reshape_transform=None)
+    for pair in range(2):
+        values = make_maps(evidence, pair, ["gradcam"], "fullgrad", at_layer=False)["gradcam"].values
+        np.testing.assert_allclose(values, expected[pair], atol=1e-4)
 
 
 def is_determined(activation):
@@ -191,4 +320,5 @@ def attention_graph(network, tmp_path_factory):
 
 def test_all_methods_have_a_peer_or_are_worked_out_by_hand():
     masking = {name for name, method in METHODS.items() if method.passes}
-    assert set(METHODS) == {*PEERS, *masking, *ATTENTION_METHODS, "cam", "randomcam"}
+    by_name = {"cam", "randomcam", "shapleycam", "fullgrad"}
+    assert set(METHODS) == {*PEERS, *masking, *ATTENTION_METHODS, *by_name}

@@ -45,6 +45,11 @@ def test_all_graphs_are_written_and_each_is_announced(tmp_path, exporters):
     assert len(said) == 3
 
 
+def test_further_graphs_are_written_if_they_are_asked_for(tmp_path, exporters):
+    sidecar.write_sidecar(network(), tmp_path, [].append, ["behind", "attention"])
+    assert {"model.behind.onnx", "model.attention.onnx"} < {path.name for path in tmp_path.iterdir()}
+
+
 def test_of_a_network_without_relu_the_saliency_graph_is_packed(tmp_path, exporters):
     sidecar.write_sidecar(network(KIND_SALIENCY), tmp_path, [].append)
     assert (tmp_path / "model.saliency.onnx").is_file()

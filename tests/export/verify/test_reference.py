@@ -11,7 +11,7 @@ from export.verify.compare import VerificationError
 from export.verify.reference import verify_graph
 from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.gradient_cams import gradcam
-from handler.graphs.description import KIND_EXPLANATION, KIND_PREDICTION, KIND_SALIENCY, KINDS
+from handler.graphs.description import KIND_BEHIND, KIND_EXPLANATION, KIND_PREDICTION, KIND_SALIENCY, KINDS
 from handler.model.classifier import of_module
 from handler.picture.preprocess import Preprocessing
 
@@ -54,8 +54,12 @@ def graph_of(classifier, kind, changes=None, seen=None):
             with torch.no_grad():
                 logits = classifier.module(torch.from_numpy(inputs["input"]))
             found = {"logits": logits.numpy(), "probabilities": logits.softmax(1).numpy()}
+        elif kind == KIND_BEHIND:
+            layer, activations = classifier.default_layer, inputs["activations"]
+            found = {"logits": TorchEngine(classifier).behind(inputs["input"][:1], layer, activations)}
         else:
-            targets = [[target] for target in inputs["target"].tolist()]
+            pairs = zip(inputs["weights"], inputs["target"].tolist(), strict=True)
+            targets = [[weights if weights.any() else target] for weights, target in pairs]
             evidence = TorchEngine(classifier).run(inputs["input"], targets, needs_of_kind(classifier, kind))
             layer = evidence.layers[classifier.default_layer]
             found = {

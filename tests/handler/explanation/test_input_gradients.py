@@ -64,7 +64,14 @@ def quadratic(passes, picture=None):
         gradients[:, 0], gradients[:, 1] = 2 * inputs[:, 0], 3
         return gradients
 
-    return Probe(picture=picture, answer=None, differentiate=differentiate, weights=np.float32([1]), passes=passes)
+    return Probe(
+        picture=picture,
+        answer=None,
+        differentiate=differentiate,
+        behind=None,
+        weights=np.float32([1]),
+        passes=passes,
+    )
 
 
 @pytest.mark.parametrize("passes", [2, 16, 17, 40])

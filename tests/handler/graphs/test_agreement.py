@@ -8,9 +8,11 @@ import torch
 import handler.graphs.agreement as agreement
 from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of
+from handler.errors import ModelError
 from handler.explanation.evidence import Needs
 from handler.graphs.agreement import disagreements, fixed_picture
-from handler.graphs.description import KINDS
+from handler.graphs.auto_engine import AutoEngine
+from handler.graphs.description import KIND_BEHIND, KIND_GRADCAM, KINDS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession
 from tests.support.graphs import HOW, describe, write_graph
@@ -19,6 +21,18 @@ from tests.support.graphs import HOW, describe, write_graph
 @pytest.fixture(scope="module")
 def graphs(shapes, shapes_graphs):
     return OnnxEngine.open(shapes_graphs, origin_of(shapes), threads=1)
+
+
+class Behind:
+    """An engine that finds other scores behind a layer."""
+
+    name = "behind"
+
+    def __init__(self, engine):
+        self.run, self._behind = engine.run, engine.behind
+
+    def behind(self, inputs, _layer, activations):
+        return self._behind(inputs, "last", activations) + np.float32(0.1)
 
 
 class Altered:
@@ -117,7 +131,8 @@ def tiny(tmp_path_factory):
     """Engines on graphs of a few nodes, each of one kind."""
     folder = tmp_path_factory.mktemp("tiny")
     opened = {kind: GraphSession.open(write_graph(folder, describe(kind, coverage="1 of 1"))) for kind in KINDS}
-    return {kind: OnnxEngine({kind: graph}) for kind, graph in opened.items()}
+    opened[KIND_BEHIND] = {KIND_GRADCAM: opened[KIND_GRADCAM], KIND_BEHIND: opened[KIND_BEHIND]}  # works beside another
+    return {kind: OnnxEngine(graph if kind == KIND_BEHIND else {kind: graph}) for kind, graph in opened.items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -145,3 +160,22 @@ def test_one_value_that_differs_is_told_by_the_output_that_it_is_of(tiny, kind, 
     assert line.startswith(said)
     if output != "classes":
         assert disagreements(tiny[kind], Altered(tiny[kind], moved(output, 0.8 * tolerance)), HOW) == []
+
+
+def test_other_scores_behind_the_layer_are_found_out(tiny):
+    (line,) = disagreements(tiny[KIND_BEHIND], Behind(tiny[KIND_BEHIND]), HOW)
+    assert line.startswith("behind graph: logits differs")
+
+
+def test_a_graph_behind_the_layer_is_refused_alone(tiny):
+    with pytest.raises(ModelError, match="of the kind behind works beside another graph"):
+        OnnxEngine({KIND_BEHIND: tiny[KIND_BEHIND]._graphs[KIND_BEHIND]})
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer", "engine"), [("behind", "last", 0), ("behind", "other", 1), ("gradcam", "last", 1)]
+)
+def test_auto_asks_the_graph_behind_the_layer_where_there_is_one(tiny, kind, layer, engine):
+    picture, activations = np.ones((1, 3, 2, 2), np.float32), np.zeros((1, 3, 2, 2), np.float32)
+    found = AutoEngine(tiny[kind], Behind(tiny[KIND_BEHIND])).behind(picture, layer, activations)
+    np.testing.assert_allclose(found, 1 + 0.1 * engine, rtol=1e-6)
