@@ -45,7 +45,9 @@ PEERS = {
 }
 WITHOUT_A_SIGN = {"eigencam", "eigengradcam"}  # the peer takes the sign that LAPACK happens to return
 # XGrad-CAM divides by a channel's sum, which is near 0 behind a normalisation: float32 moves its map by that much
-COARSE = {("xgradcam", "densenet121"): 1e-3, ("xgradcam", "vit_b_16"): 1e-3}
+# Recipro-CAM of a cell of ViT differs little from that of another, because most goes around the layer: rounding of the
+# scores, which is far below 1e-4 of them, is that much of their differences
+COARSE = {("xgradcam", "densenet121"): 1e-3, ("xgradcam", "vit_b_16"): 1e-3, ("reciprocam", "vit_b_16"): 1e-3}
 TO_MAPS = {  # the peer's view of a transformer's output as (N, C, h, w)
     "vit_b_16": lambda tokens: tokens[:, 1:].transpose(1, 2).unflatten(2, (SIDE // 16, SIDE // 16)),
     "swin_t": lambda output: output.permute(0, 3, 1, 2),
@@ -182,7 +184,8 @@ def test_reciprocam_is_the_score_of_each_cell_alone(network):
             alone[..., row, column] = activation[..., row, column]
             with replaced(classifier.module, layer, torch.from_numpy(alone), view):
                 expected[row, column] = classifier.module(torch.from_numpy(inputs[:1]))[0, TARGET]
-        np.testing.assert_allclose(values, scale(expected), atol=1e-4)
+        tolerance = COARSE.get(("reciprocam", classifier.architecture), 1e-4)
+        np.testing.assert_allclose(values, scale(expected), atol=tolerance)
 
 
 def test_shapleycam_is_the_peers_on_pytorch_and_refused_by_graphs(network):
