@@ -45,9 +45,7 @@ PEERS = {
 }
 WITHOUT_A_SIGN = {"eigencam", "eigengradcam"}  # the peer takes the sign that LAPACK happens to return
 # XGrad-CAM divides by a channel's sum, which is near 0 behind a normalisation: float32 moves its map by that much
-# Recipro-CAM of a cell of ViT differs little from that of another, because most goes around the layer: rounding of the
-# scores, which is far below 1e-4 of them, is that much of their differences
-COARSE = {("xgradcam", "densenet121"): 1e-3, ("xgradcam", "vit_b_16"): 1e-3, ("reciprocam", "vit_b_16"): 1e-3}
+COARSE = {("xgradcam", "densenet121"): 1e-3, ("xgradcam", "vit_b_16"): 1e-3}
 TO_MAPS = {  # the peer's view of a transformer's output as (N, C, h, w)
     "vit_b_16": lambda tokens: tokens[:, 1:].transpose(1, 2).unflatten(2, (SIDE // 16, SIDE // 16)),
     "swin_t": lambda output: output.permute(0, 3, 1, 2),
@@ -184,8 +182,9 @@ def test_reciprocam_is_the_score_of_each_cell_alone(network):
             alone[..., row, column] = activation[..., row, column]
             with replaced(classifier.module, layer, torch.from_numpy(alone), view):
                 expected[row, column] = classifier.module(torch.from_numpy(inputs[:1]))[0, TARGET]
-        tolerance = COARSE.get(("reciprocam", classifier.architecture), 1e-4)
-        np.testing.assert_allclose(values, scale(expected), atol=tolerance)
+        # of ViT most goes around the layer, so that cells' scores differ little: float32 rounds scores, not differences
+        rounding = 2e-6 * np.abs(expected).max() / np.ptp(expected)
+        np.testing.assert_allclose(values, scale(expected), atol=max(1e-4, rounding))
 
 
 def test_shapleycam_is_the_peers_on_pytorch_and_refused_by_graphs(network):
