@@ -50,10 +50,9 @@ def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: in
 
 def origin_of(classifier: Classifier) -> Origin:
     """The facts about a classifier that the metadata of its graphs must have."""
-    weights = classifier.weights_sha256 or hash_state(classifier.module)
     return Origin(
         architecture=classifier.architecture,
-        weights_sha256=weights,
+        weights_sha256=classifier.weights_sha256 or hash_state(classifier.module),
         labels=classifier.labels,
         preprocessing=classifier.preprocessing,
     )

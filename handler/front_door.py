@@ -32,8 +32,7 @@ def load(
         architecture: of a checkpoint that does not say it, "resnet18"; of custom code, "package.module:factory", also
             for an archive, which allows the code to run.
         labels: of a checkpoint, one per score.
-        preprocessing: of a checkpoint: a ``Preprocessing`` or its text, see
-            ``handler.picture.preprocess_text``.
+        preprocessing: of a checkpoint: a ``Preprocessing`` or its text, see ``preprocess_text``.
         transform_input: of a checkpoint of a GoogLeNet or Inception, see ``handler.model.sources.find_checkpoint``.
         device: torch device of a checkpoint's or archive's network; None is the CPU.
 

@@ -64,10 +64,7 @@ def load_service(
 def load_archive(path: Path, architecture: str | None = None, device: str | torch.device = "cpu") -> Model:
     """Loads a TorchServe archive of ``make archive``, with the engine that its settings choose.
 
-    Args:
-        path: the ``.mar`` file.
-        architecture: the custom architecture of the archive, which allows its code to run; it must be importable.
-        device: torch device.
+    A custom archive's ``architecture`` must be given, which allows its code to run, and be importable.
 
     Raises:
         ModelError: the file is no archive of this project, or its content cannot be used.

@@ -29,11 +29,9 @@ class Service:
     def answer_batch(self, rows: Sequence[Row]) -> list[Answer]:
         """Answers each row of a batch: pictures, probes (``…/healthz``) and questions about the model."""
         answers = [self._answer_without_picture(row) for row in rows]
-        pictures = [place for place, answer in enumerate(answers) if answer is None]
-        explained = self._answering.answer_batch([rows[place] for place in pictures])
-        for place, answer in zip(pictures, explained, strict=True):
-            answers[place] = answer
-        return [answer for answer in answers if answer is not None]
+        pictures = [row for row, answer in zip(rows, answers, strict=True) if answer is None]
+        explained = iter(self._answering.answer_batch(pictures))
+        return [answer or next(explained) for answer in answers]
 
     def _answer_without_picture(self, row: Row) -> Answer | None:
         """The answer to a row without a picture; None for a row with fields, whatever its headers say."""

@@ -89,10 +89,10 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.
     elif header.format in ("JPEG", "MPO"):
         check_scans(data)
     by_pillow = _differs_in_cv2(header, data)
-    image = _decode_with_pillow(data, max_pixels) if by_pillow else _decode(data, orientation)
-    if image is None:
-        raise BadRequest(f"the {header.format} picture is truncated or corrupt and cannot be decoded")
-    return image
+    try:
+        return _decode_with_pillow(data, max_pixels) if by_pillow else _decode(data, orientation)
+    except Exception as error:  # both raise exceptions of many types
+        raise BadRequest(f"the {header.format} picture is truncated or corrupt and cannot be decoded") from error
 
 
 @contextmanager
@@ -164,12 +164,11 @@ def _upright(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.
     return np.asarray(_UPRIGHT.get(orientation, np.asarray)(pixels), np.uint8)
 
 
-def _decode(data: bytes, orientation: int) -> npt.NDArray[np.uint8] | None:
-    try:
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:
-        return None
-    return None if decoded is None else _upright(np.asarray(decoded, np.uint8), orientation)
+def _decode(data: bytes, orientation: int) -> npt.NDArray[np.uint8]:
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    if decoded is None:
+        raise ValueError("cv2 finds no picture")
+    return _upright(np.asarray(decoded, np.uint8), orientation)
 
 
 def _differs_in_cv2(header: Image.Image, data: bytes) -> bool:
@@ -187,15 +186,12 @@ def _differs_in_cv2(header: Image.Image, data: bytes) -> bool:
     )
 
 
-def _decode_with_pillow(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8] | None:
-    try:
-        with _pillows_limit(max_pixels):  # a TIFF's tiles are judged once more when it is loaded
-            opened = Image.open(io.BytesIO(data), formats=FORMATS)
-            opened.load()
-        with opened as image:
-            return _pixels(image)
-    except Exception:  # as above
-        return None
+def _decode_with_pillow(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
+    with _pillows_limit(max_pixels):  # a TIFF's tiles are judged once more when it is loaded
+        opened = Image.open(io.BytesIO(data), formats=FORMATS)
+        opened.load()
+    with opened as image:
+        return _pixels(image)
 
 
 def from_pillow(image: Image.Image) -> npt.NDArray[np.uint8]:

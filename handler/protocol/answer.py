@@ -22,8 +22,9 @@ GRADIENT_ALONE = "gradient"  # in the place of a method: all maps are gradients 
 class Observation:
     """The maps of one picture and the time of each stage, which clients never see; every text is out of a fixed set."""
 
-    engine: str  # name of the engine that computed the evidence
-    method: str  # the CAM formula, GRADIENT_ALONE or NONE
+    labels: dict[
+        str, str
+    ]  # of metrics: "engine" that found the evidence; "method", the formula, GRADIENT_ALONE or NONE
     maps: tuple[str, ...]  # names out of options.MAPS, each made for each target
     targets: int
     degenerate: int  # how many of all maps are degenerate
@@ -34,10 +35,6 @@ class Observation:
     def map_count(self) -> int:
         """The number of maps that were made: each map for each target."""
         return len(self.maps) * self.targets
-
-    def labels(self) -> dict[str, str]:
-        """Names and values of the labels of the picture's metrics."""
-        return {"engine": self.engine, "method": self.method}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,11 +105,10 @@ class ModelCard:
     def _signed(self, target: int | str) -> tuple[int, bool]:
         """The index of a class, and whether the evidence against it is asked for, as ``-label``."""
         name = str(target)[1:].strip()
-        if not str(target).startswith("-") or str(target).casefold() in self._by_folded_label:
-            return self.class_index(target), False
-        if name.isdecimal() and name not in self._by_label:
-            return self.class_index(target), False
-        return self.class_index(name), True
+        is_label = str(target).casefold() in self._by_folded_label
+        is_negative_number = name.isdecimal() and name not in self._by_label  # which is refused
+        against = str(target).startswith("-") and not is_label and not is_negative_number
+        return self.class_index(name if against else target), against
 
     def class_index(self, target: int | str, option: str = "target") -> int:
         """The index of a class by index, by label, or by index as text; labels go first, and "top" is ``TOP``.

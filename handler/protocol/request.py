@@ -10,7 +10,6 @@ import binascii
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from handler.errors import BadRequest, locating
@@ -28,18 +27,14 @@ _FORMS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Asked:
     """One picture and its options, not yet checked against the model."""
 
     image: bytes  # the encoded picture
+    image_hash: ImageHash
     options: Options
-    place: str = ""  # the picture's place in the request, for messages; empty for a single picture
-
-    @cached_property
-    def image_hash(self) -> ImageHash:
-        """The hash and the size of the upload."""
-        return hash_image(self.image)
+    place: str  # the picture's place in the request, for messages; empty for a single picture
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,8 @@ def parse_row(row: Row, defaults: Options) -> Request:
         with locating(part.place):
             fields = dict(part.fields)
             image = _take_image(fields)
-            asked.append(Asked(image, parse_options({**row.options, **fields}, defaults), part.place))
+            options = parse_options({**row.options, **fields}, defaults)
+            asked.append(Asked(image=image, image_hash=hash_image(image), options=options, place=part.place))
     return Request(asked, accept, envelope)
 
 

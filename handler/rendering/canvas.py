@@ -66,8 +66,7 @@ def encode_list(values: npt.NDArray[np.float32]) -> list[Any]:
         exponent = np.floor(np.log10(np.abs(exact)))
     unit = 10.0 ** (_DIGITS - 1 - np.where(np.isfinite(exponent), exponent, 0))
     listed = np.round(exact * unit) / unit
-    numbers: list[Any] = np.where(np.isnan(listed), np.array(None), listed).tolist()
-    return numbers
+    return list(np.where(np.isnan(listed), np.array(None), listed).tolist())
 
 
 def values_on(canvas: Canvas, drawn: Map) -> Floats:
@@ -79,8 +78,6 @@ def draw_map(name: str, drawn: Map, canvas: Canvas) -> npt.NDArray[np.uint8]:
     """Draws a map: gradcam is blended into the picture, gradients are drawn in relief on grey.
 
     At the upload's size, pixels that the network did not see are dark grey (gradcam) or transparent (gradients).
-
-    Arguments are those of ``encode_map``.
 
     Returns:
         uint8 RGB (H, W, 3); RGBA (H, W, 4) for gradients at the upload's size.

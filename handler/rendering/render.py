@@ -45,13 +45,8 @@ def deprocess(values: Floats) -> Picture:
 
     ``clip(0.1 · (values - mean) / (std + 1e-5) + 0.5, 0, 1)``; a gradient of zeros becomes mid grey.
     """
-    made = values - np.mean(values)
-    made /= np.std(values) + 1e-5
-    made *= 0.1
-    made += 0.5
-    np.clip(made, 0, 1, out=made)
-    made *= 255
-    return made.astype(np.uint8)
+    made = (values - np.mean(values)) / (np.std(values) + 1e-5) * 0.1 + 0.5
+    return np.asarray(np.clip(made, 0, 1) * 255, np.uint8)
 
 
 def sheet(rows: Sequence[Sequence[tuple[str, Picture]]]) -> Picture:
@@ -60,11 +55,9 @@ def sheet(rows: Sequence[Sequence[tuple[str, Picture]]]) -> Picture:
 
 
 def encode_png(picture: npt.NDArray[np.uint8], *, smooth: bool = True) -> bytes:
-    """PNG bytes of an RGB or RGBA picture.
+    """PNG bytes of an RGB or RGBA picture, uint8 (H, W, 3) or (H, W, 4).
 
-    Args:
-        picture: uint8 (H, W, 3) or (H, W, 4).
-        smooth: whether neighbouring pixels resemble each other, as in photographs; changes the file's size alone.
+    ``smooth`` is whether neighbouring pixels resemble each other, as in photographs; it changes the file's size alone.
 
     Raises:
         RuntimeError: cv2 cannot encode the picture.

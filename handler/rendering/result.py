@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field, replace
@@ -239,13 +240,11 @@ def observe_result(result: Result, stages_ms: Mapping[str, float]) -> Observatio
     first = result.explanations[0] if result.explanations else None
     maps = tuple(first.maps) if first else ()
     method = (first and first.method) or (GRADIENT_ALONE if maps else NONE)
-    height, width = result.canvas.seen.crop.image
     return Observation(
-        engine=result.model["engine"],
-        method=method,
+        labels={"engine": result.model["engine"], "method": method},
         maps=maps,
         targets=len(result.explanations),
         degenerate=sum(made.degenerate for explanation in result.explanations for made in explanation.maps.values()),
-        pixels=height * width,
+        pixels=math.prod(result.canvas.seen.crop.image),
         stages_ms=stages_ms,
     )

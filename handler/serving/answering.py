@@ -51,11 +51,7 @@ class Answering:
         self._key = read_key(settings.receipt_key, "private") if settings.receipt_key else None
 
     def answer_batch(self, rows: Sequence[Row]) -> list[Answer]:
-        """Answers each row; an error of one row leaves the other rows untouched.
-
-        Returns:
-            As many answers as rows, in their order.
-        """
+        """Answers the rows, each with one answer, in their order."""
         batch = [self._read(row) for row in rows]
         encoded: dict[int, _Encoded] = {}  # by the job's identity: equal jobs may belong to different rows
         for job, outcome in self._explainer.explain_all(job for row in batch for job in row.jobs):

@@ -13,7 +13,7 @@ from handler.errors import NotFinite
 from handler.explanation.class_weights import Mixture
 from handler.explanation.evidence import Engine, EngineTarget, Evidence, Floats, Needs, best_classes, softmax
 from handler.explanation.finiteness import check_evidence, check_maps, check_scores
-from handler.explanation.maps import make_maps
+from handler.explanation.maps import make_maps, makes_cam
 from handler.explanation.probe import Probe
 from handler.explanation.smoothing import augmented
 from handler.explanation.trust import Question, examine
@@ -114,13 +114,11 @@ class Explainer:
             maps = make(evidence, pair, job.maps, changed=changed, probe=probe)
             check_maps(maps)
             extra_ms += probe.spent_ms + (changed.infer_ms + changed.explain_ms if changed else 0.0)
-            classes = (mixture.target, *([] if mixture.contrast is None else [mixture.contrast]))
-            target, *contrast = (self._target(index, logits, probabilities) for index in classes)
             explained = Explanation(
-                target=target,
-                contrast=contrast[0] if contrast else None,
+                target=self._target(mixture.target, logits, probabilities),
+                contrast=None if mixture.contrast is None else self._target(mixture.contrast, logits, probabilities),
                 against=mixture.against,
-                method=options.method if job.makes_cam else None,
+                method=options.method if makes_cam(job.maps) else None,
                 layers=tuple(evidence.layers),
                 maps=maps,
                 passes=probe.taken,

@@ -47,12 +47,7 @@ class Job:
     def passes(self) -> int:
         """The most pictures that a map's method asks about, for each target and layer; 0 for methods of one pass."""
         options = self.canvas.options
-        return (options.passes or METHODS[options.method].passes) if self.makes_cam else 0
-
-    @property
-    def makes_cam(self) -> bool:
-        """Whether one of the maps is made by the method."""
-        return makes_cam(self.maps)
+        return (options.passes or METHODS[options.method].passes) if makes_cam(self.maps) else 0
 
     @property
     def resolved(self) -> dict[str, Any]:

@@ -23,7 +23,6 @@ LABELS = {  # the values that each label of a metric can have
     "method": (*METHODS, GRADIENT_ALONE, NONE),
     "outcome": OUTCOMES,
 }
-_OTHER = "other"
 _UNLABELLED: Mapping[str, str] = {}
 
 
@@ -73,20 +72,19 @@ def resident_memory() -> Sample:
 
 
 def _in_order(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    return tuple((name, labels[name] if labels[name] in LABELS[name] else _OTHER) for name in LABELS if name in labels)
+    return tuple((name, labels[name] if labels[name] in LABELS[name] else "other") for name in LABELS if name in labels)
 
 
 def record(metrics: Metrics, answer: Answer, seconds: float) -> None:
     """Counts and measures a request, answered ``seconds`` after the batch's arrival in the handler."""
-    first = answer.observed[0].labels() if answer.observed else {"engine": NONE, "method": NONE}
+    first = answer.observed[0].labels if answer.observed else {"engine": NONE, "method": NONE}
     outcome = {"outcome": answer.outcome}
     metrics.count(REQUESTS, 1, first | outcome)
     metrics.measure(REQUEST_SECONDS, seconds, first | outcome)
     for picture in answer.observed:
-        labels = picture.labels()
         for stage, milliseconds in picture.stages_ms.items():
             if milliseconds > 0:  # a graph that explains has no separate forward pass
-                metrics.measure(STAGE_SECONDS[stage], milliseconds / 1e3, labels | outcome)
+                metrics.measure(STAGE_SECONDS[stage], milliseconds / 1e3, picture.labels | outcome)
         if picture.map_count:
-            metrics.count(MAPS, picture.map_count, labels)
-            metrics.count(DEGENERATE, picture.degenerate, labels)
+            metrics.count(MAPS, picture.map_count, picture.labels)
+            metrics.count(DEGENERATE, picture.degenerate, picture.labels)

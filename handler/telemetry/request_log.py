@@ -57,7 +57,7 @@ def _summary(observed: Sequence[Observation]) -> dict[str, Any]:
     first = observed[0]
     stages = {stage: round(sum(picture.stages_ms[stage] for picture in observed), 2) for stage in first.stages_ms}
     return {
-        **first.labels(),
+        **first.labels,
         "maps": sorted({name for picture in observed for name in picture.maps}),
         "targets": sum(picture.targets for picture in observed),
         "degenerate": sum(picture.degenerate for picture in observed),

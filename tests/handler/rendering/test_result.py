@@ -173,7 +173,8 @@ def test_what_is_observed_of_a_result(maps, method, told):
     without = {name: replace(one, degenerate=True) for name, one in (maps or {}).items()}
     explained = [Explanation(target=DARK, method=method, layers=(), maps=its) for its in (maps, without, maps) if its]
     found = observe_result(result(explained), STAGES)
-    assert (found.engine, found.method, found.pixels) == ("torch", told, 32)  # the upload's, not the crop's
+    assert found.labels == {"engine": "torch", "method": told}
+    assert found.pixels == 32  # the upload's, not the crop's
     assert (found.maps, found.targets, found.degenerate) == (tuple(maps or ()), len(explained), bool(maps))
     assert (found.map_count, found.stages_ms) == (len(explained), STAGES)
 

@@ -204,7 +204,7 @@ def test_each_answer_knows_what_was_observed_and_each_refusal_its_kind():
     assert [one.outcome for one in answers] == ["ok", "ok", "ok", "Unprocessable", "NotAnImage", "InternalError"]
     assert [len(one.observed) for one in answers] == [1, 1, 1, 0, 0, 0]
     explained, predicted, drawn = (one.observed[0] for one in answers[:3])
-    assert (explained.method, explained.maps, explained.targets, explained.degenerate) == (
+    assert (explained.labels["method"], explained.maps, explained.targets, explained.degenerate) == (
         "gradcam",
         ("gradcam",),
         2,
@@ -212,7 +212,7 @@ def test_each_answer_knows_what_was_observed_and_each_refusal_its_kind():
     )
     assert explained.map_count == 2
     assert explained.pixels == CARD.preprocessing.crop_size**2
-    assert (predicted.method, predicted.maps, predicted.targets, predicted.map_count) == ("none", (), 0, 0)
+    assert (predicted.labels["method"], predicted.maps, predicted.targets, predicted.map_count) == ("none", (), 0, 0)
     assert drawn.maps == ("gradcam",)
     assert all(
         set(one.stages_ms) == set(STAGES) and one.stages_ms["render"] > 0 for one in (explained, predicted, drawn)

@@ -25,8 +25,7 @@ from tests.support.serving import ROOT
 
 STAGES = {"decode": 4.0, "infer": 0.0, "explain": 20.0, "render": 6.0}
 SEEN = Observation(
-    engine="onnx",
-    method="gradcam",
+    labels={"engine": "onnx", "method": "gradcam"},
     maps=("gradcam", "guided_backprop"),
     targets=3,
     degenerate=1,

@@ -16,7 +16,12 @@ FORGED = "\n[METRICS]evil.count:1|#Level:Model|#hostname:x,1\r\x85\u2028\x1b[2J 
 
 def test_a_requests_line_sums_up_its_pictures():
     seen = Observation(
-        engine="onnx", method="gradcam", maps=("gradcam",), targets=2, degenerate=1, pixels=100, stages_ms=STAGES
+        labels={"engine": "onnx", "method": "gradcam"},
+        maps=("gradcam",),
+        targets=2,
+        degenerate=1,
+        pixels=100,
+        stages_ms=STAGES,
     )
     line = json.loads(request_line(Answer(body=b"12345", content_type="", observed=(seen, seen)), "an-id", 7, 31.234))
     assert line.pop("time").endswith("+00:00")
