@@ -109,7 +109,7 @@ class Explainer:
             check_evidence(evidence, pair)
             mixture = asked.resolved(logits)
             wanted = mixture.wanted(logits)
-            changed = self._changed(job, wanted) if job.makes_cam else None
+            changed = self._changed(job, wanted) if makes_cam(job.maps) else None
             probe = self._probe(job, mixture, logits)
             maps = make(evidence, pair, job.maps, changed=changed, probe=probe)
             check_maps(maps)
