@@ -182,7 +182,9 @@ def test_reciprocam_is_the_score_of_each_cell_alone(network):
             alone[..., row, column] = activation[..., row, column]
             with replaced(classifier.module, layer, torch.from_numpy(alone), view):
                 expected[row, column] = classifier.module(torch.from_numpy(inputs[:1]))[0, TARGET]
-        np.testing.assert_allclose(values, scale(expected), atol=1e-4)
+        # of ViT most goes around the layer, so that cells' scores differ little: float32 rounds scores, not differences
+        rounding = 2e-6 * np.abs(expected).max() / np.ptp(expected)
+        np.testing.assert_allclose(values, scale(expected), atol=max(1e-4, rounding))
 
 
 def test_shapleycam_is_the_peers_on_pytorch_and_refused_by_graphs(network):
