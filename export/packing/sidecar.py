@@ -4,27 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from export.errors import NotExportableError
-from export.graphs.explanation import explanation_kind, export_attention, export_explanation, export_gradcam
-from export.graphs.prediction import export_prediction
+from export.graphs.exporters import EXPORTERS, explanation_kind
 from export.verify.compare import VerificationError
-from handler.graphs.description import (
-    KIND_ATTENTION,
-    KIND_EXPLANATION,
-    KIND_GRADCAM,
-    KIND_PREDICTION,
-    KIND_SALIENCY,
-    KINDS,
-)
+from handler.graphs.description import KIND_ATTENTION, KIND_GRADCAM, KIND_PREDICTION, KINDS
 from handler.model.classifier import Classifier
 from handler.model.custom_architecture import is_custom
-
-EXPORTERS = {
-    KIND_PREDICTION: export_prediction,
-    KIND_GRADCAM: export_gradcam,
-    KIND_EXPLANATION: export_explanation,
-    KIND_SALIENCY: export_explanation,
-    KIND_ATTENTION: export_attention,
-}
 
 
 def write_sidecar(

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.graphs.explanation import explanation_kind, export_explanation, export_gradcam
-from export.graphs.prediction import export_prediction
+from export.graphs.exporters import explanation_kind, export_explanation, export_gradcam, export_prediction
 from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of
 from handler.errors import ServiceError

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from benchmarks.machine import describe_machine, peak_memory
 from benchmarks.random_weights import preprocessing_of, random_classifier
-from export.graphs.explanation import explanation_kind, export_explanation, export_gradcam
-from export.graphs.prediction import export_prediction
+from export.graphs.exporters import explanation_kind, export_explanation, export_gradcam, export_prediction
 from export.verify.compare import Verdict, fresh_pictures
 from export.verify.gate_flips import RoundingCheck
 from handler.atomic_write import write_whole

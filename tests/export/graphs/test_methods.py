@@ -12,7 +12,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from sklearn.decomposition import KernelPCA
 from torch.nn import functional as F
 
-from export.graphs.explanation import export_attention, export_gradcam
+from export.graphs.exporters import export_attention, export_gradcam
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import Unprocessable
 from handler.explanation.evidence import Needs
