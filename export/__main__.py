@@ -194,7 +194,7 @@ def _checkpoint(options: Namespace) -> "Checkpoint":
 
 def _classifier(options: Namespace) -> "Classifier":
     """Builds the classifier that is exported or verified, and prints what is assumed about it."""
-    from export.packing.assumptions import assumptions
+    from export.packing.archive import assumptions
     from handler.model.classifier import build_classifier
 
     checkpoint = _checkpoint(options)

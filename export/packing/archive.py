@@ -13,7 +13,6 @@ from pathlib import Path
 import yaml
 
 import handler
-from export.packing.assumptions import assumptions
 from export.packing.isolation import check_alone
 from export.packing.sidecar import write_sidecar
 from export.packing.sources import pack_sources
@@ -84,12 +83,36 @@ def write_archive(
         _pack_custom(classifier.architecture, pack, stage, report)
         if sidecar and settings.engine != "torch":
             write_sidecar(classifier, stage, report, attention=attention)
-        _check_engine(settings, stage, classifier)
+        engine = choose_engine(settings.engine, stage, classifier, usable_cores()).engine  # as the server will
+        check_defaults(settings.defaults, describe_model(classifier, engine, name, version), engine)
         shutil.copy(config, work / DEFAULT_CONFIG.name)
         _run_archiver(work, stage, name, version)
         archive = store / f"{name}.mar"
         os.replace(work / archive.name, archive)
     return archive
+
+
+def assumptions(checkpoint: Checkpoint, classifier: Classifier) -> list[str]:
+    """Lists what is assumed and who said so, in lines for people: a wrong assumption makes wrong maps that look right.
+
+    Args:
+        checkpoint: complete, see ``find_checkpoint``.
+        classifier: built from the checkpoint.
+    """
+    said = dict.fromkeys(("preprocessing", "labels"), "as the checkpoint says") | checkpoint.origins
+    lines = [f"preprocessing: {classifier.preprocessing.describe()}; {said['preprocessing']}"]
+    if "transform_input" in said:
+        applied = "normalised once more" if checkpoint.options.get("transform_input") else "none"
+        lines.append(f"input transform: {applied}; {said['transform_input']}")
+    channels, height, width = classifier.layers[classifier.default_layer]
+    alone = [f"pictures are run one by one, without graphs: {classifier.alone}"] if classifier.alone else []
+    return [
+        *lines,
+        "probabilities: the softmax of the scores",
+        f"labels: {len(classifier.labels)}; {said['labels']}",
+        f"layer: {classifier.default_layer}, {channels} channels of {height}x{width} cells; {classifier.layer_rule}",
+        *alone,
+    ]
 
 
 def _pack_custom(architecture: str, pack: Iterable[str], stage: Path, report: Callable[[str], None]) -> None:
@@ -111,12 +134,6 @@ def _read_config(config: Path) -> Settings:
     if not isinstance(content, dict):
         raise ModelError(f"{config} must be a YAML mapping")
     return read_settings(content.get("explain"))
-
-
-def _check_engine(settings: Settings, stage: Path, classifier: Classifier) -> None:
-    """Opens the engine as the server will, and refuses one that would not start or would refuse every request."""
-    engine = choose_engine(settings.engine, stage, classifier, usable_cores()).engine
-    check_defaults(settings.defaults, describe_model(classifier, engine, "", ""), engine)
 
 
 def _run_archiver(work: Path, stage: Path, name: str, version: str) -> None:

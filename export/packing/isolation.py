@@ -1,13 +1,24 @@
-"""Shows that an archive's content runs with its own source, in a new process that sees no other copy of the source."""
+"""Shows in a new process that an archive's content runs with its own source and with what every server has."""
 
+import functools
+import importlib.metadata
 import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from export.packing.server_libraries import server_libraries
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from handler.errors import ModelError
+
+# the extra "serve" of pyproject.toml, as far as an archive's worker imports it
+ROOTS = (
+    *("numpy", "opencv-python-headless", "pillow", "onnxruntime", "torch", "torchvision", "torchserve"),
+    *("psutil", "pyyaml", "safetensors"),
+)
 
 # -I leaves out the current folder and PYTHONPATH; then the content goes first, as TorchServe has it
 _LOAD = """
@@ -56,3 +67,22 @@ def check_alone(stage: Path, architecture: str) -> Sequence[str]:
         )
     loaded = json.loads(done.stdout.strip().splitlines()[-1])
     return sorted(name for name in loaded if name not in server_libraries() and not name.startswith("_"))
+
+
+@functools.cache
+def server_libraries() -> frozenset[str]:
+    """The importable names that every server has: of the standard library, of ``ROOTS`` and of their dependencies."""
+    distributions: set[str] = set()
+    waiting = [canonicalize_name(root) for root in ROOTS]
+    while waiting:
+        name = waiting.pop()
+        if name in distributions:
+            continue
+        distributions.add(name)
+        with suppress(importlib.metadata.PackageNotFoundError):
+            for requirement in map(Requirement, importlib.metadata.requires(name) or []):
+                if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                    waiting.append(canonicalize_name(requirement.name))
+    installed = importlib.metadata.packages_distributions()
+    found = {name for name, owners in installed.items() if distributions & set(map(canonicalize_name, owners))}
+    return frozenset(found | sys.stdlib_module_names | {"cv2"})

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from importlib.machinery import ModuleSpec
 from pathlib import Path, PurePosixPath
 
-from export.packing.server_libraries import server_libraries
+from export.packing.isolation import server_libraries
 from handler.errors import ModelError
 from handler.model.custom_architecture import module_name
 from handler.model.custom_declarations import declared_packages
