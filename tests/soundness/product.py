@@ -17,8 +17,7 @@ from handler.errors import ServiceError
 from handler.explanation.evidence import TOP, Engine, Evidence, Needs
 from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION, KINDS
 from handler.graphs.onnx_engine import OnnxEngine
-from handler.model.classifier import Classifier, build_classifier
-from handler.model.memory_layout import in_fast_layout
+from handler.model.classifier import Classifier, build_classifier, in_fast_layout
 from handler.model.sources import find_checkpoint
 from handler.picture.preprocess import Preprocessing
 

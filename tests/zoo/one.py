@@ -31,8 +31,7 @@ from handler.explanation.maps import scale
 from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION, KINDS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession
-from handler.model.classifier import Classifier
-from handler.model.memory_layout import in_fast_layout
+from handler.model.classifier import Classifier, in_fast_layout
 from tests.zoo.plain_autograd import Found, explain
 
 PICTURES = 2  # that engines are compared with plain autograd on, one after the other
