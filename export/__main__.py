@@ -15,7 +15,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.labels import read_labels
 from handler.errors import ModelError, ServiceError, in_one_line
 
 if TYPE_CHECKING:
@@ -169,7 +168,7 @@ def _version() -> str:
 
 
 def _checkpoint(options: Namespace) -> "Checkpoint":
-    from handler.model.sources import find_checkpoint
+    from handler.model.sources import find_checkpoint, read_labels
     from handler.picture.preprocess_text import read_flag
 
     if options.model and options.arch:

@@ -34,6 +34,8 @@ from handler.graphs.description import (
 )
 from handler.model.classifier import Classifier
 
+_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")  # whose versions a graph notes
+
 
 def explanation_kind(classifier: Classifier) -> str:
     """``KIND_EXPLANATION``, or ``KIND_SALIENCY`` for a network without a ReLU, which has no guided backpropagation.
@@ -174,7 +176,7 @@ def write_verified(
     description = GraphDescription(
         **vars(origin_of(classifier)),
         kind=kind,
-        versions=_versions(),
+        versions={"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
         verification=table(checks),
         layer=classifier.default_layer,
         coverage=coverage,
@@ -184,8 +186,3 @@ def write_verified(
     onnx.checker.check_model(model, full_check=True)
     write_whole(path, model.SerializeToString())
     return checks
-
-
-def _versions() -> dict[str, str]:
-    packages = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")
-    return {"python": platform.python_version(), **{package: version(package) for package in packages}}

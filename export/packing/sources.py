@@ -13,8 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from export.packing.isolation import server_libraries
 from handler.errors import ModelError
-from handler.model.custom_architecture import module_name
-from handler.model.custom_declarations import declared_packages
+from handler.model.custom_architecture import declared_packages, module_name
 
 _OURS = ("handler", "export", "torchserve_entry", "__main__")
 _MOST_BYTES = 50_000_000  # limit for all source; weights travel as the checkpoint
@@ -34,7 +33,9 @@ def pack_sources(architecture: str, further: Iterable[str], stage: Path, report:
     Raises:
         ModelError: a name cannot be packed, or the files are too large for source; the message says what is valid.
     """
-    files = _around(module_name(architecture))
+    module = module_name(architecture)
+    in_package_file = _spec(module).submodule_search_locations  # the factory stands in a package's __init__.py
+    files = _all_of(module if in_package_file else module.rpartition(".")[0] or module)
     for name in dict.fromkeys([*declared_packages(architecture), *further]):
         files |= _all_of(name)
     sizes = {place: file.stat().st_size if file else 0 for place, file in files.items()}
@@ -49,12 +50,6 @@ def pack_sources(architecture: str, further: Iterable[str], stage: Path, report:
         (stage / place).write_bytes(file.read_bytes() if file else b"")
     folders = sorted({str(place.parent if place.parent.name else place) for place in files if files[place]})
     report(f"packing {len(files)} source files ({sum(sizes.values()) / 1e3:.0f} kB): {', '.join(folders)}")
-
-
-def _around(module: str) -> Files:
-    """The innermost package that a module lies in, or the file of a module without a package."""
-    in_package_file = _spec(module).submodule_search_locations  # the factory stands in a package's __init__.py
-    return _all_of(module if in_package_file else module.rpartition(".")[0] or module)
 
 
 def _all_of(name: str) -> Files:
