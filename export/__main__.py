@@ -237,7 +237,7 @@ def _print_written(path: Path, model: "Checkpoint | Classifier") -> None:
 
 
 def _verify(options: Namespace) -> int:
-    from export.graphs.reverify import reverify
+    from export.graphs.exporters import reverify
     from export.verify.compare import VerificationError, table
 
     classifier = _classifier(options)

@@ -17,11 +17,11 @@ from export.tracing.onnx_export import to_onnx
 from export.tracing.prediction import trace_prediction
 from export.verify.compare import Verdict, table
 from export.verify.reference import verify_graph
-from export.verify.runtime import graph_run
+from export.verify.runtime import graph_run, run_of
 from handler.atomic_write import write_whole
 from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of
-from handler.errors import Unprocessable
+from handler.errors import ModelError, Unprocessable
 from handler.explanation.evidence import TOP
 from handler.graphs.description import (
     KIND_ATTENTION,
@@ -32,6 +32,8 @@ from handler.graphs.description import (
     KINDS,
     GraphDescription,
 )
+from handler.graphs.folder import check_origin
+from handler.graphs.session import GraphSession
 from handler.model.classifier import Classifier
 
 _PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")  # whose versions a graph notes
@@ -186,3 +188,30 @@ def write_verified(
     onnx.checker.check_model(model, full_check=True)
     write_whole(path, model.SerializeToString())
     return checks
+
+
+def reverify(path: Path, classifier: Classifier, seed: int = 2) -> list[Verdict]:
+    """Compares a written graph of any kind with PyTorch once more, on fresh pictures (see ``batch_sizes``).
+
+    A difference means that the file was changed since, or that another ONNX Runtime or machine computes something else.
+
+    Args:
+        path: of the graph.
+        classifier: the graph was made from it.
+        seed: of the pictures and targets, from 0 on; the export's seed, 1, would find nothing new.
+
+    Returns:
+        The comparison, one entry per output and batch size.
+
+    Raises:
+        VerificationError: the graph differs from PyTorch.
+        ModelError: the file is no graph, or the graph was made from another classifier or for another layer.
+    """
+    graph = GraphSession.open(path)
+    description = graph.description
+    check_origin(path, description, origin_of(classifier))
+    if description.kind != KIND_PREDICTION and description.layer != classifier.default_layer:
+        raise ModelError(f"graph {path} was made for layer {description.layer}, not for {classifier.default_layer}")
+    names = KINDS[description.kind].outputs
+    run = run_of(names, lambda inputs: graph.infer(inputs, names))
+    return verify_graph(run, classifier, description.kind, seed)

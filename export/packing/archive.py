@@ -1,4 +1,4 @@
-"""Packs a classifier and the package ``handler`` into a TorchServe archive."""
+"""Packs a classifier, its ONNX graphs and the package ``handler`` into a TorchServe archive."""
 
 import logging
 import os
@@ -13,12 +13,15 @@ from pathlib import Path
 import yaml
 
 import handler
+from export.errors import NotExportableError
+from export.graphs.exporters import EXPORTERS, explanation_kind
 from export.packing.isolation import check_alone
-from export.packing.sidecar import write_sidecar
 from export.packing.sources import pack_sources
+from export.verify.compare import VerificationError
 from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import choose_engine
 from handler.errors import ModelError
+from handler.graphs.description import KIND_ATTENTION, KIND_GRADCAM, KIND_PREDICTION, KINDS
 from handler.loading import CHECKPOINT_NAME, check_defaults, describe_model
 from handler.model.checkpoint import Checkpoint, write_checkpoint
 from handler.model.classifier import Classifier, build_classifier
@@ -124,6 +127,42 @@ def _pack_custom(architecture: str, pack: Iterable[str], stage: Path, report: Ca
     foreign = check_alone(stage, architecture)
     if foreign:
         report(f"not in the archive, so install it on the server or name it in pack=: {', '.join(foreign)}")
+
+
+def write_sidecar(
+    classifier: Classifier, folder: Path, report: Callable[[str], None], *, attention: bool = False
+) -> None:
+    """Writes the ONNX graphs that travel in the archive: all that the architecture can have, each verified.
+
+    Args:
+        classifier: the graphs are made from it.
+        folder: for the files.
+        report: takes lines about the progress, and about each graph that cannot be made.
+        attention: whether the graph of a vision transformer's attention is written, too.
+
+    Raises:
+        VerificationError: a graph of torchvision's architecture differs from PyTorch, which is a mistake of this
+            project; a custom architecture's graph that differs is left out.
+    """
+    if classifier.alone:
+        report(f"the archive goes without graphs, which take batches: {classifier.alone}")
+        return
+    kinds = [KIND_PREDICTION, KIND_GRADCAM]
+    try:
+        kinds.append(explanation_kind(classifier))
+    except NotExportableError as error:
+        report(f"the archive goes without a graph of the whole explanation: {error}")
+    kinds += [KIND_ATTENTION] if attention else []
+    for number, kind in enumerate(kinds, start=1):
+        report(f"graph {number} of {len(kinds)}: exporting and verifying {KINDS[kind].file} …")
+        try:
+            EXPORTERS[kind](classifier, folder / KINDS[kind].file)
+        except NotExportableError as error:
+            report(f"the archive goes without {KINDS[kind].file}: {error}")
+        except VerificationError as error:
+            if not is_custom(classifier.architecture):
+                raise
+            report(f"the archive goes without {KINDS[kind].file}, PyTorch answers instead: {error.summary}")
 
 
 def _read_config(config: Path) -> Settings:
