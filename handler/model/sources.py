@@ -127,18 +127,20 @@ def complete(
     (find_factory if is_custom(name) else builder_of)(name)  # refuses a name that does not exist
     origins = {part: checkpoint.origins.get(part, "as the checkpoint says") for part in _PARTS}
     how, options, names = checkpoint.preprocessing, checkpoint.options, labels or checkpoint.labels
-    if how is None:
-        how, origins["preprocessing"] = _usual_preprocessing(name)
+    module = module_name(name) if is_custom(name) else ""
+    if how is None and module:
+        how, origins["preprocessing"] = declared_preprocessing(name), f"as {module} declares it"
+    elif how is None:
+        usual = torchvision.models.get_model_weights(name)["DEFAULT"]
+        how = preprocessing_of(usual)
+        origins["preprocessing"] = f"as torchvision's {usual.name} weights have it: {_ASSUMED}"
     if labels:
         origins["labels"] = "as said"
-    elif not names and is_custom(name):
-        names, origins["labels"] = declared_labels(name), f"as {module_name(name)} declares it"
-    if not names and is_custom(name):
-        raise ModelError(
-            f"{name} does not say its labels: give one per score, labels=, or define LABELS in {module_name(name)}"
-        )
+    elif not names and module:
+        names, origins["labels"] = declared_labels(name), f"as {module} declares it"
     if not names:
-        raise ModelError("the checkpoint does not say its labels: give one per score, labels=")
+        who, define = (name, f", or define LABELS in {module}") if module else ("the checkpoint", "")
+        raise ModelError(f"{who} does not say its labels: give one per score, labels={define}")
     if said := preprocessing.strip() if isinstance(preprocessing, str) else preprocessing:
         how, origins["preprocessing"] = said_over(said, how, origins["preprocessing"])
     if how is None:
@@ -154,14 +156,6 @@ def complete(
     if name not in INPUT_TRANSFORMERS:
         del origins["transform_input"]
     return replace(checkpoint, architecture=name, labels=names, preprocessing=how, options=options, origins=origins)
-
-
-def _usual_preprocessing(architecture: str) -> tuple[Preprocessing | None, str]:
-    """The preprocessing of a custom architecture's module, or else of torchvision's weights, and its origin."""
-    if is_custom(architecture):
-        return declared_preprocessing(architecture), f"as {module_name(architecture)} declares it"
-    weights = torchvision.models.get_model_weights(architecture)["DEFAULT"]
-    return preprocessing_of(weights), f"as torchvision's {weights.name} weights have it: {_ASSUMED}"
 
 
 def read_labels(path: Path) -> list[str]:
