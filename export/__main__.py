@@ -46,18 +46,17 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        status: int | None = options.command(options)
+        return int(options.command(options) or 0)
     except KeyboardInterrupt:
         print("interrupted: no file was left half written", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        _tell(f"{error.name} is not installed, this command needs: pip install '{_NAME}[{options.extra}]'", options)
+    except (ServiceError, ValueError, OSError) as error:
+        _tell(str(error), options)
     except Exception as error:
-        if isinstance(error, ModuleNotFoundError):
-            _tell(f"{error.name} is not installed, this command needs: pip install '{_NAME}[{options.extra}]'", options)
-        else:
-            expected = isinstance(error, (ServiceError, ValueError, OSError))
-            _tell(str(error) if expected else f"{in_one_line(error)} (--debug shows where)", options)
-        return 2
-    return status or 0
+        _tell(f"{in_one_line(error)} (--debug shows where)", options)
+    return 2
 
 
 def _tell(mistake: str, options: Namespace) -> None:
@@ -232,8 +231,7 @@ def _export(options: Namespace) -> None:
 
 
 def _print_written(path: Path, model: "Checkpoint | Classifier") -> None:
-    size = path.stat().st_size / 1e6
-    print(f"wrote {path} ({size:.1f} MB): {model.architecture}, {len(model.labels or [])} classes")
+    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB): {model.architecture}, {len(model.labels or [])} classes")
 
 
 def _verify(options: Namespace) -> int:
