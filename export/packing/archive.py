@@ -15,8 +15,7 @@ import yaml
 import handler
 from export.errors import NotExportableError
 from export.graphs.exporters import EXPORTERS, explanation_kind
-from export.packing.isolation import check_alone
-from export.packing.sources import pack_sources
+from export.packing.sources import check_alone, pack_sources
 from export.verify.compare import VerificationError
 from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import choose_engine
