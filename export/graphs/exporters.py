@@ -167,9 +167,6 @@ def write_verified(
         coverage: how many activations guided backpropagation reaches, as text; for explanations only.
         simplified: the steps of ``export.simplify`` that were applied, in words.
 
-    Returns:
-        The comparison, one entry per output and batch size.
-
     Raises:
         NotExportableError: ONNX Runtime does not load the graph.
         VerificationError: the graph differs from PyTorch.
@@ -199,9 +196,6 @@ def reverify(path: Path, classifier: Classifier, seed: int = 2) -> list[Verdict]
         path: of the graph.
         classifier: the graph was made from it.
         seed: of the pictures and targets, from 0 on; the export's seed, 1, would find nothing new.
-
-    Returns:
-        The comparison, one entry per output and batch size.
 
     Raises:
         VerificationError: the graph differs from PyTorch.

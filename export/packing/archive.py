@@ -47,7 +47,7 @@ def write_archive(
     pack: Iterable[str] = (),
     report: Callable[[str], None] = logger.info,
 ) -> Path:
-    """Writes ``store/name.mar``, whole or not at all.
+    """Writes ``store/name.mar``, whole or not at all, and returns its path.
 
     The classifier is built, the settings are read and the engine is opened before the archive is made, so that a model
     that cannot work on the server fails here.
@@ -62,9 +62,6 @@ def write_archive(
         attention: whether the graph of a vision transformer's attention is among them.
         pack: packages and modules that a custom architecture needs besides the factory's package.
         report: takes lines about the assumptions and the progress.
-
-    Returns:
-        The path of the archive.
 
     Raises:
         ModelError: the model, its settings or its name cannot be served, or a graph differs from PyTorch.

@@ -81,8 +81,7 @@ def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -
 def _predicted(classifier: Classifier) -> Run:
     def run(inputs: Inputs) -> Outputs:
         pictures = torch.from_numpy(inputs["input"]).to(classifier.device)
-        doing = f"{classifier.architecture} fails on a batch of {len(pictures)}"
-        with torch.no_grad(), network_code(doing):
+        with torch.no_grad(), network_code(f"{classifier.architecture} fails on a batch of {len(pictures)}"):
             outputs = PredictionGraph(classifier.module)(pictures)
         return {name: value.cpu().numpy() for name, value in zip(KINDS[KIND_PREDICTION].outputs, outputs, strict=True)}
 
@@ -116,9 +115,8 @@ def _explained(classifier: Classifier, kind: str) -> Run:
         return {name: values for name, values in outputs.items() if values is not None}
 
     def run(inputs: Inputs) -> Outputs:
-        rows = [
-            run_one(*row) for row in zip(inputs["input"], inputs["target"].tolist(), inputs["weights"], strict=True)
-        ]
+        asked = zip(inputs["input"], inputs["target"].tolist(), inputs["weights"], strict=True)
+        rows = [run_one(*row) for row in asked]
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     return run
