@@ -136,7 +136,7 @@ def ours_torch(work: Work, task: str, threads: int) -> Call:
     import torch
 
     from handler.autograd.torch_engine import TorchEngine
-    from handler.model.memory_layout import in_fast_layout
+    from handler.model.classifier import in_fast_layout
     from handler.model.sources import load_classifier
 
     torch.set_num_threads(threads)

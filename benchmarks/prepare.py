@@ -22,8 +22,7 @@ import torch
 from benchmarks.random_weights import random_classifier
 from benchmarks.work import NAIVE, OURS, PICTURES, STOCK, Work
 from examples.shapes.draw import draw_random
-from export.graphs.explanation import export_explanation, export_gradcam
-from export.graphs.prediction import export_prediction
+from export.graphs.exporters import export_explanation, export_gradcam, export_prediction
 from export.packing.archive import DEFAULT_CONFIG, write_archive
 from export.verify.compare import fresh_pictures
 from handler.model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint

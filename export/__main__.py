@@ -3,19 +3,18 @@
 Each command imports what it needs, so that ``predict`` and ``explain`` run where torch is not installed.
 """
 
-import argparse
 import json
 import os
 import re
 import sys
 import traceback
+from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.labels import read_labels
 from handler.errors import ModelError, ServiceError, in_one_line
 
 if TYPE_CHECKING:
@@ -48,21 +47,20 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        status: int | None = options.command(options)
+        return int(options.command(options) or 0)
     except KeyboardInterrupt:
         print("interrupted: no file was left half written", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        _tell(f"{error.name} is not installed, this command needs: pip install '{_NAME}[{options.extra}]'", options)
+    except (ServiceError, ValueError, OSError) as error:
+        _tell(str(error), options)
     except Exception as error:
-        if isinstance(error, ModuleNotFoundError):
-            _tell(f"{error.name} is not installed, this command needs: pip install '{_NAME}[{options.extra}]'", options)
-        else:
-            expected = isinstance(error, (ServiceError, ValueError, OSError))
-            _tell(str(error) if expected else f"{in_one_line(error)} (--debug shows where)", options)
-        return 2
-    return status or 0
+        _tell(f"{in_one_line(error)} (--debug shows where)", options)
+    return 2
 
 
-def _tell(mistake: str, options: argparse.Namespace) -> None:
+def _tell(mistake: str, options: Namespace) -> None:
     """Prints a mistake; in an ``except`` block ``--debug`` shows the traceback, too."""
     if options.debug:
         traceback.print_exc()
@@ -84,10 +82,9 @@ def _as_option(argument: re.Match[str]) -> str:
     return f"--{name.replace('_', '-')}" + (f" {value}" if value else "")
 
 
-def _parser() -> argparse.ArgumentParser:
-    prog = "python -m export" if Path(sys.argv[0]).name == "__main__.py" else _NAME
-    parser = argparse.ArgumentParser(
-        prog=prog,
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m export" if Path(sys.argv[0]).name == "__main__.py" else _NAME,
         description="Packs classifiers for TorchServe, exports ONNX graphs, and predicts and explains with graphs.",
     )
     parser.add_argument("--version", action="version", version=f"{_NAME} {_version()}")
@@ -95,8 +92,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help=debug)
     parser.set_defaults(extra="export")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    archive = _command(commands, "archive", "pack a classifier into a TorchServe archive")
-    _add_model(archive)
+
+    def command(
+        run: Callable[..., object], name: str, does: str, *parents: ArgumentParser, **said: str
+    ) -> ArgumentParser:
+        added = commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.", parents=parents)
+        added.set_defaults(command=run, **said)
+        return added
+
+    source, written, graph = _shared_arguments()
+    archive = command(_archive, "archive", "pack a classifier into a TorchServe archive", source, written)
     archive.add_argument("--version", default="1.0", help="version of the model on the server (default: %(default)s)")
     archive.add_argument("--config", type=Path, help="model-config.yaml to pack (default: handler/model-config.yaml)")
     archive.add_argument("--no-sidecar", action="store_true", help="pack no ONNX graphs: quicker, and slower to serve")
@@ -106,44 +111,55 @@ def _parser() -> argparse.ArgumentParser:
     archive.add_argument(
         "--pack", action="append", default=[], metavar="PACKAGE", help="further package that --arch needs; repeatable"
     )
-    archive.set_defaults(command=_archive)
     for kind, does in _EXPORTS.items():
-        export = _command(commands, kind, does)
-        _add_model(export)
-        export.set_defaults(command=_export, kind=kind)
-    verify = _command(commands, "verify", "compare a written ONNX graph with the classifier it was made from")
+        command(_export, kind, does, source, written, kind=kind)
+    verify = command(_verify, "verify", "compare a written ONNX graph with the classifier it was made from", source)
     verify.add_argument("file", type=Path, metavar="FILE.onnx", help="graph that this program wrote")
-    _add_source(verify)
     verify.add_argument("--seed", type=int, default=2, help="seed of the pictures; exports use 1 (default: 2)")
-    verify.set_defaults(command=_verify)
-    predict = _command(commands, "predict", "predict pictures with an ONNX graph; runs without torch")
-    _add_graph(predict)
+    predict = command(_predict, "predict", "predict pictures with an ONNX graph; runs without torch", graph)
     predict.add_argument("--top-k", type=int, help="classes to show (default: 5, or all if there are fewer)")
     predict.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    predict.set_defaults(command=_predict)
-    explain = _command(commands, "explain", "explain pictures with an ONNX graph; runs without torch")
-    _add_graph(explain)
+    explain = command(_explain, "explain", "explain pictures with an ONNX graph; runs without torch", graph)
     explain.add_argument("--target", default="top", help="classes: top, a label or an index, several with commas")
     explain.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures (default: %(default)s)")
     explain.add_argument("--overwrite", action="store_true", help="replace pictures that are there already")
-    explain.set_defaults(command=_explain)
-    again = _command(commands, "replay", "compute an answer anew from its receipt, and say what is equal")
+    again = command(_replay, "replay", "compute an answer anew from its receipt, and say what is equal", extra="client")
     again.add_argument("receipt", type=Path, metavar="RECEIPT", help="receipt, or an answer: JSON, PNG or NPZ")
     again.add_argument("image", type=Path, metavar="IMAGE", help="picture that was sent")
     again.add_argument("--model", type=Path, required=True, metavar="FILE", help="archive, ONNX graph or checkpoint")
     again.add_argument("--arch", metavar="PACKAGE.MODULE:FACTORY", help="lets an archive's own code run")
     again.add_argument("--tolerance", type=float, default=1e-4, help="of the largest value (default: %(default)s)")
     again.add_argument("--public-key", type=Path, metavar="KEY.pem", help="key that the receipt must be signed for")
-    again.set_defaults(command=_replay, extra="client")
-    for command in commands.choices.values():
-        command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=debug)
+    for added in commands.choices.values():
+        added.add_argument("--debug", action="store_true", default=SUPPRESS, help=debug)
     return parser
 
 
-def _command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, does: str
-) -> argparse.ArgumentParser:
-    return commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+def _shared_arguments() -> list[ArgumentParser]:
+    """What several commands take: where a classifier comes from, where files of it go, and a graph with pictures."""
+    source, written, graph = parsers = [ArgumentParser(add_help=False) for _ in range(3)]
+    source.add_argument("--model", help="torchvision architecture, e.g. resnet18; a checkpoint may say it itself")
+    source.add_argument("--arch", metavar="PACKAGE.MODULE:FACTORY", help="a network of your own, instead of --model")
+    source.add_argument("--weights", help="torchvision weights to download: DEFAULT or a name")
+    source.add_argument("--checkpoint", type=Path, help="safetensors or state dict, instead of --weights")
+    source.add_argument("--labels", type=Path, help="one label per line, or JSON; weights and checkpoints may say them")
+    source.add_argument(
+        "--preprocess",
+        default="",
+        metavar="'NAME=VALUE …'",
+        help="resize, crop, mean, std, interpolation, crop_first: overrides what weights or checkpoint say",
+    )
+    source.add_argument(
+        "--transform-input", metavar="0|1", help="whether a googlenet or inception_v3 normalises its input once more"
+    )
+    written.add_argument("--name", default="shufflenet_cam", help="name of model and file (default: %(default)s)")
+    written.add_argument("--store", type=Path, default=Path("model_store"), help="folder (default: %(default)s)")
+    graph.add_argument(
+        "images", type=Path, nargs="+", metavar="IMAGE", help="picture file: JPEG, PNG, WebP, BMP, GIF, TIFF"
+    )
+    graph.add_argument("--model", type=Path, required=True, metavar="FILE.onnx", help="graph that this program wrote")
+    graph.set_defaults(extra="client")
+    return parsers
 
 
 def _version() -> str:
@@ -153,39 +169,8 @@ def _version() -> str:
         return "(a checkout that is not installed)"
 
 
-def _add_graph(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "images", type=Path, nargs="+", metavar="IMAGE", help="picture file: JPEG, PNG, WebP, BMP, GIF, TIFF"
-    )
-    parser.add_argument("--model", type=Path, required=True, metavar="FILE.onnx", help="graph that this program wrote")
-    parser.set_defaults(extra="client")
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    _add_source(parser)
-    parser.add_argument("--name", default="shufflenet_cam", help="name of model and file (default: %(default)s)")
-    parser.add_argument("--store", type=Path, default=Path("model_store"), help="folder (default: %(default)s)")
-
-
-def _add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", help="torchvision architecture, e.g. resnet18; a checkpoint may say it itself")
-    parser.add_argument("--arch", metavar="PACKAGE.MODULE:FACTORY", help="a network of your own, instead of --model")
-    parser.add_argument("--weights", help="torchvision weights to download: DEFAULT or a name")
-    parser.add_argument("--checkpoint", type=Path, help="safetensors or state dict, instead of --weights")
-    parser.add_argument("--labels", type=Path, help="one label per line, or JSON; weights and checkpoints may say them")
-    parser.add_argument(
-        "--preprocess",
-        default="",
-        metavar="'NAME=VALUE …'",
-        help="resize, crop, mean, std, interpolation, crop_first: overrides what weights or checkpoint say",
-    )
-    parser.add_argument(
-        "--transform-input", metavar="0|1", help="whether a googlenet or inception_v3 normalises its input once more"
-    )
-
-
-def _checkpoint(options: argparse.Namespace) -> "Checkpoint":
-    from handler.model.sources import find_checkpoint
+def _checkpoint(options: Namespace) -> "Checkpoint":
+    from handler.model.sources import find_checkpoint, read_labels
     from handler.picture.preprocess_text import read_flag
 
     if options.model and options.arch:
@@ -208,9 +193,9 @@ def _checkpoint(options: argparse.Namespace) -> "Checkpoint":
     )
 
 
-def _classifier(options: argparse.Namespace) -> "Classifier":
+def _classifier(options: Namespace) -> "Classifier":
     """Builds the classifier that is exported or verified, and prints what is assumed about it."""
-    from export.packing.assumptions import assumptions
+    from export.packing.archive import assumptions
     from handler.model.classifier import build_classifier
 
     checkpoint = _checkpoint(options)
@@ -219,7 +204,7 @@ def _classifier(options: argparse.Namespace) -> "Classifier":
     return classifier
 
 
-def _archive(options: argparse.Namespace) -> None:
+def _archive(options: Namespace) -> None:
     from export.packing.archive import DEFAULT_CONFIG, write_archive
 
     checkpoint = _checkpoint(options)
@@ -237,8 +222,8 @@ def _archive(options: argparse.Namespace) -> None:
     _print_written(path, checkpoint)
 
 
-def _export(options: argparse.Namespace) -> None:
-    from export.packing.sidecar import EXPORTERS
+def _export(options: Namespace) -> None:
+    from export.graphs.exporters import EXPORTERS
     from export.verify.compare import table
     from handler.graphs.description import KINDS
 
@@ -249,12 +234,11 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _print_written(path: Path, model: "Checkpoint | Classifier") -> None:
-    size = path.stat().st_size / 1e6
-    print(f"wrote {path} ({size:.1f} MB): {model.architecture}, {len(model.labels or [])} classes")
+    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB): {model.architecture}, {len(model.labels or [])} classes")
 
 
-def _verify(options: argparse.Namespace) -> int:
-    from export.graphs.reverify import reverify
+def _verify(options: Namespace) -> int:
+    from export.graphs.exporters import reverify
     from export.verify.compare import VerificationError, table
 
     classifier = _classifier(options)
@@ -268,7 +252,7 @@ def _verify(options: argparse.Namespace) -> int:
     return 0
 
 
-def _predict(options: argparse.Namespace) -> int:
+def _predict(options: Namespace) -> int:
     from handler.client.graph import GraphModel
 
     model = GraphModel(options.model)
@@ -287,7 +271,7 @@ def _predict(options: argparse.Namespace) -> int:
     return status
 
 
-def _explain(options: argparse.Namespace) -> int:
+def _explain(options: Namespace) -> int:
     from handler.atomic_write import write_whole
     from handler.client.graph import GraphModel
     from handler.rendering.render import encode_png
@@ -313,7 +297,7 @@ def _explain(options: argparse.Namespace) -> int:
     return _for_each(options, explain)
 
 
-def _replay(options: argparse.Namespace) -> int:
+def _replay(options: Namespace) -> int:
     from handler.client.replay import read_receipt, replay
     from handler.front_door import load
     from handler.protocol.signature import is_signed, read_key
@@ -331,7 +315,7 @@ def _replay(options: argparse.Namespace) -> int:
     return 1 if changed else 0
 
 
-def _for_each(options: argparse.Namespace, answer: Callable[[Path, bytes], None]) -> int:
+def _for_each(options: Namespace, answer: Callable[[Path, bytes], None]) -> int:
     """Answers every picture, prints a mistake for each that cannot be answered, and returns the exit status."""
     from handler.picture.decode import quieten
 

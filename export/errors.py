@@ -25,10 +25,9 @@ def network_code(doing: str) -> Iterator[None]:
         yield
     except ModelError:
         raise
-    except Unprocessable as error:
-        raise NotExportableError(f"{doing}: {error}") from error
     except Exception as error:
-        raise NotExportableError(f"{doing}: {first_line(error)}") from error
+        cause = error if isinstance(error, Unprocessable) else first_line(error)
+        raise NotExportableError(f"{doing}: {cause}") from error
 
 
 def first_line(error: Exception) -> str:

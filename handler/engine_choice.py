@@ -10,9 +10,8 @@ from handler.graphs.auto_engine import AutoEngine
 from handler.graphs.choice import Choice
 from handler.graphs.folder import Origin, find_graphs
 from handler.graphs.onnx_engine import OnnxEngine
-from handler.model.classifier import Classifier
-from handler.model.fingerprint import hash_state
-from handler.model.memory_layout import in_fast_layout
+from handler.model.checkpoint import hash_state
+from handler.model.classifier import Classifier, in_fast_layout
 
 logger = logging.getLogger(__name__)
 

@@ -22,9 +22,8 @@ from handler.explanation.maps import MAP_KINDS, needs_of
 from handler.explanation.methods import ATTENTION_METHODS
 from handler.graphs.choice import Choice
 from handler.model.checkpoint import read_checkpoint
-from handler.model.classifier import Classifier, build_classifier
+from handler.model.classifier import Classifier, build_classifier, in_fast_layout
 from handler.model.custom_architecture import is_custom
-from handler.model.memory_layout import in_fast_layout
 from handler.model.sources import load_classifier
 from handler.picture.decode import quieten
 from handler.picture.preprocess import Preprocessing

@@ -23,7 +23,7 @@ from examples.finetune.errors import FineTuningError
 from handler.errors import ModelError
 from handler.model.checkpoint import Checkpoint, names_in
 from handler.model.classifier import build_network
-from handler.model.fingerprint import training_only
+from handler.model.registry import training_only
 from handler.model.sources import complete, find_checkpoint
 
 RANDOM = "none"  # takes the place of a name of weights

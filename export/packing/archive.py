@@ -1,4 +1,4 @@
-"""Packs a classifier and the package ``handler`` into a TorchServe archive."""
+"""Packs a classifier, its ONNX graphs and the package ``handler`` into a TorchServe archive."""
 
 import logging
 import os
@@ -13,13 +13,14 @@ from pathlib import Path
 import yaml
 
 import handler
-from export.packing.assumptions import assumptions
-from export.packing.isolation import check_alone
-from export.packing.sidecar import write_sidecar
-from export.packing.sources import pack_sources
+from export.errors import NotExportableError
+from export.graphs.exporters import EXPORTERS, explanation_kind
+from export.packing.sources import check_alone, pack_sources
+from export.verify.compare import VerificationError
 from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import choose_engine
 from handler.errors import ModelError
+from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION, KINDS
 from handler.loading import CHECKPOINT_NAME, check_defaults, describe_model
 from handler.model.checkpoint import Checkpoint, write_checkpoint
 from handler.model.classifier import Classifier, build_classifier
@@ -46,7 +47,7 @@ def write_archive(
     pack: Iterable[str] = (),
     report: Callable[[str], None] = logger.info,
 ) -> Path:
-    """Writes ``store/name.mar``, whole or not at all.
+    """Writes ``store/name.mar``, whole or not at all, and returns its path.
 
     The classifier is built, the settings are read and the engine is opened before the archive is made, so that a model
     that cannot work on the server fails here.
@@ -61,9 +62,6 @@ def write_archive(
         graphs: kinds of graphs to pack beside the usual ones.
         pack: packages and modules that a custom architecture needs besides the factory's package.
         report: takes lines about the assumptions and the progress.
-
-    Returns:
-        The path of the archive.
 
     Raises:
         ModelError: the model, its settings or its name cannot be served, or a graph differs from PyTorch.
@@ -84,12 +82,36 @@ def write_archive(
         _pack_custom(classifier.architecture, pack, stage, report)
         if sidecar and settings.engine != "torch":
             write_sidecar(classifier, stage, report, graphs)
-        _check_engine(settings, stage, classifier)
+        engine = choose_engine(settings.engine, stage, classifier, usable_cores()).engine  # as the server will
+        check_defaults(settings.defaults, describe_model(classifier, engine, name, version), engine)
         shutil.copy(config, work / DEFAULT_CONFIG.name)
         _run_archiver(work, stage, name, version)
         archive = store / f"{name}.mar"
         os.replace(work / archive.name, archive)
     return archive
+
+
+def assumptions(checkpoint: Checkpoint, classifier: Classifier) -> list[str]:
+    """Lists what is assumed and who said so, in lines for people: a wrong assumption makes wrong maps that look right.
+
+    Args:
+        checkpoint: complete, see ``find_checkpoint``.
+        classifier: built from the checkpoint.
+    """
+    said = dict.fromkeys(("preprocessing", "labels"), "as the checkpoint says") | checkpoint.origins
+    lines = [f"preprocessing: {classifier.preprocessing.describe()}; {said['preprocessing']}"]
+    if "transform_input" in said:
+        applied = "normalised once more" if checkpoint.options.get("transform_input") else "none"
+        lines.append(f"input transform: {applied}; {said['transform_input']}")
+    channels, height, width = classifier.layers[classifier.default_layer]
+    alone = [f"pictures are run one by one, without graphs: {classifier.alone}"] if classifier.alone else []
+    return [
+        *lines,
+        "probabilities: the softmax of the scores",
+        f"labels: {len(classifier.labels)}; {said['labels']}",
+        f"layer: {classifier.default_layer}, {channels} channels of {height}x{width} cells; {classifier.layer_rule}",
+        *alone,
+    ]
 
 
 def _pack_custom(architecture: str, pack: Iterable[str], stage: Path, report: Callable[[str], None]) -> None:
@@ -103,6 +125,42 @@ def _pack_custom(architecture: str, pack: Iterable[str], stage: Path, report: Ca
         report(f"not in the archive, so install it on the server or name it in pack=: {', '.join(foreign)}")
 
 
+def write_sidecar(
+    classifier: Classifier, folder: Path, report: Callable[[str], None], further: Iterable[str] = ()
+) -> None:
+    """Writes the ONNX graphs that travel in the archive: of predictions and maps, and further ones, each verified.
+
+    Args:
+        classifier: the graphs are made from it.
+        folder: for the files.
+        report: takes lines about the progress, and about each graph that cannot be made.
+        further: kinds of graphs to write, too.
+
+    Raises:
+        VerificationError: a graph of torchvision's architecture differs from PyTorch, which is a mistake of this
+            project; a custom architecture's graph that differs is left out.
+    """
+    if classifier.alone:
+        report(f"the archive goes without graphs, which take batches: {classifier.alone}")
+        return
+    kinds = [KIND_PREDICTION, KIND_GRADCAM]
+    try:
+        kinds.append(explanation_kind(classifier))
+    except NotExportableError as error:
+        report(f"the archive goes without a graph of the whole explanation: {error}")
+    kinds += further
+    for number, kind in enumerate(kinds, start=1):
+        report(f"graph {number} of {len(kinds)}: exporting and verifying {KINDS[kind].file} …")
+        try:
+            EXPORTERS[kind](classifier, folder / KINDS[kind].file)
+        except NotExportableError as error:
+            report(f"the archive goes without {KINDS[kind].file}: {error}")
+        except VerificationError as error:
+            if not is_custom(classifier.architecture):
+                raise
+            report(f"the archive goes without {KINDS[kind].file}, PyTorch answers instead: {error.summary}")
+
+
 def _read_config(config: Path) -> Settings:
     try:
         content = yaml.safe_load(config.read_text(encoding="utf-8"))
@@ -111,12 +169,6 @@ def _read_config(config: Path) -> Settings:
     if not isinstance(content, dict):
         raise ModelError(f"{config} must be a YAML mapping")
     return read_settings(content.get("explain"))
-
-
-def _check_engine(settings: Settings, stage: Path, classifier: Classifier) -> None:
-    """Opens the engine as the server will, and refuses one that would not start or would refuse every request."""
-    engine = choose_engine(settings.engine, stage, classifier, usable_cores()).engine
-    check_defaults(settings.defaults, describe_model(classifier, engine, "", ""), engine)
 
 
 def _run_archiver(work: Path, stage: Path, name: str, version: str) -> None:

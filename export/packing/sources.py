@@ -1,23 +1,58 @@
-"""Packs the source of a custom architecture into an archive.
+"""Packs the source of a custom architecture into an archive, and shows that the network runs with what is packed.
 
 The source of ``a.b.net:factory`` is the folder of the innermost package, ``a/b``, and the ``__init__.py`` above, so
 that ``import a.b.net`` works beside the archive's other files. The source of a module without a package is one file.
 Further packages and modules travel if they are named.
 """
 
+import functools
+import importlib.metadata
 import importlib.util
+import json
 import os
-from collections.abc import Callable, Iterable
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path, PurePosixPath
 
-from export.packing.server_libraries import server_libraries
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from handler.errors import ModelError
-from handler.model.custom_architecture import module_name
-from handler.model.custom_declarations import declared_packages
+from handler.model.custom_architecture import declared_packages, module_name
 
 _OURS = ("handler", "export", "torchserve_entry", "__main__")
 _MOST_BYTES = 50_000_000  # limit for all source; weights travel as the checkpoint
+
+# the extra "serve" of pyproject.toml, as far as an archive's worker imports it
+ROOTS = (
+    *("numpy", "opencv-python-headless", "pillow", "onnxruntime", "torch", "torchvision", "torchserve"),
+    *("psutil", "pyyaml", "safetensors"),
+)
+
+# -I leaves out the current folder and PYTHONPATH; then the content goes first, as TorchServe has it
+_LOAD = """
+import json, sys
+from pathlib import Path
+stage = sys.argv[1]
+sys.path.insert(0, stage)
+from handler.model.checkpoint import read_checkpoint
+from handler.model.classifier import build_classifier
+from handler.errors import ModelError
+from handler.loading import CHECKPOINT_NAME
+before = set(sys.modules)  # what every worker loads
+try:
+    build_classifier(read_checkpoint(Path(stage) / CHECKPOINT_NAME))
+except ModelError as error:
+    sys.exit(f"refused: {error}")
+tops = {name.partition(".")[0] for name in set(sys.modules) - before}
+files = {name: getattr(sys.modules.get(name), "__file__", None) for name in tops}
+packed = Path(stage).resolve()
+outside = [name for name, file in files.items() if file and packed not in Path(file).resolve().parents]
+print(json.dumps(outside))
+"""
 
 Files = dict[PurePosixPath, Path | None]  # place in the archive to file here; None makes an empty file
 
@@ -34,7 +69,9 @@ def pack_sources(architecture: str, further: Iterable[str], stage: Path, report:
     Raises:
         ModelError: a name cannot be packed, or the files are too large for source; the message says what is valid.
     """
-    files = _around(module_name(architecture))
+    module = module_name(architecture)
+    in_package_file = _spec(module).submodule_search_locations  # the factory stands in a package's __init__.py
+    files = _all_of(module if in_package_file else module.rpartition(".")[0] or module)
     for name in dict.fromkeys([*declared_packages(architecture), *further]):
         files |= _all_of(name)
     sizes = {place: file.stat().st_size if file else 0 for place, file in files.items()}
@@ -49,12 +86,6 @@ def pack_sources(architecture: str, further: Iterable[str], stage: Path, report:
         (stage / place).write_bytes(file.read_bytes() if file else b"")
     folders = sorted({str(place.parent if place.parent.name else place) for place in files if files[place]})
     report(f"packing {len(files)} source files ({sum(sizes.values()) / 1e3:.0f} kB): {', '.join(folders)}")
-
-
-def _around(module: str) -> Files:
-    """The innermost package that a module lies in, or the file of a module without a package."""
-    in_package_file = _spec(module).submodule_search_locations  # the factory stands in a package's __init__.py
-    return _all_of(module if in_package_file else module.rpartition(".")[0] or module)
 
 
 def _all_of(name: str) -> Files:
@@ -115,3 +146,48 @@ def _spec(name: str) -> ModuleSpec:
     if spec is None:
         raise ModelError(f"{name} cannot be packed: it cannot be found; valid are importable packages and modules")
     return spec
+
+
+@functools.cache
+def server_libraries() -> frozenset[str]:
+    """The importable names that every server has: of the standard library, of ``ROOTS`` and of their dependencies."""
+    distributions: set[str] = set()
+    waiting = [canonicalize_name(root) for root in ROOTS]
+    while waiting:
+        name = waiting.pop()
+        if name in distributions:
+            continue
+        distributions.add(name)
+        with suppress(importlib.metadata.PackageNotFoundError):
+            for requirement in map(Requirement, importlib.metadata.requires(name) or []):
+                if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                    waiting.append(canonicalize_name(requirement.name))
+    installed = importlib.metadata.packages_distributions()
+    found = {name for name, owners in installed.items() if distributions & set(map(canonicalize_name, owners))}
+    return frozenset(found | sys.stdlib_module_names | {"cv2"})
+
+
+def check_alone(stage: Path, architecture: str) -> Sequence[str]:
+    """Builds the network as the server will, in a new process that sees no other copy of the source.
+
+    Args:
+        stage: folder of the archive's content.
+        architecture: for the messages.
+
+    Returns:
+        The packages that the network's code imports, and that are neither packed nor on every server.
+
+    Raises:
+        ModelError: the network cannot be built from the packed source.
+    """
+    # -B: no .pyc files beside the source
+    command = [sys.executable, "-I", "-B", "-c", _LOAD, str(stage.resolve())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        words = done.stderr.strip().splitlines() or ["without a word"]
+        raise ModelError(
+            f"{architecture} does not run with the source that is packed ({words[-1].removeprefix('refused: ')}); "
+            "name what is missing (pack=package), or in PACKED in its module"
+        )
+    loaded = json.loads(done.stdout.strip().splitlines()[-1])
+    return sorted(name for name in loaded if name not in server_libraries() and not name.startswith("_"))

@@ -38,12 +38,7 @@ class RoundingCheck:
 
     @classmethod
     def of(cls, output: str, batches: Sequence[tuple[Floats, Floats, Floats]]) -> "RoundingCheck":
-        """Measures an output.
-
-        Args:
-            output: its name.
-            batches: for each batch PyTorch's values in float64, PyTorch's in float32 and the graph's, each (N, …).
-        """
+        """Measures an output; each batch is PyTorch's values in float64, PyTorch's in float32, the graph's: (N, …)."""
         elements = np.concatenate([_element_errors(exact, found) for exact, _, found in batches])
         return cls(
             output=output,

@@ -1,16 +1,18 @@
 """PyTorch's own answers, and the comparison of graphs of any kind with them."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from export.errors import network_code
 from export.simplify.copying import copy_of
 from export.tracing.explanation import needs_of_kind
 from export.tracing.prediction import PredictionGraph
 from export.verify.compare import Floats, Inputs, Outputs, Run, Tolerance, Verdict, batch_sizes, fresh_pictures, verify
-from export.verify.precision import InDoublePrecision
 from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.evidence import TOP, Needs
 from handler.explanation.gradient_cams import gradcam
@@ -24,6 +26,9 @@ _OF_EXPLANATIONS = dict.fromkeys(
     ("logits", "activations", "gradients", "gradcam", "saliency", *ATTENTION_METHODS), Tolerance(1e-4, relative=True)
 )
 _GATED = ("gradients", "gradcam")  # a ReLU behind the layer is a gate that rounding can flip
+_WIDER = dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64) | {
+    torch.complex64: torch.complex128
+}
 
 
 def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -> list[Verdict]:
@@ -82,8 +87,7 @@ def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -
 def _predicted(classifier: Classifier) -> Run:
     def run(inputs: Inputs) -> Outputs:
         pictures = torch.from_numpy(inputs["input"]).to(classifier.device)
-        doing = f"{classifier.architecture} fails on a batch of {len(pictures)}"
-        with torch.no_grad(), network_code(doing):
+        with torch.no_grad(), network_code(f"{classifier.architecture} fails on a batch of {len(pictures)}"):
             outputs = PredictionGraph(classifier.module)(pictures)
         return {name: value.cpu().numpy() for name, value in zip(KINDS[KIND_PREDICTION].outputs, outputs, strict=True)}
 
@@ -126,9 +130,29 @@ def _explained(classifier: Classifier, kind: str) -> Run:
         return {name: values for name, values in outputs.items() if values is not None}
 
     def run(inputs: Inputs) -> Outputs:
-        rows = [
-            run_one(*row) for row in zip(inputs["input"], inputs["target"].tolist(), inputs["weights"], strict=True)
-        ]
+        asked = zip(inputs["input"], inputs["target"].tolist(), inputs["weights"], strict=True)
+        rows = [run_one(*row) for row in asked]
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     return run
+
+
+class InDoublePrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Inside the block every operator takes and returns float64 instead of other floating-point types.
+
+    So it is even in networks that call ``.float()``, use autocast or make float32 tensors.
+    """
+
+    def __torch_dispatch__(
+        self, function: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Calls an operator with float64 arguments."""
+        return function(*tree_map(_widened, args), **tree_map(_widened, kwargs or {}))
+
+
+def _widened(value: Any) -> Any:
+    if isinstance(value, torch.dtype):
+        return _WIDER.get(value, value)
+    if isinstance(value, torch.Tensor) and value.dtype in _WIDER:
+        return value.to(_WIDER[value.dtype])
+    return value

@@ -14,7 +14,7 @@ class Origin:
     """The facts about a model on which the answers of its graphs depend."""
 
     architecture: str
-    weights_sha256: str  # see ``fingerprint.hash_state``
+    weights_sha256: str  # see ``checkpoint.hash_state``
     labels: list[str]
     preprocessing: Preprocessing
 

@@ -4,6 +4,7 @@ Checkpoints are written as safetensors, with the description in the file's metad
 from a state dict of ``torch.save`` with ``weights_only=True``, which refuses pickles that would run code.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -15,9 +16,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from handler.atomic_write import whole_file
 from handler.errors import ModelError
+from handler.model.registry import training_only
 from handler.picture.preprocess import Preprocessing
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training loops store the weights
@@ -104,6 +107,21 @@ def names_in(network: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tens
         return fit if len(set(names.values())) == len(names) else -1
 
     return max(choices, key=fitting)
+
+
+def hash_state(module: nn.Module) -> str:
+    """SHA-256 over the names and bytes of all weights and buffers, in the order of the names.
+
+    A graph is used only with the weights that it was made from. Weights that only training uses are left out, because
+    they are random if the checkpoint lacks them.
+    """
+    digest = hashlib.sha256()
+    state = module.state_dict()
+    for name in sorted(name for name in state if not name.startswith(training_only(module))):
+        content = state[name].cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()  # numpy has no bfloat16
+        digest.update(f"{name}:{len(content)}:".encode())
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def _described(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str]) -> Checkpoint:

@@ -1,10 +1,11 @@
-"""Torchvision's registry of classifiers: builders, and the preprocessing of their weights."""
+"""Torchvision's registry of classifiers: builders, the preprocessing of their weights, and what its networks need."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torchvision
 from torch import nn
+from torchvision.models import GoogLeNet, Inception3
 
 from handler.errors import ModelError
 from handler.picture.preprocess import Preprocessing
@@ -47,3 +48,8 @@ def preprocessing_of(weights: Any) -> Preprocessing:
 def options_of_weights(architecture: str) -> dict[str, Any]:
     """The builder's options that torchvision's weights need; torchvision sets them only if it loads the weights."""
     return {"transform_input": True} if architecture in INPUT_TRANSFORMERS else {}
+
+
+def training_only(module: nn.Module) -> tuple[str, ...]:
+    """Prefixes of the names of weights that only training uses, in auxiliary heads, and that a checkpoint may lack."""
+    return ("aux1.", "aux2.", "AuxLogits.") if isinstance(module, (GoogLeNet, Inception3)) else ()

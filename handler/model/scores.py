@@ -20,16 +20,13 @@ _LOGITS = "valid are logits, which Grad-CAM is defined on"
 
 
 def check_scores(module: nn.Module, architecture: str, side: int, classes: int | None) -> int:
-    """Runs a network on pictures, and checks that it answers with one finite logit per label.
+    """Runs a network on pictures, checks that it answers with one finite logit per label, and counts the logits.
 
     Args:
         module: the network, in eval mode.
         architecture: name for the messages.
         side: of the square pictures, in pixels.
         classes: number of labels; None allows any number of scores.
-
-    Returns:
-        The number of scores.
 
     Raises:
         ModelError: the network fails or answers otherwise; the message says how, and what is valid.

@@ -3,6 +3,7 @@
 A checkpoint comes from a file, from torchvision's weights or from the code of a custom architecture.
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,14 @@ import torchvision
 from handler.errors import ModelError
 from handler.model.checkpoint import Checkpoint, read_checkpoint
 from handler.model.classifier import Classifier, build_classifier
-from handler.model.custom_architecture import find_factory, is_custom, module_name
-from handler.model.custom_declarations import declared_checkpoint, declared_labels, declared_preprocessing
+from handler.model.custom_architecture import (
+    declared_checkpoint,
+    declared_labels,
+    declared_preprocessing,
+    find_factory,
+    is_custom,
+    module_name,
+)
 from handler.model.registry import INPUT_TRANSFORMERS, builder_of, options_of_weights, preprocessing_of
 from handler.picture.preprocess import Preprocessing
 from handler.picture.preprocess_text import said_over
@@ -120,18 +127,20 @@ def complete(
     (find_factory if is_custom(name) else builder_of)(name)  # refuses a name that does not exist
     origins = {part: checkpoint.origins.get(part, "as the checkpoint says") for part in _PARTS}
     how, options, names = checkpoint.preprocessing, checkpoint.options, labels or checkpoint.labels
-    if how is None:
-        how, origins["preprocessing"] = _usual_preprocessing(name)
+    module = module_name(name) if is_custom(name) else ""
+    if how is None and module:
+        how, origins["preprocessing"] = declared_preprocessing(name), f"as {module} declares it"
+    elif how is None:
+        usual = torchvision.models.get_model_weights(name)["DEFAULT"]
+        how = preprocessing_of(usual)
+        origins["preprocessing"] = f"as torchvision's {usual.name} weights have it: {_ASSUMED}"
     if labels:
         origins["labels"] = "as said"
-    elif not names and is_custom(name):
-        names, origins["labels"] = declared_labels(name), f"as {module_name(name)} declares it"
-    if not names and is_custom(name):
-        raise ModelError(
-            f"{name} does not say its labels: give one per score, labels=, or define LABELS in {module_name(name)}"
-        )
+    elif not names and module:
+        names, origins["labels"] = declared_labels(name), f"as {module} declares it"
     if not names:
-        raise ModelError("the checkpoint does not say its labels: give one per score, labels=")
+        who, define = (name, f", or define LABELS in {module}") if module else ("the checkpoint", "")
+        raise ModelError(f"{who} does not say its labels: give one per score, labels={define}")
     if said := preprocessing.strip() if isinstance(preprocessing, str) else preprocessing:
         how, origins["preprocessing"] = said_over(said, how, origins["preprocessing"])
     if how is None:
@@ -149,9 +158,35 @@ def complete(
     return replace(checkpoint, architecture=name, labels=names, preprocessing=how, options=options, origins=origins)
 
 
-def _usual_preprocessing(architecture: str) -> tuple[Preprocessing | None, str]:
-    """The preprocessing of a custom architecture's module, or else of torchvision's weights, and its origin."""
-    if is_custom(architecture):
-        return declared_preprocessing(architecture), f"as {module_name(architecture)} declares it"
-    weights = torchvision.models.get_model_weights(architecture)["DEFAULT"]
-    return preprocessing_of(weights), f"as torchvision's {weights.name} weights have it: {_ASSUMED}"
+def read_labels(path: Path) -> list[str]:
+    """Reads a label per class, in the order of the scores, from a text file, one per line, or from JSON.
+
+    JSON may be a list of labels, or an object from index to label as in TorchServe's ``index_to_name.json``, where a
+    label may also be a list whose last entry is the name (``{"0": ["n01440764", "tench"]}``).
+
+    Raises:
+        ModelError: there is no such file, the file has another form, a label is empty, or indices have gaps.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"labels {path} cannot be read: {error}") from error
+    labels = _from_json(path, text) if path.suffix == ".json" else [line.strip() for line in text.rstrip().splitlines()]
+    if not labels or not all(labels):
+        raise ModelError(f"labels {path}: valid is one non-empty label per class")
+    return labels
+
+
+def _from_json(path: Path, text: str) -> list[str]:
+    try:
+        parsed: Any = json.loads(text)
+    except ValueError as error:
+        raise ModelError(f"labels {path} are not valid JSON: {error}") from error
+    if isinstance(parsed, dict):
+        if sorted(parsed) != sorted(str(index) for index in range(len(parsed))):
+            raise ModelError(f"labels {path}: the indices must be 0 to {len(parsed) - 1} without gaps")
+        parsed = [parsed[str(index)] for index in range(len(parsed))]
+        parsed = [entry[-1] if isinstance(entry, list) and entry else entry for entry in parsed]
+    if not isinstance(parsed, list) or not all(isinstance(label, str) for label in parsed):
+        raise ModelError(f"labels {path}: valid is a JSON list of names, or an object from index to name")
+    return parsed

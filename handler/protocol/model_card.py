@@ -32,7 +32,7 @@ class ModelCard:
     layer_rule: str = ""  # why ``default_layer`` is the default
     refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
     alone: str = ""  # why pictures are run one by one; empty if they are run together
-    weights_sha256: str = ""  # see ``fingerprint.hash_state``; empty for a network in memory, whose weights may change
+    weights_sha256: str = ""  # see ``checkpoint.hash_state``; empty for a network in memory, whose weights may change
     graphs: Mapping[str, str] = field(default_factory=dict)  # kinds of graphs that may answer, to the file's SHA-256
 
     @property

@@ -29,12 +29,11 @@ from examples.finetune.network import (
 )
 from examples.finetune.state import Epoch, best_epoch
 from examples.shapes.draw import draw
-from export.labels import read_labels
 from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.maps import make_maps, needs_of
 from handler.model.checkpoint import read_checkpoint
 from handler.model.registry import known_architectures
-from handler.model.sources import load_classifier
+from handler.model.sources import load_classifier, read_labels
 from handler.picture.preprocess import preprocess
 from tests.support.models import random_classifier
 from tests.support.serving import CHECKPOINT, ROOT

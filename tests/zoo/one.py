@@ -18,8 +18,7 @@ from torch import Tensor
 
 from benchmarks.machine import describe_machine, peak_memory
 from benchmarks.random_weights import preprocessing_of, random_classifier
-from export.graphs.explanation import explanation_kind, export_explanation, export_gradcam
-from export.graphs.prediction import export_prediction
+from export.graphs.exporters import explanation_kind, export_explanation, export_gradcam, export_prediction
 from export.verify.compare import Verdict, fresh_pictures
 from export.verify.gate_flips import RoundingCheck
 from handler.atomic_write import write_whole
@@ -32,8 +31,7 @@ from handler.explanation.maps import scale
 from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION, KINDS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession
-from handler.model.classifier import Classifier
-from handler.model.memory_layout import in_fast_layout
+from handler.model.classifier import Classifier, in_fast_layout
 from tests.zoo.plain_autograd import Found, explain
 
 PICTURES = 2  # that engines are compared with plain autograd on, one after the other

@@ -9,8 +9,7 @@ import torch
 
 import handler
 from export.errors import NotExportableError
-from export.graphs.explanation import export_attention
-from export.graphs.reverify import reverify
+from export.graphs.exporters import export_attention, reverify
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import Unprocessable
 from handler.explanation.evidence import TOP, Needs

@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-import export.graphs.writing as writing
+import export.graphs.exporters as exporters
 import export.tracing.explanation as tracing
 from benchmarks.random_weights import random_classifier as well_conditioned
 from export.errors import NotExportableError
-from export.graphs.explanation import explanation_kind, export_explanation, export_gradcam
-from export.graphs.prediction import export_prediction
+from export.graphs.exporters import explanation_kind, export_explanation, export_gradcam, export_prediction
 from export.tracing.explanation import NoRuleError
 from export.verify.compare import Check, VerificationError, fresh_pictures
 from export.verify.gate_flips import RoundingCheck
@@ -123,7 +122,7 @@ def test_other_families_export_and_verify(tmp_path, architecture):
 def test_gradients_that_were_frozen_into_the_graph_are_found_out(tmp_path, monkeypatch):
     """A graph that always answers with the example's gradients: what naive tracing makes."""
     (tmp_path / "a.onnx").write_bytes(b"older")
-    run = writing.graph_run
+    run = exporters.graph_run
 
     def frozen(model):
         genuine = run(model)
@@ -136,7 +135,7 @@ def test_gradients_that_were_frozen_into_the_graph_are_found_out(tmp_path, monke
 
         return always_the_first
 
-    monkeypatch.setattr(writing, "graph_run", frozen)
+    monkeypatch.setattr(exporters, "graph_run", frozen)
     with pytest.raises(VerificationError, match="DIFFERS") as refused:
         export_explanation(random_classifier("shufflenet_v2_x0_5"), tmp_path / "a.onnx")
     line = r"the graph differs from PyTorch in gradients by \S+ \(RMS .*\), (gradcam by .*, )?guided_backprop by [^\n]*"
@@ -192,7 +191,7 @@ def test_a_network_that_branches_on_its_values_is_refused(tmp_path, export):
 
 def test_a_flipped_gate_behind_the_layer_is_judged_by_its_rounding(tmp_path, monkeypatch):
     """One element of one picture's gradient is another: rounding can do that, and nothing more is forgiven."""
-    run = writing.graph_run
+    run = exporters.graph_run
 
     def flipping(elements):
         def opened(model):
@@ -209,11 +208,11 @@ def test_a_flipped_gate_behind_the_layer_is_judged_by_its_rounding(tmp_path, mon
         return opened
 
     classifier = random_classifier("shufflenet_v2_x0_5")
-    monkeypatch.setattr(writing, "graph_run", flipping(1))
+    monkeypatch.setattr(exporters, "graph_run", flipping(1))
     checks = {check.output: check for check in export_gradcam(classifier, tmp_path / "a.onnx")}
     assert isinstance(checks["gradients"], RoundingCheck)
     assert isinstance(checks["gradcam"], Check)
-    monkeypatch.setattr(writing, "graph_run", flipping(1000))
+    monkeypatch.setattr(exporters, "graph_run", flipping(1000))
     with pytest.raises(VerificationError, match="gradients .* DIFFERS"):
         export_gradcam(classifier, tmp_path / "a.onnx")
 

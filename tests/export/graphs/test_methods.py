@@ -14,7 +14,7 @@ from sklearn.decomposition import KernelPCA
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from export.graphs.explanation import export_attention, export_behind, export_gradcam
+from export.graphs.exporters import export_attention, export_behind, export_gradcam
 from handler.autograd.channel_layout import CHANNELS_FIRST
 from handler.autograd.hooks import replaced
 from handler.autograd.torch_engine import TorchEngine

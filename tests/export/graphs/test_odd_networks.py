@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from export.errors import NotExportableError
-from export.graphs.explanation import export_explanation, export_gradcam
-from export.graphs.prediction import export_prediction
-from export.graphs.reverify import reverify
+from export.graphs.exporters import export_explanation, export_gradcam, export_prediction, reverify
 from handler.errors import ModelError
 from handler.graphs.session import GraphSession
 from handler.model.classifier import Classifier

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-import export.graphs.prediction as prediction_graph
+import export.graphs.exporters as exporters
 from export.__main__ import main
 from export.errors import NotExportableError
-from export.graphs.prediction import export_prediction
+from export.graphs.exporters import export_prediction
 from export.tracing.onnx_export import to_onnx
 from export.verify.compare import Tolerance, VerificationError, compare, fresh_pictures, table, verify
 from handler.client.graph import GraphModel
@@ -70,7 +70,7 @@ def test_the_graph_equals_pytorch_on_pictures_it_was_not_exported_with(graph, cl
 
 def test_a_graph_that_differs_is_not_written_and_an_older_one_not_left(tmp_path, monkeypatch):
     (tmp_path / "a.onnx").write_bytes(b"older")
-    trace = prediction_graph.trace_prediction
+    trace = exporters.trace_prediction
 
     def broken(classifier):
         model = trace(classifier)
@@ -79,7 +79,7 @@ def test_a_graph_that_differs_is_not_written_and_an_older_one_not_left(tmp_path,
         bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
         return model
 
-    monkeypatch.setattr(prediction_graph, "trace_prediction", broken)
+    monkeypatch.setattr(exporters, "trace_prediction", broken)
     with pytest.raises(VerificationError, match="DIFFERS"):
         export_prediction(random_classifier("shufflenet_v2_x0_5"), tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []

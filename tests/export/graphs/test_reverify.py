@@ -5,9 +5,7 @@ import onnx
 import pytest
 
 from export.__main__ import main
-from export.graphs.explanation import export_explanation
-from export.graphs.prediction import export_prediction
-from export.graphs.reverify import reverify
+from export.graphs.exporters import export_explanation, export_prediction, reverify
 from export.verify.compare import VerificationError
 from export.verify.runtime import run_of
 from handler.errors import ModelError

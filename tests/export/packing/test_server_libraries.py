@@ -2,7 +2,7 @@ import tomllib
 
 from packaging.requirements import Requirement
 
-from export.packing.server_libraries import ROOTS, server_libraries
+from export.packing.sources import ROOTS, server_libraries
 from tests.support.serving import ROOT
 
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-import export.packing.sidecar as sidecar
+import export.packing.archive as archive
 from export.errors import NotExportableError
 from export.tracing.explanation import NoRuleError
 from export.verify.compare import VerificationError
@@ -28,14 +28,14 @@ def exporters(monkeypatch):
 
         return export
 
-    monkeypatch.setattr(sidecar, "EXPORTERS", {kind: exporter(kind) for kind in sidecar.EXPORTERS})
-    monkeypatch.setattr(sidecar, "explanation_kind", lambda classifier: classifier.kind)
+    monkeypatch.setattr(archive, "EXPORTERS", {kind: exporter(kind) for kind in archive.EXPORTERS})
+    monkeypatch.setattr(archive, "explanation_kind", lambda classifier: classifier.kind)
     return raised
 
 
 def test_all_graphs_are_written_and_each_is_announced(tmp_path, exporters):
     said = []
-    sidecar.write_sidecar(network(), tmp_path, said.append)
+    archive.write_sidecar(network(), tmp_path, said.append)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "model.explain.onnx",
         "model.gradcam.onnx",
@@ -46,12 +46,12 @@ def test_all_graphs_are_written_and_each_is_announced(tmp_path, exporters):
 
 
 def test_further_graphs_are_written_if_they_are_asked_for(tmp_path, exporters):
-    sidecar.write_sidecar(network(), tmp_path, [].append, ["behind", "attention"])
+    archive.write_sidecar(network(), tmp_path, [].append, ["behind", "attention"])
     assert {"model.behind.onnx", "model.attention.onnx"} < {path.name for path in tmp_path.iterdir()}
 
 
 def test_of_a_network_without_relu_the_saliency_graph_is_packed(tmp_path, exporters):
-    sidecar.write_sidecar(network(KIND_SALIENCY), tmp_path, [].append)
+    archive.write_sidecar(network(KIND_SALIENCY), tmp_path, [].append)
     assert (tmp_path / "model.saliency.onnx").is_file()
     assert not (tmp_path / "model.explain.onnx").exists()
 
@@ -60,7 +60,7 @@ def test_of_a_network_without_relu_the_saliency_graph_is_packed(tmp_path, export
 def test_a_graph_that_cannot_be_made_is_left_out_and_the_reason_named(tmp_path, exporters, error):
     exporters["explanation"] = error
     said = []
-    sidecar.write_sidecar(network(), tmp_path, said.append)
+    archive.write_sidecar(network(), tmp_path, said.append)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gradcam.onnx", "model.onnx"]
     assert said[-1] == f"the archive goes without model.explain.onnx: {error}"
 
@@ -68,9 +68,9 @@ def test_a_graph_that_cannot_be_made_is_left_out_and_the_reason_named(tmp_path, 
 def test_a_graph_that_differs_stops_everything_but_an_architecture_of_ones_own(tmp_path, exporters):
     exporters["gradcam"] = VerificationError("a table\nof DIFFERS", "the graph differs in logits by 2.0e-01")
     with pytest.raises(VerificationError):
-        sidecar.write_sidecar(network(), tmp_path, print)
+        archive.write_sidecar(network(), tmp_path, print)
     said = []
-    sidecar.write_sidecar(network(architecture="own.net:Network"), tmp_path, said.append)
+    archive.write_sidecar(network(architecture="own.net:Network"), tmp_path, said.append)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.explain.onnx", "model.onnx"]
     assert [line for line in said if "DIFFERS" in line or "differs" in line] == [
         "the archive goes without model.gradcam.onnx, PyTorch answers instead: the graph differs in logits by 2.0e-01"
@@ -81,15 +81,15 @@ def test_without_a_whole_explanation_the_other_graphs_are_written(tmp_path, expo
     def none(_):
         raise NotExportableError("its scores have no gradient")
 
-    monkeypatch.setattr(sidecar, "explanation_kind", none)
+    monkeypatch.setattr(archive, "explanation_kind", none)
     said = []
-    sidecar.write_sidecar(network(), tmp_path, said.append)
+    archive.write_sidecar(network(), tmp_path, said.append)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.gradcam.onnx", "model.onnx"]
     assert said[0] == "the archive goes without a graph of the whole explanation: its scores have no gradient"
 
 
 def test_a_network_that_mixes_pictures_goes_without_graphs(tmp_path, exporters):
     said = []
-    sidecar.write_sidecar(network(alone="a picture's scores depend on the others"), tmp_path, said.append)
+    archive.write_sidecar(network(alone="a picture's scores depend on the others"), tmp_path, said.append)
     assert not list(tmp_path.iterdir())
     assert said == ["the archive goes without graphs, which take batches: a picture's scores depend on the others"]

@@ -16,7 +16,7 @@ from torchvision.models.swin_transformer import (
 )
 from torchvision.models.vision_transformer import VisionTransformer
 
-from export.graphs.explanation import export_explanation, export_gradcam
+from export.graphs.exporters import export_explanation, export_gradcam
 from export.simplify.attention import with_constants
 from export.simplify.flatten import NotApplicable
 from handler.autograd.torch_engine import TorchEngine

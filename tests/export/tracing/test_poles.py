@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from export.graphs.explanation import export_explanation, export_gradcam
-from export.graphs.reverify import reverify
+from export.graphs.exporters import export_explanation, export_gradcam, reverify
 from export.tracing.poles import has_poles
 from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.evidence import Needs

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from export.verify.precision import InDoublePrecision
+from export.verify.reference import InDoublePrecision
 
 SINGLE = torch.tensor([1.0, 2.0])
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from export.graphs.explanation import export_explanation
-from export.graphs.prediction import export_prediction
+from export.graphs.exporters import export_explanation, export_prediction
 from handler.autograd.torch_engine import TorchEngine
 from handler.client.graph import GraphModel
 from handler.errors import NotFinite

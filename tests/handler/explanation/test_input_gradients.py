@@ -7,7 +7,7 @@ from captum.attr import IntegratedGradients
 
 import handler
 from benchmarks.random_weights import random_classifier as well_conditioned
-from export.graphs.explanation import export_explanation
+from export.graphs.exporters import export_explanation
 from handler.errors import Unprocessable
 from handler.explanation.input_gradients import expected_gradients, integrated_gradients, smoothgrad
 from handler.explanation.maps import scale

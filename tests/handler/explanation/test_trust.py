@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import handler
-from export.graphs.explanation import export_gradcam
+from export.graphs.exporters import export_gradcam
 from handler.errors import NotFinite
 from handler.explanation.evidence import Evidence, LayerEvidence, Needs, softmax
 from handler.explanation.maps import Map, resize

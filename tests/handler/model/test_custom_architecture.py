@@ -7,8 +7,8 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.errors import ModelError
 from handler.explanation.maps import needs_of
 from handler.model.checkpoint import read_checkpoint, write_checkpoint
+from handler.model.classifier import in_fast_layout
 from handler.model.custom_architecture import build_custom, find_factory
-from handler.model.memory_layout import in_fast_layout
 from handler.model.sources import find_checkpoint, load_classifier
 from handler.protocol.options import DEFAULT_MAPS
 from tests.support.own import save_state

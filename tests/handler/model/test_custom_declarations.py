@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from handler.errors import ModelError
-from handler.model.custom_declarations import declared_packages
+from handler.model.custom_architecture import declared_packages
 from handler.model.sources import find_checkpoint
 from tests.support.own import save_state
 

@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import nn
 
-from handler.model.fingerprint import hash_state
+from handler.model.checkpoint import hash_state
 
 
 def _net() -> nn.Module:

@@ -4,8 +4,8 @@ import torch
 
 from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.evidence import TOP, Needs
-from handler.model.fingerprint import hash_state
-from handler.model.memory_layout import in_fast_layout
+from handler.model.checkpoint import hash_state
+from handler.model.classifier import in_fast_layout
 from tests.support.models import in_double_precision, random_classifier, random_inputs
 
 

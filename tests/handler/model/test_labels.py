@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from export.labels import read_labels
 from handler.errors import ModelError
+from handler.model.sources import read_labels
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,9 @@
-"""Exports the whole explanation as one ONNX graph: scores, evidence at a layer, Grad-CAM, guided backpropagation."""
+"""Exports graphs as ONNX files: traced, compared with PyTorch, and written with their description, or not at all."""
 
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -7,23 +11,33 @@ import numpy.typing as npt
 import onnx
 
 from export.errors import network_code
-from export.graphs.writing import no_older_file, write_verified
 from export.tracing.explanation import STEPS, example_of, needs_of_kind, trace_explanation
 from export.tracing.exportable import check_exportable
 from export.tracing.onnx_export import to_onnx
-from export.verify.compare import Verdict
+from export.tracing.prediction import trace_prediction
+from export.verify.compare import Verdict, table
+from export.verify.reference import verify_graph
+from export.verify.runtime import graph_run, run_of
+from handler.atomic_write import write_whole
 from handler.autograd.torch_engine import TorchEngine
-from handler.errors import Unprocessable
+from handler.engine_choice import origin_of
+from handler.errors import ModelError, Unprocessable
 from handler.explanation.evidence import TOP
 from handler.graphs.description import (
     KIND_ATTENTION,
     KIND_BEHIND,
     KIND_EXPLANATION,
     KIND_GRADCAM,
+    KIND_PREDICTION,
     KIND_SALIENCY,
     KINDS,
+    GraphDescription,
 )
+from handler.graphs.folder import check_origin
+from handler.graphs.session import GraphSession
 from handler.model.classifier import Classifier
+
+_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")  # whose versions a graph notes
 
 
 def explanation_kind(classifier: Classifier) -> str:
@@ -45,6 +59,16 @@ def _coverage(classifier: Classifier) -> str:
         except Unprocessable:
             return ""
     return str(evidence.coverage)
+
+
+def export_prediction(classifier: Classifier, path: Path) -> list[Verdict]:
+    """Writes the graph if it equals PyTorch on fresh pictures; after a failure no file is left, nor an older one.
+
+    The input is ``input`` (N, 3, H, W), normalised pictures; the outputs are ``logits`` and ``probabilities`` (N, K).
+    Arguments, result and errors are those of ``export_explanation``.
+    """
+    with no_older_file(path):
+        return write_verified(trace_prediction(classifier), path, classifier, KIND_PREDICTION)
 
 
 def export_explanation(classifier: Classifier, path: Path) -> list[Verdict]:
@@ -96,6 +120,16 @@ def export_behind(classifier: Classifier, path: Path) -> list[Verdict]:
         return _write(classifier, path, KIND_BEHIND)
 
 
+EXPORTERS = {
+    KIND_PREDICTION: export_prediction,
+    KIND_GRADCAM: export_gradcam,
+    KIND_EXPLANATION: export_explanation,
+    KIND_SALIENCY: export_explanation,
+    KIND_ATTENTION: export_attention,
+    KIND_BEHIND: export_behind,
+}
+
+
 def _write(classifier: Classifier, path: Path, kind: str, coverage: str = "") -> list[Verdict]:
     graph = trace_explanation(classifier, kind)
     names = (*KINDS[kind].inputs, *KINDS[kind].optional)
@@ -115,3 +149,76 @@ def _give_default(graph: onnx.GraphProto, name: str, default: npt.NDArray[np.flo
         if value.name in alone:
             value.type.tensor_type.shape.dim[0].dim_param = "rows"
     graph.initializer.append(onnx.numpy_helper.from_array(default, name))
+
+
+@contextmanager
+def no_older_file(path: Path) -> Iterator[None]:
+    """Removes the file if the block fails: an older graph must not be taken for the one that could not be made."""
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def write_verified(
+    model: onnx.ModelProto,
+    path: Path,
+    classifier: Classifier,
+    kind: str,
+    *,
+    coverage: str = "",
+    simplified: Sequence[str] = (),
+) -> list[Verdict]:
+    """Compares a graph with PyTorch, describes the graph in its metadata and writes it.
+
+    Args:
+        model: the graph, without metadata.
+        path: of the file.
+        classifier: the graph was made from it.
+        kind: of graph, see ``handler.graphs.description``.
+        coverage: how many activations guided backpropagation reaches, as text; for explanations only.
+        simplified: the steps of ``export.simplify`` that were applied, in words.
+
+    Raises:
+        NotExportableError: ONNX Runtime does not load the graph.
+        VerificationError: the graph differs from PyTorch.
+    """
+    checks = verify_graph(graph_run(model), classifier, kind)
+    description = GraphDescription(
+        **vars(origin_of(classifier)),
+        kind=kind,
+        versions={"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
+        verification=table(checks),
+        layer=classifier.default_layer,
+        coverage=coverage,
+        simplified=tuple(simplified),
+    )
+    onnx.helper.set_model_props(model, description.to_properties())
+    onnx.checker.check_model(model, full_check=True)
+    write_whole(path, model.SerializeToString())
+    return checks
+
+
+def reverify(path: Path, classifier: Classifier, seed: int = 2) -> list[Verdict]:
+    """Compares a written graph of any kind with PyTorch once more, on fresh pictures (see ``batch_sizes``).
+
+    A difference means that the file was changed since, or that another ONNX Runtime or machine computes something else.
+
+    Args:
+        path: of the graph.
+        classifier: the graph was made from it.
+        seed: of the pictures and targets, from 0 on; the export's seed, 1, would find nothing new.
+
+    Raises:
+        VerificationError: the graph differs from PyTorch.
+        ModelError: the file is no graph, or the graph was made from another classifier or for another layer.
+    """
+    graph = GraphSession.open(path)
+    description = graph.description
+    check_origin(path, description, origin_of(classifier))
+    if description.kind != KIND_PREDICTION and description.layer != classifier.default_layer:
+        raise ModelError(f"graph {path} was made for layer {description.layer}, not for {classifier.default_layer}")
+    names = KINDS[description.kind].outputs
+    run = run_of(names, lambda inputs: graph.infer(inputs, names))
+    return verify_graph(run, classifier, description.kind, seed)

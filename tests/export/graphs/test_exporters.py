@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import onnx
 import pytest
 
-from export.graphs import writing
-from export.graphs.writing import no_older_file, write_verified
+from export.graphs import exporters
+from export.graphs.exporters import no_older_file, write_verified
 from export.verify.compare import Check, Tolerance, VerificationError
 from handler.graphs.description import KIND_PREDICTION, GraphDescription
 from tests.support.graphs import HOW, describe, make_graph
@@ -31,8 +31,8 @@ def path(tmp_path):
 @pytest.fixture
 def write(path, monkeypatch):
     def written(model, verified=lambda: CHECKS):
-        monkeypatch.setattr(writing, "graph_run", lambda _model: None)
-        monkeypatch.setattr(writing, "verify_graph", lambda _run, _classifier, _kind: verified())
+        monkeypatch.setattr(exporters, "graph_run", lambda _model: None)
+        monkeypatch.setattr(exporters, "verify_graph", lambda _run, _classifier, _kind: verified())
         with no_older_file(path):
             return write_verified(model, path, CLASSIFIER, KIND_PREDICTION, simplified=["folded"])
 
