@@ -15,11 +15,8 @@ class NotExportableError(ModelError):
 def network_code(doing: str) -> Iterator[None]:
     """Turns exceptions of the network's own code, which may raise anything, into one kind.
 
-    Args:
-        doing: the beginning of the message: the network, and that a step fails.
-
     Raises:
-        NotExportableError: the network's code raised an exception; the message has ``doing`` and the cause.
+        NotExportableError: the network's code raised an exception; the message begins with ``doing`` and has the cause.
     """
     try:
         yield

@@ -172,13 +172,8 @@ def write_verified(
 ) -> list[Verdict]:
     """Compares a graph with PyTorch, describes the graph in its metadata and writes it.
 
-    Args:
-        model: the graph, without metadata.
-        path: of the file.
-        classifier: the graph was made from it.
-        kind: of graph, see ``handler.graphs.description``.
-        coverage: how many activations guided backpropagation reaches, as text; for explanations only.
-        simplified: the steps of ``export.simplify`` that were applied, in words.
+    ``coverage`` says how many activations guided backpropagation reaches, ``simplified`` which steps of
+    ``export.simplify`` were applied, in words.
 
     Raises:
         NotExportableError: ONNX Runtime does not load the graph.
@@ -204,11 +199,7 @@ def reverify(path: Path, classifier: Classifier, seed: int = 2) -> list[Verdict]
     """Compares a written graph of any kind with PyTorch once more, on fresh pictures (see ``batch_sizes``).
 
     A difference means that the file was changed since, or that another ONNX Runtime or machine computes something else.
-
-    Args:
-        path: of the graph.
-        classifier: the graph was made from it.
-        seed: of the pictures and targets, from 0 on; the export's seed, 1, would find nothing new.
+    The export's seed, 1, would find nothing new.
 
     Raises:
         VerificationError: the graph differs from PyTorch.

@@ -92,12 +92,7 @@ def write_archive(
 
 
 def assumptions(checkpoint: Checkpoint, classifier: Classifier) -> list[str]:
-    """Lists what is assumed and who said so, in lines for people: a wrong assumption makes wrong maps that look right.
-
-    Args:
-        checkpoint: complete, see ``find_checkpoint``.
-        classifier: built from the checkpoint.
-    """
+    """What is assumed and who said so, in lines for people: a wrong assumption makes wrong maps that look right."""
     said = dict.fromkeys(("preprocessing", "labels"), "as the checkpoint says") | checkpoint.origins
     lines = [f"preprocessing: {classifier.preprocessing.describe()}; {said['preprocessing']}"]
     if "transform_input" in said:
@@ -128,13 +123,9 @@ def _pack_custom(architecture: str, pack: Iterable[str], stage: Path, report: Ca
 def write_sidecar(
     classifier: Classifier, folder: Path, report: Callable[[str], None], further: Iterable[str] = ()
 ) -> None:
-    """Writes the ONNX graphs that travel in the archive: of predictions and maps, and further ones, each verified.
+    """Writes the ONNX graphs that travel in the archive: of predictions and maps, and further kinds, each verified.
 
-    Args:
-        classifier: the graphs are made from it.
-        folder: for the files.
-        report: takes lines about the progress, and about each graph that cannot be made.
-        further: kinds of graphs to write, too.
+    ``report`` takes lines about the progress, and about each graph that cannot be made.
 
     Raises:
         VerificationError: a graph of torchvision's architecture differs from PyTorch, which is a mistake of this

@@ -58,13 +58,7 @@ Files = dict[PurePosixPath, Path | None]  # place in the archive to file here; N
 
 
 def pack_sources(architecture: str, further: Iterable[str], stage: Path, report: Callable[[str], None]) -> None:
-    """Copies the factory's package, the packages that the factory's module declares, and further packages.
-
-    Args:
-        architecture: ``package.module:factory``.
-        further: names of packages and modules.
-        stage: folder of the archive's content.
-        report: takes a line about the packed files.
+    """Copies the factory's package, the packages that the factory's module declares, and further ones to a folder.
 
     Raises:
         ModelError: a name cannot be packed, or the files are too large for source; the message says what is valid.
@@ -168,11 +162,7 @@ def server_libraries() -> frozenset[str]:
 
 
 def check_alone(stage: Path, architecture: str) -> Sequence[str]:
-    """Builds the network as the server will, in a new process that sees no other copy of the source.
-
-    Args:
-        stage: folder of the archive's content.
-        architecture: for the messages.
+    """Builds the network as the server will, in a new process that sees no source but that in the folder.
 
     Returns:
         The packages that the network's code imports, and that are neither packed nor on every server.

@@ -155,9 +155,7 @@ class JoinedPatches(nn.Module):
 def with_constants(module: nn.Module, example: Tensor) -> nn.Module:
     """A copy in which the classes of this module replace the attention of torchvision's transformers.
 
-    Args:
-        module: in eval mode; left as it is.
-        example: pictures (N, 3, H, W); the copy takes pictures of this size alone.
+    The copy takes pictures of the example's size alone.
 
     Raises:
         NotApplicable: the network has no such layers.

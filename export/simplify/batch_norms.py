@@ -7,13 +7,9 @@ from export.simplify.channels import called_once
 
 
 def fold_batch_norms(network: fx.GraphModule) -> int:
-    """Folds the batch norms that alone read a convolution, in place; both must be called once.
+    """Folds the batch norms that alone read a convolution, in place, and counts them; both must be called once.
 
-    Args:
-        network: flat, see ``flatten``.
-
-    Returns:
-        The number of batch norms that are gone.
+    The network is flat, see ``flatten``.
     """
     layers, count = called_once(network), 0
     for node, norm in layers.items():

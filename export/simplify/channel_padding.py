@@ -11,17 +11,11 @@ MULTIPLE = 16  # float32 values in an AVX-512 register; ONNX Runtime's blocked l
 
 
 def pad_channels(network: fx.GraphModule) -> int:
-    """Makes inner channel counts multiples of ``MULTIPLE``, in place.
+    """Makes inner channel counts multiples of ``MULTIPLE``, in place, and counts the convolutions that grow.
 
     The step pads channels between two dense convolutions with nothing but depthwise convolutions and ReLUs in between,
     as in ShuffleNet's branches and in inverted residuals. All other channels, and those that are returned or shared,
-    stay as they are.
-
-    Args:
-        network: flat, see ``flatten``, and with batch norms folded.
-
-    Returns:
-        The number of dense convolutions that have more channels than before.
+    stay as they are. The network is flat, see ``flatten``, and its batch norms are folded.
     """
     layers, count = called_once(network), 0
     for node, first in layers.items():

@@ -32,14 +32,10 @@ def way_to_dense(
     start: fx.Node | None,
     following: Callable[[fx.Node], fx.Node | None] = behind,
 ) -> list[nn.Module]:
-    """The modules from a node to the first dense convolution, which reads all channels, that convolution included.
+    """The modules from a node to the first dense convolution, which reads all channels; that one included.
 
-    The list is empty if anything but activations and depthwise convolutions comes first.
-
-    Args:
-        layers: the modules of the network, see ``called_once``.
-        start: the first node of the way.
-        following: the next node of the way.
+    The list is empty if anything but activations and depthwise convolutions comes first. ``following`` is the way's
+    second node; ``layers`` are those of ``called_once``.
     """
     way: list[nn.Module] = []
     while start is not None and start in layers:
@@ -53,11 +49,9 @@ def way_to_dense(
 
 
 def reorder_outputs(module: nn.Module, order: Sequence[int]) -> None:
-    """Makes channel ``order[i]`` output channel ``i``, in a depthwise convolution input channel ``i``, too.
+    """Makes channel ``order[i]``, or ``NOTHING``, output channel ``i``; in a depthwise convolution input channel, too.
 
-    Args:
-        module: a convolution, changed in place, or an activation, which has nothing to reorder.
-        order: numbers of channels, or ``NOTHING``.
+    The module is changed in place; an activation has nothing to reorder.
     """
     if not isinstance(module, nn.Conv2d):
         return

@@ -23,10 +23,7 @@ def flatten(module: nn.Module, layer: str = "") -> fx.GraphModule:
     """A copy of a network as one graph of calls of its leaf modules; the modules keep their paths.
 
     Activations in place return a new tensor, unless others read the tensor that they change, or share its memory.
-
-    Args:
-        module: in eval mode; left as it is.
-        layer: path of a layer whose own output matters, and which ``MARK`` returns; empty if there is none.
+    ``MARK`` returns the output of ``layer``, if it is not empty.
 
     Raises:
         NotApplicable: the network cannot be traced, or the layer does not run.

@@ -30,16 +30,10 @@ def open_relu(values: torch.Tensor) -> torch.Tensor:
 
 
 def move_gates(network: fx.GraphModule) -> int:
-    """Rewrites a flat graph, in place; scores, plain gradients and guided gradients stay the same.
+    """Rewrites a flat graph, in place, and counts the ReLUs whose gates have moved; all answers stay the same.
 
     A gate moves if every channel behind its ReLU goes to one join, and all gates before that join move. Where a channel
     is read twice, the gate must see the sum of two gradients, and stays.
-
-    Args:
-        network: flat, see ``flatten``.
-
-    Returns:
-        The number of ReLUs whose gates have moved.
     """
     joins = {node: _rectifiers(network, node) for node in network.graph.nodes if _is_join(node)}
     moving = {node for node, found in joins.items() if found}

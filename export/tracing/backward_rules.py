@@ -46,9 +46,7 @@ def backward_rules(*, poles: bool = True) -> dict[Any, Rule]:
     """The decomposition table for ``make_fx``: operator overload to function.
 
     The table has the rules of this module, and torch's own decompositions of the operators that they serve well.
-
-    Args:
-        poles: whether gradients can be infinite, see ``export.tracing.poles``.
+    ``poles`` says whether gradients can be infinite, see ``export.tracing.poles``.
     """
     own = {
         operator: partial(function, poles=poles) if "poles" in inspect.signature(function).parameters else function

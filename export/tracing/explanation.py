@@ -54,10 +54,6 @@ def example_of(classifier: Classifier, kind: str = KIND_EXPLANATION) -> tuple[to
 def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> fx.GraphModule:
     """Traces a kind of graph, mostly the explanation of pictures, targets and class weights, with a symbolic batch.
 
-    Args:
-        classifier: left as it is.
-        kind: of graph, see ``handler.graphs.description``.
-
     Raises:
         NoRuleError: the trace has backward operators without a rule.
         NotExportableError: the network cannot be traced, or is too large for one file.

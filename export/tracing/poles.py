@@ -23,11 +23,7 @@ _OF_NUMBERS = torch.float64, torch.int64  # how autograd keeps a Python number; 
 
 
 def has_poles(scores: torch.Tensor) -> bool:
-    """Whether some operator behind the scores is not known to have a bounded gradient; an unknown operator counts.
-
-    Args:
-        scores: (N, K), of a float32 network, with their autograd graph.
-    """
+    """Whether some operator behind the scores (N, K) is not known to have a bounded gradient; unknown ones count."""
     return not all(_is_bounded(node) for node in nodes(scores.grad_fn))
 
 

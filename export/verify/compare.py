@@ -67,12 +67,7 @@ class VerificationError(ModelError):
 
 
 def compare(expected: Outputs, actual: Outputs, tolerances: Mapping[str, Tolerance]) -> list[Check]:
-    """Compares one batch: the names of the outputs, their shapes, and the values of each output with a tolerance.
-
-    Args:
-        expected: PyTorch's outputs, by name.
-        actual: the graph's.
-        tolerances: by output.
+    """Compares PyTorch's outputs with the graph's: names, shapes, and the values with a tolerance for each name.
 
     Raises:
         VerificationError: names or shapes differ.

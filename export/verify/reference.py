@@ -32,13 +32,7 @@ _WIDER = dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.flo
 
 
 def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -> list[Verdict]:
-    """Compares a graph with PyTorch on fresh pictures and targets, see ``verify``.
-
-    Args:
-        graph: runs the graph.
-        classifier: the graph was made from it.
-        kind: of graph, see ``handler.graphs.description``.
-        seed: of the pictures and targets.
+    """Compares a graph of a kind with PyTorch on fresh pictures and targets, see ``verify``.
 
     Raises:
         VerificationError: the graph differs from PyTorch.

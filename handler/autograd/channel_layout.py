@@ -30,24 +30,13 @@ class ChannelLayout:
         return sum(run is not None for run in self.runs)
 
     def to_maps(self, output: Tensor, run: int = 0) -> Tensor:
-        """The output of a run as maps (N, C, h, w), in which the picture is not mirrored.
-
-        Args:
-            output: what the layer returned.
-            run: the run's index in ``runs``.
-        """
+        """The output of a run, an index into ``runs``, as maps (N, C, h, w), in which the picture is not mirrored."""
         maps = self._cells(output) if self.grid else _permuted(output, self._axes(output))
         mirrored = self._mirrored_axes(run)
         return maps.flip(mirrored) if mirrored else maps
 
     def from_maps(self, maps: Tensor, output: Tensor, run: int = 0) -> Tensor:
-        """The output of a run with these maps in the place of its own; other tokens stay as they are.
-
-        Args:
-            maps: (N, C, h, w), not mirrored.
-            output: what the layer returned.
-            run: the run's index in ``runs``.
-        """
+        """The output of a run with other maps (N, C, h, w), not mirrored; other tokens stay as they are."""
         mirrored = self._mirrored_axes(run)
         maps = maps.flip(mirrored) if mirrored else maps
         axes = self._axes(output)

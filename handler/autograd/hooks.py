@@ -55,13 +55,9 @@ def captured(
 
 @contextmanager
 def replaced(module: nn.Module, layer: str, maps: torch.Tensor, view: ChannelLayout) -> Iterator[None]:
-    """Inside the block, a layer returns other activations than its own.
+    """Inside the block, a layer returns other activations than its own, maps (P, C, h, w) of all its runs.
 
-    Args:
-        module: the network.
-        layer: module path.
-        maps: (P, C, h, w), the channels of all runs joined; of an output for one picture P copies are made.
-        view: the layer's layout.
+    Of an output for one picture P copies are made.
     """
     parts = iter(maps.chunk(view.counted, dim=1))
 

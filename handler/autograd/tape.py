@@ -88,10 +88,6 @@ def record(
 def differentiate(tape: Tape, score: torch.Tensor) -> Gradients:
     """Computes the gradients of a scalar made of the tape's scores: by a plain pass and, with gates, a guided pass.
 
-    Args:
-        tape: a recorded forward pass.
-        score: the scalar, for instance the sum of one score of each picture.
-
     Raises:
         Unprocessable: the score does not depend on a layer or on the input.
     """

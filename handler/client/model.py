@@ -81,11 +81,7 @@ class Model:
         return [found[id(job)] for job in jobs]
 
     def predict(self, picture: Picture, top_k: int | None = None) -> Sequence[Prediction]:
-        """Predicts the most probable classes, best first.
-
-        Args:
-            picture: as ``explain`` takes it.
-            top_k: number of classes; None: five, or all classes if there are fewer.
+        """Predicts the ``top_k`` most probable classes, best first; None: five, or all if there are fewer.
 
         Raises:
             RequestError, OSError, ModelError: as ``explain``.

@@ -19,11 +19,7 @@ def check_scores(logits: Floats) -> None:
 
 
 def check_evidence(evidence: Evidence, pair: int) -> None:
-    """Checks every value of one pair's evidence, because a map can be finite although a value is not.
-
-    Args:
-        evidence: of all pairs of a pass.
-        pair: the pair's index in the evidence.
+    """Checks every value of the evidence of one pair, an index, because a map can be finite although a value is not.
 
     Raises:
         NotFinite: an activation, a gradient or a map of attention is NaN or infinite; the message names it.

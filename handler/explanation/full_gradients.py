@@ -18,13 +18,8 @@ def fullgrad(sums: Iterable[Floats], height: int, width: int) -> Floats:
     products of these, of the input, and of all other biases, which have no cells and no share of the map, add up to the
     score. Choose it where no layer shows all: it needs none, and has the input's resolution.
 
-    Args:
-        sums: (N, h, w) for each size of layers, the input's included: the scaled products, summed over the channels.
-        height: of the map.
-        width: of the map.
-
-    Returns:
-        The unscaled maps (N, H, W).
+    ``sums`` are (N, h, w) for each size of layers, the input's included: the scaled products, summed over the channels;
+    the result is unscaled, (N, height, width).
     """
     upsampled = [[cv2.resize(one, (width, height)) for one in values] for values in sums]
     return np.asarray(np.sum(upsampled, axis=0), np.float32)

@@ -166,29 +166,14 @@ def scale(values: Floats) -> Floats:
 
 
 def resize(values: Floats, height: int, width: int) -> Floats:
-    """Resizes a map, bilinearly with half-pixel centres.
-
-    Args:
-        values: (h, w) or (h, w, 3).
-        height: rows of the result.
-        width: columns of the result.
-
-    Returns:
-        float32 (height, width) or (height, width, 3), within the range of ``values``.
-    """
+    """Resizes a map (h, w) or (h, w, 3), bilinearly with half-pixel centres, to float32 (height, width) or (…, 3)."""
     return np.asarray(cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def combine(maps: Sequence[Floats], height: int, width: int) -> Floats:
-    """Combines the unscaled maps (h, w) of several layers: scales, resizes and averages them, and scales the average.
+    """Combines the unscaled maps (h, w) of several layers, of any size, to a map (height, width) on [0, 1].
 
-    Args:
-        maps: (h, w) of any range, one for each layer; sizes may differ.
-        height: rows of the result.
-        width: columns of the result.
-
-    Returns:
-        A map (height, width) on [0, 1].
+    Scales, resizes and averages the maps, and scales the average.
     """
     upsampled = [resize(scale(values), height, width) for values in maps]
     return scale(np.mean(np.stack(upsampled), axis=0).clip(min=0))

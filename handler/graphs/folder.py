@@ -26,15 +26,7 @@ def find_graphs(folder: Path) -> dict[str, Path]:
 
 
 def open_graphs(folder: Path, origin: Origin, *, threads: int) -> dict[str, GraphSession]:
-    """Opens all graphs in a folder.
-
-    Args:
-        folder: the folder of the unpacked archive.
-        origin: the facts about the archive's model.
-        threads: number of threads of a run.
-
-    Returns:
-        The open graphs by kind, at least one.
+    """Opens all graphs in the folder of an unpacked archive, at least one, by kind; ``threads`` are those of a run.
 
     Raises:
         ModelError: the folder has no graph, or a graph cannot be used; the message names the file and says why.

@@ -56,15 +56,7 @@ class GraphSession:
             return cls(description, session, hashlib.file_digest(file, "sha256").hexdigest())
 
     def infer(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[Floats]:
-        """Runs the graph; the batch is the first axis of all arrays.
-
-        Args:
-            inputs: an array for each of the graph's inputs, by name.
-            outputs: names of the wanted outputs.
-
-        Returns:
-            The wanted outputs, in that order.
-        """
+        """The wanted outputs for an array for each of the graph's inputs, by name; the first axis is the batch."""
         found: list[Floats] = self.session.run(list(outputs), dict(inputs))
         return found
 

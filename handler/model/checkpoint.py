@@ -85,17 +85,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def names_in(network: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Finds the network's names for the weights of a file.
+    """Finds the network's names for the weights of a file, for two state dicts: name in the file to network's name.
 
     The names are the file's own, unless more weights fit by name and shape without a common prefix (``module.``),
-    without torch.compile's additions, and with DenseNet's old ``norm.1`` as ``norm1``.
-
-    Args:
-        network: the network's state dict.
-        state: the file's state dict.
-
-    Returns:
-        Name in the file to name in the network; the network may lack a name, and no name appears twice.
+    without torch.compile's additions, and with DenseNet's old ``norm.1`` as ``norm1``. The network may lack a name, and
+    no name appears twice.
     """
     bare = {name: _DENSENETS_OLD_NAMES.sub(r"\1\2", name.replace(_COMPILED, "")) for name in state}
     shared = os.path.commonprefix(list(bare.values()))

@@ -20,13 +20,9 @@ _LOGITS = "valid are logits, which Grad-CAM is defined on"
 
 
 def check_scores(module: nn.Module, architecture: str, side: int, classes: int | None) -> int:
-    """Runs a network on pictures, checks that it answers with one finite logit per label, and counts the logits.
+    """Checks that a network answers pictures of ``side`` pixels with one finite logit per label, and counts them.
 
-    Args:
-        module: the network, in eval mode.
-        architecture: name for the messages.
-        side: of the square pictures, in pixels.
-        classes: number of labels; None allows any number of scores.
+    ``classes`` is the number of labels; None allows any number of scores.
 
     Raises:
         ModelError: the network fails or answers otherwise; the message says how, and what is valid.
@@ -82,11 +78,9 @@ def _run(module: nn.Module, picture: Tensor, architecture: str) -> Any:
 
 
 def _end(scores: Tensor, saturated: Tensor) -> str:
-    """The name of the function that made the scores of logits; empty if the scores are logits.
+    """The name of the function that made the scores (1, K) of logits; empty if the scores are logits.
 
-    Args:
-        scores: (1, K), with their autograd graph.
-        saturated: (1, K), the scores of a picture with very large values.
+    ``saturated`` (1, K) are the scores of a picture with very large values.
     """
     node = scores.grad_fn
     while node is not None and operation(node) in _SHAPING:

@@ -20,15 +20,7 @@ def seen_region(crop: Crop) -> tuple[slice, slice]:
 
 
 def onto_region(values: Floats, crop: Crop) -> Floats:
-    """Resamples a map of the crop to the upload's pixels that the network saw, bilinearly.
-
-    Args:
-        values: (S, S) or (S, S, 3), spread over the whole crop.
-        crop: where the crop lies in the upload.
-
-    Returns:
-        An array of ``seen_region``'s size, with the channels and the dtype of ``values``.
-    """
+    """Resamples a map of the crop, (S, S) or (S, S, 3), to the upload's pixels that the network saw, bilinearly."""
     seen_rows, seen_columns = seen_region(crop)
     top, left, bottom, right = crop.box
     rows = (np.arange(seen_rows.start, seen_rows.stop) + 0.5 - top) * values.shape[0] / (bottom - top) - 0.5

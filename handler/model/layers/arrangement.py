@@ -27,12 +27,10 @@ Shape = tuple[int, ...]
 
 
 def keeps_arrangement(root: Node, leaf: Node, known: Collection[Node]) -> bool:
-    """Whether every path from a layer's output to the picture keeps the order of rows and columns.
+    """Whether every path from a layer's output (N, C, h, w) to the picture keeps the order of rows and columns.
 
-    Args:
-        root: node of the layer's output (N, C, h, w).
-        leaf: node of the picture.
-        known: nodes of tensors (N, C, h, w) whose cells are known to lie as the picture's pixels.
+    ``root`` and ``leaf`` are nodes of the output and the picture, ``known`` those of tensors (N, C, h, w) whose cells
+    are known to lie as the picture's pixels.
     """
     waiting, seen = [(root, 0)], {root}
     while waiting:

@@ -16,12 +16,7 @@ from handler.model.layers.observing import Place
 
 
 def find_attention(look: Look, views: Mapping[str, ChannelLayout]) -> AttentionLayout | str:
-    """Where a network's attention is, or why there are no maps of attention.
-
-    Args:
-        look: a run of the network.
-        views: the layouts of the layers with maps, by module path.
-    """
+    """Where a network's attention is, or why there are no maps of it; ``views`` are the layouts of the layers."""
     nodes = attention_nodes(look.scores)
     if not nodes:
         return "there is no attention in this network"
