@@ -118,11 +118,7 @@ def _load(
 
 
 def check_defaults(defaults: Options, card: ModelCard, engine: Engine) -> None:
-    """Checks the operator's default options by explaining a picture of zeros.
-
-    Raises:
-        ModelError: the model or the engine lacks a default; the message names it and what is valid.
-    """
+    """Explains a picture of zeros; a ModelError names the default option that is not valid, and what is."""
     try:
         engine.run(_blank(card.preprocessing), [[TOP]], CheckedOptions.of(defaults, card).needs)
     except RequestError as error:

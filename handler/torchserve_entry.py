@@ -57,11 +57,7 @@ class ExplainedClassifier:
         self._service: Service | None = None
 
     def initialize(self, context: Any) -> None:
-        """Loads the archive's model; TorchServe calls this once per worker.
-
-        Raises:
-            ModelError: the archive or its settings cannot be used.
-        """
+        """Loads the archive's model, or raises ModelError; TorchServe calls this once per worker."""
         properties = context.system_properties
         gpu = properties.get("gpu_id")
         device = f"cuda:{gpu}" if torch.cuda.is_available() and gpu is not None else "cpu"

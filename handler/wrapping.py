@@ -224,11 +224,7 @@ def _checked(tensor: torch.Tensor) -> Floats:
 
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
-    """Inside the block, parameters require no gradient.
-
-    Raises:
-        ModelError: the network is in training mode, or of another dtype than float32.
-    """
+    """Inside the block, parameters need no gradient; raises ModelError in training mode and unless they are float32."""
     _check_network(module)
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:

@@ -41,11 +41,7 @@ _PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")  # who
 
 
 def explanation_kind(classifier: Classifier) -> str:
-    """``KIND_EXPLANATION``, or ``KIND_SALIENCY`` for a network without a ReLU, which has no guided backpropagation.
-
-    Raises:
-        NotExportableError: the network fails on a picture.
-    """
+    """``KIND_EXPLANATION``, or ``KIND_SALIENCY`` for a network without a ReLU, or NotExportableError if it fails."""
     return KIND_EXPLANATION if _coverage(classifier) else KIND_SALIENCY
 
 

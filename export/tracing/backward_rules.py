@@ -27,11 +27,7 @@ _RULES: dict[Any, Rule] = {}
 
 
 def rule(operator: Any) -> Callable[[Rule], Rule]:
-    """Registers a rule for an ATen operator overload.
-
-    Raises:
-        ValueError: the operator has a rule already.
-    """
+    """Registers a rule for an ATen operator overload; raises ValueError if the operator has one already."""
 
     def register(function: Rule) -> Rule:
         if operator in _RULES:

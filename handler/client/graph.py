@@ -15,11 +15,7 @@ class GraphModel(Model):
     """The model of one graph, whose metadata give preprocessing and labels."""
 
     def __init__(self, path: Path | str) -> None:
-        """Opens the graph.
-
-        Raises:
-            ModelError: the file does not exist, or is no ONNX graph of this project.
-        """
+        """Opens the graph; raises ModelError if the file does not exist, or is no ONNX graph of this project."""
         path = Path(path)
         graph = GraphSession.open(path)
         self.description = known = graph.description

@@ -90,11 +90,7 @@ class Model:
         return self.explain(picture, maps="none", **options).predictions
 
     def check(self, **options: Any) -> None:
-        """Checks options against the model, without a picture.
-
-        Raises:
-            RequestError: an option is invalid; the message says what is valid.
-        """
+        """Checks options against the model, without a picture; the RequestError says what is valid."""
         CheckedOptions.of(self._parsed(options), self.card)
 
     def _read(self, picture: Picture) -> tuple[Input, ImageHash, Pixels]:

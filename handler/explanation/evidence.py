@@ -142,11 +142,7 @@ def best_classes(probabilities: Floats, count: int) -> list[int]:
 
 
 def check_targets(targets: Sequence[Sequence[EngineTarget]], classes: int) -> None:
-    """Checks the rows' targets.
-
-    Raises:
-        BadRequest: a target is neither ``TOP`` nor a class, nor a weight for each class.
-    """
+    """Raises BadRequest if a target is neither ``TOP`` nor a class, nor a weight for each class."""
     for target in chain.from_iterable(targets):
         if isinstance(target, np.ndarray):
             if target.shape != (classes,):

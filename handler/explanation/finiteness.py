@@ -10,11 +10,7 @@ from handler.explanation.maps import Map
 
 
 def check_scores(logits: Floats) -> None:
-    """Checks a picture's scores (K,).
-
-    Raises:
-        NotFinite: a score is NaN or infinite.
-    """
+    """Raises NotFinite if a score of a picture, (K,), is NaN or infinite."""
     _check("scores", logits)
 
 

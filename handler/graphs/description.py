@@ -79,11 +79,7 @@ class GraphDescription:
 
     @classmethod
     def from_properties(cls, properties: Mapping[str, str]) -> "GraphDescription":
-        """Reads the metadata that ``to_properties`` wrote.
-
-        Raises:
-            ModelError: a field is missing or malformed, so that the file is not of this project.
-        """
+        """Reads the metadata that ``to_properties`` wrote; a ModelError says that the file is not of this project."""
         try:
             labels, versions = json.loads(properties["labels"]), json.loads(properties.get("versions", "{}"))
             if not isinstance(labels, list) or not isinstance(versions, dict):

@@ -44,11 +44,7 @@ def open_graphs(folder: Path, origin: Origin, *, threads: int) -> dict[str, Grap
 
 
 def check_origin(path: Path, description: GraphDescription, origin: Origin) -> None:
-    """Compares a graph's metadata with the facts about the model.
-
-    Raises:
-        ModelError: the graph was made from another model; the message names what differs.
-    """
+    """Raises ModelError if a graph was made from another model; the message names what differs."""
     differing = [part for part in vars(origin) if getattr(description, part) != getattr(origin, part)]
     if differing:
         parts = " and ".join(part.replace("weights_sha256", "weights") for part in differing)

@@ -42,11 +42,7 @@ class OnnxEngine:
     name = "onnx"
 
     def __init__(self, graphs: dict[str, GraphSession]) -> None:
-        """Takes graphs by kind, all made from the same model for the same layer.
-
-        Raises:
-            ModelError: no graph predicts.
-        """
+        """Takes graphs by kind, all made from the same model for the same layer; raises ModelError if none predicts."""
         if not {*graphs} - {KIND_BEHIND}:
             raise ModelError(f"a graph of the kind {KIND_BEHIND} works beside another graph, which finds activations")
         self._graphs = graphs

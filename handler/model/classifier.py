@@ -103,11 +103,7 @@ def of_module(
 
 
 def build_network(checkpoint: Checkpoint) -> nn.Module:
-    """Builds the network of a complete checkpoint with new weights; ``state`` is not loaded.
-
-    Raises:
-        ModelError: the network cannot be built.
-    """
+    """Builds the network of a complete checkpoint with new weights, or raises ModelError; ``state`` is not loaded."""
     architecture = str(checkpoint.architecture)
     assert checkpoint.labels is not None
     assert checkpoint.preprocessing is not None

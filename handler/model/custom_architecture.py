@@ -37,11 +37,7 @@ def is_custom(architecture: str) -> bool:
 
 
 def module_name(architecture: str) -> str:
-    """The dotted name of the factory's module.
-
-    Raises:
-        ModelError: the architecture's name is not ``package.module:factory``.
-    """
+    """The dotted name of the factory's module; raises ModelError if the name is not ``package.module:factory``."""
     found = _SPECIFICATION.fullmatch(architecture)
     if not found:
         raise ModelError(f"architecture {architecture!r} is not valid, valid is package.module:factory")
@@ -49,11 +45,7 @@ def module_name(architecture: str) -> str:
 
 
 def load_module(architecture: str) -> ModuleType:
-    """Imports the factory's module.
-
-    Raises:
-        ModelError: the module cannot be imported; the message says why.
-    """
+    """Imports the factory's module; the ModelError says why that is not possible."""
     name = module_name(architecture)
     try:
         return importlib.import_module(name)
@@ -183,21 +175,13 @@ def declared_checkpoint(architecture: str) -> Checkpoint:
 
 
 def declared_labels(architecture: str) -> list[str] | None:
-    """The module's ``LABELS``; None if the module does not define them.
-
-    Raises:
-        ModelError: ``LABELS`` is no list of texts.
-    """
+    """The module's ``LABELS``, or None; raises ModelError if they are no list of texts."""
     labels = getattr(load_module(architecture), "LABELS", None)
     return None if labels is None else _texts(labels, f"{module_name(architecture)}.LABELS", "texts, one per score")
 
 
 def declared_preprocessing(architecture: str) -> Preprocessing | None:
-    """The module's ``PREPROCESSING``; None if the module does not define it.
-
-    Raises:
-        ModelError: fields are missing, unknown or out of range.
-    """
+    """The module's ``PREPROCESSING``, or None; raises ModelError if fields are missing, unknown or out of range."""
     declared = getattr(load_module(architecture), "PREPROCESSING", None)
     if declared is None or isinstance(declared, Preprocessing):
         return declared
@@ -208,11 +192,7 @@ def declared_preprocessing(architecture: str) -> Preprocessing | None:
 
 
 def declared_packages(architecture: str) -> list[str]:
-    """The module's ``PACKED``, empty if the module does not define it.
-
-    Raises:
-        ModelError: ``PACKED`` is no list of texts.
-    """
+    """The module's ``PACKED``, empty if there is none; raises ModelError if it is no list of texts."""
     packed = getattr(load_module(architecture), "PACKED", ())
     return _texts(packed, f"{module_name(architecture)}.PACKED", "packages' names")
 

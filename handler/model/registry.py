@@ -19,11 +19,7 @@ def known_architectures() -> list[str]:
 
 
 def builder_of(architecture: str) -> Callable[..., nn.Module]:
-    """The function that builds a network of the registry.
-
-    Raises:
-        ModelError: the registry has no such classifier; the message lists all names.
-    """
+    """The function that builds a network of the registry; the ModelError lists all names."""
     if architecture not in known_architectures():
         raise ModelError(
             f"architecture {architecture!r} is no torchvision classifier, valid are "

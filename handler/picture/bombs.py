@@ -25,11 +25,7 @@ def chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def check_chunks(data: bytes) -> None:
-    """Checks the chunks of a PNG.
-
-    Raises:
-        BadRequest: a chunk claims to be longer than the file.
-    """
+    """Raises BadRequest if a chunk of a PNG claims to be longer than the file."""
     if any(end > len(data) + 4 for _, _, end in chunks(data)):  # decoders forgive a missing checksum at the end
         raise BadRequest("the PNG picture is truncated or corrupt and cannot be decoded")
 
@@ -50,11 +46,7 @@ def without_profile(data: bytes) -> bytes:
 
 
 def check_scans(data: bytes) -> None:
-    """Checks the number of scans of a JPEG.
-
-    Raises:
-        TooLarge: more than ``MOST_SCANS`` scans.
-    """
+    """Raises TooLarge if a JPEG has more than ``MOST_SCANS`` scans."""
     if (scans := count_scans(data)) > MOST_SCANS:
         raise TooLarge(f"the JPEG picture has more than {scans - 1} scans, valid are at most {MOST_SCANS}")
 

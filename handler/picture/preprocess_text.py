@@ -17,11 +17,7 @@ _VALID = (
 
 
 def read_flag(text: str, name: str) -> bool:
-    """Reads ``true``, ``1``, ``false`` or ``0``; the message has the setting's name.
-
-    Raises:
-        ModelError: the text is none of these.
-    """
+    """Reads ``true``, ``1``, ``false`` or ``0``; the ModelError of other text has the setting's name."""
     if text.strip().lower() not in _FLAGS:
         raise ModelError(f"{name}={text} is neither true nor false, valid are {', '.join(_FLAGS)}")
     return _FLAGS[text.strip().lower()]

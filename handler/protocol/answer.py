@@ -51,11 +51,7 @@ class Answer:
 
 
 def json_text(content: Any) -> str:
-    """Writes content as JSON.
-
-    Raises:
-        ValueError: a number is NaN or infinite, which JSON cannot express.
-    """
+    """Writes content as JSON; raises ValueError if a number is NaN or infinite, which JSON cannot express."""
     return json.dumps(content, allow_nan=False, ensure_ascii=False)
 
 

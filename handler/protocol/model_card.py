@@ -68,11 +68,7 @@ class ModelCard:
         }
 
     def map_names(self, options: Options) -> tuple[str, ...]:
-        """Names of the maps that the options ask for.
-
-        Raises:
-            Unprocessable: a map cannot be made; the message says why.
-        """
+        """Names of the maps that the options ask for; Unprocessable says why a map cannot be made."""
         refusals = {
             name: why
             for name, why in self.refusals.items()

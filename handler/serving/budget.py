@@ -41,11 +41,7 @@ class Budget:
             )
 
     def mask(self, passes: int) -> None:
-        """Counts masked pictures, each of which takes a forward pass.
-
-        Raises:
-            TooLarge: the request exceeds the limit.
-        """
+        """Counts masked pictures, each of which takes a forward pass; raises TooLarge beyond the limit."""
         self._masked += passes
         if self._masked > self._max_passes:
             raise TooLarge(

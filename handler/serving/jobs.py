@@ -88,11 +88,7 @@ class CheckedOptions:
 
 
 def check_method(options: Options, targets: Sequence[Mixture]) -> None:
-    """Checks the options of the method.
-
-    Raises:
-        Unprocessable: the method has no such option; the message says which methods have it.
-    """
+    """Raises Unprocessable if the method lacks one of the options; the message says which methods have it."""
     name, method = options.method, METHODS[options.method]
     masking = ", ".join(name for name, known in METHODS.items() if known.passes)
     weighted = ", ".join(name for name, known in METHODS.items() if known.weighted)

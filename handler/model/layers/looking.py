@@ -86,11 +86,7 @@ class Look:
 
 
 def _guarded(architecture: str, step: Callable[[], Any]) -> Any:
-    """Runs a step that calls the network's code.
-
-    Raises:
-        ModelError: the network's code raised an exception; the message has it in one line.
-    """
+    """Runs a step that calls the network's code, whose exception becomes a ModelError in one line."""
     try:
         return step()
     except Exception as error:  # foreign code can raise any exception
