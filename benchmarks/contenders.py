@@ -154,7 +154,7 @@ def ours_onnx(work: Work, task: str, threads: int) -> Call:
 
 
 def _engine_call(engine: Engine, layer: str, task: str) -> Call:
-    needs = {PREDICT: Needs(), GRADCAM: Needs((layer,)), EXPLAIN: Needs((layer,), guided=True)}[task]
+    needs = {PREDICT: Needs(), GRADCAM: Needs(layers=(layer,)), EXPLAIN: Needs(layers=(layer,), guided=True)}[task]
 
     def call(inputs: Floats) -> Outputs:
         evidence = engine.run(inputs, [[TOP]] * len(inputs), needs)

@@ -38,7 +38,7 @@ def lies_in_box(point: tuple[float, float], thing: Thing) -> bool:
 
 def peaks(engine: TorchEngine, layer: str, inputs: np.ndarray, targets: list[list[int]]) -> list[tuple[int, int]]:
     """The (row, column) of Grad-CAM's maximum for each input and target, in that order."""
-    evidence = engine.run(inputs, targets, Needs((layer,)))
+    evidence = engine.run(inputs, targets, Needs(layers=(layer,)))
     found = []
     for pair in range(len(evidence.rows)):
         values = make_maps(evidence, pair, ["gradcam"], "gradcam", at_layer=False)["gradcam"].values

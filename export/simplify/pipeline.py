@@ -92,9 +92,9 @@ def rewritten(network: nn.Module, rewrite: Callable[..., int], *arguments: torch
 def _answers(module: nn.Module, layer: str, view: ChannelLayout, example: torch.Tensor) -> list[torch.Tensor]:
     """Scores, and for each picture's top class the evidence at the layer and the guided gradient, if it is defined."""
     try:
-        tape, found = _explained(module, view, example, Needs((layer,), guided=True))
+        tape, found = _explained(module, view, example, Needs(layers=(layer,), guided=True))
     except Unprocessable:
-        tape, found = _explained(module, view, example, Needs((layer,)))
+        tape, found = _explained(module, view, example, Needs(layers=(layer,)))
     answers = [tape.scores, tape.layers[layer], found.layers[layer]]
     return [answer.detach() for answer in (*answers, found.guided) if answer is not None]
 

@@ -39,7 +39,7 @@ class NoRuleError(NotExportableError):
 
 def needs_of_kind(classifier: Classifier, kind: str) -> Needs:
     """The evidence that a kind of graph holds, at the default layer."""
-    return Needs((classifier.default_layer,), guided=kind == KIND_EXPLANATION, saliency=kind == KIND_SALIENCY)
+    return Needs(layers=(classifier.default_layer,), guided=kind == KIND_EXPLANATION, saliency=kind == KIND_SALIENCY)
 
 
 def example_of(classifier: Classifier, kind: str = KIND_EXPLANATION) -> tuple[torch.Tensor, ...]:
@@ -63,7 +63,9 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
     with network_code(f"{classifier.architecture} cannot be explained"):
         if kind == KIND_ATTENTION:
             return _traced(classifier, _attention(classifier), example_of(classifier), poles=True)
-        tape = record(classifier.module, example, Needs((classifier.default_layer,), saliency=True), classifier.views)
+        tape = record(
+            classifier.module, example, Needs(layers=(classifier.default_layer,), saliency=True), classifier.views
+        )
         if tape.scores.grad_fn is None:
             raise Unprocessable("its scores have no gradient: forward runs under no_grad, or detaches what it found")
         poles = has_poles(tape.scores)

@@ -59,7 +59,7 @@ def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -
             return pictures
         if kind == KIND_BEHIND:  # the activations of other pictures
             others, layer = fresh_pictures(rng, count, classifier.preprocessing), classifier.default_layer
-            found = TorchEngine(classifier).run(others, [[TOP]] * count, Needs((layer,)))
+            found = TorchEngine(classifier).run(others, [[TOP]] * count, Needs(layers=(layer,)))
             return {**pictures, "activations": found.layers[layer].activation}
         classes = len(classifier.labels)
         weights = rng.standard_normal((count, classes)).astype(np.float32) / np.float32(classes**0.5)

@@ -22,7 +22,7 @@ CURVATURE = "the curvature at a layer"  # ``LayerEvidence.curvature``
 FULL_GRADIENT = "the gradients at all biases"  # ``Evidence.full_gradient``
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Needs:
     """The evidence wanted beside the scores. Rows with equal needs can share a pass."""
 

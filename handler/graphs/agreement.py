@@ -38,7 +38,7 @@ def disagreements(graphs: OnnxEngine, hooks: Engine, preprocessing: Preprocessin
         found.append((KIND_ATTENTION, graphs.run(picture, targets, needs), hooks.run(picture, targets, needs)))
     lines = [f"{kind} graph: {line}" for kind, *both in found for line in _differing(*both)]
     if KIND_BEHIND in held and (layer := graphs.layer):
-        activation = hooks.run(picture, targets, Needs((layer,))).layers[layer].activation
+        activation = hooks.run(picture, targets, Needs(layers=(layer,))).layers[layer].activation
         changed = activation * np.arange(2, dtype=np.float32)[:, None, None, None]  # none, and all
         logits, expected = (engine.behind(picture, layer, changed) for engine in (graphs, hooks))
         lines += [f"{KIND_BEHIND} graph: {line}" for line in _beyond("logits", logits, expected)]

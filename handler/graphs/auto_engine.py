@@ -22,5 +22,5 @@ class AutoEngine:
 
     def behind(self, inputs: Floats, layer: str, activations: Floats) -> Floats:
         """See ``Engine.behind``."""
-        chosen: Engine = self._graphs if self._graphs.covers(Needs((layer,), beside=BEHIND)) else self._hooks
+        chosen: Engine = self._graphs if self._graphs.covers(Needs(layers=(layer,), beside=BEHIND)) else self._hooks
         return chosen.behind(inputs, layer, activations)

@@ -91,7 +91,7 @@ class OnnxEngine:
 
     def behind(self, inputs: Floats, layer: str, activations: Floats) -> Floats:
         """See ``Engine.behind``."""
-        self._held(Needs((layer,), beside=BEHIND))
+        self._held(Needs(layers=(layer,), beside=BEHIND))
         return self._graphs[KIND_BEHIND].infer({"input": inputs, "activations": activations}, ["logits"])[0]
 
     def _held(self, needs: Needs) -> GraphSession:

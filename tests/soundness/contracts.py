@@ -282,7 +282,7 @@ CONTRACTS: dict[str, Callable[[Case], Finding]] = {
 
 def graphs(case: Case, engine: OnnxEngine) -> Finding:
     """The ONNX graphs' answers equal the reference at batch 1, 2 and 3."""
-    if not engine.covers(Needs((case.layer,), guided=case.guided, saliency=not case.guided)):
+    if not engine.covers(Needs(layers=(case.layer,), guided=case.guided, saliency=not case.guided)):
         return Finding()
     wrong = [said for batch in ([0], [2, 1], [2, 0, 1]) for said in _compare(case, batch, case.ask(batch, engine))]
     return Finding(wrong)

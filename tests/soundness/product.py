@@ -80,7 +80,7 @@ def torch_engine(classifier: Classifier) -> TorchEngine:
 def answer(engine: Engine, pictures: Tensor, layer: str, *, guided: bool, seconds: Sequence[int]) -> Answer:
     """Evidence for each row's top class and for another one of its own."""
     targets = [[TOP, second] for second in seconds]
-    found: Evidence = engine.run(pictures.numpy(), targets, Needs((layer,), guided=guided, saliency=not guided))
+    found: Evidence = engine.run(pictures.numpy(), targets, Needs(layers=(layer,), guided=guided, saliency=not guided))
     pixels = found.guided if guided else found.saliency
     assert pixels is not None
     its = found.layers[layer]

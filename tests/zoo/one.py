@@ -93,7 +93,7 @@ def _errors(engine: Engine, layer: str, truth: Sequence[tuple[Floats, Found]]) -
     """
     errors: dict[str, list[float]] = {"scores": [], "gradcam": [], "guided": [], "saliency": []}
     for picture, found in truth:
-        for needs in (Needs((layer,)), Needs(guided=True), Needs(saliency=True)):
+        for needs in (Needs(layers=(layer,)), Needs(guided=True), Needs(saliency=True)):
             if isinstance(engine, OnnxEngine) and not engine.covers(needs) or (needs.guided and found.guided is None):
                 continue
             evidence = engine.run(picture, [[TOP]], needs)

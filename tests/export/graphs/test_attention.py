@@ -65,14 +65,14 @@ def test_auto_answers_from_the_graph_what_it_holds(classifier, engine):
         (Needs(attention="legrad"), "onnx"),
         (Needs(), "onnx"),
         (Needs(attention="legrad", saliency=True), "torch"),
-        (Needs((classifier.default_layer,)), "torch"),
+        (Needs(layers=(classifier.default_layer,)), "torch"),
     ):
         assert auto.run(random_inputs(1, SIDE), [[0]], needs).engine == answers, needs
 
 
 def test_the_graph_names_its_methods_where_it_is_asked_for_more(classifier, engine):
     with pytest.raises(Unprocessable, match="valid are maps none and methods gradient_attention, legrad, rollout"):
-        engine.run(random_inputs(1, SIDE), [[0]], Needs((classifier.default_layer,)))
+        engine.run(random_inputs(1, SIDE), [[0]], Needs(layers=(classifier.default_layer,)))
 
 
 def test_other_weights_are_found_out(classifier, engine):

@@ -67,7 +67,7 @@ def test_the_graph_equals_the_hooks_on_pictures_and_targets_it_was_not_exported_
     found = dict(
         zip(KINDS[KIND_EXPLANATION].outputs, session.run(None, {"input": pictures, "target": targets}), strict=True)
     )
-    evidence = TorchEngine(classifier).run(pictures, [[int(t)] for t in targets], Needs(("conv5",), guided=True))
+    evidence = TorchEngine(classifier).run(pictures, [[int(t)] for t in targets], Needs(layers=("conv5",), guided=True))
     layer = evidence.layers["conv5"]
     expected = {
         "logits": evidence.logits,

@@ -56,7 +56,10 @@ TO_MAPS = {  # the peer's view of a transformer's output as (N, C, h, w)
 def network(request, tmp_path_factory):
     """A classifier, and its evidence for two pictures by engine."""
     classifier, inputs = random_classifier(request.param, side=SIDE), random_inputs(2, SIDE)
-    engines, needs = engines_of(classifier, tmp_path_factory.mktemp(request.param)), Needs((classifier.default_layer,))
+    engines, needs = (
+        engines_of(classifier, tmp_path_factory.mktemp(request.param)),
+        Needs(layers=(classifier.default_layer,)),
+    )
     return classifier, inputs, {engine: engine.run(inputs, [[TARGET]] * 2, needs) for engine in engines}
 
 
@@ -190,7 +193,7 @@ def test_reciprocam_is_the_score_of_each_cell_alone(network):
 def test_shapleycam_is_the_peers_on_pytorch_and_refused_by_graphs(network):
     classifier, inputs, found = network
     torch_engine, graphs = found
-    needs = Needs((classifier.default_layer,), beside=CURVATURE)
+    needs = Needs(layers=(classifier.default_layer,), beside=CURVATURE)
     with pytest.raises(
         Unprocessable, match=f"do not hold {CURVATURE}, valid are maps none .*, by all methods but shapleycam, fullgrad"
     ):

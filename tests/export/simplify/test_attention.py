@@ -126,7 +126,7 @@ def test_a_transformers_whole_explanation_is_a_graph(name, tmp_path):
     session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
     feeds = {"input": pictures, "target": np.array([TOP, 2, 0])}
     gradients, saliency = session.run(["gradients", "saliency"], feeds)
-    expected = TorchEngine(classifier).run(pictures, [[TOP], [2], [0]], Needs((layer,), saliency=True))
+    expected = TorchEngine(classifier).run(pictures, [[TOP], [2], [0]], Needs(layers=(layer,), saliency=True))
     for found, its in ((gradients, expected.layers[layer].gradient), (saliency, expected.saliency)):
         np.testing.assert_allclose(found, its, rtol=0, atol=3e-5 * np.abs(its).max())
 

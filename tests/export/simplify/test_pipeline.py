@@ -32,7 +32,7 @@ def test_scores_and_gradients_stay_and_batch_norms_go(architecture):
     assert not any(isinstance(found.get_submodule(node.target), nn.BatchNorm2d) for node in calls)
     answers = []
     for module, path in ((found, layer), (classifier.module, classifier.default_layer)):
-        tape = record(module, pictures, Needs((path,)))
+        tape = record(module, pictures, Needs(layers=(path,)))
         answers.append((tape.scores, tape.layers[path], differentiate(tape, tape.scores[:, 3].sum()).layers[path]))
     for one, other in zip(*answers, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=3e-5 * float(other.detach().abs().max()))

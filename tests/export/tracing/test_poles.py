@@ -85,7 +85,7 @@ def test_a_graph_stops_infinite_gradients_where_pytorch_does(root, tmp_path):
     classifier = replace(tiny_classifier(Rooted(root), 3), default_layer="first")
     classifier = replace(classifier, preprocessing=replace(classifier.preprocessing, resize_size=SIDE, crop_size=SIDE))
     pictures = np.random.default_rng(0).standard_normal((3, 3, SIDE, SIDE)).astype(np.float32)
-    expected = TorchEngine(classifier).run(pictures, [[0], [1], [2]], Needs(("first",), guided=True))
+    expected = TorchEngine(classifier).run(pictures, [[0], [1], [2]], Needs(layers=("first",), guided=True))
     assert np.isfinite(expected.layers["first"].gradient).all()
     for export, kind in ((export_gradcam, KIND_GRADCAM), (export_explanation, KIND_EXPLANATION)):
         path = tmp_path / f"{kind}.onnx"

@@ -113,7 +113,7 @@ def test_grad_cam_equals_the_librarys_with_its_reshaping(architecture, layer):
             output = output[:, 1:].reshape(len(output), 4, 4, -1)
         return output.permute(0, 3, 1, 2)
 
-    evidence = TorchEngine(classifier).run(pictures, [[3], [7]], Needs((layer,))).layers[layer]
+    evidence = TorchEngine(classifier).run(pictures, [[3], [7]], Needs(layers=(layer,))).layers[layer]
     found = gradcam(evidence.activation, evidence.gradient)
     module = classifier.module.requires_grad_(True)
     targets = [ClassifierOutputTarget(3), ClassifierOutputTarget(7)]

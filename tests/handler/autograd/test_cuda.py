@@ -30,7 +30,7 @@ def test_a_gpu_finds_the_layers_scores_and_gradients_that_the_cpu_finds_in_doubl
     )
     assert (gpu.layers, gpu.default_layer, gpu.alone) == (cpu.layers, cpu.default_layer, cpu.alone)
     layer = gpu.default_layer
-    needs = Needs((layer,), guided=name in RELU, saliency=True)
+    needs = Needs(layers=(layer,), guided=name in RELU, saliency=True)
     pictures, targets = random_inputs(5), [[TOP, 3]] * 5
     found = TorchEngine(gpu).run(pictures, targets, needs)
     exact = TorchEngine(in_double_precision(cpu)).run(pictures.astype(float), targets, needs)

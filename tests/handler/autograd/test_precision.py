@@ -40,7 +40,7 @@ def fast_process():
 
 
 @pytest.mark.usefixtures("fast_process")
-@pytest.mark.parametrize("needs", [Needs(), Needs(("0",), guided=True, saliency=True)])
+@pytest.mark.parametrize("needs", [Needs(), Needs(layers=("0",), guided=True, saliency=True)])
 def test_a_network_is_run_in_full_precision_and_the_process_keeps_its_choice(needs):
     network = Watched()
     TorchEngine(tiny_classifier(network)).run(random_inputs(1, side=8), [[TOP]], needs)

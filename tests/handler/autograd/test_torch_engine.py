@@ -17,7 +17,8 @@ from handler.explanation.gradient_cams import gradcam
 from handler.model.layers.find import find_layers
 from tests.support.models import in_double_precision, random_classifier, random_inputs, tiny_classifier
 
-EVERYTHING = Needs(("conv5",), guided=True, saliency=True)  # of the shufflenet
+EVERYTHING = Needs(layers=("conv5",), guided=True, saliency=True)  # of the shufflenet
+TWO = Needs(layers=("0.0", "0.1"), guided=True, saliency=True)
 
 # one picture of 2x2 pixels, what the 1x1 convolution makes of it (R - G and B), and what is left behind the ReLU
 PICTURE = np.float32([[[[1, 2], [3, 4]], [[2, 1], [1, 5]], [[1, 0], [0, 1]]]])
@@ -63,7 +64,7 @@ def assert_same_evidence(found, expected, pair, at):
     ],
 )
 def test_scores_and_map_behind_the_relu_by_hand(inplace, target, gradient_of_rectified, expected):
-    found = TorchEngine(tiny_classifier(hand_net(inplace=inplace))).run(PICTURE, [[target]], Needs(("1",)))
+    found = TorchEngine(tiny_classifier(hand_net(inplace=inplace))).run(PICTURE, [[target]], Needs(layers=("1",)))
     np.testing.assert_allclose(found.logits, [[1.5, 0.5]], rtol=1e-6)
     np.testing.assert_allclose(found.layers["1"].activation, RECTIFIED, rtol=1e-6)
     np.testing.assert_allclose(found.layers["1"].gradient, [gradient_of_rectified], rtol=1e-6)
@@ -73,7 +74,7 @@ def test_scores_and_map_behind_the_relu_by_hand(inplace, target, gradient_of_rec
 @pytest.mark.parametrize("inplace", [False, True])
 def test_activation_and_gradient_are_those_of_what_the_layer_returned_before_a_relu(inplace):
     found = TorchEngine(tiny_classifier(hand_net(inplace=inplace))).run(
-        PICTURE, [[0]], Needs(("0", "1"), saliency=True)
+        PICTURE, [[0]], Needs(layers=("0", "1"), saliency=True)
     )
     np.testing.assert_allclose(found.layers["0"].activation, CONVOLVED, rtol=1e-6)
     gradient = [[[[0, 0.5], [0.5, 0]], [[-0.25, 0], [0, -0.25]]]]
@@ -86,7 +87,7 @@ def test_activation_and_gradient_are_those_of_what_the_layer_returned_before_a_r
 
 def test_densenets_features_are_taken_before_the_inplace_relu_behind_them():
     classifier, inputs = random_classifier("densenet121"), random_inputs(1)
-    found = TorchEngine(classifier).run(inputs, [[3]], Needs(("features",)))
+    found = TorchEngine(classifier).run(inputs, [[3]], Needs(layers=("features",)))
     features = classifier.module.features(torch.from_numpy(inputs)).detach().requires_grad_()
     pooled = nn.functional.adaptive_avg_pool2d(features.relu(), 1).flatten(1)
     gradient = torch.autograd.grad(classifier.module.classifier(pooled)[0, 3], features)[0]
@@ -137,7 +138,7 @@ def test_evidence_that_is_not_needed_is_not_computed(classifier):
 @pytest.mark.parametrize("architecture", ["shufflenet_v2_x0_5", "resnet18", "mobilenet_v2", "googlenet"])
 def test_pre_relu_map_and_bias_add_up_to_the_logit_where_gap_and_a_linear_layer_follow(architecture):
     classifier = random_classifier(architecture)
-    found = TorchEngine(classifier).run(random_inputs(2), [[0], [5]], Needs((classifier.default_layer,)))
+    found = TorchEngine(classifier).run(random_inputs(2), [[0], [5]], Needs(layers=(classifier.default_layer,)))
     layer = found.layers[classifier.default_layer]
     assert np.prod(layer.activation.shape[2:]) > 1
     before_relu = (layer.gradient.mean(axis=(2, 3), keepdims=True) * layer.activation).sum(axis=1)  # (2, h, w)
@@ -194,13 +195,13 @@ def state_of(module):
     ("module", "needs", "error", "message"),
     [
         (hand_net(inplace=True), Needs(), None, ""),
-        (hand_net(inplace=True), Needs(("0", "1"), guided=True, saliency=True), None, ""),
-        (hand_net(), Needs(("0", "nowhere"), guided=True), Unprocessable, "'nowhere' is no module"),
-        (without_relu(), Needs(("0",), guided=True), Unprocessable, "ReLU networks only and this one has SiLU"),
-        (nn.Sequential(hand_net(), Treacherous()), Needs(("0.0", "0.1"), True, True), RuntimeError, "module failed"),
+        (hand_net(inplace=True), Needs(layers=("0", "1"), guided=True, saliency=True), None, ""),
+        (hand_net(), Needs(layers=("0", "nowhere"), guided=True), Unprocessable, "'nowhere' is no module"),
+        (without_relu(), Needs(layers=("0",), guided=True), Unprocessable, "ReLU networks only and this one has SiLU"),
+        (nn.Sequential(hand_net(), Treacherous()), TWO, RuntimeError, "module failed"),
         (nn.Sequential(hand_net(), Treacherous()), Needs(), RuntimeError, "module failed"),
-        (WithIdleLayers(), Needs(("used.0", "idle"), guided=True), Unprocessable, "'idle' does not run"),
-        (WithIdleLayers(), Needs(("used.0", "aside"), guided=True), Unprocessable, "not depend on layer 'aside'"),
+        (WithIdleLayers(), Needs(layers=("used.0", "idle"), guided=True), Unprocessable, "'idle' does not run"),
+        (WithIdleLayers(), Needs(layers=("used.0", "aside"), guided=True), Unprocessable, "depend on layer 'aside'"),
     ],
     ids=["predicted", "explained", "bad-path", "no-relu", "raises", "raises-predicting", "idle-layer", "layer-aside"],
 )
@@ -217,7 +218,7 @@ def test_the_model_is_left_as_it_was(module, needs, error, message):
 
 
 @pytest.mark.parametrize("target", [-2, 2])
-@pytest.mark.parametrize("needs", [Needs(), Needs(("0",))])
+@pytest.mark.parametrize("needs", [Needs(), Needs(layers=("0",))])
 def test_a_target_that_is_no_class_is_refused(needs, target):
     with pytest.raises(BadRequest, match="valid are 0 to 1 and -1 for the top class"):
         TorchEngine(tiny_classifier(hand_net())).run(PICTURE, [[target]], needs)
@@ -233,9 +234,9 @@ def test_the_engine_answers_again_after_an_exception():
     treacherous = Treacherous()
     engine = TorchEngine(tiny_classifier(nn.Sequential(hand_net(), treacherous)))
     with suppress(RuntimeError):
-        engine.run(PICTURE, [[0]], Needs(("0.0",)))
+        engine.run(PICTURE, [[0]], Needs(layers=("0.0",)))
     treacherous.armed = False
-    found = engine.run(PICTURE, [[0]], Needs(("0.0",), guided=True))
+    found = engine.run(PICTURE, [[0]], Needs(layers=("0.0",), guided=True))
     np.testing.assert_allclose(found.layers["0.0"].activation, CONVOLVED, rtol=1e-6)
 
 
@@ -281,7 +282,7 @@ class Told:
         self._lock.release()
 
 
-@pytest.mark.parametrize("needs", [Needs(), Needs(("net.0",), guided=True)], ids=["prediction", "explanation"])
+@pytest.mark.parametrize("needs", [Needs(), Needs(layers=("net.0",), guided=True)], ids=["prediction", "explanation"])
 def test_threads_sharing_one_engine_are_in_the_network_one_after_the_other(monkeypatch, needs):
     came = threading.Event()
     monkeypatch.setattr(torch_engine, "threading", SimpleNamespace(Lock=lambda: Told(came)))
@@ -292,7 +293,7 @@ def test_threads_sharing_one_engine_are_in_the_network_one_after_the_other(monke
     assert (module.together, came.is_set()) == (1, True)
     assert state_of(module) == before
     for target, one in enumerate(found):
-        alone = TorchEngine(tiny_classifier(hand_net())).run(PICTURE, [[target]], Needs(("0",), guided=True))
+        alone = TorchEngine(tiny_classifier(hand_net())).run(PICTURE, [[target]], Needs(layers=("0",), guided=True))
         assert one.classes.tolist() == [target]
         np.testing.assert_array_equal(one.logits, alone.logits)
         if needs.guided:
@@ -313,7 +314,8 @@ class MixesPictures(nn.Module):
 def test_pictures_that_mix_are_answered_as_if_each_was_alone():
     torch.manual_seed(0)
     classifier = replace(tiny_classifier(MixesPictures()), alone="they mix")
-    engine, inputs, needs = TorchEngine(classifier), random_inputs(3, 8), Needs(("conv",), guided=True, saliency=True)
+    engine, inputs = TorchEngine(classifier), random_inputs(3, 8)
+    needs = Needs(layers=("conv",), guided=True, saliency=True)
     together = engine.run(inputs, [[0], [1, 0], []], needs)
     assert (together.rows.tolist(), together.classes.tolist()) == ([0, 1, 1], [0, 1, 0])
     pairs = 0
@@ -347,7 +349,7 @@ def test_the_maps_of_all_runs_of_a_layer_are_put_back_and_added():
     classifier = tiny_classifier(module)
     views = {"conv": find_layers(classifier.module, "flips", 16).layers["conv"].view}
     inputs = random_inputs(2, 16)
-    evidence = TorchEngine(replace(classifier, views=views)).run(inputs, [[1], [0]], Needs(("conv",)))
+    evidence = TorchEngine(replace(classifier, views=views)).run(inputs, [[1], [0]], Needs(layers=("conv",)))
     its = evidence.layers["conv"]
     for row, target in enumerate([1, 0]):
         parts = []

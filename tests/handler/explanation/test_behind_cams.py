@@ -57,7 +57,7 @@ def test_reciprocam_keeps_squares_of_cells_where_cells_are_more_than_passes():
 def test_reciprocam_minus_the_bias_is_cam_for_an_average_and_a_linear_head():
     classifier, inputs = random_classifier("resnet18", side=96), random_inputs(1, 96)
     engine = TorchEngine(classifier)
-    layer = engine.run(inputs, [[TARGET]], Needs(("layer4",))).layers["layer4"]
+    layer = engine.run(inputs, [[TARGET]], Needs(layers=("layer4",))).layers["layer4"]
     probe = Probe(
         picture=inputs[0],
         answer=None,
@@ -137,7 +137,7 @@ def test_a_network_behind_a_layer_may_ask_how_many_pictures_there_are(use):
 def test_a_layer_with_a_way_around_it_has_scores_behind_it(architecture, layer):
     classifier, inputs = random_classifier(architecture, side=SIDE), random_inputs(1, SIDE)
     engine = TorchEngine(classifier)
-    activation = engine.run(inputs, [[TARGET]], Needs((layer,))).layers[layer].activation
+    activation = engine.run(inputs, [[TARGET]], Needs(layers=(layer,))).layers[layer].activation
     maps = np.concatenate([activation, activation * 0, activation * 2])
     found = engine.behind(inputs, layer, maps)
     expected = by_hook(classifier.module, layer, torch.from_numpy(inputs), torch.from_numpy(maps))

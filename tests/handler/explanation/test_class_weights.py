@@ -80,7 +80,7 @@ def test_a_mixtures_gradient_is_a_difference_quotient(classifier):
 
 
 def test_rows_with_and_without_class_weights_share_a_pass(classifier):
-    engine, needs, inputs = TorchEngine(classifier), Needs(("layer4",)), random_inputs(3, SIDE)
+    engine, needs, inputs = TorchEngine(classifier), Needs(layers=("layer4",)), random_inputs(3, SIDE)
     weights = np.float32([0.5, 0, -2, *[0] * 7])
     together = engine.run(inputs, [[2, weights], [], [weights, TOP]], needs).layers["layer4"].gradient
     alone = [engine.run(inputs[row : row + 1], [[target]], needs) for row, target in [(0, 2), (0, 0), (2, 0), (2, 2)]]
@@ -119,7 +119,7 @@ def test_an_answer_names_the_class_that_the_target_is_held_against(wrapped):
 
 
 def test_evidence_for_and_against_are_the_two_sides_of_one_sum(classifier, wrapped):
-    evidence = TorchEngine(classifier).run(random_inputs(1, SIDE), [[4]], Needs(("layer4",))).layers["layer4"]
+    evidence = TorchEngine(classifier).run(random_inputs(1, SIDE), [[4]], Needs(layers=("layer4",))).layers["layer4"]
     against = explain(wrapped, target="-e", size="layer").maps["gradcam"]
     expected = gradcam(evidence.activation, -evidence.gradient)[0]
     assert against.maximum == pytest.approx(expected.max(), rel=1e-4)

@@ -65,7 +65,7 @@ def cam(values, degenerate=False):
 
 def examined(values, engine=None, tensor=ONES, degenerate=False, target=1, seed=0, remake=None):
     engine = engine or CornerEngine()
-    evidence = CornerEngine().run(tensor[None], [[target]], Needs(("c",)))
+    evidence = CornerEngine().run(tensor[None], [[target]], Needs(layers=("c",)))
     return examine(engine, evidence, 0, {"gradcam": cam(values, degenerate)}, question(tensor, target, remake), seed)
 
 

@@ -76,7 +76,7 @@ def test_other_weights_are_found_out_in_every_graph(graphs, shapes):
 
 def test_a_plain_gradient_is_not_taken_for_a_guided_one(graphs, shapes):
     plain = TorchEngine(shapes).run(
-        fixed_picture(shapes.preprocessing)[None], [[-1, 0]], Needs(("conv5",), guided=True, saliency=True)
+        fixed_picture(shapes.preprocessing)[None], [[-1, 0]], Needs(layers=("conv5",), guided=True, saliency=True)
     )
     hooks = Altered(TorchEngine(shapes), lambda found: replace(found, guided=plain.saliency))
     (line,) = disagreements(graphs, hooks, shapes.preprocessing)

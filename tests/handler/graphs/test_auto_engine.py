@@ -17,13 +17,13 @@ def engine(shapes, shapes_graphs):
     ("needs", "answers"),
     [
         (Needs(), "onnx"),
-        (Needs(("conv5",)), "onnx"),
+        (Needs(layers=("conv5",)), "onnx"),
         (Needs(guided=True), "onnx"),
-        (Needs(("conv5",), guided=True), "onnx"),
-        (Needs(("stage4",)), "torch"),
-        (Needs(("conv5", "stage4")), "torch"),
+        (Needs(layers=("conv5",), guided=True), "onnx"),
+        (Needs(layers=("stage4",)), "torch"),
+        (Needs(layers=("conv5", "stage4")), "torch"),
         (Needs(saliency=True), "torch"),
-        (Needs(("conv5",), guided=True, saliency=True), "torch"),
+        (Needs(layers=("conv5",), guided=True, saliency=True), "torch"),
     ],
     ids=str,
 )

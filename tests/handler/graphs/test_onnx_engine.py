@@ -20,9 +20,9 @@ LAYER = ("conv5",)
 SEVERAL = [[TOP, 3, 7], [0], [5, TOP]]
 ALL_NEEDS = [
     Needs(),
-    Needs(LAYER),
+    Needs(layers=LAYER),
     Needs(guided=True),
-    Needs(LAYER, guided=True),
+    Needs(layers=LAYER, guided=True),
 ]
 
 
@@ -83,7 +83,7 @@ def test_rows_without_a_target_shift_no_other_rows_class(tmp_path, kind):
     engine = OnnxEngine({kind: GraphSession.open(write_graph(tmp_path, describe(kind)))})
     inputs = np.zeros((4, 3, 2, 2), np.float32)  # the scores are the channels' means
     inputs[[0, 1, 2, 3], [1, 0, 2, 1]] = 1
-    found = engine.run(inputs, [[2, TOP], [], [TOP, 0], [TOP]], Needs(("last",) if kind == KIND_GRADCAM else ()))
+    found = engine.run(inputs, [[2, TOP], [], [TOP, 0], [TOP]], Needs(layers=("last",) if kind == KIND_GRADCAM else ()))
     assert (found.rows.tolist(), found.classes.tolist()) == ([0, 0, 2, 2, 3], [2, 1, 2, 0, 1])
     assert found.logits.argmax(axis=1).tolist() == [1, 0, 2, 1]
     for layer in found.layers.values():
@@ -107,19 +107,24 @@ def test_no_run_has_more_pictures_than_memory_is_meant_for(engine, pictures, mon
         return run(self, inputs, outputs)
 
     monkeypatch.setattr(onnx_engine.GraphSession, "infer", watched)
-    engine.run(pictures[:2], [list(range(10)), list(range(9))], Needs(LAYER))
+    engine.run(pictures[:2], [list(range(10)), list(range(9))], Needs(layers=LAYER))
     assert batches == [16, 3]
 
 
 def test_the_time_of_both_passes_is_told_as_one(engine, pictures):
-    explained, predicted = engine.run(pictures, SEVERAL, Needs(LAYER)), engine.run(pictures, SEVERAL, Needs())
+    explained, predicted = engine.run(pictures, SEVERAL, Needs(layers=LAYER)), engine.run(pictures, SEVERAL, Needs())
     assert explained.infer_ms == 0 < explained.explain_ms
     assert predicted.explain_ms == 0 < predicted.infer_ms
 
 
 @pytest.mark.parametrize(
     "needs",
-    [Needs(("stage4",)), Needs(("stage4", "conv5")), Needs(saliency=True), Needs(LAYER, saliency=True)],
+    [
+        Needs(layers=("stage4",)),
+        Needs(layers=("stage4", "conv5")),
+        Needs(saliency=True),
+        Needs(layers=LAYER, saliency=True),
+    ],
     ids=str,
 )
 def test_what_no_graph_holds_is_refused_and_what_they_hold_is_said(engine, pictures, needs):
@@ -150,8 +155,8 @@ def test_every_graph_holds_the_scores(opened, pictures):
 
 
 def test_without_a_gradcam_graph_the_explanation_gives_its_evidence(opened, shapes, pictures):
-    found = opened("model.explain.onnx").run(pictures, SEVERAL, Needs(LAYER))
-    assert_same_evidence(found, TorchEngine(shapes).run(pictures, SEVERAL, Needs(LAYER)))
+    found = opened("model.explain.onnx").run(pictures, SEVERAL, Needs(layers=LAYER))
+    assert_same_evidence(found, TorchEngine(shapes).run(pictures, SEVERAL, Needs(layers=LAYER)))
 
 
 @pytest.mark.parametrize("needs", ALL_NEEDS, ids=str)

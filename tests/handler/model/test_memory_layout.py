@@ -14,7 +14,7 @@ def test_the_layout_changes_and_the_evidence_does_not(architecture, changes):
     original = random_classifier(architecture)
     classifier = in_double_precision(original)  # also a copy
     pictures, targets = random_inputs(2).astype(np.float64), [[TOP], [1, 2]]
-    needs = Needs((classifier.default_layer,), guided=True, saliency=True)
+    needs = Needs(layers=(classifier.default_layer,), guided=True, saliency=True)
     before, weights = TorchEngine(classifier).run(pictures, targets, needs), hash_state(classifier.module)
     assert in_fast_layout(classifier) is classifier
     kernels = [one for one in classifier.module.parameters() if one.dim() == 4 and min(one.shape[1:]) > 1]
