@@ -52,7 +52,7 @@ RELIABILITY := $(PY) -m benchmarks.reliability
 PACK_EMBEDDED = $(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check docs test test-fast coverage mutants lowest demo demo-photo archive export explanation gradcam serve stop finetune train localisation bench zoo soundness old-runtimes fuzz load soak soak-10 faults lock clean
+.PHONY: help setup check docs test test-fast coverage mutants lowest demo demo-photo archive export explanation gradcam serve stop finetune train bench zoo evaluate soundness old-runtimes fuzz load soak soak-10 faults lock clean
 
 help: ## list the targets
 	@echo "make TARGET [VARIABLE=value …]"
@@ -155,14 +155,14 @@ finetune: $(READY) ## fine-tune a classifier on the pictures in DATA=folder (tra
 train: $(READY) ## train the embedded model anew (about 40 minutes on two cores)
 	$(PY) -m examples.shapes.train
 
-localisation: $(READY) ## measure where the embedded model's maps lie on 500 two-object pictures
-	$(PY) -m examples.shapes.localisation
-
 bench: $(READY) ## measure this project side by side with its peers, see benchmarks/RESULTS.md (an hour or two)
 	$(PY) -m benchmarks $(BENCH)
 
 zoo: $(READY) ## run every torchvision classifier through everything, see docs/ZOO.md (an hour or two; resumable)
 	$(PY) -m benchmarks.zoo --docs docs $(ZOO)
+
+evaluate: $(READY) ## judge every map method on drawn scenes and photographs, see docs/QUALITY.md (about 20 minutes on two cores)
+	$(PY) -m benchmarks.evaluation --docs docs
 
 old-runtimes: $(READY) ## run graphs of every kind with ONNX Runtime 1.15, 1.17 and 1.20 from a package index (a few minutes)
 	$(PY) -m benchmarks.old_runtimes
