@@ -19,7 +19,7 @@ from benchmarks.evaluation.subjects import SUBJECTS, Picture, Subject
 from benchmarks.evaluation.ways import Way, smoothed, ways
 from export.graphs.prediction import export_prediction
 from handler.autograd.torch_engine import TorchEngine
-from handler.errors import Unprocessable
+from handler.errors import NotFinite, Unprocessable
 from handler.explanation import trust
 from handler.explanation.evidence import Engine, Evidence, Floats, Needs, softmax
 from handler.explanation.maps import scale
@@ -41,7 +41,7 @@ def measure(name: str, quick: bool, position: int = 0) -> Row:
     torch.set_num_threads(1)
     subject = SUBJECTS[name](quick)
     known = ways(_QUICK_PASSES if quick else None)
-    with tqdm(total=2 * len(known), desc=name, unit="step", position=position, disable=None) as bar:
+    with tqdm(total=len(known) + len(STAGES), desc=name, unit="step", position=position, disable=None) as bar:
         return Judge(subject).judge(known, bar.update)
 
 
@@ -120,13 +120,13 @@ class Judge:
             "side": self._tensors.shape[2],
             "pictures": len(self._tensors),
             "named_right": sum(right),
-            "few": self._subject.plan.few,
+            "few": self._subject.few,
             "ways": measured,
             "refused": refused,
         }
 
     def _count(self, way: Way) -> int:
-        return self._subject.plan.few if way.masking else len(self._tensors)
+        return self._subject.few if way.masking else len(self._tensors)
 
     def _maps(self, way: Way, explainer: Explainer, count: int, seed: int = 0) -> Floats:
         return way.maps(explainer, self._tensors[:count], self._classes[:count], seed)
@@ -140,8 +140,8 @@ class Judge:
 
     def _localisation(self, way: Way) -> Row:
         """Pointing game, mass in the box, two objects told apart."""
-        plan, found = self._subject.plan, defaultdict[str, dict[int, list[float]]](lambda: defaultdict(list))
-        scenes = self._subject.scenes[: plan.scenes_masking if way.masking else plan.scenes]
+        found = defaultdict[str, dict[int, list[float]]](lambda: defaultdict(list))
+        scenes = self._subject.scenes[: self._subject.scenes_masking if way.masking else None]
         for values, target, own, others in self._boxed(way, scenes):
             pointed = metrics.peak(smoothed(values) if way.fine else values)
             found["pointing"][target].append(metrics.points_at(pointed, own))
@@ -190,7 +190,7 @@ class Judge:
             "adcc": metrics.adcc(like, float(np.abs(values).mean()), dropped),
             "single_deletion": metrics.single_deletion(values, self._drops[index]),
         }
-        return found | ({"road": self._road(tensor, order, target)} if index < self._subject.plan.few else {})
+        return found | ({"road": self._road(tensor, order, target)} if index < self._subject.few else {})
 
     def _road(self, tensor: Floats, order: np.ndarray[Any, np.dtype[np.int64]], target: int) -> float:
         """ROAD's combined score: half of what the least important pixels cost less than the most important ones."""
@@ -205,7 +205,7 @@ class Judge:
 
     def _repeatability(self, way: Way, maps: Floats) -> Row:
         """How far a picture's map alone is from its map in a batch, and how like the maps of two seeds are."""
-        few = min(self._subject.plan.few, len(maps))
+        few = min(self._subject.few, len(maps))
         alone = [
             way.maps(self._explainer, self._tensors[row : row + 1], self._classes[row : row + 1], 0)[0]
             for row in range(few)
@@ -219,16 +219,19 @@ class Judge:
     ) -> None:
         """The cascading randomisation of Adebayo et al. 2018, from the logits to the input: Spearman at each stage."""
         copy = replace(self._subject.classifier, module=deepcopy(self._subject.classifier.module))
-        explainer, few = _explainer(copy, TorchEngine(copy)), self._subject.plan.few
+        explainer, few = _explainer(copy, TorchEngine(copy)), self._subject.few
         for stage, _ in zip(STAGES, cascade(copy.module), strict=True):
             for way in known:
                 if way.masking and stage not in (STAGES[0], STAGES[-1]):
                     continue
-                values = self._maps(way, explainer, max(few // 2, 1) if way.masking else few)
-                like = [
-                    metrics.spearman(np.abs(one), np.abs(two)) for one, two in zip(kept[way.name], values, strict=False)
-                ]
-                measured[way.name].setdefault("randomised", []).append(_mean(like))
+                try:
+                    values = self._maps(way, explainer, max(few // 2, 1) if way.masking else few)
+                except NotFinite:  # a network with random weights may overflow
+                    like = None
+                else:
+                    like = _mean(map(metrics.spearman, kept[way.name], values))
+                measured[way.name].setdefault("randomised", []).append(like)
+            done()
 
 
 def cascade(module: nn.Module, stages: Sequence[float] = STAGES) -> Iterator[int]:

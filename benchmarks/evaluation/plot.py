@@ -55,12 +55,12 @@ def _bars(axes: Axes, subject: Mapping[str, Any], key: str, title: str) -> None:
 
 def _cascade(axes: Axes, subject: Mapping[str, Any]) -> None:
     """A line for each way; the names of those that change least in a random network stand at their ends."""
-    ends = sorted(subject["ways"].values(), key=lambda way: -way["randomised"][-1])
+    ends = sorted(subject["ways"].values(), key=lambda way: -(way["randomised"][-1] or 0))
     for way in ends:
         stages = STAGES if len(way["randomised"]) == len(STAGES) else (STAGES[0], STAGES[-1])
         named = way in ends[:6]
         style: dict[str, Any] = {"label": way["title"]} if named else {"color": _BASE, "zorder": 0}
-        axes.plot(stages, way["randomised"], marker=".", **style)
+        axes.plot(stages, np.array(way["randomised"], float), marker=".", **style)
     axes.set_ylim(-0.4, 1.05)
     axes.set_title(subject["title"], fontsize=9)
     axes.set_xlabel("share of the layers with random weights, from the logits down (0: logits alone)", fontsize=8)

@@ -26,17 +26,7 @@ SEED = 7
 Box = Sequence[float]  # top, left, bottom, right in pixels; bottom and right are exclusive
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How many pictures a network's maps are judged on."""
-
-    scenes: int  # with boxes
-    scenes_masking: int  # for methods that mask the picture, which take hundreds of passes
-    pictures: int  # for deletion, drops and so on, which need no box
-    few: int  # for repeatability, ROAD, the randomised network, and all that a masking method is judged on
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
     """A network's input, and where its classes are."""
 
@@ -51,8 +41,9 @@ class Subject:
     title: str
     classifier: Classifier
     scenes: list[Picture]  # with boxes
-    pictures: list[Picture]
-    plan: Plan
+    scenes_masking: int  # so many of them for methods that mask the picture, which take hundreds of passes
+    pictures: list[Picture]  # for deletion, drops and so on, which need no box
+    few: int  # so many of them for ROAD, repeatability, random networks, and all that a masking method is judged on
 
 
 def mask_of(boxes: Sequence[Box], crop: Crop, side: int) -> Mask:
@@ -66,16 +57,14 @@ def mask_of(boxes: Sequence[Box], crop: Crop, side: int) -> Mask:
     return mask
 
 
-def drawn(
-    count: int, objects: int, part: int, side: int, sizes: tuple[float, float], how: Preprocessing
-) -> list[Picture]:
+def drawn(count: int, objects: int, part: int, sizes: tuple[float, float], how: Preprocessing) -> list[Picture]:
     """Drawn pictures with objects of different classes, each from its own seed."""
-    pictures = []
+    pictures, side = [], how.crop_size
     for index in range(count):
         picture = draw_random(np.random.default_rng([SEED, part, index]), objects, side, sizes)
         crop = Crop((side, side), (0, 0, side, side))
         masks = {LABELS.index(thing.label): mask_of([thing.box], crop, side) for thing in picture.things}
-        pictures.append(Picture(tensor=how.normalise(picture.image), masks=masks))
+        pictures.append(Picture(how.normalise(picture.image), masks))
     return pictures
 
 
@@ -88,7 +77,7 @@ def photographs(how: Preprocessing) -> list[Picture]:
         upload = decode(sample.read_bytes() if entry["package"] == "matplotlib" else photograph(name))
         seen = preprocess(upload, how)
         mask = mask_of(entry["boxes"], seen.crop, how.crop_size)
-        pictures.append(Picture(tensor=seen.tensor, masks={entry["class"]: mask} if mask.any() else {}))
+        pictures.append(Picture(seen.tensor, {entry["class"]: mask} if mask.any() else {}))
     return pictures
 
 
@@ -100,16 +89,35 @@ def known_photographs() -> list[dict[str, Any]]:
 
 def shapes(quick: bool) -> Subject:
     """The embedded model on drawn scenes."""
-    plan = Plan(scenes=60, scenes_masking=12, pictures=12, few=4)
-    plan = Plan(scenes=2, scenes_masking=1, pictures=2, few=1) if quick else plan
     classifier = load_classifier(checkpoint=CHECKPOINT)
-    side, how = classifier.preprocessing.crop_size, classifier.preprocessing
+    title = "the embedded model (ShuffleNetV2 x0.5) on drawn scenes"
+    return _on_drawings(title, classifier, SIZES, SIZES, (2, 1, 2, 1) if quick else (60, 12, 12, 4))
+
+
+def vision_transformer(quick: bool) -> Subject:
+    """The small vision transformer on drawn scenes."""
+    how = replace(PREPROCESSING, resize_size=transformer.SIDE, crop_size=transformer.SIDE)
+    classifier = of_module(transformer.trained(), "vision_transformer", LABELS, how)
+    sizes, counts = transformer.SIZES, (2, 1, 2, 1) if quick else (100, 25, 32, 8)
+    return _on_drawings("a small vision transformer on drawn scenes", classifier, sizes, (sizes[0], 0.5), counts)
+
+
+def _on_drawings(
+    title: str,
+    classifier: Classifier,
+    sizes: tuple[float, float],
+    sizes_of_two: tuple[float, float],
+    counts: tuple[int, int, int, int],
+) -> Subject:
+    """A network with scenes of two objects and pictures of one; ``counts`` are the numbers of ``Subject``."""
+    how, (scenes, scenes_masking, pictures, few) = classifier.preprocessing, counts
     return Subject(
-        title="the embedded model (ShuffleNetV2 x0.5) on drawn scenes",
+        title=title,
         classifier=classifier,
-        scenes=drawn(plan.scenes, 2, TWO_OBJECTS, side, SIZES, how),
-        pictures=drawn(plan.pictures, 1, HELD_OUT, side, SIZES, how),
-        plan=plan,
+        scenes=drawn(scenes, 2, TWO_OBJECTS, sizes_of_two, how),
+        scenes_masking=scenes_masking,
+        pictures=drawn(pictures, 1, HELD_OUT, sizes, how),
+        few=few,
     )
 
 
@@ -118,28 +126,14 @@ def efficientnet(quick: bool) -> Subject:
     classifier = load_classifier(architecture="examples.efficientnet_lite0.network:efficientnet_lite0")
     pictures = photographs(classifier.preprocessing)
     pictures = pictures[1:3] if quick else pictures
-    count = len(pictures)
+    scenes = [picture for picture in pictures if picture.masks]
     return Subject(
         title="EfficientNet-Lite0 with ImageNet weights on photographs",
         classifier=classifier,
-        scenes=[picture for picture in pictures if picture.masks],
+        scenes=scenes,
+        scenes_masking=len(scenes),
         pictures=pictures,
-        plan=Plan(scenes=count, scenes_masking=count, pictures=count, few=1 if quick else 4),
-    )
-
-
-def vision_transformer(quick: bool) -> Subject:
-    """The small vision transformer on drawn scenes."""
-    plan = Plan(scenes=100, scenes_masking=25, pictures=32, few=8)
-    plan = Plan(scenes=2, scenes_masking=1, pictures=2, few=1) if quick else plan
-    side, (smallest, largest) = transformer.SIDE, transformer.SIZES
-    how = replace(PREPROCESSING, resize_size=side, crop_size=side)
-    return Subject(
-        title="a small vision transformer on drawn scenes",
-        classifier=of_module(transformer.trained(), "vision_transformer", LABELS, how),
-        scenes=drawn(plan.scenes, 2, TWO_OBJECTS, side, (smallest, min(largest, 0.5)), how),
-        pictures=drawn(plan.pictures, 1, HELD_OUT, side, (smallest, largest), how),
-        plan=plan,
+        few=1 if quick else 4,
     )
 
 

@@ -65,7 +65,7 @@ def test_a_perfect_map_has_all_its_mass_in_its_box_and_the_inverted_one_none():
 
 
 def test_the_deletion_curve_of_a_linear_answer_has_the_area_of_its_closed_form():
-    # the answer is the share of the object's pixels that are there: a perfect map takes them first, an inverted one last
+    # the answer is the share of the object's pixels that are there; a perfect map takes them first, its inverse last
     mask = box(0, 0, 16, 32)
     tensor = np.ones((3, SIDE, SIDE), np.float32)
     areas = {}
