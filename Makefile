@@ -74,8 +74,8 @@ $(READY): pyproject.toml constraints.txt
 	@echo "building the environment in $(VENV): about 7 GB, a few minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@# without its dependencies: it wants the GUI build of cv2, which would replace the headless one
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps grad-cam==1.5.7
+	@# without their dependencies: they want the GUI build of cv2, which would replace the headless one
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps grad-cam==1.5.7 quantus==0.6.0
 	@touch $@
 
 $(KSERVE_READY): deploy/kserve/constraints.txt
@@ -191,7 +191,7 @@ faults: $(READY) ## what clients see when processes, disks, archives and other c
 	$(RELIABILITY) faults $(if $(FAULTS),--only $(FAULTS))
 
 lock: $(READY) ## write the exact versions of the present environment to constraints.txt
-	$(PY) -m pip freeze --exclude-editable --exclude grad-cam | grep -v '^-e' > constraints.txt
+	$(PY) -m pip freeze --exclude-editable --exclude grad-cam --exclude quantus | grep -v '^-e' > constraints.txt
 
 clean: ## remove what the targets above wrote, but not .venv
 	rm -rf build dist out logs *.egg-info .mypy_cache .ruff_cache .pytest_cache model_store/*.mar model_store/*.onnx
