@@ -4,19 +4,20 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from benchmarks.evaluation import metrics
-from benchmarks.evaluation.metrics import Mask
-from benchmarks.evaluation.subjects import SUBJECTS, Picture, Subject
-from benchmarks.evaluation.ways import Way, smoothed, ways
+from benchmarks.evaluation.subjects import SUBJECTS, Subject
+from benchmarks.evaluation.ways import Way, ways
 from export.graphs.prediction import export_prediction
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import NotFinite, Unprocessable
@@ -31,6 +32,7 @@ from handler.serving.explainer import Explainer
 STAGES = (0.0, 0.25, 0.5, 0.75, 1.0)  # shares of the layers that are randomised; at 0 the layer of the logits alone
 _SEED = 7
 _AT_ONCE = 16
+_ACROSS = 0.02  # standard deviation by the side, as TorchRay smooths gradients at the input
 _QUICK_PASSES = 4
 _BULK = 8  # rows of pixels in a step of deletion and insertion, as RISE does for many pictures
 Row = dict[str, Any]
@@ -89,13 +91,12 @@ class Judge:
         self._tensors = np.stack([picture.tensor for picture in subject.pictures])
         scores = self._engine.logits(self._tensors)
         self._classes: list[int] = scores.argmax(axis=1).tolist()
-        self._whole = self._probabilities(scores, self._classes)
+        self._whole = softmax(scores)[np.arange(len(scores)), self._classes]
         grid = metrics.patches(self._tensors.shape[2])
         self._drops = []  # of the logit, when a patch is the mean colour
         for tensor, target, score in zip(self._tensors, self._classes, scores, strict=True):
             self._drops.append(score[target] - self._engine.logits(tensor * ~grid[:, None])[:, target])
-        rng = np.random.default_rng(_SEED)
-        self._ties = rng.permutation(self._tensors[0, 0].size)
+        self._ties = np.random.default_rng(_SEED).permutation(self._tensors[0, 0].size)
 
     def judge(self, known: Sequence[Way], done: Callable[[], object]) -> Row:
         """Measures all ways; those that the network lacks are refused with the reason."""
@@ -105,7 +106,7 @@ class Judge:
         for way in known:
             try:
                 row = self._localisation(way)
-                maps = self._maps(way, self._explainer, self._count(way))
+                maps = self._maps(way, self._explainer, self._subject.few if way.masking else len(self._tensors))
                 measured[way.name] = {"title": way.title, "baseline": way.baseline, **row, **self._answers(way, maps)}
                 measured[way.name] |= self._repeatability(way, maps)
                 kept[way.name] = maps
@@ -125,72 +126,54 @@ class Judge:
             "refused": refused,
         }
 
-    def _count(self, way: Way) -> int:
-        return self._subject.few if way.masking else len(self._tensors)
-
     def _maps(self, way: Way, explainer: Explainer, count: int, seed: int = 0) -> Floats:
         return way.maps(explainer, self._tensors[:count], self._classes[:count], seed)
 
-    @staticmethod
-    def _probabilities(scores: Floats, classes: Sequence[int]) -> Floats:
-        return np.asarray(softmax(scores)[np.arange(len(scores)), classes])
-
     def _probability(self, tensors: Floats, target: int) -> Floats:
-        return self._probabilities(self._engine.logits(tensors), [target] * len(tensors))
+        return np.asarray(softmax(self._engine.logits(tensors))[:, target])
 
     def _localisation(self, way: Way) -> Row:
         """Pointing game, mass in the box, two objects told apart."""
-        found = defaultdict[str, dict[int, list[float]]](lambda: defaultdict(list))
         scenes = self._subject.scenes[: self._subject.scenes_masking if way.masking else None]
-        for values, target, own, others in self._boxed(way, scenes):
-            pointed = metrics.peak(smoothed(values) if way.fine else values)
+        pairs = [(scene, target) for scene in scenes for target in scene.masks]
+        tensors, targets = np.stack([scene.tensor for scene, _ in pairs]), [target for _, target in pairs]
+        found = defaultdict[str, dict[int, list[float]]](lambda: defaultdict(list))
+        for values, (scene, target) in zip(way.maps(self._explainer, tensors, targets, 0), pairs, strict=True):
+            own, across = scene.masks[target], _ACROSS * len(values)
+            pointed = metrics.peak(cv2.GaussianBlur(values, (0, 0), across) if way.fine else values)
             found["pointing"][target].append(metrics.points_at(pointed, own))
             found["exact_pointing"][target].append(metrics.points_at(pointed, own, tolerance=0))
             found["mass"][target].append(metrics.mass_in(values, own))
-            for other in others:
-                found["own_share"][target].append(metrics.own_share(values, own, other))
+            for other in scene.masks.keys() - {target}:
+                found["own_share"][target].append(metrics.own_share(values, own, scene.masks[other]))
         row: Row = {name: _mean([_mean(one) for one in classes.values()]) for name, classes in found.items()}
-        return row | {"boxes": sum(map(len, found["mass"].values()))}
-
-    def _boxed(self, way: Way, scenes: Sequence[Picture]) -> Iterator[tuple[Floats, int, Mask, list[Mask]]]:
-        """Of each box: the map of its class, the class, its mask and those of the other classes."""
-        pairs = [(scene, target) for scene in scenes for target in scene.masks]
-        for start in range(0, len(pairs), _AT_ONCE):
-            some = pairs[start : start + _AT_ONCE]
-            tensors = np.stack([scene.tensor for scene, _ in some])
-            made = way.maps(self._explainer, tensors, [target for _, target in some], 0)
-            for values, (scene, target) in zip(made, some, strict=True):
-                others = [mask for other, mask in scene.masks.items() if other != target]
-                yield values, target, scene.masks[target], others
+        return row | {"boxes": len(pairs)}
 
     def _answers(self, way: Way, maps: Floats) -> Row:
         """What the network answers to pictures that are changed in the map's order."""
-        scaled = np.stack([scale(values) for values in maps])
+        scaled, targets = np.stack([scale(values) for values in maps]), self._classes[: len(maps)]
         masked = self._tensors[: len(maps)] * scaled[:, None]
-        again = way.maps(self._explainer, masked, self._classes[: len(maps)], 0)
-        kept = self._probabilities(self._engine.logits(masked), self._classes[: len(maps)])
+        again, under = way.maps(self._explainer, masked, targets, 0), self._engine.logits(masked)
         found = defaultdict[str, list[float]](list)
-        for index, values in enumerate(scaled):
-            for name, value in self._of_one(index, values, float(kept[index]), again[index]).items():
+        for index, (values, target) in enumerate(zip(scaled, targets, strict=True)):
+            tensor, order, steps = self._tensors[index], trust.pixel_order(values, self._ties), -(-len(values) // _BULK)
+            whole, kept = float(self._whole[index]), float(softmax(under[index])[target])
+            dropped, like = metrics.drop(whole, kept), metrics.coherency(values, again[index])
+            complexity = float(values.mean())
+            one = {
+                "deletion": float(trust.auc(self._probability(trust.deletion(tensor, order, steps), target))),
+                "insertion": float(trust.auc(self._probability(trust.insertion(tensor, order, steps), target))),
+                "drop": dropped,
+                "increase": float(whole < kept),
+                "coherency": like,
+                "complexity": complexity,
+                "adcc": metrics.adcc(like, complexity, dropped),
+                "single_deletion": metrics.single_deletion(values, self._drops[index]),
+            }
+            one |= {"road": self._road(tensor, order, target)} if index < self._subject.few else {}
+            for name, value in one.items():
                 found[name].append(value)
         return {name: _mean(values) for name, values in found.items()} | {"maps": len(maps)}
-
-    def _of_one(self, index: int, values: Floats, kept: float, again: Floats) -> dict[str, float]:
-        tensor, target, whole = self._tensors[index], self._classes[index], float(self._whole[index])
-        order = trust.pixel_order(values, self._ties)
-        steps = -(-len(values) // _BULK)
-        dropped, like = metrics.drop(whole, kept), metrics.coherency(values, again)
-        found = {
-            "deletion": float(trust.auc(self._probability(trust.deletion(tensor, order, steps), target))),
-            "insertion": float(trust.auc(self._probability(trust.insertion(tensor, order, steps), target))),
-            "drop": dropped,
-            "increase": float(whole < kept),
-            "coherency": like,
-            "complexity": float(np.abs(values).mean()),
-            "adcc": metrics.adcc(like, float(np.abs(values).mean()), dropped),
-            "single_deletion": metrics.single_deletion(values, self._drops[index]),
-        }
-        return found | ({"road": self._road(tensor, order, target)} if index < self._subject.few else {})
 
     def _road(self, tensor: Floats, order: np.ndarray[Any, np.dtype[np.int64]], target: int) -> float:
         """ROAD's combined score: half of what the least important pixels cost less than the most important ones."""
@@ -206,13 +189,12 @@ class Judge:
     def _repeatability(self, way: Way, maps: Floats) -> Row:
         """How far a picture's map alone is from its map in a batch, and how like the maps of two seeds are."""
         few = min(self._subject.few, len(maps))
-        alone = [
-            way.maps(self._explainer, self._tensors[row : row + 1], self._classes[row : row + 1], 0)[0]
-            for row in range(few)
-        ]
-        far = [np.abs(one - two).max() / max(np.abs(two).max(), 1e-12) for one, two in zip(alone, maps, strict=False)]
+        far = [0.0]
+        for row, values in enumerate(maps[:few]):
+            alone = way.maps(self._explainer, self._tensors[row : row + 1], self._classes[row : row + 1], 0)
+            far.append(float(np.abs(alone - values).max() / max(values.max(), 1e-12)))
         other = self._maps(way, self._explainer, few, seed=1)
-        return {"alone": float(max(far)), "seeds": _mean(map(metrics.spearman, maps[:few], other))}
+        return {"alone": max(far), "seeds": _mean(map(metrics.spearman, maps[:few], other))}
 
     def _randomise(
         self, known: Sequence[Way], kept: dict[str, Floats], measured: dict[str, Row], done: Callable[[], object]
@@ -237,25 +219,23 @@ class Judge:
 def cascade(module: nn.Module, stages: Sequence[float] = STAGES) -> Iterator[int]:
     """Gives a network's layers new random weights, from the logits to the input; yields their number at each stage."""
     torch.manual_seed(_SEED)
-    layers = [part for part in reversed(list(module.modules())) if any(True for _ in part.parameters(recurse=False))]
-    reset = 0
-    for stage in stages:
-        goal = max(1, round(stage * len(layers)))
-        for layer in layers[reset:goal]:
+    layers = [part for part in reversed(list(module.modules())) if [*part.parameters(recurse=False)]]
+    counts = [max(1, round(stage * len(layers))) for stage in stages]
+    for done, goal in pairwise([0, *counts]):
+        for layer in layers[done:goal]:
             _reset(layer)
-        reset = goal
-        yield reset
+        yield goal
 
 
 @torch.no_grad()
 def _reset(layer: nn.Module) -> None:
     """As the layer's class initialises it; parameters of other classes are drawn with the spread that they have."""
-    own = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
-    if own:
-        own()
-        return
-    for parameter in layer.parameters(recurse=False):
-        parameter.normal_(0, float(parameter.std(correction=0)))
+    initialise = getattr(layer, "reset_parameters", None) or getattr(layer, "_reset_parameters", None)
+    if initialise:
+        initialise()
+    else:
+        for parameter in layer.parameters(recurse=False):
+            parameter.normal_(0, float(parameter.std(correction=0)))
 
 
 def _mean(values: Any) -> float:

@@ -20,14 +20,10 @@ PATCHES = 4  # a side, of the single-deletion score
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the pixels that ROAD removes
 TOLERANCE = 15  # pixels, of the pointing game
 _NOISE = 0.01  # of ROAD's imputation, in normalised values
-_NEIGHBOURS = {(0, 1): 1 / 6, (1, 0): 1 / 6, (1, 1): 1 / 12, (1, -1): 1 / 12}  # and those opposite
 
 
 def points_at(point: tuple[float, float], mask: Mask, tolerance: float = TOLERANCE) -> bool:
-    """The pointing game (Zhang et al. 2016; TorchRay): whether a pixel of the mask is nearer than the tolerance.
-
-    With tolerance 0, the point itself must be in the mask.
-    """
+    """The pointing game: whether a pixel of the mask is nearer than the tolerance; if that is 0, the point itself."""
     rows, columns = np.nonzero(mask)
     squared = (rows - point[0]) ** 2 + (columns - point[1]) ** 2
     return bool(squared.size) and bool(squared.min() < max(tolerance**2, 0.5))
@@ -94,13 +90,8 @@ def single_deletion(values: Floats, drops: npt.ArrayLike) -> float:
 def impute(tensor: Floats, missing: Mask, seed: int = 0, noise: float = _NOISE) -> Floats:
     """ROAD's noisy linear imputation (Rong et al. 2022): a missing pixel is the mean of its neighbours, plus noise.
 
-    Neighbours at an edge weigh 1/6, those at a corner 1/12; missing neighbours are solved for together.
-
-    Args:
-        tensor: (3, H, W), normalised.
-        missing: pixels to replace.
-        seed: of the noise.
-        noise: standard deviation.
+    Neighbours at an edge weigh 1/6, those at a corner 1/12; missing neighbours of a picture (3, H, W) are solved for
+    together. ``noise`` is a standard deviation, of normalised values.
     """
     system, gone = _system(missing.shape), missing.ravel()
     flat = tensor.reshape(len(tensor), -1)
@@ -119,14 +110,8 @@ def impute(tensor: Floats, missing: Mask, seed: int = 0, noise: float = _NOISE) 
 @cache
 def _system(size: tuple[int, int]) -> Any:
     """The matrix that takes a pixel times the sum of its neighbours' weights, less the weighted neighbours."""
-    number = np.arange(size[0] * size[1]).reshape(size)
-    ones, others, weights = [], [], []
-    for (down, right), weight in _NEIGHBOURS.items():
-        here = number[: size[0] - down, max(0, -right) : size[1] - max(0, right)].ravel()
-        ones.append(here)
-        others.append(here + down * size[1] + right)
-        weights.append(np.full(len(here), weight))
-    pairs = np.concatenate(ones), np.concatenate(others)
-    half = scipy.sparse.coo_array((np.concatenate(weights), pairs), shape=(number.size, number.size))
-    matrix = (half + half.T).tocsr()
+    rows, columns = (scipy.sparse.diags_array([1.0, 1.0], offsets=[-1, 1], shape=(length, length)) for length in size)
+    row, column = (scipy.sparse.eye_array(length) for length in size)
+    kron = scipy.sparse.kron
+    matrix = (kron(row, columns) + kron(rows, column)) / 6 + kron(rows, columns) / 12
     return scipy.sparse.csr_matrix(scipy.sparse.diags_array(matrix.sum(axis=1)) - matrix)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from zlib import crc32
 
-import cv2
 import numpy as np
 
 from handler.explanation.evidence import Floats
@@ -19,7 +18,6 @@ from handler.serving.jobs import job_of
 
 _CAM = "gradcam"  # the map that methods make
 _CELLS = 7  # a side, of the random baseline: as coarse as most maps of layers
-_ACROSS = 0.02  # standard deviation by the side, as TorchRay smooths gradients at the input
 
 Maps = Callable[[Explainer, Floats, Sequence[int], int], Floats]
 
@@ -39,8 +37,7 @@ class Way:
 def ways(passes: int | None = None) -> list[Way]:
     """All ways, in the order of the tables; a network may lack some of them.
 
-    Args:
-        passes: of methods that mask the picture; None: each method's own number.
+    ``passes`` are those of methods that mask the picture; None is each method's own number.
     """
     methods = []
     for name, known in METHODS.items():
@@ -86,8 +83,3 @@ def _random(_explainer: Explainer, tensors: Floats, _targets: Sequence[int], see
     """Other cells for every picture, whatever batch it is in."""
     generators = [np.random.default_rng([seed, crc32(tensor.tobytes())]) for tensor in tensors]
     return np.stack([resize(rng.random((_CELLS, _CELLS), np.float32), *tensors.shape[2:]) for rng in generators])
-
-
-def smoothed(values: Floats) -> Floats:
-    """A map of fine values as the pointing game takes it: blurred, as TorchRay does."""
-    return np.asarray(cv2.GaussianBlur(values, (0, 0), _ACROSS * len(values)), np.float32)
