@@ -3,13 +3,13 @@
 import argparse
 import json
 import multiprocessing
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks.evaluation.measure import measure
+from benchmarks.evaluation.measure import Row, measure
 from benchmarks.evaluation.plot import plot
 from benchmarks.evaluation.report import render
 from benchmarks.evaluation.subjects import SUBJECTS
@@ -33,21 +33,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stored = options.docs / "quality.json"
     if options.only_report and not stored.is_file():
         parser.error(f"{stored} does not exist; measure first, without --only-report")
+    content = json.loads(stored.read_bytes()) if stored.is_file() else {"subjects": {}}
     if not options.only_report:
-        content = {"machine": describe_machine(), "quick": options.quick, "subjects": _measure(names, options.quick)}
-        write_whole(stored, (json.dumps(content, indent=1) + "\n").encode())
-    content = json.loads(stored.read_bytes())
+        content["machine"] = describe_machine()
+        for name, found in _measured(names, options.quick):  # those of other networks stay
+            content["subjects"][name] = found
+            write_whole(stored, (json.dumps(content, indent=1) + "\n").encode())
+    content["subjects"] = {name: content["subjects"][name] for name in SUBJECTS if name in content["subjects"]}
     plot(content, options.docs)
     write_whole(options.docs / "QUALITY.md", render(content).encode())
     tqdm.write(f"wrote QUALITY.md, quality.json and two plots to {options.docs}")
 
 
-def _measure(names: Sequence[str], quick: bool) -> dict[str, object]:
-    """Each network in a process of its own, on one thread."""
+def _measured(names: Sequence[str], quick: bool) -> Iterator[tuple[str, Row]]:
+    """Each network as soon as it is done, in a process of its own, on one thread."""
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     with ProcessPoolExecutor(len(names), mp_context=context) as pool:
-        running = {name: pool.submit(measure, name, quick, place) for place, name in enumerate(names)}
-        return {name: future.result() for name, future in running.items()}
+        running = {pool.submit(measure, name, quick, place): name for place, name in enumerate(names)}
+        for future in as_completed(running):
+            yield running[future], future.result()
 
 
 if __name__ == "__main__":

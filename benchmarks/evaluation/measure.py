@@ -44,7 +44,7 @@ def measure(name: str, quick: bool, position: int = 0) -> Row:
     subject = SUBJECTS[name](quick)
     known = ways(_QUICK_PASSES if quick else None)
     with tqdm(total=len(known) + len(STAGES), desc=name, unit="step", position=position, disable=None) as bar:
-        return Judge(subject).judge(known, bar.update)
+        return {"quick": quick, **Judge(subject).judge(known, bar.update)}
 
 
 class FastEngine:
@@ -105,7 +105,7 @@ class Judge:
         kept: dict[str, Floats] = {}
         for way in known:
             try:
-                row = self._localisation(way)
+                row = self.localisation(way)
                 maps = self._maps(way, self._explainer, self._subject.few if way.masking else len(self._tensors))
                 measured[way.name] = {"title": way.title, "baseline": way.baseline, **row, **self._answers(way, maps)}
                 measured[way.name] |= self._repeatability(way, maps)
@@ -132,7 +132,7 @@ class Judge:
     def _probability(self, tensors: Floats, target: int) -> Floats:
         return np.asarray(softmax(self._engine.logits(tensors))[:, target])
 
-    def _localisation(self, way: Way) -> Row:
+    def localisation(self, way: Way) -> Row:
         """Pointing game, mass in the box, two objects told apart."""
         scenes = self._subject.scenes[: self._subject.scenes_masking if way.masking else None]
         pairs = [(scene, target) for scene in scenes for target in scene.masks]

@@ -61,9 +61,17 @@ def _cascade(axes: Axes, subject: Mapping[str, Any]) -> None:
         named = way in ends[:6]
         style: dict[str, Any] = {"label": way["title"]} if named else {"color": _BASE, "zorder": 0}
         axes.plot(stages, np.array(way["randomised"], float), marker=".", **style)
-    axes.set_ylim(-0.4, 1.05)
+    axes.set_ylim(-1.05, 1.05)
     axes.set_title(subject["title"], fontsize=9)
-    axes.set_xlabel("share of the layers with random weights, from the logits down (0: logits alone)", fontsize=8)
-    axes.set_ylabel("Spearman's correlation with the map of the trained network", fontsize=8)
+    axes.set_xlabel(
+        "share of layers with random weights, from the logits down\n(0: the layer of the logits alone)", fontsize=8
+    )
+    axes.set_ylabel("Spearman's correlation with the trained network's map", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=7, title="the six that change least; the others are grey", title_fontsize=7)
+    axes.legend(
+        frameon=False,
+        fontsize=7,
+        loc="lower left",
+        title="the six that change least; the others are grey",
+        title_fontsize=7,
+    )

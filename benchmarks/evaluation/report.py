@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.evaluation.subjects import known_photographs
 from benchmarks.page import fill
+from examples.efficientnet_lite0.photographs import known_photographs
 from handler.protocol.options import Options
 
 
@@ -21,8 +21,8 @@ class Measure(NamedTuple):
 
 
 MEASURES = (
-    Measure("pointing", "pointing game"),
-    Measure("exact_pointing", "peak in the box", ranked=False),
+    Measure("pointing", "pointing game", ranked=False),
+    Measure("exact_pointing", "peak in the box"),
     Measure("mass", "mass in the box"),
     Measure("own_share", "own object"),
     Measure("deletion", "deletion AUC", higher=False),
@@ -33,7 +33,8 @@ MEASURES = (
     Measure("road", "ROAD"),
     Measure("single_deletion", "single deletion"),
 )
-DEFAULT = Options().method
+
+_SAME = 0.999  # Spearman's correlation
 
 
 def render(content: Mapping[str, Any]) -> str:
@@ -42,7 +43,8 @@ def render(content: Mapping[str, Any]) -> str:
         Path(__file__).with_name("page.md"),
         {"figure": lambda value: "–" if value is None else f"{value:.3f}"},
         **content,
-        **{"measures": MEASURES, "default": DEFAULT, "mean_ranks": mean_ranks, "photographs": known_photographs()},
+        **{"measures": MEASURES, "default": Options().method, "mean_ranks": mean_ranks, "blind": blind},
+        photographs=known_photographs(),
     )
 
 
@@ -56,7 +58,16 @@ def ranks(subject: Mapping[str, Any], key: str) -> dict[str, float]:
 
 
 def mean_ranks(subject: Mapping[str, Any]) -> dict[str, float]:
-    """The mean place of each way over the ranked measures that the network's pictures allow, best first."""
-    tables = [ranks(subject, measure.key) for measure in MEASURES if measure.ranked]
-    means = {name: float(np.mean([table[name] for table in tables if table])) for name in tables[0]}
+    """The mean place of each way that looks at the class, over the ranked measures, best first."""
+    tables = [table for measure in MEASURES if measure.ranked and (table := ranks(subject, measure.key))]
+    means = {
+        name: float(np.mean([table[name] for table in tables])) for name in tables[0] if name not in blind(subject)
+    }
     return dict(sorted(means.items(), key=lambda one: one[1]))
+
+
+def blind(subject: Mapping[str, Any]) -> list[str]:
+    """The ways whose maps stay the same when the logits' layer is random: they do not look at the class."""
+    return [
+        name for name, way in subject["ways"].items() if not way["baseline"] and (way["randomised"][0] or 0) > 0.999
+    ]

@@ -1,16 +1,12 @@
 """The networks whose maps are judged, and pictures on which the place of each class is known."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
-import matplotlib
 import numpy as np
 
 from benchmarks.evaluation.metrics import Mask
-from examples.efficientnet_lite0.photographs import photograph
+from examples.efficientnet_lite0.photographs import known_photographs, photograph
 from examples.shapes import transformer
 from examples.shapes.draw import SIZES, draw_random
 from examples.shapes.outlines import LABELS
@@ -21,7 +17,7 @@ from handler.model.sources import load_classifier
 from handler.picture.decode import decode
 from handler.picture.preprocess import Crop, Preprocessing, preprocess
 
-TWO_OBJECTS = 2  # second part of a picture's seed, which neither training nor held-out pictures have
+PARTS = {1: HELD_OUT, 2: 2}  # second part of a picture's seed, by its number of objects; none is in the training
 SEED = 7
 Box = Sequence[float]  # top, left, bottom, right in pixels; bottom and right are exclusive
 
@@ -57,11 +53,11 @@ def mask_of(boxes: Sequence[Box], crop: Crop, side: int) -> Mask:
     return mask
 
 
-def drawn(count: int, objects: int, part: int, sizes: tuple[float, float], how: Preprocessing) -> list[Picture]:
+def drawn(count: int, objects: int, sizes: tuple[float, float], how: Preprocessing) -> list[Picture]:
     """Drawn pictures with objects of different classes, each from its own seed."""
     pictures, side = [], how.crop_size
     for index in range(count):
-        picture = draw_random(np.random.default_rng([SEED, part, index]), objects, side, sizes)
+        picture = draw_random(np.random.default_rng([SEED, PARTS[objects], index]), objects, side, sizes)
         crop = Crop((side, side), (0, 0, side, side))
         masks = {LABELS.index(thing.label): mask_of([thing.box], crop, side) for thing in picture.things}
         pictures.append(Picture(how.normalise(picture.image), masks))
@@ -69,54 +65,39 @@ def drawn(count: int, objects: int, part: int, sizes: tuple[float, float], how: 
 
 
 def photographs(how: Preprocessing) -> list[Picture]:
-    """The photographs that ``photographs.json`` names, from the installed packages."""
+    """The photographs with their boxes, as the network sees them."""
     pictures = []
     for entry in known_photographs():
-        name = entry["name"]
-        sample = Path(matplotlib.get_data_path()) / "sample_data" / f"{name}.jpg"
-        upload = decode(sample.read_bytes() if entry["package"] == "matplotlib" else photograph(name))
-        seen = preprocess(upload, how)
+        seen = preprocess(decode(photograph(entry["name"])), how)
         mask = mask_of(entry["boxes"], seen.crop, how.crop_size)
         pictures.append(Picture(seen.tensor, {entry["class"]: mask} if mask.any() else {}))
     return pictures
 
 
-def known_photographs() -> list[dict[str, Any]]:
-    """Of each photograph: name, package, class, boxes in its own pixels, licence and owner."""
-    read: list[dict[str, Any]] = json.loads(Path(__file__).with_name("photographs.json").read_bytes())
-    return read
-
-
 def shapes(quick: bool) -> Subject:
     """The embedded model on drawn scenes."""
     classifier = load_classifier(checkpoint=CHECKPOINT)
-    title = "the embedded model (ShuffleNetV2 x0.5) on drawn scenes"
-    return _on_drawings(title, classifier, SIZES, SIZES, (2, 1, 2, 1) if quick else (60, 12, 12, 4))
+    scenes, masking, pictures, few = (2, 1, 2, 1) if quick else (60, 12, 12, 4)
+    return Subject(
+        title="the embedded model (ShuffleNetV2 x0.5) on drawn scenes",
+        classifier=classifier,
+        scenes=drawn(scenes, 2, SIZES, classifier.preprocessing),
+        scenes_masking=masking,
+        pictures=drawn(pictures, 1, SIZES, classifier.preprocessing),
+        few=few,
+    )
 
 
 def vision_transformer(quick: bool) -> Subject:
     """The small vision transformer on drawn scenes."""
     how = replace(PREPROCESSING, resize_size=transformer.SIDE, crop_size=transformer.SIDE)
-    classifier = of_module(transformer.trained(), "vision_transformer", LABELS, how)
-    sizes, counts = transformer.SIZES, (2, 1, 2, 1) if quick else (100, 25, 32, 8)
-    return _on_drawings("a small vision transformer on drawn scenes", classifier, sizes, (sizes[0], 0.5), counts)
-
-
-def _on_drawings(
-    title: str,
-    classifier: Classifier,
-    sizes: tuple[float, float],
-    sizes_of_two: tuple[float, float],
-    counts: tuple[int, int, int, int],
-) -> Subject:
-    """A network with scenes of two objects and pictures of one; ``counts`` are the numbers of ``Subject``."""
-    how, (scenes, scenes_masking, pictures, few) = classifier.preprocessing, counts
+    scenes, masking, pictures, few = (2, 1, 2, 1) if quick else (100, 25, 32, 8)
     return Subject(
-        title=title,
-        classifier=classifier,
-        scenes=drawn(scenes, 2, TWO_OBJECTS, sizes_of_two, how),
-        scenes_masking=scenes_masking,
-        pictures=drawn(pictures, 1, HELD_OUT, sizes, how),
+        title="a small vision transformer on drawn scenes",
+        classifier=of_module(transformer.trained(), "vision_transformer", LABELS, how),
+        scenes=drawn(scenes, 2, (transformer.SIZES[0], 0.5), how),  # two of the largest would find no room
+        scenes_masking=masking,
+        pictures=drawn(pictures, 1, transformer.SIZES, how),
         few=few,
     )
 

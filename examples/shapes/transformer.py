@@ -27,7 +27,7 @@ _BATCH, _PATCH, _WIDTH = 64, 8, 64
 def network() -> nn.Module:
     """The network with random weights: 8 x 8 tokens of 64 channels, four blocks."""
     stem = [ConvStemConfig(out_channels=channels, kernel_size=3, stride=2) for channels in (16, 32, 64)]
-    return VisionTransformer(
+    module: nn.Module = VisionTransformer(
         image_size=SIDE,
         patch_size=_PATCH,
         num_layers=4,
@@ -37,6 +37,7 @@ def network() -> nn.Module:
         num_classes=len(LABELS),
         conv_stem_configs=stem,
     )
+    return module
 
 
 def trained() -> nn.Module:

@@ -1,6 +1,7 @@
 """The measures of maps on cases whose answer is known, against other libraries, and a trial of the whole command."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,12 +17,14 @@ from torch import nn
 
 from benchmarks.evaluation import metrics
 from benchmarks.evaluation.__main__ import main
-from benchmarks.evaluation.measure import STAGES, cascade
-from benchmarks.evaluation.report import mean_ranks, ranks
-from benchmarks.evaluation.subjects import known_photographs, mask_of, photographs
+from benchmarks.evaluation.measure import STAGES, Judge, cascade
+from benchmarks.evaluation.report import blind, mean_ranks, ranks
+from benchmarks.evaluation.subjects import drawn, mask_of, photographs, shapes
 from benchmarks.evaluation.ways import ways
 from examples.efficientnet_lite0.network import LABELS, PREPROCESSING
+from examples.efficientnet_lite0.photographs import known_photographs
 from examples.shapes import transformer
+from examples.shapes.draw import SIZES
 from handler.explanation import trust
 from handler.explanation.methods import METHODS
 from handler.picture.preprocess import Crop, Preprocessing
@@ -188,6 +191,15 @@ def test_the_photographs_are_there_with_boxes_inside_and_labels_of_their_classes
         assert all(0.01 < mask.mean() < 0.7 for mask in picture.masks.values())
 
 
+def test_a_way_that_does_not_look_at_the_class_is_no_default_however_good_it_is():
+    first = {"baseline": False, "mass": 0.9, "deletion": 0.1, "randomised": [1.0, 0.0]}
+    second = first | {"mass": 0.5, "deletion": 0.3, "randomised": [0.4, 0.0]}
+    third = first | {"mass": 0.2, "deletion": 0.2, "randomised": [None, 0.0]}
+    subject = {"ways": {"a": first, "b": second, "c": third}}
+    assert blind(subject) == ["a"]
+    assert mean_ranks(subject) == {"b": 2.5, "c": 2.5}
+
+
 def test_equal_ways_share_a_place_and_baselines_have_none():
     ways = {"a": 0.5, "b": 0.9, "c": 0.5, "centre": 1.0}
     subject = {
@@ -195,6 +207,19 @@ def test_equal_ways_share_a_place_and_baselines_have_none():
     }
     assert ranks(subject, "mass") == {"b": 1, "a": 2.5, "c": 2.5}
     assert ranks(subject, "deletion") == {"a": 1.5, "c": 1.5, "b": 3}
+
+
+def test_the_embedded_models_map_for_an_object_lies_on_the_object():
+    subject = shapes(quick=True)
+    scenes = drawn(30, 2, SIZES, subject.classifier.preprocessing)
+    judge = Judge(replace(subject, scenes=scenes))
+    known = {way.name: way for way in ways()}
+    found = {name: judge.localisation(known[name]) for name in ("gradcam", "fem", "centre")}
+    assert found["gradcam"]["boxes"] == 60
+    assert found["gradcam"]["exact_pointing"] >= 0.85
+    assert found["gradcam"]["own_share"] > 0.9
+    assert found["fem"]["own_share"] == pytest.approx(0.5, abs=0.1)  # it does not look at the class
+    assert found["centre"]["exact_pointing"] < 0.3
 
 
 @pytest.fixture(scope="module")
