@@ -1,13 +1,15 @@
 """The page about the maps' quality, from ``quality.json``."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.stats
 
 from benchmarks.page import fill
 from examples.efficientnet_lite0.photographs import known_photographs
+from handler.explanation.methods import METHODS
 from handler.protocol.options import Options
 
 
@@ -48,26 +50,24 @@ def render(content: Mapping[str, Any]) -> str:
     )
 
 
-def ranks(subject: Mapping[str, Any], key: str) -> dict[str, float]:
+def ranks(subject: Mapping[str, Any], key: str, among: Collection[str] | None = None) -> dict[str, float]:
     """The place of each way by a measure, best first from 1; equal values share the mean place. Baselines have none."""
     (measure,) = (one for one in MEASURES if one.key == key)
-    values = {name: way[key] for name, way in subject["ways"].items() if not way["baseline"] and key in way}
-    signed = np.array(list(values.values())) * (-1 if measure.higher else 1)
-    places = (signed[:, None] > signed).sum(axis=1) + ((signed[:, None] == signed).sum(axis=1) + 1) / 2
+    ways = {name: way for name, way in subject["ways"].items() if not way["baseline"] and key in way}
+    values = {name: way[key] for name, way in ways.items() if among is None or name in among}
+    places = scipy.stats.rankdata(np.array(list(values.values())) * (-1 if measure.higher else 1))
     return dict(zip(values, places.tolist(), strict=True))
 
 
 def mean_ranks(subject: Mapping[str, Any]) -> dict[str, float]:
-    """The mean place of each way that looks at the class, over the ranked measures, best first."""
-    tables = [table for measure in MEASURES if measure.ranked and (table := ranks(subject, measure.key))]
-    means = {
-        name: float(np.mean([table[name] for table in tables])) for name in tables[0] if name not in blind(subject)
-    }
+    """The mean place of each method of one pass that looks at the class, over the ranked measures, best first."""
+    one_pass = {name for name, method in METHODS.items() if not method.passes} - set(blind(subject))
+    tables = [table for its in MEASURES if its.ranked and (table := ranks(subject, its.key, one_pass))]
+    means = {name: float(np.mean([table[name] for table in tables])) for name in tables[0]}
     return dict(sorted(means.items(), key=lambda one: one[1]))
 
 
 def blind(subject: Mapping[str, Any]) -> list[str]:
     """The ways whose maps stay the same when the logits' layer is random: they do not look at the class."""
-    return [
-        name for name, way in subject["ways"].items() if not way["baseline"] and (way["randomised"][0] or 0) > 0.999
-    ]
+    ways = {name: way["randomised"][0] or 0 for name, way in subject["ways"].items() if not way["baseline"]}
+    return [name for name, like in ways.items() if like > _SAME]
