@@ -27,6 +27,8 @@ SOURCE := $(if $(MODEL),--model '$(MODEL)') $(if $(ARCH),--arch '$(ARCH)') $(if 
           $(if $(strip $(TRANSFORM_INPUT)),--transform-input '$(TRANSFORM_INPUT)')
 # 0 packs no ONNX graphs into the archive
 SIDECAR ?= 1
+# a private Ed25519 key in PEM, which signs the archive: writes model_store/NAME.mar.sig
+SIGN   ?=
 CONFIG ?= config.properties
 # what demo-photo writes
 STRIP ?= out/demo-photo/strip.png
@@ -43,7 +45,7 @@ FINETUNE ?=
 TOGETHER := -n 2 --dist loadfile -m "not server"
 SERVERS := -m server
 
-# load, soak and faults: the embedded model, packed first, whatever else lies in the model store
+# load, soak, faults and fuzz: the embedded model, packed first, whatever else lies in the model store
 REQUESTS ?= 10000
 CONCURRENCY ?= 32
 MINUTES ?= 60
@@ -52,13 +54,14 @@ RELIABILITY := $(PY) -m benchmarks.reliability
 PACK_EMBEDDED = $(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check docs test test-fast coverage mutants lowest demo demo-photo archive export explanation gradcam serve stop finetune train bench zoo evaluate soundness old-runtimes fuzz load soak soak-10 faults lock clean
+.PHONY: help setup check docs test test-fast coverage mutants lowest demo demo-photo archive export explanation gradcam attention serve stop finetune train bench zoo evaluate soundness old-runtimes fuzz load soak soak-10 faults lock clean
 
 help: ## list the targets
 	@echo "make TARGET [VARIABLE=value …]"
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  \1\t\2/' | expand -t 16
 	@echo
-	@echo "archive, export, explanation and gradcam take MODEL=resnet18 WEIGHTS=DEFAULT, or CHECKPOINT=file LABELS=file, and NAME=name;"
+	@echo "archive takes SIGN=key.pem, too;"
+	@echo "archive, export, explanation, gradcam and attention take MODEL=resnet18 WEIGHTS=DEFAULT, or CHECKPOINT=file LABELS=file, and NAME=name;"
 	@echo "or ARCH=package.module:factory for a network of your own, with PACK=package for what else its code imports;"
 	@echo "PREPROCESS='resize=256 crop=224 mean=0.5,0.5,0.5 std=0.5,0.5,0.5 interpolation=bicubic crop_first=true', or a part of it, goes"
 	@echo "over what the weights say of their pictures; TRANSFORM_INPUT=0 is for a GoogLeNet or Inception that was trained without its own;"
@@ -127,8 +130,9 @@ demo-photo: $(READY) ## serve real ImageNet weights, explain two photographs, dr
 	$(PY) -m export archive --name efficientnet_lite0 --arch examples.efficientnet_lite0.network:efficientnet_lite0
 	$(PY) -m examples.efficientnet_lite0.demo --strip '$(STRIP)'
 
-archive: $(READY) ## write model_store/NAME.mar for TorchServe, ONNX graphs included (SIDECAR=0 leaves them out)
-	$(PY) -m export archive --name '$(NAME)' $(SOURCE) $(if $(filter 0,$(SIDECAR)),--no-sidecar)$(foreach package,$(PACK), --pack '$(package)')
+archive: $(READY) ## write model_store/NAME.mar for TorchServe, ONNX graphs included (SIDECAR=0 leaves them out, ATTENTION=1 adds a transformer's attention)
+	$(PY) -m export archive --name '$(NAME)' $(SOURCE) $(if $(filter 0,$(SIDECAR)),--no-sidecar)$(if $(filter 1,$(ATTENTION)), --attention)$(foreach package,$(PACK), --pack '$(package)')
+	$(if $(SIGN),openssl pkeyutl -sign -rawin -inkey '$(SIGN)' -in 'model_store/$(NAME).mar' -out 'model_store/$(NAME).mar.sig')
 
 export: $(READY) ## write model_store/NAME.onnx for ONNX Runtime, verified against PyTorch
 	$(PY) -m export prediction --name '$(NAME)' $(SOURCE)
@@ -138,6 +142,9 @@ explanation: $(READY) ## write model_store/NAME.explain.onnx: scores, Grad-CAM a
 
 gradcam: $(READY) ## write model_store/NAME.gradcam.onnx: scores and Grad-CAM, hardly slower than scores alone
 	$(PY) -m export gradcam --name '$(NAME)' $(SOURCE)
+
+attention: $(READY) ## write model_store/NAME.attention.onnx: scores and the maps of a vision transformer's attention
+	$(PY) -m export attention --name '$(NAME)' $(SOURCE)
 
 serve: $(READY) ## start TorchServe with model_store/NAME.mar and wait until it answers
 	$(PY) -m deploy.local_server start --config '$(CONFIG)' --model '$(NAME)'
@@ -159,20 +166,20 @@ bench: $(READY) ## measure this project side by side with its peers, see benchma
 	$(PY) -m benchmarks $(BENCH)
 
 zoo: $(READY) ## run every torchvision classifier through everything, see docs/ZOO.md (an hour or two; resumable)
-	$(PY) -m benchmarks.zoo --docs docs $(ZOO)
+	$(PY) -m tests.zoo --docs docs $(ZOO)
 
 evaluate: $(READY) ## judge every map method on drawn scenes and photographs, see docs/QUALITY.md (about 20 minutes on two cores)
 	$(PY) -m benchmarks.evaluation --docs docs
 
 old-runtimes: $(READY) ## run graphs of every kind with ONNX Runtime 1.15, 1.17 and 1.20 from a package index (a few minutes)
-	$(PY) -m benchmarks.old_runtimes
+	$(PY) -m tests.support.old_runtimes
 
 soundness: $(READY) ## hold 492 networks to an independent reference, see docs/SOUNDNESS.md (an hour; resumable; SOUNDNESS='--only NAME')
 	$(PY) -W ignore -m tests.soundness --docs docs $(SOUNDNESS)
 
-fuzz: $(READY) ## send 100,000 hostile requests to a server (a quarter of an hour; FUZZ='--inputs 5000 --seed 1', '--replay FILE')
-	$(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
-	$(PY) -m benchmarks.reliability.fuzz $(FUZZ)
+fuzz: $(READY) ## send 100,000 hostile requests to a server (a quarter of an hour; FUZZ='--inputs 5000 --seed 1')
+	$(PACK_EMBEDDED)
+	$(RELIABILITY) fuzz $(FUZZ)
 
 load: $(READY) ## 10,000 mixed requests at concurrency 32, bursts and sizing, see docs/RELIABILITY.md (about 15 minutes)
 	$(PACK_EMBEDDED)

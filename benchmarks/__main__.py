@@ -11,9 +11,8 @@ from benchmarks import results as record
 from benchmarks.load import WrongAnswer
 from benchmarks.plot import plot
 from benchmarks.report import write_report
-from benchmarks.rounds import ChildError
+from benchmarks.rounds import ChildError, measure_settings, warm_disk
 from benchmarks.served import measure_served
-from benchmarks.settings import measure_settings, warm_disk
 from benchmarks.work import KEY_NETWORK, NETWORKS, Work
 from deploy.local_server import ServerError
 
@@ -64,9 +63,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _measure(options: argparse.Namespace, results: record.Results) -> None:
-    folder, warm = options.work.resolve(), False
+    warm = False
     for network in [] if options.only_served else options.networks:
-        if work := _prepared(network, folder, results):
+        if work := _prepared(network, options, results):
             if not warm:
                 warm_disk(work)
             warm = True
@@ -74,7 +73,7 @@ def _measure(options: argparse.Namespace, results: record.Results) -> None:
                 _measure_network(options, results, work, threads)
     if options.skip_served or (options.missing and "served" in results):
         return
-    if work := _prepared(KEY_NETWORK, folder, results):
+    if work := _prepared(KEY_NETWORK, options, results):
         results["served"] = measure_served(work, options.serve_rounds, options.serve_seconds)
         record.write_results(options.results, results)
 
@@ -102,17 +101,17 @@ def _measure_network(options: argparse.Namespace, results: record.Results, work:
             record.write_results(options.results, results)
 
 
-def _prepared(network: str, folder: Path, results: record.Results) -> Work | None:
+def _prepared(network: str, options: argparse.Namespace, results: record.Results) -> Work | None:
     """The network's work; None, with the reason among the results, if its graphs cannot be exported."""
     print(f"{network}: weights, pictures and graphs (minutes, if they are not there yet)", flush=True)
-    command = [sys.executable, "-m", "benchmarks.prepare", network, str(folder / network)]
+    folder, left_out = options.work.resolve() / network, results.setdefault("left_out", {})
+    command = [sys.executable, "-m", "benchmarks.prepare", network, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    left_out = results.setdefault("left_out", {})
     left_out.pop(network, None)
     if done.returncode == 0:
-        return Work.read(folder / network)
-    said = done.stderr.strip().splitlines()
-    left_out[network] = next((line for line in said if "Error: " in line), said[-1] if said else "no reason given")
+        return Work.read(folder)
+    said = done.stderr.strip().splitlines() or ["no reason given"]
+    left_out[network] = next((line for line in said if "Error: " in line), said[-1])
     print(f"left out: {left_out[network]}\n{done.stderr[-2000:]}", file=sys.stderr)
     return None
 

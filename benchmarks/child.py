@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +74,12 @@ def main() -> None:
     work = Work.read(Path(folder))
     contender = _Contender(work, CONTENDERS[task, name](work, task, int(threads)))
     answer: Any = {"torch": "torch" in sys.modules}
-    while True:
-        pickle.dump(answer, channel)
-        channel.flush()
-        try:
+    with suppress(EOFError):
+        while True:
+            pickle.dump(answer, channel)
+            channel.flush()
             what, arguments = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        answer = getattr(contender, what)(**arguments)
+            answer = getattr(contender, what)(**arguments)
 
 
 if __name__ == "__main__":

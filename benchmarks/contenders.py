@@ -10,9 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.work import EXPLAIN, GRADCAM, PREDICT, Work
+from benchmarks.work import EXPLAIN, GRADCAM, PREDICT, TASKS, Work
 from handler.explanation.evidence import TOP, Engine, Floats, Needs
 from handler.explanation.gradient_cams import gradcam
+from handler.explanation.maps import combine, scale
+
+TOLERANCE = 1e-3  # of the largest value: Grad-CAM and scores differ by float32 rounding only
+# of guided pixels: where rounding decides the sign of an activation a gate flips, and the pixels behind it differ
+SHARE_BEYOND, MOST = 0.1, 0.05
 
 
 @dataclass(frozen=True)
@@ -24,32 +29,42 @@ class Outputs:
     guided: Floats | None = None  # (N, 3, H, W), of the top class
 
 
+def differences(found: Outputs, expected: Outputs) -> dict[str, float]:
+    """The largest difference of each output, as a share of the largest expected value.
+
+    Maps are compared on [0, 1] at the size that ``found`` has, because libraries scale and upsample them. Of the guided
+    gradient the entry is the 90th percentile, and ``guided_most`` the largest.
+    """
+    result = {"logits": _largest(found.logits, expected.logits)}
+    if found.gradcam is not None and expected.gradcam is not None:
+        height, width = found.gradcam.shape[1:]
+        scaled = np.stack([combine([one], height, width) for one in expected.gradcam])  # as pytorch-grad-cam does
+        result["gradcam"] = _largest(np.stack([scale(one) for one in found.gradcam]), scaled)
+    if found.guided is not None and expected.guided is not None:
+        shares = np.abs(found.guided - expected.guided) / np.abs(expected.guided).max()
+        result["guided"] = float(np.quantile(shares, 1 - SHARE_BEYOND))
+        result["guided_most"] = float(shares.max())
+    return result
+
+
+def agrees(found: dict[str, float]) -> bool:
+    """Whether differences are those of rounding; not a number is a difference."""
+    limits = {"guided_most": MOST}
+    return all(value <= limits.get(name, TOLERANCE) for name, value in found.items())
+
+
+def _largest(found: Floats, expected: Floats) -> float:
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
 Call = Callable[[Floats], Outputs]
+Who = tuple[str, str]  # task and contender
 Builder = Callable[[Work, str, int], Call]  # work, task, threads
 
 EAGER, OURS_TORCH, OURS_ONNX = "PyTorch eager", "ours torch", "ours onnx"
 PYTORCH_GRAD_CAM, CAPTUM, TORCHCAM = "pytorch-grad-cam", "captum", "torchcam"
-CONTENDERS: dict[tuple[str, str], Builder] = {}  # (task, name), in the order of the tables
 
 
-def contender(name: str, *tasks: str) -> Callable[[Builder], Builder]:
-    """Registers a builder for these tasks.
-
-    Raises:
-        ValueError: it is registered already.
-    """
-
-    def register(builder: Builder) -> Builder:
-        for task in tasks:
-            if (task, name) in CONTENDERS:
-                raise ValueError(f"{name} is registered already for {task}")
-            CONTENDERS[task, name] = builder
-        return builder
-
-    return register
-
-
-@contender(EAGER, PREDICT)
 def eager(work: Work, task: str, threads: int) -> Call:
     """Torchvision's module in inference mode."""
     torch, module = _peers_module(work, threads)
@@ -61,7 +76,6 @@ def eager(work: Work, task: str, threads: int) -> Call:
     return call
 
 
-@contender(PYTORCH_GRAD_CAM, GRADCAM, EXPLAIN)
 def pytorch_grad_cam(work: Work, task: str, threads: int) -> Call:
     """``GradCAM``, whose outputs are the prediction; ``GuidedBackpropReLUModel``, which takes one picture at a time."""
     torch, module = _peers_module(work, threads)
@@ -81,7 +95,6 @@ def pytorch_grad_cam(work: Work, task: str, threads: int) -> Call:
     return call
 
 
-@contender(CAPTUM, GRADCAM, EXPLAIN)
 def captum(work: Work, task: str, threads: int) -> Call:
     """A forward pass for the prediction and the target, ``LayerGradCam``, ``GuidedBackprop``."""
     torch, module = _peers_module(work, threads)
@@ -103,7 +116,6 @@ def captum(work: Work, task: str, threads: int) -> Call:
     return call
 
 
-@contender(TORCHCAM, GRADCAM)
 def torchcam(work: Work, task: str, threads: int) -> Call:
     """The extractor ``GradCAM`` on the user's own forward pass; scaled to [0, 1] as it does by default."""
     torch, module = _peers_module(work, threads)
@@ -119,7 +131,6 @@ def torchcam(work: Work, task: str, threads: int) -> Call:
     return call
 
 
-@contender(OURS_TORCH, PREDICT, GRADCAM, EXPLAIN)
 def ours_torch(work: Work, task: str, threads: int) -> Call:
     """``TorchEngine``, as served, and ``cam.gradcam``."""
     import torch
@@ -132,19 +143,13 @@ def ours_torch(work: Work, task: str, threads: int) -> Call:
     return _engine_call(TorchEngine(in_fast_layout(load_classifier(checkpoint=work.checkpoint))), work.layer, task)
 
 
-@contender(OURS_ONNX, PREDICT, GRADCAM, EXPLAIN)
 def ours_onnx(work: Work, task: str, threads: int) -> Call:
     """``OnnxEngine`` on the graphs that travel in the archive; without torch."""
     from handler.graphs.folder import Origin
     from handler.graphs.onnx_engine import OnnxEngine
 
-    origin = Origin(
-        architecture=work.network,
-        weights_sha256=work.weights_sha256,
-        labels=work.labels,
-        preprocessing=work.preprocessing,
-    )
-    engine = OnnxEngine.open(work.folder, origin, threads=threads)
+    known = {name: getattr(work, name) for name in ("weights_sha256", "labels", "preprocessing")}
+    engine = OnnxEngine.open(work.folder, Origin(architecture=work.network, **known), threads=threads)
     return _engine_call(engine, work.layer, task)
 
 
@@ -171,3 +176,15 @@ def _peers_module(work: Work, threads: int) -> tuple[Any, Any]:
     module = torchvision.models.get_model(work.network, weights=None, num_classes=len(work.labels))
     module.load_state_dict(load_file(work.checkpoint))
     return torch, module.eval()
+
+
+_TABLE: dict[str, tuple[Builder, tuple[str, ...]]] = {
+    EAGER: (eager, (PREDICT,)),
+    PYTORCH_GRAD_CAM: (pytorch_grad_cam, (GRADCAM, EXPLAIN)),
+    CAPTUM: (captum, (GRADCAM, EXPLAIN)),
+    TORCHCAM: (torchcam, (GRADCAM,)),
+    OURS_TORCH: (ours_torch, TASKS),
+    OURS_ONNX: (ours_onnx, TASKS),
+}
+# (task, name), in the order of the tables
+CONTENDERS = {(task, name): builder for name, (builder, tasks) in _TABLE.items() for task in tasks}

@@ -2,16 +2,19 @@
 
 import http.client
 import itertools
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
+
+from deploy.local_server import DIRECT, LocalServer
 
 Result = TypeVar("Result")
 Judge = Callable[[int, Mapping[str, str], bytes], str]  # of status, headers and body; says what is wrong, "" if nothing
@@ -60,6 +63,21 @@ def send(
     return Seen(started=started, ended=ended, saw=str(answer.status), wrong=wrong, body=content)
 
 
+def send_once(
+    address: str, path: str, body: bytes | None, headers: Mapping[str, str], judged: Judge, timeout: float = 90
+) -> Seen:
+    """One request over a connection of its own."""
+    with closing(connection_to(address, timeout)) as connection:
+        return send(connection, path, body, headers, judged)
+
+
+def described_workers(server: LocalServer, timeout: float) -> list[dict[str, Any]]:
+    """The model's workers, as the management address describes them."""
+    with DIRECT.open(f"{server.properties['management_address']}/models/{server.model}", timeout=timeout) as answer:
+        workers: list[dict[str, Any]] = json.load(answer)[0]["workers"]
+    return workers
+
+
 class WrongAnswer(Exception):
     """An answer that no client would want, so that its time counts for nothing."""
 
@@ -83,16 +101,17 @@ def post_for(
     """Keeps ``concurrency`` requests under way for so many seconds, each with the next picture; one each at least.
 
     Raises:
-        OSError: the server cannot be reached.
+        WrongAnswer: an answer that is not 200, or none.
     """
     turn, answers, started = itertools.count(), list[tuple[int, Seen]](), time.monotonic()
 
     def client() -> None:
         with closing(connection_to(address)) as connection:
-            connection.connect()
             while True:
                 place = next(turn) % len(pictures)
                 seen = send(connection, urlsplit(address).path, pictures[place], headers, lambda *_: "")
+                if seen.saw != "200":
+                    raise WrongAnswer(f"{address} answered {dict(headers)} with {seen.saw}: {seen.body[:300]!r}")
                 answers.append((place, seen))
                 if seen.ended >= started + seconds:
                     return
@@ -108,15 +127,21 @@ def connection_to(address: str, timeout: float = 120) -> http.client.HTTPConnect
 
 
 def in_threads(calls: Sequence[Callable[[], Result]], stop: Callable[[], object] = lambda: None) -> list[Result]:
-    """Calls all, each in a thread of its own, and returns what they return.
+    """Calls all at the same moment, each in a thread of its own, and returns what they return.
 
     If a call fails or the program is interrupted, ``stop`` is called, which should make the others end.
 
     Raises:
         Exception: what the first call that fails raises.
     """
+    barrier = threading.Barrier(len(calls))
+
+    def together(call: Callable[[], Result]) -> Result:
+        barrier.wait()
+        return call()
+
     with ThreadPoolExecutor(len(calls)) as pool:
-        running = [pool.submit(call) for call in calls]
+        running = [pool.submit(together, call) for call in calls]
         try:
             return [one.result() for one in running]
         except BaseException:

@@ -40,14 +40,13 @@ def plot(results: Path) -> None:
 
 def _times(axes: Axes, results: Results) -> None:
     """Grouped bars: an explanation by each contender, and PyTorch's bare prediction, for each network."""
-    bars: dict[str, dict[str, float]] = {}
+    bars: dict[str, dict[str, float]] = {name: {} for name in _COLOURS}
     for network in NETWORKS:
-        setting = results.get("settings", {}).get(setting_key(network, 1, 2), {"contenders": []})
-        for one in setting["contenders"]:
+        for one in results.get("settings", {}).get(setting_key(network, 1, 2), {}).get("contenders", []):
             if one["task"] == EXPLAIN or one["contender"] == EAGER:
-                bars.setdefault(one["contender"], {})[network] = one["median_ms"]
+                bars[one["contender"]][network] = one["median_ms"]
     networks = [network for network in NETWORKS if any(network in its for its in bars.values())]
-    rows = {name: [bars[name].get(one) for one in networks] for name in _COLOURS if name in bars}
+    rows = {name: [its.get(one) for one in networks] for name, its in bars.items() if its}
     _grouped(axes, rows, networks, {EAGER: f"{EAGER}: prediction only"})
     axes.set_yscale("log")
     times = [time for its in bars.values() for time in its.values()] or [1.0]
@@ -62,8 +61,8 @@ def _rates(axes: Axes, results: Results, task: str, title: str) -> None:
     measured: list[dict[str, Any]] = results.get("served", {}).get("measured", [])
     rates = {(one["contender"], one["concurrency"]): one["per_s"] for one in measured if one["task"] == task}
     levels = sorted({level for _, level in rates})
-    names = [name for name in _SERVED_NAMES if any(name == other for other, _ in rates)]
-    rows = {name: [rates.get((name, level)) for level in levels] for name in names}
+    names = {name for name, _ in rates}
+    rows = {name: [rates.get((name, level)) for level in levels] for name in _SERVED_NAMES if name in names}
     _grouped(axes, rows, [str(level) for level in levels], _SERVED_NAMES)
     axes.set_xlabel("requests at once")
     axes.set_ylabel("requests per second")

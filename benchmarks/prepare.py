@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +19,8 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.work import NAIVE, OURS, PICTURES, STOCK, Work, is_fresh
-from benchmarks.zoo.weights import random_classifier
+from benchmarks.random_weights import random_classifier
+from benchmarks.work import NAIVE, OURS, PICTURES, STOCK, Work
 from examples.shapes.draw import draw_random
 from export.graphs.explanation import export_explanation, export_gradcam
 from export.graphs.prediction import export_prediction
@@ -35,24 +36,16 @@ _DRAWN = 16  # pictures that are posted
 
 
 def prepare(network: str, folder: Path, *, side: int = 224, classes: int = 1000, pictures: int = 32) -> Work:
-    """Makes weights, pictures and graphs, or leaves the folder as it is if this code made it before.
-
-    Args:
-        network: a torchvision registry name.
-        folder: to write into.
-        side: of the square pictures, in pixels.
-        classes: number of scores.
-        pictures: how many different ones.
-    """
+    """Makes weights, square pictures and graphs, or leaves the folder as it is if this code made it before."""
     stamp = _stamp(network, side, classes, pictures)
-    if is_fresh(folder, stamp):
-        return Work.read(folder)
+    with suppress(OSError, TypeError, KeyError):  # not there yet, or described in another way
+        if (made := Work.read(folder)).stamp == stamp:
+            return made
     folder.mkdir(parents=True, exist_ok=True)
     drawn = random_classifier(network, side, classes=classes)
     how = replace(drawn.preprocessing, resize_size=side * 8 // 7)
-    checkpoint = Checkpoint(
-        architecture=network, labels=drawn.labels, preprocessing=how, state=drawn.module.state_dict()
-    )
+    state = drawn.module.state_dict()
+    checkpoint = Checkpoint(architecture=network, labels=drawn.labels, preprocessing=how, state=state)
     classifier = build_classifier(checkpoint)
     work = Work(
         folder=folder,
@@ -75,7 +68,7 @@ def prepare(network: str, folder: Path, *, side: int = 224, classes: int = 1000,
 def _stamp(*arguments: object) -> str:
     sources = [path for part in ("handler", "export") for path in sorted((_HERE.parent / part).rglob("*.py"))]
     digest = hashlib.sha256(json.dumps([*arguments, *map(version, _PACKAGES)]).encode())
-    for path in (*sources, Path(__file__), _HERE / "zoo" / "weights.py"):
+    for path in (*sources, Path(__file__), _HERE / "random_weights.py"):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -1,6 +1,6 @@
 """``RESULTS.md``, made from ``results.json`` and, where there is one, ``notes.md``: nothing in it is typed by hand."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ def render(results: Results, notes: str = "") -> str:
     """The page as Markdown: ``results_page.md`` with the results filled in."""
     settings = results.get("settings", {})
     key, cells = settings.get(KEY_SETTING, {}), dict[tuple[str, str, str], dict[Column, dict[str, Any]]]()
-    for setting in settings.values():
-        for one in setting["contenders"]:
-            row = cells.setdefault((setting["network"], one["task"], one["contender"]), {})
-            row[setting["threads"], setting["batch"]] = one
+    beside = key.get("contenders", [])  # each with its time by that of our ONNX engine in the same task
+    ours = {one["task"]: one["rounds_ms"] for one in beside if one["contender"] == OURS_ONNX}
+    contenders = [(setting, one) for setting in settings.values() for one in setting["contenders"]]
+    for setting, one in contenders:
+        row = cells.setdefault((setting["network"], one["task"], one["contender"]), {})
+        row[setting["threads"], setting["batch"]] = one
     return fill(
         Path(__file__).with_name("results_page.md"),
         {"column": lambda its: f"{its[0]} thr., batch {its[1]}"},
@@ -35,22 +37,13 @@ def render(results: Results, notes: str = "") -> str:
         **{"eager": EAGER, "ours": OURS_ONNX, "key_network": KEY_NETWORK, "compared": "settings" in results},
         machine=(key or results.get("served") or {}).get("machine"),
         targets=results.get("targets", {}),
-        key_rows=_beside_ours(key.get("contenders", [])),
+        key_rows=[(one, ratio(one["rounds_ms"], ours[one["task"]]).median) for one in beside],
         columns=sorted({column for row in cells.values() for column in row}),
         left_out=results.get("left_out", {}),
-        differing=list(dict.fromkeys(_differing(settings.values()))),
+        differing=list(dict.fromkeys(_difference(*both) for both in contenders if not both[1]["agrees"])),
     )
 
 
-def _beside_ours(contenders: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], float]]:
-    """Each contender, and its time by that of our ONNX engine in the same task."""
-    ours = {one["task"]: one["rounds_ms"] for one in contenders if one["contender"] == OURS_ONNX}
-    return [(one, ratio(one["rounds_ms"], ours[one["task"]]).median) for one in contenders]
-
-
-def _differing(settings: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    for setting in settings:
-        for one in setting["contenders"]:
-            if not one["agrees"]:
-                found = ", ".join(f"{name} {value:.1g}" for name, value in one["differences"].items())
-                yield f"{setting['network']}, {one['contender']}, {TASK_NAMES[one['task']]}: {found}"
+def _difference(setting: Mapping[str, Any], one: Mapping[str, Any]) -> str:
+    found = ", ".join(f"{name} {value:.1g}" for name, value in one["differences"].items())
+    return f"{setting['network']}, {one['contender']}, {TASK_NAMES[one['task']]}: {found}"

@@ -5,15 +5,12 @@ The file is written part by part, each part whole, so that a run can be stopped 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.contenders import CAPTUM, EAGER, OURS_ONNX, OURS_TORCH, PYTORCH_GRAD_CAM
-from benchmarks.machine import describe_machine
-from benchmarks.rounds import Measured, Who
+from benchmarks.contenders import CAPTUM, EAGER, OURS_ONNX, OURS_TORCH, PYTORCH_GRAD_CAM, Who
 from benchmarks.work import EXPLAIN, GRADCAM, KEY_NETWORK, NAIVE, OURS, PREDICT, STOCK
 from handler.atomic_write import write_whole
 
@@ -29,18 +26,17 @@ def setting_key(network: str, batch: int, threads: int) -> str:
 KEY_SETTING = setting_key(KEY_NETWORK, 1, 2)
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(NamedTuple):
     """Of several values."""
 
     median: float
-    quartiles: tuple[float, float]  # the lower and the upper one
+    quartiles: list[float]  # the lower and the upper one
 
 
 def summarise(values: Sequence[float]) -> Summary:
     """Median and quartiles; a single value is its own quartiles."""
     lower, median, upper = np.percentile(values, (25, 50, 75)).tolist()
-    return Summary(median, (lower, upper))
+    return Summary(median, [lower, upper])
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Summary:
@@ -87,20 +83,8 @@ def write_results(path: Path, results: Results) -> None:
     details = target_details(results)
     content = {key: detail["value"] for key, detail in details.items()}
     content |= {key: results[key] for key in sorted(results) if key not in details} | {"targets": details}
-    write_whole(path, (json.dumps(_rounded(content), indent=1) + "\n").encode())
-
-
-def describe_setting(
-    network: str, batch: int, threads: int, measured: Mapping[Who, Measured], known: Mapping[Who, Mapping[str, Any]]
-) -> dict[str, Any]:
-    """One setting's part of the results: all contenders, measured side by side, with what else is known of each."""
-    contenders = []
-    for who, one in measured.items():
-        its = summarise(one.rounds_ms)
-        figures = {"median_ms": its.median, "quartiles_ms": list(its.quartiles), **vars(one), **known[who]}
-        contenders.append({"task": who[0], "contender": who[1], **figures})
-    setting = {"network": network, "batch": batch, "threads": threads}
-    return {**setting, "machine": describe_machine(), "contenders": contenders}
+    rounded = json.loads(json.dumps(content), parse_float=lambda text: float(f"{float(text):.5g}"))
+    write_whole(path, (json.dumps(rounded, indent=1) + "\n").encode())
 
 
 def target_details(results: Results) -> dict[str, dict[str, Any]]:
@@ -108,40 +92,25 @@ def target_details(results: Results) -> dict[str, dict[str, Any]]:
 
     Of a served target that is the concurrency with the smallest ratio.
     """
+    calls = _rounds(results.get("settings", {}).get(KEY_SETTING, {}).get("contenders", []), "rounds_ms")
+    served = _rounds(results.get("served", {}).get("measured", []), "rounds_per_s")
     details = {}
     for target in TARGETS:
-        ratios = [ratio(above, below) for above, below in _rounds_of(results, target)]
+        measured = [its for its in (served if target.served else calls) if {target.above, target.below} <= set(its)]
+        ratios = [ratio(its[target.above], its[target.below]) for its in measured]
         found = min(ratios, key=lambda one: one.median, default=None)
         detail: dict[str, Any] = {"threshold": target.threshold, "at_least": target.at_least}
         if found:
             lacking = (found.median - target.threshold) / target.threshold * (-1 if target.at_least else 1)
-            detail |= {"value": found.median, "quartiles": list(found.quartiles)}
+            detail |= {"value": found.median, "quartiles": found.quartiles}
             detail |= {"reached": lacking <= 0, "missed_by": max(0.0, lacking)}
         details[target.key] = dict.fromkeys(("value", "quartiles", "reached", "missed_by")) | detail
     return details
 
 
-def _rounds_of(results: Results, target: Target) -> list[tuple[list[float], list[float]]]:
-    """The rounds of a target's numerator and denominator, of a served one for each concurrency.
-
-    Empty where they were not measured.
-    """
-    if target.served:
-        rows, name = results.get("served", {}).get("measured", []), "rounds_per_s"
-    else:
-        rows, name = results.get("settings", {}).get(KEY_SETTING, {}).get("contenders", []), "rounds_ms"
+def _rounds(rows: Sequence[Mapping[str, Any]], name: str) -> list[dict[Who, list[float]]]:
+    """The rounds of all contenders side by side, of servers once for each concurrency."""
     groups: dict[int | None, dict[Who, list[float]]] = {}
     for one in rows:
         groups.setdefault(one.get("concurrency"), {})[one["task"], one["contender"]] = one[name]
-    return [
-        (its[target.above], its[target.below]) for its in groups.values() if {target.above, target.below} <= set(its)
-    ]
-
-
-def _rounded(value: Any) -> Any:
-    """Floats with five significant digits, all the way down."""
-    if isinstance(value, float):
-        return float(f"{value:.5g}")
-    if isinstance(value, Mapping):
-        return {key: _rounded(one) for key, one in value.items()}
-    return [_rounded(one) for one in value] if isinstance(value, list | tuple) else value
+    return list(groups.values())

@@ -1,4 +1,7 @@
-"""Runs contenders side by side: each in a process of its own, one at a time, in rounds whose order changes."""
+"""Measures contenders side by side: each in a process of its own, one at a time, in rounds whose order changes.
+
+Before that their outputs on the same pictures are compared with ours (torch): whether they did the same work.
+"""
 
 import os
 import pickle
@@ -7,17 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 
-from benchmarks.work import Work
+from benchmarks.contenders import CONTENDERS, OURS_TORCH, Outputs, Who, agrees, differences
+from benchmarks.machine import describe_machine
+from benchmarks.results import summarise
+from benchmarks.work import TASKS, Work
 
-Who = tuple[str, str]  # task and contender
 One = TypeVar("One")
+WHO = sorted(CONTENDERS, key=lambda who: TASKS.index(who[0]))
 _PAUSE = 0.15  # seconds before each turn: the spinning threads of the one before have gone to sleep by then
 _SHORT = 0.4  # of the machine's memory: idle processes give back what they do not need if less is available
 _LONG = 1.0  # seconds: a call that takes longer is its own warm-up
@@ -35,17 +40,15 @@ class ChildError(Exception):
 class Child:
     """The parent's end of one contender's process."""
 
-    def __init__(self, work: Work, who: Who, threads: int, log: Path) -> None:
+    def __init__(self, work: Work, who: Who, threads: int) -> None:
+        self._log = work.folder / f"{'-'.join(who).replace(' ', '-')}.log"
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         command = [sys.executable, "-m", "benchmarks.child", str(work.folder), *who, str(threads)]
-        self._log = log
-        started = time.perf_counter()
-        with log.open("w", encoding="utf-8") as stderr:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment
-            )
-        self.holds_torch: bool = self._answer()["torch"]
-        self.load_s = time.perf_counter() - started
+        started, pipe = time.perf_counter(), subprocess.PIPE
+        with self._log.open("w", encoding="utf-8") as stderr:
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=stderr, env=environment)
+        self.known: dict[str, Any] = {"holds_torch": self._answer()["torch"]}  # of the contender, for the results
+        self.known["load_s"] = time.perf_counter() - started
 
     def ask(self, what: str, **arguments: Any) -> Any:
         """Calls a method of the contender's and waits for what it returns, see ``child.py``.
@@ -76,36 +79,43 @@ class Child:
             raise ChildError(self._log, self._process.wait()) from error
 
 
-@contextmanager
-def children(
-    work: Work, contenders: Sequence[Who], threads: int, tell: Callable[[str], None]
-) -> Iterator[dict[Who, Child]]:
-    """Starts the contenders' processes one after the other, so that each one's loading is measured alone."""
+def warm_disk(work: Work) -> None:
+    """Starts each library once before any loading is measured: a first start reads its files from the disk."""
+    for who in {name: (task, name) for task, name in WHO}.values():
+        Child(work, who, 1).close()
+
+
+def measure_settings(
+    work: Work, threads: int, rounds: Mapping[int, int], seconds: float, limit: float, tell: Callable[[str], None]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Measures batch sizes in ascending order, because a process's peak memory only grows.
+
+    Args:
+        work: of the network.
+        threads: that every contender may use.
+        rounds: batch size to the largest number of rounds.
+        seconds: of timed calls in a contender's turn; a turn has one call at least.
+        limit: seconds for all rounds of a batch size, see ``affordable``.
+        tell: is told what runs.
+
+    Yields:
+        Each batch size with its part of the results.
+    """
     with ExitStack() as stack:
-        started = {}
-        for task, name in contenders:
-            tell(f"loading {name}, {task}")
-            log = work.folder / f"{task}-{name.replace(' ', '-')}.log"
-            started[task, name] = Child(work, (task, name), threads, log)
-            stack.callback(started[task, name].close)
-        yield started
-
-
-@dataclass(kw_only=True)
-class Measured:
-    """One contender's rounds."""
-
-    rounds_ms: list[float] = field(default_factory=list)  # the median of each
-    calls: int = 0  # timed
-    peak_mb: float = 0.0
-    neighbours_cpu: float = 0.0  # the most processor time that all others together used, as a share of a turn
-
-    def add(self, ms: list[float], peak_mb: float, neighbours_cpu: float) -> None:
-        """Adds a round."""
-        self.rounds_ms.append(statistics.median(ms))
-        self.calls += len(ms)
-        self.peak_mb = peak_mb
-        self.neighbours_cpu = max(self.neighbours_cpu, neighbours_cpu)
+        running: dict[Who, Child] = {}
+        for who in WHO:  # one after the other, so that each one's loading is measured alone
+            tell(f"loading {who[1]}, {who[0]}")
+            running[who] = Child(work, who, threads)
+            stack.callback(running[who].close)
+        tell("comparing outputs")
+        outputs: dict[Who, Outputs] = {who: one.ask("outputs", batch=min(rounds)) for who, one in running.items()}
+        for who, one in running.items():
+            found = differences(outputs[who], outputs[who[0], OURS_TORCH])
+            one.known |= {"differences": found, "agrees": agrees(found)}
+        for batch in sorted(rounds):
+            contenders = measure(running, batch, rounds[batch], seconds, limit, tell)
+            setting = {"network": work.network, "batch": batch, "threads": threads}
+            yield batch, {**setting, "machine": describe_machine(), "contenders": contenders}
 
 
 def turns(contenders: Sequence[One], number: int) -> list[One]:
@@ -122,9 +132,13 @@ def affordable(rounds: int, seconds: float, limit: float) -> int:
 
 def measure(
     running: Mapping[Who, Child], batch: int, rounds: int, seconds: float, limit: float, tell: Callable[[str], None]
-) -> dict[Who, Measured]:
-    """Measures all contenders at one batch size; the arguments are those of ``measure_settings``."""
-    found = {who: Measured() for who in running}
+) -> list[dict[str, Any]]:
+    """Measures all contenders at one batch size; the arguments are those of ``measure_settings``.
+
+    Returns:
+        For each contender the median of each round and their summary, how many calls were timed, its peak memory, and
+        the most processor time that all others together used, as a share of a turn.
+    """
     calls = {}  # seconds of one
     for who, child in running.items():
         tell(f"warming up {who[1]}, {who[0]}")
@@ -132,6 +146,7 @@ def measure(
         first = child.ask("round", batch=batch)["ms"][0] / 1e3
         calls[who] = min(first, child.ask("round", batch=batch)["ms"][0] / 1e3 if first < 5 else first)
     rounds = affordable(rounds, sum(_PAUSE + max(seconds, its) for its in calls.values()), limit)
+    turns_of: dict[Who, list[dict[str, Any]]] = {who: [] for who in running}
     trimmed: set[Child] = set()
     for number in range(rounds):
         for who in turns(list(running), number):
@@ -142,10 +157,22 @@ def measure(
             before, started = sum(child.cpu_seconds() for child in others), time.perf_counter()
             warm_up = int(running[who] in trimmed) if calls[who] > _LONG else 2
             trimmed.discard(running[who])
-            answer = running[who].ask("round", batch=batch, warm_up=warm_up, seconds=seconds)
+            turn = running[who].ask("round", batch=batch, warm_up=warm_up, seconds=seconds)
             used = sum(child.cpu_seconds() for child in others) - before
-            found[who].add(answer["ms"], answer["peak_mb"], used / (time.perf_counter() - started))
-    return found
+            turns_of[who].append({**turn, "neighbours_cpu": used / (time.perf_counter() - started)})
+    return [_described(who, its, running[who].known) for who, its in turns_of.items()]
+
+
+def _described(who: Who, turns: Sequence[Mapping[str, Any]], known: Mapping[str, Any]) -> dict[str, Any]:
+    medians = [statistics.median(one["ms"]) for one in turns]
+    return {
+        **{"task": who[0], "contender": who[1]},
+        **{"median_ms": summarise(medians).median, "quartiles_ms": summarise(medians).quartiles, "rounds_ms": medians},
+        "calls": sum(len(one["ms"]) for one in turns),
+        "peak_mb": turns[-1]["peak_mb"],
+        "neighbours_cpu": max(one["neighbours_cpu"] for one in turns),
+        **known,
+    }
 
 
 def _make_room(others: Sequence[Child]) -> set[Child]:

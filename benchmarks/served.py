@@ -8,17 +8,18 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.load import Load, Seen, WrongAnswer, percentiles, post_for
+from benchmarks.load import Load, Seen, WrongAnswer, described_workers, percentiles, post_for
 from benchmarks.machine import describe_machine
 from benchmarks.results import summarise
 from benchmarks.rounds import turns
 from benchmarks.work import EXPLAIN, NAIVE, OURS, PREDICT, STOCK, Work
-from deploy.local_server import DIRECT, LocalServer, temporary_server
+from deploy.local_server import LocalServer, temporary_server
 
 CONCURRENCIES = (1, 4, 16)
 _CONFIG = Path(__file__).parents[1] / "config.properties"
@@ -48,8 +49,7 @@ class _PlainServer(LocalServer):
     """One whose handler answers no readiness probe: the worker's state says when it can be asked."""
 
     def _is_ready(self) -> bool:
-        with DIRECT.open(f"{self.properties['management_address']}/models/{self.model}", timeout=5) as answer:
-            workers = json.load(answer)[0]["workers"]
+        workers = described_workers(self, 5)
         return bool(workers) and all(worker["status"] == "READY" for worker in workers)
 
 
@@ -90,77 +90,50 @@ def measure_served(work: Work, rounds: int, seconds: float) -> dict[str, Any]:
             for number in range(rounds):
                 for asked in turns(SERVED_TASKS, number):
                     bar.set_postfix_str(f"concurrency {concurrency}: {asked.name}, {asked.task}")
-                    load = _turn(addresses[asked.name], asked, pictures, concurrency, seconds)
+                    time.sleep(_PAUSE)
+                    load_for = partial(post_for, addresses[asked.name], asked.headers, pictures, concurrency)
+                    load_for(min(1.0, seconds / 4))  # warm up
+                    load = load_for(seconds)
                     for picture, answer in load.answers:
-                        check(asked, answer, expected[picture])
+                        if (found := top_class(asked, answer)) != expected[picture]:
+                            raise WrongAnswer(f"{asked.name}: class {found}, expected {expected[picture]}")
                     loads[asked].append(load)
                     bar.update()
             measured += [_described(asked, concurrency, its) for asked, its in loads.items()]
     return {"network": work.network, "machine": describe_machine(), "measured": measured}
 
 
-def _turn(address: str, asked: Served, pictures: list[bytes], concurrency: int, seconds: float) -> Load:
-    time.sleep(_PAUSE)
-    post_for(address, asked.headers, pictures, concurrency, min(1.0, seconds / 4))  # warm up
-    return post_for(address, asked.headers, pictures, concurrency, seconds)
-
-
 def _agreed_classes(addresses: Mapping[str, str], pictures: list[bytes]) -> list[int]:
     """The top class of each picture, which must be the same from every handler."""
-    first: list[int] = []
+    found = []
     for asked in SERVED_TASKS:
         answers = [post_for(addresses[asked.name], asked.headers, [one], 1, 0.0).answers[0] for one in pictures]
-        classes = [top_class(asked, one) for _, one in answers]
-        first = first or classes
-        if classes != first:
-            raise WrongAnswer(
-                f"{asked.name} ({asked.task}) finds other classes than {SERVED_TASKS[0].name}: {classes}, {first}"
-            )
-    return first
+        found.append([top_class(asked, one) for _, one in answers])
+        if found[-1] != found[0]:
+            raise WrongAnswer(f"{asked.name} ({asked.task}) finds other classes than {OURS}: {found[-1]}, {found[0]}")
+    return found[0]
 
 
 def top_class(asked: Served, answer: Seen) -> int:
     """The class with the highest probability.
 
     Raises:
-        WrongAnswer: an error, or no predictions.
+        WrongAnswer: the pictures of an explanation are none.
     """
-    if answer.saw != "200":
-        raise WrongAnswer(f"{asked.name} answered {answer.saw}: {answer.body[:300]!r}")
     content = json.loads(answer.body)
     if asked.name == STOCK:  # {"17": 0.4, …}, best first
         return int(next(iter(content)))
+    if asked.task == EXPLAIN:
+        maps = content["explanations"][0]["maps"] if asked.name == OURS else content
+        for name in _MAPS:
+            data = maps[name]["data"] if asked.name == OURS else maps[name]
+            if not base64.b64decode(data).startswith(b"\x89PNG"):
+                raise WrongAnswer(f"{asked.name}: {name} is no PNG")
     return int(content["predictions"][0]["index"])
 
 
-def check(asked: Served, answer: Seen, expected: int) -> None:
-    """Checks one answer.
-
-    Raises:
-        WrongAnswer: an error, another class, or pictures that are none.
-    """
-    if top_class(asked, answer) != expected:
-        raise WrongAnswer(f"{asked.name}: class {top_class(asked, answer)}, expected {expected}")
-    if asked.task != EXPLAIN:
-        return
-    content = json.loads(answer.body)
-    if asked.name == OURS:
-        maps = content["explanations"][0]["maps"]
-        content = {name: maps[name]["data"] for name in _MAPS}
-    for name in _MAPS:
-        if not base64.b64decode(content[name]).startswith(b"\x89PNG"):
-            raise WrongAnswer(f"{asked.name}: {name} is no PNG")
-
-
 def _described(asked: Served, concurrency: int, loads: list[Load]) -> dict[str, Any]:
-    times = [answer.ms for load in loads for _, answer in load.answers]
-    rates = [load.per_s for load in loads]
-    return {
-        "task": asked.task,
-        "contender": asked.name,
-        "concurrency": concurrency,
-        "per_s": summarise(rates).median,
-        "rounds_per_s": rates,
-        **{f"{name}_ms": value for name, value in percentiles(times, digits=4).items() if name != "max"},
-        "requests": len(times),
-    }
+    rates, times = [load.per_s for load in loads], [answer.ms for load in loads for _, answer in load.answers]
+    who = {"task": asked.task, "contender": asked.name, "concurrency": concurrency}
+    figures = {f"{name}_ms": value for name, value in percentiles(times, digits=4).items() if name != "max"}
+    return {**who, "per_s": summarise(rates).median, "rounds_per_s": rates, **figures, "requests": len(times)}

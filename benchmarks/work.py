@@ -16,7 +16,6 @@ OURS, NAIVE, STOCK = "ours", "naive", "stock"  # archives that are served
 TASKS = (PREDICT, GRADCAM, EXPLAIN)
 KEY_NETWORK = "shufflenet_v2_x2_0"
 NETWORKS = (KEY_NETWORK, "resnet18", "resnet50", "mobilenet_v2", "vgg16")
-CHECKPOINT = "model.safetensors"
 PICTURES = "pictures.npy"
 _DESCRIPTION = "work.json"
 
@@ -37,30 +36,22 @@ class Work:
     def read(cls, folder: Path) -> "Work":
         """Reads what ``write`` wrote."""
         content = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
-        content["preprocessing"] = Preprocessing.from_json(content["preprocessing"])
-        return cls(folder=folder, **content)
+        return cls(**content | {"folder": folder, "preprocessing": Preprocessing.from_json(content["preprocessing"])})
 
     def write(self) -> None:
         """Writes the description; last of all files, so that a folder that has one is complete."""
-        content = {**vars(self), "preprocessing": self.preprocessing.to_json()}
-        del content["folder"]
+        content = {**vars(self), "folder": None, "preprocessing": self.preprocessing.to_json()}
         (self.folder / _DESCRIPTION).write_text(json.dumps(content), encoding="utf-8")
 
     @property
     def checkpoint(self) -> Path:
         """The weights as safetensors, with the project's description in its metadata."""
-        return self.folder / CHECKPOINT
+        return self.folder / "model.safetensors"
 
     def pictures(self) -> Floats:
         """(P, 3, H, W), normalised, no two alike."""
         pictures: Floats = np.load(self.folder / PICTURES)
         return pictures
-
-
-def is_fresh(folder: Path, stamp: str) -> bool:
-    """Whether the folder holds work that this code and these packages wrote."""
-    path = folder / _DESCRIPTION
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["stamp"] == stamp
 
 
 def batches(pictures: Floats, size: int) -> Iterator[Floats]:

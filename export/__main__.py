@@ -31,6 +31,7 @@ _EXPORTS = {  # kind of graph, which is also the command's name, to the command'
     "prediction": "write a classifier's prediction graph as ONNX",
     "explanation": "write a classifier's whole explanation as one ONNX graph",
     "gradcam": "write scores and Grad-CAM as one ONNX graph, hardly slower than scores",
+    "attention": "write scores and the maps of a vision transformer's attention as one ONNX graph",
 }
 
 
@@ -41,8 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the words behind the command's name; None takes those that the process was started with.
 
     Returns:
-        The exit status: 0, 1 for a graph that ``verify`` finds to differ from PyTorch, 2 for a mistake, and 130 for an
-        interruption.
+        The exit status: 0, 1 for a graph that ``verify`` or an answer that ``replay`` finds to differ, 2 for a mistake,
+        and 130 for an interruption.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -98,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     archive.add_argument("--version", default="1.0", help="version of the model on the server (default: %(default)s)")
     archive.add_argument("--config", type=Path, help="model-config.yaml to pack (default: handler/model-config.yaml)")
     archive.add_argument("--no-sidecar", action="store_true", help="pack no ONNX graphs: quicker, and slower to serve")
+    archive.add_argument("--attention", action="store_true", help="pack the graph of a transformer's attention, too")
     archive.add_argument(
         "--pack", action="append", default=[], metavar="PACKAGE", help="further package that --arch needs; repeatable"
     )
@@ -122,6 +124,14 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures (default: %(default)s)")
     explain.add_argument("--overwrite", action="store_true", help="replace pictures that are there already")
     explain.set_defaults(command=_explain)
+    again = _command(commands, "replay", "compute an answer anew from its receipt, and say what is equal")
+    again.add_argument("receipt", type=Path, metavar="RECEIPT", help="receipt, or an answer: JSON, PNG or NPZ")
+    again.add_argument("image", type=Path, metavar="IMAGE", help="picture that was sent")
+    again.add_argument("--model", type=Path, required=True, metavar="FILE", help="archive, ONNX graph or checkpoint")
+    again.add_argument("--arch", metavar="PACKAGE.MODULE:FACTORY", help="lets an archive's own code run")
+    again.add_argument("--tolerance", type=float, default=1e-4, help="of the largest value (default: %(default)s)")
+    again.add_argument("--public-key", type=Path, metavar="KEY.pem", help="key that the receipt must be signed for")
+    again.set_defaults(command=_replay, extra="client")
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=debug)
     return parser
@@ -217,6 +227,7 @@ def _archive(options: argparse.Namespace) -> None:
         options.version,
         options.config or DEFAULT_CONFIG,
         sidecar=not options.no_sidecar,
+        attention=options.attention,
         pack=options.pack,
         report=lambda line: print(_spelt(line), flush=True),
     )
@@ -255,14 +266,14 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from handler.client.prediction import PredictionClient
+    from handler.client.graph import GraphModel
 
-    client = PredictionClient(options.model)
-    client.check_top_k(options.top_k)
+    model = GraphModel(options.model)
+    model.check(**({} if options.top_k is None else {"top_k": options.top_k}))
     predictions = {}
 
     def predict(path: Path, image: bytes) -> None:
-        best = client.predict(image, options.top_k)
+        best = model.predict(image, options.top_k)
         predictions[str(path)] = [asdict(prediction) for prediction in best]
         if not options.json:
             print(path, *(f"  {found.probability:6.3f}  {found.label}" for found in best), sep="\n", flush=True)
@@ -275,7 +286,8 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _explain(options: argparse.Namespace) -> int:
     from handler.atomic_write import write_whole
-    from handler.client.explanation import ExplanationClient
+    from handler.client.graph import GraphModel
+    from handler.rendering.render import encode_png
 
     files = {image: options.out / f"{image.stem}.explained.png" for image in options.images}
     if len(set(files.values())) < len(options.images):
@@ -283,14 +295,37 @@ def _explain(options: argparse.Namespace) -> int:
     present = [path for path in files.values() if path.exists()]
     if present and not options.overwrite:
         raise FileExistsError(f"{present[0]} is there already; give another folder with --out, or say --overwrite")
-    client = ExplanationClient(options.model)
-    client.check_target(options.target)
+    model = GraphModel(options.model)
+    if not model.card.maps:
+        raise ModelError(
+            f"graph {options.model} holds predictions only; "
+            "`shufflenet-cam explanation` and `gradcam` write explanations"
+        )
+    model.check(target=options.target)
 
     def explain(path: Path, image: bytes) -> None:
-        write_whole(files[path], client.draw(image, target=options.target))
+        write_whole(files[path], encode_png(model.explain(image, target=options.target).sheet()))
         print(f"wrote {files[path]}", flush=True)
 
     return _for_each(options, explain)
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from handler.client.replay import read_receipt, replay
+    from handler.front_door import load
+    from handler.protocol.signature import is_signed, read_key
+
+    key = read_key(options.public_key, "public") if options.public_key else None
+    receipt = read_receipt(options.receipt.read_bytes())
+    model = load(options.model, architecture=options.arch)
+    verdicts, changed = replay(model, receipt, options.image, options.tolerance)
+    if key:
+        signed = is_signed(receipt, key)
+        verdicts["signature"] = "valid" if signed else "not by this key, or the receipt was changed"
+        changed += [] if signed else ["signature"]
+    print(*(f"{part:32} {verdict}" for part, verdict in verdicts.items()), sep="\n")
+    print(f"changed: {', '.join(changed)}" if changed else "the answer is equal")
+    return 1 if changed else 0
 
 
 def _for_each(options: argparse.Namespace, answer: Callable[[Path, bytes], None]) -> int:

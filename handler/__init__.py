@@ -7,9 +7,10 @@ from handler import errors
 
 if TYPE_CHECKING:
     from handler.client.model import Model
-    from handler.front_door import load, wrap
+    from handler.front_door import load
     from handler.picture.preprocess import Preprocessing
     from handler.rendering.result import Result
+    from handler.wrapping import wrap
 
 __all__ = ["Model", "Preprocessing", "Result", "errors", "load", "wrap"]
 
@@ -18,7 +19,7 @@ _HOMES = {
     "Preprocessing": "handler.picture.preprocess",
     "Result": "handler.rendering.result",
     "load": "handler.front_door",
-    "wrap": "handler.front_door",
+    "wrap": "handler.wrapping",
 }
 
 

@@ -5,6 +5,7 @@ import logging
 import tempfile
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.client.model import Model
 from handler.engine_choice import choose_engine
 from handler.errors import ModelError, RequestError, Unprocessable, in_one_line
-from handler.explanation.evidence import TOP, Engine, Floats
+from handler.explanation.evidence import TOP, Engine, Floats, Needs
 from handler.explanation.maps import MAP_KINDS, needs_of
+from handler.explanation.methods import ATTENTION_METHODS
 from handler.graphs.choice import Choice
 from handler.model.checkpoint import read_checkpoint
 from handler.model.classifier import Classifier, build_classifier
@@ -30,12 +32,13 @@ from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options
 from handler.service import Service
 from handler.serving.explainer import Explainer
-from handler.serving.jobs import check_method
+from handler.serving.jobs import CheckedOptions
 from handler.serving.settings import Settings, read_settings
 from handler.serving.threads import threads_per_worker
 
 logger = logging.getLogger(__name__)
 
+_ATTENTION = "attention"  # beside the names of maps
 CHECKPOINT_NAME = "model.safetensors"  # the checkpoint's name in an archive
 
 
@@ -99,12 +102,12 @@ def load_checkpoint(path: Path, **said: Any) -> Model:
 
     Args:
         path: a safetensors file or a state dict.
-        said: the arguments of ``load_classifier``.
+        said: the other arguments of ``load_classifier``.
 
     Raises:
         ModelError: the file does not exist, or the description is incomplete or contradicts itself.
     """
-    classifier = load_classifier(said.pop("architecture", None), checkpoint=path, **said)
+    classifier = load_classifier(checkpoint=path, **said)
     engine = TorchEngine(in_fast_layout(classifier))
     return Model(Explainer(engine, describe_model(classifier, engine, path.name.partition(".")[0], "checkpoint")))
 
@@ -118,7 +121,7 @@ def _load(
     if classifier.alone:
         logger.warning("%s runs pictures one by one: %s", name, classifier.alone)
     choice = choose_engine(settings.engine, folder, classifier, threads)
-    card = describe_model(classifier, choice.engine, name, version)
+    card = replace(describe_model(classifier, choice.engine, name, version), graphs=choice.graphs)
     logger.info(
         "%s is ready: %s on %s, layer %s, engine %s with %d threads, graphs: %s",
         *(name, card.architecture, device, card.default_layer, choice.engine.name, threads),
@@ -128,42 +131,27 @@ def _load(
 
 
 def check_defaults(defaults: Options, card: ModelCard, engine: Engine) -> None:
-    """Checks the default options by explaining a picture of zeros.
-
-    Args:
-        defaults: the operator's default options.
-        card: the model's card.
-        engine: explains the picture.
+    """Checks the operator's default options by explaining a picture of zeros.
 
     Raises:
         ModelError: the model or the engine lacks a default; the message names it and what is valid.
     """
     try:
-        check_method(defaults)
-        targets = card.target_indices(defaults)
-        card.check_top_k(defaults)
-        engine.run(
-            _blank(card.preprocessing), [targets], needs_of(card.map_names(defaults), card.layer_paths(defaults))
-        )
+        engine.run(_blank(card.preprocessing), [[TOP]], CheckedOptions.of(defaults, card).needs)
     except RequestError as error:
         raise ModelError(f"model-config.yaml: explain.defaults: {error}") from error
 
 
 def describe_model(classifier: Classifier, engine: Engine, name: str, version: str) -> ModelCard:
-    """Makes the model's card; explains a picture of zeros to find out which maps the engine can make.
-
-    Args:
-        classifier: the network, its labels and layers.
-        engine: explains the picture.
-        name: the model's name.
-        version: the model's version.
-    """
+    """Makes the card of a classifier; explains a picture of zeros to find out which maps the engine can make."""
     blank, layer = _blank(classifier.preprocessing), classifier.default_layer
     coverage: str | None = None
     refusals: dict[str, str] = {}
-    for kind in MAP_KINDS:
+    wanted = {kind: needs_of([kind], [layer]) for kind in MAP_KINDS}
+    wanted |= {_ATTENTION: Needs(attention=ATTENTION_METHODS[-1])}
+    for kind, needs in wanted.items():
         try:
-            evidence = engine.run(blank, [[TOP]], needs_of([kind], [layer]))
+            evidence = engine.run(blank, [[TOP]], needs)
             coverage = evidence.coverage or coverage
         except Unprocessable as error:
             refusals[kind] = str(error)
@@ -176,10 +164,12 @@ def describe_model(classifier: Classifier, engine: Engine, name: str, version: s
         default_layer=layer,
         layers=classifier.layers,
         guided_coverage=coverage,
+        refused_attention=refusals.pop(_ATTENTION, ""),
         refusals=refusals,
         layer_rule=classifier.layer_rule,
         refused_layers=classifier.refused_layers,
         alone=classifier.alone,
+        weights_sha256=classifier.weights_sha256,
     )
 
 

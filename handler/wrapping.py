@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from handler.autograd.torch_engine import TorchEngine
-from handler.client.model import Model, Picture
+from handler.client.model import Model, Picture, Pixels
 from handler.errors import BadRequest, ModelError
 from handler.explanation.evidence import Floats
 from handler.loading import describe_model
@@ -20,10 +20,9 @@ from handler.picture.preprocess import Crop, Input, Preprocessing
 from handler.picture.preprocess_text import said_over
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import shown
-from handler.protocol.receipt import Receipt
+from handler.protocol.receipt import ImageHash, hash_image
 from handler.rendering.result import Result
 from handler.serving.explainer import Explainer
-from handler.serving.jobs import Job
 
 Layer = str | nn.Module
 Pictures = Picture | torch.Tensor
@@ -40,12 +39,28 @@ class WrappedModel(Model):
         labels: Sequence[str] | None = None,
         preprocessing: Preprocessing | str | None = None,
     ) -> None:
-        """See ``handler.wrap``."""
+        """Makes a model of a network in memory, which is not changed.
+
+        Args:
+            module: a classifier in eval mode, with float32 weights, which maps pictures (N, 3, H, H) to scores (N, K).
+            layer: the layer of the maps, if a call names none: a module path or a module of the network, or several,
+                whose maps are averaged. None: the last layer on every path from the picture to the scores.
+            labels: a label per class; None names the classes by their indices.
+            preprocessing: makes the network's input of a picture: a ``Preprocessing`` or its text, ``"resize=256
+                crop=224 mean=0.485,0.456,0.406 std=0.229,0.224,0.225"``. With None, the model takes tensors alone.
+
+        Raises:
+            ModelError: the network is in training mode, is not in float32, does not answer with one logit per class, or
+                has no layer with a map; or labels, layer or preprocessing do not fit. Without preprocessing, the
+                network is run, and refused, by the first call.
+        """
         _check_network(module)
         self._module = module
         self._layers = _paths(module, layer)
         self._labels = _checked_labels(labels)
-        self._how = _checked_preprocessing(preprocessing)
+        if preprocessing is not None and not isinstance(preprocessing, (str, Preprocessing)):
+            raise ModelError(f"preprocessing {shown(preprocessing)} is not valid, valid is a Preprocessing or its text")
+        self._how = None if preprocessing is None else said_over(preprocessing, None, "")[0]
         self._explainers: dict[int, Explainer] = {}  # by the side of the network's input, in pixels
         self._one_at_a_time = threading.RLock()  # engines for several sides share the network and its hooks
         if self._how is not None:
@@ -112,25 +127,29 @@ class WrappedModel(Model):
 
     def _side(self, pictures: Sequence[Pictures]) -> int:
         """The side of the network's input for these pictures."""
-        tensors = [picture for picture in pictures if isinstance(picture, torch.Tensor)]
-        if self._how is None and len(tensors) < len(pictures):
-            what = next(type(picture).__name__ for picture in pictures if not isinstance(picture, torch.Tensor))
-            raise BadRequest(
-                f"{what} needs preprocessing=, which makes the network's input; without it, valid are tensors (3, H, H)"
-            )
-        sides = {len(_checked(tensor)[0]) for tensor in tensors}
-        if len(sides) > 1 or (sides and len(tensors) < len(pictures) and self._how and {self._how.crop_size} != sides):
+        sides = set()
+        for picture in pictures:
+            if isinstance(picture, torch.Tensor):
+                sides.add(len(_checked(picture)[0]))
+            elif self._how is not None:
+                sides.add(self._how.crop_size)
+            else:
+                raise BadRequest(
+                    f"{type(picture).__name__} needs preprocessing=, which makes the network's input; without it, "
+                    "valid are tensors (3, H, H)"
+                )
+        if len(sides) > 1:
             raise BadRequest("tensors and pictures of several sizes are no batch, valid are those of one size")
-        return sides.pop() if sides else self._how.crop_size if self._how else 0
+        return sides.pop()
 
-    def _job(self, picture: Pictures, options: dict[str, Any]) -> Job:
+    def _read(self, picture: Pictures) -> tuple[Input, ImageHash, Pixels]:
         if not isinstance(picture, torch.Tensor):
-            return super()._job(picture, options)
+            return super()._read(picture)
         values = _checked(picture)
-        seen = Input(values, self._shown(values), Crop(values.shape[1:], (0, 0, *values.shape[1:])))
-        return self._job_of(seen, Receipt.of(values.tobytes()), options, seen.picture)
+        drawn, whole = self._shown(values), (0, 0, *values.shape[1:])
+        return Input(values, drawn, Crop(values.shape[1:], whole)), hash_image(values.tobytes()), drawn
 
-    def _shown(self, values: Floats) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def _shown(self, values: Floats) -> Pixels:
         """A tensor (3, H, H) as uint8 RGB (H, H, 3): the normalisation is undone or, if unknown, values are scaled."""
         if self._how is not None:
             mean, std = (np.asarray(three, np.float32)[:, None, None] for three in (self._how.mean, self._how.std))
@@ -141,7 +160,9 @@ class WrappedModel(Model):
 
     def _explainer_for(self, side: int) -> Explainer:
         if side not in self._explainers:
-            how = self._how if self._how and self._how.crop_size == side else _no_preprocessing(side)
+            how = self._how
+            if how is None or how.crop_size != side:  # tensors alone, whose values stay as they are
+                how = Preprocessing(resize_size=side, crop_size=side, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
             with _frozen(self._module):
                 classifier = of_module(self._module, type(self._module).__name__, self._labels, how)
                 classifier = replace(classifier, default_layer=self._default_layer(classifier))
@@ -156,8 +177,7 @@ class WrappedModel(Model):
                 known = path in dict(self._module.named_modules())
                 absent = "it does not run, or returns no cells" if known else "there is no such module"
                 why = classifier.refused_layers.get(path, absent)
-                valid = ", ".join(classifier.layers)
-                raise ModelError(f"layer {path!r} has no map ({why}), valid are {valid}")
+                raise ModelError(f"layer {path!r} has no map ({why}), valid are {', '.join(classifier.layers)}")
         return self._layers[0] if self._layers else classifier.default_layer
 
 
@@ -192,12 +212,6 @@ def _checked_labels(labels: Sequence[str] | None) -> list[str] | None:
     return given
 
 
-def _checked_preprocessing(given: Preprocessing | str | None) -> Preprocessing | None:
-    if given is not None and not isinstance(given, (str, Preprocessing)):
-        raise ModelError(f"preprocessing {shown(given)} is not valid, valid is a Preprocessing or its text")
-    return None if given is None else said_over(given, None, "")[0]
-
-
 def _checked(tensor: torch.Tensor) -> Floats:
     square = tensor.dim() == 3 and tensor.shape[0] == 3 and tensor.shape[1] == tensor.shape[2] > 0
     if not square or not tensor.is_floating_point():
@@ -206,11 +220,6 @@ def _checked(tensor: torch.Tensor) -> Floats:
             "or (N, 3, H, H)"
         )
     return np.array(tensor.detach().float().cpu().numpy())
-
-
-def _no_preprocessing(side: int) -> Preprocessing:
-    """The preprocessing for networks that take tensors of this side alone: values stay as they are."""
-    return Preprocessing(resize_size=side, crop_size=side, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
 @contextmanager
@@ -230,3 +239,6 @@ def _frozen(module: nn.Module) -> Iterator[None]:
         for parameter in trained:
             with torch.inference_mode(parameter.is_inference()):  # elsewhere its flag cannot be set
                 parameter.requires_grad_(True)
+
+
+wrap = WrappedModel  # as a program calls it: ``handler.wrap``

@@ -12,7 +12,7 @@ from handler.explanation.maps import MAP_KINDS, resize
 from handler.explanation.methods import METHODS
 from handler.picture.preprocess import Crop, Input
 from handler.protocol.options import Options
-from handler.protocol.receipt import Receipt
+from handler.protocol.receipt import hash_image
 from handler.serving.explainer import Explainer
 from handler.serving.jobs import job_of
 
@@ -29,8 +29,7 @@ class Way:
     name: str
     title: str
     maps: Maps  # explainer, inputs (N, 3, S, S), a class for each, seed; to maps (N, S, S), 0 or more
-    fine: bool = False  # values at the input's pixels, not at a layer's cells
-    masking: bool = False  # takes hundreds of passes
+    masking: bool = False  # takes many passes
     baseline: bool = False
 
 
@@ -44,7 +43,7 @@ def ways(passes: int | None = None) -> list[Way]:
         options = Options(maps=(_CAM,), method=name, passes=passes if known.passes else None)
         methods.append(Way(name=name, title=known.title, maps=partial(_explained, options), masking=bool(known.passes)))
     kinds = [
-        Way(name=name, title=kind.title, maps=partial(_explained, Options(maps=(name,))), fine=kind.channels == 3)
+        Way(name=name, title=kind.title, maps=partial(_explained, Options(maps=(name,))))
         for name, kind in MAP_KINDS.items()
         if name != _CAM
     ]
@@ -62,7 +61,7 @@ def _explained(options: Options, explainer: Explainer, tensors: Floats, targets:
         side = tensor.shape[1:]
         seen = Input(tensor, np.zeros((*side, 3), np.uint8), Crop(side, (0, 0, *side)))
         jobs.append(
-            job_of(replace(options, target=(target,), seed=seed), explainer.card, seen, Receipt.of(tensor.tobytes()))
+            job_of(replace(options, target=(target,), seed=seed), explainer.card, seen, hash_image(tensor.tobytes()))
         )
     values = []
     for _, outcome in explainer.explain_all(jobs):  # equal needs: in their order

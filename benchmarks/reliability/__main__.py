@@ -1,4 +1,4 @@
-"""Load, soak and faults against a real TorchServe on free loopback ports: ``python -m benchmarks.reliability``."""
+"""Load, soak, faults and hostile input against a real TorchServe: ``python -m benchmarks.reliability --help``."""
 
 import argparse
 import signal
@@ -8,46 +8,59 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.load import WrongAnswer
-from benchmarks.reliability.faults.run import run_faults
-from benchmarks.reliability.faults.scenario import SCENARIOS
-from benchmarks.reliability.mixed_load import Job, bursts, measure_load
+from benchmarks.reliability.faults import archives, clients, disks, processes
+from benchmarks.reliability.faults.scenario import SCENARIOS, run_faults
+from benchmarks.reliability.fuzz.run import measure_fuzz
+from benchmarks.reliability.mixed_load import RETRY_PAUSE, bursts, measure_load, measure_sizing
 from benchmarks.reliability.place import Place
 from benchmarks.reliability.report.page import write_report
-from benchmarks.reliability.sizing import measure_sizing
 from benchmarks.reliability.slope import judge_soak
 from deploy.local_server import ServerError
 
+FAULTS = (processes, clients, disks, archives)  # they register the scenarios
 _tell = partial(print, flush=True)
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """The command line; 1 if something was lost, crossed, not as expected, or grows."""
-    options = _parser().parse_args()
-    place = Place.of(options)
+    options = _parser().parse_args(arguments)
+    store, records = options.store.resolve(), options.records.resolve()
+    place = Place(config=options.config, store=store, model=options.model, records=records)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped, as by Ctrl-C
-    runs: dict[str, Callable[[Place, argparse.Namespace], bool]]
-    runs = {"load": _load, "soak": _soak, "report": lambda *_: True}
-    runs["faults"] = lambda *_: run_faults(options.only, place)
     try:
-        good = runs[options.what](place, options)
+        good = _RUNS[options.what](place, options)
     except (ServerError, WrongAnswer, ValueError, TimeoutError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    _tell(f"wrote {write_report(place.records, options.docs)}")
+    if options.what != "fuzz":  # a run of it is often a small one
+        _tell(f"wrote {write_report(place.records, options.docs)}")
     return 0 if good else 1
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.reliability", description=__doc__)
-    parser.add_argument("what", choices=("load", "soak", "faults", "report"))
-    Place.add_options(parser)
-    parser.add_argument("--requests", type=int, default=10_000, help="of load (default: %(default)s)")
-    parser.add_argument("--concurrency", type=int, default=32, help="of load (default: %(default)s)")
-    parser.add_argument("--turn", type=float, default=10.0, help="seconds of each sizing turn (default: %(default)s)")
-    parser.add_argument("--bursts", type=int, default=5, help="larger than the queue (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, default=60.0, help="of soak (default: %(default)s)")
-    parser.add_argument("--only", nargs="+", choices=list(SCENARIOS), default=list(SCENARIOS), help="faults to run")
-    parser.add_argument("--docs", type=Path, default=Path("docs"), help="where the report goes (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.reliability",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("what", choices=_RUNS)
+    add("--model", default="shufflenet_cam", help="name of the archive")
+    add("--store", type=Path, default="model_store", help="its folder")
+    add("--config", type=Path, default="config.properties", help="settings")
+    add("--records", "--folder", type=Path, default="out/reliability", help="folder to write them to")
+    add("--docs", type=Path, default="docs", help="where the report goes")
+    add("--requests", type=int, default=10_000, help="of load")
+    add("--concurrency", type=int, default=32, help="of load")
+    add("--turn", type=float, default=10.0, help="seconds of each sizing turn of load")
+    add("--bursts", type=int, default=5, help="of load, larger than the queue")
+    add("--minutes", type=float, default=60.0, help="of soak")
+    add("--only", nargs="+", choices=list(SCENARIOS), default=list(SCENARIOS), help="faults to run")
+    add("--inputs", type=int, default=100_000, help="of fuzz, how many")
+    add("--seed", type=int, default=20, help="of the inputs")
+    add("--first", type=int, default=0, help="number of the first input")
+    add("--threads", type=int, default=4, help="of fuzz: connections at once")
+    add("--most", type=int, default=1, help="findings that fuzz stops at")
     return parser
 
 
@@ -59,9 +72,9 @@ def _load(place: Place, options: argparse.Namespace) -> bool:
         _tell("bursts larger than the queue …")
         place.record("overload", {"overload": bursts(server, place.pool, options.bursts)})
         _tell(f"{options.requests} requests at concurrency {options.concurrency} …")
-        job = Job(requests=options.requests, seconds=3 * 3600.0, concurrency=options.concurrency)
-        found, samples = measure_load(server, place.pool, job)
-    place.record("load", {"seconds": round(samples[-1].s, 1), "retry_pause_s": job.retry_pause, **found})
+        most, clients = options.requests, options.concurrency
+        found, samples = measure_load(server, place.pool, requests=most, seconds=3 * 3600.0, concurrency=clients)
+    place.record("load", {"seconds": round(samples[-1].s, 1), "retry_pause_s": RETRY_PAUSE, **found})
     its = found["outcomes"]
     _tell(
         f"{its['answered']} of {its['requests']} answered in {samples[-1].s:.0f} s, lost {its['lost']}, crossed "
@@ -75,7 +88,7 @@ def _soak(place: Place, options: argparse.Namespace) -> bool:
     seconds = options.minutes * 60
     _tell(f"{options.minutes:g} minutes of low load …")
     with place.server() as server:
-        found, samples = measure_load(server, place.pool, Job(requests=None, seconds=seconds, concurrency=2, pause=0.1))
+        found, samples = measure_load(server, place.pool, seconds=seconds, concurrency=2, pause=0.1)
     slope, answered = judge_soak(samples, seconds), found["outcomes"]["answered"]
     figures = {"seconds": seconds, "per_s": round(answered / seconds, 1), "slope": slope}
     place.record(f"soak-{options.minutes:g}", figures | found)
@@ -85,6 +98,14 @@ def _soak(place: Place, options: argparse.Namespace) -> bool:
     )
     return found["as_expected"] and not slope["grows"]
 
+
+_RUNS: dict[str, Callable[[Place, argparse.Namespace], bool]] = {
+    "load": _load,
+    "soak": _soak,
+    "faults": lambda place, options: run_faults(options.only, place),
+    "fuzz": measure_fuzz,
+    "report": lambda *_: True,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

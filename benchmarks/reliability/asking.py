@@ -2,16 +2,14 @@
 
 import http.client
 import itertools
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from benchmarks.load import Seen, connection_to, in_threads, percentiles, send
+from benchmarks.load import Seen, percentiles, send, send_once
 from benchmarks.reliability.pictures import Drawn
 from benchmarks.reliability.profile import Asked, judge, request
 from deploy.local_server import LocalServer
@@ -26,30 +24,20 @@ def post(connection: http.client.HTTPConnection, model: str, asked: Asked) -> Se
 
 def ask(server: LocalServer, asked: Asked) -> Seen:
     """Posts a request of the profile over a connection of its own."""
-    with closing(connection_to(server.address, 90)) as connection:
-        return post(connection, server.model, asked)
+    judged = partial(judge, asked)
+    return send_once(server.address, f"/predictions/{server.model}", asked.body, asked.headers, judged)
 
 
 def get(server: LocalServer, path: str, timeout: float = 10) -> Seen:
     """A GET that should be answered with 200, over a connection of its own."""
-    with closing(connection_to(server.address, timeout)) as connection:
-        return send(connection, path, None, {}, lambda status, *_: "" if status == 200 else f"status {status}")
+    return send_once(
+        server.address, path, None, {}, lambda status, *_: "" if status == 200 else f"status {status}", timeout
+    )
 
 
 def ready(server: LocalServer, timeout: float = 10) -> Seen:
     """The answer to the readiness probe."""
     return get(server, f"/predictions/{server.model}/1.0/healthz", timeout)
-
-
-def together(calls: Sequence[Callable[[], Value]]) -> list[Value]:
-    """Calls all at the same moment, each in a thread of its own."""
-    barrier = threading.Barrier(len(calls))
-
-    def one(call: Callable[[], Value]) -> Value:
-        barrier.wait()
-        return call()
-
-    return in_threads([partial(one, call) for call in calls])
 
 
 def until(found: Callable[[], Value], timeout: float, every: float = 0.1) -> Value:
@@ -93,11 +81,7 @@ class Clients:
         """
         wanted = len(self.right) + answers
         if not until(lambda: len(self.right) >= wanted, timeout, 0.05):
-            raise TimeoutError(f"no {answers} right answers in {timeout:g} s: {self.describe()}")
-
-    def describe(self) -> dict[str, Any]:
-        """What they saw, for a record."""
-        return describe_seen(self.seen)
+            raise TimeoutError(f"no {answers} right answers in {timeout:g} s: {describe_seen(self.seen)}")
 
 
 def describe_seen(seen: Sequence[Seen]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Resident memory of a running server over time: the Java frontend, and the workers together."""
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -9,8 +8,8 @@ from typing import Any
 
 import psutil
 
-from benchmarks.load import repeating
-from deploy.local_server import DIRECT, LocalServer
+from benchmarks.load import described_workers, repeating
+from deploy.local_server import LocalServer
 
 MIB = 2**20
 _MOST_POINTS = 120  # of a series in a record
@@ -37,9 +36,7 @@ def worker_processes(server: LocalServer) -> list[psutil.Process]:
 
 def named_worker(server: LocalServer) -> psutil.Process:
     """The model's only worker, as the management address names it."""
-    address = f"{server.properties['management_address']}/models/{server.model}"
-    with DIRECT.open(address, timeout=60) as answer:
-        (worker,) = json.load(answer)[0]["workers"]
+    (worker,) = described_workers(server, 60)
     return psutil.Process(worker["pid"])
 
 
@@ -52,11 +49,8 @@ def watched_memory(server: LocalServer, every: float = 1.0) -> Iterator[list[Sam
         with suppress(psutil.Error, ValueError):  # a process ended between two lines
             java = psutil.Process(server.pid or -1).memory_info().rss / MIB
             workers = {one.pid: one.memory_info().rss / MIB for one in worker_processes(server)}
-            samples.append(
-                Sample(
-                    s=time.monotonic() - started, java=java, workers=sum(workers.values()), pids=tuple(sorted(workers))
-                )
-            )
+            seconds, pids = time.monotonic() - started, tuple(sorted(workers))
+            samples.append(Sample(s=seconds, java=java, workers=sum(workers.values()), pids=pids))
 
     with repeating(sample, every):
         yield samples
@@ -67,12 +61,10 @@ def describe_samples(samples: Sequence[Sample]) -> dict[str, Any]:
     if not samples:
         return {}
     series = {"java_mib": [one.java for one in samples], "workers_mib": [one.workers for one in samples]}
-    every = -(-len(samples) // _MOST_POINTS)
+    every = slice(None, None, -(-len(samples) // _MOST_POINTS))
+    thinned = {key: [round(one, 1) for one in its[every]] for key, its in series.items()}
     return {
         **{key: dict(first=round(its[0]), last=round(its[-1]), max=round(max(its))) for key, its in series.items()},
         "same_workers": len({one.pids for one in samples}) == 1,
-        "series": {
-            "s": [round(one.s) for one in samples[::every]],
-            **{key: [round(one, 1) for one in its[::every]] for key, its in series.items()},
-        },
+        "series": {"s": [round(one.s) for one in samples[every]], **thinned},
     }

@@ -1,6 +1,5 @@
 """Where measurements run: the archive that is served, on which settings, and the folder of their records."""
 
-import argparse
 import json
 import shlex
 import sys
@@ -38,22 +37,6 @@ class Place:
     store: Path  # folder of the archive, absolute
     model: str  # name of the archive
     records: Path  # folder, absolute
-
-    @classmethod
-    def add_options(cls, parser: argparse.ArgumentParser) -> None:
-        """Adds what ``of`` reads."""
-        add = parser.add_argument
-        add("--model", default="shufflenet_cam", help="name of the archive (default: %(default)s)")
-        add("--store", type=Path, default=Path("model_store"), help="its folder (default: %(default)s)")
-        add("--config", type=Path, default=Path("config.properties"), help="settings (default: %(default)s)")
-        add("--records", "--folder", type=Path, default=Path("out/reliability"), help="folder (default: %(default)s)")
-
-    @classmethod
-    def of(cls, options: argparse.Namespace) -> "Place":
-        """That of a command line."""
-        return cls(
-            config=options.config, store=options.store.resolve(), model=options.model, records=options.records.resolve()
-        )
 
     @cached_property
     def pool(self) -> list[Drawn]:

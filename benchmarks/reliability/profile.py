@@ -71,25 +71,19 @@ def request(number: int, kind: str, form: str, drawn: Drawn, seed: int = 0) -> A
         start = b"\x01" + number.to_bytes(7, "big")  # the answer names the first eight bytes
         upload, token = start + upload[8:], start.hex(" ")
     elif kind == "bad option":
-        token = f"zebra{number}"
-        options["target"] = token
-    headers = {"Accept": "image/png" if kind == "sheet" else "application/json"}
-    body, more = _formed(form, upload, options)
-    return Asked(
-        number=number, kind=kind, form=form, body=body, headers=headers | more, upload=upload, drawn=drawn, token=token
-    )
-
-
-def _formed(form: str, upload: bytes, options: Mapping[str, str]) -> tuple[bytes, dict[str, str]]:
+        token = options["target"] = f"zebra{number}"
+    headers, body = {"Content-Type": "image/jpeg"}, upload
     if form == "raw":
-        named = {f"X-Explain-{name}": value for name, value in options.items()}
-        return upload, {"Content-Type": "image/jpeg", **named}
-    if form == "json":
-        content = {"image": base64.b64encode(upload).decode("ascii"), **options}
-        return json.dumps(content).encode("ascii"), {"Content-Type": "application/json"}
-    fields: dict[str, Any] = {"data": ("picture.jpg", upload, "image/jpeg"), **options}
-    body, content_type = encode_multipart_formdata(fields, boundary=_BOUNDARY)
-    return body, {"Content-Type": content_type}
+        headers |= {f"X-Explain-{name}": value for name, value in options.items()}
+    elif form == "json":
+        headers["Content-Type"] = "application/json"
+        body = json.dumps({"image": base64.b64encode(upload).decode("ascii"), **options}).encode("ascii")
+    else:
+        fields: dict[str, Any] = {"data": ("picture.jpg", upload, "image/jpeg"), **options}
+        body, headers["Content-Type"] = encode_multipart_formdata(fields, boundary=_BOUNDARY)
+    headers["Accept"] = "image/png" if kind == "sheet" else "application/json"
+    known = {"body": body, "upload": upload}
+    return Asked(number=number, kind=kind, form=form, headers=headers, drawn=drawn, token=token, **known)
 
 
 def judge(asked: Asked, status: int, headers: Mapping[str, str], body: bytes) -> str:
@@ -110,8 +104,8 @@ def _faults(asked: Asked, status: int, headers: Mapping[str, str], body: bytes) 
     if status != kind.status:
         yield f"status {status} instead of {kind.status}: {body[:120]!r}"
     named = next((value for key, value in headers.items() if key.lower() == HASH_HEADER), None)
-    if named is not None and named != own:
-        yield f"crossed: the answer's header names the picture {named[:12]}, not {own[:12]}"
+    if named not in (None, own):
+        yield f"crossed: the answer's header names the picture {named}, not {own}"
     if asked.token:
         if asked.token.encode() not in body:
             yield f"crossed or wrong: {asked.token} is not in {body[:200]!r}"
@@ -129,7 +123,7 @@ def _faults(asked: Asked, status: int, headers: Mapping[str, str], body: bytes) 
 def _faults_of_content(asked: Asked, content: dict[str, Any], own: str) -> Iterator[str]:
     found, side = content.get("image", {}).get("sha256", own), [asked.drawn.side] * 2
     if found != own:
-        yield f"crossed: the answer is of the picture {found[:12]}, not {own[:12]}"
+        yield f"crossed: the answer is of the picture {found}, not {own}"
     if content["view"]["image"] != side:
         yield f"crossed: the answer is of a picture of {content['view']['image']}, not {side}"
     targets = [one["target"]["label"] for one in content["explanations"]]

@@ -42,6 +42,7 @@ def write_archive(
     config: Path = DEFAULT_CONFIG,
     *,
     sidecar: bool = True,
+    attention: bool = False,
     pack: Iterable[str] = (),
     report: Callable[[str], None] = logger.info,
 ) -> Path:
@@ -57,6 +58,7 @@ def write_archive(
         version: of the model on the server.
         config: the ``model-config.yaml`` to pack.
         sidecar: whether the ONNX graphs are exported and packed, too; ignored where ``explain.engine`` is torch.
+        attention: whether the graph of a vision transformer's attention is among them.
         pack: packages and modules that a custom architecture needs besides the factory's package.
         report: takes lines about the assumptions and the progress.
 
@@ -81,7 +83,7 @@ def write_archive(
         write_checkpoint(stage / CHECKPOINT_NAME, checkpoint)
         _pack_custom(classifier.architecture, pack, stage, report)
         if sidecar and settings.engine != "torch":
-            write_sidecar(classifier, stage, report)
+            write_sidecar(classifier, stage, report, attention=attention)
         _check_engine(settings, stage, classifier)
         shutil.copy(config, work / DEFAULT_CONFIG.name)
         _run_archiver(work, stage, name, version)

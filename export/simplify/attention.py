@@ -9,8 +9,6 @@ attention) 2022, arXiv 2111.09883. MaxViT: Tu et al. 2022, arXiv 2204.01697.
 """
 
 import math
-from contextlib import ExitStack
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +23,10 @@ from torchvision.models.swin_transformer import (
 from torchvision.models.vision_transformer import EncoderBlock
 
 from export.simplify.copying import copy_of
+from export.simplify.flatten import NotApplicable
 
+_SIZED = ShiftedWindowAttention | PatchMerging | PatchMergingV2  # what is replaced by modules for maps of one size
+_REPLACED = _SIZED | RelativePositionalMultiHeadAttention | EncoderBlock
 _MASKED = -100.0  # torchvision's score for tokens that are neighbours because of the shift only
 _LARGEST_SCALE = 100.0  # torchvision's limit for cosine attention
 
@@ -59,11 +60,14 @@ class Attention(nn.Module):
             cosine_scale: (heads, 1, 1), multiplies the cosine of q and k, which takes the place of q · kᵀ.
         """
         super().__init__()
-        weights = weight.chunk(3)
-        biases = [None] * 3 if weight_bias is None else weight_bias.chunk(3)
-        self.query, self.key, self.value = (_linear(*parts) for parts in zip(weights, biases, strict=True))
-        if cosine_scale is None:
-            self.query = _linear(self.query.weight * scale, None if biases[0] is None else self.query.bias * scale)
+        scales = (scale if cosine_scale is None else 1.0, 1.0, 1.0)
+        weights = [part * by for part, by in zip(weight.chunk(3), scales, strict=True)]
+        biases = (
+            [None] * 3
+            if weight_bias is None
+            else [part * by for part, by in zip(weight_bias.chunk(3), scales, strict=True)]
+        )
+        self.query, self.key, self.value = map(_linear, weights, biases)
         self.merge = merge
         self.heads = heads
         self.register_buffer("bias", bias)
@@ -154,14 +158,24 @@ def with_constants(module: nn.Module, example: Tensor) -> nn.Module:
     Args:
         module: in eval mode; left as it is.
         example: pictures (N, 3, H, W); the copy takes pictures of this size alone.
+
+    Raises:
+        NotApplicable: the network has no such layers.
     """
+    if not any(isinstance(layer, _REPLACED) for layer in module.modules()):
+        raise NotApplicable("there is nothing to change")
     changed = copy_of(module)
-    sizes = _sizes_at(changed, (ShiftedWindowAttention, PatchMerging, PatchMergingV2), example)
+    sizes: dict[nn.Module, tuple[int, int]] = {}  # rows and columns of the maps (N, H, W, C) that arrive at layers
+    for layer in changed.modules():
+        if isinstance(layer, _SIZED):  # which do not stay, and neither do their hooks
+            layer.register_forward_pre_hook(lambda layer, inputs: sizes.update({layer: inputs[0].shape[1:3]}))
+    with torch.no_grad():
+        changed(example)
     for path, layer in list(changed.named_modules()):
         if isinstance(layer, ShiftedWindowAttention):
-            changed.set_submodule(path, _window_attention(layer, sizes[path]))
+            changed.set_submodule(path, _window_attention(layer, sizes[layer]))
         elif isinstance(layer, PatchMerging | PatchMergingV2):
-            changed.set_submodule(path, JoinedPatches(layer, sizes[path]))
+            changed.set_submodule(path, JoinedPatches(layer, sizes[layer]))
         elif isinstance(layer, RelativePositionalMultiHeadAttention):
             changed.set_submodule(path, _relative_attention(layer))
         elif isinstance(layer, EncoderBlock) and isinstance(layer.self_attention, nn.MultiheadAttention):
@@ -224,19 +238,3 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     if bias is not None:
         layer.bias = nn.Parameter(bias.clone())
     return layer
-
-
-def _sizes_at(module: nn.Module, kinds: tuple[type[nn.Module], ...], example: Tensor) -> dict[str, tuple[int, int]]:
-    """Height and width of the maps (N, H, W, C) that arrive at layers of some kinds, by path."""
-    sizes: dict[str, tuple[int, int]] = {}
-
-    def note(path: str, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        sizes[path] = (inputs[0].shape[1], inputs[0].shape[2])
-
-    layers = {path: layer for path, layer in module.named_modules() if isinstance(layer, kinds)}
-    with ExitStack() as stack, torch.no_grad():
-        for path, layer in layers.items():
-            stack.callback(layer.register_forward_pre_hook(partial(note, path)).remove)
-        if layers:
-            module(example)
-    return sizes

@@ -1,7 +1,7 @@
 """Tells how a layer treats channels, and reorders, adds and takes away the channels of convolutions."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import fx, nn
@@ -10,12 +10,7 @@ NOTHING = -1  # in an order: a channel that is always zero
 _ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.Identity)  # the layers that keep zeros zero and mix no values
 
 
-def is_dense(module: nn.Module) -> bool:
-    """Whether every output channel of a convolution reads all input channels."""
-    return isinstance(module, nn.Conv2d) and module.groups == 1
-
-
-def is_depthwise(module: nn.Module) -> bool:
+def _is_depthwise(module: nn.Module) -> bool:
     """Whether every output channel of a convolution reads the one input channel of its own number."""
     return isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels == module.out_channels
 
@@ -25,28 +20,33 @@ def behind(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def way_to_dense(
-    module: nn.Module, graph: fx.Graph, start: fx.Node | None, following: Callable[[fx.Node], fx.Node | None] = behind
-) -> list[str]:
-    """Paths of the modules from a node to the first dense convolution, that convolution included.
+def called_once(network: fx.GraphModule) -> dict[fx.Node, nn.Module]:
+    """The modules that a graph calls exactly once, by the node that calls them."""
+    calls = [node for node in network.graph.nodes if node.op == "call_module"]
+    times = Counter(node.target for node in calls)
+    return {node: network.get_submodule(str(node.target)) for node in calls if times[node.target] == 1}
 
-    The list is empty if anything but activations and depthwise convolutions comes first, or a module that the graph
-    calls more than once.
+
+def way_to_dense(
+    layers: Mapping[fx.Node, nn.Module],
+    start: fx.Node | None,
+    following: Callable[[fx.Node], fx.Node | None] = behind,
+) -> list[nn.Module]:
+    """The modules from a node to the first dense convolution, which reads all channels, that convolution included.
+
+    The list is empty if anything but activations and depthwise convolutions comes first.
 
     Args:
-        module: the network.
-        graph: of the network.
+        layers: the modules of the network, see ``called_once``.
         start: the first node of the way.
         following: the next node of the way.
     """
-    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
-    paths: list[str] = []
-    while start is not None and start.op == "call_module" and calls[start.target] == 1:
-        paths.append(str(start.target))
-        layer = module.get_submodule(paths[-1])
-        if is_dense(layer):
-            return paths
-        if not is_depthwise(layer) and type(layer) not in _ELEMENTWISE:
+    way: list[nn.Module] = []
+    while start is not None and start in layers:
+        way.append(layers[start])
+        if isinstance(way[-1], nn.Conv2d) and way[-1].groups == 1:
+            return way
+        if not _is_depthwise(way[-1]) and type(way[-1]) not in _ELEMENTWISE:
             break
         start = following(start)
     return []
@@ -61,7 +61,7 @@ def reorder_outputs(module: nn.Module, order: Sequence[int]) -> None:
     """
     if not isinstance(module, nn.Conv2d):
         return
-    depthwise = is_depthwise(module)
+    depthwise = _is_depthwise(module)
     module.weight = _picked(module.weight, order)
     if module.bias is not None:
         module.bias = _picked(module.bias, order)

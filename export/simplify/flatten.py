@@ -1,78 +1,69 @@
-"""Makes a network one flat, purely functional graph of its leaf modules, and marks layers whose output matters."""
+"""Makes a network one flat graph of its leaf modules, functional where it can be, and marks the explained layer."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import fx, nn
 
-from export.simplify.applicable import NotApplicable, traced
 from export.simplify.copying import copy_of
+from handler.errors import in_one_line
 
+MARK = "explained_layer"  # the module of a flat graph that returns the layer's output
 _VIEWS = {"chunk", "split", "view", "reshape", "transpose", "permute", "contiguous", "flatten", "getitem", "squeeze"}
+
+
+class NotApplicable(Exception):
+    """A step of simplification does not fit this network; the message says why."""
 
 
 class LayerOutput(nn.Identity):
     """Marks a layer's output: takes the hooks that were meant for the layer."""
 
 
-def flatten(module: nn.Module, keep: Sequence[str] = ()) -> fx.GraphModule:
+def flatten(module: nn.Module, layer: str = "") -> fx.GraphModule:
     """A copy of a network as one graph of calls of its leaf modules; the modules keep their paths.
 
-    Activations in place become activations that return a new tensor.
+    Activations in place return a new tensor, unless others read the tensor that they change, or share its memory.
 
     Args:
         module: in eval mode; left as it is.
-        keep: paths of layers whose own output matters; ``output_of`` names the module that returns such an output.
+        layer: path of a layer whose own output matters, and which ``MARK`` returns; empty if there is none.
 
     Raises:
-        NotApplicable: the network cannot be traced, a layer to keep does not run, or a tensor that others read is
-            changed in place.
+        NotApplicable: the network cannot be traced, or the layer does not run.
     """
     root = copy_of(module)
-    tracer = _MarkingTracer(root, keep)
-    graph = traced(root, tracer)
-    called = {str(node.target) for node in graph.nodes}
-    missing = [path for path in keep if output_of(path) not in called]
-    if missing:
-        raise NotApplicable(f"layer {missing[0]!r} does not run")
-    for path in keep:
-        root.add_module(output_of(path), LayerOutput())
+    tracer = _MarkingTracer(root.get_submodule(layer) if layer else None)
+    try:
+        graph = tracer.trace(root)
+    except Exception as error:  # the network's own code may raise anything when it runs with proxies
+        raise NotApplicable(f"torch.fx cannot trace {type(module).__name__} ({in_one_line(error)})") from error
+    if layer and all(node.target != MARK for node in graph.nodes):
+        raise NotApplicable(f"layer {layer!r} does not run")
+    root.add_module(MARK, LayerOutput())
     network = fx.GraphModule(root, graph, type(module).__name__)
-    _out_of_place(network)
+    _make_functional(network)
     return network
 
 
-def output_of(path: str) -> str:
-    """The name of the module in a flat graph that marks a layer's output."""
-    return f"output_of_{path.replace('.', '_')}"
-
-
 class _MarkingTracer(fx.Tracer):
-    def __init__(self, module: nn.Module, keep: Sequence[str]) -> None:
+    def __init__(self, marked: nn.Module | None) -> None:
         super().__init__()
-        self._marks = {module.get_submodule(path): output_of(path) for path in keep}
+        self._marked = marked
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         output = super().call_module(m, forward, args, kwargs)
-        mark = self._marks.get(m)
-        return output if mark is None else self.create_proxy("call_module", mark, (output,), {})
+        return self.create_proxy("call_module", MARK, (output,), {}) if m is self._marked else output
 
 
-def _out_of_place(network: fx.GraphModule) -> None:
-    """Makes activations in place return a new tensor.
-
-    Raises:
-        NotApplicable: others read a tensor that is changed in place, or share its memory.
-    """
-    for node in network.graph.nodes:
-        if not _in_place(network, node):
+def _make_functional(network: fx.GraphModule) -> None:
+    in_place = [node for node in network.graph.nodes if _in_place(network, node)]
+    kept = {node.target for node in in_place if not _changes_for_itself(node)}
+    for node in in_place:
+        if node.target in kept:
             continue
-        changed = node.args[0]
-        if len(changed.users) > 1 or not node.users or _name(changed) in _VIEWS:
-            raise NotApplicable(f"{node.name} changes a tensor in place that others read")
         if node.op == "call_module":
             network.get_submodule(str(node.target)).inplace = False  # type: ignore[assignment]
-        elif "inplace" in node.kwargs:
+        else:
             node.kwargs = {**node.kwargs, "inplace": False}
     network.recompile()
 
@@ -80,12 +71,11 @@ def _out_of_place(network: fx.GraphModule) -> None:
 def _in_place(network: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
         return bool(getattr(network.get_submodule(str(node.target)), "inplace", False))
-    name = _name(node)
-    augmented = name in ("iadd", "imul", "isub", "itruediv")
-    return bool(node.kwargs.get("inplace")) or augmented or (name.endswith("_") and not name.endswith("__"))
+    return bool(node.kwargs.get("inplace"))
 
 
-def _name(node: fx.Node) -> str:
-    if node.op == "call_function":
-        return str(getattr(node.target, "__name__", ""))
-    return str(node.target) if node.op == "call_method" else ""
+def _changes_for_itself(node: fx.Node) -> bool:
+    """Whether the readers of what a node returns are the only ones that see how it changes its input."""
+    changed: Any = node.args[0]
+    views = getattr(changed.target, "__name__", changed.target) in _VIEWS
+    return len(changed.users) == 1 and bool(node.users) and not views

@@ -6,23 +6,11 @@ it cannot.
 """
 
 import operator
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
-
-_RECTIFIERS = {torch.relu, F.relu}
-
-
-class OpenReLU(nn.Module):
-    """A ReLU whose backward pass is the identity, because its gate is somewhere else."""
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Rectifies values of any shape."""
-        opened: torch.Tensor = _Open.apply(values)
-        return opened
 
 
 class _Open(torch.autograd.Function):
@@ -33,6 +21,12 @@ class _Open(torch.autograd.Function):
     @staticmethod
     def backward(_context: Any, gradient: torch.Tensor) -> torch.Tensor:
         return gradient
+
+
+def open_relu(values: torch.Tensor) -> torch.Tensor:
+    """A ReLU whose backward pass is the identity, because its gate is somewhere else."""
+    opened: torch.Tensor = _Open.apply(values)
+    return opened
 
 
 def move_gates(network: fx.GraphModule) -> int:
@@ -48,17 +42,18 @@ def move_gates(network: fx.GraphModule) -> int:
         The number of ReLUs whose gates have moved.
     """
     joins = {node: _rectifiers(network, node) for node in network.graph.nodes if _is_join(node)}
-    readers = {rectifier: _joins(rectifier) for found in joins.values() for rectifier in found}
     moving = {node for node, found in joins.items() if found}
-    while dropped := {join for join in moving if any(not readers[rectifier] <= moving for rectifier in joins[join])}:
+    while dropped := {join for join in moving if any(not _readers(one) <= moving for one in joins[join])}:
         moving -= dropped
-    opened = {rectifier for join in moving for rectifier in joins[join]}
     for join in moving:
-        _insert(network, join, nn.ReLU(), f"gate_of_{join.name}")
+        with network.graph.inserting_after(join):
+            gated = network.graph.call_function(F.relu, (join,))
+        join.replace_all_uses_with(gated, delete_user_cb=lambda user, gated=gated: user is not gated)
+    opened = {rectifier for join in moving for rectifier in joins[join]}
     for rectifier in opened:
-        _replace(network, rectifier, OpenReLU(), f"open_{rectifier.name}")
-    network.graph.lint()
-    network.recompile()
+        with network.graph.inserting_after(rectifier):
+            rectifier.replace_all_uses_with(network.graph.call_function(open_relu, rectifier.args[:1]))
+        network.graph.erase_node(rectifier)
     return len(opened)
 
 
@@ -69,61 +64,31 @@ def _is_join(node: fx.Node) -> bool:
 
 def _rectifiers(network: fx.GraphModule, join: fx.Node) -> set[fx.Node]:
     """The ReLUs whose channels a join reads; none if the join has other inputs, too, or inputs that others read."""
-    found: set[fx.Node] = set()
-    pieces = join.args[0] if join.args else ()
-    if not isinstance(pieces, list | tuple) or len(set(pieces)) < len(pieces):
-        return set()
-    for piece in pieces:
-        if not isinstance(piece, fx.Node) or len(piece.users) != 1:
-            return set()
-        source = _split_of(piece) or piece
-        if not _is_rectifier(network, source) or not _read_once(source):
-            return set()
-        found.add(source)
-    return found
+    pieces: Any = join.args[0] if join.args and isinstance(join.args[0], list | tuple) else ()
+    sources = {_split_of(piece) or piece for piece in pieces}
+    alone = len(set(pieces)) == len(pieces) and all(len(piece.users) == 1 for piece in pieces)
+    return sources if alone and all(_is_rectifier(network, one) and _read_once(one) for one in sources) else set()
 
 
 def _read_once(source: fx.Node) -> bool:
     """Whether a tensor has one reader, and each piece has one reader if the tensor is split."""
-    if len(source.users) != 1:
-        return False
-    split = next(iter(source.users))
-    pieces = [piece.args[1] for piece in split.users] if split.target is torch.split else []
-    return len(set(pieces)) == len(pieces)
+    pieces = [piece.args[1] for user in source.users if user.target is torch.split for piece in user.users]
+    return len(source.users) == 1 and len(set(pieces)) == len(pieces)
 
 
 def _split_of(piece: fx.Node) -> fx.Node | None:
     """The tensor that a piece was cut from; None for a tensor that is no piece of a split."""
     split: Any = piece.args[0] if piece.target is operator.getitem else None
-    tensor = split.args[0] if getattr(split, "target", None) is torch.split else None
-    return tensor if isinstance(tensor, fx.Node) else None
+    return split.args[0] if getattr(split, "target", None) is torch.split else None
 
 
 def _is_rectifier(network: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
         return type(network.get_submodule(str(node.target))) is nn.ReLU
-    return node.op == "call_function" and node.target in _RECTIFIERS
+    return node.op == "call_function" and node.target in (torch.relu, F.relu)
 
 
-def _joins(rectifier: fx.Node) -> set[fx.Node]:
+def _readers(rectifier: fx.Node) -> set[fx.Node]:
     """The nodes that read a ReLU's channels, behind a split or directly."""
-    readers: set[fx.Node] = set()
-    for user in rectifier.users:
-        pieces: Iterable[fx.Node] = user.users if user.target is torch.split else ()
-        readers |= {reader for piece in pieces for reader in piece.users} if pieces else {user}
-    return readers
-
-
-def _insert(network: fx.GraphModule, node: fx.Node, module: nn.Module, name: str) -> None:
-    network.add_module(name, module)
-    with network.graph.inserting_after(node):
-        behind = network.graph.call_module(name, (node,))
-    node.replace_all_uses_with(behind, delete_user_cb=lambda user: user is not behind)
-
-
-def _replace(network: fx.GraphModule, node: fx.Node, module: nn.Module, name: str) -> None:
-    network.add_module(name, module)
-    with network.graph.inserting_after(node):
-        instead = network.graph.call_module(name, (node.args[0],))
-    node.replace_all_uses_with(instead)
-    network.graph.erase_node(node)
+    (user,) = rectifier.users
+    return {reader for piece in user.users for reader in piece.users} if user.target is torch.split else {user}

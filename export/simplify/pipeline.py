@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-from export.simplify.applicable import NotApplicable
 from export.simplify.attention import with_constants
 from export.simplify.batch_norms import fold_batch_norms
 from export.simplify.channel_padding import pad_channels
 from export.simplify.channel_shuffles import fold_shuffles
 from export.simplify.copying import copy_of
-from export.simplify.flatten import flatten, output_of
+from export.simplify.flatten import MARK, NotApplicable, flatten
 from export.simplify.gates import move_gates
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.tape import Gradients, Tape, differentiate, record
@@ -39,7 +38,7 @@ class Simplified:
 def simplified(
     module: nn.Module, layer: str, example: torch.Tensor, view: ChannelLayout = CHANNELS_FIRST
 ) -> Simplified:
-    """A copy with attention simplified, batch norms folded, channels padded, shuffles folded and gates moved.
+    """A flat copy with attention simplified, batch norms folded, channels padded, shuffles folded and gates moved.
 
     A step is left out if it does not fit the network, or if it changes scores, evidence or the guided gradient of the
     example.
@@ -52,20 +51,19 @@ def simplified(
     """
     best, path = copy_of(module).eval().requires_grad_(False), layer
     expected = _answers(best, path, view, example)
-    steps: tuple[tuple[str, Callable[[nn.Module], nn.Module], str], ...] = (
-        ("attention simplified", lambda network: with_constants(network, example), layer),
-        ("batch norms folded", lambda network: fold_batch_norms(network, [layer]), layer),
-        ("channels padded", lambda network: pad_channels(network, [layer]), layer),
-        ("flattened", lambda network: flatten(network, [layer]), output_of(layer)),
-        ("shuffles folded", lambda network: _rewritten(network, fold_shuffles, example), output_of(layer)),
-        ("gates moved", lambda network: _rewritten(network, move_gates), output_of(layer)),
+    steps: tuple[tuple[str, Callable[[nn.Module], nn.Module]], ...] = (
+        ("attention simplified", lambda network: with_constants(network, example)),
+        ("flattened", lambda network: flatten(network, layer)),
+        ("batch norms folded", lambda network: rewritten(network, fold_batch_norms)),
+        ("channels padded", lambda network: rewritten(network, pad_channels)),
+        ("shuffles folded", lambda network: rewritten(network, fold_shuffles, example)),
+        ("gates moved", lambda network: rewritten(network, move_gates)),
     )
     done = []
-    for name, step, then in steps:
+    for name, step in steps:
         try:
             changed = step(best)
-            if not isinstance(changed, fx.GraphModule) and _outline(changed) == _outline(best):
-                raise NotApplicable("there is nothing to change")
+            then = MARK if isinstance(changed, fx.GraphModule) else layer
             _check_alike(changed, then, view, example, expected)
         except NotApplicable as why:
             logger.info("not %s: %s", name, why)
@@ -75,21 +73,20 @@ def simplified(
     return Simplified(best, path, tuple(done))
 
 
-def _rewritten(network: nn.Module, rewrite: Callable[..., int], *arguments: torch.Tensor) -> nn.Module:
+def rewritten(network: nn.Module, rewrite: Callable[..., int], *arguments: torch.Tensor) -> fx.GraphModule:
+    """A copy of a flat network that ``rewrite`` changed in place.
+
+    Raises:
+        NotApplicable: the network is not flat, or nothing was changed.
+    """
     if not isinstance(network, fx.GraphModule):
         raise NotApplicable("the network is not flat, because an earlier step did not apply")
     changed = copy_of(network)
     if not rewrite(changed, *arguments):
         raise NotApplicable("there is nothing to change")
+    changed.graph.lint()
+    changed.recompile()
     return changed
-
-
-def _outline(network: nn.Module) -> list[tuple[str, type, list[torch.Size]]]:
-    """The network's modules with the shapes of their weights."""
-    return [
-        (path, type(part), [weight.shape for weight in part.parameters(recurse=False)])
-        for path, part in network.named_modules()
-    ]
 
 
 def _answers(module: nn.Module, layer: str, view: ChannelLayout, example: torch.Tensor) -> list[torch.Tensor]:

@@ -223,31 +223,6 @@ def adaptive_avg_pool2d_backward(gradient: Tensor, inputs: Tensor, *, poles: boo
     return _spread(gradient, inputs, windows, windows, None, poles)
 
 
-@rule(aten.native_layer_norm_backward.default)
-def native_layer_norm_backward(
-    gradient: Tensor,
-    inputs: Tensor,
-    normalized_shape: list[int],
-    mean: Tensor,
-    reciprocal_deviation: Tensor,
-    weight: Tensor | None,
-    _bias: Tensor | None,
-    output_mask: list[bool],
-) -> tuple[Tensor, None, None]:
-    """dL/dx of a layer norm: the gradient without its mean and without its part along the normalised input.
-
-    Raises:
-        NotImplementedError: the gradient at the weight or the bias is asked for.
-    """
-    if output_mask[1] or output_mask[2]:
-        raise NotImplementedError("the gradient at weights")
-    axes = list(range(-len(normalized_shape), 0))
-    normalised = (inputs - mean) * reciprocal_deviation
-    weighted = gradient if weight is None else gradient * weight
-    along = (weighted * normalised).mean(axes, keepdim=True)
-    return (weighted - weighted.mean(axes, keepdim=True) - normalised * along) * reciprocal_deviation, None, None
-
-
 def _spread(
     gradient: Tensor, inputs: Tensor, inside: list[Windows], counted: list[Windows], divisor: int | None, poles: bool
 ) -> Tensor:
@@ -286,6 +261,6 @@ def _pair(values: Sequence[int]) -> list[int]:
 
 _TORCHS_OWN = """
 elu_backward gelu_backward hardswish_backward leaky_relu_backward mish_backward native_batch_norm_backward
-native_group_norm_backward reflection_pad2d_backward roll softplus_backward _softmax_backward_data select_backward
-sigmoid_backward silu_backward slice_backward tanh_backward
+native_group_norm_backward native_layer_norm_backward reflection_pad2d_backward roll softplus_backward
+_softmax_backward_data select_backward sigmoid_backward silu_backward slice_backward tanh_backward
 """

@@ -1,4 +1,4 @@
-"""Traces the whole explanation: the forward pass, both backward passes and Grad-CAM.
+"""Traces the whole explanation: the forward pass, both backward passes and Grad-CAM, or the maps of attention.
 
 The graph is a trace of the eager explanation (``handler.autograd.tape`` and ``handler.explanation.gradient_cams``) with
 its hooks. The rules of ``backward_rules`` replace the operators that ONNX lacks.
@@ -18,14 +18,17 @@ from export.tracing.exportable import check_exportable
 from export.tracing.poles import has_poles
 from export.tracing.rewrites import rewrite
 from export.tracing.trace import trace_batch
+from handler.autograd.attention import attend, relevance
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.tape import differentiate, record
 from handler.errors import Unprocessable
 from handler.explanation.evidence import TOP, Needs
 from handler.explanation.gradient_cams import gradcam
-from handler.graphs.description import KIND_EXPLANATION, KIND_SALIENCY
+from handler.explanation.methods import ATTENTION_METHODS, METHODS, OF_BLOCKS
+from handler.graphs.description import KIND_ATTENTION, KIND_EXPLANATION, KIND_SALIENCY
 from handler.model.classifier import Classifier
 
+Explain = Callable[..., tuple[torch.Tensor, ...]]  # pictures, targets and class weights to the outputs
 STEPS = "simplified"  # in the metadata of a traced graph: the steps of ``export.simplify`` that were applied before
 
 
@@ -38,8 +41,18 @@ def needs_of_kind(classifier: Classifier, kind: str) -> Needs:
     return Needs((classifier.default_layer,), guided=kind == KIND_EXPLANATION, saliency=kind == KIND_SALIENCY)
 
 
+def example_of(classifier: Classifier) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two pictures, targets and class weights to trace with."""
+    side, rng = classifier.preprocessing.crop_size, torch.Generator().manual_seed(0)
+    return (
+        torch.randn(2, 3, side, side, generator=rng),
+        torch.tensor([TOP, 0]),
+        torch.zeros(2, len(classifier.labels)),
+    )
+
+
 def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> fx.GraphModule:
-    """Traces the explanation of pictures (N, 3, H, W) and targets (N) with a symbolic batch.
+    """Traces the explanation of pictures (N, 3, H, W), targets (N) and class weights (N, K) with a symbolic batch.
 
     Args:
         classifier: left as it is.
@@ -50,9 +63,10 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
         NotExportableError: the network cannot be traced, or is too large for one file.
     """
     check_exportable(classifier)
-    side = classifier.preprocessing.crop_size
-    example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    example, *_ = example_of(classifier)
     with network_code(f"{classifier.architecture} cannot be explained"):
+        if kind == KIND_ATTENTION:
+            return _traced(classifier, _attention(classifier), example, poles=True)
         tape = record(classifier.module, example, Needs((classifier.default_layer,), saliency=True), classifier.views)
         if tape.scores.grad_fn is None:
             raise Unprocessable("its scores have no gradient: forward runs under no_grad, or detaches what it found")
@@ -60,11 +74,16 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
         view = classifier.views.get(classifier.default_layer, CHANNELS_FIRST)
         found = simplified(classifier.module, classifier.default_layer, example, view)
     needs = replace(needs_of_kind(classifier, kind), layers=(found.layer,))
-    explain = _explain(found.network, needs, view)
+    return _traced(classifier, _explain(found.network, needs, view), example, poles=poles, steps=found.steps)
+
+
+def _traced(
+    classifier: Classifier, explain: Explain, example: torch.Tensor, *, poles: bool, steps: tuple[str, ...] = ()
+) -> fx.GraphModule:
     with network_code(f"{classifier.architecture} cannot be traced"):
-        graph = trace_batch(explain, (example, torch.tensor([TOP, 0])), backward_rules(poles=poles))
+        graph = trace_batch(explain, example_of(classifier), backward_rules(poles=poles))
     rewrite(graph)
-    graph.meta[STEPS] = found.steps
+    graph.meta[STEPS] = steps
     left = sorted({str(node.target) for node in graph.graph.nodes if "backward" in str(node.target)})
     if left:
         where = _origins(classifier.module, example)
@@ -73,20 +92,41 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
     return graph
 
 
-def _explain(module: nn.Module, needs: Needs, view: ChannelLayout) -> Callable[..., tuple[torch.Tensor, ...]]:
+def _explain(module: nn.Module, needs: Needs, view: ChannelLayout) -> Explain:
     (layer,) = needs.layers
 
-    def explain(pictures: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def explain(pictures: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
         tape = record(module, pictures, needs, {layer: view})
-        # a negative index would count from the end; it becomes K, which runtimes refuse like every index above
-        classes = torch.where(target < TOP, tape.scores.shape[1], target)
-        chosen = torch.where(target == TOP, tape.scores.argmax(dim=1), classes)
-        found = differentiate(tape, tape.scores.gather(1, chosen[:, None]).sum())
+        found = differentiate(tape, (tape.scores * _seeds(tape.scores, target, weights)).sum())
         activation, at_layer = tape.layers[layer], found.layers[layer]
         pixels = [gradient for gradient in (found.guided, found.saliency) if gradient is not None]
         return tape.scores, activation.clone(), at_layer, gradcam(activation, at_layer), *pixels
 
     return explain
+
+
+def _attention(classifier: Classifier) -> Explain:
+    module, layout = classifier.module, classifier.attention
+    if isinstance(layout, str):
+        raise Unprocessable(layout)
+
+    def explain(pictures: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        # two forward passes, which become one where they compute the same
+        passes = {by_block: attend(module, pictures, layout, by_block=by_block) for by_block in (False, True)}
+        seeds, methods = _seeds(passes[False].scores, target, weights), [METHODS[name] for name in ATTENTION_METHODS]
+        maps = [relevance(passes[method.attention == OF_BLOCKS], layout, method, seeds) for method in methods]
+        return passes[False].scores, *maps
+
+    return explain
+
+
+def _seeds(scores: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The weights (N, K) of the scores: class weights, or 1 for the target where they are all 0."""
+    # a negative index would count from the end; it becomes K, which runtimes refuse like every index above
+    classes = torch.where(target < TOP, scores.shape[1], target)
+    chosen = torch.where(target == TOP, scores.argmax(dim=1), classes)
+    of_class = torch.zeros_like(scores).scatter(1, chosen[:, None], 1.0)
+    return torch.where(weights.abs().amax(dim=1, keepdim=True) > 0, weights, of_class)
 
 
 def _origins(module: nn.Module, example: torch.Tensor) -> dict[str, str]:

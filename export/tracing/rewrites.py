@@ -1,10 +1,10 @@
 """Rewrites a traced explanation, so that runtimes compute the same numbers in less time.
 
 A pass takes a graph of ATen operators, changes the graph in place and returns how often it did. ``rewrite`` removes the
-nodes that a pass leaves without users.
+nodes that a pass leaves without users. What both backward passes compute is computed once in the ONNX graph, where
+``onnx_ir`` finds equal nodes.
 """
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -27,64 +27,6 @@ def rewrite(module: fx.GraphModule) -> int:
         module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
-    return count
-
-
-def without_mutation(graph: fx.Graph) -> int:
-    """``relu_(x)`` to ``relu(x)``; later readers of ``x`` read the result.
-
-    Condition: the operator exists out of place, ``x`` is no view, and no view of ``x`` was taken before.
-    """
-    found = [node for node in graph.nodes if _mutates(node) and _out_of_place(node.target) is not None]
-    count = 0
-    for node in found:
-        changed = node.args[0]
-        before = [user for user in changed.users if user < node]
-        if changed.op != "call_function" or _aliases(changed) or any(_aliases(user) for user in before):
-            continue
-        node.target = _out_of_place(node.target)
-        changed.replace_all_uses_with(node, delete_user_cb=lambda user, node=node: node < user)
-        count += 1
-    return count
-
-
-def merge_equal(graph: fx.Graph) -> int:
-    """Replaces the second of two nodes with the same operator and arguments by the first.
-
-    Condition: nothing in the graph mutates a tensor or draws random numbers.
-    """
-    if any(_mutates(node) or _random(node) for node in graph.nodes):
-        return 0
-    first: dict[Any, fx.Node] = {}
-    count = 0
-    for node in list(graph.nodes):
-        if node.op not in ("call_function", "get_attr"):
-            continue
-        key = node.op, node.target, _frozen(node.args), _frozen(node.kwargs)
-        if first.setdefault(key, node) is not node:
-            node.replace_all_uses_with(first[key])
-            graph.erase_node(node)
-            count += 1
-    return count
-
-
-def pick_rows(graph: fx.Graph) -> int:
-    """``mm(one_hot(i), W)`` to the rows ``i`` of ``W``.
-
-    Condition: the one-hot matrix is ``scatter_add(zeros (N, K), 1, i (N, 1), ones)``.
-    """
-    count = 0
-    for node in _calls(graph, aten.mm.default):
-        hot, matrix = node.args
-        if not _is(hot, aten.scatter_add.default) or hot.args[1] != 1:
-            continue
-        zeros, _, index, ones = hot.args
-        if not (_is(zeros, aten.new_zeros.default) and _is_column(index) and _is_ones(ones)):
-            continue
-        with graph.inserting_before(node):
-            rows = graph.call_function(aten.squeeze.dim, (index, 1))
-            _replace(node, graph.call_function(aten.index_select.default, (matrix, 0, rows)))
-        count += 1
     return count
 
 
@@ -111,20 +53,6 @@ def divide_before_expanding(graph: fx.Graph) -> int:
             _replace(node, graph.call_function(aten.mul.Tensor, (divided, ones)))
         count += 1
     return count
-
-
-def rectify_once(graph: fx.Graph) -> int:
-    """``relu(x)`` to ``x``.
-
-    Condition: ``x`` consists of values that were rectified before and went through joins, splits and slices alone, and
-    nothing in the graph mutates a tensor.
-    """
-    if any(_mutates(node) for node in graph.nodes):
-        return 0
-    found = [node for node in _calls(graph, aten.relu.default) if _is_rectified(node.args[0])]
-    for node in found:
-        node.replace_all_uses_with(node.args[0])
-    return len(found)
 
 
 def gate_by_bias(graph: fx.Graph) -> int:
@@ -193,13 +121,8 @@ def _gated(gate: Any) -> tuple[Any, bool] | None:
 
 
 PASSES: tuple[Pass, ...] = (
-    without_mutation,
-    merge_equal,
-    rectify_once,
-    pick_rows,
     divide_before_expanding,
     gate_by_bias,
-    merge_equal,  # the constants of gates of one size
 )
 
 
@@ -228,27 +151,6 @@ def _is_copy_of(value: Any) -> bool:
     return _is(value, aten.detach.default) or _is(value, aten.clone.default)
 
 
-def _is_rectified(value: Any) -> bool:
-    if _is(value, operator.getitem):
-        return _is(value.args[0], aten.split_with_sizes.default) and _is_rectified(value.args[0].args[0])
-    if _is(value, aten.cat.default):
-        return all(_is_rectified(piece) for piece in value.args[0])
-    if _is_copy_of(value) or _is(value, aten.slice.Tensor):
-        return _is_rectified(value.args[0])
-    return _is(value, aten.relu.default)
-
-
-def _is_column(index: Any) -> bool:
-    value = index.meta.get("val")
-    return isinstance(value, torch.Tensor) and value.dim() == 2 and value.shape[1] == 1
-
-
-def _is_ones(value: Any) -> bool:
-    while _is(value, aten.expand.default):
-        value = value.args[0]
-    return _is(value, aten.ones_like.default)
-
-
 def _same(shape: Any, other: Any) -> bool:
     return all(str(left) == str(right) for left, right in zip(shape, other, strict=True))
 
@@ -256,39 +158,3 @@ def _same(shape: Any, other: Any) -> bool:
 def _replace(old: fx.Node, new: fx.Node) -> None:
     new.meta = dict(old.meta)
     old.replace_all_uses_with(new)
-
-
-def _schema(node: fx.Node) -> Any:
-    return node.target._schema if isinstance(node.target, torch._ops.OpOverload) else None
-
-
-def _mutates(node: fx.Node) -> bool:
-    schema = _schema(node)
-    return schema is not None and schema.is_mutable
-
-
-def _random(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
-
-
-def _aliases(node: fx.Node) -> bool:
-    """Whether a result may share memory with an argument."""
-    schema = _schema(node)
-    return schema is not None and not _mutates(node) and any(result.alias_info is not None for result in schema.returns)
-
-
-def _out_of_place(target: Any) -> Any:
-    namespace, _, name = target._schema.name.partition("::")
-    if not name.endswith("_"):
-        return None
-    packet = getattr(getattr(torch.ops, namespace), name[:-1], None)
-    return getattr(packet, target._overloadname, None)
-
-
-def _frozen(value: Any) -> Any:
-    """A value as the key of a dictionary; 1, 1.0 and True stay apart."""
-    if isinstance(value, dict):
-        return tuple((key, _frozen(element)) for key, element in sorted(value.items()))
-    if isinstance(value, list | tuple):
-        return tuple(_frozen(element) for element in value)
-    return value if isinstance(value, fx.Node) else (type(value), value)

@@ -141,41 +141,28 @@ def verify(
         VerificationError: a check fails; the message has the whole table.
     """
     rng = np.random.default_rng(seed)
-    answers = [_Answers(inputs, reference(inputs), graph(inputs)) for inputs in (make_inputs(rng, n) for n in batches)]
-    checks = [check for batch in answers for check in compare(batch.expected, batch.actual, tolerances)]
+    answers = [(inputs, reference(inputs), graph(inputs)) for inputs in (make_inputs(rng, n) for n in batches)]
+    checks = [check for _, expected, actual in answers for check in compare(expected, actual, tolerances)]
     beyond = {check.output for check in checks if not check.passed}
-    by_rounding = [name for name in answers[0].expected if name not in tolerances or name in beyond & set(gated)]
+    by_rounding = [name for name in answers[0][1] if name not in tolerances or name in beyond & set(gated)]
     judged: list[Verdict] = []
     if beyond or by_rounding:
-        both = [(exact(batch.inputs, batch.expected), batch) for batch in answers]
+        both = [(exact(inputs, expected), expected, actual) for inputs, expected, actual in answers]
         # where scores are large, two float32 computations may be further apart than either is from the exact scores
-        nearer = [check for truth, batch in both for check in compare(truth, batch.actual, tolerances)]
+        nearer = [check for truth, _, actual in both for check in compare(truth, actual, tolerances)]
         checks = [near if near.passed > check.passed else check for near, check in zip(nearer, checks, strict=True)]
         for name in by_rounding:
-            values = [(truth[name], batch.expected[name], batch.actual[name]) for truth, batch in both]
-            judged.append(RoundingCheck.of(name, values))
+            judged.append(RoundingCheck.of(name, [(truth[name], own[name], found[name]) for truth, own, found in both]))
     verdicts = [check for check in checks if check.output not in by_rounding] + judged
-    same_top = all(batch.same_top for batch in answers)
+    same_top = all(
+        np.array_equal(expected["logits"].argmax(axis=1), actual["logits"].argmax(axis=1))
+        for _, expected, actual in answers
+    )
     if not (all(check.passed for check in verdicts) and same_top):
         top = "" if same_top else "the top classes differ\n"
         message = f"the graph differs from PyTorch:\n{top}{table(verdicts)}"
         raise VerificationError(message, _summary(verdicts, same_top))
     return verdicts
-
-
-@dataclass(frozen=True)
-class _Answers:
-    """The answers of PyTorch in float32 and of the graph to one batch."""
-
-    inputs: Inputs
-    expected: Outputs
-    actual: Outputs
-
-    @property
-    def same_top(self) -> bool:
-        """Whether every picture's top class is the same."""
-        expected, actual = (outputs["logits"].argmax(axis=1) for outputs in (self.expected, self.actual))
-        return bool((expected == actual).all())
 
 
 def _summary(checks: Sequence[Verdict], same_top: bool) -> str:

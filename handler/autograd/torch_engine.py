@@ -6,25 +6,32 @@ A batch takes one forward pass, however many targets its rows have.
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
+from handler.autograd.attention import AttentionLayout, attend, relevance
 from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.precision import full_precision
-from handler.autograd.tape import Tape, differentiate, record
+from handler.autograd.tape import Gradients, Tape, differentiate, record
+from handler.errors import Unprocessable
 from handler.explanation.evidence import (
+    EngineTarget,
     Evidence,
     Floats,
     Indices,
     LayerEvidence,
     Needs,
     check_targets,
+    class_seeds,
+    flat_weights,
     joined,
     resolve_pairs,
 )
+from handler.explanation.methods import METHODS, OF_BLOCKS, Method
 
 
 class Network(Protocol):
@@ -37,6 +44,10 @@ class Network(Protocol):
     @property
     def views(self) -> Mapping[str, ChannelLayout]:
         """Layouts by module path, of layers whose output is not a single tensor (N, C, h, w) of a single run."""
+
+    @property
+    def attention(self) -> AttentionLayout | str:
+        """Where the attention is, or why there are no maps of attention."""
 
     @property
     def alone(self) -> str:
@@ -56,22 +67,26 @@ class TorchEngine:
         self._network = network
         self._one_at_a_time = threading.Lock()
 
-    def run(self, inputs: Floats, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
+    def run(self, inputs: Floats, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
         """See ``Engine.run``; the model is left as it was, also after an exception.
 
         Raises:
             Unprocessable: no ReLU to guide, or a layer that does not exist or that the scores do not depend on.
-            BadRequest: a target is neither ``TOP`` nor a class.
+            BadRequest: a target is neither ``TOP`` nor a class, nor a weight for each class.
         """
         # gradients are recorded here whatever mode the caller is in, no_grad and inference_mode included
         with self._one_at_a_time, full_precision(), torch.inference_mode(False), torch.enable_grad():
             batch = torch.from_numpy(inputs).to(self._network.device)
             run = self._explain if needs.backward else self._predict
+            if needs.attention:
+                found = run(batch, targets, needs)
+                seeds = class_seeds(flat_weights(targets, found.logits.shape[1]), found.classes)
+                return self._attend(batch, found, seeds, METHODS[needs.attention])
             if not self._network.alone:
                 return run(batch, targets, needs)
             return joined([run(batch[row : row + 1], targets[row : row + 1], needs) for row in range(len(batch))])
 
-    def _predict(self, batch: torch.Tensor, targets: Sequence[Sequence[int]], _needs: Needs) -> Evidence:
+    def _predict(self, batch: torch.Tensor, targets: Sequence[Sequence[EngineTarget]], _needs: Needs) -> Evidence:
         started = time.perf_counter()
         with torch.no_grad():  # what a network keeps in inference mode could not be differentiated later
             logits = _numpy(self._network.module(batch.clone()))  # a network may begin with an operation in place
@@ -86,16 +101,18 @@ class TorchEngine:
             infer_ms=_since(started),
         )
 
-    def _explain(self, batch: torch.Tensor, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
+    def _explain(self, batch: torch.Tensor, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
         started = time.perf_counter()
         tape = record(self._network.module, batch, needs, self._network.views)
         logits, infer_ms = _numpy(tape.scores), _since(started)
         started = time.perf_counter()
         check_targets(targets, logits.shape[1])
         rows, classes = resolve_pairs(targets, logits)
+        seeds = class_seeds(flat_weights(targets, logits.shape[1]), classes)
         collected = _Collected(tape, len(rows))
         for pairs in _rounds(rows):
-            collected.add(tape, rows[pairs], classes[pairs], pairs)
+            score = (tape.scores[rows[pairs]] * torch.from_numpy(seeds[pairs]).to(batch.device)).sum()
+            collected.add(differentiate(tape, score), rows[pairs], pairs)  # rows do not mix in eval mode
         return Evidence(
             logits=logits,
             input_size=_size(batch),
@@ -113,6 +130,19 @@ class TorchEngine:
             explain_ms=_since(started),
         )
 
+    def _attend(self, batch: torch.Tensor, evidence: Evidence, seeds: Floats, method: Method) -> Evidence:
+        """Adds maps of attention, by a pass of their own, so that the other evidence is the same as without them."""
+        started, layout = time.perf_counter(), self._network.attention
+        if isinstance(layout, str):
+            raise Unprocessable(layout)
+        attended = attend(self._network.module, batch, layout, by_block=method.attention == OF_BLOCKS)
+        maps = np.empty((len(evidence.rows), *(layout.view.grid or ())), np.float32)
+        for pairs in _rounds(evidence.rows):
+            rows, of_rows = evidence.rows[pairs], np.zeros_like(evidence.logits)
+            of_rows[rows] = seeds[pairs]
+            maps[pairs] = _numpy(relevance(attended, layout, method, torch.from_numpy(of_rows).to(batch.device)))[rows]
+        return replace(evidence, attention=maps, explain_ms=evidence.explain_ms + _since(started))
+
 
 class _Collected:
     """The gradients of M (row, class) pairs, collected over rounds in which each row appears at most once."""
@@ -125,10 +155,8 @@ class _Collected:
         self.guided = np.empty(pixels, np.float32) if tape.gates else None
         self.saliency = np.empty(pixels, np.float32) if tape.saliency else None
 
-    def add(self, tape: Tape, rows: Indices, classes: Indices, pairs: Indices) -> None:
-        """Computes the gradients of a round and writes them to the indices ``pairs``."""
-        chosen = torch.from_numpy(rows), torch.from_numpy(classes)
-        gradients = differentiate(tape, tape.scores[chosen].sum())  # rows do not mix in eval mode
+    def add(self, gradients: Gradients, rows: Indices, pairs: Indices) -> None:
+        """Writes the gradients of a round, in which pair ``pairs[i]`` is about row ``rows[i]``."""
         for path, gradient in gradients.layers.items():
             self.layers[path][pairs] = _numpy(gradient)[rows]
         if self.guided is not None and gradients.guided is not None:

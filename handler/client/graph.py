@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from handler.client.model import Model
-from handler.graphs.description import KINDS
+from handler.graphs.description import KIND_ATTENTION, KINDS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession
 from handler.protocol.model_card import ModelCard
@@ -22,22 +22,21 @@ class GraphModel(Model):
         """
         path = Path(path)
         graph = GraphSession.open(path)
-        self.description = graph.description
-        super().__init__(Explainer(OnnxEngine({graph.description.kind: graph}), _card(path, graph)))
-
-
-def _card(path: Path, graph: GraphSession) -> ModelCard:
-    known = graph.description
-    held = KINDS[known.kind].maps
-    shapes = [tuple(output.shape[1:]) for output in graph.session.get_outputs() if output.name == "activations"]
-    return ModelCard(
-        name=path.name.partition(".")[0],
-        version=known.weights_sha256[:12],
-        architecture=known.architecture,
-        labels=known.labels,
-        preprocessing=known.preprocessing,
-        default_layer=known.layer,
-        layers=dict.fromkeys([known.layer], shapes[0]) if shapes else {},
-        guided_coverage=known.coverage or None,
-        refusals={name: f"this graph holds {', '.join(held) or 'no maps'}" for name in MAPS if name not in held},
-    )
+        self.description = known = graph.description
+        held = KINDS[known.kind].maps
+        shapes = [tuple(output.shape[1:]) for output in graph.session.get_outputs() if output.name == "activations"]
+        card = ModelCard(
+            name=path.name.partition(".")[0],
+            version=known.weights_sha256[:12],
+            architecture=known.architecture,
+            labels=known.labels,
+            preprocessing=known.preprocessing,
+            default_layer=known.layer,
+            layers=dict.fromkeys([known.layer], shapes[0]) if shapes else {},
+            guided_coverage=known.coverage or None,
+            weights_sha256=known.weights_sha256,
+            graphs={known.kind: graph.sha256},
+            refusals={name: f"this graph holds {', '.join(held) or 'no maps'}" for name in MAPS if name not in held},
+            refused_attention="" if known.kind == KIND_ATTENTION else "this graph holds no maps of attention",
+        )
+        super().__init__(Explainer(OnnxEngine({known.kind: graph}), card))

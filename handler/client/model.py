@@ -13,20 +13,20 @@ from handler.picture.decode import decode, from_pillow
 from handler.picture.preprocess import Input, preprocess
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options, parse_options
-from handler.protocol.receipt import Receipt
+from handler.protocol.receipt import ImageHash, hash_image
 from handler.rendering.result import Prediction, Result
 from handler.serving.explainer import Explainer
-from handler.serving.jobs import CheckedOptions, Job, job_of
+from handler.serving.jobs import CheckedOptions, job_of
 
+Pixels = npt.NDArray[np.uint8]
 # a file's path, an encoded picture, uint8 RGB (H, W, 3), or a Pillow image
-Picture = str | Path | bytes | npt.NDArray[np.uint8] | Image.Image
+Picture = str | Path | bytes | Pixels | Image.Image
 
 
 class Model:
     """Predicts and explains as the server does: ``Result.to_dict`` returns the server's JSON answer."""
 
     def __init__(self, explainer: Explainer) -> None:
-
         self._explainer = explainer
 
     @property
@@ -67,7 +67,18 @@ class Model:
         chosen = [options] * len(pictures) if targets is None else [{**options, "target": target} for target in targets]
         if len(chosen) != len(pictures):
             raise BadRequest(f"{len(chosen)} targets for {len(pictures)} pictures, valid is one for each")
-        return self._results([self._job(picture, given) for picture, given in zip(pictures, chosen, strict=True)])
+        jobs = [
+            job_of(self._parsed(given), self.card, *self._read(picture))
+            for picture, given in zip(pictures, chosen, strict=True)
+        ]
+        found: dict[int, Result] = {}
+        for job, outcome in self._explainer.explain_all(jobs):
+            if isinstance(outcome, ServiceError):
+                raise outcome
+            if isinstance(outcome, Exception):
+                raise ModelError(f"the engine failed on this picture: {in_one_line(outcome)}") from outcome
+            found[id(job)] = outcome
+        return [found[id(job)] for job in jobs]
 
     def predict(self, picture: Picture, top_k: int | None = None) -> Sequence[Prediction]:
         """Predicts the most probable classes, best first.
@@ -90,25 +101,10 @@ class Model:
         """
         CheckedOptions.of(self._parsed(options), self.card)
 
-    def _results(self, jobs: Sequence[Job]) -> list[Result]:
-        found: dict[int, Result] = {}
-        for job, outcome in self._explainer.explain_all(jobs):
-            if isinstance(outcome, ServiceError):
-                raise outcome
-            if isinstance(outcome, Exception):
-                raise ModelError(f"the engine failed on this picture: {in_one_line(outcome)}") from outcome
-            found[id(job)] = outcome
-        return [found[id(job)] for job in jobs]
-
-    def _job(self, picture: Picture, options: dict[str, Any]) -> Job:
-        upload, receipt = _read(picture)
-        seen = preprocess(upload, self.card.preprocessing)
-        return self._job_of(seen, receipt, options, upload)
-
-    def _job_of(
-        self, seen: Input, receipt: Receipt, options: dict[str, Any], upload: npt.NDArray[np.uint8] | None = None
-    ) -> Job:
-        return job_of(self._parsed(options), self.card, seen, receipt, upload)
+    def _read(self, picture: Picture) -> tuple[Input, ImageHash, Pixels]:
+        """The network's input for a picture, the picture's hash, and the whole picture."""
+        upload, image_hash = _decoded(picture)
+        return preprocess(upload, self.card.preprocessing), image_hash, upload
 
     def _parsed(self, options: dict[str, Any]) -> Options:
         return parse_options({name: _plain(value) for name, value in options.items()}, Options())
@@ -121,12 +117,12 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _read(picture: Picture) -> tuple[npt.NDArray[np.uint8], Receipt]:
-    """The picture as uint8 RGB (H, W, 3), and its receipt."""
+def _decoded(picture: Picture) -> tuple[Pixels, ImageHash]:
+    """The picture as uint8 RGB (H, W, 3), and its hash."""
     if isinstance(picture, (str, Path)):
         picture = Path(picture).read_bytes()
     if isinstance(picture, bytes):
-        return decode(picture), Receipt.of(picture)
+        return decode(picture), hash_image(picture)
     if isinstance(picture, Image.Image):
         picture = from_pillow(picture)
     if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
@@ -134,4 +130,4 @@ def _read(picture: Picture) -> tuple[npt.NDArray[np.uint8], Receipt]:
         raise BadRequest(f"{what} is no picture; valid are a path, bytes, uint8 RGB (H, W, 3) and a Pillow image")
     if not picture.size:
         raise BadRequest(f"uint8 {picture.shape} has no pixels")
-    return np.ascontiguousarray(picture), Receipt.of(picture.tobytes())
+    return np.ascontiguousarray(picture), hash_image(picture.tobytes())

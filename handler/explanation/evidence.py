@@ -14,6 +14,7 @@ Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
 TOP = -1  # as a target: the class with the highest score
+EngineTarget = int | Floats  # class index, ``TOP``, or class weights (K,), see ``class_weights``
 
 
 @dataclass(frozen=True)
@@ -23,16 +24,17 @@ class Needs:
     layers: tuple[str, ...] = ()  # module paths whose activation and gradient are wanted
     guided: bool = False  # the guided gradient at the input
     saliency: bool = False  # the plain gradient at the input
+    attention: str = ""  # name of a method that makes maps of attention, not of layers; empty if none does
 
     @property
     def backward(self) -> bool:
-        """Whether any gradient is wanted."""
+        """Whether any gradient at a layer or at the input is wanted."""
         return bool(self.layers) or self.guided or self.saliency
 
 
 @dataclass(frozen=True)
 class LayerEvidence:
-    """A layer's activation, and the gradient of the target's logit with respect to it, for M (input, target) pairs."""
+    """A layer's activation, and the gradient of the target's score with respect to it, for M (input, target) pairs."""
 
     activation: Floats  # (M, C, h, w)
     gradient: Floats  # (M, C, h, w)
@@ -45,10 +47,11 @@ class Evidence:
     logits: Floats  # (N, K)
     input_size: tuple[int, int]  # H, W of the inputs
     rows: Indices  # (M,) index of each pair's input
-    classes: Indices  # (M,) index of each pair's class; the best class where TOP was asked for
+    classes: Indices  # (M,) class of each pair; the best class where TOP or class weights were asked for
     layers: dict[str, LayerEvidence] = field(default_factory=dict)  # by module path
     guided: Floats | None = None  # (M, 3, H, W) guided gradient at the input
     saliency: Floats | None = None  # (M, 3, H, W) plain gradient at the input
+    attention: Floats | None = None  # (M, h, w) unscaled maps made of attention
     coverage: str | None = None  # how many activations were guided: "57 of 57 activations"
     infer_ms: float = 0.0  # forward pass
     # backward passes; an engine that runs forward and backward at once counts both here and leaves infer_ms at 0
@@ -61,17 +64,17 @@ class Engine(Protocol):
 
     name: str  # "torch", "onnx" or "auto"; "auto" leaves each pass to one of the others, which the evidence names
 
-    def run(self, inputs: Floats, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
+    def run(self, inputs: Floats, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
         """Scores inputs and computes the evidence for each row's targets.
 
         Args:
             inputs: (N, 3, H, W), normalised.
-            targets: class indices or ``TOP``, for each of the N rows.
+            targets: class indices, ``TOP`` or class weights, for each of the N rows.
             needs: the evidence wanted.
 
         Raises:
             Unprocessable: the model or the engine has no such evidence.
-            BadRequest: a target is neither ``TOP`` nor a class.
+            BadRequest: a target is neither ``TOP`` nor a class, nor a weight for each class.
         """
         ...
 
@@ -115,22 +118,38 @@ def best_classes(probabilities: Floats, count: int) -> list[int]:
     return best
 
 
-def check_targets(targets: Sequence[Sequence[int]], classes: int) -> None:
+def check_targets(targets: Sequence[Sequence[EngineTarget]], classes: int) -> None:
     """Checks the rows' targets.
 
     Raises:
-        BadRequest: a target is neither ``TOP`` nor a class.
+        BadRequest: a target is neither ``TOP`` nor a class, nor a weight for each class.
     """
     for target in chain.from_iterable(targets):
-        if not TOP <= target < classes:
+        if isinstance(target, np.ndarray):
+            if target.shape != (classes,):
+                raise BadRequest(f"class weights have the shape {target.shape}, valid is ({classes},)")
+        elif not TOP <= target < classes:
             raise BadRequest(f"target {target} is not valid, valid are 0 to {classes - 1} and {TOP} for the top class")
 
 
-def flat_pairs(targets: Sequence[Sequence[int]]) -> tuple[Indices, Indices]:
-    """Flattens the rows' targets to M pairs: rows (M,) and targets (M,), ``TOP`` left as it is."""
-    pairs = [(row, target) for row, wanted in enumerate(targets) for target in wanted]
+def flat_pairs(targets: Sequence[Sequence[EngineTarget]]) -> tuple[Indices, Indices]:
+    """Flattens the rows' targets to M pairs: rows (M,) and targets (M,), ``TOP`` as it is and for class weights."""
+    pairs = [(row, TOP if isinstance(target, np.ndarray) else target) for row, target in _pairs(targets)]
     flat = np.array(pairs, np.int64).reshape(-1, 2)
     return np.ascontiguousarray(flat[:, 0]), np.ascontiguousarray(flat[:, 1])
+
+
+def flat_weights(targets: Sequence[Sequence[EngineTarget]], classes: int) -> Floats:
+    """The class weights (M, K) of the rows' targets; a row of zeros for a target that is a class."""
+    nothing = np.zeros(classes, np.float32)
+    rows = [target if isinstance(target, np.ndarray) else nothing for _, target in _pairs(targets)]
+    return np.array(rows, np.float32).reshape(-1, classes)
+
+
+def class_seeds(weights: Floats, chosen: Indices) -> Floats:
+    """The weights (M, K) of the scores: class weights (M, K), or 1 for the chosen class (M,) where they are all 0."""
+    of_class = np.arange(weights.shape[1]) == chosen[:, None]
+    return np.where(weights.any(axis=1, keepdims=True), weights, of_class.astype(np.float32))
 
 
 def resolve_top(targets: Indices, logits: Floats) -> Indices:
@@ -138,7 +157,11 @@ def resolve_top(targets: Indices, logits: Floats) -> Indices:
     return np.where(targets == TOP, logits.argmax(axis=1), targets)
 
 
-def resolve_pairs(targets: Sequence[Sequence[int]], logits: Floats) -> tuple[Indices, Indices]:
+def resolve_pairs(targets: Sequence[Sequence[EngineTarget]], logits: Floats) -> tuple[Indices, Indices]:
     """Flattens the rows' targets to M pairs: rows (M,) and classes (M,), ``TOP`` resolved by the logits (N, K)."""
     rows, wanted = flat_pairs(targets)
     return rows, resolve_top(wanted, logits[rows])
+
+
+def _pairs(targets: Sequence[Sequence[EngineTarget]]) -> list[tuple[int, EngineTarget]]:
+    return [(row, target) for row, wanted in enumerate(targets) for target in wanted]

@@ -26,14 +26,15 @@ def check_evidence(evidence: Evidence, pair: int) -> None:
         pair: the pair's index in the evidence.
 
     Raises:
-        NotFinite: an activation or a gradient is NaN or infinite; the message names it.
+        NotFinite: an activation, a gradient or a map of attention is NaN or infinite; the message names it.
     """
     for path, layer in evidence.layers.items():
         _check(f"activations at layer {path}", layer.activation[pair])
         _check(f"gradients at layer {path}", layer.gradient[pair])
-    for name, gradient in (("guided gradients", evidence.guided), ("gradients at the input", evidence.saliency)):
-        if gradient is not None:
-            _check(name, gradient[pair])
+    others = {"guided gradients": evidence.guided, "gradients at the input": evidence.saliency}
+    for name, values in (others | {"maps of attention": evidence.attention}).items():
+        if values is not None:
+            _check(name, values[pair])
 
 
 def check_maps(maps: Mapping[str, Map]) -> None:

@@ -87,6 +87,16 @@ def gradcam_elementwise(activation: Array, gradient: Array, combine: Combine = p
     return combine((gradient * activation).clip(min=0))
 
 
+def finercam(activation: Array, gradient: Array, combine: Combine = positive_sum) -> Array:
+    """FinerCAM: Grad-CAM of what tells a class from the three classes with the most similar scores.
+
+    ``map = relu(sum_k mean_i(g_k) A_k)``, ``g_k`` the gradient of ``sum_j p_j (y - y_j) / sum_j p_j``, j the similar
+    classes and p their probabilities (Zhang et al. 2025, arXiv 2501.11309; see ``class_weights``).
+    Choose it between classes that look alike, such as breeds, whose Grad-CAM maps are nearly the same.
+    """
+    return gradcam(activation, gradient, combine)
+
+
 def cam(activation: Array, gradient: Array, combine: Combine = signed_sum) -> Array:
     """CAM: the weights of a linear head behind an average over the cells, on the channels; of either sign.
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from handler.explanation.activation_cams import principal_component
 from handler.explanation.evidence import Evidence, Floats, Needs
-from handler.explanation.masking_cams import Probe
 from handler.explanation.methods import METHODS
+from handler.explanation.probe import Probe
 from handler.explanation.smoothing import averaged
 
 _EPSILON = 1e-7  # as in pytorch-grad-cam: an all-zero map stays zero
@@ -42,14 +42,21 @@ class Map:
     values: Floats  # gradcam: (h, w) on [0, 1]; other maps: (H, W, 3), signed and unscaled
     maximum: float | list[float]  # gradcam: of the unscaled map, one per layer; other maps: of the absolute values
     degenerate: bool  # gradcam: no positive evidence; other maps: all values are 0
+    cells: tuple[int, ...] | None = None  # gradcam: (h, w) of the unscaled map, of the first layer
     coverage: str | None = None  # guided maps: how many activations were guided, "57 of 57 activations"
 
 
-def needs_of(maps: Sequence[str], layers: Sequence[str]) -> Needs:
-    """The evidence for maps (names out of ``MAP_KINDS``) at layers (module paths)."""
+def makes_cam(maps: Sequence[str]) -> bool:
+    """Whether one of the maps (names out of ``MAP_KINDS``) is made by a method."""
+    return any(MAP_KINDS[name].at_layer for name in maps)
+
+
+def needs_of(maps: Sequence[str], layers: Sequence[str], method: str = "gradcam") -> Needs:
+    """The evidence for maps (names out of ``MAP_KINDS``) by a method, at layers (module paths)."""
     kinds = [MAP_KINDS[name] for name in maps]
     return Needs(
-        layers=tuple(layers) if any(kind.at_layer for kind in kinds) else (),
+        layers=tuple(layers) if makes_cam(maps) and METHODS[method].at_layer else (),
+        attention=method if makes_cam(maps) and METHODS[method].attention else "",
         guided=any(kind.guided for kind in kinds),
         saliency=any(kind.saliency for kind in kinds),
     )
@@ -94,10 +101,14 @@ def make_maps(
     options |= {"probe": probe} if chosen.passes else {}
 
     def unscaled(found: Evidence, pair: int) -> list[Floats]:
+        if found.attention is not None:
+            return [found.attention[pair]]
+        if not chosen.at_layer:
+            return [chosen.formula(None, None, **options)[0]]
         row, layers = slice(pair, pair + 1), found.layers.values()
         return [chosen.formula(layer.activation[row], layer.gradient[row], **options)[0] for layer in layers]
 
-    plain = unscaled(evidence, pair)
+    plain = unscaled(evidence, pair) if makes_cam(maps) else []
     copies = [unscaled(changed, copy) for copy in range(len(changed.rows))] if changed else []
 
     def cam(size: tuple[int, int] | None) -> Map:
@@ -121,9 +132,9 @@ def make_maps(
 def _cam(unscaled: list[Floats], size: tuple[int, int] | None) -> Map:
     """The map of a size (H, W), or of the first layer's."""
     maxima = [float(values.max()) for values in unscaled]
-    alone, size = len(unscaled) == 1, size or unscaled[0].shape
-    values = scale(unscaled[0]) if alone and unscaled[0].shape == size else combine(unscaled, *size)
-    return Map(values=values, maximum=maxima[0] if alone else maxima, degenerate=max(maxima) <= 0)
+    alone, cells = len(unscaled) == 1, unscaled[0].shape
+    values = scale(unscaled[0]) if alone and cells == (size or cells) else combine(unscaled, *(size or cells))
+    return Map(values=values, maximum=maxima[0] if alone else maxima, degenerate=max(maxima) <= 0, cells=cells)
 
 
 def _pixels(gradients: Floats | None, pair: int, coverage: str | None) -> Map:

@@ -4,42 +4,10 @@ A mask M is laid on the network's input by multiplication, after it is upsampled
 picture becomes the mean colour. ``y(M)`` is the target's score of the picture under a mask, ``p(M)`` its probability.
 """
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
-import numpy.typing as npt
 
 from handler.explanation.evidence import Floats, softmax
-
-Masks = Floats | npt.NDArray[np.bool_]
-
-
-@dataclass(kw_only=True)
-class Probe:
-    """A picture whose scores under masks can be asked for."""
-
-    answer: Callable[[Masks], Floats]  # masks (P, h, w) on [0, 1] to the logits (P, K)
-    target: int  # class index
-    passes: int  # the most masks of a map
-    taken: int = 0  # masks that were asked for
-    spent_ms: float = 0.0  # time that the answers took
-
-    def scores(self, masks: Masks) -> Floats:
-        """The target's scores (P,) under masks (P, h, w)."""
-        return self._logits(masks)[:, self.target]
-
-    def probabilities(self, masks: Masks) -> Floats:
-        """The target's probabilities (P,) under masks (P, h, w)."""
-        return softmax(self._logits(masks))[:, self.target]
-
-    def _logits(self, masks: Masks) -> Floats:
-        started = time.perf_counter()
-        logits = self.answer(masks)
-        self.taken += len(masks)
-        self.spent_ms += (time.perf_counter() - started) * 1e3
-        return logits
+from handler.explanation.probe import Probe
 
 
 def scorecam(activation: Floats, _gradient: Floats, probe: Probe) -> Floats:

@@ -5,56 +5,66 @@ brightest first; the probability is the softmax of one class; deletion leaves ze
 begins with a blurred picture. What differs from it stands with each function.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-from handler.explanation.evidence import Floats, Indices
-from handler.explanation.maps import resize
+from handler.explanation.evidence import Engine, EngineTarget, Evidence, Floats, Indices, Needs, softmax
+from handler.explanation.finiteness import check_evidence, check_scores
+from handler.explanation.maps import Map, needs_of, resize
 
-_BLUR = 11, 5.0  # side of the kernel and standard deviation, in pixels, as RISE's
+Maps = Mapping[str, Map]
+Remake = Callable[[Evidence, int, Sequence[str]], Maps] | None
+SHARES = (0.0, 0.1, 0.25, 0.45, 0.7, 1.0)  # of the pixels, in each picture of a curve: curves bend early
+# two curves in the map's order and in two random orders, without their ends; emptied, blurred, kept; with noise
+PASSES = 3 * 2 * (len(SHARES) - 2) + 3 + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """What the network's answers say of one map. Where there is nothing to test, all numbers are None."""
+
+    value: float | None = None  # -1 to 1: how far both AUCs are ahead of random orders, on average; 0: no better
+    sentence: str
+    deletion_auc: float | None = None  # 0 to 1, lower is better
+    insertion_auc: float | None = None  # 0 to 1, higher is better
+    random: Mapping[str, float] | None = None  # both AUCs of random orders
+    kept_fifth_probability: float | None = None  # of the picture with the map's top fifth alone, zeros elsewhere
+    stability: float | None = None  # -1 to 1: correlation with the noisy picture's map; None also for many-pass maps
+    passes: int = 0  # further forward passes; that of ``stability`` has a backward pass, too
 
 
 def pixel_order(values: Floats, ties: Indices | None = None) -> Indices:
-    """The flat indices (H * W,) of a map's pixels, brightest first.
+    """The flat indices (H * W,) of the pixels of a map (H, W) of any range, brightest first.
 
-    Args:
-        values: (H, W) of any range.
-        ties: an order (H * W,), which pixels of equal value keep; None: row by row from the upper left. A Grad-CAM map
-            is 0 in large regions, where RISE's order is that of an unstable sort.
+    ``ties`` is an order that pixels of equal value keep (None: row by row from the upper left). A Grad-CAM map is 0 in
+    large regions, where RISE's order is that of an unstable sort.
     """
     flat = values.ravel()
     return np.argsort(-flat, kind="stable") if ties is None else ties[np.argsort(-flat[ties], kind="stable")]
 
 
-def brightest(order: Indices, steps: int, size: tuple[int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """Which pixels come first: (steps + 1, H, W), in row k the first ``round(k H W / steps)`` of an order (H * W,)."""
+def brightest(order: Indices, steps: int | Sequence[float], size: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """Which pixels of an order (H * W,) come first: (steps + 1, H, W), in row k a share k / steps, or ``steps[k]``."""
+    shares = np.linspace(0, 1, steps + 1) if isinstance(steps, int) else np.array(steps)
     rank = np.empty(order.size, np.int64)
     rank[order] = np.arange(order.size)
-    counts = np.rint(np.arange(steps + 1) * order.size / steps)
-    return rank.reshape(1, *size) < counts[:, None, None]
+    return rank.reshape(1, *size) < np.rint(shares * order.size)[:, None, None]
 
 
-def deletion(tensor: Floats, order: Indices, steps: int) -> Floats:
-    """The pictures of a deletion curve: in picture k, the first k of ``steps`` equal parts of the order are 0.
+def deletion(tensor: Floats, order: Indices, steps: int | Sequence[float]) -> Floats:
+    """The pictures (steps + 1, 3, H, W) of a deletion curve, from the network's input (3, H, W) to zeros.
 
-    Args:
-        tensor: the network's input (3, H, W), normalised: 0 is the mean colour.
-        order: (H * W,), see ``pixel_order``.
-        steps: at least 1; RISE takes a step for every 224 pixels.
-
-    Returns:
-        (steps + 1, 3, H, W), from the whole picture to zeros.
+    The pixels ``brightest(order, steps, …)[k]`` are 0; RISE takes a step for every 224 pixels.
     """
     return tensor * ~brightest(order, steps, tensor.shape[1:])[:, None]
 
 
-def insertion(tensor: Floats, order: Indices, steps: int) -> Floats:
-    """The pictures of an insertion curve: in picture k, the first k of ``steps`` parts are sharp, the rest is blurred.
-
-    Arguments and shape are those of ``deletion``; from the blurred picture to the whole picture.
-    """
+def insertion(tensor: Floats, order: Indices, steps: int | Sequence[float]) -> Floats:
+    """As ``deletion``, from the blurred picture to the whole one: those pixels are sharp, the others blurred."""
     return np.where(brightest(order, steps, tensor.shape[1:])[:, None], tensor, blurred(tensor))
 
 
@@ -63,41 +73,109 @@ def blurred(tensor: Floats) -> Floats:
 
     The kernel is a Gaussian cut off and normalised; RISE's has the cut tails folded back into it.
     """
-    side, deviation = _BLUR
-    channels = [cv2.GaussianBlur(c, (side, side), deviation, borderType=cv2.BORDER_CONSTANT) for c in tensor]
-    return np.stack(channels).astype(np.float32)
+    return np.stack([cv2.GaussianBlur(channel, (11, 11), 5.0, borderType=cv2.BORDER_CONSTANT) for channel in tensor])
 
 
-def auc(probabilities: Floats) -> Floats:
-    """The area under curves (…, steps + 1), normalised by their length: ``(sum_k p_k - p_0 / 2 - p_n / 2) / n``.
+def auc(probabilities: Floats, shares: Sequence[float] | None = None) -> Floats:
+    """The area (…) under curves (…, steps + 1) by the trapezoid rule; of probabilities, a mean probability.
 
-    This is the trapezoid rule, as RISE has it: of probabilities, a mean probability (…) on [0, 1].
+    With equal steps (None) it is RISE's ``(sum_k p_k - p_0 / 2 - p_n / 2) / n``.
     """
-    ends = (probabilities[..., 0] + probabilities[..., -1]) / 2
-    return np.asarray((probabilities.sum(axis=-1) - ends) / (probabilities.shape[-1] - 1), np.float32)
+    widths = np.diff(np.linspace(0, 1, probabilities.shape[-1]) if shares is None else shares)
+    return np.asarray((probabilities[..., 1:] + probabilities[..., :-1]) / 2 @ widths)
 
 
-def random_orders(cells: tuple[int, int], size: tuple[int, int], pairs: int, seed: int) -> list[Indices]:
-    """Random orders to compare a map's with: of maps uniform on [0, 1) in a layer's cells, upsampled as the map was.
+def random_auc(curves: Sequence[Floats] | Floats, shares: Sequence[float] | None = None) -> float:
+    """The random baseline: the mean AUC of the curves (R, steps + 1) of random orders."""
+    return float(auc(np.asarray(curves), shares).mean())
+
+
+def random_orders(cells: tuple[int, ...], size: tuple[int, ...], pairs: int, seed: int) -> list[Indices]:
+    """``2 * pairs`` random orders (H * W,): of maps uniform on [0, 1) in cells (h, w), upsampled to (H, W) as a map is.
 
     Single random pixels would be another test: networks answer to a picture with holes in every place as to noise.
-    The second order of a pair is the first one backwards. Where the probability is linear in the pixels, the mean AUC
-    of a pair is then exact, whatever the seed: the mean of the whole and the empty picture.
-
-    Args:
-        cells: (h, w) of the layer.
-        size: (H, W) of the network's input.
-        pairs: number of pairs.
-        seed: of the random numbers; pairs of one seed are the first of those for more pairs.
-
-    Returns:
-        ``2 * pairs`` orders (H * W,); the mean of their AUCs is the random baseline.
+    The second order of a pair is the first one backwards. Where the probability is linear in the pixels and steps are
+    equal, the mean AUC of a pair is then exact, whatever the seed: the mean of the whole and the empty picture.
     """
     rng = np.random.default_rng(seed)
     drawn = [pixel_order(resize(rng.random(cells, np.float32), *size)) for _ in range(pairs)]
     return [order for forwards in drawn for order in (forwards, forwards[::-1])]
 
 
-def random_auc(curves: Sequence[Floats] | Floats) -> float:
-    """The random baseline: the mean AUC, on [0, 1], of the curves (R, steps + 1) of random orders."""
-    return float(auc(np.asarray(curves)).mean())
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What maps were made of."""
+
+    tensor: Floats  # (3, H, W), the network's input
+    target: EngineTarget
+    weights: Floats  # (K,) class weights of the probabilities that decide: 1 for the target alone
+    measure: str  # their weighted sum in words: "the probability of heart"
+    method: str  # that made the map at a layer, a name out of METHODS
+    remake: Remake  # makes maps of another picture's evidence; None: that takes more than one pass
+
+
+def examine(engine: Engine, evidence: Evidence, pair: int, maps: Maps, question: Question, seed: int) -> Trust:
+    """Tests one map of a pair in at most ``PASSES`` passes: gradcam, or the first where gradcam was not made.
+
+    At a pixel with three values, as of saliency, the largest absolute value counts (Simonyan et al. 2013, arXiv
+    1312.6034).
+    """
+    tensor, remake = question.tensor, question.remake
+    name, size = min(maps, key=lambda made: made != "gradcam"), tensor.shape[1:]
+    values = _plane(maps[name], size)
+    if maps[name].degenerate or np.ptp(values) == 0:
+        why = "without evidence" if maps[name].degenerate else "the same everywhere"
+        return Trust(sentence=f"The map is {why}, so that there is nothing to test.")
+
+    def probabilities(pictures: Floats) -> Floats:
+        logits = engine.run(pictures, [()] * len(pictures), Needs()).logits
+        check_scores(logits)
+        return softmax(logits) @ question.weights
+
+    def curves(order: Indices) -> Floats:
+        inner = [pictures(tensor, order, SHARES[1:-1]) for pictures in (deletion, insertion)]
+        deleted, inserted = np.split(probabilities(np.concatenate(inner)), 2)
+        return np.array([[whole, *deleted, empty], [blurry, *inserted, whole]])
+
+    forwards, backwards = random_orders(maps[name].cells or size, size, 1, seed)
+    order = pixel_order(values, forwards)
+    whole = softmax(evidence.logits[evidence.rows[pair]]) @ question.weights
+    ends = [np.zeros_like(tensor), blurred(tensor), tensor * brightest(order, (0.2,), size)[0]]
+    empty, blurry, kept_fifth = probabilities(np.stack(ends)).tolist()
+    found = auc(curves(order), SHARES).tolist()
+    by_chance = [random_auc(both, SHARES) for both in zip(curves(forwards), curves(backwards), strict=True)]
+    stability = None
+    if remake:
+        noise = np.random.default_rng((seed, 1)).standard_normal(tensor.shape, np.float32)
+        inputs = tensor + np.float32(0.02) * np.ptp(tensor) * noise  # 5 of 255 grey levels
+        changed = engine.run(
+            inputs[None], [[question.target]], needs_of([name], list(evidence.layers), question.method)
+        )
+        check_evidence(changed, 0)
+        again = _plane(remake(changed, 0, [name])[name], size)
+        stability = float(np.corrcoef(values.ravel(), again.ravel())[0, 1]) if np.ptp(again) else 0.0
+    value = (by_chance[0] - found[0] + found[1] - by_chance[1]) / 2
+    return Trust(
+        value=value,
+        sentence=_sentence(question.measure, value, found, by_chance),
+        deletion_auc=found[0],
+        insertion_auc=found[1],
+        random=dict(zip(("deletion_auc", "insertion_auc"), by_chance, strict=True)),
+        kept_fifth_probability=kept_fifth,
+        stability=stability,
+        passes=PASSES if remake else PASSES - 1,
+    )
+
+
+def _plane(made: Map, size: tuple[int, ...]) -> Floats:
+    values = made.values if made.values.ndim == 2 else np.abs(made.values).max(axis=2)
+    return values if values.shape == size else resize(values, *size)
+
+
+def _sentence(measure: str, value: float, found: Sequence[float], by_chance: Sequence[float]) -> str:
+    lead = "level with" if abs(value) < 0.005 else f"{abs(value):.2f} {'ahead of' if value > 0 else 'behind'}"
+    return (
+        f"Removing the map's brightest pixels first, {measure} is {found[0]:.2f} on average (deletion AUC; random "
+        f"orders {by_chance[0]:.2f}), showing them first, it is {found[1]:.2f} (insertion AUC; random orders "
+        f"{by_chance[1]:.2f}): the map is {lead} chance."
+    )

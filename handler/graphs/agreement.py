@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from handler.explanation.evidence import TOP, Engine, Evidence, Floats
+from handler.explanation.evidence import TOP, Engine, Evidence, Floats, Needs
 from handler.explanation.maps import needs_of
-from handler.graphs.description import KINDS
+from handler.explanation.methods import ATTENTION_METHODS
+from handler.graphs.description import KIND_ATTENTION, KINDS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.picture.preprocess import Preprocessing
 
@@ -30,13 +31,12 @@ def disagreements(graphs: OnnxEngine, hooks: Engine, preprocessing: Preprocessin
     """
     picture, targets = fixed_picture(preprocessing)[None], [[TOP, 0]]
     at_layer = (graphs.layer,) if graphs.layer is not None else ()
-    held = {kind: needs_of(KINDS[kind].maps, at_layer) for kind in graphs.kinds}
+    held = {kind: needs_of(KINDS[kind].maps, at_layer) for kind in graphs.files}
     reference = hooks.run(picture, targets, needs_of([name for kind in held for name in KINDS[kind].maps], at_layer))
-    return [
-        f"{kind} graph: {line}"
-        for kind, needs in held.items()
-        for line in _differing(graphs.run(picture, targets, needs), reference)
-    ]
+    found = [(kind, graphs.run(picture, targets, needs), reference) for kind, needs in held.items()]
+    for needs in [Needs(attention=name) for name in ATTENTION_METHODS if KIND_ATTENTION in held]:
+        found.append((KIND_ATTENTION, graphs.run(picture, targets, needs), hooks.run(picture, targets, needs)))
+    return [f"{kind} graph: {line}" for kind, *both in found for line in _differing(*both)]
 
 
 def fixed_picture(how: Preprocessing) -> Floats:
@@ -58,6 +58,8 @@ def _differing(found: Evidence, reference: Evidence) -> Iterator[str]:
         yield from _beyond("guided gradient", found.guided, reference.guided, GATE_TOLERANCE, GATE_SHARE)
         if found.coverage != reference.coverage:
             yield f"guided are {found.coverage or 'unknown activations'}, not {reference.coverage}"
+    if found.attention is not None and reference.attention is not None:
+        yield from _beyond("maps of attention", found.attention, reference.attention)
     if found.saliency is not None and reference.saliency is not None:
         yield from _beyond("saliency", found.saliency, reference.saliency)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from handler.explanation.evidence import Engine, Evidence, Floats, Needs
+from handler.explanation.evidence import Engine, EngineTarget, Evidence, Floats, Needs
 from handler.graphs.onnx_engine import OnnxEngine
 
 
@@ -15,7 +15,7 @@ class AutoEngine:
         self._graphs = graphs
         self._hooks = hooks
 
-    def run(self, inputs: Floats, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
+    def run(self, inputs: Floats, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
         """See ``Engine.run``."""
         chosen: Engine = self._graphs if self._graphs.covers(needs) else self._hooks
         return chosen.run(inputs, targets, needs)

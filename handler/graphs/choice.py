@@ -1,7 +1,7 @@
 """The choice of the engine, with its reason."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from handler.explanation.evidence import Engine
@@ -13,7 +13,7 @@ class Choice:
 
     engine: Engine
     configured: str  # the setting explain.engine
-    graphs: Sequence[str] = ()  # kinds of the graphs in use
+    graphs: Mapping[str, str] = field(default_factory=dict)  # kinds of the graphs in use, to the file's SHA-256
     reason: str | None = None  # why "auto" uses no graphs; None if it uses them
     disagreements: Sequence[str] = ()  # a line for each output in which the graphs differ from PyTorch
 

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from handler.errors import ModelError
+from handler.explanation.methods import ATTENTION_METHODS
 from handler.picture.preprocess import Preprocessing
 
 KIND_PREDICTION = "prediction"
 KIND_GRADCAM = "gradcam"
 KIND_EXPLANATION = "explanation"
+KIND_ATTENTION = "attention"  # the maps of a vision transformer's attention
 KIND_SALIENCY = "saliency"  # the explanation of networks for which guided backpropagation is not defined
 
 
@@ -19,13 +21,14 @@ class GraphKind:
 
     file: str  # the file's name in an archive
     inputs: tuple[str, ...] = ("input", "target")
+    optional: tuple[str, ...] = ("weights",)  # inputs with a default value in the graph
     outputs: tuple[str, ...]
     maps: tuple[str, ...] = ()  # names of the maps that the outputs suffice for
 
 
 _AT_LAYER = ("logits", "activations", "gradients", "gradcam")
 KINDS = {
-    KIND_PREDICTION: GraphKind(file="model.onnx", inputs=("input",), outputs=("logits", "probabilities")),
+    KIND_PREDICTION: GraphKind(file="model.onnx", inputs=("input",), optional=(), outputs=("logits", "probabilities")),
     KIND_GRADCAM: GraphKind(file="model.gradcam.onnx", outputs=_AT_LAYER, maps=("gradcam",)),
     KIND_EXPLANATION: GraphKind(
         file="model.explain.onnx",
@@ -33,8 +36,11 @@ KINDS = {
         maps=("gradcam", "guided_backprop", "guided_gradcam"),
     ),
     KIND_SALIENCY: GraphKind(
-        file="model.saliency.onnx", outputs=(*_AT_LAYER, "saliency"), maps=("gradcam", "saliency")
+        file="model.saliency.onnx",
+        outputs=(*_AT_LAYER, "saliency"),
+        maps=("gradcam", "saliency"),
     ),
+    KIND_ATTENTION: GraphKind(file="model.attention.onnx", outputs=("logits", *ATTENTION_METHODS)),
 }
 
 

@@ -5,14 +5,17 @@ targets is computed once for each target.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from handler.errors import Unprocessable
 from handler.explanation.evidence import (
     TOP,
+    EngineTarget,
     Evidence,
     Floats,
     Indices,
@@ -20,11 +23,12 @@ from handler.explanation.evidence import (
     Needs,
     check_targets,
     flat_pairs,
+    flat_weights,
     resolve_pairs,
     resolve_top,
 )
-from handler.explanation.maps import needs_of
-from handler.graphs.description import KIND_PREDICTION, KINDS
+from handler.explanation.methods import ATTENTION_METHODS
+from handler.graphs.description import KIND_ATTENTION, KIND_PREDICTION, KINDS
 from handler.graphs.folder import Origin, open_graphs
 from handler.graphs.session import GraphSession
 
@@ -48,52 +52,54 @@ class OnnxEngine:
         return cls(open_graphs(folder, origin, threads=threads))
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """The kinds of the graphs."""
-        return tuple(self._graphs)
+    def files(self) -> dict[str, str]:
+        """The kinds of the graphs, and the SHA-256 of their files."""
+        return {kind: graph.sha256 for kind, graph in self._graphs.items()}
 
     @property
     def held(self) -> str:
         """The evidence that the graphs hold, in the words of the options."""
         parts = ["maps none"]
-        if self.layer is not None:
-            maps = dict.fromkeys(name for kind in KINDS if kind in self._graphs for name in KINDS[kind].maps)
+        at_layer = [kind for kind in KINDS if kind in self._graphs and "gradients" in KINDS[kind].outputs]
+        if at_layer:
+            maps = dict.fromkeys(name for kind in at_layer for name in KINDS[kind].maps)
             parts.append(f"maps {', '.join(maps)} at layer {self.layer}")
+        if KIND_ATTENTION in self._graphs:
+            parts.append(f"methods {', '.join(ATTENTION_METHODS)}")
         return " and ".join(parts)
 
     def covers(self, needs: Needs) -> bool:
         """Whether one of the graphs holds all of this evidence."""
         return self._graph_for(needs) is not None
 
-    def run(self, inputs: Floats, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
+    def run(self, inputs: Floats, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
         """See ``Engine.run``. An explanation runs forward and backward at once; ``explain_ms`` is the time of both.
 
         Raises:
             Unprocessable: no graph holds all of the evidence; the message says what the graphs hold.
-            BadRequest: a target is neither ``TOP`` nor a class.
+            BadRequest: a target is neither ``TOP`` nor a class, nor a weight for each class.
         """
         graph = self._graph_for(needs)
         if graph is None:
             raise Unprocessable(f"the ONNX graphs do not hold this evidence, valid are {self.held}")
         check_targets(targets, len(graph.description.labels))
-        if needs.backward:
+        if needs.backward or needs.attention:
             return _explain(graph, inputs, targets, needs)
         return _predict(graph, inputs, targets)
 
     def _graph_for(self, needs: Needs) -> GraphSession | None:
         """The smallest graph that holds the evidence."""
         for kind in (kind for kind in KINDS if kind in self._graphs):
-            held = needs_of(KINDS[kind].maps, (str(self.layer),))
-            if {*needs.layers} <= {*held.layers} and needs.guided <= held.guided and needs.saliency <= held.saliency:
+            if {*needs.layers} <= {self.layer} and {*_outputs_of(needs)} <= {*KINDS[kind].outputs}:
                 return self._graphs[kind]
         return None
 
 
-def _predict(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int]]) -> Evidence:
+def _predict(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[EngineTarget]]) -> Evidence:
     started = time.perf_counter()
     rows = np.arange(len(inputs))
-    any_target = np.full(len(rows), TOP) if "target" in KINDS[graph.description.kind].inputs else None
-    logits = _run(graph, inputs, rows, any_target, ["logits"])["logits"]
+    of_pairs = {"target": np.full(len(rows), TOP)} if "target" in KINDS[graph.description.kind].inputs else {}
+    logits = _run(graph, inputs, rows, of_pairs, ["logits"])["logits"]
     rows, classes = resolve_pairs(targets, logits)
     return Evidence(
         logits=logits,
@@ -105,12 +111,18 @@ def _predict(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int
     )
 
 
-def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
+def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
     started = time.perf_counter()
-    rows, wanted = flat_pairs([classes or (TOP,) for classes in targets])  # a row without a target has scores, too
-    names = ["logits", *(["activations", "gradients"] if needs.layers else [])]
-    names += ["guided_backprop"] if needs.guided else ["saliency"] if needs.saliency else []
-    found = _run(graph, inputs, rows, wanted, names)
+    every = [wanted or (TOP,) for wanted in targets]  # a row without a target has scores, too
+    rows, wanted = flat_pairs(every)
+    weights = flat_weights(every, len(graph.description.labels))
+    found = _run(
+        graph,
+        inputs,
+        rows,
+        {"target": wanted, **({"weights": weights} if weights.any() else {})},
+        _outputs_of(needs),
+    )
     asked = np.array([bool(targets[row]) for row in rows], bool)
     of_pairs = {name: values[asked] for name, values in found.items()} if not asked.all() else found
     first_pairs = np.unique(rows, return_index=True)[1]  # all pairs of a row have the same logits
@@ -122,22 +134,29 @@ def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[int
         layers={path: LayerEvidence(of_pairs["activations"], of_pairs["gradients"]) for path in needs.layers},
         guided=of_pairs.get("guided_backprop"),
         saliency=of_pairs.get("saliency"),
+        attention=of_pairs.get(needs.attention),
         coverage=graph.description.coverage if needs.guided else None,
         explain_ms=_since(started),
         engine=OnnxEngine.name,
     )
 
 
+def _outputs_of(needs: Needs) -> list[str]:
+    names = ["logits", *(["activations", "gradients"] if needs.layers else [])]
+    wanted = {"guided_backprop": needs.guided, "saliency": needs.saliency, needs.attention: bool(needs.attention)}
+    return names + [name for name in wanted if wanted[name]]
+
+
 def _run(
-    graph: GraphSession, inputs: Floats, rows: Indices, targets: Indices | None, names: list[str]
+    graph: GraphSession, inputs: Floats, rows: Indices, of_pairs: Mapping[str, npt.NDArray[Any]], names: list[str]
 ) -> dict[str, Floats]:
-    """Runs ``inputs[rows]`` (M, 3, H, W) in chunks, and returns the outputs (M, …) by name."""
+    """Runs ``inputs[rows]`` (M, 3, H, W) and the pairs' other inputs (M, …) in chunks; outputs (M, …) by name."""
     parts = []
     all_once = np.array_equal(rows, np.arange(len(inputs)))  # then no input is copied
     for start in range(0, len(rows), _AT_ONCE):
         chunk = slice(start, start + _AT_ONCE)
-        feeds = {"input": inputs[chunk] if all_once else inputs[rows[chunk]]}
-        parts.append(graph.infer(feeds if targets is None else {**feeds, "target": targets[chunk]}, names))
+        feeds = {name: values[chunk] for name, values in of_pairs.items()}
+        parts.append(graph.infer({"input": inputs[chunk] if all_once else inputs[rows[chunk]], **feeds}, names))
     if len(parts) == 1:  # most batches; copies would take longer than small parts of the graph
         return dict(zip(names, parts[0], strict=True))
     return {name: np.concatenate(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}

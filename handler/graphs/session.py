@@ -1,5 +1,6 @@
 """Opens a graph in ONNX Runtime, and refuses files that are no graphs of this project; no other file opens graphs."""
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import onnxruntime
 
 from handler.errors import ModelError
 from handler.explanation.evidence import Floats
+from handler.explanation.methods import ATTENTION_METHODS
 from handler.graphs.description import KINDS, GraphDescription
 
 _TYPES = {"target": "tensor(int64)"}  # all others are tensor(float)
@@ -22,6 +24,7 @@ class GraphSession:
 
     description: GraphDescription
     session: Any  # onnxruntime.InferenceSession, which has no types
+    sha256: str = ""  # of the file
 
     @classmethod
     def open(cls, path: Path, kind: str | None = None, *, threads: int = 0) -> "GraphSession":
@@ -49,7 +52,8 @@ class GraphSession:
         if description.kind not in needed:
             raise ModelError(f"graph {path} is of the kind {description.kind!r}, needed is {' or '.join(needed)}")
         _check_signature(path, session, description)
-        return cls(description, session)
+        with path.open("rb") as file:
+            return cls(description, session, hashlib.file_digest(file, "sha256").hexdigest())
 
     def infer(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[Floats]:
         """Runs the graph; the batch is the first axis of all arrays.
@@ -92,9 +96,9 @@ def _explained(message: str) -> str:
 def _check_signature(path: Path, session: Any, description: GraphDescription) -> None:
     """Checks names, types and shapes of the inputs and outputs."""
     kind, shapes = KINDS[description.kind], _shapes(description)
-    inputs = {tensor.name: tensor for tensor in session.get_inputs()}
+    inputs = {tensor.name: tensor for tensor in (*session.get_inputs(), *session.get_overridable_initializers())}
     outputs = {tensor.name: tensor for tensor in session.get_outputs()}
-    for what, found, wanted in (("inputs", inputs, kind.inputs), ("outputs", outputs, kind.outputs)):
+    for what, found, wanted in (("inputs", inputs, (*kind.inputs, *kind.optional)), ("outputs", outputs, kind.outputs)):
         if set(found) != set(wanted):
             raise ModelError(f"graph {path} has the {what} {', '.join(found)}, needed are {', '.join(wanted)}")
     for name, tensor in {**inputs, **outputs}.items():
@@ -109,11 +113,12 @@ def _shapes(description: GraphDescription) -> dict[str, list[int | str]]:
     return {
         "input": ["batch", 3, side, side],
         "target": ["batch"],
+        "weights": ["rows", classes],
         "logits": ["batch", classes],
         "probabilities": ["batch", classes],
         "activations": ["batch", "channels", "height", "width"],
         "gradients": ["batch", "channels", "height", "width"],
-        "gradcam": ["batch", "height", "width"],
+        **dict.fromkeys(("gradcam", *ATTENTION_METHODS), ["batch", "height", "width"]),
         "guided_backprop": ["batch", 3, side, side],
         "saliency": ["batch", 3, side, side],
     }

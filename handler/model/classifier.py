@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from handler.autograd.attention import AttentionLayout
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.precision import full_precision
 from handler.errors import ModelError, in_one_line
@@ -35,6 +36,7 @@ class Classifier:
     layer_rule: str = ""  # why ``default_layer`` is the default
     refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
     alone: str = ""  # why pictures are run one by one; empty if they are run together
+    attention: AttentionLayout | str = "the network was not run"  # where it is, or why there are no maps of attention
     weights_sha256: str = ""  # of the weights as they were loaded, see ``fingerprint.hash_state``
 
     @property
@@ -56,8 +58,7 @@ def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu")
     """
     if checkpoint.architecture is None or checkpoint.labels is None or checkpoint.preprocessing is None:
         raise ModelError("the checkpoint does not say its architecture, labels and preprocessing")
-    side, classes = checkpoint.preprocessing.crop_size, len(checkpoint.labels)
-    module = _build(checkpoint, num_classes=classes, side=side)
+    module = build_network(checkpoint)
     _load_state(module, checkpoint)
     module = module.float().eval().requires_grad_(False)
     weights = hash_state(module)  # before the network runs, which may change a buffer
@@ -98,6 +99,7 @@ def of_module(
         layer_rule=found.rule,
         refused_layers=found.refused,
         alone=found.alone,
+        attention=found.attention,
     )
 
 
@@ -107,13 +109,10 @@ def build_network(checkpoint: Checkpoint) -> nn.Module:
     Raises:
         ModelError: the network cannot be built.
     """
+    architecture = str(checkpoint.architecture)
     assert checkpoint.labels is not None
     assert checkpoint.preprocessing is not None
-    return _build(checkpoint, num_classes=len(checkpoint.labels), side=checkpoint.preprocessing.crop_size)
-
-
-def _build(checkpoint: Checkpoint, num_classes: int, side: int) -> nn.Module:
-    architecture = str(checkpoint.architecture)
+    num_classes, side = len(checkpoint.labels), checkpoint.preprocessing.crop_size
     if is_custom(architecture):
         return build_custom(architecture, num_classes, side)
     options = dict(checkpoint.options)

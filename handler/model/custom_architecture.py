@@ -89,9 +89,12 @@ def build_custom(architecture: str, num_classes: int | None = None, side: int | 
         ModelError: the factory does not exist, fails, or returns no network with weights.
     """
     factory = find_factory(architecture)
-    asked = {"num_classes": num_classes} if num_classes is not None and _takes_classes(factory) else {}
     try:
-        module = factory(**asked)
+        takes_classes = num_classes is not None and "num_classes" in inspect.signature(factory).parameters
+    except ValueError:  # built-in callables have no signature
+        takes_classes = False
+    try:
+        module = factory(num_classes=num_classes) if takes_classes else factory()
     except Exception as error:  # foreign code can raise any exception
         raise ModelError(f"architecture {architecture} fails ({in_one_line(error)})") from error
     if not isinstance(module, nn.Module):
@@ -110,25 +113,15 @@ def build_custom(architecture: str, num_classes: int | None = None, side: int | 
     return module
 
 
-def _not_compiled(module: nn.Module) -> nn.Module:
+def _not_compiled(module: Any) -> nn.Module:
     """The network with torch.compile undone, because hooks do not run in compiled code."""
-    module = _unwrapped(module)
-    for parent in list(module.modules()):
-        for name, child in list(parent._modules.items()):
-            if _is_wrapper(child):
-                parent._modules[name] = _unwrapped(child)
-        if parent._compiled_call_impl is not None:  # Module.compile was called
-            parent._compiled_call_impl = None
-    return module
-
-
-def _is_wrapper(module: nn.Module | None) -> bool:
-    return type(module).__name__ == "OptimizedModule"  # isinstance would import torch._dynamo, which takes seconds
-
-
-def _unwrapped(module: Any) -> nn.Module:
-    while _is_wrapper(module):
+    while type(module).__name__ == "OptimizedModule":  # isinstance would import torch._dynamo, which takes seconds
         module = module._orig_mod
+    for name, child in module._modules.items():
+        if child is not None:
+            module._modules[name] = _not_compiled(child)
+    if module._compiled_call_impl is not None:  # Module.compile was called
+        module._compiled_call_impl = None
     found: nn.Module = module
     return found
 
@@ -151,13 +144,6 @@ def _give_shapes(module: nn.Module, architecture: str, side: int) -> None:
             f"architecture {architecture} is lazy, and after a picture {', '.join(left[:3])} still have no shape; "
             "valid is a network without lazy modules that do not run"
         )
-
-
-def _takes_classes(factory: Callable[..., Any]) -> bool:
-    try:
-        return "num_classes" in inspect.signature(factory).parameters
-    except ValueError:  # built-in callables have no signature
-        return False
 
 
 def described(value: Any) -> str:

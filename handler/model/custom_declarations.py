@@ -38,7 +38,11 @@ def declared_checkpoint(architecture: str) -> Checkpoint:
         state = weights()
     except Exception as error:  # foreign code can raise any exception
         raise ModelError(f"{module.__name__}.weights() fails ({type(error).__name__}: {error})") from error
-    return Checkpoint(architecture=architecture, labels=None, preprocessing=None, state=_state(state))
+    values = state.values() if isinstance(state, Mapping) else ()
+    if not values or not all(isinstance(value, torch.Tensor) for value in values):
+        raise ModelError(f"weights() returns {described(state)}, valid is a state dict: a mapping of names to tensors")
+    detached = {str(name): value.detach() for name, value in state.items()}
+    return Checkpoint(architecture=architecture, labels=None, preprocessing=None, state=detached)
 
 
 def declared_labels(architecture: str) -> list[str] | None:
@@ -48,11 +52,7 @@ def declared_labels(architecture: str) -> list[str] | None:
         ModelError: ``LABELS`` is no list of texts.
     """
     labels = getattr(load_module(architecture), "LABELS", None)
-    if labels is None:
-        return None
-    if not _are_texts(labels):
-        raise ModelError(f"{module_name(architecture)}.LABELS must be a list of texts, one per score")
-    return list(labels)
+    return None if labels is None else _texts(labels, f"{module_name(architecture)}.LABELS", "texts, one per score")
 
 
 def declared_preprocessing(architecture: str) -> Preprocessing | None:
@@ -77,17 +77,10 @@ def declared_packages(architecture: str) -> list[str]:
         ModelError: ``PACKED`` is no list of texts.
     """
     packed = getattr(load_module(architecture), "PACKED", ())
-    if not _are_texts(packed):
-        raise ModelError(f"{module_name(architecture)}.PACKED must be a list of packages' names")
-    return list(packed)
+    return _texts(packed, f"{module_name(architecture)}.PACKED", "packages' names")
 
 
-def _are_texts(values: Any) -> bool:
-    return isinstance(values, (list, tuple)) and all(isinstance(value, str) for value in values)
-
-
-def _state(state: Any) -> dict[str, torch.Tensor]:
-    weights = state.values() if isinstance(state, Mapping) else ()
-    if not weights or not all(isinstance(value, torch.Tensor) for value in weights):
-        raise ModelError(f"weights() returns {described(state)}, valid is a state dict: a mapping of names to tensors")
-    return {str(name): value.detach() for name, value in state.items()}
+def _texts(values: Any, name: str, valid: str) -> list[str]:
+    if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
+        raise ModelError(f"{name} must be a list of {valid}")
+    return list(values)

@@ -14,8 +14,7 @@ INPUT_TRANSFORMERS = ("googlenet", "inception_v3")  # networks that normalise th
 
 def known_architectures() -> list[str]:
     """Names of the classifiers in torchvision's registry."""
-    names: list[str] = torchvision.models.list_models(module=torchvision.models)
-    return names
+    return list(torchvision.models.list_models(module=torchvision.models))
 
 
 def builder_of(architecture: str) -> Callable[..., nn.Module]:

@@ -1,5 +1,6 @@
 """Checks a classifier's scores: one finite logit per label, from which softmax makes probabilities."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,39 +38,36 @@ def check_scores(module: nn.Module, architecture: str, side: int, classes: int |
     if device.type == "meta":
         raise ModelError(f"architecture {architecture} has no weights: its tensors are on the device meta")
     picture = scenes(1, side, seed=2).to(device)
-    valid = f"valid is one tensor of float32 scores (N, {classes or 'K'}), one score per label"
     scores = _run(module, picture, architecture)
+    fault = _fault(scores, classes, lambda factor: _run(module, factor * picture, architecture))
+    if fault:
+        raise ModelError(f"architecture {architecture} {fault}")
+    return int(scores.shape[1])
+
+
+def _fault(scores: Any, classes: int | None, run: Callable[[float], Tensor]) -> str:
+    """What is wrong with a picture's scores, and what is valid; empty if nothing is. Runs the picture times factors."""
+    valid = f"valid is one tensor of float32 scores (N, {classes or 'K'}), one score per label"
     if not isinstance(scores, Tensor):
-        raise ModelError(f"architecture {architecture} answers with {described(scores)}, {valid}")
+        return f"answers with {described(scores)}, {valid}"
     if scores.dim() != 2 or scores.shape[0] != 1 or not scores.is_floating_point():
-        raise ModelError(
-            f"architecture {architecture} answers one picture with {scores.dtype} {tuple(scores.shape)}, {valid}"
-        )
+        return f"answers one picture with {scores.dtype} {tuple(scores.shape)}, {valid}"
     if classes not in (None, scores.shape[1]):
-        raise ModelError(
-            f"architecture {architecture} scores {scores.shape[1]} classes, but there are {classes} labels; {valid}"
-        )
+        return f"scores {scores.shape[1]} classes, but there are {classes} labels; {valid}"
     if not bool(scores.isfinite().all()):
-        raise ModelError(f"architecture {architecture} answers a picture with scores that are not finite; {valid}")
-    again = _run(module, picture, architecture)
-    if not torch.allclose(scores, again, rtol=1e-4, atol=1e-5):
-        raise ModelError(
-            f"architecture {architecture} answers the same picture differently each time, even in eval mode; valid is "
-            "a network that neither draws random numbers nor changes its own state: F.dropout needs "
-            "training=self.training"
+        return f"answers a picture with scores that are not finite; {valid}"
+    if not torch.allclose(scores, run(1), rtol=1e-4, atol=1e-5):
+        return (
+            "answers the same picture differently each time, even in eval mode; valid is a network that neither draws "
+            "random numbers nor changes its own state: F.dropout needs training=self.training"
         )
     if scores.shape[1] == 1:
-        raise ModelError(
-            f"architecture {architecture} has one score, and a softmax of one score is always 1; "
-            "valid are at least two classes with a score each"
+        return "has one score, and a softmax of one score is always 1; valid are at least two classes with a score each"
+    if end := _end(scores, run(_SATURATING)):
+        return (
+            f"ends in a {end}; {_LOGITS}: remove the {end}, the probabilities are computed from the logits by a softmax"
         )
-    end = _end(scores, _run(module, _SATURATING * picture, architecture))
-    if end:
-        raise ModelError(
-            f"architecture {architecture} ends in a {end}; {_LOGITS}: remove the {end}, the probabilities are computed "
-            "from the logits by a softmax"
-        )
-    return int(scores.shape[1])
+    return ""
 
 
 def _run(module: nn.Module, picture: Tensor, architecture: str) -> Any:

@@ -3,8 +3,9 @@
 A checkpoint comes from a file, from torchvision's weights or from the code of a custom architecture.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -18,20 +19,17 @@ from handler.model.registry import INPUT_TRANSFORMERS, builder_of, options_of_we
 from handler.picture.preprocess import Preprocessing
 from handler.picture.preprocess_text import said_over
 
+_PARTS = ("labels", "preprocessing", "transform_input")  # whose origins are noted
 _ASSUMED = "assumed, say preprocessing= if yours were trained otherwise"
-_TAKEN = "assumed, say transform_input=0 if yours were trained without it"
+_TAKEN = "as torchvision's weights have it: assumed, say transform_input=0 if yours were trained without it"
 
 
-@dataclass(frozen=True)
-class _Said:
-    """The user's description of a classifier, which goes before that of the weights or the checkpoint."""
-
-    labels: list[str] | None = None
-    preprocessing: Preprocessing | str = ""
-    transform_input: bool | None = None
+def load_classifier(architecture: str | None = None, *, device: str | torch.device = "cpu", **said: Any) -> Classifier:
+    """Builds the classifier of ``find_checkpoint``, which has the same arguments and errors, on a torch device."""
+    return build_classifier(find_checkpoint(architecture, **said), device)
 
 
-def load_classifier(
+def find_checkpoint(
     architecture: str | None = None,
     *,
     weights: str | None = None,
@@ -39,9 +37,8 @@ def load_classifier(
     labels: list[str] | None = None,
     preprocessing: Preprocessing | str = "",
     transform_input: bool | None = None,
-    device: str | torch.device = "cpu",
-) -> Classifier:
-    """Loads a classifier from torchvision's weights, from a checkpoint, or from code.
+) -> Checkpoint:
+    """Finds a checkpoint among torchvision's weights, in a file or by code, and completes it.
 
     Args:
         architecture: a name of torchvision's registry, or ``package.module:factory``; a registry's name may be left out
@@ -54,59 +51,25 @@ def load_classifier(
             "resize=256 crop=224"; see ``handler.picture.preprocess_text``.
         transform_input: whether a GoogLeNet or Inception normalises its input again, as torchvision's weights need;
             None: as the checkpoint says, True for a plain state dict.
-        device: torch device of the network.
 
     Raises:
         ModelError: an argument is missing, unknown or contradicts another; the message says what is valid.
     """
-    source = find_checkpoint(
-        architecture,
-        weights=weights,
-        checkpoint=checkpoint,
-        labels=labels,
-        preprocessing=preprocessing,
-        transform_input=transform_input,
-    )
-    return build_classifier(source, device)
-
-
-def find_checkpoint(
-    architecture: str | None = None,
-    *,
-    weights: str | None = None,
-    checkpoint: Path | str | None = None,
-    labels: list[str] | None = None,
-    preprocessing: Preprocessing | str = "",
-    transform_input: bool | None = None,
-) -> Checkpoint:
-    """Finds the checkpoint of ``load_classifier``, with the same arguments and errors, and completes it."""
-    said = _Said(labels, preprocessing.strip() if isinstance(preprocessing, str) else preprocessing, transform_input)
     if architecture is not None and is_custom(architecture) and checkpoint is None:
         if weights is not None:
             raise ModelError(
                 f"weights {weights!r} are torchvision's; {architecture} takes a file of its own, checkpoint="
             )
-        return _complete(declared_checkpoint(architecture), architecture, said)
-    if architecture is not None and not is_custom(architecture):
-        builder_of(architecture)
-    if (weights is None) == (checkpoint is None):
-        raise ModelError("give either torchvision's weights, weights=DEFAULT, or a file, checkpoint=")
-    if checkpoint is not None:
-        return _complete(read_checkpoint(Path(checkpoint)), architecture, said)
-    if architecture is None:
-        raise ModelError("weights belong to an architecture: give its name, such as architecture=resnet18")
-    found = _download(architecture, str(weights))
-    chosen = torchvision.models.get_model_weights(architecture)[str(weights)]
-    return _complete(found, architecture, said, f"as torchvision's {chosen.name} weights have it")
-
-
-def complete(checkpoint: Checkpoint, architecture: str | None = None, labels: list[str] | None = None) -> Checkpoint:
-    """Completes a checkpoint by the arguments, and by torchvision's registry or the custom architecture's module.
-
-    Raises:
-        ModelError: a part is missing, unknown or contradicts another; the message says what is valid.
-    """
-    return _complete(checkpoint, architecture, _Said(labels))
+        found = declared_checkpoint(architecture)
+    else:
+        if architecture is not None and not is_custom(architecture):
+            builder_of(architecture)
+        if (weights is None) == (checkpoint is None):
+            raise ModelError("give either torchvision's weights, weights=DEFAULT, or a file, checkpoint=")
+        if checkpoint is None and architecture is None:
+            raise ModelError("weights belong to an architecture: give its name, such as architecture=resnet18")
+        found = _download(str(architecture), str(weights)) if checkpoint is None else read_checkpoint(Path(checkpoint))
+    return complete(found, architecture, labels, preprocessing, transform_input)
 
 
 def _download(architecture: str, weights: str) -> Checkpoint:
@@ -129,64 +92,66 @@ def _download(architecture: str, weights: str) -> Checkpoint:
         preprocessing=preprocessing_of(chosen),
         state=dict(state),
         options=options_of_weights(architecture),
+        origins=dict.fromkeys(_PARTS, f"as torchvision's {chosen.name} weights have it"),
     )
 
 
-def _complete(
-    checkpoint: Checkpoint, architecture: str | None, said: _Said, origin: str = "as the checkpoint says"
+def complete(
+    checkpoint: Checkpoint,
+    architecture: str | None = None,
+    labels: list[str] | None = None,
+    preprocessing: Preprocessing | str = "",
+    transform_input: bool | None = None,
 ) -> Checkpoint:
-    """Completes the checkpoint's description, overrides it by the user's, and notes the origin of each part."""
+    """Completes a checkpoint's description, overrides it by the arguments, and notes the origin of each part.
+
+    What neither says comes from torchvision's registry, or from the module of a custom architecture. Arguments and
+    errors are those of ``find_checkpoint``.
+    """
     name = architecture or checkpoint.architecture
     if name is None:
         raise ModelError("the checkpoint does not say its architecture: give its name, such as architecture=resnet18")
     if architecture and checkpoint.architecture and architecture != checkpoint.architecture:
         raise ModelError(f"the checkpoint is of {checkpoint.architecture}, not of {architecture}")
-    if said.transform_input is not None and name not in INPUT_TRANSFORMERS:
+    if transform_input is not None and name not in INPUT_TRANSFORMERS:
         raise ModelError(f"{name} has no input transform: transform_input= is for {' and '.join(INPUT_TRANSFORMERS)}")
-    if is_custom(name):
-        return _complete_custom(checkpoint, name, said, trusted=architecture is not None)
-    builder_of(name)
-    names = said.labels or checkpoint.labels
-    if not names:
-        raise ModelError("the checkpoint does not say its labels: give one per score, labels=")
-    how, of_how = checkpoint.preprocessing, origin
-    if how is None:  # a plain state dict is assumed to be fine-tuned from torchvision's weights
-        weights = torchvision.models.get_model_weights(name)["DEFAULT"]
-        how, of_how = preprocessing_of(weights), f"as torchvision's {weights.name} weights have it: {_ASSUMED}"
-    if said.preprocessing:
-        how, of_how = said_over(said.preprocessing, how, of_how)
-    origins = {"labels": "as said" if said.labels else origin, "preprocessing": of_how}
-    options = checkpoint.options if checkpoint.architecture else options_of_weights(name)
-    if name in INPUT_TRANSFORMERS:
-        origins["transform_input"] = (
-            origin if checkpoint.architecture else f"as torchvision's weights have it: {_TAKEN}"
-        )
-    if said.transform_input is not None:
-        options = {**options, "transform_input": said.transform_input}
-        origins["transform_input"] = "as said"
-    return replace(checkpoint, architecture=name, labels=names, preprocessing=how, options=options, origins=origins)
-
-
-def _complete_custom(checkpoint: Checkpoint, name: str, said: _Said, *, trusted: bool) -> Checkpoint:
-    if not trusted:  # a file of weights must not run code just by naming it
+    if is_custom(name) and architecture is None:  # a file of weights must not run code just by naming it
         raise ModelError(f"the checkpoint is of {name}, which is code: say that it may run, architecture={name}")
-    find_factory(name)
-    how = checkpoint.preprocessing or declared_preprocessing(name)
-    names = said.labels or checkpoint.labels or declared_labels(name)
-    if not names:
+    (find_factory if is_custom(name) else builder_of)(name)  # refuses a name that does not exist
+    origins = {part: checkpoint.origins.get(part, "as the checkpoint says") for part in _PARTS}
+    how, options, names = checkpoint.preprocessing, checkpoint.options, labels or checkpoint.labels
+    if how is None:
+        how, origins["preprocessing"] = _usual_preprocessing(name)
+    if labels:
+        origins["labels"] = "as said"
+    elif not names and is_custom(name):
+        names, origins["labels"] = declared_labels(name), f"as {module_name(name)} declares it"
+    if not names and is_custom(name):
         raise ModelError(
             f"{name} does not say its labels: give one per score, labels=, or define LABELS in {module_name(name)}"
         )
-    declared = f"as {module_name(name)} declares it"
-    of_how = "as the checkpoint says" if checkpoint.preprocessing else declared
-    of_names = "as said" if said.labels else "as the checkpoint says" if checkpoint.labels else declared
-    if said.preprocessing:
-        how, of_how = said_over(said.preprocessing, how, of_how)
+    if not names:
+        raise ModelError("the checkpoint does not say its labels: give one per score, labels=")
+    if said := preprocessing.strip() if isinstance(preprocessing, str) else preprocessing:
+        how, origins["preprocessing"] = said_over(said, how, origins["preprocessing"])
     if how is None:
         raise ModelError(
             f"neither the checkpoint nor the module of {name} says what is done to a picture: define "
             'PREPROCESSING = {"resize_size": 256, "crop_size": 224, "mean": [0, 0, 0], "std": [1, 1, 1]} in the module'
             ", or say preprocessing='resize=256 crop=224 mean=0,0,0 std=1,1,1'"
         )
-    origins = {"labels": of_names, "preprocessing": of_how}
-    return replace(checkpoint, architecture=name, labels=names, preprocessing=how, origins=origins)
+    if not checkpoint.architecture:
+        options, origins["transform_input"] = options_of_weights(name), _TAKEN
+    if transform_input is not None:
+        options, origins["transform_input"] = {**options, "transform_input": transform_input}, "as said"
+    if name not in INPUT_TRANSFORMERS:
+        del origins["transform_input"]
+    return replace(checkpoint, architecture=name, labels=names, preprocessing=how, options=options, origins=origins)
+
+
+def _usual_preprocessing(architecture: str) -> tuple[Preprocessing | None, str]:
+    """The preprocessing of a custom architecture's module, or else of torchvision's weights, and its origin."""
+    if is_custom(architecture):
+        return declared_preprocessing(architecture), f"as {module_name(architecture)} declares it"
+    weights = torchvision.models.get_model_weights(architecture)["DEFAULT"]
+    return preprocessing_of(weights), f"as torchvision's {weights.name} weights have it: {_ASSUMED}"

@@ -2,22 +2,20 @@
 
 * PNG: cv2 allocates as many bytes as a chunk claims to have, up to 4 GB, before it notices that the file is shorter.
 * JPEG: a scan takes a few bytes of the file and a pass over all pixels: ten thousand scans decode for an hour.
-* TIFF: a tile is unpacked whole, however small the picture is.
+* TIFF: a tile is unpacked whole, however small the picture is; ``decode`` checks its size by the header's tags.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from handler.errors import BadRequest, TooLarge
 
 MOST_SCANS = 100  # encoders write about ten
 _NEXT_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # not the 0 or the restart that follows 0xFF in a scan's data
 _START_OF_SCAN, _END_OF_IMAGE, _WITHOUT_LENGTH = 0xDA, 0xD9, (0x01, 0xD8)  # markers
-_TILE_SIDES = (322, 323)  # TIFF's tags TileWidth and TileLength
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yields the chunks of a PNG: kind, offset of the first byte, offset of the next chunk."""
     end, kind = 8, b""
     while kind != b"IEND" and end + 8 <= len(data):
@@ -26,18 +24,13 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         yield kind, start, end
 
 
-def chunk_kinds(data: bytes) -> set[bytes]:
-    """The kinds of a PNG's chunks: ``b"IHDR"``, ``b"IDAT"`` and so on."""
-    return {kind for kind, _, _ in _chunks(data)}
-
-
 def check_chunks(data: bytes) -> None:
     """Checks the chunks of a PNG.
 
     Raises:
         BadRequest: a chunk claims to be longer than the file.
     """
-    if any(end > len(data) + 4 for _, _, end in _chunks(data)):  # decoders forgive a missing checksum at the end
+    if any(end > len(data) + 4 for _, _, end in chunks(data)):  # decoders forgive a missing checksum at the end
         raise BadRequest("the PNG picture is truncated or corrupt and cannot be decoded")
 
 
@@ -50,7 +43,7 @@ def without_profile(data: bytes) -> bytes:
     if b"iCCP" not in data:  # most files: no copy
         return data
     kept, end = [data[:8]], 8
-    for kind, start, end in _chunks(data):
+    for kind, start, end in chunks(data):
         if kind != b"iCCP":
             kept.append(data[start:end])
     return b"".join([*kept, data[end:]])
@@ -77,9 +70,3 @@ def count_scans(data: bytes) -> int:
             offset += max(2, int.from_bytes(data[offset : offset + 2], "big"))
         scans += marker == _START_OF_SCAN
     return scans
-
-
-def tile_pixels(tags: Mapping[int, Any]) -> int:
-    """The number of pixels of a tile, by a TIFF's tags; 0 without tiles."""
-    width, height = (int(tags.get(tag, 0)) for tag in _TILE_SIDES)
-    return width * height

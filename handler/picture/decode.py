@@ -21,7 +21,6 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -34,11 +33,13 @@ from PIL.TiffImagePlugin import (
     PHOTOMETRIC_INTERPRETATION,
     PLANAR_CONFIGURATION,
     SAMPLEFORMAT,
+    TILELENGTH,
+    TILEWIDTH,
     TiffImageFile,
 )
 
 from handler.errors import BadRequest, NotAnImage, TooLarge, in_one_line
-from handler.picture.bombs import check_chunks, check_scans, chunk_kinds, tile_pixels, without_profile
+from handler.picture.bombs import check_chunks, check_scans, chunks, without_profile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 DEFAULT_MAX_PIXELS = 50_000_000
@@ -46,7 +47,6 @@ LONGEST_SIDE = 65_535  # pixels; JPEG's own limit
 
 _LIMIT = threading.Lock()  # Pillow has one limit for the whole process
 _VALUES = "whole numbers without a sign, of at most 16 bits, as values"
-_CHECKS = {"PNG": check_chunks, "JPEG": check_scans, "MPO": check_scans}  # beyond the header, by Pillow's format
 _BEYOND_CV2 = {b"acTL", b"eXIf", b"tEXt", b"zTXt", b"iTXt"}  # PNG chunks of animations and of orientations
 _UPRIGHT: Mapping[int, Callable[[Any], Any]] = {  # by EXIF's orientation
     2: lambda pixels: cv2.flip(pixels, 1),
@@ -57,17 +57,6 @@ _UPRIGHT: Mapping[int, Callable[[Any], Any]] = {  # by EXIF's orientation
     7: lambda pixels: cv2.flip(cv2.transpose(pixels), -1),
     8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Header:
-    format: str
-    width: int
-    height: int
-    mode: str  # Pillow's name: "L", "P", "RGB", "CMYK", …
-    tile: int = 0  # pixels of a TIFF's tile; 0 without tiles
-    unclear: str = ""  # why the values do not say what they look like; empty if they do
-    orientation: int = 1  # EXIF's orientation; 1 for PNG, whose orientation Pillow applies
 
 
 def quieten() -> None:
@@ -89,7 +78,7 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.
             no pixel was decoded.
         BadRequest: the file is truncated or corrupt.
     """
-    header = _read_header(data, max_pixels)
+    header, tile, unclear, orientation = _read_header(data, max_pixels)
     if max(header.width, header.height) > LONGEST_SIDE:
         raise TooLarge(
             f"the picture is {header.width}x{header.height}, valid are sides of at most {LONGEST_SIDE} pixels"
@@ -99,15 +88,17 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.
             f"the picture has {header.width}x{header.height} = {header.width * header.height} pixels, "
             f"valid are at most {max_pixels}"
         )
-    if header.tile > max_pixels:
-        raise TooLarge(f"the picture's tiles have {header.tile} pixels, valid are at most {max_pixels}")
-    if header.unclear:
-        raise NotAnImage(f"the {header.format} picture {header.unclear}")
-    _CHECKS.get(header.format, lambda _data: None)(data)
+    if tile > max_pixels:
+        raise TooLarge(f"the picture's tiles have {tile} pixels, valid are at most {max_pixels}")
+    if unclear:
+        raise NotAnImage(f"the {header.format} picture {unclear}")
     if header.format == "PNG":
+        check_chunks(data)
         data = without_profile(data)
+    elif header.format in ("JPEG", "MPO"):
+        check_scans(data)
     by_pillow = _differs_in_cv2(header, data)
-    image = _decode_with_pillow(data, max_pixels) if by_pillow else _decode(data, header.orientation)
+    image = _decode_with_pillow(data, max_pixels) if by_pillow else _decode(data, orientation)
     if image is None:
         raise BadRequest(f"the {header.format} picture is truncated or corrupt and cannot be decoded")
     return image
@@ -124,24 +115,22 @@ def _pillows_limit(pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _read_header(data: bytes, max_pixels: int) -> _Header:
+def _read_header(data: bytes, max_pixels: int) -> tuple[Image.Image, int, str, int]:
+    """Opens a picture without decoding a pixel.
+
+    Returns:
+        The closed image; the pixels of a TIFF's tile, 0 without tiles; why the values do not say what they look like,
+        empty if they do; EXIF's orientation, 1 for PNG, whose orientation Pillow applies.
+    """
     try:
         with _pillows_limit(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
-            unclear = _unclear(image.mode, tags)
+            tags = _tags(image)
+            tile = int(tags.get(TILEWIDTH, 0)) * int(tags.get(TILELENGTH, 0))
             # Pillow would decode a PNG's pixels to find the orientation; it decodes every PNG that may have one anyway
-            orientation = 1 if image.format == "PNG" else _orientation(image)
-            return _Header(
-                format=str(image.format),
-                width=image.width,
-                height=image.height,
-                mode=image.mode,
-                tile=tile_pixels(tags),
-                unclear=unclear,
-                orientation=orientation,
-            )
+            return image, tile, _unclear(image), 1 if image.format == "PNG" else _orientation(image)
     except UnidentifiedImageError as error:
-        first = f"the first bytes are {data[:8].hex(' ')} ({_printable(data[:8])})" if data else "there are no bytes"
+        text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in data[:8])
+        first = f"the first bytes are {data[:8].hex(' ')} ({text})" if data else "there are no bytes"
         raise NotAnImage(
             f"not a picture that can be read: {first}, valid are {', '.join(FORMATS)} with {_VALUES}"
         ) from error
@@ -151,8 +140,15 @@ def _read_header(data: bytes, max_pixels: int) -> _Header:
         raise BadRequest("the picture's header is truncated or corrupt, or of a kind that cannot be read") from error
 
 
-def _unclear(mode: str, tags: Mapping[int, Any]) -> str:
-    if mode in ("I", "F") or set(tags.get(SAMPLEFORMAT, (1,))) != {1}:
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    """A TIFF's tags; empty for other formats."""
+    return image.tag_v2 if isinstance(image, TiffImageFile) else {}
+
+
+def _unclear(image: Image.Image) -> str:
+    """Why the values of an image do not say what they look like; empty if they do."""
+    tags = _tags(image)
+    if image.mode in ("I", "F") or set(tags.get(SAMPLEFORMAT, (1,))) != {1}:
         return (
             "has values with a sign, with a fraction or of 32 bits, and nothing says which are black and which are "
             f"white; valid are {_VALUES}"
@@ -162,10 +158,6 @@ def _unclear(mode: str, tags: Mapping[int, Any]) -> str:
         # Pillow 13.0 unpacks all planes as 8 bits (TiffImagePlugin: one letter of the raw mode per plane)
         return "has uncompressed planes that are not of 8 bits; valid are compressed planes and channels side by side"
     return ""
-
-
-def _printable(data: bytes) -> str:
-    return "".join(chr(byte) if 32 <= byte < 127 else "." for byte in data)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -178,7 +170,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
-    return np.asarray(_UPRIGHT[orientation](pixels), np.uint8) if orientation in _UPRIGHT else pixels
+    return np.asarray(_UPRIGHT.get(orientation, np.asarray)(pixels), np.uint8)
 
 
 def _decode(data: bytes, orientation: int) -> npt.NDArray[np.uint8] | None:
@@ -189,7 +181,7 @@ def _decode(data: bytes, orientation: int) -> npt.NDArray[np.uint8] | None:
     return None if decoded is None else _upright(np.asarray(decoded, np.uint8), orientation)
 
 
-def _differs_in_cv2(header: _Header, data: bytes) -> bool:
+def _differs_in_cv2(header: Image.Image, data: bytes) -> bool:
     """Whether cv2's pixels would differ from Pillow's.
 
     cv2 converts CMYK one grey level off, blanks or premultiplies transparent pixels of GIF and TIFF, fills the low bits
@@ -200,7 +192,7 @@ def _differs_in_cv2(header: _Header, data: bytes) -> bool:
         or header.mode.startswith("I;16")
         or header.format in ("GIF", "TIFF")
         or (header.format == "BMP" and header.mode == "RGB")
-        or (header.format == "PNG" and not _BEYOND_CV2.isdisjoint(chunk_kinds(data)))
+        or (header.format == "PNG" and any(kind in _BEYOND_CV2 for kind, _, _ in chunks(data)))
     )
 
 
@@ -224,8 +216,7 @@ def from_pillow(image: Image.Image) -> npt.NDArray[np.uint8]:
     """
     try:
         image.load()
-        tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
-        unclear = _unclear(image.mode, tags)
+        unclear = _unclear(image)
         pixels = np.zeros((0, 0, 3), np.uint8) if unclear else _pixels(image)
     except Exception as error:  # as above
         raise BadRequest(f"the Pillow image of mode {image.mode} cannot be read ({in_one_line(error)})") from error
@@ -247,7 +238,7 @@ def _of_8_bits(image: Image.Image) -> Image.Image:
         return image.convert("LA")
     if not image.mode.startswith("I;16"):
         return image
-    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    tags = _tags(image)
     (bits,), white = tags.get(BITSPERSAMPLE, (16,)), tags.get(PHOTOMETRIC_INTERPRETATION) == 0
     highest = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
     return Image.fromarray(~highest if white else highest)

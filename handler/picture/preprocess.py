@@ -120,13 +120,19 @@ def preprocess(image: npt.NDArray[np.uint8], how: Preprocessing) -> Input:
     """Resizes, crops and normalises a picture, uint8 RGB (H, W, 3), of at least one pixel."""
     if how.crop_first:
         return _crop_then_resize(image, how)
-    height, width = image.shape[:2]
-    resized_height, resized_width = _resized(height, width, how.resize_size)
-    top = round((resized_height - how.crop_size) / 2.0)  # round half to even, as torchvision's center_crop
-    left = round((resized_width - how.crop_size) / 2.0)
-    down, right = height / resized_height, width / resized_width  # upload pixels per resized pixel
-    crop = (top * down, left * right, (top + how.crop_size) * down, (left + how.crop_size) * right)
-    picture = _resize_and_crop(image, how, (resized_height, resized_width), (top, left), crop)
+    (height, width), shorter, side = image.shape[:2], how.resize_size, how.crop_size
+    rows, columns = shorter, int(shorter * width / height)  # of the whole picture after resizing
+    if height > width:
+        rows, columns = int(shorter * height / width), shorter
+    top, left = round((rows - side) / 2.0), round((columns - side) / 2.0)  # half to even, as torchvision's center_crop
+    down, right = height / rows, width / columns  # upload pixels per resized pixel
+    crop = (top * down, left * right, (top + side) * down, (left + side) * right)
+    upload, method = Image.fromarray(image), _FILTERS[how.interpolation]
+    if rows * columns > _LARGEST_WHOLE_RESIZE:
+        seen = _crop_in_two_passes(upload, crop, side, method)
+    else:
+        seen = upload.resize((columns, rows), method).crop((left, top, left + side, top + side))
+    picture = np.asarray(seen)
     return Input(how.normalise(picture), picture, Crop((height, width), crop))
 
 
@@ -142,39 +148,14 @@ def _crop_then_resize(image: npt.NDArray[np.uint8], how: Preprocessing) -> Input
     return Input(how.normalise(picture), picture, Crop((height, width), (top, left, top + side, left + side)))
 
 
-def _resized(height: int, width: int, shorter: int) -> tuple[int, int]:
-    if height <= width:
-        return shorter, int(shorter * width / height)
-    return int(shorter * height / width), shorter
-
-
-def _resize_and_crop(
-    image: npt.NDArray[np.uint8],
-    how: Preprocessing,
-    resized: tuple[int, int],
-    corner: tuple[int, int],
-    crop: tuple[float, float, float, float],
-) -> npt.NDArray[np.uint8]:
-    upload, side, method = Image.fromarray(image), how.crop_size, _FILTERS[how.interpolation]
-    if resized[0] * resized[1] > _LARGEST_WHOLE_RESIZE:
-        return _crop_in_two_passes(upload, resized, crop, side, method)
-    whole = upload.resize((resized[1], resized[0]), method)
-    return np.asarray(whole.crop((corner[1], corner[0], corner[1] + side, corner[0] + side)))
-
-
 def _crop_in_two_passes(
-    upload: Image.Image,
-    resized: tuple[int, int],
-    crop: tuple[float, float, float, float],
-    side: int,
-    method: Image.Resampling,
-) -> npt.NDArray[np.uint8]:
+    upload: Image.Image, crop: tuple[float, float, float, float], side: int, method: Image.Resampling
+) -> Image.Image:
     """Resizes the crop alone from the rows that the filter reaches, columns first, as Pillow does."""
     top, left, bottom, right = crop
     width, height = upload.size
-    reach = 4 * (int(height / resized[0]) + 2)
+    reach = 4 * (int((bottom - top) / side) + 2)
     first, last = max(0, int(top) - reach), min(height, int(bottom) + 1 + reach)
     rows = upload.crop((0, first, width, last))
     narrow = rows.resize((side, last - first), method, box=(left, 0, min(right, width), last - first))
-    box = (0, top - first, side, min(bottom, height) - first)
-    return np.asarray(narrow.resize((side, side), method, box=box))
+    return narrow.resize((side, side), method, box=(0, top - first, side, min(bottom, height) - first))

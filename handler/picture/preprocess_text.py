@@ -8,14 +8,7 @@ from handler.errors import ModelError
 from handler.picture.preprocess import Preprocessing
 
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
-_FIELDS = {
-    "resize": "resize_size",
-    "crop": "crop_size",
-    "mean": "mean",
-    "std": "std",
-    "interpolation": "interpolation",
-    "crop_first": "crop_first",
-}
+_NAMES = ("resize", "crop", "mean", "std", "interpolation", "crop_first")
 _NEEDED = ("resize", "crop", "mean", "std")  # the others have default values
 _VALID = (
     "valid are resize=256 crop=224 (pixels), mean=0.5,0.5,0.5 std=0.5,0.5,0.5 (of values in [0, 1]), "
@@ -53,26 +46,23 @@ def said_over(text: Preprocessing | str, known: Preprocessing | None, origin: st
     said: dict[str, Any] = {}
     for pair in re.sub(r"\s*([=,])\s*", r"\1", text).split():
         name, _, value = pair.partition("=")
-        if name not in _FIELDS or name in said:
+        if name not in _NAMES or name in said:
             raise ModelError(f"preprocessing={text!r} names {name!r}{' twice' if name in said else ''}, {_VALID}")
-        said[name] = _value(name, value, text)
+        try:
+            if name in ("resize", "crop"):
+                said[name] = int(value)
+            elif name in ("mean", "std"):
+                said[name] = tuple(float(number) for number in value.split(","))
+            else:
+                said[name] = read_flag(value, f"preprocessing={text!r}: {name}") if name == "crop_first" else value
+        except ValueError as error:
+            raise ModelError(f"preprocessing={text!r}: {name}={value} is no number, {_VALID}") from error
     if known is None and not set(_NEEDED) <= set(said):
         missing = ", ".join(name for name in _NEEDED if name not in said)
         raise ModelError(f"preprocessing={text!r} lacks {missing}, which nothing else says; {_VALID}")
-    before = asdict(known) if known else {}
+    fields = {f"{name}_size" if name in ("resize", "crop") else name: value for name, value in said.items()}
     try:
-        how = Preprocessing(**{**before, **{_FIELDS[name]: value for name, value in said.items()}})
+        how = Preprocessing(**{**(asdict(known) if known else {}), **fields})
     except ValueError as error:
         raise ModelError(f"preprocessing={text!r}: {error}; {_VALID}") from error
     return how, "as said" if set(_NEEDED) <= set(said) else f"{', '.join(said)} as said, the rest {origin}"
-
-
-def _value(name: str, value: str, text: str) -> Any:
-    try:
-        if name in ("resize", "crop"):
-            return int(value)
-        if name in ("mean", "std"):
-            return tuple(float(number) for number in value.split(","))
-    except ValueError as error:
-        raise ModelError(f"preprocessing={text!r}: {name}={value} is no number, {_VALID}") from error
-    return read_flag(value, f"preprocessing={text!r}: {name}") if name == "crop_first" else value

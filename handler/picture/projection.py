@@ -1,5 +1,6 @@
 """Projects maps at the network's crop back onto the upload; the network did not see pixels outside the crop."""
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -29,12 +30,10 @@ class Region:
 def seen_region(crop: Crop) -> Region:
     """The region of the upload that the network saw, at least one pixel."""
     height, width = crop.image
-    top, left, bottom, right = crop.box
-    first_row, first_column = max(0, _first_centre(top)), max(0, _first_centre(left))
-    last_row, last_column = min(height, _first_centre(bottom)), min(width, _first_centre(right))
-    return Region(
-        top=first_row, left=first_column, bottom=max(last_row, first_row + 1), right=max(last_column, first_column + 1)
-    )
+    # the first pixel whose centre lies at an edge or behind it
+    top, left, bottom, right = (math.ceil(edge - 0.5) for edge in crop.box)
+    top, left = max(0, top), max(0, left)
+    return Region(top=top, left=left, bottom=max(min(height, bottom), top + 1), right=max(min(width, right), left + 1))
 
 
 def onto_region(values: Floats, crop: Crop) -> Floats:
@@ -69,8 +68,3 @@ def show_seen(picture: npt.NDArray[np.uint8], upload: npt.NDArray[np.uint8], cro
     whole = np.repeat(grey[:, :, None], 3, axis=2).astype(np.uint8)
     whole[seen_region(crop).slices] = picture
     return whole
-
-
-def _first_centre(edge: float) -> int:
-    """Index of the first pixel whose centre lies at ``edge`` or behind it."""
-    return int(np.ceil(edge - 0.5))

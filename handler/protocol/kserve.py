@@ -20,6 +20,7 @@ _V2 = '{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": 
 _V2_KEYS = ("id", "model_name", "model_version", "parameters", "inputs", "outputs")
 _INPUT_KEYS = ("name", "datatype", "shape", "data", "parameters")
 _NO_BINARY = "binary tensor data is not understood, valid are BYTES tensors with base64 text under data"
+BINARY_REFUSED = f"{_NO_BINARY}: {_V2}"  # of V2's binary tensor extension, whose bodies are JSON followed by bytes
 
 
 @dataclass(frozen=True)
@@ -56,41 +57,29 @@ class V2:
 
 
 def open_kserve(body: Mapping[str, Any], explain: bool) -> Envelope | None:
-    """Reads a KServe request.
+    """Reads a KServe request; None for a body that has neither ``instances`` nor ``inputs``.
 
     Args:
         body: the parsed JSON body.
         explain: whether the request's address is one for explanations.
-
-    Returns:
-        The request's envelope; None for a body that has neither ``instances`` nor ``inputs``.
 
     Raises:
         BadRequest: the body does not have the protocol's form, or uses a part of the protocol that is not understood.
     """
     if "instances" in body:
         _only(body, ("instances",), "a V1 request")
-        return V1(_instances(body["instances"]), explain)
+        instances = body["instances"]
+        _check_length(instances, "instances", _V1)
+        parts = [Part(f"instances[{place}]", _fields(instance, place)) for place, instance in enumerate(instances)]
+        return V1(parts, explain)
     if "inputs" in body:
         _only(body, _V2_KEYS, "a V2 request")
         _check_outputs(body.get("outputs"))
-        return V2(_tensor(body["inputs"], _parameters(body, "parameters")), _id(body.get("id")))
+        parts, said = _tensor(body["inputs"], _parameters(body, "parameters")), body.get("id")
+        if said is not None and not (isinstance(said, str) and len(said) <= _LONGEST_ID and said.isprintable()):
+            raise BadRequest(f"id is not valid, valid is text of at most {_LONGEST_ID} printable characters")
+        return V2(parts, said)
     return None
-
-
-def refuse_binary(header: str | None) -> None:
-    """Refuses V2's binary tensor extension, whose bodies are JSON followed by bytes.
-
-    Raises:
-        BadRequest: the header ``Inference-Header-Content-Length`` is not None; the message says what to send instead.
-    """
-    if header is not None:
-        raise BadRequest(f"{_NO_BINARY}: {_V2}")
-
-
-def _instances(instances: Any) -> list[Part]:
-    _check_length(instances, "instances", _V1)
-    return [Part(f"instances[{place}]", _fields(instance, place)) for place, instance in enumerate(instances)]
 
 
 def _fields(instance: Any, place: int) -> dict[str, Any]:
@@ -141,12 +130,6 @@ def _check_outputs(outputs: Any) -> None:
         wanted = output.get("parameters") or {}
         if not isinstance(wanted, dict) or any(wanted.values()) or set(output) - {"name", "parameters"}:
             raise BadRequest(f"outputs[0] takes no parameters: {_NO_BINARY}")
-
-
-def _id(given: Any) -> str | None:
-    if given is None or (isinstance(given, str) and len(given) <= _LONGEST_ID and given.isprintable()):
-        return given
-    raise BadRequest(f"id is not valid, valid is text of at most {_LONGEST_ID} printable characters")
 
 
 def _check_length(items: Any, name: str, example: str) -> None:

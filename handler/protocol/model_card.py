@@ -1,13 +1,15 @@
 """The model's card: the facts by which requests are checked and the model is described to clients."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from handler.errors import BadRequest, Unprocessable
+from handler.explanation.class_weights import SECOND, Mixture
 from handler.explanation.evidence import TOP
+from handler.explanation.maps import MAP_KINDS
 from handler.explanation.methods import METHODS
 from handler.picture.preprocess import Preprocessing
 from handler.protocol.options import ALL_MAPS, DEFAULT_MAPS, ENCODINGS, MAPS, SIZES, Options, shown
@@ -26,14 +28,24 @@ class ModelCard:
     layers: dict[str, tuple[int, int, int]]  # module path to (C, h, w) at the crop's size
     guided_coverage: str | None = None  # "37 of 37 activations"; None where guided backpropagation is not defined
     refusals: dict[str, str] = field(default_factory=dict)  # names of maps that cannot be made, and why
+    refused_attention: str = ""  # why no method of attention makes a map; empty if all do
     layer_rule: str = ""  # why ``default_layer`` is the default
     refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
     alone: str = ""  # why pictures are run one by one; empty if they are run together
+    weights_sha256: str = ""  # see ``fingerprint.hash_state``; empty for a network in memory, whose weights may change
+    graphs: Mapping[str, str] = field(
+        default_factory=dict
+    )  # kinds of the graphs that may answer, to the file's SHA-256
 
     @property
     def maps(self) -> tuple[str, ...]:
         """Names of the maps that the architecture and the engine can make."""
         return tuple(name for name in MAPS if name not in self.refusals)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of the methods that make a map of this model."""
+        return tuple(name for name, known in METHODS.items() if not (known.attention and self.refused_attention))
 
     def summary(self, engine: str) -> dict[str, Any]:
         """The model as every answer names it."""
@@ -56,7 +68,7 @@ class ModelCard:
             "layer": self.default_layer,
             "layer_rule": self.layer_rule,
             "layers": {path: list(shape) for path, shape in self.layers.items()},
-            "methods": {name: method.summary for name, method in METHODS.items()},
+            "methods": {name: METHODS[name].summary for name in self.methods},
             "maps": list(self.maps),
             "guided_coverage": self.guided_coverage,
             "activation": "softmax",
@@ -71,41 +83,62 @@ class ModelCard:
         Raises:
             Unprocessable: a map cannot be made; the message says why.
         """
-        if options.maps is None:
-            return tuple(name for name in self.maps if name in DEFAULT_MAPS)
-        if options.maps == ALL_MAPS:
-            return self.maps
+        refusals = {
+            name: why
+            for name, why in self.refusals.items()
+            if MAP_KINDS[name].channels > 1 or not METHODS[options.method].attention  # which needs no layer
+        }
+        if options.maps is None or options.maps == ALL_MAPS:
+            return tuple(name for name in (MAPS if options.maps else DEFAULT_MAPS) if name not in refusals)
         for name in options.maps:
-            if name in self.refusals:
-                raise Unprocessable(f"{name}: {self.refusals[name]}")
+            if name in refusals:
+                raise Unprocessable(f"{name}: {refusals[name]}")
         return options.maps
 
-    def target_indices(self, options: Options) -> list[int]:
-        """Indices of the classes to explain, ``TOP`` for the class with the highest score.
+    def targets(self, options: Options) -> list[Mixture]:
+        """The classes to explain, ``TOP`` for the class with the highest score, and what they are held against.
 
         Raises:
-            BadRequest: see ``class_index``.
+            BadRequest: see ``class_index``; or the contrast is a target, or there is only one class.
         """
-        return [self.class_index(target) for target in options.target]
+        words = {"none": None, "second": SECOND}
+        name = str(options.contrast).casefold()
+        contrast = words[name] if name in words else self.class_index(options.contrast, "contrast")
+        similar = METHODS[options.method].similar
+        if (similar or contrast is not None) and len(self.labels) < 2:
+            raise BadRequest(f"{self.architecture} has one class, and a contrast needs two; valid is contrast none")
+        targets = [self._signed(target) for target in options.target]
+        if any(index == contrast for index, _ in targets):
+            raise BadRequest(f"contrast {shown(options.contrast)} is the target, valid are none, second and others")
+        return [Mixture(target=index, contrast=contrast, against=no, similar=similar) for index, no in targets]
 
-    def class_index(self, target: int | str) -> int:
+    def _signed(self, target: int | str) -> tuple[int, bool]:
+        """The index of a class, and whether the evidence against it is asked for, as ``-label``."""
+        name = str(target)[1:].strip()
+        if not str(target).startswith("-") or str(target).casefold() in self._by_folded_label:
+            return self.class_index(target), False
+        if name.isdecimal() and name not in self._by_label:
+            return self.class_index(target), False
+        return self.class_index(name), True
+
+    def class_index(self, target: int | str, option: str = "target") -> int:
         """The index of a class by index, by label, or by index as text; labels go first, and "top" is ``TOP``.
 
         Raises:
-            BadRequest: the class does not exist, or several classes have the label.
+            BadRequest: the class does not exist, or several classes have the label; the message names the option.
         """
         if isinstance(target, int):
-            return self._checked_index(target)
+            return self._checked_index(target, option)
         found = self._by_label.get(target) or self._by_folded_label.get(target.casefold()) or []
         if len(found) == 1:
             return found[0]
         if found:
-            raise BadRequest(f"target {target[:80]!r} names the classes {found[:20]}; give the index of one")
+            raise BadRequest(f"{option} {target[:80]!r} names the classes {found[:20]}; give the index of one")
         if target.casefold() == "top":
             return TOP
         if re.fullmatch(r"-?[0-9]{1,9}", target):
-            return self._checked_index(int(target))
-        raise BadRequest(f"target {target[:80]!r} is no label of this model, valid are {_listed(self.labels)}")
+            return self._checked_index(int(target), option)
+        raise BadRequest(f"{option} {target[:80]!r} is no label of this model, valid are {_listed(self.labels)}")
 
     def layer_paths(self, options: Options) -> list[str]:
         """Module paths of the layers that the options ask for, each once; ``auto`` becomes the default layer.
@@ -114,6 +147,16 @@ class ModelCard:
             BadRequest: a layer has no map.
         """
         return list(dict.fromkeys(self._layer_path(layer) for layer in options.layer))
+
+    def check_attention(self, options: Options) -> None:
+        """Checks that the model has the attention that the method needs.
+
+        Raises:
+            Unprocessable: it has none.
+        """
+        if options.method not in self.methods:
+            valid = ", ".join(self.methods)
+            raise Unprocessable(f"method {options.method}: {self.refused_attention}; valid are {valid}")
 
     def check_top_k(self, options: Options) -> None:
         """Checks how many predictions are asked for.
@@ -132,9 +175,9 @@ class ModelCard:
     def _by_folded_label(self) -> dict[str, list[int]]:
         return _places(label.casefold() for label in self.labels)
 
-    def _checked_index(self, index: int) -> int:
+    def _checked_index(self, index: int, option: str) -> int:
         if not 0 <= index < len(self.labels):
-            raise BadRequest(f"target {shown(index)} is not a class index, valid are 0 to {len(self.labels) - 1}")
+            raise BadRequest(f"{option} {shown(index)} is not a class index, valid are 0 to {len(self.labels) - 1}")
         return index
 
     def _layer_path(self, layer: str) -> str:

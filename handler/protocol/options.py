@@ -41,14 +41,16 @@ class Overlay:
 class Options:
     """The options of one picture."""
 
-    target: tuple[int | str, ...] = ("top",)  # class indices, labels or "top"
+    target: tuple[int | str, ...] = ("top",)  # class indices, labels, "top", or "-" and a label: evidence against it
+    contrast: int | str = "none"  # class index, label, "second" or "none": explains the difference of the scores
     maps: tuple[str, ...] | None = None  # out of MAPS; empty: a prediction only; None: DEFAULT_MAPS, if they exist
     method: str = "gradcam"  # a name out of methods.METHODS
     seed: int = 0  # of random methods, 0 to 2**32 - 1
-    passes: int | None = None  # of methods that mask the picture: the most masks; None: the method's own number
+    passes: int | None = None  # of methods of many passes: the most; None: the method's own number
     layer: tuple[str, ...] = ("auto",)  # module paths or "auto"; the maps of several layers are averaged
     top_k: int | None = None  # number of predictions, at least 1; None: 5, or all classes if there are fewer
     smooth: tuple[str, ...] = ()  # out of SMOOTHINGS
+    trust: bool = False  # adds to each explanation what further passes say of its map
     size: str = "input"  # out of SIZES
     encoding: str = "png"  # out of ENCODINGS
     overlay: Overlay = Overlay()
@@ -70,6 +72,8 @@ def parse_options(given: Mapping[str, Any], defaults: Options) -> Options:
         if name not in _READERS:
             raise BadRequest(f"unknown option {shown(written)}, valid are {', '.join(_READERS)}")
         read[name] = _READERS[name](_text(name, value))
+    if read.get("method", defaults.method) != defaults.method:
+        defaults = replace(defaults, passes=None)  # it is a number for the operator's method
     if "overlay" in read:
         read["overlay"] = replace(defaults.overlay, **read["overlay"])
     return replace(defaults, **read)
@@ -119,6 +123,12 @@ def _target(value: Any) -> tuple[int | str, ...]:
     if len(targets) > MAX_TARGETS:
         raise BadRequest(f"{len(targets)} targets are too many, valid are 1 to {MAX_TARGETS}")
     return tuple(targets)
+
+
+def _contrast(value: Any) -> int | str:
+    if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
+        raise BadRequest(f"contrast {shown(value)} is not valid, valid are none, second, a class index or a label")
+    return value
 
 
 def _maps(value: Any) -> tuple[str, ...]:
@@ -182,6 +192,7 @@ def _weight(value: Any) -> float | None:
 
 _READERS: dict[str, Callable[[Any], Any]] = {
     "target": _target,
+    "contrast": _contrast,
     "maps": _maps,
     "method": partial(_choice, "method", valid=METHODS),
     "seed": partial(_number, "seed", least=0, most=MAX_SEED, valid=f"0 to {MAX_SEED}"),
@@ -189,6 +200,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "layer": _layer,
     "top_k": partial(_number, "top_k", least=1, most=None, valid="1 to the number of classes"),
     "smooth": _smooth,
+    "trust": lambda value: _choice("trust", str(value), ("true", "false")) == "true",  # JSON says True
     "size": partial(_choice, "size", valid=SIZES),
     "encoding": partial(_choice, "encoding", valid=ENCODINGS),
     "overlay": _overlay,

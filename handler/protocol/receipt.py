@@ -1,28 +1,88 @@
-"""The upload's hash and size, by which a client checks that an answer is about its own picture."""
+"""The receipt of an answer: what it was made of, and hashes of its scores and maps, so that it can be computed anew."""
 
+import base64
 import hashlib
-from dataclasses import dataclass
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-HEADER = "X-Image-Sha256"
+import numpy as np
+
+from handler.explanation.evidence import Floats
+from handler.protocol.model_card import ModelCard
+
+HEADER = "X-Image-Sha256"  # of answers, whatever their form
+FORMAT = 1
+ImageHash = Mapping[str, Any]  # sha256 and bytes of an upload
+_SUMS = 32  # of a sketch
+_PACKAGES = ("numpy", "cv2", "PIL")
+_ENGINES = {"onnx": "onnxruntime", "torch": "torch"}
+_HANDLER = Path(__file__).parents[1]
 
 
-@dataclass(frozen=True)
-class Receipt:
-    """The hash and the size of one upload."""
+def hash_image(upload: bytes) -> ImageHash:
+    """The hash and the size of an upload, by which a client checks that an answer is about its own picture."""
+    return {"sha256": hashlib.sha256(upload).hexdigest(), "bytes": len(upload)}
 
-    sha256: str  # 64 hexadecimal digits
-    size: int  # bytes
 
-    @classmethod
-    def of(cls, upload: bytes) -> "Receipt":
-        """Makes the receipt of an encoded picture, as it arrived."""
-        return cls(hashlib.sha256(upload).hexdigest(), len(upload))
+def provenance(card: ModelCard, engine: str, image: ImageHash, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a receipt that says what an answer is made of; ``options`` are the job's resolved ones."""
+    return {
+        "format": FORMAT,
+        "image": image,
+        "model": card.summary(engine),
+        "weights_sha256": card.weights_sha256 or None,
+        "graphs": card.graphs,
+        "preprocessing": asdict(card.preprocessing),
+        "options": options,
+        "versions": _versions(engine),
+    }
 
-    def to_dict(self) -> dict[str, Any]:
-        """The receipt in the JSON answer."""
-        return {"sha256": self.sha256, "bytes": self.size}
 
-    def headers(self) -> dict[str, str]:
-        """The receipt as a header, for answers that are no JSON; none of its text comes from a client."""
-        return {HEADER: self.sha256}
+def digest(values: Floats) -> dict[str, Any]:
+    """An array's hash, and what its distance from another array is estimated by.
+
+    The sketch holds the sums of 32 stretches of the values with signs that are random, and the same for all arrays of a
+    size. The square of a sum of ``s_i d_i`` is on average the sum of ``d_i²`` (Alon, Matias, Szegedy 1996).
+    """
+    values = np.ascontiguousarray(values, "<f4")
+    flat, signs, edges = values.ravel(), _signs(values.size), [part * values.size // _SUMS for part in range(_SUMS + 1)]
+    sketch = [flat[start:end] @ signs[start:end] for start, end in pairwise(edges)]
+    return {
+        "sha256": hashlib.sha256(values.data).hexdigest(),
+        "shape": list(values.shape),
+        "max": float(max(values.max(), -values.min())),
+        "sketch": base64.b64encode(np.array(sketch, "<f4").tobytes()).decode(),
+    }
+
+
+def distance(then: Mapping[str, Any], now: Mapping[str, Any]) -> float:
+    """The root mean square of a difference over the maximum, within about an eighth; exact up to 32 values."""
+    if then["shape"] != now["shape"]:
+        return float("inf")
+    before, after = (np.frombuffer(base64.b64decode(one["sketch"]), "<f4").astype(np.float64) for one in (then, now))
+    largest = max(then["max"], now["max"], float(np.finfo(np.float32).tiny))
+    return float(np.sqrt(np.square(before - after).sum() / np.prod(now["shape"])) / largest)
+
+
+@lru_cache(maxsize=8)
+def _signs(size: int) -> Floats:
+    words = np.random.PCG64(0).random_raw(-(-size // 64)).astype("<u8")  # NumPy never changes these numbers
+    return np.asarray(np.unpackbits(words.view(np.uint8))[:size] * 2.0 - 1, np.float32)
+
+
+@lru_cache
+def _versions(engine: str) -> dict[str, str]:
+    """The versions of what computes; the handler's own is a hash of its source."""
+    source, entry = hashlib.sha256(), _HANDLER / "torchserve_entry.py"  # archives have the entry file elsewhere
+    for path in sorted({*_HANDLER.rglob("*.py")} - {entry}):
+        source.update(path.relative_to(_HANDLER).as_posix().encode() + path.read_bytes())
+    loaded = {name: sys.modules[name] for name in (*_PACKAGES, _ENGINES.get(engine)) if name in sys.modules}
+    versions = {name: str(module.__version__) for name, module in loaded.items()}
+    here = {"python": platform.python_version(), "machine": platform.machine()}
+    return {"handler": source.hexdigest()[:16], **here, **versions}

@@ -16,9 +16,9 @@ from typing import Any
 from handler.errors import BadRequest, locating
 from handler.protocol.answer import FORMS, JSON
 from handler.protocol.envelope import Envelope, Single
-from handler.protocol.kserve import open_kserve, refuse_binary
+from handler.protocol.kserve import BINARY_REFUSED, open_kserve
 from handler.protocol.options import Options, parse_options
-from handler.protocol.receipt import Receipt
+from handler.protocol.receipt import ImageHash, hash_image
 from handler.protocol.row import Row
 
 IMAGE_FIELDS = ("data", "body", "image")
@@ -37,9 +37,9 @@ class Asked:
     place: str = ""  # the picture's place in the request, for messages; empty for a single picture
 
     @cached_property
-    def receipt(self) -> Receipt:
+    def image_hash(self) -> ImageHash:
         """The hash and the size of the upload."""
-        return Receipt.of(self.image)
+        return hash_image(self.image)
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,7 @@ class Request:
 
 
 def parse_row(row: Row, defaults: Options) -> Request:
-    """Reads one row.
-
-    Args:
-        row: the request.
-        defaults: the values of the options that the row does not give.
+    """Reads one row; the defaults are the values of the options that the row does not give.
 
     Raises:
         BadRequest: the row has no picture, bad base64, malformed JSON, an unknown option or a bad value.
@@ -78,7 +74,18 @@ def _open(row: Row) -> Envelope:
     """The envelope with the fields of the row's pictures."""
     if set(row.fields) != {"body"}:
         return Single(dict(row.fields))
-    body = _json_body(row)
+    body = row.fields["body"]  # which a front may have parsed already
+    if isinstance(body, (bytes, bytearray)) and (
+        "json" in row.content_type.lower() or bytes(body[:64]).lstrip().startswith(b"{")
+    ):
+        if row.json_size is not None:
+            raise BadRequest(BINARY_REFUSED)
+        try:
+            body = json.loads(bytes(body))
+        except RecursionError as error:
+            raise BadRequest("malformed JSON: nested too deeply") from error
+        except ValueError as error:  # also bytes that are not UTF-8
+            raise BadRequest(f"malformed JSON: {str(error)[:200]}") from error
     if isinstance(body, str):  # text/* is no picture; the refusal names the first bytes
         body = body.encode("utf-8", "replace")
     if isinstance(body, (bytes, bytearray)):
@@ -86,23 +93,6 @@ def _open(row: Row) -> Envelope:
     if not isinstance(body, dict):
         raise BadRequest(f"a JSON request must be an object with the picture in base64 under image; {_FORMS}")
     return open_kserve(body, row.explains) or Single(body)
-
-
-def _json_body(row: Row) -> Any:
-    """The body, parsed if it is JSON; a front may have parsed it already."""
-    body = row.fields["body"]
-    if not isinstance(body, (bytes, bytearray)):
-        return body
-    declared = "json" in row.content_type.lower()
-    if not declared and not bytes(body[:64]).lstrip().startswith(b"{"):
-        return body
-    refuse_binary(row.json_size)
-    try:
-        return json.loads(bytes(body))
-    except RecursionError as error:
-        raise BadRequest("malformed JSON: nested too deeply") from error
-    except ValueError as error:  # also bytes that are not UTF-8
-        raise BadRequest(f"malformed JSON: {str(error)[:200]}") from error
 
 
 def _take_image(fields: dict[str, Any]) -> bytes:
@@ -151,10 +141,8 @@ def accepted(header: str) -> str:
 
 
 def _quality(parameters: list[str]) -> float:
-    for parameter in parameters:
-        if parameter.startswith("q="):
-            try:
-                return float(parameter[2:])
-            except ValueError:
-                return 0.0
-    return 1.0
+    given = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
+    try:
+        return float(given)
+    except ValueError:
+        return 0.0

@@ -2,13 +2,16 @@
 
 import base64
 import io
+import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+_PNG_HEADER = 33  # bytes of a PNG file's signature and first chunk
 _DIGITS = 8  # significant digits of listed numbers, about those of a float32
 
 
@@ -28,6 +31,13 @@ def encode_npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
             np.save(content, values, allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue(), zipfile.ZIP_DEFLATED)
     return file.getvalue()
+
+
+def png_with(png: bytes, receipt: Mapping[str, Any]) -> bytes:
+    """A PNG file with the receipt in a text chunk with the keyword ``receipt``."""
+    chunk = b"tEXt" + b"receipt\0" + json.dumps(receipt).encode()
+    placed = (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    return png[:_PNG_HEADER] + placed + png[_PNG_HEADER:]
 
 
 def encode_list(values: npt.NDArray[np.float32]) -> list[Any]:

@@ -41,8 +41,13 @@ def deprocess(values: Floats) -> Picture:
 
     ``clip(0.1 · (values - mean) / (std + 1e-5) + 0.5, 0, 1)``; a gradient of zeros becomes mid grey.
     """
-    standardised = (values - np.mean(values)) / (np.std(values) + 1e-5)
-    return np.asarray(np.clip(standardised * 0.1 + 0.5, 0, 1) * 255, np.uint8)
+    made = values - np.mean(values)
+    made /= np.std(values) + 1e-5
+    made *= 0.1
+    made += 0.5
+    np.clip(made, 0, 1, out=made)
+    made *= 255
+    return made.astype(np.uint8)
 
 
 def sheet(rows: Sequence[Sequence[tuple[str, Picture]]]) -> Picture:

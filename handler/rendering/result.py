@@ -2,9 +2,11 @@
 
 import base64
 import html
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from handler.errors import BadRequest
 from handler.explanation.evidence import Floats, softmax
 from handler.explanation.maps import MAP_KINDS, Map, resize, scale
 from handler.explanation.methods import METHODS
+from handler.explanation.trust import Trust
 from handler.protocol.observation import GRADIENT_ALONE, NONE, Observation
-from handler.protocol.receipt import Receipt
+from handler.protocol.receipt import digest
 from handler.rendering.canvas import Canvas, draw_map, encode_map, values_on
 from handler.rendering.encoding import encode_npz
 from handler.rendering.render import Picture, encode_png, sheet
@@ -35,7 +38,7 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """The class that an explanation is about."""
+    """A class that an explanation is about."""
 
     index: int
     label: str
@@ -48,10 +51,25 @@ class Explanation:
     """The maps of one target."""
 
     target: Target
+    contrast: Target | None = None  # explains the difference of the target's score and this class's
+    against: bool = False  # explains the negative score: the evidence against the target
     method: str | None  # the CAM formula; None if no map is made at a layer
     layers: tuple[str, ...]  # module paths of the layers that the maps are made at; empty if none is
     maps: dict[str, Map]  # by name, in the order of the options
     passes: int = 0  # masked pictures that the method asked the network about
+    trust: Trust | None = None  # None unless it was asked for
+
+    @property
+    def title(self) -> str:
+        """The classes, as a caption: ``heart 0.61``, ``against heart 0.61`` or ``heart 0.61, not ring 0.20``."""
+        classes = [f"{found.label} {found.probability:.2f}" for found in (self.target, self.contrast) if found]
+        return ("against " if self.against else "") + ", not ".join(classes)
+
+    @property
+    def measure(self) -> str:
+        """The probability that the maps are tested with, in words: ``the probability of heart, less that of ring``."""
+        less = f", less that of {self.contrast.label}" if self.contrast else ""
+        return f"{'the negative of ' if self.against else ''}the probability of {self.target.label}{less}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,7 +81,7 @@ class Result:
     predictions: Sequence[Prediction]  # the most probable classes, best first
     explanations: Sequence[Explanation]  # one per target; empty if no map was asked for
     canvas: Canvas  # the pictures that maps are drawn on
-    receipt: Receipt  # hash and size of the encoded picture
+    provenance: Mapping[str, Any]  # what the receipt says of model, options and versions
     timings_ms: Mapping[str, float] = field(default_factory=dict)  # by name out of ``observation.STAGES``
 
     @property
@@ -100,8 +118,7 @@ class Result:
         canvas, height, width = replace(self.canvas, upload=None), *self.canvas.seen.picture.shape[:2]
         rows = []
         for explanation in self.explanations:
-            target = explanation.target
-            row = [(f"{target.label} {target.probability:.2f}", canvas.seen.picture)]
+            row = [(explanation.title, canvas.seen.picture)]
             for name in (name for name in _PANELS if name in explanation.maps):
                 drawn = explanation.maps[name]
                 if drawn.values.shape[:2] != (height, width):  # gradcam at the layer's size
@@ -110,11 +127,25 @@ class Result:
             rows.append(row)
         return sheet(rows)
 
-    def to_dict(self, painters: Executor | None = None) -> dict[str, Any]:
+    def receipt(self, painters: Executor | None = None) -> dict[str, Any]:
+        """The receipt, by which ``handler.client.replay`` checks the answer; ``painters`` hash side by side."""
+        made = self.explanations
+        targets = [f"-{one.target.label}" if one.against else one.target.index for one in made]  # as requests say them
+        options, top = {**self.provenance["options"], **({"target": targets} if targets else {})}, self.predictions[0]
+        return {
+            **self.provenance,
+            "options": options,
+            "prediction": {"index": top.index, "label": top.label},
+            "scores": digest(self.logits),
+            "maps": [_each(lambda _, drawn: digest(drawn.values), one.maps, painters) for one in made],
+        }
+
+    def to_dict(self, painters: Executor | None = None, receipt: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The content of the JSON answer.
 
         Args:
             painters: threads that encode the maps side by side; None encodes one map after the other.
+            receipt: the receipt, if it is signed.
         """
         return {
             "model": dict(self.model),
@@ -122,30 +153,36 @@ class Result:
             "explanations": [
                 {
                     "target": asdict(explanation.target),
+                    **({"contrast": asdict(explanation.contrast)} if explanation.contrast else {}),
+                    **({"against": True} if explanation.against else {}),
                     "method": explanation.method,
                     "layer": explanation.layers[0] if len(explanation.layers) == 1 else [*explanation.layers] or None,
                     **({"passes": explanation.passes} if explanation.passes else {}),
-                    "maps": self._encoded(explanation.maps, painters),
+                    "maps": _each(partial(encode_map, canvas=self.canvas), explanation.maps, painters),
+                    **({"trust": asdict(explanation.trust)} if explanation.trust else {}),
                 }
                 for explanation in self.explanations
             ],
-            "image": self.receipt.to_dict(),
+            "image": self.provenance["image"],
+            "receipt": receipt or self.receipt(painters),
             "view": self.canvas.seen.crop.to_dict(),
             "timings_ms": {stage: round(spent, 2) for stage, spent in self.timings_ms.items()},
         }
 
-    def to_npz(self) -> bytes:
+    def to_npz(self, receipt: Mapping[str, Any] | None = None) -> bytes:
         """The arrays as a ``.npz`` file.
 
         ``logits`` and ``probabilities`` are (K,), ``targets`` the class indices (T,) of the explanations, and every map
-        by its name is (T, …), as ``maps[name].values`` or, with ``size="image"``, at the upload's size.
+        by its name is (T, …), as ``maps[name].values`` or, with ``size="image"``, at the upload's size. ``receipt``
+        is the argument as JSON text, or the result's own receipt.
         """
         names = self.explanations[0].maps if self.explanations else {}
-        maps = {
+        maps: dict[str, Any] = {
             name: np.stack([values_on(self.canvas, explanation.maps[name]) for explanation in self.explanations])
             for name in names
         }
         targets = np.array([explanation.target.index for explanation in self.explanations], np.int64)
+        maps["receipt"] = np.array(json.dumps(receipt or self.receipt()))
         return encode_npz({"logits": self.logits, "probabilities": self.probabilities, "targets": targets, **maps})
 
     def save(self, folder: Path | str, *, overwrite: bool = False) -> list[Path]:
@@ -186,10 +223,13 @@ class Result:
         picture = base64.b64encode(encode_png(self.sheet())).decode()
         return f'<p>{lines}</p><img alt="explanations" src="data:image/png;base64,{picture}">'
 
-    def _encoded(self, maps: Mapping[str, Map], painters: Executor | None) -> dict[str, dict[str, Any]]:
-        """The encoded maps by name; threads help, because compression releases the interpreter's lock."""
-        run = painters.map if painters else map
-        return dict(zip(maps, run(lambda name: encode_map(name, maps[name], self.canvas), maps), strict=True))
+
+def _each(
+    describe: Callable[[str, Map], dict[str, Any]], maps: Mapping[str, Map], painters: Executor | None
+) -> dict[str, dict[str, Any]]:
+    """Describes maps by name; threads help, because compression and hashes release the interpreter's lock."""
+    run = painters.map if painters else map
+    return dict(zip(maps, run(describe, maps, maps.values()), strict=True))
 
 
 def _caption(name: str, method: str | None) -> str:

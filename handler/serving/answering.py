@@ -11,8 +11,11 @@ from handler.protocol.answer import JSON, NPZ, PNG, Answer, error_answer, failur
 from handler.protocol.envelope import Written
 from handler.protocol.observation import Observation
 from handler.protocol.options import Options
+from handler.protocol.receipt import HEADER
 from handler.protocol.request import Request, parse_row
 from handler.protocol.row import Row
+from handler.protocol.signature import read_key, sign
+from handler.rendering.encoding import png_with
 from handler.rendering.render import encode_png
 from handler.rendering.result import Result, observe_result
 from handler.serving.budget import check_size
@@ -48,6 +51,7 @@ class Answering:
         self._painters = ThreadPoolExecutor(threads, "painter")
         self._explainer = explainer
         self._settings = settings
+        self._key = read_key(settings.receipt_key, "private") if settings.receipt_key else None
 
     @property
     def pictures(self) -> dict[str, int]:
@@ -87,7 +91,7 @@ class Answering:
         answer = replace(answer, observed=tuple(picture.observed for picture in pictures if picture.observed))
         if row.request is None or len(row.request.asked) != 1:
             return answer
-        return replace(answer, headers=row.request.asked[0].receipt.headers())
+        return replace(answer, headers={HEADER: row.request.asked[0].image_hash["sha256"]})
 
     def _assemble(self, row: _ReadRow, contents: Sequence[Written | bytes | Exception]) -> Answer:
         if row.request is None or row.error:
@@ -116,8 +120,11 @@ class Answering:
 
     def _encode(self, job: Job, result: Result) -> _Encoded:
         started = time.perf_counter()
-        other = encode_png(result.sheet()) if job.form == PNG else result.to_npz() if job.form == NPZ else None
-        content = result.to_dict(self._painters) if other is None else {}
+        receipt = result.receipt(self._painters)
+        receipt = sign(receipt, self._key) if self._key else receipt
+        png = png_with(encode_png(result.sheet()), receipt) if job.form == PNG else None
+        other = result.to_npz(receipt) if job.form == NPZ else png
+        content = result.to_dict(self._painters, receipt) if other is None else {}
         drawn_ms = (time.perf_counter() - started) * 1e3
         timings = {**result.timings_ms, "render": result.timings_ms["render"] + drawn_ms}
         observed = observe_result(result, timings)

@@ -25,7 +25,7 @@ class Budget:
         Args:
             max_upload_pixels: pixels of all decoded pictures together.
             max_answer_bytes: bytes of the answer.
-            max_passes: masked pictures that the network is asked about.
+            max_passes: masked pictures, and tests of maps, that the network is asked about.
         """
         self._max_upload_pixels = max_upload_pixels
         self._max_answer_bytes = max_answer_bytes
@@ -59,7 +59,7 @@ class Budget:
         if self._masked > self._max_passes:
             raise TooLarge(
                 f"the request asks for {self._masked} masked pictures or more, valid are at most {self._max_passes}; "
-                "ask for fewer passes, targets or layers"
+                "ask for fewer passes, targets or layers, or for no trust"
             )
 
     def draw(self, canvas: Canvas, maps: Sequence[str], targets: int) -> None:

@@ -4,21 +4,25 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 
 import numpy as np
 
 from handler.errors import NotFinite
-from handler.explanation.evidence import Engine, Evidence, Floats, Needs, best_classes, softmax
+from handler.explanation.class_weights import Mixture
+from handler.explanation.evidence import Engine, EngineTarget, Evidence, Floats, Needs, best_classes, softmax
 from handler.explanation.finiteness import check_evidence, check_maps, check_scores
-from handler.explanation.maps import make_maps, resize
-from handler.explanation.masking_cams import Masks, Probe
+from handler.explanation.maps import make_maps
+from handler.explanation.probe import Probe
 from handler.explanation.smoothing import augmented
+from handler.explanation.trust import Question, examine
 from handler.protocol.model_card import ModelCard
+from handler.protocol.receipt import provenance
 from handler.rendering.result import Explanation, Prediction, Result, Target
 from handler.serving.jobs import Job, in_passes, pairs_at_once
 
 DEFAULT_TOP_K = 5
-_MASKS_AT_ONCE = 16  # limits the memory of masked pictures
 Outcome = Result | Exception
 
 
@@ -74,45 +78,67 @@ class Explainer:
             parts.append(part)
         return [_joined(parts)]
 
-    def _run(self, jobs: Sequence[Job], targets: Sequence[Sequence[int]]) -> list[Outcome]:
+    def _run(self, jobs: Sequence[Job], mixtures: Sequence[Sequence[Mixture]]) -> list[Outcome]:
         inputs = np.stack([job.canvas.seen.tensor for job in jobs])
+        targets: list[list[EngineTarget]] = [[mixture.target for mixture in row] for row in mixtures]
+        if not all(mixture.alone for mixture in chain.from_iterable(mixtures)):
+            scores = self._engine.run(inputs, [()] * len(inputs), Needs()).logits  # they decide about the weights
+            mixtures = [[mixture.resolved(scores[row]) for mixture in found] for row, found in enumerate(mixtures)]
+            targets = [[mixture.wanted(scores[row]) for mixture in found] for row, found in enumerate(mixtures)]
         evidence = self._engine.run(inputs, targets, jobs[0].needs)
-        return [self._result_safely(evidence, row, job) for row, job in enumerate(jobs)]
+        return [self._result_safely(evidence, row, job, mixtures[row]) for row, job in enumerate(jobs)]
 
-    def _result_safely(self, evidence: Evidence, row: int, job: Job) -> Outcome:
+    def _result_safely(self, evidence: Evidence, row: int, job: Job, mixtures: Sequence[Mixture]) -> Outcome:
         try:
-            return self._result(evidence, row, job)
+            return self._result(evidence, row, job, mixtures)
         except Exception as error:
             return _without_variables(error)
 
-    def _result(self, evidence: Evidence, row: int, job: Job) -> Result:
+    def _result(self, evidence: Evidence, row: int, job: Job, mixtures: Sequence[Mixture]) -> Result:
         """Makes a job's result of the evidence of a pass."""
         started, extra_ms = time.perf_counter(), 0.0
         logits = evidence.logits[row]
         check_scores(logits)
         probabilities, options = softmax(logits), job.canvas.options
+        make = partial(make_maps, method=options.method, at_layer=job.at_layer, seed=options.seed)
+        make = partial(make, eigen="eigen" in options.smooth)
         explanations = []
-        for pair in np.flatnonzero(evidence.rows == row).tolist() if job.maps else ():
+        pairs = zip(np.flatnonzero(evidence.rows == row).tolist(), mixtures, strict=True)
+        for pair, asked in pairs if job.maps else ():
             check_evidence(evidence, pair)
-            changed = self._changed(job, int(evidence.classes[pair])) if evidence.layers else None
-            probe = self._probe(job, int(evidence.classes[pair]))
-            maps = make_maps(
-                evidence,
-                pair,
-                job.maps,
-                options.method,
-                at_layer=job.at_layer,
-                seed=options.seed,
-                eigen="eigen" in options.smooth,
-                changed=changed,
-                probe=probe,
-            )
+            mixture = asked.resolved(logits)
+            wanted = mixture.wanted(logits)
+            at_layer = evidence.layers or evidence.attention is not None
+            changed = self._changed(job, wanted) if at_layer else None
+            probe = self._probe(job, mixture, logits)
+            maps = make(evidence, pair, job.maps, changed=changed, probe=probe)
             check_maps(maps)
             extra_ms += probe.spent_ms + (changed.infer_ms + changed.explain_ms if changed else 0.0)
-            target = self._target(int(evidence.classes[pair]), logits, probabilities)
-            layers = tuple(evidence.layers)
-            method = options.method if layers else None
-            explanations.append(Explanation(target=target, method=method, layers=layers, maps=maps, passes=probe.taken))
+            classes = (mixture.target, *([] if mixture.contrast is None else [mixture.contrast]))
+            target, *contrast = (self._target(index, logits, probabilities) for index in classes)
+            explained = Explanation(
+                target=target,
+                contrast=contrast[0] if contrast else None,
+                against=mixture.against,
+                method=options.method if job.makes_cam else None,
+                layers=tuple(evidence.layers),
+                maps=maps,
+                passes=probe.taken,
+            )
+            if options.trust:
+                started_trust = time.perf_counter()
+                question = Question(
+                    tensor=job.canvas.seen.tensor,
+                    target=wanted,
+                    weights=replace(mixture, similar=0).weights(logits),
+                    measure=explained.measure,
+                    method=options.method,
+                    remake=None if changed or probe.taken else make,
+                )
+                trust = examine(self._engine, evidence, pair, maps, question, options.seed)
+                explained = replace(explained, trust=trust)
+                extra_ms += (time.perf_counter() - started_trust) * 1e3
+            explanations.append(explained)
         # the time of a pass is shared out evenly among its pictures
         pictures = len(evidence.logits)
         timings = {
@@ -127,32 +153,31 @@ class Explainer:
             predictions=self._predictions(probabilities, options.top_k or DEFAULT_TOP_K),
             explanations=explanations,
             canvas=job.canvas,
-            receipt=job.receipt,
+            provenance=provenance(self.card, evidence.engine, job.image_hash, job.resolved),
             timings_ms=timings,
         )
 
-    def _changed(self, job: Job, target: int) -> Evidence | None:
+    def _changed(self, job: Job, target: EngineTarget) -> Evidence | None:
         """The evidence of the picture's changed copies at the layers; None if the map is not to be averaged."""
         if "augment" not in job.canvas.options.smooth:
             return None
         inputs = augmented(job.canvas.seen.tensor)
-        evidence = self._engine.run(inputs, [[target]] * len(inputs), Needs(job.needs.layers))
+        evidence = self._engine.run(inputs, [[target]] * len(inputs), replace(job.needs, guided=False, saliency=False))
         for copy in range(len(inputs)):
             check_evidence(evidence, copy)
         return evidence
 
-    def _probe(self, job: Job, target: int) -> Probe:
-        tensor, passes = job.canvas.seen.tensor, job.passes
+    def _probe(self, job: Job, mixture: Mixture, logits: Floats) -> Probe:
+        def answer(inputs: Floats) -> Floats:
+            return self._engine.run(inputs, [()] * len(inputs), Needs()).logits
 
-        def answer(masks: Masks) -> Floats:
-            found = []
-            for start in range(0, len(masks), _MASKS_AT_ONCE):
-                some = masks[start : start + _MASKS_AT_ONCE].astype(np.float32)
-                inputs = tensor * np.stack([resize(mask, *tensor.shape[1:]) for mask in some])[:, None]
-                found.append(self._engine.run(inputs, [()] * len(inputs), Needs()).logits)
-            return np.concatenate(found)
+        def differentiate(inputs: Floats) -> Floats:
+            targets = [[mixture.wanted(logits)]] * len(inputs)
+            found = self._engine.run(inputs, targets, Needs(saliency=True))
+            return np.asarray(found.saliency)
 
-        return Probe(answer=answer, target=target, passes=passes)
+        picture, weights = job.canvas.seen.tensor, mixture.weights(logits)
+        return Probe(picture=picture, answer=answer, differentiate=differentiate, weights=weights, passes=job.passes)
 
     def _target(self, index: int, logits: Floats, probabilities: Floats) -> Target:
         return Target(

@@ -1,28 +1,33 @@
 """Prepares pictures for the engine: checks options against the model, decodes, sets limits, groups passes."""
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from handler.errors import BadRequest, Unprocessable, locating
+from handler.explanation.class_weights import Mixture
 from handler.explanation.evidence import Needs
-from handler.explanation.maps import needs_of
+from handler.explanation.maps import makes_cam, needs_of
 from handler.explanation.methods import METHODS
+from handler.explanation.trust import PASSES as TRUST_PASSES
 from handler.picture.decode import decode
 from handler.picture.preprocess import Input, preprocess
 from handler.protocol.answer import JSON, NPZ, PNG
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options
-from handler.protocol.receipt import Receipt
+from handler.protocol.receipt import ImageHash
 from handler.protocol.request import Request
 from handler.rendering.canvas import Canvas
 from handler.serving.budget import Budget
 from handler.serving.settings import Settings
 
 _PAIRS_AT_ONCE = 16  # (picture, target) pairs in a pass with one layer: limits the memory of the evidence
+_LAYERS_OF_ATTENTION = 4  # whose evidence takes as much memory as the attention of all blocks and its gradients
+_SHOWN = ("top_k", "trust", "encoding", "overlay")  # options that change no score and no map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,19 +35,33 @@ class Job:
     """A picture that is ready for the engine."""
 
     canvas: Canvas
-    targets: list[int]  # class indices or TOP
+    targets: list[Mixture]  # the classes to explain
     maps: tuple[str, ...]  # names out of MAP_KINDS
     needs: Needs
-    receipt: Receipt
+    image_hash: ImageHash
     place: str = ""  # the picture's place in the request, for messages; empty for a single picture
     form: str = JSON  # the answer's content type, out of FORMS
     decode_ms: float = 0.0  # time of checking, decoding and preprocessing
 
     @property
     def passes(self) -> int:
-        """The most masks of a method that masks the picture, for each target and layer; 0 for other methods."""
+        """The most pictures that a map's method asks about, for each target and layer; 0 for methods of one pass."""
         options = self.canvas.options
-        return options.passes or METHODS[options.method].passes
+        return (options.passes or METHODS[options.method].passes) if self.makes_cam else 0
+
+    @property
+    def makes_cam(self) -> bool:
+        """Whether one of the maps is made by the method."""
+        return makes_cam(self.maps)
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The options that scores and maps depend on, as a request says them, without the targets."""
+        layers, passes, size = self.needs.layers or None, self.passes or None, "layer" if self.at_layer else "input"
+        known = {"maps": self.maps, "layer": layers, "passes": passes, "size": size, "target": None}
+        said = {name: value for name, value in {**asdict(self.canvas.options), **known}.items() if name not in _SHOWN}
+        lists = {name: list(value) or "none" for name, value in said.items() if isinstance(value, tuple)}
+        return {name: value for name, value in {**said, **lists}.items() if value is not None}
 
     @property
     def at_layer(self) -> bool:
@@ -50,13 +69,14 @@ class Job:
         return self.canvas.options.size == "layer" and self.form != PNG
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CheckedOptions:
     """A picture's options, checked against the model and in the model's terms."""
 
-    targets: list[int]  # class indices or TOP
+    targets: list[Mixture]  # the classes to explain
     maps: tuple[str, ...]  # names out of MAP_KINDS
     layers: list[str]  # module paths
+    method: str  # a name out of METHODS
 
     @classmethod
     def of(cls, options: Options, card: ModelCard) -> "CheckedOptions":
@@ -66,18 +86,24 @@ class CheckedOptions:
             RequestError: the model lacks a class, a map or a layer that the options ask for, or the method cannot be
                 smoothed so.
         """
-        checked = cls(card.target_indices(options), card.map_names(options), card.layer_paths(options))
+        targets = card.targets(options)
+        check_method(options, targets)
+        card.check_attention(options)
         card.check_top_k(options)
-        check_method(options)
-        return checked
+        return cls(
+            targets=targets,
+            maps=card.map_names(options),
+            layers=card.layer_paths(options),
+            method=options.method,
+        )
 
     @property
     def needs(self) -> Needs:
         """The evidence that the options ask for."""
-        return needs_of(self.maps, self.layers)
+        return needs_of(self.maps, self.layers, self.method)
 
 
-def check_method(options: Options) -> None:
+def check_method(options: Options, targets: Sequence[Mixture]) -> None:
     """Checks the options of the method.
 
     Raises:
@@ -86,8 +112,13 @@ def check_method(options: Options) -> None:
     name, method = options.method, METHODS[options.method]
     masking = ", ".join(name for name, known in METHODS.items() if known.passes)
     weighted = ", ".join(name for name, known in METHODS.items() if known.weighted)
+    of_class = ", ".join(name for name, known in METHODS.items() if known.of_class)
+    if not method.of_class and not all(target.alone for target in targets):
+        raise Unprocessable(f"contrast needs a method that depends on the class, not {name}; valid are {of_class}")
+    if method.similar and any(target.contrast is not None for target in targets):
+        raise Unprocessable(f"method {name} chooses the contrast by itself, valid is contrast none")
     if options.passes is not None and not method.passes:
-        raise Unprocessable(f"passes needs a method that masks the picture, not {name}; valid are {masking}")
+        raise Unprocessable(f"passes needs a method of many passes, not {name}; valid are {masking}")
     if "augment" in options.smooth and method.passes:
         raise Unprocessable(f"smooth augment needs a method of one pass, not {name}; valid are all but {masking}")
     if "eigen" in options.smooth and not method.weighted:
@@ -114,6 +145,7 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
             seen = preprocess(upload, card.preprocessing)
             on_upload = asked.options.size == "image" and not as_sheet and checked.maps
             options = replace(asked.options, encoding="npy") if request.accept == NPZ else asked.options
+            options = replace(options, trust=options.trust and request.accept == JSON and bool(checked.maps))
             canvas = Canvas(seen, upload if on_upload else None, options)
             budget.draw(canvas, checked.maps, len(checked.targets))
             job = Job(
@@ -121,18 +153,19 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
                 targets=checked.targets,
                 maps=checked.maps,
                 needs=checked.needs,
-                receipt=asked.receipt,
+                image_hash=asked.image_hash,
                 place=asked.place,
                 form=request.accept,
                 decode_ms=(time.perf_counter() - started) * 1e3,
             )
-            budget.mask(job.passes * len(checked.targets) * len(checked.needs.layers))
+            passes = job.passes * max(1, len(checked.needs.layers)) + TRUST_PASSES * options.trust
+            budget.mask(passes * len(checked.targets))
             jobs.append(job)
     return jobs
 
 
 def job_of(
-    options: Options, card: ModelCard, seen: Input, receipt: Receipt, upload: npt.NDArray[np.uint8] | None = None
+    options: Options, card: ModelCard, seen: Input, image_hash: ImageHash, upload: npt.NDArray[np.uint8] | None = None
 ) -> Job:
     """Makes a job without a request, for callers in the same process, whose cost is not limited.
 
@@ -140,7 +173,7 @@ def job_of(
         options: the picture's options.
         card: the model's card.
         seen: the network's input.
-        receipt: hash and size of the picture.
+        image_hash: hash and size of the picture.
         upload: the whole picture, uint8 RGB (H, W, 3), for maps of the same size.
 
     Raises:
@@ -148,12 +181,13 @@ def job_of(
     """
     checked = CheckedOptions.of(options, card)
     canvas = Canvas(seen, upload if options.size == "image" else None, options)
-    return Job(canvas=canvas, targets=checked.targets, maps=checked.maps, needs=checked.needs, receipt=receipt)
+    return Job(canvas=canvas, targets=checked.targets, maps=checked.maps, needs=checked.needs, image_hash=image_hash)
 
 
 def pairs_at_once(needs: Needs) -> int:
     """The most (picture, target) pairs of a pass; the more layers, the fewer pairs."""
-    return _PAIRS_AT_ONCE // min(max(1, len(needs.layers)), _PAIRS_AT_ONCE)
+    layers = _LAYERS_OF_ATTENTION if needs.attention else max(1, len(needs.layers))
+    return _PAIRS_AT_ONCE // min(layers, _PAIRS_AT_ONCE)
 
 
 def in_passes(jobs: Iterable[Job]) -> list[list[Job]]:

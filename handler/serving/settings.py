@@ -20,6 +20,7 @@ class Settings:
     max_answer_bytes: int = 16_000_000  # per row; below config.properties' max_response_size, which kills the worker
     max_passes: int = 1024  # masked pictures of a row, which must be answered within responseTimeout
     engine: str = "auto"  # auto: graphs where they hold the evidence, hooks elsewhere; torch: hooks; onnx: graphs
+    receipt_key: str = ""  # path of the Ed25519 key on the server that receipts are signed with; empty: none is signed
     threads: int = 0  # of a worker's engine; 0: cores / workers
 
 
@@ -43,8 +44,9 @@ def read_settings(section: Mapping[str, Any] | None) -> Settings:
     engine = values.pop("engine", "auto")
     if engine not in ENGINES:
         raise ModelError(f"model-config.yaml: explain.engine {engine!r} is not valid, valid are {', '.join(ENGINES)}")
+    receipt_key = values.pop("receipt_key", None) or ""  # whoever opens the file checks it
     for key, value in values.items():
         least = 0 if key == "threads" else 1
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ModelError(f"model-config.yaml: explain.{key} must be a whole number from {least} up, not {value!r}")
-    return Settings(defaults=defaults, engine=engine, **values)
+    return Settings(defaults=defaults, engine=engine, receipt_key=receipt_key, **values)

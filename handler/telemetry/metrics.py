@@ -4,6 +4,7 @@
 sets, so that no client can add series of metrics, or lines to TorchServe's metrics protocol.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -46,7 +47,7 @@ class Metrics:
     """Collects counts and measurements; ``take`` hands them out."""
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[str, tuple[tuple[str, str], ...]], int] = {}
+        self._counts: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
         self._measured: list[Sample] = []
 
     def count(self, name: str, amount: int = 1, labels: Mapping[str, str] = _UNLABELLED) -> None:
@@ -57,26 +58,18 @@ class Metrics:
             amount: 0 or more; 0 makes the counter known.
             labels: names of ``LABELS``; a value that is not listed there becomes "other".
         """
-        key = name, _in_order(labels)
-        self._counts[key] = self._counts.get(key, 0) + amount
+        self._counts[name, _in_order(labels)] += amount
 
     def measure(self, name: str, seconds: float, labels: Mapping[str, str]) -> None:
-        """Adds a value to a histogram.
-
-        Args:
-            name: of the metric.
-            seconds: the value; it is rounded to microseconds.
-            labels: names of ``LABELS``; a value that is not listed there becomes "other".
-        """
+        """Adds a value, rounded to microseconds, to a histogram; name and labels are as ``count``'s."""
         self._measured.append(Sample(name=name, value=round(seconds, 6), labels=_in_order(labels), kind="histogram"))
 
     def take(self) -> list[Sample]:
         """Returns all samples since the last call."""
-        taken = [
-            Sample(name=name, value=count, labels=labels) for (name, labels), count in self._counts.items()
-        ] + self._measured
-        self._counts, self._measured = {}, []
-        return taken
+        counted = [Sample(name=name, value=count, labels=labels) for (name, labels), count in self._counts.items()]
+        measured, self._measured = self._measured, []
+        self._counts.clear()
+        return counted + measured
 
 
 def resident_memory() -> Sample:

@@ -14,14 +14,22 @@ import torch
 import benchmarks.__main__ as command
 from benchmarks import contenders
 from benchmarks.child import timed_round
-from benchmarks.contenders import CONTENDERS, OURS_ONNX, OURS_TORCH, PYTORCH_GRAD_CAM, TORCHCAM, Outputs
+from benchmarks.contenders import (
+    CONTENDERS,
+    OURS_ONNX,
+    OURS_TORCH,
+    PYTORCH_GRAD_CAM,
+    TORCHCAM,
+    Outputs,
+    agrees,
+    differences,
+)
 from benchmarks.load import Load, Seen, percentiles
 from benchmarks.prepare import prepare
 from benchmarks.report import render
 from benchmarks.results import KEY_SETTING, TARGETS, ratio, read_results, summarise, target_details, write_results
 from benchmarks.rounds import Child, ChildError, affordable, turns
-from benchmarks.settings import agrees, differences
-from benchmarks.work import EXPLAIN, GRADCAM, PREDICT, batches, is_fresh
+from benchmarks.work import EXPLAIN, GRADCAM, PREDICT, batches
 
 pytestmark = pytest.mark.filterwarnings("ignore:Setting backward hooks:UserWarning")  # captum's, on every call
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -116,16 +124,27 @@ def test_a_turn_lasts_as_long_as_it_should_and_does_not_time_the_warm_up():
     assert len(spent) == 3
 
 
-def test_work_that_other_code_wrote_is_made_anew(work):
-    assert is_fresh(work.folder, work.stamp)
-    assert not is_fresh(work.folder, "another")
-    assert not is_fresh(work.folder / "nothing", work.stamp)
+def test_work_that_other_code_wrote_is_made_anew_and_no_other(work, monkeypatch):
+    sizes = {"side": 64, "classes": 10, "pictures": 8}
+
+    def making(*_, **__):
+        raise RuntimeError("made anew")
+
+    monkeypatch.setattr("benchmarks.prepare.random_classifier", making)
+    assert prepare(work.network, work.folder, **sizes) == work
+    with pytest.raises(RuntimeError, match="made anew"):
+        prepare(work.network, work.folder, **{**sizes, "classes": 11})
+    with pytest.raises(RuntimeError, match="made anew"):
+        prepare(work.network, work.folder / "nothing", **sizes)
+    monkeypatch.setattr("benchmarks.prepare._stamp", lambda *_: "of other code")
+    with pytest.raises(RuntimeError, match="made anew"):
+        prepare(work.network, work.folder, **sizes)
 
 
-def test_a_child_holds_its_contender_and_nothing_else(work, tmp_path):
-    child = Child(work, (PREDICT, OURS_ONNX), 1, tmp_path / "log")
+def test_a_child_holds_its_contender_and_nothing_else(work):
+    child = Child(work, (PREDICT, OURS_ONNX), 1)
     answer = child.ask("round", batch=2, warm_up=1, seconds=0, least=2)
-    assert not child.holds_torch
+    assert not child.known["holds_torch"]
     assert len(answer["ms"]) == 2
     assert 20 < answer["peak_mb"] < 400
     child.close()
@@ -144,8 +163,8 @@ def test_outputs_that_differ_do_not_agree():
 
 def test_the_arithmetic():
     assert ratio([2, 9, 8], [1, 3, 2]).median == 3  # of 2, 3, 4: not the ratio of the medians, 8 / 2
-    assert ratio([2, 9, 8], [1, 3, 2]).quartiles == (2.5, 3.5)
-    assert summarise([5]).quartiles == (5, 5)
+    assert ratio([2, 9, 8], [1, 3, 2]).quartiles == [2.5, 3.5]
+    assert summarise([5]).quartiles == [5, 5]
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         ratio([1, 2], [1])
     assert percentiles(range(1, 101)) == {"p50": 50, "p95": 95, "p99": 99, "max": 100}

@@ -6,16 +6,18 @@ import re
 import signal
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
 
 from benchmarks.machine import peak_memory
-from benchmarks.reliability.fuzz import __main__ as command
-from benchmarks.reliability.fuzz.judge import DEFECTS, judge
+from benchmarks.reliability.asking import until
+from benchmarks.reliability.fuzz import run
+from benchmarks.reliability.fuzz.judge import DEFECTS, Verdict, judge
 from benchmarks.reliability.fuzz.requests import request
-from benchmarks.reliability.fuzz.run import fuzz
-from benchmarks.reliability.fuzz.wire import Hostile, Reply, load, save, send
+from benchmarks.reliability.fuzz.run import Fuzzing
+from benchmarks.reliability.fuzz.wire import Hostile, Reply, octets, send
 from benchmarks.reliability.memory import named_worker
 from benchmarks.reliability.slope import LEAST, judge_inputs
 from tests.support.serving import ONE, serving
@@ -37,8 +39,8 @@ def client(tmp_path_factory, shapes_archive):
 @pytest.mark.server
 def test_two_thousand_hostile_inputs_are_answered_by_the_same_worker_in_flat_memory(client, tmp_path):
     before = named_worker(client.server)
-    found, findings = fuzz(client.server, SEED, range(INPUTS), most=10)
-    assert [one.to_dict() for one in findings] == []
+    found = Fuzzing(client.server, SEED, tmp_path, most=10).send_all(range(INPUTS))
+    assert found["findings"] == []
     assert named_worker(client.server) == before
     assert found["inputs"] == INPUTS
     kinds = {kind.partition("/")[0] for kind in found["by_kind"]}
@@ -104,40 +106,45 @@ def test_each_of_torchserves_own_500s_is_known_by_its_request_and_its_answer(cli
 
 
 @pytest.mark.server
-def test_a_worker_that_is_replaced_is_a_finding(client):
-    worker, sent = named_worker(client.server), threading.Semaphore(0)
+def test_a_worker_that_is_replaced_is_a_finding(client, tmp_path):
+    worker, fuzzing = named_worker(client.server), Fuzzing(client.server, SEED, tmp_path)
 
     def kill_after_some():
-        if sent.acquire(timeout=60):
-            os.kill(worker.pid, signal.SIGKILL)
+        until(lambda: fuzzing.tried, 60)
+        os.kill(worker.pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill_after_some)
     killer.start()
-    found, findings = fuzz(client.server, SEED, range(INPUTS), done=sent.release)
+    found = fuzzing.send_all(range(INPUTS))
     killer.join()
-    assert findings
     assert found["inputs"] < INPUTS
     assert not found["worker"]["same_throughout"]
-    assert any(re.search("process|worker|status 50[037]", one.fault) for one in findings)
+    assert any(re.search("process|worker|status 50[037]", one["fault"]) for one in found["findings"])
     assert client.form(ONE.read_bytes(), maps="none").status_code == 200  # waits for the next worker
     assert named_worker(client.server) != worker
 
 
 @pytest.mark.server
-def test_a_finding_is_kept_and_sent_again(client, tmp_path, capsys):
-    file = tmp_path / "findings" / "1-2.txt"
-    save(file, PICTURE, {"fault": "none"})
-    assert load(file) == PICTURE
-    assert command._replay(client.server, file) == 0
-    assert "status 200" in capsys.readouterr().out
+def test_a_finding_is_kept_byte_for_byte_and_sent_again_by_its_seed_and_number(client, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "judge", lambda *_: Verdict("one for this test"))
+    for most, numbers in ((3, range(INPUTS)), (1, [0])):
+        fuzzing = Fuzzing(client.server, SEED, tmp_path / str(most), most)
+        first, *others = fuzzing.send_all(numbers, threads=1)["findings"]
+        assert len(others) == most - 1
+        assert first == {
+            "fault": "one for this test",
+            "seed": SEED,
+            "number": 0,
+            "kind": request(SEED, 0).kind,
+            "answer": {**first["answer"], "status": send(client.server.address, "shapes", request(SEED, 0)).status},
+            "file": str(tmp_path / str(most) / f"{SEED}-0.http"),
+        }
+        assert Path(first["file"]).read_bytes() == octets(request(SEED, 0), "shapes")
 
 
-def test_a_number_always_gives_the_same_request_and_a_file_holds_it_whole(tmp_path):
+def test_a_number_always_gives_the_same_request():
     for number in range(0, 3000, 10):
-        hostile = request(SEED, number)
-        assert hostile == request(SEED, number)
-        save(tmp_path / "request.txt", hostile, {})
-        assert load(tmp_path / "request.txt") == hostile
+        assert request(SEED, number) == request(SEED, number)
     assert request(SEED, 1) != request(SEED + 1, 1)
 
 

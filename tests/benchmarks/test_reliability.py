@@ -13,15 +13,14 @@ import numpy as np
 import psutil
 import pytest
 
+from benchmarks.load import Seen, in_threads
 from benchmarks.reliability import mixed_load
-from benchmarks.reliability.asking import ask, together
+from benchmarks.reliability.asking import ask
 from benchmarks.reliability.faults.archives import damaged_graph
 from benchmarks.reliability.faults.processes import worker_killed
-from benchmarks.reliability.faults.run import run_faults
-from benchmarks.reliability.faults.scenario import SCENARIOS, Finding, Impossible, Scenario
+from benchmarks.reliability.faults.scenario import SCENARIOS, Finding, Impossible, Scenario, run_faults
 from benchmarks.reliability.memory import Sample, describe_samples
 from benchmarks.reliability.mixed_load import (
-    Job,
     Outcome,
     bursts,
     measure_load,
@@ -31,14 +30,14 @@ from benchmarks.reliability.mixed_load import (
 from benchmarks.reliability.pictures import draw_pool, largest_upload, marked
 from benchmarks.reliability.place import Place, read_records
 from benchmarks.reliability.profile import FORMS, KINDS, judge, mixed, request
-from benchmarks.reliability.report.page import render, write_report
-from benchmarks.reliability.sizing import replicas
+from benchmarks.reliability.report.page import render, replicas, write_report
 from benchmarks.reliability.slope import judge_soak
 from handler.picture.decode import decode
 from tests.support.serving import ONE, ROOT, worker_of
 
 REQUESTS = 300
-FUZZ = {  # as benchmarks/reliability/fuzz/__main__.py describes it
+TIMES = 2  # that a scenario's docstring names
+FUZZ = {  # as benchmarks/reliability/fuzz/run.py describes it
     "seed": 20,
     "inputs": 98765,
     "threads": 4,
@@ -164,40 +163,34 @@ def test_the_profile_is_mixed_as_it_says_and_every_request_has_its_own_picture(p
     assert mixed(7, pool, 5) == asked[7] != mixed(7, pool, 6)
 
 
-def outcome(number: int, **other):
-    return replace(
-        Outcome(
-            number=number,
-            kind="prediction",
-            form="raw",
-            status=200,
-            wrong="",
-            ms=10.0 + number,
-            ms_with_retries=20.0 + number,
-            refusals_ms=[],
-        ),
-        **other,
-    )
+def outcome(pool, number: int, refusals_ms=(), **other):
+    """An answer after 10 + number milliseconds, which came after refusals."""
+    started = 10.0 + sum(refusals_ms) / 1e3
+    seen = Seen(started=started, ended=started + (10 + number) / 1e3, saw="200", wrong="")
+    refused = [Seen(started=10.0, ended=10.0 + ms / 1e3, saw="503", wrong="status 503") for ms in refusals_ms]
+    return Outcome(request(number, "prediction", "raw", pool[0]), replace(seen, **other), refused)
 
 
-def test_a_summary_counts_what_is_lost_crossed_wrong_and_refused():
-    whole = [outcome(number) for number in range(100)]
+def test_a_summary_counts_what_is_lost_crossed_wrong_and_refused(pool):
+    whole = [outcome(pool, number) for number in range(100)]
     assert nothing_lost_or_crossed(summarise_outcomes(whole, 100))
     assert summarise_outcomes(whole, 100)["ms"] == {"p50": 59.0, "p95": 104.0, "p99": 108.0, "max": 109.0}
     bad = {
         "lost": whole[:-1],
-        "answered_twice": [*whole, outcome(5)],
-        "crossed": [*whole[1:], outcome(0, wrong="crossed: …")],
-        "wrong": [*whole[1:], outcome(0, wrong="status 500", status=500)],
-        "unidentified": [*whole[1:], outcome(0, wrong="unidentified")],
+        "answered_twice": [*whole, outcome(pool, 5)],
+        "crossed": [*whole[1:], outcome(pool, 0, wrong="crossed: …")],
+        "wrong": [*whole[1:], outcome(pool, 0, wrong="status 500", saw="500")],
+        "unidentified": [*whole[1:], outcome(pool, 0, wrong="unidentified")],
     }
     for key, outcomes in bad.items():
         found = summarise_outcomes(outcomes, 100)
         assert found[key] == 1, key
         assert not nothing_lost_or_crossed(found)
-    assert summarise_outcomes([outcome(0, wrong="no answer", status=0)], 1)["lost"] == 1
-    refused = summarise_outcomes([*whole[1:], outcome(0, refusals_ms=[3.0, 5.0])], 100)
+    assert summarise_outcomes([outcome(pool, 0, wrong="no answer", saw="OSError")], 1)["lost"] == 1
+    refused = summarise_outcomes([*whole[1:], outcome(pool, 0, [3.0, 5.0])], 100)
     assert (refused["retries"], refused["refused_then_answered"], refused["refusal_ms"]["max"]) == (2, 1, 5.0)
+    assert (refused["ms"]["p50"], refused["ms_with_retries"]["p50"]) == (59.0, 59.0)
+    assert summarise_outcomes([outcome(pool, 0, [3.0, 5.0])])["ms_with_retries"]["p50"] == 18.0
     assert nothing_lost_or_crossed(refused)
 
 
@@ -227,7 +220,7 @@ def held(server, monkeypatch, module, name, refusals):
 @pytest.mark.server
 def test_under_load_every_request_gets_its_own_answer(server, pool, monkeypatch):
     with held(server, monkeypatch, mixed_load, "post", 1):
-        measured, samples = measure_load(server, pool, Job(requests=REQUESTS, seconds=300, concurrency=32))
+        measured, samples = measure_load(server, pool, requests=REQUESTS, seconds=300, concurrency=32)
     found = measured["outcomes"]
     assert measured["as_expected"]
     assert found["wrong_examples"] == []
@@ -288,7 +281,7 @@ def test_an_archive_with_damaged_graphs_is_served_by_torch(place):
 
 def test_calls_together_are_under_way_at_the_same_moment():
     barrier = threading.Barrier(8, timeout=30)  # breaks unless all eight wait at once
-    together([barrier.wait] * 8)
+    in_threads([barrier.wait] * 8)
     assert not barrier.broken
 
 
@@ -300,12 +293,12 @@ def test_scenarios_that_fail_or_cannot_be_tried_are_recorded_as_such(place, tmp_
         raise TimeoutError("nobody answered")
 
     def good(_):
-        """Kicked | it {times} times, {fast}."""
+        """Kicked | it {TIMES} times, {fast}."""
         sees = {"requests": 1, "saw": {"200": 1}, "right_ms": {"p50": 1.0, "max": 2.0}}
         return Finding(as_expected=True, sees=sees, back_s=0.5, detail={"long": "x" * 200, "fast": True})
 
     for fault in (impossible, late, good):
-        monkeypatch.setitem(SCENARIOS, fault.__name__, Scenario(fault, "nothing", {"times": 2}))
+        monkeypatch.setitem(SCENARIOS, fault.__name__, Scenario(fault, "nothing"))
     run = partial(run_faults, place=replace(place, records=tmp_path))
     assert run(["good", "impossible"])
     assert not run(["late"])
@@ -329,10 +322,10 @@ def test_the_committed_page_is_what_the_committed_records_give():
     assert (ROOT / "docs" / "RELIABILITY.md").read_text(encoding="utf-8") == render(records)
 
 
-def test_the_report_holds_what_the_records_say(place, tmp_path):
+def test_the_report_holds_what_the_records_say(place, pool, tmp_path):
     assert place.settings()["job_queue_size"] == "16"
     record = replace(place, records=tmp_path).record
-    outcomes = summarise_outcomes([outcome(number) for number in range(4321)], 4321)
+    outcomes = summarise_outcomes([outcome(pool, number) for number in range(4321)], 4321)
     samples = [Sample(s=s, java=200.0, workers=value, pids=(7,)) for s, value in zip(*memory(5), strict=True)]
     seen = describe_samples(samples)
     load = {"concurrency": 32, "seconds": 600.0, "retry_pause_s": 0.1, "outcomes": outcomes, "memory": seen}

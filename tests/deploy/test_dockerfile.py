@@ -48,7 +48,7 @@ def test_the_build_context_lets_through_what_it_copies_and_hides_the_rest():
 
 def test_what_it_installs_is_pinned():
     (run,) = (rest for rest in of("RUN") if "pip" in rest)
-    assert "'.[serve]'" in run
+    assert "'.[serve,signing]'" in run
     assert run.count("-c constraints.txt") == run.count("pip install") == 2
     serve = PROJECT["optional-dependencies"]["serve"]
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()

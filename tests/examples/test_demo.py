@@ -54,11 +54,11 @@ def test_ctrl_c_ends_the_demo_in_one_line_and_the_server_with_it(shapes_archive,
     assert not any("interrupted=interrupted.mar" in command for command in served)
 
 
-@pytest.mark.parametrize("command", ["examples.finetune", "benchmarks.zoo", "export"])
+@pytest.mark.parametrize("command", ["examples.finetune", "tests.zoo", "export"])
 def test_ctrl_c_while_pytorch_is_loaded_is_one_line(tmp_path, command):
     arguments = {
         "examples.finetune": [str(tmp_path)],
-        "benchmarks.zoo": ["alexnet", "--folder", str(tmp_path)],
+        "tests.zoo": ["alexnet", "--folder", str(tmp_path)],
         "export": ["archive", "--checkpoint", str(CHECKPOINT), "--store", str(tmp_path)],
     }
     with subprocess.Popen(

@@ -18,8 +18,7 @@ from packaging.version import Version
 from PIL import Image
 
 import handler
-from handler.client.explanation import ExplanationClient
-from handler.client.prediction import PredictionClient
+from handler.client.graph import GraphModel
 from tests.support.serving import ONE, ROOT, TWO
 from tests.support.tools import tool
 
@@ -41,9 +40,9 @@ LENT = ("onnx", "ml_dtypes", "typing_extensions")  # onnx, which writes the grap
 _EXPLAIN = """
 import json, sys
 from pathlib import Path
-from handler.client.explanation import ExplanationClient
+from handler.client.graph import GraphModel
 graph, picture = map(Path, sys.argv[1:])
-print(json.dumps(ExplanationClient(graph).explain(picture.read_bytes(), encoding="npy")))
+print(json.dumps(GraphModel(graph).explain(picture.read_bytes(), encoding="npy").to_dict()))
 """
 _LOAD = """
 import json, sys
@@ -123,7 +122,7 @@ def test_the_command_predicts_there_what_it_predicts_here(installed, shapes_grap
     found = json.loads(done.stdout)
     assert list(found) == [str(ONE), str(TWO)]
     for path, best in found.items():
-        expected = PredictionClient(graph).predict(Path(path).read_bytes())
+        expected = GraphModel(graph).predict(Path(path).read_bytes())
         assert [one["label"] for one in best] == [one.label for one in expected]
         np.testing.assert_allclose(
             [one["probability"] for one in best], [one.probability for one in expected], atol=1e-5
@@ -141,7 +140,7 @@ def test_the_front_door_opens_a_graph_there(installed, shapes_graphs, tmp_path):
 def test_it_explains_there_as_here(installed, shapes_graphs, tmp_path):
     graph = shapes_graphs / "model.explain.onnx"
     found = json.loads(run(installed / "python", "-c", _EXPLAIN, graph, TWO, cwd=tmp_path).stdout)
-    expected = ExplanationClient(graph).explain(TWO.read_bytes(), encoding="npy")
+    expected = GraphModel(graph).explain(TWO.read_bytes(), encoding="npy").to_dict()
     (maps,), (wanted,) = (answer["explanations"] for answer in (found, expected))
     assert list(maps["maps"]) == ["gradcam", "guided_backprop", "guided_gradcam"]
     for name, one in wanted["maps"].items():

@@ -1,5 +1,6 @@
 """``handler.load`` and ``handler.wrap``: what a program in Python sees."""
 
+import hashlib
 import io
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from torchvision.models import resnet18
 
 import handler
 from export.packing.archive import DEFAULT_CONFIG
-from handler.client.prediction import PredictionClient
+from handler.client.graph import GraphModel
 from handler.errors import BadRequest, ModelError, RequestError
 from handler.picture.decode import decode
 from handler.picture.preprocess import preprocess
@@ -68,6 +69,37 @@ def test_checkpoint_archive_and_graph_find_the_same(from_checkpoint, from_graph,
             np.testing.assert_allclose(one.maps["gradcam"].values, other.maps["gradcam"].values, rtol=0, atol=1e-5)
 
 
+def test_the_receipts_of_checkpoint_archive_and_graph_name_the_same_weights_and_their_own_graphs(
+    from_checkpoint, from_graph, shapes_archive, shapes_graphs
+):
+    models = from_checkpoint, from_graph, handler.load(shapes_archive)
+    checkpoint, graph, archive = (model.explain(ONE, maps="none").receipt() for model in models)
+    files = {
+        kind: shapes_graphs / name
+        for kind, name in {
+            "prediction": "model.onnx",
+            "gradcam": "model.gradcam.onnx",
+            "explanation": "model.explain.onnx",
+        }.items()
+    }
+    hashes = {kind: hashlib.sha256(path.read_bytes()).hexdigest() for kind, path in files.items()}
+    assert checkpoint["weights_sha256"] == graph["weights_sha256"] == archive["weights_sha256"]
+    assert len(checkpoint["weights_sha256"]) == 64
+    assert archive["graphs"] == hashes
+    assert graph["graphs"] == {"explanation": hashes["explanation"]}
+    assert checkpoint["graphs"] == {}
+    assert [set(one["versions"]) & {"torch", "onnxruntime"} for one in (checkpoint, graph, archive)] == [
+        *({"torch"}, {"onnxruntime"}, {"onnxruntime"}),
+    ]
+    for engine, one in {"torch": checkpoint, "onnx": graph}.items():
+        assert one["model"]["engine"] == engine
+
+
+def test_the_weights_of_a_network_in_memory_may_change_and_have_no_hash(network):
+    model = handler.wrap(network, preprocessing="resize=64 crop=64 mean=0,0,0 std=1,1,1")
+    assert model.explain(ONE, maps="none").receipt()["weights_sha256"] is None
+
+
 def test_a_picture_is_the_same_in_every_form(from_graph):
     pixels = decode(ONE.read_bytes())
     forms = [str(ONE), ONE, ONE.read_bytes(), pixels, Image.fromarray(pixels)]
@@ -112,8 +144,8 @@ def test_a_prediction_graph_predicts_alone(shapes_graphs):
 def test_five_classes_are_told_or_all_if_there_are_fewer(tmp_path):
     from tests.support.graphs import describe, write_graph
 
-    client = PredictionClient(write_graph(tmp_path, describe()))
-    assert len(client.predict(np.zeros((4, 4, 3), np.uint8))) == 3
+    model = GraphModel(write_graph(tmp_path, describe()))
+    assert len(model.predict(np.zeros((4, 4, 3), np.uint8))) == 3
 
 
 def test_a_graph_is_loaded_without_torch(shapes_graphs):
@@ -368,9 +400,9 @@ def test_a_device_that_does_not_exist_is_refused():
 
 
 def test_every_kind_of_graph_predicts(shapes_graphs):
-    expected = PredictionClient(shapes_graphs / "model.onnx").predict(ONE)
+    expected = GraphModel(shapes_graphs / "model.onnx").predict(ONE)
     for file in ("model.gradcam.onnx", "model.explain.onnx"):
-        found = PredictionClient(shapes_graphs / file).predict(ONE)
+        found = GraphModel(shapes_graphs / file).predict(ONE)
         assert [prediction.label for prediction in found] == [prediction.label for prediction in expected]
         for one, other in zip(found, expected, strict=True):
             assert one.probability == pytest.approx(other.probability, abs=1e-6)

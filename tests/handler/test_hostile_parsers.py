@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from benchmarks.reliability.fuzz.bodies import json_request, odd_value
 from benchmarks.reliability.fuzz.bombs import bomb
+from benchmarks.reliability.fuzz.corpus import SEEDS
 from benchmarks.reliability.fuzz.pictures import bent_picture
-from benchmarks.reliability.fuzz.seeds import seed_pictures
 from handler.errors import RequestError
 from handler.picture.decode import decode
 from handler.protocol.answer import error_answer
@@ -97,10 +97,10 @@ def test_headers(values):
 
 
 @often
-@given(st.sampled_from(sorted(seed_pictures())), st.data())
+@given(st.sampled_from(sorted(SEEDS)), st.data())
 @pytest.mark.filterwarnings("ignore")  # Pillow's, about bent metadata
 def test_pictures(name, data):
-    seed = seed_pictures()[name]
+    seed = SEEDS[name]
     place = data.draw(st.integers(0, len(seed)))
     bent = seed[:place] + data.draw(st.binary(max_size=12)) + seed[place + data.draw(st.integers(0, 12)) :]
     picture_or_refused(bent)

@@ -1,19 +1,24 @@
 """Pictures, probes and questions in one batch; no server, no torch."""
 
 import json
+import subprocess
 from dataclasses import replace
 
 import pytest
 
+from handler.client.replay import read_receipt
+from handler.errors import ModelError
 from handler.graphs.choice import Choice
-from handler.protocol.answer import OK, PROBE
+from handler.protocol.answer import FORMS, OK, PROBE
 from handler.protocol.options import Options
 from handler.protocol.row import Row
+from handler.protocol.signature import is_signed, read_key
 from handler.service import Service
 from handler.serving.settings import Settings
-from tests.support.engines import CARD, BrightnessEngine, picture
+from tests.support.engines import CARD, BrightnessEngine, picture, rows_of
 
-CHOICE = Choice(engine=BrightnessEngine(), configured="auto", graphs=("prediction",), reason="the rest is for torch")
+GRAPHS = {"prediction": "ab" * 32}
+CHOICE = Choice(engine=BrightnessEngine(), configured="auto", graphs=GRAPHS, reason="the rest is for torch")
 ENGINES = {"configured": "auto", "graphs": ["prediction"], "reason": "the rest is for torch"}
 
 
@@ -81,3 +86,27 @@ def test_disagreements_are_counted_also_where_there_are_none(differing):
     service = Service(replace(CHOICE, disagreements=differing), CARD, Settings())
     counted = [(one.name, one.value) for one in service.metrics.take()]
     assert counted == [("explainer_engine_disagreements_total", len(differing))]
+
+
+@pytest.fixture
+def key(tmp_path):
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", "key.pem"], cwd=tmp_path, check=True)
+    return tmp_path / "key.pem"
+
+
+@pytest.mark.parametrize("accept", FORMS)
+def test_the_receipt_of_every_form_is_signed_if_the_settings_name_a_key(key, accept):
+    public = read_key(key, "private").public_key()
+    rows = rows_of([{"data": picture(50)}, {"data": picture(50)}], [{"accept": accept}] * 2)
+    signing = Service(CHOICE, CARD, Settings(defaults=Options(maps=("gradcam",)), receipt_key=str(key)))
+    first, second = (read_receipt(answer.body) for answer in signing.answer_batch(rows))
+    assert is_signed(first, public)
+    assert first == second, "Ed25519 signs without chance"
+    unsigned = {name: value for name, value in first.items() if name != "signature"}
+    plain = Service(CHOICE, CARD, Settings(defaults=Options(maps=("gradcam",))))
+    assert [read_receipt(answer.body) for answer in plain.answer_batch(rows[:1])] == [unsigned]
+
+
+def test_a_key_that_cannot_be_used_stops_the_start(tmp_path):
+    with pytest.raises(ModelError, match=r"none\.pem cannot be used"):
+        Service(CHOICE, CARD, Settings(receipt_key=str(tmp_path / "none.pem")))

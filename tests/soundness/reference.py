@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 from torch.utils.checkpoint import CheckpointFunction
 
-from benchmarks.zoo.plain_autograd import GuidedReLUs
 from tests.soundness.layout import Layout
+from tests.zoo.plain_autograd import GuidedReLUs
 
 Change = Callable[[Tensor], Tensor]  # of the upright cells (1, C, h, w)
 

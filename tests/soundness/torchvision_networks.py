@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from benchmarks.zoo.weights import build
+from benchmarks.random_weights import build
 from handler.model.registry import known_architectures
 
 SIDE = 64

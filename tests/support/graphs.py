@@ -6,6 +6,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
+from handler.explanation.methods import ATTENTION_METHODS
 from handler.graphs.description import KIND_PREDICTION, KINDS, GraphDescription
 from handler.picture.preprocess import Preprocessing
 
@@ -19,13 +20,15 @@ _OPERATORS = {
     "gradcam": [("ReduceMean", ["input", "channels"], "gradcam", {"keepdims": 0})],
     "guided_backprop": [("Abs", "input", "guided_backprop", {})],
     "saliency": [("Abs", "input", "saliency", {})],
+    **{name: [("ReduceMean", ["input", "channels"], name, {"keepdims": 0})] for name in ATTENTION_METHODS},
 }
 _SHAPES: dict[str, list[Any]] = {
     "input": ["batch", 3, SIDE, SIDE],
     "target": ["batch"],
+    "weights": ["rows", 3],
     "logits": ["batch", 3],
     "probabilities": ["batch", 3],
-    "gradcam": ["batch", SIDE, SIDE],
+    **dict.fromkeys(("gradcam", *ATTENTION_METHODS), ["batch", SIDE, SIDE]),
 }
 
 
@@ -55,7 +58,8 @@ def make_graph(
 ) -> onnx.ModelProto:
     """A graph with this description; names and shapes are those of its kind unless given."""
     kind = KINDS.get(description.kind, KINDS[KIND_PREDICTION])
-    given, made = inputs or kind.inputs, outputs or kind.outputs
+    given, made = inputs or (*kind.inputs, *kind.optional), outputs or kind.outputs
+    defaults = [helper.make_tensor(name, TensorProto.FLOAT, [1, 3], [0] * 3) for name in kind.optional if name in given]
     sizes = {**_SHAPES, **(shapes or {})}
     nodes = [
         helper.make_node(operator, [taken] if isinstance(taken, str) else taken, [gives], **attributes)
@@ -68,7 +72,7 @@ def make_graph(
             "tiny",
             [_value(name, TensorProto.INT64 if name == "target" else TensorProto.FLOAT, sizes) for name in given],
             [_value(name, TensorProto.FLOAT, sizes) for name in made],
-            [helper.make_tensor("channels", TensorProto.INT64, [1], [1])],
+            [helper.make_tensor("channels", TensorProto.INT64, [1], [1]), *defaults],
         ),
         opset_imports=[helper.make_opsetid("", opset)],
         ir_version=ir_version,

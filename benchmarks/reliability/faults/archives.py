@@ -2,10 +2,11 @@
 
 import json
 import time
-import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from zipfile import ZipFile
 
 from benchmarks.reliability.asking import ask, describe_seen, get, ready, until
 from benchmarks.reliability.faults.scenario import Finding, refusal, scenario
@@ -22,15 +23,15 @@ _WAIT_S = 25.0  # seconds for a server that will not get ready
 )
 def corrupt_archive(place: Place) -> Finding:
     """Half of the archive, as an upload that broke off leaves it."""
-    store = _store(place, "corrupt")
     content = place.archive.read_bytes()
-    (store / place.archive.name).write_bytes(content[: len(content) // 2])
-    with place.server(started=False, model_store=str(store)) as server, ThreadPoolExecutor() as pool:
-        starting = pool.submit(refusal, server, _WAIT_S)
-        until(lambda: get(server, "/ping").saw.isdigit(), _WAIT_S, 0.3)  # then the frontend listens
-        ping = get(server, "/ping").saw
-        asked = ask(server, request(1, "prediction", "raw", place.pool[0]))
-        said = starting.result()
+    with TemporaryDirectory(prefix="store-") as store, ThreadPoolExecutor() as pool:
+        Path(store, place.archive.name).write_bytes(content[: len(content) // 2])
+        with place.server(started=False, model_store=store) as server:
+            starting = pool.submit(refusal, server, _WAIT_S)
+            until(lambda: get(server, "/ping").saw.isdigit(), _WAIT_S, 0.3)  # then the frontend listens
+            ping = get(server, "/ping").saw
+            asked = ask(server, request(1, "prediction", "raw", place.pool[0]))
+            said = starting.result()
     detail = {"ping": ping, "start_refused": bool(said)}
     return Finding(as_expected=asked.saw == "404" and bool(said), sees=describe_seen([asked]), detail=detail)
 
@@ -41,7 +42,7 @@ _BY_TORCH = "the torch engine answers everything, and the readiness probe says w
 @scenario(_BY_TORCH)
 def missing_sidecar(place: Place) -> Finding:
     """The archive holds no ONNX graphs; `make archive SIDECAR=0` packs such an archive."""
-    return _served_by_torch(place, "no-graphs", lambda _: None)
+    return _served_by_torch(place, lambda _: None)
 
 
 @scenario(_BY_TORCH)
@@ -53,29 +54,23 @@ def damaged_graph(place: Place) -> Finding:
         inverted = bytes(255 - byte for byte in content[middle : middle + 2000])
         return content[:middle] + inverted + content[middle + 2000 :]
 
-    return _served_by_torch(place, "damaged", damaged)
+    return _served_by_torch(place, damaged)
 
 
-def _served_by_torch(place: Place, name: str, change: Callable[[bytes], bytes | None]) -> Finding:
-    store = _store(place, name)
-    with zipfile.ZipFile(place.archive) as old, zipfile.ZipFile(store / place.archive.name, "w") as new:
-        for member in old.namelist():
-            content = old.read(member)
-            if (kept := change(content) if member in _GRAPHS else content) is not None:
-                new.writestr(member, kept)
-    started = time.monotonic()
-    with place.server(model_store=str(store)) as server:
-        ready_after = time.monotonic() - started
-        kinds = ("prediction", "gradcam", "three maps")
-        seen = [ask(server, request(number, kind, "raw", place.pool[number])) for number, kind in enumerate(kinds)]
-        probe = ready(server)
+def _served_by_torch(place: Place, change: Callable[[bytes], bytes | None]) -> Finding:
+    with TemporaryDirectory(prefix="store-") as store:
+        with ZipFile(place.archive) as old, ZipFile(Path(store, place.archive.name), "w") as new:
+            for member in old.namelist():
+                content = old.read(member)
+                if (kept := change(content) if member in _GRAPHS else content) is not None:
+                    new.writestr(member, kept)
+        started = time.monotonic()
+        with place.server(model_store=store) as server:
+            ready_after = time.monotonic() - started
+            kinds = ("prediction", "gradcam", "three maps")
+            seen = [ask(server, request(number, kind, "raw", place.pool[number])) for number, kind in enumerate(kinds)]
+            probe = ready(server)
     engines = sorted({json.loads(one.body)["model"]["engine"] if one.right else "none" for one in seen})
     good = all(one.right for one in seen) and engines == ["torch"]
     detail = {"engines": engines, "ready_after_s": round(ready_after, 1), "healthz": probe.body.decode()[:600]}
     return Finding(as_expected=good, sees=describe_seen(seen), detail=detail)
-
-
-def _store(place: Place, name: str) -> Path:
-    store = place.work / "stores" / name
-    store.mkdir(parents=True, exist_ok=True)
-    return store

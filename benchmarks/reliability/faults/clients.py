@@ -5,19 +5,22 @@ import json
 import socket
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from urllib.parse import urlsplit
 
-from benchmarks.load import Seen, connection_to, percentiles, repeating, send
-from benchmarks.reliability.asking import describe_seen, together
+import psutil
+
+from benchmarks.load import in_threads, percentiles, repeating, send_once
+from benchmarks.reliability.asking import describe_seen
 from benchmarks.reliability.faults.scenario import Finding, scenario
 from benchmarks.reliability.memory import describe_samples, watched_memory
 from benchmarks.reliability.mixed_load import BURST, bursts
 from benchmarks.reliability.pictures import largest_upload
 from benchmarks.reliability.place import Place
 
-_SLOW, _UPLOADS = 40, 40  # clients
-_SLOW_S = 10  # seconds that they take
+SLOW, UPLOADS = 40, 40  # clients
+SECONDS = 10  # that the slow ones take
 
 
 @scenario("as many as the queue holds are answered, the others get 503 before those are; nothing else happens")
@@ -38,25 +41,25 @@ def full_queue(place: Place) -> Finding:
 _AS_BEFORE = "the ordinary clients are answered as before (503 only while the slow ones' requests fill the queue)"
 
 
-@scenario(_AS_BEFORE, slow=_SLOW, seconds=_SLOW_S)
+@scenario(_AS_BEFORE)
 def slow_upload(place: Place) -> Finding:
-    """{slow} connections that send one byte every half second for {seconds} s, beside four ordinary clients."""
+    """{SLOW} connections that send one byte every half second for {SECONDS} s, beside four ordinary clients."""
     headers = "Content-Type: image/jpeg\r\nContent-Length: 100000\r\nX-Explain-Maps: none\r\n"
     return _among_slow(place, headers, b"\xff\xd8", lambda one: one.sendall(b"\xff"))
 
 
-@scenario(_AS_BEFORE, slow=_SLOW, seconds=_SLOW_S)
+@scenario(_AS_BEFORE)
 def slow_reader(place: Place) -> Finding:
-    """{slow} connections that ask for 3 MB and read 1 KB every half second for {seconds} s, beside ordinary clients."""
+    """{SLOW} connections that ask for 3 MB and read 1 KB every half second for {SECONDS} s, beside ordinary clients."""
     jpeg = place.pool[0].jpeg
     headers = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n"
     headers += "X-Explain-Maps: guided_backprop,guided_gradcam\r\nX-Explain-Encoding: npy\r\n"
     return _among_slow(place, headers, jpeg, lambda one: one.recv(1024))
 
 
-@scenario("200 or, the queue being full, 503; the server does not run out of memory", uploads=_UPLOADS)
+@scenario("200 or, the queue being full, 503; the server does not run out of memory")
 def largest_uploads(place: Place) -> Finding:
-    """{uploads} uploads of {bytes} bytes at the same moment (max_request_size {limit})."""
+    """{UPLOADS} uploads of {bytes} bytes at the same moment (max_request_size {limit})."""
     with place.server() as server:
         limit = int(server.properties["max_request_size"])
         upload = largest_upload(limit)
@@ -68,12 +71,9 @@ def largest_uploads(place: Place) -> Finding:
                 return f"status {status}: {body[:100]!r}"
             return "" if json.loads(body).get("image", {}).get("sha256", own) == own else "crossed"
 
-        def post() -> Seen:
-            with closing(connection_to(server.address, 90)) as connection:
-                return send(connection, f"/predictions/{server.model}", upload, headers, judged)
-
+        path = f"/predictions/{server.model}"
         with watched_memory(server, every=0.1) as samples:
-            seen = together([post] * _UPLOADS)
+            seen = in_threads([partial(send_once, server.address, path, upload, headers, judged)] * UPLOADS)
         back = place.back(server, time.monotonic())
     others = {one.saw for one in seen if not one.right and not one.refused}
     good = not others and any(one.right for one in seen) and back is not None
@@ -89,7 +89,7 @@ def _among_slow(place: Place, headers: str, start: bytes, slowly: Callable[[sock
         with place.clients(server) as alone:
             alone.settle(60)
         head = f"POST /predictions/{server.model} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n".encode("ascii")
-        slow = [connections.enter_context(_connected(server.address)) for _ in range(_SLOW)]
+        slow = [connections.enter_context(_connected(server.address)) for _ in range(SLOW)]
 
         def go_on() -> None:
             for one in slow:
@@ -101,20 +101,22 @@ def _among_slow(place: Place, headers: str, start: bytes, slowly: Callable[[sock
                 one.sendall(head + start)
                 one.setblocking(False)
             with repeating(go_on, 0.5):
-                time.sleep(_SLOW_S)
-                still_open = sum(_open(one) for one in slow)
+                time.sleep(SECONDS)
+                ports = {one.getsockname()[1] for one in slow}
+                held = [one for one in psutil.Process().net_connections("tcp") if one.laddr.port in ports]
+                still_open = sum(one.status == psutil.CONN_ESTABLISHED for one in held)
             ended = time.monotonic()
         connections.close()
         back = place.back(server, ended)
     failed = {one.saw for one in beside.seen if not one.right}
     good = failed <= {"503"} and any(one.right for one in beside.seen) and back is not None
     detail = {
-        "alone_ms": alone.describe()["right_ms"],
-        "slow_connections": _SLOW,
+        "alone_ms": describe_seen(alone.seen)["right_ms"],
+        "slow_connections": SLOW,
         "still_open_at_the_end": still_open,
         "java_max_mib": describe_samples(samples)["java_mib"]["max"],
     }
-    return Finding(as_expected=good, sees=beside.describe(), back_s=back, detail=detail)
+    return Finding(as_expected=good, sees=describe_seen(beside.seen), back_s=back, detail=detail)
 
 
 def _connected(address: str) -> socket.socket:
@@ -124,13 +126,3 @@ def _connected(address: str) -> socket.socket:
     one.settimeout(10)
     one.connect((str(parts.hostname), parts.port))
     return one
-
-
-def _open(one: socket.socket) -> bool:
-    """Whether the server has not closed its end."""
-    try:
-        return one.recv(1, socket.MSG_PEEK) != b""
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False

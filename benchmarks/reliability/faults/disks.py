@@ -17,31 +17,33 @@ from benchmarks.reliability.faults.scenario import Finding, Impossible, refusal,
 from benchmarks.reliability.place import Place
 from deploy.local_server import LocalServer
 
-_LOGS_MIB = 4
+LOGS_MIB = 4
 _ALONE_S = 30.0  # seconds that torchserve alone is given
-_FULL_S = 5  # seconds that the disk is full
+FULL_S = 5  # seconds that the disk is full
 
 
-@scenario("requests are answered all the same; logging goes on once there is room", mib=_LOGS_MIB, seconds=_FULL_S)
+@scenario("requests are answered all the same; logging goes on once there is room")
 def full_disk_for_logs(place: Place) -> Finding:
-    """A disk of {mib} MiB for logs that another program fills for {seconds} s."""
-    with tempfile.TemporaryDirectory(prefix="logs-") as folder, _mounted(Path(folder), f"size={_LOGS_MIB}m"):
+    """A disk of {LOGS_MIB} MiB for logs that another program fills for {FULL_S} s."""
+    with tempfile.TemporaryDirectory(prefix="logs-") as folder, _mounted(Path(folder), f"size={LOGS_MIB}m"):
         logs = Path(folder)
         with place.server(logs) as server, place.clients(server) as clients:
             clients.settle()
-            _fill(logs / "filler")
+            with (logs / "filler").open("wb", buffering=0) as file, suppress(OSError):
+                while True:
+                    file.write(bytes(4096))
             full = time.monotonic()
-            time.sleep(_FULL_S)
+            time.sleep(FULL_S)
             left = psutil.disk_usage(folder).free
             (logs / "filler").unlink()
             back = clients.wait_until_back(time.monotonic())
             before = psutil.disk_usage(folder).used
             clients.settle(60)
             grown = psutil.disk_usage(folder).used > before
-        during = [one for one in clients.seen if full < one.started < full + _FULL_S]
+        during = [one for one in clients.seen if full < one.started < full + FULL_S]
     good = all(one.right for one in clients.seen) and bool(during) and left == 0
     detail = {"answered_while_full": len(during), "logs_grow_again": grown, "file_system": "tmpfs"}
-    return Finding(as_expected=good, sees=clients.describe(), back_s=back, detail=detail)
+    return Finding(as_expected=good, sees=describe_seen(clients.seen), back_s=back, detail=detail)
 
 
 @scenario("refused with the folder's name; torchserve alone serves nothing and may leave a Java without pid file")
@@ -81,12 +83,6 @@ def _mounted(folder: Path, options: str) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=False)
-
-
-def _fill(path: Path) -> None:
-    with path.open("wb", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(bytes(4096))
 
 
 def _end_orphans(folder: Path) -> int:

@@ -9,14 +9,14 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.reliability.asking import ready, until
-from benchmarks.reliability.faults.scenario import Finding, Impossible, refusal, scenario
+from benchmarks.reliability.asking import describe_seen, ready, until
+from benchmarks.reliability.faults.scenario import Finding, refusal, scenario
 from benchmarks.reliability.memory import worker_processes
 from benchmarks.reliability.place import Place
 from deploy.local_server import LocalServer, ServerError
 
 _ENTRYPOINT = Path(__file__).parents[3] / "deploy" / "entrypoint.sh"
-_DRAIN = 4  # seconds that the entrypoint serves on; a cluster needs about one to stop sending requests
+DRAIN = 4  # seconds that the entrypoint serves on; a cluster needs about one to stop sending requests
 
 
 @scenario("the batch under way (here one request) fails with a 5xx, what is queued waits, a new worker answers")
@@ -32,7 +32,7 @@ def worker_killed(place: Place) -> Finding:
         new_worker = worker_processes(server) != [worker]
     failed = [one for one in clients.seen if not one.right]
     good = back is not None and len(failed) <= 1 and new_worker and all(one.saw[0] == "5" for one in failed)
-    return Finding(as_expected=good, sees=clients.describe(), back_s=back, detail={"new_worker": new_worker})
+    return Finding(as_expected=good, sees=describe_seen(clients.seen), back_s=back, detail={"new_worker": new_worker})
 
 
 @scenario("without the entrypoint TorchServe does not drain: connections are reset and refused until it is up again")
@@ -48,17 +48,17 @@ def stopped(place: Place) -> Finding:
     failures = {one.saw for one in clients.seen if not one.right}
     good = back is not None and {"503"} >= {one for one in failures if one.isdigit()} and bool(failures)
     back = None if back is None else round(ended + back, 2)
-    return Finding(as_expected=good, sees=clients.describe(), back_s=back, detail={"stopped_after_s": round(ended, 2)})
+    return Finding(
+        as_expected=good, sees=describe_seen(clients.seen), back_s=back, detail={"stopped_after_s": round(ended, 2)}
+    )
 
 
-@scenario("every request is answered, then Java ends with 143", drain=_DRAIN)
+@scenario("every request is answered, then Java ends with 143")
 def drained(place: Place) -> Finding:
-    """SIGTERM to deploy/entrypoint.sh while eight clients ask, who go on for a second (DRAIN={drain})."""
-    if not _ENTRYPOINT.is_file():
-        raise Impossible("deploy/entrypoint.sh does not exist")
+    """SIGTERM to deploy/entrypoint.sh while eight clients ask, who go on for a second (DRAIN={DRAIN})."""
     with place.server(started=False) as server:
         environment = server.environment() | {"TS_CONFIG": str(server.config), "PYTHON": sys.executable}
-        environment |= {"DRAIN": str(_DRAIN), "HEALTHZ": f"/predictions/{place.model}/1.0/healthz"}
+        environment |= {"DRAIN": str(DRAIN), "HEALTHZ": f"/predictions/{place.model}/1.0/healthz"}
         with (place.work / "entrypoint.log").open("wb") as log:
             process = subprocess.Popen(["bash", str(_ENTRYPOINT)], env=environment, stdout=log, stderr=log)
         try:
@@ -78,7 +78,7 @@ def drained(place: Place) -> Finding:
     after = [one for one in clients.seen if one.ended > told]
     detail = {"answered_after_sigterm": len(after), "exit_status": status, "ended_after_s": round(ended, 2)}
     good = all(one.right for one in clients.seen) and bool(after) and status == 143
-    return Finding(as_expected=good, sees=clients.describe(), detail=detail)
+    return Finding(as_expected=good, sees=describe_seen(clients.seen), detail=detail)
 
 
 @scenario("refused with the port's number; the first server's clients notice nothing")
@@ -96,7 +96,7 @@ def second_server(place: Place) -> Finding:
     refused = "in use" in said
     detail = {"refused": refused, "second_ended_by_itself": ended}
     return Finding(
-        as_expected=refused and all(one.right for one in clients.seen), sees=clients.describe(), detail=detail
+        as_expected=refused and all(one.right for one in clients.seen), sees=describe_seen(clients.seen), detail=detail
     )
 
 

@@ -1,8 +1,12 @@
-"""What a fault scenario is, and what it finds."""
+"""What a fault scenario is, what it finds, and how all of them are run."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from subprocess import SubprocessError
+from typing import Any, NamedTuple
+
+import psutil
 
 from benchmarks.reliability.place import Place
 from deploy.local_server import LocalServer, ServerError
@@ -22,30 +26,54 @@ class Finding:
     detail: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Scenario:
+Run = Callable[[Place], Finding]
+
+
+class Scenario(NamedTuple):
     """A fault to try."""
 
-    run: Callable[[Place], Finding]
+    run: Run  # the docstring says what is done, and names numbers of its module and of the finding's detail
     expected: str  # what should come of it
-    numbers: dict[str, Any]  # of what is done
-
-    def did(self, finding: Finding) -> str:
-        """What was done to the server: the docstring, with the numbers and details that it names."""
-        return str(self.run.__doc__).removesuffix(".").format_map({**self.numbers, **finding.detail})
 
 
 SCENARIOS: dict[str, Scenario] = {}
 
 
-def scenario(expected: str, **numbers: Any) -> Callable[[Callable[[Place], Finding]], Callable[[Place], Finding]]:
-    """Registers a function as the scenario of its name; its docstring becomes part of the record."""
+def scenario(expected: str) -> Callable[[Run], Run]:
+    """Registers a function as the scenario of its name."""
 
-    def register(run: Callable[[Place], Finding]) -> Callable[[Place], Finding]:
-        SCENARIOS[run.__name__.replace("_", "-")] = Scenario(run, expected, numbers)
+    def register(run: Run) -> Run:
+        SCENARIOS[run.__name__.replace("_", "-")] = Scenario(run, expected)
         return run
 
     return register
+
+
+def run_faults(names: Sequence[str], place: Place) -> bool:
+    """Runs scenarios and writes ``fault-<name>.json`` for each; says whether all went as expected.
+
+    What this machine does not allow is recorded as not possible, and is no failure.
+    """
+    place.work.mkdir(parents=True, exist_ok=True)
+    every = True
+    for name in names:
+        print(f"{name} …", flush=True)
+        run, expected = SCENARIOS[name]
+        try:
+            finding = run(place)
+            numbers = {**vars(sys.modules[run.__module__]), **finding.detail}
+            did = str(run.__doc__).removesuffix(".").format_map(numbers)
+            found = {"did": did, "expected": expected, **asdict(finding)}
+        except Impossible as error:
+            found = {"not_possible": str(error)}
+        except (ServerError, TimeoutError, OSError, psutil.Error, SubprocessError) as error:
+            found = {"as_expected": False, "failed": f"{type(error).__name__}: {error}"}
+        place.record(f"fault-{name}", {"fault": name, **found})
+        every = every and found.get("as_expected", True)
+        verdict = {True: "as expected", False: "NOT AS EXPECTED", None: "not possible here"}
+        back = f", back after {found['back_s']} s" if found.get("back_s") is not None else ""
+        print(f"{name}: {verdict[found.get('as_expected')]}{back}; {found.get('sees', found)}", flush=True)
+    return every
 
 
 def refusal(server: LocalServer, timeout: float) -> str:

@@ -28,17 +28,15 @@ def json_request(draw: random.Random) -> Hostile:
 
 def kserve_request(draw: random.Random) -> Hostile:
     """V1 or V2."""
-    if draw.random() < 0.5:
-        paths, body = (b"/v1/models/{model}:predict", b"/v1/models/{model}:explain"), _first
-    else:
-        paths, body = (b"/v2/models/{model}/infer", b"/v2/models/{model}/explain"), _second
-    path = draw.choice(paths)
+    protocols = ((b"1", (b":predict", b":explain"), _first), (b"2", (b"/infer", b"/explain"), _second))
+    version, ends, body = protocols[draw.random() >= 0.5]
+    path = b"/v%s/models/{model}%s" % (version, draw.choice(ends))
     return Hostile(kind="kserve", body=_bent_json(draw, body(draw)), headers=[typed(b"application/json")], path=path)
 
 
 def _first(draw: random.Random) -> Any:
     one = {"image": _picture_value(draw), "maps": "none", draw.choice(NAMES): odd_value(draw)}
-    sound = {"image": _encoded(sound_picture(draw)), "maps": "none"}
+    sound = {"image": base64.b64encode(sound_picture(draw)).decode(), "maps": "none"}
     odd: tuple[Any, ...] = ([], [[]], [None], "x", {}, [{"b64": "eA=="}])
     instances = draw.choice(([sound], [one], [one, sound], [sound] * 40, *odd))
     return draw.choice(({"instances": instances}, {"instances": instances, "inputs": []}, {"instance": instances}))
@@ -102,7 +100,7 @@ def _picture(draw: random.Random) -> bytes:
 
 
 def _picture_value(draw: random.Random) -> Any:
-    text = _encoded(_picture(draw))
+    text = base64.b64encode(_picture(draw)).decode()
     bent: tuple[Callable[[], Any], ...] = (
         lambda: {"b64": text},
         lambda: "data:image/png;base64," + text,
@@ -174,7 +172,3 @@ def _bent_bytes(draw: random.Random, data: bytes) -> bytes:
         piece = draw.choice((b"", b"\xff", b"\r\n", b"\0", b'"', b"--", b"\xed\xa0\x80", draw.randbytes(5)))
         changed[place : place + draw.choice((0, 1, 4, 200))] = piece
     return bytes(changed)
-
-
-def _encoded(data: bytes) -> str:
-    return base64.b64encode(data).decode()

@@ -9,8 +9,8 @@ from itertools import repeat
 
 from PIL import Image
 
+from benchmarks.reliability.fuzz.corpus import SEEDS
 from benchmarks.reliability.fuzz.pictures import patched
-from benchmarks.reliability.fuzz.seeds import seed_pictures
 from benchmarks.reliability.pictures import encoded
 
 _SIDES = (7_000, 8_000, 16_383, 30_000, 46_341, 65_535)  # wider ones where the format has room for them
@@ -40,14 +40,14 @@ def _png(draw: random.Random) -> bytes:
 
 
 def _jpeg(draw: random.Random) -> bytes:
-    data = seed_pictures()[draw.choice(("JPEG-plain", "JPEG-progressive", "JPEG-grey", "JPEG-CMYK"))]
+    data = SEEDS[draw.choice(("JPEG-plain", "JPEG-progressive", "JPEG-grey", "JPEG-CMYK"))]
     start = max(data.find(b"\xff\xc0\0"), data.find(b"\xff\xc2\0")) + 5
     return patched(data, start, struct.pack(">HH", *_two_of(draw, _SIDES[1:])))
 
 
 def _gif(draw: random.Random) -> bytes:
     """The screen is large, or the frame on a small screen."""
-    data, sides = seed_pictures()["GIF-plain"], struct.pack("<HH", *_two_of(draw, _SIDES))
+    data, sides = SEEDS["GIF-plain"], struct.pack("<HH", *_two_of(draw, _SIDES))
     return patched(data, 6 if draw.random() < 0.5 else data.rfind(b"\x2c\0\0\0\0") + 5, sides)
 
 
@@ -57,11 +57,11 @@ def _webp(draw: random.Random) -> bytes:
         body = b"VP8L" + struct.pack("<I", 5) + b"\x2f" + struct.pack("<I", (width - 1) | (height - 1) << 14) + b"\0"
         return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
     canvas = (width * 900).to_bytes(3, "little") + (height * 900).to_bytes(3, "little")
-    return patched(seed_pictures()["WEBP-animated"], 24, canvas)  # in the VP8X chunk
+    return patched(SEEDS["WEBP-animated"], 24, canvas)  # in the VP8X chunk
 
 
 def _bmp(draw: random.Random) -> bytes:
-    data = seed_pictures()[draw.choice(("BMP-plain", "BMP-palette", "BMP-1bit"))]
+    data = SEEDS[draw.choice(("BMP-plain", "BMP-palette", "BMP-1bit"))]
     sides = [draw.choice((*_SIDES, 2**31 - 1)) * draw.choice((1, 1, -1)) for _ in range(2)]
     return patched(data, 18, struct.pack("<ii", *sides))
 
@@ -97,7 +97,7 @@ def tiff_of_tags(tags: int, size: int) -> bytes:
 
 def jpeg_of_exif(tags: int, segments: int) -> bytes:
     """A JPEG whose EXIF runs over many segments and whose tags all hold the same large stretch of it."""
-    data = seed_pictures()["JPEG-grey"]
+    data = SEEDS["JPEG-grey"]
     size = segments * 65_000 - 14 - 12 * tags
     entries = [(tag, 1, size, 14 + 12 * tags) for tag in range(40_000, 40_000 + tags)]
     exif = struct.pack("<2sHI", b"II", 42, 8) + _tags(entries) + bytes(4) + bytes(size)
@@ -124,7 +124,7 @@ def _text(draw: random.Random) -> bytes:
     """A PNG whose text or colour profile is a thousand times its size."""
     packed = _packed(bytes(10**6), 60)
     kind, start = draw.choice(((b"zTXt", b"k\0\0"), (b"iTXt", b"k\0\1\0\0\0"), (b"iCCP", b"k\0\0")))
-    data = seed_pictures()["PNG-plain"]
+    data = SEEDS["PNG-plain"]
     return data[:33] + png_chunk(kind, start + packed) * draw.choice((1, 20)) + data[33:]
 
 

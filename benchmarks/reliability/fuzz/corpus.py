@@ -1,4 +1,7 @@
-"""The words that hostile requests are made of, from ``corpus.toml``."""
+"""What hostile requests are made of: words, from ``corpus.toml``, and small sound pictures, which are bent.
+
+The pictures, of every format and kind, are files: another Pillow would write others, and so change all requests.
+"""
 
 import tomllib
 from pathlib import Path
@@ -14,3 +17,4 @@ def _whole(word: str | dict[str, Any]) -> str:
 GOOD: dict[str, list[Any]] = _CORPUS["good"]  # option to values that it may have
 TEXTS = {name: [_whole(one) for one in words] for name, words in _CORPUS["texts"].items()}
 OCTETS = {name: [_whole(one).encode("latin-1") for one in words] for name, words in _CORPUS["bytes"].items()}
+SEEDS = {path.name: path.read_bytes() for path in sorted(Path(__file__).with_name("seeds").iterdir())}  # by FORMAT-kind

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 from benchmarks.reliability.fuzz import bodies
 from benchmarks.reliability.fuzz.bombs import bomb
@@ -10,6 +11,7 @@ from benchmarks.reliability.fuzz.pictures import bent_picture, sound_picture
 from benchmarks.reliability.fuzz.wire import Hostile, Pair, typed
 
 _NO_MAPS: Pair = (b"X-Explain-Maps", b"none")
+_LAYER: Pair = (b"X-Explain-Size", b"layer")
 
 
 def request(seed: int, number: int) -> Hostile:
@@ -18,19 +20,18 @@ def request(seed: int, number: int) -> Hostile:
     return draw.choices(list(_KINDS), list(_KINDS.values()))[0](draw)
 
 
+def _upload(kind: str, body: bytes, content_type: bytes, option: Pair = _NO_MAPS) -> Hostile:
+    return Hostile(kind=kind, body=body, headers=[typed(content_type), option])
+
+
 def _picture(draw: random.Random) -> Hostile:
     how, data = bent_picture(draw)
-    option = _NO_MAPS if draw.random() < 0.9 else (b"X-Explain-Size", b"layer")
-    return Hostile(kind=f"picture/{how}", body=data, headers=[typed(b"image/jpeg"), option])
+    return _upload(f"picture/{how}", data, b"image/jpeg", _NO_MAPS if draw.random() < 0.9 else _LAYER)
 
 
 def _bomb(draw: random.Random) -> Hostile:
     how, data = bomb(draw)
-    return Hostile(kind=f"bomb/{how}", body=data, headers=[typed(b"application/octet-stream"), _NO_MAPS])
-
-
-def _declared(draw: random.Random) -> Hostile:
-    return Hostile(kind="wrong type", body=sound_picture(draw), headers=[typed(draw.choice(OCTETS["types"])), _NO_MAPS])
+    return _upload(f"bomb/{how}", data, b"application/octet-stream")
 
 
 def _form(draw: random.Random) -> Hostile:
@@ -58,28 +59,21 @@ def _headers(draw: random.Random) -> Hostile:
 
 
 def _path(draw: random.Random) -> Hostile:
-    method, start = draw.choice(OCTETS["methods"]), draw.choice(OCTETS["starts"])
-    framed = method.isalpha() and method.isascii()
-    return Hostile(
-        kind="path",
-        body=sound_picture(draw),
-        headers=[_NO_MAPS],
-        path=start + draw.choice(OCTETS["tails"]),
-        method=method,
-        framed=framed,
-    )
+    method, start, body = draw.choice(OCTETS["methods"]), draw.choice(OCTETS["starts"]), sound_picture(draw)
+    path, framed = start + draw.choice(OCTETS["tails"]), method.isalpha() and method.isascii()
+    return Hostile(kind="path", body=body, headers=[_NO_MAPS], path=path, method=method, framed=framed)
 
 
 def _cut(draw: random.Random) -> Hostile:
     """The connection ends before the body does."""
-    body, headers = sound_picture(draw), [typed(b"image/jpeg"), _NO_MAPS]
-    return Hostile(kind="cut", body=body, headers=headers, promised=len(body) + draw.choice((1, 9000)), framed=False)
+    whole = _upload("cut", sound_picture(draw), b"image/jpeg")
+    return replace(whole, promised=len(whole.body) + draw.choice((1, 9000)), framed=False)
 
 
 _KINDS: dict[Callable[[random.Random], Hostile], float] = {
     _picture: 40,
     _bomb: 4,
-    _declared: 4,
+    lambda draw: _upload("wrong type", sound_picture(draw), draw.choice(OCTETS["types"])): 4,
     bodies.multipart_request: 16,
     _form: 1,
     bodies.json_request: 16,

@@ -1,20 +1,14 @@
-"""One hostile request: how it is kept so that it can be sent again, and how it is sent.
+"""One hostile request, and how it is sent.
 
 It is sent as the bytes it is: a client library would refuse or repair it.
 """
 
-import ast
 import http.client
-import pprint
 import socket
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
-
-from handler.atomic_write import write_whole
 
 Pair = tuple[bytes, bytes]
 _FRAMED, _UNFRAMED = 60, 3  # seconds to wait for an answer to what is HTTP, and to what is none
@@ -50,16 +44,6 @@ def typed(content_type: bytes) -> Pair:
     return b"Content-Type", content_type
 
 
-def save(path: Path, hostile: Hostile, found: dict[str, Any]) -> None:
-    """Writes a finding and its request, as a Python literal, to a file that ``load`` and ``--replay`` read."""
-    write_whole(path, pprint.pformat({**found, "request": asdict(hostile)}, sort_dicts=False).encode())
-
-
-def load(path: Path) -> Hostile:
-    """The request that ``save`` wrote."""
-    return Hostile(**ast.literal_eval(path.read_text(encoding="utf-8"))["request"])
-
-
 def send(address: str, model: str, hostile: Hostile) -> Reply:
     """Sends one request over a connection of its own and waits for each piece of the answer.
 
@@ -70,14 +54,15 @@ def send(address: str, model: str, hostile: Hostile) -> Reply:
     timeout = _FRAMED if hostile.framed else _UNFRAMED
     with socket.create_connection((parts.hostname, parts.port), timeout=timeout) as connection:
         with suppress(OSError):  # refused before it was read; the answer may lie there all the same
-            connection.sendall(_bytes(hostile, model))
+            connection.sendall(octets(hostile, model))
             if hostile.promised is not None:
                 connection.shutdown(socket.SHUT_WR)
         reply = _receive(connection, hostile.method)
     return replace(reply, seconds=time.perf_counter() - started)
 
 
-def _bytes(hostile: Hostile, model: str) -> bytes:
+def octets(hostile: Hostile, model: str) -> bytes:
+    """What goes onto the wire."""
     path = hostile.path.replace(b"{model}", model.encode())
     length = len(hostile.body) if hostile.promised is None else hostile.promised
     headers = [(b"Host", b"localhost"), (b"Content-Length", b"%d" % length), *hostile.headers]

@@ -1,15 +1,17 @@
 """``docs/RELIABILITY.md`` and ``docs/reliability.json`` from the records of load, soak, faults and fuzz."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.page import fill
 from benchmarks.reliability.place import read_records
-from benchmarks.reliability.sizing import RATES, UTILISATION, replicas
 
 Records = Mapping[str, Mapping[str, Any]]
+UTILISATION = 0.7  # of a replica: waiting times grow without bound as it nears 1, and one replica may be down
+RATES = (10, 50, 100, 500)  # requests per second that the table of replicas is made for
 
 
 def write_report(records: Path, docs: Path) -> Path:
@@ -45,3 +47,8 @@ def _runs(records: Records) -> dict[tuple[str, str], list[tuple[str, str]]]:
         on = f"{machine.get('cpu', '?')}, {machine.get('cores', '?')} cores, {machine.get('memory_gb', '?')} GB"
         runs.setdefault((record.get("command", "?"), on), []).append((name, record.get("measured_at", "")))
     return runs
+
+
+def replicas(rate: float, per_s: float) -> int:
+    """How many replicas that answer ``per_s`` a rate of requests needs: two at least, so that one may fail."""
+    return max(2, math.ceil(rate / (per_s * UTILISATION)))

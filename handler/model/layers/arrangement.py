@@ -5,7 +5,9 @@ weights. ``handler.model.layers.cells`` measures the cells behind all other oper
 """
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+import numpy as np
 
 from handler.autograd.graph import Node, operation
 
@@ -20,9 +22,8 @@ _KEEPING = frozenset(  # pointwise operations, windows that slide over rows and 
         Expand""",
     )
 )
-_LARGEST_PADDING = 8  # at most 1/8 of the side is padding: with more, the map would show more than the picture
 
-Shape = Sequence[int]
+Shape = tuple[int, ...]
 
 
 def keeps_arrangement(root: Node, leaf: Node, known: Collection[Node]) -> bool:
@@ -36,9 +37,12 @@ def keeps_arrangement(root: Node, leaf: Node, known: Collection[Node]) -> bool:
     waiting, seen = [(root, 0)], {root}
     while waiting:
         node, output = waiting.pop()
-        if node is leaf or node in known or _has_one_cell(_shape(node, output)):
+        name, after = operation(node), _shape(node, output)
+        if node is leaf or node in known or after[2:] == (1, 1):  # as gates of whole channels are
             continue
-        if not _keeps(node, output):
+        if len(after) < 3:  # without channels a tensor still has rows and columns
+            return False
+        if name not in _KEEPING and not (name in _IF and _IF[name](node, after)):
             return False
         for following, number in node.next_functions:
             if following is not None and following not in seen:
@@ -47,28 +51,14 @@ def keeps_arrangement(root: Node, leaf: Node, known: Collection[Node]) -> bool:
     return True
 
 
-def _keeps(node: Node, output: int) -> bool:
-    name, after = operation(node), _shape(node, output)
-    if len(after) < 3:  # without channels a tensor still has rows and columns
-        return False
-    if name in _KEEPING:
-        return True
-    return name in _IF and _IF[name](node, after)
-
-
 def _shape(node: Node, output: int) -> Shape:
     known = node._input_metadata
     return tuple(known[output].shape) if output < len(known) else ()
 
 
-def _has_one_cell(shape: Shape) -> bool:
-    """Whether a tensor is (N, C, 1, 1), as gates of whole channels are."""
-    return len(shape) == 4 and tuple(shape[2:]) == (1, 1)
-
-
 def _same_maps(node: Node, after: Shape) -> bool:
     before = [_shape(following, number) for following, number in node.next_functions if following is not None]
-    return all(len(shape) >= 4 and tuple(shape[-2:]) == tuple(after[-2:]) for shape in before)
+    return all(len(shape) >= 4 and shape[-2:] == after[-2:] for shape in before)
 
 
 def _axes(values: Sequence[int], dimensions: int) -> list[int]:
@@ -78,31 +68,21 @@ def _axes(values: Sequence[int], dimensions: int) -> list[int]:
 
 def _is_padded_within_reach(node: Node) -> bool:
     """Whether a convolution's padding is no wider than the reach of its kernel."""
-    kernel = node._saved_weight.shape[2:]
-    padding, dilation = (
-        values if len(values) == len(kernel) else values * len(kernel)  # padding="valid" is (0,) for all axes
-        for values in (tuple(node._saved_padding), tuple(node._saved_dilation))
-    )
-    return _is_in_reach(padding, [step * (cells - 1) for step, cells in zip(dilation, kernel, strict=True)])
+    reach = np.asarray(node._saved_dilation) * (np.asarray(node._saved_weight.shape[2:]) - 1)
+    return bool(np.all(np.asarray(node._saved_padding) <= reach))  # padding="valid" is (0,) for all axes
 
 
-def _is_padded_to_half(node: Node, after: Shape) -> bool:
-    """Whether padding takes at most half of a side."""
-    padding: Sequence[int] = node._saved_padding
-    return max(padding) <= max(1, min(after[-2:]) // 2)
-
-
-def _is_in_reach(padding: Sequence[int], most: Sequence[int]) -> bool:
-    return all(cells <= allowed for cells, allowed in zip(padding, most, strict=True))
+def _is_narrow(padding: Iterable[int], after: Shape, share: int) -> bool:
+    """Whether padding takes at most one part out of ``share`` of the shorter side, or one cell."""
+    return max(padding) <= max(1, min(after[-2:]) // share)
 
 
 _IF: dict[str, Callable[[Node, Shape], bool]] = {
     "Convolution": lambda node, _after: node._saved_transposed or _is_padded_within_reach(node),
-    "ConstantPadNd": lambda node, after: _is_in_reach(
-        [abs(cells) for cells in node._saved_pad], [max(1, min(after[-2:]) // _LARGEST_PADDING)] * len(node._saved_pad)
-    ),
-    "ReflectionPad2D": _is_padded_to_half,
-    "ReplicationPad2D": _is_padded_to_half,
+    # wider padding would make the map show more than the picture
+    "ConstantPadNd": lambda node, after: _is_narrow(map(abs, node._saved_pad), after, 8),
+    "ReflectionPad2D": lambda node, after: _is_narrow(node._saved_padding, after, 2),
+    "ReplicationPad2D": lambda node, after: _is_narrow(node._saved_padding, after, 2),
     "Index": lambda node, after: _same_maps(node, after) and all(index is None for index in node._saved_indices[2:]),
     "Flip": lambda node, after: max(_axes(node._saved_dims, len(after))) < len(after) - 2,
     "Select": lambda node, after: _axes([node._saved_dim], len(after) + 1)[0] < len(after) - 1,

@@ -1,7 +1,8 @@
 """Tests whether the pictures of a batch depend on each other: in the scores, in layers' outputs, in gradients."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,13 +15,14 @@ from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.differentiable import differentiable
 from handler.autograd.hooks import captured
 from handler.errors import in_one_line
-from handler.model.layers.looking import Look, may_be_maps
+from handler.model.layers.looking import Look, outputs_of
 from handler.model.layers.observing import Place, observe
 
 # the most that float32 and another batch size may change in a picture's row
 _ALIKE = 1e-3  # relative to the difference between two pictures' rows
 _ROUNDING = 1e-5  # relative to the row
 _GRADIENTS_ALIKE = 0.01  # relative to the gradient
+_MIXED = "its rows depend on other pictures of the batch"
 
 
 class _ValueWatch(TorchFunctionMode):
@@ -47,14 +49,6 @@ class _ValueWatch(TorchFunctionMode):
 _READING = ("__bool__", "__int__", "__float__", "__index__", "item", "tolist", "numpy", "__array__")
 
 
-def places_of(module: nn.Module, picture: Tensor) -> set[Place]:
-    """The places of all tensors that layers return for a picture (1, 3, H, W)."""
-    found: set[Place] = set()
-    with torch.no_grad():
-        observe(module, picture, lambda place, _output: found.add(place))
-    return found
-
-
 def goes_by_values(module: nn.Module, picture: Tensor) -> bool:
     """Whether the network's code reads values that come from the picture (1, 3, H, W), and so may branch on them."""
     watch = _ValueWatch()
@@ -63,76 +57,59 @@ def goes_by_values(module: nn.Module, picture: Tensor) -> bool:
     return watch.read
 
 
-class Together:
-    """Three pictures run alone and in batches of two and three: the batch axis of each tensor, or why it has none."""
+def run_together(module: nn.Module, pictures: Sequence[Tensor]) -> tuple[dict[Place, int | str], str]:
+    """Compares three pictures (1, 3, H, W) in float32, and again in float64 if rows differ, which may be rounding.
 
-    def __init__(self, module: nn.Module, pictures: Sequence[Tensor]) -> None:
-        """Runs three pictures (1, 3, H, W) through a network in eval mode."""
-        self.alone = ""  # why pictures must be run one by one; empty if they can be run together
-        self.axes: dict[Place, int | str] = {}  # the batch axis, or why there is none
-        self._outputs: dict[Place, Tensor] = {}
-        self._mixed: set[Place] = set()
-        first, second, third = pictures
-        shapes: list[dict[Place, torch.Size]] = []
-        with torch.no_grad():
-            scores: Tensor = observe(module, first, self._keep).clone()  # a network may answer with its own memory
-            for batch, place_of_first in (((first, second), 0), ((second, third, first), 2)):
-                shapes.append({})
-                try:
-                    found = observe(module, torch.cat(batch), self._comparing(len(batch), place_of_first, shapes[-1]))
-                except Exception as error:  # foreign code can raise any exception
-                    self.alone = f"it fails on {len(batch)} pictures at once ({in_one_line(error)})"
-                    return
-                if found.shape[:1] != (len(batch),) or not _same_row(found, scores, 0, place_of_first):
-                    self.alone = "a picture's scores depend on the other pictures of its batch"
-                    return
-        for place, output in self._outputs.items():
-            sizes = [output.shape, *(found_in.get(place, torch.Size()) for found_in in shapes)]
-            axes = [axis for axis, found in enumerate(zip(*sizes, strict=False)) if found == (1, 2, 3)]
-            if not axes or len({len(size) for size in sizes}) > 1:
-                self.axes[place] = why_no_rows(output)
-            elif place in self._mixed:
-                self.axes[place] = "its rows depend on other pictures of the batch"
-            else:
-                self.axes[place] = axes[0]
-
-    @property
-    def doubtful(self) -> bool:
-        """Whether rows differed, which may be rounding."""
-        return bool(self.alone or self._mixed)
-
-    def _keep(self, place: Place, output: Tensor) -> None:
-        if may_be_maps(output):
-            self._outputs[place] = output.clone()
-
-    def _comparing(
-        self, pictures: int, first: int, shapes: dict[Place, torch.Size]
-    ) -> Callable[[Place, Tensor], Tensor | None]:
-        def visit(place: Place, output: Tensor) -> None:
-            alone = self._outputs.get(place)
-            if alone is None or output.dim() != alone.dim():
-                return
-            shapes[place] = output.shape
-            grown = [
-                axis for axis, sizes in enumerate(zip(alone.shape, output.shape, strict=True)) if len({*sizes}) > 1
-            ]
-            is_batch = len(grown) == 1 and (alone.shape[grown[0]], output.shape[grown[0]]) == (1, pictures)
-            if is_batch and not _same_row(output, alone, grown[0], first):
-                self._mixed.add(place)
-
-        return visit
-
-
-def run_together(module: nn.Module, pictures: Sequence[Tensor]) -> Together:
-    """Compares three pictures (1, 3, H, W) in float32, and again in float64 if rows differ, which may be rounding."""
-    found = Together(module, pictures)
-    if not found.doubtful:
-        return found
+    Returns:
+        The batch axis of each tensor, or why it has none; and why pictures must be run one by one, empty if they can be
+        run together.
+    """
+    axes, alone = _compare(module, pictures)
+    if not alone and _MIXED not in axes.values():
+        return axes, alone
     try:
-        exact = copy.deepcopy(module).double()
-        return Together(exact, [picture.double() for picture in pictures])
+        return _compare(copy.deepcopy(module).double(), [picture.double() for picture in pictures])
     except Exception:  # the network cannot be copied or run in float64
-        return found
+        return axes, alone
+
+
+@torch.no_grad()
+def _compare(module: nn.Module, pictures: Sequence[Tensor]) -> tuple[dict[Place, int | str], str]:
+    """Compares a picture's outputs with those of the same picture in batches of two and of three."""
+    first, second, third = pictures
+    scores, alone = outputs_of(module, first)
+    rows: dict[Place, list[int]] = {place: [] for place in alone}  # the axis of the pictures, by batch
+    mixed: set[Place] = set()
+
+    def compare(count: int, row: int, place: Place, output: Tensor) -> None:
+        axis = _batch_axis(output, alone[place], count) if place in alone else None
+        if axis is not None:
+            rows[place].append(axis)
+            if not _same_row(output, alone[place], axis, row):
+                mixed.add(place)
+
+    for batch, row in (((first, second), 0), ((second, third, first), 2)):
+        try:
+            found = observe(module, torch.cat(batch), partial(compare, len(batch), row))
+        except Exception as error:  # foreign code can raise any exception
+            return {}, f"it fails on {len(batch)} pictures at once ({in_one_line(error)})"
+        if found.shape[:1] != (len(batch),) or not _same_row(found, scores, 0, row):
+            return {}, "a picture's scores depend on the other pictures of its batch"
+    axes: dict[Place, int | str] = {}
+    for place, found_axes in rows.items():
+        if len(found_axes) < 2 or found_axes[0] != found_axes[1]:
+            axes[place] = why_no_rows(alone[place])
+        else:
+            axes[place] = _MIXED if place in mixed else found_axes[0]
+    return axes, ""
+
+
+def _batch_axis(output: Tensor, alone: Tensor, count: int) -> int | None:
+    """The axis with a row for each picture in the output for a batch; None if there is none."""
+    if output.dim() != alone.dim():
+        return None
+    grown = [axis for axis in range(output.dim()) if output.shape[axis] != alone.shape[axis]]
+    return grown[0] if [(alone.shape[axis], output.shape[axis]) for axis in grown] == [(1, count)] else None
 
 
 def _same_row(output: Tensor, alone: Tensor, axis: int, row: int) -> bool:

@@ -7,6 +7,7 @@ of latents may be a square. So parts of the picture are changed; a cell lies in 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -33,13 +34,10 @@ _TIE = 0.02  # difference of shares that counts as none
 
 def parts(side: int) -> Iterator[tuple[slice, slice]]:
     """Yields rows and columns of the parts to change: bands from top to bottom, from left to right, then the edges."""
-    whole, edges = slice(None), [round(number * side / BANDS) for number in range(BANDS + 1)]
-    bands = [slice(*pair) for pair in zip(edges, edges[1:], strict=False)]
-    margins = [slice(0, max(1, side // EDGE)), slice(side - max(1, side // EDGE), side)]
-    yield from ((band, whole) for band in bands)
-    yield from ((whole, band) for band in bands)
-    yield from ((margin, whole) for margin in margins)
-    yield from ((whole, margin) for margin in margins)
+    limits, edge = [round(number * side / BANDS) for number in range(BANDS + 1)], max(1, side // EDGE)
+    for strips in ([slice(*pair) for pair in pairwise(limits)], [slice(0, edge), slice(side - edge, side)]):
+        yield from ((strip, slice(None)) for strip in strips)
+        yield from ((slice(None), strip) for strip in strips)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,28 +62,26 @@ def find_cells(changes: Mapping[int, Sequence[Floats]]) -> Cells | None:
             ``parts``.
     """
     arrangements = [cells for axis, found in changes.items() for cells in _arrangements(axis, np.stack(found))]
-    likely = [cells for cells in arrangements if cells.likeness >= _needed(cells) or _has_profile(cells)]
-    best = max(likely, key=lambda cells: cells.likeness, default=None)
-    if best is not None and best.shared_axis and _are_of_several_scales(np.stack(changes[best.channel_axis]), best):
-        return None
+    best = max(filter(_is_likely, arrangements), key=lambda cells: cells.likeness, default=None)
+    if best is not None and best.shared_axis:
+        changed, behind = np.stack(changes[best.channel_axis]), best.first + best.grid[0] * best.grid[1]
+        others = (part for part in (changed[:, : best.first], changed[:, behind:]) if part.shape[1] >= _FEW)
+        if any(find_cells({best.channel_axis: list(part)}) is not None for part in others):
+            return None  # tokens of several scales
     return best
 
 
-def _has_profile(cells: Cells) -> bool:
-    turned = cells.transposed or any(cells.mirrored)
-    return cells.profile >= _LIKE_IN_PROFILE and min(cells.grid) >= _PROFILED and not turned
-
-
-def _needed(cells: Cells) -> float:
-    """The correlation that this many cells do not reach by chance."""
-    count = cells.grid[0] * cells.grid[1]
+def _is_likely(cells: Cells) -> bool:
+    """Whether cells follow the picture better than that many cells do by chance."""
+    count, turned = cells.grid[0] * cells.grid[1], cells.transposed or any(cells.mirrored)
+    if cells.profile >= _LIKE_IN_PROFILE and min(cells.grid) >= _PROFILED and not turned:
+        return True
+    needed = _LIKE_IF_FEW if count < _FEW else _LIKE
     if cells.shared_axis:
-        needed = min(math.tanh(_CHANCE / math.sqrt(count - 3)), _LIKE_IF_PARTED)
-    else:
-        needed = _LIKE_IF_FEW if count < _FEW else _LIKE
-    if cells.transposed or any(cells.mirrored):
+        needed = max(_LIKE, min(math.tanh(_CHANCE / math.sqrt(count - 3)), _LIKE_IF_PARTED))
+    if turned:
         needed = max(needed, _LIKE_IF_TURNED) if count >= _FEW else math.inf
-    return max(_LIKE, needed)
+    return cells.likeness >= needed
 
 
 def _arrangements(channel_axis: int, changed: Floats) -> Iterator[Cells]:
@@ -102,42 +98,28 @@ def _arrangements(channel_axis: int, changed: Floats) -> Iterator[Cells]:
                 yield from _orientations(channel_axis, grid, shared_axis=True, first=first)
 
 
-def _are_of_several_scales(changed: Floats, cells: Cells) -> bool:
-    """Whether the other tokens (parts, T) are a map, too."""
-    count = cells.grid[0] * cells.grid[1]
-    others = changed[:, : cells.first], changed[:, cells.first + count :]
-    return any(find_cells({cells.channel_axis: list(part)}) is not None for part in others if part.shape[1] >= _FEW)
-
-
 def _orientations(channel_axis: int, changed: Floats, *, shared_axis: bool, first: int) -> Iterator[Cells]:
     """Yields the changes (parts, a, b) as cells of a rows and b columns, and of b rows and a columns."""
-    height, width = changed.shape[1:]
-    if min(height, width) < 2:
-        return
-    down, across = _centres(changed[:BANDS]), _centres(changed[BANDS : 2 * BANDS])
-    if not (np.isfinite(down) & np.isfinite(across)).all():
-        return
-    first_axis, second_axis = np.mgrid[:height, :width]
-    straight = _correlation(down, first_axis), _correlation(across, second_axis)
-    turned = _correlation(down, second_axis), _correlation(across, first_axis)
-    for transposed, (of_rows, of_columns) in ((False, straight), (True, turned)):
-        grid = (width, height) if transposed else (height, width)
-        mirrored, likeness = (of_rows < 0, of_columns < 0), min(abs(of_rows), abs(of_columns))
-        if not _reaches_edges(
-            changed[2 * BANDS :].transpose(0, 2, 1) if transposed else changed[2 * BANDS :], mirrored
-        ):
-            continue
-        profile = min(_correlation(down.mean(1), np.arange(height)), _correlation(across.mean(0), np.arange(width)))
-        yield Cells(
-            channel_axis=channel_axis,
-            grid=grid,
-            shared_axis=shared_axis,
-            first=first,
-            transposed=transposed,
-            mirrored=mirrored,
-            likeness=likeness,
-            profile=profile,
-        )
+    for transposed in (False, True):
+        cells = changed.transpose(0, 2, 1) if transposed else changed
+        height, width = cells.shape[1:]
+        down, across = _centres(cells[:BANDS]), _centres(cells[BANDS : 2 * BANDS])
+        if min(height, width) < 2 or not np.isfinite(down + across).all():
+            return
+        rows, columns = np.mgrid[:height, :width]
+        of_rows, of_columns = _correlation(down, rows), _correlation(across, columns)
+        mirrored = of_rows < 0, of_columns < 0
+        if _reaches_edges(cells[2 * BANDS :], mirrored):
+            yield Cells(
+                channel_axis=channel_axis,
+                grid=(height, width),
+                shared_axis=shared_axis,
+                first=first,
+                transposed=transposed,
+                mirrored=mirrored,
+                likeness=min(abs(of_rows), abs(of_columns)),
+                profile=min(_correlation(down.mean(1), rows[:, 0]), _correlation(across.mean(0), columns[0])),
+            )
 
 
 def _reaches_edges(changed: Floats, mirrored: tuple[bool, bool]) -> bool:
@@ -147,18 +129,14 @@ def _reaches_edges(changed: Floats, mirrored: tuple[bool, bool]) -> bool:
         changed: how much the top, bottom, left and right edge of the picture change the cells, (4, h, w).
         mirrored: whether the map is upside down, and left to right.
     """
-    for before, after, across, turned in (
-        (changed[0], changed[1], 1, mirrored[0]),
-        (changed[2], changed[3], 0, mirrored[1]),
-    ):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = before.sum(axis=across) / (before + after).sum(axis=across)
+    for axis, turned in enumerate(mirrored):
+        before, after = changed[2 * axis : 2 * axis + 2].sum(axis=2 - axis)
+        with np.errstate(invalid="ignore"):
+            share = before / (before + after)  # NaN where neither edge changes a cell, which fmax and fmin pass over
         share = share[::-1] if turned else share
-        near = max(1, int(np.ceil(_NEAR_EDGE * len(share))))
-        seen = share[np.isfinite(share)]
-        if not (np.isfinite(share[:near]).any() and np.isfinite(share[-near:]).any()):
-            return False
-        if np.nanmax(share[:near]) < seen.max() - _TIE or np.nanmin(share[-near:]) > seen.min() + _TIE:
+        near = max(1, math.ceil(_NEAR_EDGE * len(share)))
+        first, last = np.fmax.reduce(share[:near]), np.fmin.reduce(share[-near:])
+        if not (first >= np.fmax.reduce(share) - _TIE and last <= np.fmin.reduce(share) + _TIE):
             return False
     return True
 

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import Permute
 
+from handler.autograd.attention import AttentionLayout
 from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.graph import Node
 from handler.errors import ModelError
 from handler.model.layers.arrangement import keeps_arrangement
-from handler.model.layers.batches import goes_by_values, places_of, run_together, same_gradients, why_no_rows
+from handler.model.layers.attention import find_attention
+from handler.model.layers.batches import goes_by_values, run_together, same_gradients, why_no_rows
 from handler.model.layers.cells import Cells, Floats, find_cells, parts
-from handler.model.layers.looking import Look
+from handler.model.layers.looking import Look, outputs_of
 from handler.model.layers.observing import Place, device_of, observe
 from handler.model.layers.scenes import nudged, scenes
 
@@ -52,6 +54,7 @@ class Findings:
     rule: str  # why this layer is the default
     refused: dict[str, str]  # module paths of layers without a map, and why
     alone: str = ""  # why pictures are run one by one; empty if they are run together
+    attention: AttentionLayout | str = ""  # where the attention is, or why there are no maps of attention
 
 
 @torch.inference_mode(mode=False)  # whatever mode the caller is in
@@ -69,22 +72,19 @@ def find_layers(module: nn.Module, architecture: str, side: int) -> Findings:
     device = device_of(module)
     pictures = [picture[None] for picture in scenes(3, side).to(device)]
     look = Look(module, architecture, pictures)
-    together = run_together(module, pictures)
+    axes, alone = run_together(module, pictures)
     by_first_axis = {
         place: 0 if output.shape[0] == 1 else why_no_rows(output) for place, output in look.outputs.items()
     }
-    if not together.alone and goes_by_values(module, pictures[0]):
-        together.alone = "its code reads values that come from the picture, and may run otherwise for another picture"
-        seen = [places_of(module, picture) for picture in pictures[1:]]
-        by_first_axis |= {
-            place: "it does not run for every picture"
-            for place in look.outputs
-            if not all(place in places for places in seen)
-        }
-    findings = _judge(look, by_first_axis if together.alone else together.axes, together.alone)
-    if not findings.default and not together.alone:
-        alone = _judge(look, by_first_axis, "no layer has a row for each picture of a batch")
-        findings = alone if alone.default else findings
+    if not alone and goes_by_values(module, pictures[0]):
+        alone = "its code reads values that come from the picture, and may run otherwise for another picture"
+        with torch.no_grad():
+            common = set.intersection(*(set(outputs_of(module, picture)[1]) for picture in pictures[1:]))
+        by_first_axis |= dict.fromkeys(look.outputs.keys() - common, "it does not run for every picture")
+    findings = _judge(look, by_first_axis if alone else axes, alone)
+    if not findings.default and not alone:
+        one_by_one = _judge(look, by_first_axis, "no layer has a row for each picture of a batch")
+        findings = one_by_one if one_by_one.default else findings
     if not findings.default:
         reasons = "; ".join(f"{path}: {why}" for path, why in list(findings.refused.items())[-3:])
         raise ModelError(
@@ -93,17 +93,21 @@ def find_layers(module: nn.Module, architecture: str, side: int) -> Findings:
         )
     view = findings.layers[findings.default].view
     if not findings.alone and not same_gradients(look, findings.default, view):
-        return replace(findings, alone="a picture's gradients depend on the other pictures of its batch")
-    return findings
+        findings = replace(findings, alone="a picture's gradients depend on the other pictures of its batch")
+    views = {path: layer.view for path, layer in findings.layers.items()}
+    return replace(findings, attention=findings.alone or find_attention(look, views))
 
 
 def _judge(look: Look, axes: Mapping[Place, int | str], alone: str) -> Findings:
     """Judges all layers by the batch axis of each tensor, or the reason why it has none."""
-    refused: dict[str, str] = {}
     cells = _cells(look, {place: axis for place, axis in axes.items() if isinstance(axis, int)})
+    runs_of: dict[tuple[str, int], list[Place]] = {}  # the runs of each tensor of each layer
+    for place in look.outputs:
+        runs_of.setdefault((place.path, place.element), []).append(place)
+    refused: dict[str, str] = {}
     layers: dict[str, SpatialLayer] = {}
     places: dict[str, list[Place]] = {}
-    for (path, _), runs in _by_layer(look.outputs).items():
+    for (path, _), runs in runs_of.items():
         found = _layer(look, runs, axes, cells)
         if isinstance(found, str):
             refused.setdefault(path, found)
@@ -124,49 +128,34 @@ def _judge(look: Look, axes: Mapping[Place, int | str], alone: str) -> Findings:
     )
 
 
-def _by_layer(outputs: Mapping[Place, Tensor]) -> dict[tuple[str, int], list[Place]]:
-    """The runs of each tensor of each layer."""
-    found: dict[tuple[str, int], list[Place]] = {}
-    for place in outputs:
-        found.setdefault((place.path, place.element), []).append(place)
-    return found
-
-
 def _cells(look: Look, axes: Mapping[Place, int]) -> dict[Place, Cells | None]:
     """The cells of each tensor, by the operations that made it or else measured; None if they are not arranged."""
     found: dict[Place, Cells | None] = {}
     known: set[Node] = set()
+    # how much each cell changes with each part of the picture, by axis that may be the channels' axis
+    changes: dict[Place, dict[int, list[Floats]]] = {}
     for place, axis in axes.items():
         output = look.outputs[place]
-        usual = place in look.gradients and axis == 0 and output.dim() == 4 and min(output.shape[2:]) > 1
+        if place not in look.gradients or sum(size > 1 for size in output.shape) < 2:
+            continue
+        usual = axis == 0 and output.dim() == 4 and min(output.shape[2:]) > 1
         if usual and keeps_arrangement(output.grad_fn, look.picture_node, known):
             known.add(output.grad_fn)
             found[place] = Cells(channel_axis=0, grid=(output.shape[2], output.shape[3]), shared_axis=False)
-    changes = _changes(look, {place: axis for place, axis in axes.items() if place not in found})
-    return found | {place: find_cells(changed) for place, changed in changes.items()}
-
-
-def _changes(look: Look, axes: Mapping[Place, int]) -> dict[Place, dict[int, list[Floats]]]:
-    """How much each cell changes with each part of the picture, by axis that may be the channels' axis."""
-    found: dict[Place, dict[int, list[Floats]]] = {
-        place: {}
-        for place in axes
-        if place in look.gradients and sum(size > 1 for size in look.outputs[place].shape) > 1
-    }
-    first = look.pictures[0]
+        else:
+            changes[place] = {}
 
     def visit(place: Place, output: Tensor) -> None:
-        alone = look.outputs.get(place)
-        if place not in found or alone is None or output.shape != alone.shape:
-            return
-        change = (output.float() - alone.detach().float()).select(axes[place], 0)
-        for axis in range(change.dim()):
-            found[place].setdefault(axis, []).append(change.norm(dim=axis).double().cpu().numpy())
+        if place in changes and output.shape == look.outputs[place].shape:
+            change = (output.float() - look.outputs[place].detach().float()).select(axes[place], 0)
+            for axis in range(change.dim()):
+                changes[place].setdefault(axis, []).append(change.norm(dim=axis).double().cpu().numpy())
 
+    first = look.pictures[0]
     with torch.no_grad():
-        for rows, columns in parts(first.shape[2]) if found else ():
+        for rows, columns in parts(first.shape[2]) if changes else ():
             observe(look.module, nudged(first, rows, columns), visit)
-    return found
+    return found | {place: find_cells(changed) for place, changed in changes.items()}
 
 
 def _layer(
@@ -177,9 +166,8 @@ def _layer(
 ) -> SpatialLayer | str:
     """A layer with its runs, or why it has no map."""
     if not any(run in look.gradients for run in runs):
-        why = next((axes[run] for run in runs if isinstance(axes[run], str)), None)
-        return str(why) if why else "the scores do not depend on it"
-    seen: dict[Place, Cells] = {}
+        return str(next((axes[run] for run in runs if isinstance(axes[run], str)), "the scores do not depend on it"))
+    seen: dict[Place, tuple[int, Cells]] = {}
     last = look.last_of(runs)
     for run in last:
         axis = axes[run]
@@ -190,39 +178,27 @@ def _layer(
             return "it has one cell"
         if cells is None:
             return "its cells do not follow the picture's content from edge to edge"
-        seen[run] = cells
-    alike = {
-        (axes[run], replace(cells, mirrored=(False, False), likeness=1.0, profile=1.0)) for run, cells in seen.items()
-    }
-    if len(alike) > 1:
-        return f"its {len(last)} runs return different maps"
-    view = _view(runs, seen, axes)
-    maps = [view.to_maps(look.gradients[run], runs.index(run)) for run in last]
-    if len({gradient.shape for gradient in maps}) > 1:
+        seen[run] = axis, cells
+    mirrorings = tuple(seen[run][1].mirrored if run in seen else None for run in runs)
+    views = [
+        ChannelLayout(
+            batch_axis=axis,
+            channel_axis=cells.channel_axis + (cells.channel_axis >= axis),
+            grid=cells.grid if cells.shared_axis else None,
+            first_token=cells.first,
+            transposed=cells.transposed,
+            element=run.element,
+            runs=mirrorings,
+        )
+        for run, (axis, cells) in seen.items()
+    ]
+    maps = [view.to_maps(look.gradients[run], runs.index(run)) for view, run in zip(views, last, strict=True)]
+    if len({(view, gradient.shape) for view, gradient in zip(views, maps, strict=True)}) > 1:
         return f"its {len(last)} runs return different maps"
     if not look.flat and not any(bool(gradient.any()) for gradient in maps):
         return "the scores have no gradient at its cells"
     _, channels, height, width = maps[0].shape
-    return SpatialLayer((channels * len(last), height, width), view)
-
-
-def _view(runs: Sequence[Place], seen: Mapping[Place, Cells], axes: Mapping[Place, int | str]) -> ChannelLayout:
-    run, first = next(iter(seen.items()))
-    batch_axis = axes[run]
-    assert isinstance(batch_axis, int)
-    return ChannelLayout(
-        batch_axis=batch_axis,
-        channel_axis=first.channel_axis + (first.channel_axis >= batch_axis),
-        grid=first.grid if first.shared_axis else None,
-        first_token=first.first,
-        transposed=first.transposed,
-        element=run.element,
-        runs=tuple(seen[run].mirrored if run in seen else None for run in runs),
-    )
-
-
-def _passes_on(look: Look, path: str) -> bool:
-    return isinstance(look.module.get_submodule(path), _PASSING_ON)
+    return SpatialLayer((channels * len(last), height, width), views[0])
 
 
 def _is_projection(look: Look, path: str, layer: SpatialLayer) -> bool:
@@ -234,7 +210,7 @@ def _last(look: Look, layers: dict[str, SpatialLayer], places: Mapping[str, Sequ
     """The last layer on every path from the picture to the scores; a projection only if there is no other layer."""
     projection = None
     for path in reversed(layers):
-        if not _passes_on(look, path) and look.is_passed(places[path]):
+        if not isinstance(look.module.get_submodule(path), _PASSING_ON) and look.is_passed(places[path]):
             if not _is_projection(look, path, layers[path]):
                 return path
             projection = projection or path
@@ -250,8 +226,8 @@ def _last_of_cells(
     """
     for path in reversed(list(layers)[list(layers).index(default) + 1 :]):
         grid, last = layers[path].view.grid, places[path]
-        aside = _passes_on(look, path) or _is_projection(look, path, layers[path])
-        if grid is None or len(last) > 1 or aside:
+        passes_on = isinstance(look.module.get_submodule(path), _PASSING_ON)
+        if grid is None or len(last) > 1 or passes_on or _is_projection(look, path, layers[path]):
             continue
         output = look.outputs[last[0]]
         has_others = output.numel() > output.shape[layers[path].view.channel_axis] * grid[0] * grid[1]

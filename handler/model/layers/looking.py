@@ -1,14 +1,17 @@
 """Runs a network on a single picture, and keeps every layer's output and the gradients of the scores."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from handler.autograd.backward_contract import alike_in_memory
 from handler.autograd.channel_layout import ChannelLayout
-from handler.autograd.graph import Node, followed, leads, nodes
+from handler.autograd.graph import followed, leads, nodes
 from handler.errors import ModelError, in_one_line
 from handler.model.layers.observing import Place, observe
 
@@ -23,10 +26,9 @@ class Look:
             ModelError: the network fails, or its scores have no gradient at the picture.
         """
         self.module, self.pictures = module, pictures
-        self.outputs: dict[Place, Tensor] = {}  # in the order in which the layers finish
-        with torch.enable_grad():
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention would hide its softmax
             picture = pictures[0].clone().requires_grad_()
-            self.scores: Tensor = _guarded(architecture, lambda: observe(module, picture, self._keep))
+            self.scores, self.outputs = _guarded(architecture, lambda: outputs_of(module, picture))
             if not self.scores.requires_grad:
                 raise ModelError(
                     f"the scores of {architecture} have no gradient at the picture: every path goes through detach() "
@@ -34,16 +36,9 @@ class Look:
                     "requires_grad_(False)"
                 )
             self._picture = picture
-            self.picture_node = _leaf(picture)
+            self.picture_node = get_gradient_edge(picture).node
             self.mixture = torch.randn(self.scores.shape, generator=torch.Generator().manual_seed(1)).to(self.scores)
             self.gradients = _guarded(architecture, self._differentiate)
-
-    def _keep(self, place: Place, output: Tensor) -> Tensor | None:
-        if not may_be_maps(output):
-            return None
-        self.outputs[place] = output.clone()
-        # the next layer may work in place, which must not change the kept tensor
-        return self.outputs[place].clone() if output.requires_grad else None
 
     def _differentiate(self) -> dict[Place, Tensor]:
         """The gradients of a weighted sum of all scores, at the tensors that have one."""
@@ -58,28 +53,19 @@ class Look:
         The graph has paths of tensors, not of tokens: without the layer's gradient, the cells must have none.
         """
         output = self.outputs[place]
-        earlier = sorted(self._alike(output), key=lambda node: int(node._sequence_nr()), reverse=True)
+        shape = [tuple(output.shape)]
+        behind = [node for node in nodes(output.grad_fn) if [tuple(one.shape) for one in node._input_metadata] == shape]
+        earlier = sorted(behind[1:], key=lambda node: int(node._sequence_nr()), reverse=True)  # without the output's
         passed = next((node for node in earlier if not leads(self.scores.grad_fn, self.picture_node, {node})), None)
         if passed is None or self.flat:
             return False
         left: list[Tensor] = []
-        hooks: list[Any] = [
-            output.register_hook(torch.zeros_like),  # type: ignore[no-untyped-call]
-            passed.register_prehook(lambda arriving: left.append(view.to_maps(arriving[0], len(view.runs) - 1))),
-        ]
-        try:
+        with ExitStack() as stack:
+            stack.callback(output.register_hook(torch.zeros_like).remove)
+            keep = passed.register_prehook(lambda arriving: left.append(view.to_maps(arriving[0], len(view.runs) - 1)))
+            stack.callback(keep.remove)
             self._gradients([self._picture])
-        finally:
-            for hook in hooks:
-                hook.remove()
         return not any(bool(gradient.any()) for gradient in left)
-
-    def _alike(self, output: Tensor) -> list[Node]:
-        """The nodes of tensors of the same shape on which the output depends."""
-        shape = [tuple(output.shape)]
-        behind = nodes(output.grad_fn)
-        next(behind)
-        return [node for node in behind if [tuple(known.shape) for known in node._input_metadata] == shape]
 
     def _gradients(self, wanted: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """The gradients of a weighted sum of all scores."""
@@ -114,11 +100,19 @@ def _guarded(architecture: str, step: Callable[[], Any]) -> Any:
         ) from error
 
 
-def may_be_maps(output: Tensor) -> bool:
-    """Whether a tensor has the dimensions and the type of maps or tokens."""
-    return output.dim() in (3, 4) and output.is_floating_point() and output.numel() > 0
+def outputs_of(module: nn.Module, pictures: Tensor) -> tuple[Tensor, dict[Place, Tensor]]:
+    """Runs a network on pictures (N, 3, H, W).
 
+    Returns:
+        The scores; and the outputs with the dimensions and the type of maps or tokens, as the layers finish.
+    """
+    outputs: dict[Place, Tensor] = {}
 
-def _leaf(tensor: Tensor) -> Node:
-    """The node at which gradients leave the graph for a leaf."""
-    return tensor.expand_as(tensor).grad_fn.next_functions[0][0]  # type: ignore[union-attr]
+    def keep(place: Place, output: Tensor) -> Tensor | None:
+        if output.dim() not in (3, 4) or not output.is_floating_point() or not output.numel():
+            return None
+        outputs[place] = output.clone()
+        # the next layer may work in place, which must not change the kept tensor
+        return outputs[place].clone() if output.requires_grad else None
+
+    return observe(module, pictures, keep).clone(), outputs  # a network may answer with its own memory

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -37,26 +38,23 @@ def observe(module: nn.Module, pictures: Tensor, visit: Callable[[Place, Tensor]
     """
     runs: Counter[str] = Counter()
 
-    def seen(path: str) -> Any:
-        def hook(_layer: nn.Module, _inputs: Any, output: Any) -> Any:
-            leaves, structure = tree_flatten(output)
-            run = runs[path]
-            runs[path] += 1
-            replaced = [
-                visit(Place(path, element, run), leaf) if isinstance(leaf, Tensor) else None
-                for element, leaf in enumerate(leaves)
-            ]
-            if all(new is None for new in replaced):
-                return None
-            return tree_unflatten(
-                [leaf if new is None else new for leaf, new in zip(leaves, replaced, strict=True)], structure
-            )
-
-        return hook
+    def hook(path: str, _layer: nn.Module, _inputs: Any, output: Any) -> Any:
+        leaves, structure = tree_flatten(output)
+        run = runs[path]
+        runs[path] += 1
+        replaced = [
+            visit(Place(path, element, run), leaf) if isinstance(leaf, Tensor) else None
+            for element, leaf in enumerate(leaves)
+        ]
+        if all(new is None for new in replaced):
+            return None
+        return tree_unflatten(
+            [leaf if new is None else new for leaf, new in zip(leaves, replaced, strict=True)], structure
+        )
 
     with ExitStack() as stack:
         stack.enter_context(differentiable(module))
         for path, layer in module.named_modules():
             if path:
-                stack.callback(layer.register_forward_hook(seen(path)).remove)
+                stack.callback(layer.register_forward_hook(partial(hook, path)).remove)
         return module(pictures.clone())  # a network may begin with an operation in place

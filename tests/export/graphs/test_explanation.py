@@ -11,7 +11,7 @@ from torch import nn
 
 import export.graphs.writing as writing
 import export.tracing.explanation as tracing
-from benchmarks.zoo.weights import random_classifier as well_conditioned
+from benchmarks.random_weights import random_classifier as well_conditioned
 from export.errors import NotExportableError
 from export.graphs.explanation import explanation_kind, export_explanation, export_gradcam
 from export.graphs.prediction import export_prediction
@@ -19,7 +19,7 @@ from export.tracing.explanation import NoRuleError
 from export.verify.compare import Check, VerificationError, fresh_pictures
 from export.verify.gate_flips import RoundingCheck
 from handler.autograd.torch_engine import TorchEngine
-from handler.client.explanation import ExplanationClient
+from handler.client.graph import GraphModel
 from handler.explanation.evidence import TOP, Needs
 from handler.explanation.methods import METHODS
 from handler.graphs.description import KIND_EXPLANATION, KIND_SALIENCY, KINDS, GraphDescription
@@ -157,12 +157,12 @@ def test_of_a_network_without_relu_the_plain_gradient_is_explained(tmp_path):
     assert explanation_kind(classifier) == KIND_SALIENCY
     checks = export_explanation(classifier, tmp_path / "a.onnx")
     assert {check.output for check in checks} == {"logits", "activations", "gradients", "gradcam", "saliency"}
-    client = ExplanationClient(tmp_path / "a.onnx")
+    model = GraphModel(tmp_path / "a.onnx")
     picture = encode_png(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
-    answer = client.explain(picture, maps="saliency", encoding="npy", target=3)
+    answer = model.explain(picture, maps="saliency", encoding="npy", target=3).to_dict()
     assert answer["explanations"][0]["maps"]["saliency"]["shape"] == [64, 64, 3]
     with pytest.raises(ValueError, match="this graph holds gradcam, saliency"):
-        client.explain(picture, maps="guided_backprop")
+        model.explain(picture, maps="guided_backprop")
 
 
 class Branching(nn.Module):

@@ -12,13 +12,13 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from sklearn.decomposition import KernelPCA
 from torch.nn import functional as F
 
-from export.graphs.explanation import export_gradcam
+from export.graphs.explanation import export_attention, export_gradcam
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import Unprocessable
 from handler.explanation.evidence import Needs
 from handler.explanation.maps import make_maps, scale
-from handler.explanation.methods import METHODS
-from handler.graphs.description import KIND_GRADCAM
+from handler.explanation.methods import ATTENTION_METHODS, METHODS
+from handler.graphs.description import KIND_ATTENTION, KIND_GRADCAM
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession
 from tests.support.models import random_classifier, random_inputs
@@ -146,5 +146,49 @@ def by_hand(classifier, picture):
     return scale(torch.einsum("c,chw->hw", weights, maps[0]).numpy())
 
 
+@pytest.mark.parametrize("method", ATTENTION_METHODS)
+def test_maps_of_attention_are_those_of_torchcams_attention_or_are_refused(network, attention_graph, method):
+    """LeGrad is torchcam's; the other methods are worked out of the attention that torchcam lays open.
+
+    torchcam takes the mean over the rows of the attention, which scales the map, and adds 1e-8 to the largest value of
+    a map where this project adds 1e-7.
+    """
+    classifier, inputs, _ = network
+    needs, targets = Needs(attention=method), [[TARGET]] * len(inputs)
+    if classifier.architecture != "vit_b_16":
+        with pytest.raises(Unprocessable, match="attention"):
+            TorchEngine(classifier).run(inputs, targets, needs)
+        return
+    module = copy.deepcopy(classifier.module).requires_grad_(True)
+    with torchcam.methods.LeGrad(module, list(module.encoder.layers)) as extractor:
+        scores = module(torch.from_numpy(inputs))
+        attention = list(extractor.hook_attn)
+        gradients = torch.autograd.grad(scores[:, TARGET].sum(), attention, retain_graph=True)
+        expected = extractor([TARGET] * len(inputs), scores)[0].numpy()
+    if method != "legrad":
+        joint = unit = torch.eye(attention[0].shape[-1])
+        for shares, gradient in zip(attention, gradients, strict=True):
+            if method == "rollout":
+                joint = (shares.mean(1) + unit) / 2 @ joint
+            else:
+                joint = joint + (shares * gradient).relu().mean(1) @ joint
+        expected = [scale(one) for one in joint[:, 0, 1:].unflatten(1, (SIDE // 16, SIDE // 16)).detach().numpy()]
+    for engine in (TorchEngine(classifier), attention_graph):
+        found = engine.run(inputs, targets, needs).attention
+        for pair in range(2):
+            np.testing.assert_allclose(scale(found[pair]), expected[pair], atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def attention_graph(network, tmp_path_factory):
+    classifier, *_ = network
+    if classifier.architecture != "vit_b_16":
+        return None
+    path = tmp_path_factory.mktemp("vit_b_16") / "attention.onnx"
+    export_attention(classifier, path)
+    return OnnxEngine({KIND_ATTENTION: GraphSession.open(path)})
+
+
 def test_all_methods_have_a_peer_or_are_worked_out_by_hand():
-    assert set(METHODS) == {*PEERS, "cam", "randomcam", *(name for name, method in METHODS.items() if method.passes)}
+    masking = {name for name, method in METHODS.items() if method.passes}
+    assert set(METHODS) == {*PEERS, *masking, *ATTENTION_METHODS, "cam", "randomcam"}

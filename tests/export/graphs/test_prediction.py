@@ -17,7 +17,7 @@ from export.errors import NotExportableError
 from export.graphs.prediction import export_prediction
 from export.tracing.onnx_export import to_onnx
 from export.verify.compare import Tolerance, VerificationError, compare, fresh_pictures, table, verify
-from handler.client.prediction import PredictionClient
+from handler.client.graph import GraphModel
 from handler.errors import BadRequest, ModelError
 from handler.explanation.evidence import softmax
 from handler.graphs.description import GraphDescription
@@ -137,7 +137,7 @@ def test_names_and_shapes_are_compared_first():
 
 
 def test_the_client_predicts_what_pytorch_predicts(graph, classifier):
-    predictions = PredictionClient(graph).predict(ONE.read_bytes(), top_k=10)
+    predictions = GraphModel(graph).predict(ONE.read_bytes(), top_k=10)
     seen = preprocess(decode(ONE.read_bytes()), classifier.preprocessing)
     with torch.inference_mode():
         expected = softmax(classifier.module(torch.from_numpy(seen.tensor[None])).numpy())[0]
@@ -210,9 +210,9 @@ def test_a_picture_that_is_too_large_is_told_in_one_line(graph, tmp_path):
 
 def test_the_client_refuses_what_is_no_picture(graph):
     with pytest.raises(BadRequest):
-        PredictionClient(graph).predict(ONE.read_bytes()[:1000])
+        GraphModel(graph).predict(ONE.read_bytes()[:1000])
     with pytest.raises(ModelError, match="does not exist"):
-        PredictionClient("gone.onnx")
+        GraphModel("gone.onnx")
 
 
 class Branching(nn.Module):

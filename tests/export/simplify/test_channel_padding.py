@@ -6,6 +6,8 @@ from torch import nn
 
 from export.simplify.batch_norms import fold_batch_norms
 from export.simplify.channel_padding import MULTIPLE, pad_channels
+from export.simplify.flatten import flatten
+from export.simplify.pipeline import rewritten
 from tests.support.models import random_classifier
 
 
@@ -20,15 +22,22 @@ def branch(channels: int) -> nn.Sequential:
     ).eval()
 
 
+def padded_copy(module: nn.Module, kept: str = "") -> nn.Module:
+    flat = flatten(module, kept)
+    pad_channels(flat)
+    return flat
+
+
 @pytest.mark.parametrize("channels", [2, 5, 7, 122])
 def test_the_branch_is_padded_and_the_scores_are_the_same(channels):
     module = branch(channels)
-    padded = pad_channels(module)
-    wide = padded[0].out_channels
+    padded = padded_copy(module)
+    first, depthwise, last = (padded.get_submodule(path) for path in "024")
+    wide = first.out_channels
     assert wide % MULTIPLE == 0
     assert channels < wide < channels + MULTIPLE
     assert padded(torch.zeros(1, 3, 4, 4)).shape == (1, 20)
-    assert padded[2].groups == padded[2].in_channels == padded[2].out_channels == padded[4].in_channels == wide
+    assert depthwise.groups == depthwise.in_channels == depthwise.out_channels == last.in_channels == wide
     pictures = torch.randn(2, 3, 9, 8)
     torch.testing.assert_close(padded(pictures), module(pictures), rtol=0, atol=1e-6)
 
@@ -36,23 +45,23 @@ def test_the_branch_is_padded_and_the_scores_are_the_same(channels):
 def test_the_gradient_at_the_input_is_the_same():
     module = branch(5)
     pictures = torch.randn(2, 3, 9, 8, requires_grad=True)
-    expected, found = (torch.autograd.grad(one(pictures).sum(), pictures)[0] for one in (module, pad_channels(module)))
+    expected, found = (torch.autograd.grad(one(pictures).sum(), pictures)[0] for one in (module, padded_copy(module)))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 def test_what_fits_stays_as_it_is_and_so_does_the_module_given():
     module = branch(MULTIPLE)
-    assert pad_channels(module)[0].out_channels == MULTIPLE
+    assert padded_copy(module).get_submodule("0").out_channels == MULTIPLE
     module = branch(5)
     before = copy.deepcopy(module.state_dict())
-    pad_channels(module)
+    padded_copy(module)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
 @pytest.mark.parametrize("kept", ["0", "1", "2", "3"])
 def test_a_chain_with_a_kept_layer_is_not_padded(kept):
-    assert pad_channels(branch(5), keep=[kept])[0].out_channels == 5
-    assert pad_channels(branch(5), keep=["4"])[0].out_channels == MULTIPLE  # only its input is padded
+    assert padded_copy(branch(5), kept).get_submodule("0").out_channels == 5
+    assert padded_copy(branch(5), "4").get_submodule("0").out_channels == MULTIPLE  # only its input is padded
 
 
 class Shared(nn.Module):
@@ -68,13 +77,13 @@ class Shared(nn.Module):
 
 
 def test_shared_channels_are_not_padded():
-    assert pad_channels(Shared().eval()).first.out_channels == 5
+    assert padded_copy(Shared().eval()).get_submodule("first").out_channels == 5
 
 
 def test_shufflenets_second_stage_is_padded():
     classifier = random_classifier("shufflenet_v2_x2_0")
-    folded = fold_batch_norms(classifier.module, keep=[classifier.default_layer])
-    padded = pad_channels(folded, keep=[classifier.default_layer])
+    folded = rewritten(flatten(classifier.module, classifier.default_layer), fold_batch_norms)
+    padded = rewritten(folded, pad_channels)
     assert padded.get_submodule("stage2.1.branch2.3").groups == 128
     pictures = torch.randn(2, 3, 64, 64)
     expected, found = folded(pictures), padded(pictures)

@@ -5,10 +5,9 @@ import torch
 from torch import nn
 from torchvision.models.shufflenetv2 import InvertedResidual
 
-from export.simplify.applicable import NotApplicable
 from export.simplify.batch_norms import fold_batch_norms
 from export.simplify.channel_shuffles import ALIGNMENT, fold_shuffles
-from export.simplify.flatten import flatten
+from export.simplify.flatten import NotApplicable, flatten
 from tests.support.models import random_classifier
 
 
@@ -36,7 +35,9 @@ class Block(nn.Module):
 
 def fold(module):
     flat = flatten(copy.deepcopy(module))
-    return flat, fold_shuffles(flat, torch.randn(2, 3, 9, 8))
+    count = fold_shuffles(flat, torch.randn(2, 3, 9, 8))
+    flat.recompile()
+    return flat, count
 
 
 def assert_same(flat, module):
@@ -149,9 +150,12 @@ def test_whole_networks_keep_their_scores_and_every_shuffled_block_is_folded(arc
     joins = sum(isinstance(one, InvertedResidual) for one in classifier.module.modules())  # each ends in one
     assert (joins > 10) == architecture.startswith("shufflenet")
     layer = classifier.default_layer
-    flat = flatten(fold_batch_norms(classifier.module, [layer]), [layer])
+    flat = flatten(classifier.module, layer)
+    fold_batch_norms(flat)
+    flat.recompile()
     pictures = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = flat(pictures)
         assert fold_shuffles(flat, pictures) == joins
+        flat.recompile()
         torch.testing.assert_close(flat(pictures), before, rtol=0, atol=3e-5 * float(before.abs().max()))

@@ -9,8 +9,7 @@ from PIL import Image
 
 from export.__main__ import main
 from handler.autograd.torch_engine import TorchEngine
-from handler.client.explanation import ExplanationClient
-from handler.errors import ModelError
+from handler.client.graph import GraphModel
 from handler.explanation.maps import make_maps, needs_of
 from handler.picture.decode import decode
 from handler.picture.preprocess import preprocess
@@ -18,12 +17,13 @@ from tests.support.serving import ONE, ROOT, TWO
 
 
 @pytest.fixture(scope="module")
-def client(shapes_graphs):
-    return ExplanationClient(shapes_graphs / "model.explain.onnx")
+def model(shapes_graphs):
+    return GraphModel(shapes_graphs / "model.explain.onnx")
 
 
-def test_it_answers_what_the_hooks_find(client, shapes):
-    answer = client.explain(ONE.read_bytes(), target=shapes.labels.index("heart"), encoding="npy", top_k=2)
+def test_it_answers_what_the_hooks_find(model, shapes):
+    options = {"target": shapes.labels.index("heart"), "encoding": "npy", "top_k": 2}
+    answer = model.explain(ONE.read_bytes(), **options).to_dict()
     assert [one["label"] for one in answer["predictions"]][0] == "star"
     assert len(answer["predictions"]) == 2
     (explained,) = answer["explanations"]
@@ -43,12 +43,10 @@ def test_it_answers_what_the_hooks_find(client, shapes):
     assert explained["maps"]["guided_backprop"]["coverage"] == "37 of 37 activations"
 
 
-def test_the_sheet_has_a_row_for_every_target(client):
-    one, two = (
-        Image.open(io.BytesIO(client.draw(ONE.read_bytes(), target=target))) for target in ("top", "star,heart")
-    )
-    assert two.height == 2 * one.height
-    assert two.width == one.width > 4 * client.description.preprocessing.crop_size
+def test_the_sheet_has_a_row_for_every_target(model):
+    one, two = (model.explain(ONE.read_bytes(), target=target).sheet() for target in ("top", "star,heart"))
+    assert two.shape[0] == 2 * one.shape[0]
+    assert two.shape[1] == one.shape[1] > 4 * model.description.preprocessing.crop_size
 
 
 @pytest.mark.parametrize(
@@ -60,22 +58,17 @@ def test_the_sheet_has_a_row_for_every_target(client):
         ({"colour": "red"}, "colour"),
     ],
 )
-def test_what_is_not_valid_is_refused(client, options, said):
+def test_what_is_not_valid_is_refused(model, options, said):
     with pytest.raises(ValueError, match=said):
-        client.explain(ONE.read_bytes(), **options)
+        model.explain(ONE.read_bytes(), **options)
 
 
 def test_a_graph_of_gradcam_has_that_alone(shapes_graphs):
-    client = ExplanationClient(shapes_graphs / "model.gradcam.onnx")
-    (explained,) = client.explain(ONE.read_bytes())["explanations"]
-    assert list(explained["maps"]) == ["gradcam"]
+    model = GraphModel(shapes_graphs / "model.gradcam.onnx")
+    (explained,) = model.explain(ONE.read_bytes()).explanations
+    assert list(explained.maps) == ["gradcam"]
     with pytest.raises(ValueError, match="this graph holds gradcam"):
-        client.explain(ONE.read_bytes(), maps="guided_backprop")
-
-
-def test_a_prediction_graph_is_refused(shapes_graphs):
-    with pytest.raises(ModelError, match="holds predictions only"):
-        ExplanationClient(shapes_graphs / "model.onnx")
+        model.explain(ONE.read_bytes(), maps="guided_backprop")
 
 
 def test_the_command_draws_without_torch(shapes_graphs, tmp_path):
@@ -116,6 +109,10 @@ def test_the_command_tells_mistakes_in_one_line(shapes_graphs, tmp_path, capsys)
         (["explain", graph, "--model", graph], "not a picture"),
         (["explain", str(ONE), "--model", graph, "--target", "unicorn"], "no label"),
         (["explain", str(ONE), "--model", str(tmp_path / "gone.onnx")], "does not exist"),
+        (
+            ["explain", str(ONE), "--model", str(shapes_graphs / "model.onnx")],
+            "model.onnx holds predictions only; `shuff",
+        ),
         (["explain", str(ONE), str(tmp_path / ONE.name), "--model", graph], "same name"),
     ]:
         assert main([*arguments, "--out", str(tmp_path)]) == 2

@@ -32,8 +32,8 @@ def test_a_result_names_the_bytes_that_it_is_about(model, tmp_path):
         "array": (grey(50), grey(50).tobytes()),
     }
     for name, (form, content) in forms.items():
-        receipt = model.explain(form, **ONLY).receipt
-        assert (receipt.sha256, receipt.size) == (hashlib.sha256(content).hexdigest(), len(content)), name
+        image = model.explain(form, **ONLY).receipt()["image"]
+        assert image == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}, name
 
 
 def test_a_pillow_image_is_explained_upright(model):

@@ -11,8 +11,7 @@ from torch import nn
 from export.graphs.explanation import export_explanation
 from export.graphs.prediction import export_prediction
 from handler.autograd.torch_engine import TorchEngine
-from handler.client.explanation import ExplanationClient
-from handler.client.prediction import PredictionClient
+from handler.client.graph import GraphModel
 from handler.errors import NotFinite
 from handler.explanation.evidence import Evidence, LayerEvidence
 from handler.explanation.finiteness import check_evidence, check_maps, check_scores
@@ -114,16 +113,15 @@ def test_it_is_an_outcome_of_its_own_and_told_by_healthz(service):
     assert (probe.status, said["status"], said["pictures"]) == (200, "ready", {"computed": 1, "not_finite": 1})
 
 
-def test_clients_without_torch_refuse_it_too(graphs):
-    client = PredictionClient(graphs / "m.onnx")
-    assert len(client.predict(NOISE, top_k=2)) == 2
+def test_graphs_without_torch_refuse_it_too(graphs):
+    model = GraphModel(graphs / "m.onnx")
+    assert len(model.predict(NOISE, top_k=2)) == 2
     with pytest.raises(NotFinite, match="not finite"):
-        client.predict(ONE_COLOUR, top_k=2)
-    client = ExplanationClient(graphs / "m.explain.onnx")
-    assert len(client.explain(NOISE)["predictions"]) == 2
-    for ask in (client.explain, client.draw):
-        with pytest.raises(ValueError, match="not finite"):
-            ask(ONE_COLOUR)
+        model.predict(ONE_COLOUR, top_k=2)
+    model = GraphModel(graphs / "m.explain.onnx")
+    assert len(model.explain(NOISE).predictions) == 2
+    with pytest.raises(NotFinite, match="not finite"):
+        model.explain(ONE_COLOUR)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -26,15 +26,20 @@ def network():
     return random_classifier("resnet18", side=SIDE).module
 
 
-def of_a_corner(passes, target=1):
+def asking(answer, weights, passes, side):
+    """A white picture of as many pixels as its masks have cells, so that inputs are masks."""
+    picture = np.ones((3, side, side), np.float32)
+    return Probe(picture=picture, answer=answer, differentiate=None, weights=np.float32(weights), passes=passes)
+
+
+def of_a_corner(passes, side):
     """The picture's score is how much of its upper left quarter can be seen."""
 
-    def answer(masks):
-        height, width = masks.shape[1:]
-        seen = masks[:, : height // 2, : width // 2].mean(axis=(1, 2))
+    def answer(inputs):
+        seen = inputs[:, 0, : side // 2, : side // 2].mean(axis=(1, 2))
         return np.stack([np.zeros_like(seen), 4 * seen], axis=1)
 
-    return Probe(answer=answer, target=target, passes=passes)
+    return asking(answer, [0, 1], passes, side)
 
 
 @pytest.mark.parametrize("layer", ["layer3", "layer4"])
@@ -53,7 +58,7 @@ def test_scorecam_is_torchcams(network, layer):
 def test_scorecam_weighs_the_channels_with_the_largest_sums():
     corner, other, faint = np.zeros((3, 4, 4), np.float32)
     corner[:2, :2], other[2:, 2:], faint[1, 1] = 1, 2, 0.1
-    probe = of_a_corner(passes=2)
+    probe = of_a_corner(2, 4)
     found = scorecam(np.stack([faint, corner, other])[None], NOTHING, probe)
     weights = softmax(np.float32([4, 0]))
     np.testing.assert_allclose(found[0], weights[0] * corner + weights[1] * other, atol=1e-6)
@@ -62,7 +67,7 @@ def test_scorecam_weighs_the_channels_with_the_largest_sums():
 
 @pytest.mark.parametrize(("passes", "side"), [(2, 1), (5, 2), (197, 14), (200, 14)])
 def test_occlusion_shows_where_the_score_falls(passes, side):
-    probe = of_a_corner(passes)
+    probe = of_a_corner(passes, 2 * side)
     (found,) = occlusion(NOTHING, NOTHING, probe)
     assert found.shape == (side, side)
     assert probe.taken == side * side + 1 <= passes
@@ -74,11 +79,11 @@ def test_occlusion_shows_where_the_score_falls(passes, side):
 def test_an_occluding_window_reaches_half_a_cell_into_its_neighbours():
     asked = []
 
-    def answer(masks):
-        asked.append(masks)
-        return np.zeros((len(masks), 2), np.float32)
+    def answer(inputs):
+        asked.append(inputs[:, 0])
+        return np.zeros((len(inputs), 2), np.float32)
 
-    occlusion(NOTHING, NOTHING, Probe(answer=answer, target=0, passes=10))
+    occlusion(NOTHING, NOTHING, asking(answer, [1, 0], 10, 6))
     plain, first, *_, last = asked[0]
     assert (plain == 1).all()
     hidden = np.zeros((6, 6), bool)
@@ -88,12 +93,12 @@ def test_an_occluding_window_reaches_half_a_cell_into_its_neighbours():
 
 
 def test_rise_is_the_average_of_what_was_seen():
-    probe = of_a_corner(passes=400)
+    probe = of_a_corner(400, 8)
     (found,) = rise(NOTHING, NOTHING, probe, seed=1)
     assert probe.taken == 400
     assert found[:4, :4].mean() > max(found[4:].max(), found[:, 4:].max()), "the corner alone counts"
-    np.testing.assert_array_equal(found, rise(NOTHING, NOTHING, of_a_corner(400), seed=1)[0])
-    assert (found != rise(NOTHING, NOTHING, of_a_corner(400), seed=2)[0]).any()
+    np.testing.assert_array_equal(found, rise(NOTHING, NOTHING, of_a_corner(400, 8), seed=1)[0])
+    assert (found != rise(NOTHING, NOTHING, of_a_corner(400, 8), seed=2)[0]).any()
 
 
 @pytest.mark.parametrize("method", MASKING)
@@ -122,8 +127,8 @@ def test_a_network_that_looks_at_one_corner_is_found_out(method):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "gradcam", "passes": 5}, "not gradcam; valid are scorecam, occlusion, rise"),
-        ({"method": "rise", "smooth": "augment"}, "not rise; valid are all but scorecam, occlusion, rise"),
+        ({"method": "gradcam", "passes": 5}, "not gradcam; valid are scorecam, occlusion, rise, integrated"),
+        ({"method": "rise", "smooth": "augment"}, "not rise; valid are all but scorecam, occlusion, rise, "),
         ({"method": "scorecam", "smooth": "eigen"}, "not scorecam; valid are gradcam"),
     ],
 )

@@ -151,8 +151,8 @@ def test_a_graph_is_opened_without_torch_and_onnx(tmp_path):
     path = write_graph(tmp_path, describe())
     code = (
         "import sys\n"
-        "from handler.client.prediction import PredictionClient\n"
-        f"assert PredictionClient({str(path)!r}).description.kind == 'prediction'\n"
+        "from handler.client.graph import GraphModel\n"
+        f"assert GraphModel({str(path)!r}).description.kind == 'prediction'\n"
         "assert not {'torch', 'torchvision', 'onnx'} & set(sys.modules)"
     )
     done = subprocess.run(

@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 
 from benchmarks.reliability.fuzz.bombs import jpeg_of_scans, png_chunk, tiff_of_sides
+from benchmarks.reliability.fuzz.corpus import SEEDS
 from benchmarks.reliability.fuzz.pictures import bent_picture
-from benchmarks.reliability.fuzz.seeds import seed_pictures
 from handler.errors import BadRequest, TooLarge
 from handler.picture.bombs import MOST_SCANS, check_chunks, check_scans, count_scans
 from handler.picture.decode import decode
 from tests.support.serving import ONE, ROOT, encoded
 
-PNG, GIF, TIFF = (seed_pictures()[name] for name in ("PNG-plain", "GIF-plain", "TIFF-plain"))
+PNG, GIF, TIFF = (SEEDS[name] for name in ("PNG-plain", "GIF-plain", "TIFF-plain"))
 
 
 @pytest.mark.usefixtures("no_decoding")
@@ -67,7 +67,7 @@ def test_scans_are_counted_up_to_the_end_of_the_picture():
     assert count_scans(progressive + b"\xff\xda" * 5000) == 10  # what cameras append: a film, another picture
     with_thumbnail = progressive[:2] + b"\xff\xe1\x0f\x02" + b"\xff\xda" * 1920 + progressive[2:]
     assert count_scans(with_thumbnail) == 10
-    assert count_scans(seed_pictures()["JPEG-restarts"]) == 1
+    assert count_scans(SEEDS["JPEG-restarts"]) == 1
     assert count_scans(jpeg_of_scans(64, 90)) == 96
     assert decode(jpeg_of_scans(64, 90)).shape == (64, 64, 3)
 
@@ -131,9 +131,9 @@ def test_no_hostile_picture_takes_more_memory_than_the_largest_valid_one():
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's, about bent metadata
-@pytest.mark.parametrize("name", sorted(seed_pictures().keys() - {"TIFF-float"}))  # which is refused for its values
+@pytest.mark.parametrize("name", sorted(SEEDS.keys() - {"TIFF-float"}))  # which is refused for its values
 def test_what_follows_a_picture_changes_none_of_its_pixels(name):
-    data = seed_pictures()[name]
+    data = SEEDS[name]
     expected = decode(data)
     assert expected.std() > 1
     for seed in range(3):

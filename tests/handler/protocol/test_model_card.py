@@ -1,10 +1,12 @@
 """What a card tells clients, and how it reads their options."""
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from handler.errors import BadRequest, Unprocessable
+from handler.explanation.class_weights import SECOND, Mixture
 from handler.explanation.evidence import TOP
 from handler.explanation.methods import METHODS
 from handler.picture.preprocess import Preprocessing
@@ -74,7 +76,53 @@ def test_a_map_that_cannot_be_made_is_refused_with_the_reason():
     [(0, 0), (5, 5), ("0", 0), ("5", 5), ("3", 4), ("cat", 0), ("CAT", 0), ("bIRD", 3), ("Dog", 1), ("top", 5)],
 )
 def test_a_class_is_named_by_index_or_label_and_labels_go_first(target, index):
-    assert CARD.target_indices(Options(target=(target, 1))) == [index, 1]
+    assert CARD.targets(Options(target=(target, 1))) == [Mixture(target=index), Mixture(target=1)]
+
+
+@pytest.mark.parametrize(
+    ("target", "mixture"),
+    [
+        ("-cat", Mixture(target=0, against=True)),
+        ("- CAT", Mixture(target=0, against=True)),
+        ("-3", Mixture(target=4, against=True)),  # there is a class with the label 3
+        ("-top", Mixture(target=5, against=True)),  # and one with the label top
+    ],
+)
+def test_a_minus_asks_for_the_evidence_against_a_label(target, mixture):
+    assert CARD.targets(Options(target=(target,))) == [mixture]
+
+
+def test_a_label_may_begin_with_a_minus():
+    card = replace(CARD, labels=["-cat", "cat"])
+    assert card.targets(Options(target=("-cat",))) == [Mixture(target=0)]
+
+
+@pytest.mark.parametrize(
+    ("contrast", "index"),
+    [("none", None), ("None", None), ("second", SECOND), ("top", 5), ("cat", 0), ("3", 4), (2, 2), ("2", 2)],
+)
+def test_a_contrast_is_a_word_or_a_class(contrast, index):
+    assert CARD.targets(Options(target=(1,), contrast=contrast)) == [Mixture(target=1, contrast=index)]
+
+
+@pytest.mark.parametrize(
+    ("contrast", "said"),
+    [
+        (1, "contrast 1 is the target, valid are none, second and others"),
+        ("lion", "contrast 'lion' is no label of this model, valid are cat, "),
+        (6, "contrast 6 is not a class index, valid are 0 to 5"),
+        (-2, "contrast -2 is not a class index, valid are 0 to 5"),
+    ],
+)
+def test_a_contrast_that_is_no_other_class_is_refused(contrast, said):
+    with pytest.raises(BadRequest, match=re.escape(said)):
+        CARD.targets(Options(target=(0, 1), contrast=contrast))
+
+
+@pytest.mark.parametrize("options", [Options(contrast="second"), Options(method="finercam")])
+def test_a_contrast_needs_two_classes(options):
+    with pytest.raises(BadRequest, match="one class"):
+        replace(CARD, labels=["cat"]).targets(options)
 
 
 @pytest.mark.parametrize("target", ["top", "TOP"])

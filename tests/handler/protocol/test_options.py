@@ -31,6 +31,10 @@ def nested_lists():
         ({"layer": "a,b,c,d,e,f,g,h"}, "layer", tuple("abcdefgh")),
         ({"top_k": "7"}, "top_k", 7),
         ({"top_k": 7}, "top_k", 7),
+        ({"trust": True}, "trust", True),
+        ({"trust": False}, "trust", False),
+        ({"trust": b" True "}, "trust", True),
+        ({"trust": "false"}, "trust", False),
         ({"size": "Image"}, "size", "image"),
         ({"encoding": "npy"}, "encoding", "npy"),
         ({"overlay": "0.25"}, "overlay", Overlay(0.25, "jet")),
@@ -51,7 +55,7 @@ def test_what_is_not_given_keeps_its_default():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"colour": "red"}, "unknown option 'colour', valid are target, maps"),
+        ({"colour": "red"}, "unknown option 'colour', valid are target, contrast, maps"),
         ({"target": True}, "target True"),
         ({"target": []}, "target is empty"),
         ({"target": [1.5]}, "target 1.5"),
@@ -91,12 +95,18 @@ OVERLAYS = f"valid are an image weight of 0 to 1, a colour map out of {', '.join
     [
         (
             {"Colour": "red"},
-            "unknown option 'Colour', valid are target, maps, method, seed, passes, layer, top_k, smooth, size, "
-            "encoding, overlay",
+            "unknown option 'Colour', valid are target, contrast, maps, method, seed, passes, layer, top_k, smooth, "
+            "trust, size, encoding, overlay",
         ),
         ({"target": ""}, f"target is empty, {TARGETS}"),
         ({"target": [None]}, f"target None is not valid, {TARGETS}"),
         ({"target": list(range(11))}, "11 targets are too many, valid are 1 to 10"),
+        ({"contrast": True}, "contrast True is not valid, valid are none, second, a class index or a label"),
+        (
+            {"contrast": ["second"]},
+            "contrast ['second'] is not valid, valid are none, second, a class index or a label",
+        ),
+        ({"contrast": " "}, "contrast '' is not valid, valid are none, second, a class index or a label"),
         ({"maps": "heat"}, f"map 'heat' does not exist, valid are {MAPS}, all, none"),
         ({"maps": ""}, f"maps is empty, valid are {MAPS}, all, none"),
         ({"maps": "all,gradcam"}, f"maps all and none stand alone, valid are one of them or a list of {MAPS}"),
@@ -105,6 +115,10 @@ OVERLAYS = f"valid are an image weight of 0 to 1, a colour map out of {', '.join
         ({"layer": ["a", 1]}, "layer ['a', 1] is not valid, valid are auto or 1 to 8 module paths"),
         ({"top_k": True}, "top_k True is not valid, valid are 1 to the number of classes"),
         ({"top_k": "1" * 11}, "top_k '11111111111' is not valid, valid are 1 to the number of classes"),
+        *(
+            ({"trust": given}, f"trust {str(given)!r} does not exist, valid are true, false")
+            for given in ("yes", "", 1, None, [True])
+        ),
         ({"size": "huge"}, "size 'huge' does not exist, valid are layer, input, image"),
         ({"encoding": "gif"}, "encoding 'gif' does not exist, valid are png, npy, list"),
         ({"overlay": ""}, f"overlay is empty, {OVERLAYS}"),

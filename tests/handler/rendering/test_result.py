@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from handler.explanation.maps import scale
-from handler.protocol.receipt import Receipt
+from handler.protocol.receipt import digest
 from handler.rendering.canvas import draw_map, encode_map
 from handler.rendering.render import encode_png, sheet
 from handler.rendering.result import Explanation, Prediction, Result, Target, observe_result
@@ -19,6 +20,7 @@ from tests.support.drawing import SEEN, canvas, heat, pixels
 MODEL = {"name": "m", "version": "2", "architecture": "tiny", "engine": "torch"}
 DARK = Target(index=0, label="dark", logit=1.5, probability=0.75)
 LIGHT = Target(index=1, label="light & bright", logit=0.4, probability=0.25)
+IMAGE = {"sha256": "ab" * 32, "bytes": 99}
 STAGES = {"decode": 1.234, "infer": 2.0, "explain": 0.0, "render": 3.456}
 MAPS = {  # by target
     "dark": {"saliency": pixels(1, 1), "gradcam": heat(0, 2)},
@@ -37,7 +39,7 @@ def result(explanations=None, **options) -> Result:
         predictions=[Prediction(0, "dark", 0.75), Prediction(1, "light & bright", 0.25)],
         explanations=explanations,
         canvas=canvas(**options),
-        receipt=Receipt("ab" * 32, 99),
+        provenance={"image": IMAGE, "options": {"seed": 5}},
         timings_ms=STAGES,
     )
 
@@ -126,10 +128,30 @@ def test_the_json_answer_is_the_results_own(layers, said, threads):
                 "maps": {name: encode_map(name, one, canvas()) for name, one in maps.items()},
             }
         ],
-        "image": {"sha256": "ab" * 32, "bytes": 99},
+        "image": IMAGE,
+        "receipt": result([explained]).receipt(),
         "view": {"image": [4, 8], "crop": [0.0, 3.0, 4.0, 7.0]},
         "timings_ms": {"decode": 1.23, "infer": 2.0, "explain": 0.0, "render": 3.46},
     }
+
+
+def test_the_receipt_has_the_targets_that_were_explained_and_a_digest_of_each_array():
+    assert result().receipt() == {
+        "image": IMAGE,
+        "options": {"seed": 5, "target": [0, 1]},
+        "prediction": {"index": 0, "label": "dark"},
+        "scores": digest(result().logits),
+        "maps": [{name: digest(one.values) for name, one in MAPS[target.label].items()} for target in (DARK, LIGHT)],
+    }
+    assert result([]).receipt()["options"] == {"seed": 5}
+    assert result([]).receipt()["maps"] == []
+
+
+def test_a_signed_receipt_is_sent_as_it_is():
+    signed = {"signature": "abc"}
+    assert result().to_dict(receipt=signed)["receipt"] == signed
+    assert json.loads(np.load(io.BytesIO(result().to_npz(signed)))["receipt"].item()) == signed
+    assert json.loads(np.load(io.BytesIO(result().to_npz()))["receipt"].item()) == result().receipt()
 
 
 def test_a_notebook_shows_labels_as_text_and_the_sheet():
@@ -158,7 +180,7 @@ def test_what_is_observed_of_a_result(maps, method, told):
 
 def test_arrays_are_those_of_the_result_and_their_bytes_are_the_same_each_time():
     found = np.load(io.BytesIO(result().to_npz()))
-    assert set(found) == {"logits", "probabilities", "targets", *MAPS["dark"]}
+    assert set(found) == {"logits", "probabilities", "targets", "receipt", *MAPS["dark"]}
     np.testing.assert_array_equal(found["logits"], result().logits)
     np.testing.assert_array_equal(found["targets"], [0, 1])
     for name in MAPS["dark"]:
@@ -169,5 +191,5 @@ def test_arrays_are_those_of_the_result_and_their_bytes_are_the_same_each_time()
 
 def test_arrays_of_a_prediction_alone_have_no_maps():
     found = np.load(io.BytesIO(replace(result(), explanations=[]).to_npz()))
-    assert set(found) == {"logits", "probabilities", "targets"}
+    assert set(found) == {"logits", "probabilities", "targets", "receipt"}
     assert found["targets"].shape == (0,)

@@ -18,7 +18,7 @@ from handler.explanation.maps import make_maps
 from handler.picture.preprocess import preprocess
 from handler.protocol.observation import STAGES
 from handler.protocol.options import Options
-from handler.protocol.receipt import Receipt
+from handler.protocol.receipt import hash_image
 from handler.rendering.render import encode_png
 from handler.serving.explainer import Explainer
 from handler.serving.jobs import job_of
@@ -39,6 +39,24 @@ def test_rows_with_equal_needs_share_a_pass_and_keep_their_order():
     assert engine.batches == [2, 1]
     best = [json.loads(one.body)["predictions"][0]["label"] for one in answers]
     assert best == ["dark", "light", "light"]
+
+
+def test_a_row_is_told_that_its_map_leaves_nothing_to_test():
+    rows = [{"data": picture(200), "trust": "true", "target": "light,dark"}, {"data": picture(50), "trust": "maybe"}]
+    rows += [{"body": {"image": text_of(200), "trust": True}}, {"data": picture(200)}]
+    (two, wrong, one, without), engine = answer(rows)
+    said = [explained["trust"]["sentence"] for explained in json.loads(two.body)["explanations"]]
+    assert said == [
+        "The map is the same everywhere, so that there is nothing to test.",
+        "The map is without evidence, so that there is nothing to test.",
+    ]
+    assert (wrong.status, json.loads(wrong.body)["message"]) == (
+        400,
+        "trust 'maybe' does not exist, valid are true, false",
+    )
+    assert json.loads(one.body)["explanations"][0]["trust"]["passes"] == 0
+    assert "trust" not in json.loads(without.body)["explanations"][0]
+    assert engine.batches == [3], "no further pass"
 
 
 def test_many_targets_at_many_layers_go_through_in_parts():
@@ -155,7 +173,7 @@ def test_a_lone_surrogate_is_no_picture():
 
 
 def test_an_answer_above_the_limit_is_refused():
-    settings = Settings(defaults=Options(maps=("gradcam",)), max_answer_bytes=700)
+    settings = Settings(defaults=Options(maps=("gradcam",)), max_answer_bytes=1700)
     answers, _ = answer(
         [{"data": picture(50), "encoding": "list"}, {"data": picture(50), "maps": "none"}], None, settings
     )
@@ -310,7 +328,7 @@ def test_every_picture_of_a_request_is_observed():
 def test_a_job_without_a_batch_has_its_result_or_raises_its_error():
     explainer = Explainer(BrightnessEngine(), CARD)
     light, white = (
-        job_of(Options(maps=("gradcam",)), CARD, preprocess(pixels, CARD.preprocessing), Receipt.of(b""))
+        job_of(Options(maps=("gradcam",)), CARD, preprocess(pixels, CARD.preprocessing), hash_image(b""))
         for pixels in (np.full((SIDE, SIDE, 3), value, np.uint8) for value in (200, 255))
     )
     assert explainer.explain(light).predictions[0].label == "light"

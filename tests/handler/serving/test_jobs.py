@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from handler.errors import BadRequest, TooLarge
+from handler.explanation.class_weights import Mixture
 from handler.explanation.evidence import TOP, Needs
+from handler.explanation.trust import PASSES
 from handler.picture.preprocess import preprocess
-from handler.protocol.answer import JSON, PNG
-from handler.protocol.options import Options
-from handler.protocol.receipt import Receipt
+from handler.protocol.answer import JSON, NPZ, PNG
+from handler.protocol.options import Options, parse_options
+from handler.protocol.receipt import hash_image
 from handler.protocol.request import parse_row
 from handler.protocol.row import Row
 from handler.rendering.render import encode_png
@@ -34,11 +36,11 @@ CAM, GUIDED = Needs(layers=("c",)), Needs(guided=True)
 @pytest.mark.parametrize("size", ["layer", "input", "image"])
 def test_a_job_without_a_request_is_drawn_on_the_upload_only_at_its_size(size):
     upload = np.zeros((9, 12, 3), np.uint8)
-    seen, receipt, options = preprocess(upload, CARD.preprocessing), Receipt.of(b"bytes"), Options(size=size)
-    job = job_of(options, CARD, seen, receipt, upload)
+    seen, image_hash, options = preprocess(upload, CARD.preprocessing), hash_image(b"bytes"), Options(size=size)
+    job = job_of(options, CARD, seen, image_hash, upload)
     assert job.canvas.upload is (upload if size == "image" else None)
-    assert (job.canvas.seen, job.canvas.options, job.receipt) == (seen, options, receipt)
-    assert (job.targets, job.maps) == ([TOP], CARD.map_names(options))
+    assert (job.canvas.seen, job.canvas.options, job.image_hash) == (seen, options, image_hash)
+    assert (job.targets, job.maps) == ([Mixture(target=TOP)], CARD.map_names(options))
     assert job.needs == Needs(layers=("c",), guided=True)
 
 
@@ -62,9 +64,44 @@ def test_a_picture_is_kept_only_where_maps_are_drawn_on_it(size, maps, accept, o
     assert (job.canvas.upload is not None) == on_upload
     assert job.canvas.seen.crop.image == (9, 12)
     assert job.canvas.options == Options(size=size, maps=job.maps, target=("1", "0"))
-    assert (job.targets, job.maps) == ([1, 0], () if maps == "none" else (maps,))
+    assert ([mixture.target for mixture in job.targets], job.maps) == ([1, 0], () if maps == "none" else (maps,))
     assert job.needs == Needs(layers=("c",) if job.maps else ())
-    assert (job.receipt, job.place, job.form) == (Receipt.of(data), "", accept or JSON)
+    assert (job.image_hash, job.place, job.form) == (hash_image(data), "", accept or JSON)
+
+
+@pytest.mark.parametrize(
+    ("said", "resolved"),
+    [
+        ({}, {"maps": ["gradcam", "guided_backprop", "guided_gradcam"], "layer": ["c"]}),
+        ({"maps": "none", "target": "1"}, {"maps": "none"}),
+        ({"maps": "saliency", "seed": 7, "smooth": "eigen"}, {"maps": ["saliency"], "seed": 7, "smooth": ["eigen"]}),
+        ({"maps": "gradcam", "size": "layer"}, {"maps": ["gradcam"], "layer": ["c"], "size": "layer"}),
+        ({"maps": "gradcam", "size": "image", "top_k": 1, "overlay": "0.2"}, {"maps": ["gradcam"], "layer": ["c"]}),
+        ({"maps": "gradcam", "method": "rise"}, {"maps": ["gradcam"], "method": "rise", "passes": 256}),
+    ],
+    ids=str,
+)
+def test_the_resolved_options_are_those_of_a_request_for_the_same_maps(said, resolved):
+    (job,) = prepared({"data": encode_png(np.full((9, 12, 3), 50, np.uint8)), **said})
+    usual = {"method": "gradcam", "seed": 0, "contrast": "none", "smooth": "none", "size": "input"}
+    assert job.resolved == {**usual, **resolved}
+    again = job_of(parse_options(job.resolved, Options()), CARD, job.canvas.seen, job.image_hash)
+    assert (again.maps, again.needs, again.passes, again.resolved) == (job.maps, job.needs, job.passes, job.resolved)
+
+
+def test_a_sheet_shows_maps_at_the_inputs_size_and_its_receipt_says_so():
+    (job,) = prepared({"data": encode_png(np.full((9, 12, 3), 50, np.uint8)), "size": "layer"}, accept=PNG)
+    assert job.resolved["size"] == "input"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoreOptions(Options):
+    another: tuple[str, ...] = ("a", "b")
+
+
+def test_a_new_option_is_in_the_receipt_by_itself():
+    seen = preprocess(np.zeros((8, 8, 3), np.uint8), CARD.preprocessing)
+    assert job_of(MoreOptions(), CARD, seen, hash_image(b"")).resolved["another"] == ["a", "b"]
 
 
 def test_each_picture_of_a_request_has_its_place():
@@ -142,5 +179,34 @@ def test_several_layers_make_a_pass_smaller():
 def test_without_a_request_the_upload_is_kept_where_it_is_wanted():
     pixels = np.zeros((8, 8, 3), np.uint8)
     for size in ("image", "input"):
-        job = job_of(Options(size=size), CARD, preprocess(pixels, CARD.preprocessing), Receipt.of(b""), pixels)
+        job = job_of(Options(size=size), CARD, preprocess(pixels, CARD.preprocessing), hash_image(b""), pixels)
         assert (job.canvas.upload is pixels) == (size == "image")
+
+
+@pytest.mark.parametrize(
+    ("said", "accept", "tested"),
+    [
+        ({"trust": "true"}, "", True),
+        ({"trust": "false"}, "", False),
+        ({"trust": "true", "maps": "none"}, "", False),
+        ({"trust": "true"}, PNG, False),
+        ({"trust": "true"}, NPZ, False),
+    ],
+)
+def test_maps_are_tested_where_there_are_maps_and_a_place_for_what_the_test_says(said, accept, tested):
+    fields = {"data": picture(50), "maps": "gradcam", "target": "light,dark", **said}
+    (job,) = prepared(fields, accept=accept)
+    assert job.canvas.options.trust == tested
+    settings = Settings(max_passes=2 * PASSES - 1)
+    if tested:
+        with pytest.raises(TooLarge, match=f"{2 * PASSES} masked pictures or more, valid are at most {2 * PASSES - 1}"):
+            prepared(fields, settings, accept=accept)
+    else:
+        assert prepared(fields, settings, accept=accept)
+
+
+def test_the_passes_of_trust_and_of_the_method_add_up():
+    fields = {"data": picture(50), "maps": "gradcam", "method": "rise", "passes": "100", "trust": "true"}
+    with pytest.raises(TooLarge, match=f"asks for {100 + PASSES} masked pictures"):
+        prepared(fields, Settings(max_passes=99 + PASSES))
+    assert prepared(fields, Settings(max_passes=100 + PASSES))

@@ -1,0 +1,92 @@
+"""The attention of vision transformers: the results of softmax on the autograd graph, however it is spelt."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from handler.autograd.backward_contract import alike_in_memory
+from handler.autograd.channel_layout import ChannelLayout
+from handler.autograd.differentiable import differentiable
+from handler.autograd.graph import Node, nodes, operation
+from handler.explanation.methods import ATTENTION_ALONE, Method
+
+_UNSIGNED = 2**64  # autograd shows a negative axis as an unsigned number
+
+
+@dataclass(frozen=True)
+class AttentionLayout:
+    """Where a network's attention is, and which of its tokens are the picture's cells."""
+
+    blocks: tuple[str, ...]  # module paths in the order of the forward pass, each with an attention between all tokens
+    read: tuple[int, ...]  # indices of the last block's tokens that the scores are read from
+    view: ChannelLayout  # the layout of the blocks' tokens
+
+
+class Attended(NamedTuple):
+    """A forward pass, recorded for any number of backward passes."""
+
+    scores: Tensor  # (N, K), the logits
+    explained: Tensor  # (S, N, K), the scores whose sum is differentiated: the logits, or each block's scores
+    attention: list[Tensor]  # (N, heads, T, T) or (N · heads, T, T), of each block
+
+
+def attention_nodes(scores: Tensor) -> list[Node]:
+    """The nodes of softmax over the last axis of three dimensions or more, in the order of the forward pass."""
+    found = [node for node in nodes(scores.grad_fn) if operation(node) in ("Softmax", "SafeSoftmax")]
+    last = [node for node in found if node._saved_dim % _UNSIGNED in (node._saved_result.dim() - 1, _UNSIGNED - 1)]
+    return sorted((node for node in last if node._saved_result.dim() > 2), key=lambda node: int(node._sequence_nr()))
+
+
+def attend(module: nn.Module, pictures: Tensor, layout: AttentionLayout, *, by_block: bool) -> Attended:
+    """Runs a network in eval mode once on pictures (N, 3, H, W), and records its attention.
+
+    With ``by_block`` gradients end between the blocks, and the layers behind the last block run on further rows: for
+    each block, the mean of its tokens in the place of every token. Their scores are the block's.
+    """
+    view, made = layout.view, list[Tensor]()
+
+    def part(_block: nn.Module, _inputs: Any, output: Any) -> Any:
+        leaves, structure = tree_flatten(output)
+        made.append(leaves[view.element])
+        if len(made) < len(layout.blocks):
+            leaves[view.element] = made[-1].detach().requires_grad_()
+        else:
+            axis = 3 - view.batch_axis - view.channel_axis
+            means = [tokens.mean(axis, keepdim=True).expand_as(tokens) for tokens in made]
+            leaves[view.element] = torch.cat([made[-1], *means], view.batch_axis)
+        return tree_unflatten(leaves, structure)
+
+    with ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention has no softmax
+        stack.enter_context(differentiable(module))
+        for path in layout.blocks if by_block else ():
+            stack.callback(module.get_submodule(path).register_forward_hook(part).remove)
+        rows = module(pictures.detach().requires_grad_().clone())
+    scores = rows.unflatten(0, (-1, pictures.shape[0]))
+    return Attended(scores[0], scores[1:] if by_block else scores, [at._saved_result for at in attention_nodes(rows)])
+
+
+def relevance(attended: Attended, layout: AttentionLayout, method: Method, seeds: Tensor) -> Tensor:
+    """The unscaled maps (N, h, w) that a method makes of attention, for scores of the weights ``seeds`` (N, K)."""
+    gradients: Sequence[Tensor] = ()
+    count = seeds.shape[0]
+    if method.attention != ATTENTION_ALONE:
+        score = (attended.explained * seeds).sum()
+        with alike_in_memory(score):
+            gradients = torch.autograd.grad(score, attended.attention, retain_graph=True)
+    with torch.no_grad():
+        by_head = [
+            [values.reshape(count, -1, *values.shape[-2:]) for values in part]
+            for part in (attended.attention, gradients)
+        ]
+        read = torch.zeros_like(by_head[0][0][:1, 0, :1])  # (1, 1, T)
+        read[:, :, list(layout.read)] = 1 / len(layout.read)
+        tokens = method.formula(*by_head, read)
+        maps: Tensor = replace(layout.view, batch_axis=0, channel_axis=2).to_maps(tokens[:, :, None])[:, 0]
+    return maps

@@ -1,0 +1,72 @@
+"""Class weights: what an explanation is about, where it is not one class alone.
+
+An explanation with the class weights ``w`` is about ``sum_k w_k y_k``, a mixture of the scores ``y``: maps of gradients
+take the gradient of that sum, maps of masked pictures the sum itself.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from handler.errors import Unprocessable
+from handler.explanation.evidence import TOP, EngineTarget, Floats, best_classes, softmax
+
+SECOND = -2  # as a contrast: the class with the highest score beside the target
+SIMILAR = 3  # classes that FinerCAM holds a class against
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """A class, and the classes that it is held against."""
+
+    target: int  # class index or TOP
+    contrast: int | None = None  # class index, TOP or SECOND: explains ``y_target - y_contrast``
+    against: bool = False  # explains the negative, which is the evidence against the target
+    similar: int = 0  # number of the most similar classes that FinerCAM holds the target against
+
+    @property
+    def alone(self) -> bool:
+        """Whether the explanation is about the target's score and no other."""
+        return self.contrast is None and not self.against and not self.similar
+
+    def resolved(self, logits: Floats) -> "Mixture":
+        """The same mixture, with indices for ``TOP`` and ``SECOND`` by the logits (K,).
+
+        Raises:
+            Unprocessable: the class is held against itself.
+        """
+        top, second = best_classes(logits, 2) if len(logits) > 1 else (0, None)
+        target = top if self.target == TOP else self.target
+        words = {None: None, TOP: top, SECOND: second if target == top else top}
+        contrast = words.get(self.contrast, self.contrast)
+        if contrast == target:
+            raise Unprocessable("the contrast is this picture's top class and so is the target, valid is another class")
+        return replace(self, target=target, contrast=contrast)
+
+    def wanted(self, logits: Floats) -> EngineTarget:
+        """The target of an engine's run for a resolved mixture."""
+        return self.target if self.alone else self.weights(logits)
+
+    def weights(self, logits: Floats) -> Floats:
+        """The class weights (K,) of a resolved mixture."""
+        weights = np.zeros(len(logits), np.float32)
+        weights[self.target] = 1
+        if self.contrast is not None:
+            weights[self.contrast] -= 1
+        if self.similar:
+            weights += _finer(logits, self.target, self.similar)
+        return -weights if self.against else weights
+
+
+def _finer(logits: Floats, target: int, count: int) -> Floats:
+    """FinerCAM's weights of the classes whose scores are the nearest to the target's.
+
+    The gradient of ``-sum_j q_j y_j`` with respect to the scores, ``q`` the softmax over the similar classes j:
+    ``-q_j (1 + y_j - sum_i q_i y_i)`` (Zhang et al. 2025, arXiv 2501.11309, alpha 1, and pytorch-grad-cam).
+    """
+    near = best_classes(-np.abs(logits - logits[target]), count + 1)
+    similar = [index for index in near if index != target][:count]
+    weights, scores = np.zeros(len(logits), np.float32), logits[similar]
+    shares = softmax(scores)
+    weights[similar] = -shares * (1 + scores - shares @ scores)
+    return weights

@@ -1,0 +1,59 @@
+"""Maps from gradients at the input, averaged over many pictures: one forward and one backward pass for each.
+
+``x`` is the network's input (3, H, W), normalised, so that 0 is the mean colour; ``g(x)`` is the gradient of the score
+that is explained with respect to it. The cells of these maps (1, H, W) are the input's pixels; they need no layer.
+"""
+
+import numpy as np
+
+from handler.explanation.evidence import Floats
+from handler.explanation.probe import Probe
+
+_NOISE = 0.15  # standard deviation, as a share of the input's range; SmoothGrad's authors find 0.1 to 0.2 the best
+
+
+def integrated_gradients(_activation: None, _gradient: None, probe: Probe) -> Floats:
+    """Integrated Gradients: the gradient along the straight way from the mean colour to the picture.
+
+    ``map = relu(sum_c x_c mean_j g(a_j x)_c)``, ``a_j = (j - 1/2) / n`` for n passes (Sundararajan et al. 2017, arXiv
+    1703.01365; captum's ``riemann_middle``). The sum before the ReLU, over all pixels, comes close to ``y(x) - y(0)``.
+    Choose it where a map should have the input's resolution and add up to the score.
+    """
+    shares = (np.arange(probe.passes, dtype=np.float32) + 0.5) / probe.passes
+    return _positive(probe.picture * probe.mean_gradient(lambda j: shares[j] * probe.picture))
+
+
+def expected_gradients(_activation: None, _gradient: None, probe: Probe, seed: int = 0) -> Floats:
+    """Expected Gradients: Integrated Gradients from many starts, here pictures of one random colour.
+
+    ``map = relu(sum_c mean_j((x - b_j) g(b_j + a_j (x - b_j)))_c)``, ``a_j`` uniform on [0, 1], ``b_j`` a colour of
+    standard normal values (Erion et al. 2021, arXiv 1906.10670, who take ``b_j`` from the training pictures, which a
+    server does not have). Choose it where objects of the mean colour would be invisible to Integrated Gradients.
+    """
+    rng = np.random.default_rng(seed)
+    colours = rng.standard_normal((probe.passes, 3, 1, 1), np.float32)
+    shares = rng.random(probe.passes, np.float32)
+
+    def between(j: int) -> Floats:
+        return np.asarray(colours[j] + shares[j] * (probe.picture - colours[j]))
+
+    return _positive(probe.mean_gradient(between, lambda j: probe.picture - colours[j]))
+
+
+def smoothgrad(_activation: None, _gradient: None, probe: Probe, seed: int = 0) -> Floats:
+    """SmoothGrad: the gradient averaged over noisy copies of the picture.
+
+    ``map = max_c |mean_j g(x + e_j)_c|``, ``e_j`` normal noise of 15 % of the input's range (Smilkov et al. 2017, arXiv
+    1706.03825). Of either sign: it shows which pixels the score is sensitive to, not what speaks for the class.
+    Choose it instead of ``saliency``, whose gradient changes from one pixel to the next.
+    """
+    rng, deviation = np.random.default_rng(seed), np.float32(_NOISE * np.ptp(probe.picture))
+
+    def noisy(_: int) -> Floats:
+        return np.asarray(probe.picture + deviation * rng.standard_normal(probe.picture.shape, np.float32))
+
+    return np.asarray(np.abs(probe.mean_gradient(noisy)).max(axis=0, keepdims=True))
+
+
+def _positive(attribution: Floats) -> Floats:
+    return np.asarray(attribution.sum(axis=0, keepdims=True).clip(min=0))

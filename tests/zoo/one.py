@@ -1,0 +1,165 @@
+"""Everything about one network: ``python -m tests.zoo.one NETWORK FOLDER [SIDE]`` writes ``FOLDER/NETWORK.json``.
+
+A process of its own, so that one that is killed for its memory takes nothing else down.
+"""
+
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.machine import describe_machine, peak_memory
+from benchmarks.random_weights import preprocessing_of, random_classifier
+from export.graphs.explanation import explanation_kind, export_explanation, export_gradcam
+from export.graphs.prediction import export_prediction
+from export.verify.compare import Verdict, fresh_pictures
+from export.verify.gate_flips import RoundingCheck
+from handler.atomic_write import write_whole
+from handler.autograd.torch_engine import TorchEngine
+from handler.engine_choice import origin_of
+from handler.errors import ModelError, Unprocessable
+from handler.explanation.evidence import TOP, Engine, Floats, Needs
+from handler.explanation.gradient_cams import gradcam
+from handler.explanation.maps import scale
+from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION, KINDS
+from handler.graphs.onnx_engine import OnnxEngine
+from handler.graphs.session import GraphSession
+from handler.model.classifier import Classifier
+from handler.model.memory_layout import in_fast_layout
+from tests.zoo.plain_autograd import Found, explain
+
+PICTURES = 2  # that engines are compared with plain autograd on, one after the other
+SEED = 77  # of them: neither the export's nor the verification's
+ROUNDS = 7  # of timing
+ROW_VERSION = 1  # rises with what makes older rows incomparable
+
+
+def look_at(architecture: str, side: int | None = None) -> dict[str, Any]:
+    """The row of one network; the arguments are those of ``random_classifier``."""
+    started = time.perf_counter()
+    classifier = random_classifier(architecture, side)
+    layer, how, view = (
+        classifier.default_layer,
+        classifier.preprocessing,
+        classifier.views.get(classifier.default_layer),
+    )
+    pictures = [fresh_pictures(np.random.default_rng([SEED, number]), 1, how) for number in range(PICTURES)]
+    row: dict[str, Any] = {
+        "version": ROW_VERSION,
+        "network": architecture,
+        "cpu": describe_machine()["cpu"],
+        "parameters": sum(one.numel() for one in classifier.module.parameters()),
+        "side": how.crop_size,
+        "own_side": preprocessing_of(architecture).crop_size,
+        "layer": layer,
+        "map": list(classifier.layers[layer]),
+        "layers": len(classifier.layers),
+    }
+    try:
+        evidence = TorchEngine(classifier).run(pictures[0], [[TOP]], Needs(guided=True))
+        row["guided"] = {"coverage": evidence.coverage or ""}
+    except Unprocessable as error:
+        row["guided"] = {"refused": str(error)}
+    engine = TorchEngine(in_fast_layout(classifier))
+    view = classifier.views.get(layer)
+    layout = "channels first" if view is None else "tokens" if view.grid else "channels last"
+    # by plain autograd, in the engine's layout: in another one a ReLU near zero may open
+    truth = [(one, explain(classifier.module, torch.from_numpy(one), layer, layout)) for one in pictures]
+    row["engines"] = {"torch": _errors(engine, layer, truth)}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        row["graphs"] = graphs = _graphs(classifier, folder)
+        usable = [kind for kind, its in graphs.items() if "refused" not in its]
+        if usable:
+            onnx = OnnxEngine.open(folder, origin_of(classifier), threads=torch.get_num_threads())
+            row["engines"]["onnx"] = _errors(onnx, layer, truth)
+            row["times"] = _times(pictures[0], folder, usable)
+    row["peak_mb"] = round(peak_memory() / 2**20)
+    row["seconds"] = round(time.perf_counter() - started)
+    return row
+
+
+def _errors(engine: Engine, layer: str, truth: Sequence[tuple[Floats, Found]]) -> dict[str, float | None]:
+    """Of one engine against plain autograd, the largest over all pictures; None for a gradient that it does not give.
+
+    Of scores and saliency, the difference as a part of the largest value; of Grad-CAM, on [0, 1]; of the guided
+    gradient, the relative RMS error, gates that rounding flips included.
+    """
+    errors: dict[str, list[float]] = {"scores": [], "gradcam": [], "guided": [], "saliency": []}
+    for picture, found in truth:
+        for needs in (Needs((layer,)), Needs(guided=True), Needs(saliency=True)):
+            if isinstance(engine, OnnxEngine) and not engine.covers(needs) or (needs.guided and found.guided is None):
+                continue
+            evidence = engine.run(picture, [[TOP]], needs)
+            if needs.layers:
+                its = evidence.layers[layer]
+                cam = scale(gradcam(its.activation, its.gradient)[0])
+                errors["scores"].append(_relative(evidence.logits[0], found.scores))
+                errors["gradcam"].append(float(np.abs(cam - scale(found.gradcam.numpy())).max()))
+            if evidence.guided is not None and found.guided is not None:
+                errors["guided"].append(_relative(evidence.guided[0], found.guided, order=2))
+            if evidence.saliency is not None:
+                errors["saliency"].append(_relative(evidence.saliency[0], found.saliency))
+    always = {"scores": math.nan, "gradcam": math.nan}
+    return {name: float(np.max(its)) if its else always.get(name) for name, its in errors.items()}
+
+
+def _relative(found: Floats, expected: Tensor, order: float = math.inf) -> float:
+    """The difference as a part of what is expected, by the largest values or, of order 2, by the root mean squares."""
+    exact = expected.numpy().astype(np.float64).ravel()
+    return float(np.linalg.norm(found.ravel() - exact, order) / max(float(np.linalg.norm(exact, order)), 1e-30))
+
+
+def _graphs(classifier: Classifier, folder: Path) -> dict[str, dict[str, Any]]:
+    exports: dict[str, Callable[[Classifier, Path], list[Verdict]]] = {
+        KIND_PREDICTION: export_prediction,
+        KIND_GRADCAM: export_gradcam,
+        explanation_kind(classifier): export_explanation,
+    }
+    graphs: dict[str, dict[str, Any]] = {}
+    for kind, export in exports.items():
+        path, started, errors = folder / KINDS[kind].file, time.perf_counter(), dict[str, Any]()
+        try:
+            for check in export(classifier, path):
+                if isinstance(check, RoundingCheck):  # relative RMS: lower quartile, worst
+                    errors[check.output] = {"graph": check.graph[:2], "torch": check.torch[:2]}
+                else:  # NaN if any is
+                    errors[check.output] = float(np.maximum(check.max_error, errors.get(check.output, 0.0)))
+            graphs[kind] = {"errors": errors, "bytes": path.stat().st_size}
+        except (ModelError, Unprocessable) as error:
+            graphs[kind] = {"refused": str(error)}
+        graphs[kind]["seconds"] = round(time.perf_counter() - started, 1)
+    return graphs
+
+
+def _times(picture: Floats, folder: Path, kinds: Sequence[str]) -> dict[str, float]:
+    """Milliseconds of one picture in ONNX Runtime, medians of rounds that take turns."""
+    graphs = {kind: GraphSession.open(folder / KINDS[kind].file, threads=torch.get_num_threads()) for kind in kinds}
+    feeds = {"input": picture, "target": np.array([TOP])}
+    spent: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for number in range(ROUNDS + 1):
+        for kind, graph in graphs.items():
+            started = time.perf_counter()
+            graph.infer({name: feeds[name] for name in KINDS[kind].inputs}, KINDS[kind].outputs)
+            if number:  # the first is a warm-up
+                spent[kind].append((time.perf_counter() - started) * 1e3)
+    return {kind: round(float(np.median(its)), 2) for kind, its in spent.items()}
+
+
+def main() -> None:
+    """The command line: the network, the folder, and the side of the pictures where it is not the network's own."""
+    network, folder, *side = sys.argv[1:]
+    row = look_at(network, *map(int, side))
+    write_whole(Path(folder, f"{network}.json"), json.dumps(row, indent=1).encode())
+
+
+if __name__ == "__main__":
+    main()
