@@ -32,7 +32,7 @@ from handler.serving.explainer import Explainer
 STAGES = (0.0, 0.25, 0.5, 0.75, 1.0)  # shares of the layers that are randomised; at 0 the layer of the logits alone
 _SEED = 7
 _AT_ONCE = 16
-_ACROSS = 0.02  # standard deviation by the side, of the blur before the pointing game, as TorchRay's of gradients
+_ACROSS = 0.02  # standard deviation by the side, as TorchRay blurs gradients before the pointing game
 _QUICK_PASSES = 4
 _BULK = 8  # rows of pixels in a step of deletion and insertion, as RISE does for many pictures
 Row = dict[str, Any]
@@ -140,7 +140,7 @@ class Judge:
         found = defaultdict[str, dict[int, list[float]]](lambda: defaultdict(list))
         for values, (scene, target) in zip(way.maps(self._explainer, tensors, targets, 0), pairs, strict=True):
             own, across = scene.masks[target], _ACROSS * len(values)
-            pointed = metrics.peak(np.asarray(cv2.GaussianBlur(values, (0, 0), across)))
+            pointed = metrics.peak(np.asarray(cv2.GaussianBlur(values, (0, 0), across) if way.fine else values))
             found["pointing"][target].append(metrics.points_at(pointed, own))
             found["exact_pointing"][target].append(metrics.points_at(pointed, own, tolerance=0))
             found["mass"][target].append(metrics.mass_in(values, own))

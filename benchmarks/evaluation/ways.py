@@ -7,6 +7,7 @@ from zlib import crc32
 
 import numpy as np
 
+from handler.explanation import input_gradients
 from handler.explanation.evidence import Floats
 from handler.explanation.maps import MAP_KINDS, resize
 from handler.explanation.methods import METHODS
@@ -29,6 +30,7 @@ class Way:
     name: str
     title: str
     maps: Maps  # explainer, inputs (N, 3, S, S), a class for each, seed; to maps (N, S, S), 0 or more
+    fine: bool = False  # made of gradients at the input, pixel by pixel
     masking: bool = False  # takes many passes
     baseline: bool = False
 
@@ -41,9 +43,11 @@ def ways(passes: int | None = None) -> list[Way]:
     methods = []
     for name, known in METHODS.items():
         options = Options(maps=(_CAM,), method=name, passes=passes if known.passes else None)
-        methods.append(Way(name=name, title=known.title, maps=partial(_explained, options), masking=bool(known.passes)))
+        fine, masking = known.formula in vars(input_gradients).values(), bool(known.passes)
+        maps = partial(_explained, options)
+        methods.append(Way(name=name, title=known.title, maps=maps, fine=fine, masking=masking))
     kinds = [
-        Way(name=name, title=kind.title, maps=partial(_explained, Options(maps=(name,))))
+        Way(name=name, title=kind.title, maps=partial(_explained, Options(maps=(name,))), fine=kind.channels == 3)
         for name, kind in MAP_KINDS.items()
         if name != _CAM
     ]
