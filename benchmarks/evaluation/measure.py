@@ -22,7 +22,7 @@ from export.graphs.prediction import export_prediction
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import NotFinite, Unprocessable
 from handler.explanation import trust
-from handler.explanation.evidence import Engine, Evidence, Floats, Needs, softmax
+from handler.explanation.evidence import Engine, EngineTarget, Evidence, Floats, Needs, softmax
 from handler.explanation.maps import scale
 from handler.graphs.session import GraphSession
 from handler.loading import describe_model
@@ -61,7 +61,7 @@ class FastEngine:
         export_prediction(classifier, graph)
         self._graph = GraphSession.open(graph, threads=1)
 
-    def run(self, inputs: Floats, targets: Sequence[Sequence[int]], needs: Needs) -> Evidence:
+    def run(self, inputs: Floats, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
         """See ``Engine.run``."""
         if needs != Needs() or any(targets):
             return self._torch.run(inputs, targets, needs)
