@@ -54,7 +54,7 @@ RELIABILITY := $(PY) -m benchmarks.reliability
 PACK_EMBEDDED = $(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check docs test test-fast coverage mutants lowest demo demo-photo archive export explanation gradcam attention serve stop finetune train localisation bench zoo soundness old-runtimes fuzz load soak soak-10 faults lock clean
+.PHONY: help setup check docs test test-fast coverage mutants lowest demo demo-photo archive export explanation gradcam attention serve stop finetune train bench zoo evaluate soundness old-runtimes fuzz load soak soak-10 faults lock clean
 
 help: ## list the targets
 	@echo "make TARGET [VARIABLE=value …]"
@@ -77,8 +77,8 @@ $(READY): pyproject.toml constraints.txt
 	@echo "building the environment in $(VENV): about 7 GB, a few minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@# without its dependencies: it wants the GUI build of cv2, which would replace the headless one
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps grad-cam==1.5.7
+	@# without their dependencies: they want the GUI build of cv2, which would replace the headless one
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps grad-cam==1.5.7 quantus==0.6.0
 	@touch $@
 
 $(KSERVE_READY): deploy/kserve/constraints.txt
@@ -162,14 +162,14 @@ finetune: $(READY) ## fine-tune a classifier on the pictures in DATA=folder (tra
 train: $(READY) ## train the embedded model anew (about 40 minutes on two cores)
 	$(PY) -m examples.shapes.train
 
-localisation: $(READY) ## measure where the embedded model's maps lie on 500 two-object pictures
-	$(PY) -m examples.shapes.localisation
-
 bench: $(READY) ## measure this project side by side with its peers, see benchmarks/RESULTS.md (an hour or two)
 	$(PY) -m benchmarks $(BENCH)
 
 zoo: $(READY) ## run every torchvision classifier through everything, see docs/ZOO.md (an hour or two; resumable)
 	$(PY) -m tests.zoo --docs docs $(ZOO)
+
+evaluate: $(READY) ## judge every map method on drawn scenes and photographs, see docs/QUALITY.md (about 20 minutes on two cores)
+	$(PY) -m benchmarks.evaluation --docs docs
 
 old-runtimes: $(READY) ## run graphs of every kind with ONNX Runtime 1.15, 1.17 and 1.20 from a package index (a few minutes)
 	$(PY) -m tests.support.old_runtimes
@@ -198,7 +198,7 @@ faults: $(READY) ## what clients see when processes, disks, archives and other c
 	$(RELIABILITY) faults $(if $(FAULTS),--only $(FAULTS))
 
 lock: $(READY) ## write the exact versions of the present environment to constraints.txt
-	$(PY) -m pip freeze --exclude-editable --exclude grad-cam | grep -v '^-e' > constraints.txt
+	$(PY) -m pip freeze --exclude-editable --exclude grad-cam --exclude quantus | grep -v '^-e' > constraints.txt
 
 clean: ## remove what the targets above wrote, but not .venv
 	rm -rf build dist out logs *.egg-info .mypy_cache .ruff_cache .pytest_cache model_store/*.mar model_store/*.onnx
