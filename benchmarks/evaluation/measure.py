@@ -18,7 +18,7 @@ from tqdm import tqdm
 from benchmarks.evaluation import metrics
 from benchmarks.evaluation.subjects import SUBJECTS, Subject
 from benchmarks.evaluation.ways import Way, ways
-from export.graphs.prediction import export_prediction
+from export.graphs.exporters import export_prediction
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import NotFinite, Unprocessable
 from handler.explanation import trust
@@ -67,6 +67,10 @@ class FastEngine:
             return self._torch.run(inputs, targets, needs)
         none = np.zeros(0, np.int64)
         return Evidence(logits=self.logits(inputs), input_size=inputs.shape[2:], rows=none, classes=none)
+
+    def behind(self, inputs: Floats, layer: str, activations: Floats) -> Floats:
+        """See ``Engine.behind``."""
+        return self._torch.behind(inputs, layer, activations)
 
     def logits(self, tensors: Floats) -> Floats:
         """The logits (N, K) of inputs (N, 3, S, S), in batches that limit the memory."""
