@@ -62,7 +62,7 @@ def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -
             found = TorchEngine(classifier).run(others, [[TOP]] * count, Needs(layers=(layer,)))
             return {**pictures, "activations": found.layers[layer].activation}
         classes = len(classifier.labels)
-        weights = rng.standard_normal((count, classes)).astype(np.float32) / np.float32(classes**0.5)
+        weights = np.random.default_rng(count).standard_normal((count, classes), np.float32) / np.float32(classes**0.5)
         weights[::2] = 0  # the picture's target instead
         return {**pictures, "target": rng.integers(TOP, classes, count), "weights": weights}
 
