@@ -238,9 +238,9 @@ ANSWERED = {
         (4 * (SIDE + 4), SIDE + 26),
     ],
     "docs/API.md-3": [("heart", {"heart": ["gradcam", "guided_backprop"], "arrow": ["gradcam", "guided_backprop"]})],
-    "docs/API.md-5": [("heart", {"heart": ["gradcam"]})],
-    "docs/API.md-7": ["BadRequest"],
-    "docs/API.md-9": ["ready", "shufflenet_cam"],
+    "docs/API.md-6": [("heart", {"heart": ["gradcam"]})],
+    "docs/API.md-8": ["BadRequest"],
+    "docs/API.md-10": ["ready", "shufflenet_cam"],
     "docs/OPERATING.md-2": ["ready"],
     "docs/OPERATING.md-3": ["metrics"],
 }
