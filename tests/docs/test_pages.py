@@ -40,7 +40,7 @@ def test_links_lead_to_files_and_anchors(one):
 
 def test_the_readme_is_short_and_begins_with_the_picture():
     readme = page("README.md")
-    assert len(readme.text.splitlines()) <= 160
+    assert len(readme.text.splitlines()) <= 190  # thirty are the table of methods
     assert readme.links[0] == ("docs/photo.png", "")
     assert {one.name for one in ALL if one.name.startswith("docs/") and "/reference/" not in one.name} <= {
         file for file, _ in readme.links
