@@ -53,7 +53,7 @@ NOT_RUN = {
         *("make setup", "make check", "make test", ".venv/bin/pytest tests/handler/explanation/test_gradient_cams.py"),
     ],
     "they take from minutes to hours": [
-        *("make zoo…", "make soundness…", "make train", "make evaluate", "make bench…"),
+        *("make zoo…", "make soundness…", "make train", "make bench…"),
         *("make load", "make faults", "make soak-10", "make soak", "make fuzz"),
     ],
     "tests/export/graphs/test_explanation.py exports it": ["make explanation"],
