@@ -9,7 +9,7 @@ import numpy as np
 
 from handler.explanation.activation_cams import principal_component
 from handler.explanation.evidence import Evidence, Floats, Needs
-from handler.explanation.methods import METHODS
+from handler.explanation.methods import METHODS, Method
 from handler.explanation.probe import Probe
 from handler.explanation.smoothing import averaged
 
@@ -101,23 +101,8 @@ def make_maps(
     options |= {"combine": principal_component} if eigen else {}
     options |= {"probe": probe} if chosen.passes else {}
 
-    def unscaled(found: Evidence, pair: int) -> list[Floats]:
-        for whole in (found.attention, found.full_gradient):
-            if whole is not None:
-                return [whole[pair]]
-        if not chosen.at_layer:
-            return [chosen.formula(None, None, **options)[0]]
-        row, made = slice(pair, pair + 1), []
-        for path, layer in found.layers.items():
-            if probe:
-                probe.layer = path
-            if layer.curvature is not None:
-                options["curvature"] = layer.curvature[row]
-            made.append(chosen.formula(layer.activation[row], layer.gradient[row], **options)[0])
-        return made
-
-    plain = unscaled(evidence, pair) if makes_cam(maps) else []
-    copies = [unscaled(changed, copy) for copy in range(len(changed.rows))] if changed else []
+    plain = _unscaled(evidence, pair, chosen, options) if makes_cam(maps) else []
+    copies = [_unscaled(changed, copy, chosen, options) for copy in range(len(changed.rows))] if changed else []
 
     def cam(size: tuple[int, int] | None) -> Map:
         first, *others = (_cam(layers, size) for layers in (plain, *copies))
@@ -134,6 +119,22 @@ def make_maps(
         gradients = guided if kind.guided else evidence.saliency
         pixels = _pixels(gradients, pair, evidence.coverage if kind.guided else None)
         made[name] = _product(pixels, cam(evidence.input_size)) if kind.at_layer else pixels
+    return made
+
+
+def _unscaled(evidence: Evidence, pair: int, method: Method, options: dict[str, Any]) -> list[Floats]:
+    """The unscaled maps (h, w) of a pair: one for each layer, or one by a method that needs no layer."""
+    for whole in (evidence.attention, evidence.full_gradient):
+        if whole is not None:
+            return [whole[pair]]
+    if not method.at_layer:
+        return [method.formula(None, None, **options)[0]]
+    row, made = slice(pair, pair + 1), []
+    for path, layer in evidence.layers.items():
+        if "probe" in options:
+            options["probe"].layer = path
+        curvature = {} if layer.curvature is None else {"curvature": layer.curvature[row]}
+        made.append(method.formula(layer.activation[row], layer.gradient[row], **options, **curvature)[0])
     return made
 
 
