@@ -127,7 +127,7 @@ def connection_to(address: str, timeout: float = 120) -> http.client.HTTPConnect
 
 
 def in_threads(calls: Sequence[Callable[[], Result]], stop: Callable[[], object] = lambda: None) -> list[Result]:
-    """Calls all at the same moment, each in a thread of its own, and returns what they return.
+    """Makes all calls at the same moment, each in its own thread, and returns their results.
 
     If a call fails or the program is interrupted, ``stop`` is called, which should make the others end.
 

@@ -133,7 +133,7 @@ def affordable(rounds: int, seconds: float, limit: float) -> int:
 def measure(
     running: Mapping[Who, Child], batch: int, rounds: int, seconds: float, limit: float, tell: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """Measures all contenders at one batch size; the arguments are those of ``measure_settings``.
+    """Measures all contenders at one batch size, with the arguments of ``measure_settings``.
 
     Returns:
         For each contender the median of each round and their summary, how many calls were timed, its peak memory, and

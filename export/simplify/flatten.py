@@ -1,4 +1,4 @@
-"""Makes a network one flat graph of its leaf modules, functional where it can be, and marks the explained layer."""
+"""Turns a network into one flat graph that calls its leaf modules, and marks the output of the explained layer."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Maps from gradients at the input, averaged over many pictures: one forward and one backward pass for each.
+"""Maps from the input's gradient, averaged over many changed pictures; each takes a forward and a backward pass.
 
 ``x`` is the network's input (3, H, W), normalised, so that 0 is the mean colour; ``g(x)`` is the gradient of the score
 that is explained with respect to it. The cells of these maps (1, H, W) are the input's pixels; they need no layer.

@@ -47,7 +47,7 @@ class Explainer:
         return outcome
 
     def explain_all(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
-        """Yields each job with its result or its error; a job that fails leaves the other jobs' results as they are.
+        """Yields each job with its result or its error; a job's failure changes no other job's result.
 
         The order is that of the passes. The memory of a pass's evidence is free before the next pass begins.
         """

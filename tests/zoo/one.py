@@ -1,6 +1,6 @@
-"""Everything about one network: ``python -m tests.zoo.one NETWORK FOLDER [SIDE]`` writes ``FOLDER/NETWORK.json``.
+"""Measures one network: ``python -m tests.zoo.one NETWORK FOLDER [SIDE]`` writes ``FOLDER/NETWORK.json``.
 
-A process of its own, so that one that is killed for its memory takes nothing else down.
+Each network has its own process, so that a process that is killed for its memory ends no other measurement.
 """
 
 import json
