@@ -26,7 +26,7 @@ def flatten(module: nn.Module, layer: str = "") -> fx.GraphModule:
     ``MARK`` returns the output of ``layer``, if it is not empty.
 
     Raises:
-        NotApplicable: the network cannot be traced, or the layer does not run.
+        NotApplicable: the network cannot be traced, keeps what it computes, or the layer does not run.
     """
     root = copy_of(module)
     tracer = _MarkingTracer(root.get_submodule(layer) if layer else None)
@@ -34,6 +34,9 @@ def flatten(module: nn.Module, layer: str = "") -> fx.GraphModule:
         graph = tracer.trace(root)
     except Exception as error:  # the network's own code may raise anything when it runs with proxies
         raise NotApplicable(f"torch.fx cannot trace {type(module).__name__} ({in_one_line(error)})") from error
+    kept = {type(value) for part in root.modules() for value in (*vars(part).values(), *part._buffers.values())}
+    if fx.Proxy in kept:
+        raise NotApplicable(f"{type(module).__name__} keeps what it computes, which torch.fx does not trace")
     if layer and all(node.target != MARK for node in graph.nodes):
         raise NotApplicable(f"layer {layer!r} does not run")
     root.add_module(MARK, LayerOutput())

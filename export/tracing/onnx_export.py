@@ -77,7 +77,7 @@ def _tidied(model: ir.Model) -> ir.Model:
         common_passes.RemoveUnusedNodesPass(),
         common_passes.RemoveUnusedOpsetsPass(),
         common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        common_passes.DeduplicateInitializersPass(),
+        common_passes.DeduplicateInitializersPass(size_limit=1 << 20),
         common_passes.CommonSubexpressionEliminationPass(),
         common_passes.OutputFixPass(),
         common_passes.NameFixPass(),
