@@ -47,6 +47,7 @@ PEERS = {
 WITHOUT_A_SIGN = {"eigencam", "eigengradcam"}  # the peer takes the sign that LAPACK happens to return
 # XGrad-CAM divides by a channel's sum, which is near 0 behind a normalisation: float32 moves its map by that much
 COARSE = {("xgradcam", "densenet121"): 1e-3, ("xgradcam", "vit_b_16"): 1e-3}
+OF_A_DIFFERENCE = 3e-4  # similar classes' gradients cancel: the peer's float32 map is 8e-5 from its own float64 map
 TO_MAPS = {  # the peer's view of a transformer's output as (N, C, h, w)
     "vit_b_16": lambda tokens: tokens[:, 1:].transpose(1, 2).unflatten(2, (SIDE // 16, SIDE // 16)),
     "swin_t": lambda output: output.permute(0, 3, 1, 2),
@@ -104,7 +105,7 @@ def test_finercam_is_the_peers(network):
         of_mixture = engine.run(inputs, weights, Needs(layers=(layer,)))
         for pair in range(2):
             values = make_maps(of_mixture, pair, ["gradcam"], "finercam", at_layer=False)["gradcam"].values
-            np.testing.assert_allclose(values, expected[pair], atol=1e-4)
+            np.testing.assert_allclose(values, expected[pair], atol=OF_A_DIFFERENCE)
 
 
 def flipped(classifier, evidence, method, pair):
