@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.work import EXPLAIN, GRADCAM, PREDICT, TASKS, Work
+from benchmarks.work import EXPLAIN, EXPLAIN_OF_FIVE, GRADCAM, GRADCAM_OF_FIVE, PREDICT, TASKS, Work
 from handler.explanation.evidence import TOP, Engine, Floats, Needs
 from handler.explanation.gradient_cams import gradcam
 from handler.explanation.maps import combine, scale
@@ -25,8 +25,8 @@ class Outputs:
     """What a call returns; a task leaves the rest None."""
 
     logits: Floats  # (N, K)
-    gradcam: Floats | None = None  # (N, h, w), of the top class: of the layer's or of the pictures' size, as they come
-    guided: Floats | None = None  # (N, 3, H, W), of the top class
+    gradcam: Floats | None = None  # (M, h, w), of the targets: of the layer's or of the pictures' size, as they come
+    guided: Floats | None = None  # (M, 3, H, W), of the targets
 
 
 def differences(found: Outputs, expected: Outputs) -> dict[str, float]:
@@ -154,10 +154,11 @@ def ours_onnx(work: Work, task: str, threads: int) -> Call:
 
 
 def _engine_call(engine: Engine, layer: str, task: str) -> Call:
-    needs = {PREDICT: Needs(), GRADCAM: Needs(layers=(layer,)), EXPLAIN: Needs(layers=(layer,), guided=True)}[task]
+    needs = Needs(layers=() if task == PREDICT else (layer,), guided=task in (EXPLAIN, EXPLAIN_OF_FIVE))
+    targets = [TOP, *range(4)] if task in (GRADCAM_OF_FIVE, EXPLAIN_OF_FIVE) else [TOP]
 
     def call(inputs: Floats) -> Outputs:
-        evidence = engine.run(inputs, [[TOP]] * len(inputs), needs)
+        evidence = engine.run(inputs, [targets] * len(inputs), needs)
         if task == PREDICT:
             return Outputs(evidence.logits)
         found = evidence.layers[layer]

@@ -7,9 +7,15 @@ from typing import Any
 from benchmarks.contenders import EAGER, OURS_ONNX
 from benchmarks.page import fill
 from benchmarks.results import KEY_SETTING, Results, ratio, read_results
-from benchmarks.work import EXPLAIN, GRADCAM, KEY_NETWORK, PREDICT
+from benchmarks.work import EXPLAIN, EXPLAIN_OF_FIVE, GRADCAM, GRADCAM_OF_FIVE, KEY_NETWORK, PREDICT
 
-TASK_NAMES = {PREDICT: "prediction", GRADCAM: "Grad-CAM", EXPLAIN: "prediction, Grad-CAM and guided backprop"}
+TASK_NAMES = {
+    PREDICT: "prediction",
+    GRADCAM: "Grad-CAM",
+    EXPLAIN: "prediction, Grad-CAM and guided backprop",
+    GRADCAM_OF_FIVE: "Grad-CAM of five classes",
+    EXPLAIN_OF_FIVE: "prediction, Grad-CAM and guided backprop of five classes",
+}
 Column = tuple[int, int]  # threads and batch
 
 

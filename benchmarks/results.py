@@ -11,7 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.contenders import CAPTUM, EAGER, OURS_ONNX, OURS_TORCH, PYTORCH_GRAD_CAM, Who
-from benchmarks.work import EXPLAIN, GRADCAM, KEY_NETWORK, NAIVE, OURS, PREDICT, STOCK
+from benchmarks.work import (
+    EXPLAIN,
+    EXPLAIN_OF_FIVE,
+    GRADCAM,
+    GRADCAM_OF_FIVE,
+    KEY_NETWORK,
+    NAIVE,
+    OURS,
+    PREDICT,
+    STOCK,
+)
 from handler.atomic_write import write_whole
 
 Results = dict[str, Any]
@@ -65,6 +75,8 @@ TARGETS = (
     Target("explain_over_onnx_predict", (EXPLAIN, OURS_ONNX), (PREDICT, OURS_ONNX), 2.4, False),
     Target("explain_over_torch_forward", (EXPLAIN, OURS_ONNX), (PREDICT, EAGER), 1.0, False),
     Target("gradcam_over_onnx_predict", (GRADCAM, OURS_ONNX), (PREDICT, OURS_ONNX), 1.08, False),
+    Target("gradcam_of_five_classes_over_one", (GRADCAM_OF_FIVE, OURS_ONNX), (GRADCAM, OURS_ONNX), 1.3, False),
+    Target("explain_of_five_classes_over_one", (EXPLAIN_OF_FIVE, OURS_ONNX), (EXPLAIN, OURS_ONNX), 3.4, False),
     Target("predict_speedup_vs_torch_eager", (PREDICT, EAGER), (PREDICT, OURS_ONNX), 2.3, True),
     Target("torch_engine_speedup_vs_pytorch_grad_cam", (EXPLAIN, PYTORCH_GRAD_CAM), (EXPLAIN, OURS_TORCH), 2.3, True),
     Target("served_explain_speedup_vs_naive", (EXPLAIN, OURS), (EXPLAIN, NAIVE), 5.0, True, served=True),

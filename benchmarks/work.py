@@ -12,8 +12,9 @@ from handler.explanation.evidence import Floats
 from handler.picture.preprocess import Preprocessing
 
 PREDICT, GRADCAM, EXPLAIN = "predict", "gradcam", "explain"
+GRADCAM_OF_FIVE, EXPLAIN_OF_FIVE = "gradcam of five", "explain of five"  # classes
 OURS, NAIVE, STOCK = "ours", "naive", "stock"  # archives that are served
-TASKS = (PREDICT, GRADCAM, EXPLAIN)
+TASKS = (PREDICT, GRADCAM, EXPLAIN, GRADCAM_OF_FIVE, EXPLAIN_OF_FIVE)
 KEY_NETWORK = "shufflenet_v2_x2_0"
 NETWORKS = (KEY_NETWORK, "resnet18", "resnet50", "mobilenet_v2", "vgg16")
 PICTURES = "pictures.npy"

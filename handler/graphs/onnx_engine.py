@@ -1,7 +1,7 @@
 """The fast engine, without PyTorch: ONNX graphs that were traced from the eager explanation and compared with it.
 
-The graphs hold predictions, and evidence at one layer. A graph takes one target per picture, so that a row with several
-targets is computed once for each target.
+The graphs hold predictions, and evidence at one layer. A graph takes one target per picture; the targets of a picture
+that has several share the forward pass.
 """
 
 import time
@@ -167,16 +167,28 @@ def _outputs_of(needs: Needs) -> list[str]:
 def _run(
     graph: GraphSession, inputs: Floats, rows: Indices, of_pairs: Mapping[str, npt.NDArray[Any]], names: list[str]
 ) -> dict[str, Floats]:
-    """Runs ``inputs[rows]`` (M, 3, H, W) and the pairs' other inputs (M, …) in chunks; outputs (M, …) by name."""
+    """Runs ``inputs[rows]`` (M, 3, H, W) and the pairs' other inputs (M, …) in chunks; outputs (M, …) by name.
+
+    A chunk has pictures with one target each, or all targets of one picture.
+    """
+    counts = np.bincount(rows)[rows]
+    alone, several = np.flatnonzero(counts == 1), np.unique(rows[counts > 1])
+    chunks = [alone[start : start + _AT_ONCE] for start in range(0, len(alone), _AT_ONCE)]
     parts = []
-    all_once = np.array_equal(rows, np.arange(len(inputs)))  # then no input is copied
-    for start in range(0, len(rows), _AT_ONCE):
-        chunk = slice(start, start + _AT_ONCE)
-        feeds = {name: values[chunk] for name, values in of_pairs.items()}
-        parts.append(graph.infer({"input": inputs[chunk] if all_once else inputs[rows[chunk]], **feeds}, names))
+    for chunk in chunks:
+        pictures = inputs if len(chunk) == len(inputs) else inputs[rows[chunk]]  # copies only where it must
+        parts.append(graph.infer({"input": pictures, **_taken(of_pairs, chunk)}, names))
+    for row in several:
+        chunks.append(np.flatnonzero(rows == row))
+        parts.append(graph.infer_targets(inputs[row : row + 1], _taken(of_pairs, chunks[-1]), names))
     if len(parts) == 1:  # most batches; copies would take longer than small parts of the graph
         return dict(zip(names, parts[0], strict=True))
-    return {name: np.concatenate(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}
+    order = np.concatenate(chunks).argsort()
+    return {name: np.concatenate(values)[order] for name, values in zip(names, zip(*parts, strict=True), strict=True)}
+
+
+def _taken(of_pairs: Mapping[str, npt.NDArray[Any]], chunk: Indices) -> dict[str, npt.NDArray[Any]]:
+    return {name: values[chunk] for name, values in of_pairs.items()}
 
 
 def _size(inputs: Floats) -> tuple[int, int]:

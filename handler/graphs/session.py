@@ -4,9 +4,11 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
@@ -15,6 +17,7 @@ from handler.explanation.evidence import Floats
 from handler.explanation.methods import ATTENTION_METHODS
 from handler.graphs.description import KINDS, GraphDescription
 
+Arrays = Mapping[str, npt.NDArray[Any]]
 _TYPES = {"target": "tensor(int64)"}  # all others are tensor(float)
 
 
@@ -24,7 +27,9 @@ class GraphSession:
 
     description: GraphDescription
     session: Any  # onnxruntime.InferenceSession, which has no types
+    path: Path = Path()
     sha256: str = ""  # of the file
+    threads: int = 0  # of a run; 0: one per core
 
     @classmethod
     def open(cls, path: Path, kind: str | None = None, *, threads: int = 0) -> "GraphSession":
@@ -43,7 +48,7 @@ class GraphSession:
             raise ModelError(
                 f"graph {path} does not exist; `shufflenet-cam prediction`, `explanation` and `gradcam` write graphs"
             )
-        session = _load(path, threads)
+        session = _load(path, path, threads)
         try:
             description = GraphDescription.from_properties(session.get_modelmeta().custom_metadata_map)
         except ModelError as error:
@@ -53,15 +58,58 @@ class GraphSession:
             raise ModelError(f"graph {path} is of the kind {description.kind!r}, needed is {' or '.join(needed)}")
         _check_signature(path, session, description)
         with path.open("rb") as file:
-            return cls(description, session, hashlib.file_digest(file, "sha256").hexdigest())
+            return cls(description, session, path, hashlib.file_digest(file, "sha256").hexdigest(), threads)
 
-    def infer(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[Floats]:
+    def infer(self, inputs: Arrays, outputs: Sequence[str]) -> list[Floats]:
         """The wanted outputs for an array for each of the graph's inputs, by name; the first axis is the batch."""
         found: list[Floats] = self.session.run(list(outputs), dict(inputs))
         return found
 
+    def infer_targets(self, picture: Floats, of_targets: Arrays, outputs: Sequence[str]) -> list[Floats]:
+        """The wanted outputs (M, …) for one picture (1, 3, H, W), and the other inputs (M, …) of its M targets.
 
-def _load(path: Path, threads: int) -> Any:
+        What depends on the picture alone is computed once, see ``handler.graphs.split``; without the package onnx it is
+        computed for each target.
+        """
+        count = len(of_targets["target"])
+        if self._halves is None:
+            return self.infer({"input": picture.repeat(count, axis=0), **of_targets}, outputs)
+        first, second = self._halves
+        found = {"input": picture, **_by_name(first, {"input": picture})}
+        asked = [name for name in outputs if name not in found]
+        if asked:
+            saved = {value.name: found[value.name] for value in second.get_inputs() if value.name in found}
+            rows = ({name: values[row : row + 1] for name, values in of_targets.items()} for row in range(count))
+            parts = [second.run(asked, {**saved, **row}) for row in rows]
+            found |= dict(zip(asked, map(np.concatenate, zip(*parts, strict=True)), strict=True))
+        return [np.broadcast_to(found[name], (count, *found[name].shape[1:])) for name in outputs]
+
+    @cached_property
+    def _halves(self) -> tuple[Any, Any] | None:
+        """Two sessions, opened when the first picture with several targets comes: they hold the weights once more."""
+        try:
+            import onnx
+
+            from handler.graphs.split import split
+        except ImportError:
+            return None
+        content = self.path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise ModelError(f"graph {self.path} was changed after it was opened; open it again")
+        first, second = split(onnx.load_from_string(content))
+        return tuple(
+            _load(self.path, half.SerializeToString(), self.threads) if half.graph.output else None
+            for half in (first, second)
+        )
+
+
+def _by_name(session: Any, inputs: Arrays) -> dict[str, Floats]:
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+
+def _load(path: Path, model: Path | bytes, threads: int) -> Any:
+    """Opens a file, or the content of a graph that was made of it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -70,7 +118,8 @@ def _load(path: Path, threads: int) -> Any:
     # threads spin during a run, which is faster, and stop afterwards, where they would halve torch's speed
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        content = model if isinstance(model, bytes) else str(model)
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no other common base
         raise ModelError(f"graph {path} cannot be loaded by ONNX Runtime: {_explained(str(error))}") from error
 

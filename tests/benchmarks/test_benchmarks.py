@@ -29,7 +29,7 @@ from benchmarks.prepare import prepare
 from benchmarks.report import render
 from benchmarks.results import KEY_SETTING, TARGETS, ratio, read_results, summarise, target_details, write_results
 from benchmarks.rounds import Child, ChildError, affordable, turns
-from benchmarks.work import EXPLAIN, GRADCAM, PREDICT, batches
+from benchmarks.work import EXPLAIN, EXPLAIN_OF_FIVE, GRADCAM, GRADCAM_OF_FIVE, PREDICT, batches
 
 pytestmark = pytest.mark.filterwarnings("ignore:Setting backward hooks:UserWarning")  # captum's, on every call
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -52,13 +52,16 @@ def calls(work):
 def test_every_contender_finds_what_ours_finds(work, calls, task, name):
     inputs = work.pictures()[:3]
     found, expected = calls[task, name](inputs), calls[task, OURS_TORCH](inputs)
-    maps = {PREDICT: set(), GRADCAM: {"gradcam"}, EXPLAIN: {"gradcam", "guided", "guided_most"}}
+    of_gradcam, of_explanation = {"gradcam"}, {"gradcam", "guided", "guided_most"}
+    maps = {PREDICT: set(), GRADCAM: of_gradcam, GRADCAM_OF_FIVE: of_gradcam}
     shares = differences(found, expected)
-    assert set(shares) == {"logits"} | maps[task]
+    assert set(shares) == {"logits"} | maps.get(task, of_explanation)
     assert agrees(shares), shares
     assert found.logits.shape == (3, 10)
     assert task == PREDICT or found.gradcam.max() > 0.1
-    assert task != EXPLAIN or found.guided.shape == (3, 3, 64, 64)
+    pairs = 15 if task in (GRADCAM_OF_FIVE, EXPLAIN_OF_FIVE) else 3
+    assert task == PREDICT or len(found.gradcam) == pairs
+    assert found.guided is None or found.guided.shape == (pairs, 3, 64, 64)
 
 
 @pytest.mark.parametrize(("task", "name"), WHO)
@@ -85,6 +88,7 @@ def test_other_pictures_get_other_answers_and_the_same_ones_the_same(work, calls
         (EXPLAIN, PYTORCH_GRAD_CAM, 1 + 2),  # guided backprop takes one picture at a time
         (EXPLAIN, contenders.CAPTUM, 3),
         (EXPLAIN, OURS_TORCH, 1),
+        (EXPLAIN_OF_FIVE, OURS_TORCH, 1),
     ],
 )
 def test_a_timed_call_runs_the_network_anew(work, calls, monkeypatch, task, name, passes):

@@ -1,6 +1,7 @@
 """The graphs against the hooks, on the embedded model: everything that ``Engine.run`` promises."""
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -107,8 +108,59 @@ def test_no_run_has_more_pictures_than_memory_is_meant_for(engine, pictures, mon
         return run(self, inputs, outputs)
 
     monkeypatch.setattr(onnx_engine.GraphSession, "infer", watched)
-    engine.run(pictures[:2], [list(range(10)), list(range(9))], Needs(layers=LAYER))
+    engine.run(pictures[np.arange(19) % 3], [[TOP]] * 19, Needs(layers=LAYER))
     assert batches == [16, 3]
+
+
+class Counted:
+    """A session that counts the batches of its runs."""
+
+    def __init__(self, session, batches):
+        self.session, self.batches = session, batches
+
+    def __getattr__(self, name):
+        return getattr(self.session, name)
+
+    def run(self, names, inputs):
+        self.batches.append(len(inputs.get("input", inputs.get("target"))))
+        return self.session.run(names, inputs)
+
+
+@pytest.mark.parametrize("needs", [Needs(layers=LAYER), Needs(layers=LAYER, guided=True)], ids=str)
+def test_the_targets_of_a_picture_share_the_forward_pass(opened, pictures, needs):
+    targets = [[TOP], [3, TOP, 7], [], [5, 5]]
+    fresh = opened("model.onnx", "model.gradcam.onnx", "model.explain.onnx")
+    graph, forward, backward, whole = fresh._held(needs), [], [], []
+    first, second = graph._halves
+    object.__setattr__(graph, "session", Counted(graph.session, whole))
+    graph.__dict__["_halves"] = Counted(first, forward), Counted(second, backward)
+    found = fresh.run(pictures[[0, 1, 2, 0]], targets, needs)
+    assert (whole, forward, backward) == ([2], [1, 1], [1] * 5)
+    rows = [0, 1, 1, 1, 3, 3]
+    alone = opened("model.gradcam.onnx", "model.explain.onnx").run(
+        pictures[[0, 1, 2, 0]][rows], [[target] for wanted in targets for target in wanted], needs
+    )
+    assert found.rows.tolist() == rows
+    np.testing.assert_array_equal(found.classes, alone.classes)
+    for name, values in {"activation": found, "gradient": found}.items():
+        close(getattr(values.layers["conv5"], name), getattr(alone.layers["conv5"], name), name)
+    if needs.guided:
+        close(found.guided, alone.guided, "guided")
+
+
+def test_without_onnx_each_target_has_a_pass_of_its_own(opened, engine, pictures, monkeypatch):
+    monkeypatch.setitem(sys.modules, "handler.graphs.split", None)
+    needs = Needs(layers=LAYER, guided=True)
+    assert_same_evidence(
+        opened("model.explain.onnx").run(pictures, SEVERAL, needs), engine.run(pictures, SEVERAL, needs)
+    )
+
+
+def test_a_file_that_was_changed_after_it_was_opened_is_not_split(opened, pictures, tmp_path):
+    fresh = opened("model.gradcam.onnx")
+    (tmp_path / "model.gradcam.onnx").write_bytes(b"another")
+    with pytest.raises(ModelError, match=r"model.gradcam.onnx was changed after it was opened; open it again$"):
+        fresh.run(pictures, SEVERAL, Needs(layers=LAYER))
 
 
 def test_the_time_of_both_passes_is_told_as_one(engine, pictures):
