@@ -109,6 +109,13 @@ def _parser() -> ArgumentParser:
         "--graphs", action="append", default=[], choices=("behind", "attention"), help="pack this, too; repeatable"
     )
     archive.add_argument(
+        "--layers",
+        action="append",
+        default=[],
+        metavar="LAYER",
+        help="layer for the graphs, too, e.g. stage3; repeatable",
+    )
+    archive.add_argument(
         "--pack", action="append", default=[], metavar="PACKAGE", help="further package that --arch needs; repeatable"
     )
     for kind, does in _EXPORTS.items():
@@ -216,6 +223,7 @@ def _archive(options: Namespace) -> None:
         options.config or DEFAULT_CONFIG,
         sidecar=not options.no_sidecar,
         graphs=options.graphs,
+        layers=options.layers,
         pack=options.pack,
         report=lambda line: print(_spelt(line), flush=True),
     )

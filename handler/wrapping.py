@@ -172,12 +172,7 @@ class WrappedModel(Model):
         return self._explainers[side]
 
     def _default_layer(self, classifier: Classifier) -> str:
-        for path in self._layers:
-            if path not in classifier.layers:
-                known = path in dict(self._module.named_modules())
-                absent = "it does not run, or returns no cells" if known else "there is no such module"
-                why = classifier.refused_layers.get(path, absent)
-                raise ModelError(f"layer {path!r} has no map ({why}), valid are {', '.join(classifier.layers)}")
+        classifier.check_layers(self._layers)
         return self._layers[0] if self._layers else classifier.default_layer
 
 

@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from handler.graphs.description import (
     KIND_BEHIND,
     KIND_EXPLANATION,
     KIND_GRADCAM,
+    KIND_LAYERS,
     KIND_PREDICTION,
     KIND_SALIENCY,
     KINDS,
@@ -116,23 +118,40 @@ def export_behind(classifier: Classifier, path: Path) -> list[Verdict]:
         return _write(classifier, path, KIND_BEHIND)
 
 
+def export_layers(classifier: Classifier, path: Path) -> list[Verdict]:
+    """Writes a graph as ``export_explanation`` does, with the evidence at the default layer and the further layers.
+
+    The outputs are ``logits``, and for each layer, say ``stage3``, ``activations.stage3``, ``gradients.stage3`` and
+    ``gradcam.stage3``. Some layers of a network may lie before others: all share one forward and one backward pass.
+    """
+    with no_older_file(path):
+        return _write(classifier, path, KIND_LAYERS)
+
+
 EXPORTERS = {
     KIND_PREDICTION: export_prediction,
     KIND_GRADCAM: export_gradcam,
     KIND_EXPLANATION: export_explanation,
     KIND_SALIENCY: export_explanation,
     KIND_ATTENTION: export_attention,
+    KIND_LAYERS: export_layers,
     KIND_BEHIND: export_behind,
 }
 
 
 def _write(classifier: Classifier, path: Path, kind: str, coverage: str = "") -> list[Verdict]:
     graph = trace_explanation(classifier, kind)
-    names = (*KINDS[kind].inputs, *KINDS[kind].optional)
-    model = to_onnx(graph, example_of(classifier, kind), names, KINDS[kind].outputs, rewrites=False)
+    names, outputs = (*KINDS[kind].inputs, *KINDS[kind].optional), _description(classifier, kind).outputs
+    model = to_onnx(graph, example_of(classifier, kind), names, outputs, rewrites=False)
     if "weights" in names:
         _give_default(model.graph, "weights", np.zeros((1, len(classifier.labels)), np.float32))
     return write_verified(model, path, classifier, kind, coverage=coverage, simplified=graph.meta[STEPS])
+
+
+def _description(classifier: Classifier, kind: str) -> GraphDescription:
+    further = classifier.further_layers if kind == KIND_LAYERS else ()
+    known = vars(origin_of(classifier))
+    return GraphDescription(**known, kind=kind, layer=classifier.default_layer, further_layers=further)
 
 
 def _give_default(graph: onnx.GraphProto, name: str, default: npt.NDArray[np.float32]) -> None:
@@ -176,12 +195,10 @@ def write_verified(
         VerificationError: the graph differs from PyTorch.
     """
     checks = verify_graph(graph_run(model), classifier, kind)
-    description = GraphDescription(
-        **vars(origin_of(classifier)),
-        kind=kind,
+    description = replace(
+        _description(classifier, kind),
         versions={"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
         verification=table(checks),
-        layer=classifier.default_layer,
         coverage=coverage,
         simplified=tuple(simplified),
     )
@@ -206,6 +223,7 @@ def reverify(path: Path, classifier: Classifier, seed: int = 2) -> list[Verdict]
     check_origin(path, description, origin_of(classifier))
     if description.kind != KIND_PREDICTION and description.layer != classifier.default_layer:
         raise ModelError(f"graph {path} was made for layer {description.layer}, not for {classifier.default_layer}")
-    names = KINDS[description.kind].outputs
+    names = description.outputs
+    classifier = replace(classifier, further_layers=description.further_layers)
     run = run_of(names, lambda inputs: graph.infer(inputs, names))
     return verify_graph(run, classifier, description.kind, seed)

@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -20,7 +21,7 @@ from export.verify.compare import VerificationError
 from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import choose_engine
 from handler.errors import ModelError
-from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION, KINDS
+from handler.graphs.description import KIND_GRADCAM, KIND_LAYERS, KIND_PREDICTION, KINDS
 from handler.loading import CHECKPOINT_NAME, check_defaults, describe_model
 from handler.model.checkpoint import Checkpoint, write_checkpoint
 from handler.model.classifier import Classifier, build_classifier
@@ -44,6 +45,7 @@ def write_archive(
     *,
     sidecar: bool = True,
     graphs: Iterable[str] = (),
+    layers: Sequence[str] = (),
     pack: Iterable[str] = (),
     report: Callable[[str], None] = logger.info,
 ) -> Path:
@@ -60,6 +62,7 @@ def write_archive(
         config: the ``model-config.yaml`` to pack.
         sidecar: whether the ONNX graphs are exported and packed, too; ignored where ``explain.engine`` is torch.
         graphs: kinds of graphs to pack beside the usual ones.
+        layers: module paths of layers that the graphs answer for beside the default layer.
         pack: packages and modules that a custom architecture needs besides the factory's package.
         report: takes lines about the assumptions and the progress.
 
@@ -69,6 +72,9 @@ def write_archive(
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*(?<!\.mar)", name):
         raise ModelError(f"name {name!r} is not valid, valid are letters, digits, '_', '-' and '.', without .mar")
     classifier, settings = build_classifier(checkpoint), _read_config(config)
+    classifier.check_layers(layers)
+    further = tuple(path for path in dict.fromkeys(layers) if path != classifier.default_layer)
+    classifier = replace(classifier, further_layers=further)
     for line in assumptions(checkpoint, classifier):
         report(line)
     hooks = TorchEngine(classifier)
@@ -81,7 +87,7 @@ def write_archive(
         write_checkpoint(stage / CHECKPOINT_NAME, checkpoint)
         _pack_custom(classifier.architecture, pack, stage, report)
         if sidecar and settings.engine != "torch":
-            write_sidecar(classifier, stage, report, graphs)
+            write_sidecar(classifier, stage, report, [*graphs, *([KIND_LAYERS] if classifier.further_layers else [])])
         engine = choose_engine(settings.engine, stage, classifier, usable_cores()).engine  # as the server will
         check_defaults(settings.defaults, describe_model(classifier, engine, name, version), engine)
         shutil.copy(config, work / DEFAULT_CONFIG.name)

@@ -7,7 +7,7 @@ from torch import fx, nn
 from export.simplify.copying import copy_of
 from handler.errors import in_one_line
 
-MARK = "explained_layer"  # the module of a flat graph that returns the layer's output
+MARK = "explained_layer_{}"  # the module of a flat graph that returns the output of a layer, by the layer's number
 _VIEWS = {"chunk", "split", "view", "reshape", "transpose", "permute", "contiguous", "flatten", "getitem", "squeeze"}
 
 
@@ -19,17 +19,18 @@ class LayerOutput(nn.Identity):
     """Marks a layer's output: takes the hooks that were meant for the layer."""
 
 
-def flatten(module: nn.Module, layer: str = "") -> fx.GraphModule:
+def flatten(module: nn.Module, *layers: str) -> fx.GraphModule:
     """A copy of a network as one graph of calls of its leaf modules; the modules keep their paths.
 
     Activations in place return a new tensor, unless others read the tensor that they change, or share its memory.
-    ``MARK`` returns the output of ``layer``, if it is not empty.
+    ``MARK.format(0)`` returns the output of the first of ``layers``.
 
     Raises:
-        NotApplicable: the network cannot be traced, keeps what it computes, or the layer does not run.
+        NotApplicable: the network cannot be traced, keeps what it computes, or a layer does not run.
     """
     root = copy_of(module)
-    tracer = _MarkingTracer(root.get_submodule(layer) if layer else None)
+    marks = {MARK.format(number): layer for number, layer in enumerate(layers)}
+    tracer = _MarkingTracer({root.get_submodule(layer): mark for mark, layer in marks.items()})
     try:
         graph = tracer.trace(root)
     except Exception as error:  # the network's own code may raise anything when it runs with proxies
@@ -37,22 +38,23 @@ def flatten(module: nn.Module, layer: str = "") -> fx.GraphModule:
     kept = {type(value) for part in root.modules() for value in (*vars(part).values(), *part._buffers.values())}
     if fx.Proxy in kept:
         raise NotApplicable(f"{type(module).__name__} keeps what it computes, which torch.fx does not trace")
-    if layer and all(node.target != MARK for node in graph.nodes):
-        raise NotApplicable(f"layer {layer!r} does not run")
-    root.add_module(MARK, LayerOutput())
+    for mark, layer in marks.items():
+        if all(node.target != mark for node in graph.nodes):
+            raise NotApplicable(f"layer {layer!r} does not run")
+        root.add_module(mark, LayerOutput())
     network = fx.GraphModule(root, graph, type(module).__name__)
     _make_functional(network)
     return network
 
 
 class _MarkingTracer(fx.Tracer):
-    def __init__(self, marked: nn.Module | None) -> None:
+    def __init__(self, marks: dict[nn.Module, str]) -> None:
         super().__init__()
-        self._marked = marked
+        self._marks = marks
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         output = super().call_module(m, forward, args, kwargs)
-        return self.create_proxy("call_module", MARK, (output,), {}) if m is self._marked else output
+        return self.create_proxy("call_module", self._marks[m], (output,), {}) if m in self._marks else output
 
 
 def _make_functional(network: fx.GraphModule) -> None:

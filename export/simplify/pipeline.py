@@ -1,7 +1,7 @@
 """Makes the copy of a network that is exported: fewer and faster operators, the same answers up to rounding."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from export.simplify.channel_shuffles import fold_shuffles
 from export.simplify.copying import copy_of
 from export.simplify.flatten import MARK, NotApplicable, flatten
 from export.simplify.gates import move_gates
-from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
+from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.tape import Gradients, Tape, differentiate, record
 from handler.errors import Unprocessable, in_one_line
 from handler.explanation.evidence import Needs
@@ -31,13 +31,11 @@ class Simplified:
     """A copy of a network."""
 
     network: nn.Module
-    layer: str  # path of the module in ``network`` that returns the layer's output
+    layers: tuple[str, ...]  # paths of the modules in ``network`` that return the layers' outputs
     steps: tuple[str, ...]  # the steps that were applied, in words
 
 
-def simplified(
-    module: nn.Module, layer: str, example: torch.Tensor, view: ChannelLayout = CHANNELS_FIRST
-) -> Simplified:
+def simplified(module: nn.Module, views: Mapping[str, ChannelLayout], example: torch.Tensor) -> Simplified:
     """A flat copy with attention simplified, batch norms folded, channels padded, shuffles folded and gates moved.
 
     A step is left out if it does not fit the network, or if it changes scores, evidence or the guided gradient of the
@@ -45,15 +43,15 @@ def simplified(
 
     Args:
         module: in eval mode; left as it is.
-        layer: path of a layer whose own output matters.
+        views: paths of the layers whose own output matters, and how it becomes a map (N, C, h, w).
         example: pictures (N, 3, H, W), N at least 2.
-        view: how the layer's output becomes a map (N, C, h, w).
     """
-    best, path = copy_of(module).eval().requires_grad_(False), layer
-    expected = _answers(best, path, view, example)
+    best, paths = copy_of(module).eval().requires_grad_(False), tuple(views)
+    marks = tuple(MARK.format(number) for number in range(len(paths)))
+    expected = _answers(best, views, example)
     steps: tuple[tuple[str, Callable[[nn.Module], nn.Module]], ...] = (
         ("attention simplified", lambda network: with_constants(network, example)),
-        ("flattened", lambda network: flatten(network, layer)),
+        ("flattened", lambda network: flatten(network, *views)),
         ("batch norms folded", lambda network: rewritten(network, fold_batch_norms)),
         ("channels padded", lambda network: rewritten(network, pad_channels)),
         ("shuffles folded", lambda network: rewritten(network, fold_shuffles, example)),
@@ -63,14 +61,14 @@ def simplified(
     for name, step in steps:
         try:
             changed = step(best)
-            then = MARK if isinstance(changed, fx.GraphModule) else layer
-            _check_alike(changed, then, view, example, expected)
+            then = marks if isinstance(changed, fx.GraphModule) else tuple(views)
+            _check_alike(changed, dict(zip(then, views.values(), strict=True)), example, expected)
         except NotApplicable as why:
             logger.info("not %s: %s", name, why)
             continue
-        best, path = changed, then
+        best, paths = changed, then
         done.append(name)
-    return Simplified(best, path, tuple(done))
+    return Simplified(best, paths, tuple(done))
 
 
 def rewritten(network: nn.Module, rewrite: Callable[..., int], *arguments: torch.Tensor) -> fx.GraphModule:
@@ -89,26 +87,28 @@ def rewritten(network: nn.Module, rewrite: Callable[..., int], *arguments: torch
     return changed
 
 
-def _answers(module: nn.Module, layer: str, view: ChannelLayout, example: torch.Tensor) -> list[torch.Tensor]:
-    """Scores, and for each picture's top class the evidence at the layer and the guided gradient, if it is defined."""
+def _answers(module: nn.Module, views: Mapping[str, ChannelLayout], example: torch.Tensor) -> list[torch.Tensor]:
+    """Scores, and for each picture's top class the evidence at the layers and the guided gradient, if it is defined."""
     try:
-        tape, found = _explained(module, view, example, Needs(layers=(layer,), guided=True))
+        tape, found = _explained(module, views, example, Needs(layers=tuple(views), guided=True))
     except Unprocessable:
-        tape, found = _explained(module, view, example, Needs(layers=(layer,)))
-    answers = [tape.scores, tape.layers[layer], found.layers[layer]]
+        tape, found = _explained(module, views, example, Needs(layers=tuple(views)))
+    answers = [tape.scores, *tape.layers.values(), *found.layers.values()]
     return [answer.detach() for answer in (*answers, found.guided) if answer is not None]
 
 
-def _explained(module: nn.Module, view: ChannelLayout, example: torch.Tensor, needs: Needs) -> tuple[Tape, Gradients]:
-    tape = record(module, example, needs, dict.fromkeys(needs.layers, view))
+def _explained(
+    module: nn.Module, views: Mapping[str, ChannelLayout], example: torch.Tensor, needs: Needs
+) -> tuple[Tape, Gradients]:
+    tape = record(module, example, needs, views)
     return tape, differentiate(tape, tape.scores.max(dim=1).values.sum())
 
 
 def _check_alike(
-    changed: nn.Module, layer: str, view: ChannelLayout, example: torch.Tensor, expected: list[torch.Tensor]
+    changed: nn.Module, views: Mapping[str, ChannelLayout], example: torch.Tensor, expected: Sequence[torch.Tensor]
 ) -> None:
     try:
-        answers = _answers(changed, layer, view, example)
+        answers = _answers(changed, views, example)
     except Exception as error:  # torch.fx takes values for constants that the network's own code computes anew
         raise NotApplicable(f"the changed network fails ({in_one_line(error)})") from error
     for found, wanted in zip(answers, expected, strict=True):

@@ -4,7 +4,7 @@ The graph is a trace of the eager explanation (``handler.autograd.tape`` and ``h
 its hooks. The rules of ``backward_rules`` replace the operators that ONNX lacks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ from handler.errors import Unprocessable
 from handler.explanation.evidence import TOP, Needs
 from handler.explanation.gradient_cams import gradcam
 from handler.explanation.methods import ATTENTION_METHODS, METHODS, OF_BLOCKS
-from handler.graphs.description import KIND_ATTENTION, KIND_BEHIND, KIND_EXPLANATION, KIND_SALIENCY
+from handler.graphs.description import KIND_ATTENTION, KIND_BEHIND, KIND_EXPLANATION, KIND_LAYERS, KIND_SALIENCY
 from handler.model.classifier import Classifier
 
 Explain = Callable[..., tuple[torch.Tensor, ...]]  # pictures, targets and class weights to the outputs
@@ -38,8 +38,9 @@ class NoRuleError(NotExportableError):
 
 
 def needs_of_kind(classifier: Classifier, kind: str) -> Needs:
-    """The evidence that a kind of graph holds, at the default layer."""
-    return Needs(layers=(classifier.default_layer,), guided=kind == KIND_EXPLANATION, saliency=kind == KIND_SALIENCY)
+    """The evidence that a kind of graph holds, at the default layer and, of ``KIND_LAYERS``, at the further ones."""
+    layers = (classifier.default_layer, *(classifier.further_layers if kind == KIND_LAYERS else ()))
+    return Needs(layers=layers, guided=kind == KIND_EXPLANATION, saliency=kind == KIND_SALIENCY)
 
 
 def example_of(classifier: Classifier, kind: str = KIND_EXPLANATION) -> tuple[torch.Tensor, ...]:
@@ -69,10 +70,11 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
         if tape.scores.grad_fn is None:
             raise Unprocessable("its scores have no gradient: forward runs under no_grad, or detaches what it found")
         poles = has_poles(tape.scores)
-        view = classifier.views.get(classifier.default_layer, CHANNELS_FIRST)
-        found = simplified(classifier.module, classifier.default_layer, example, view)
-    needs = replace(needs_of_kind(classifier, kind), layers=(found.layer,))
-    explain = (_behind if kind == KIND_BEHIND else _explain)(found.network, needs, view)
+        needs = needs_of_kind(classifier, kind)
+        views = {layer: classifier.views.get(layer, CHANNELS_FIRST) for layer in needs.layers}
+        found = simplified(classifier.module, views, example)
+    needs, views = replace(needs, layers=found.layers), dict(zip(found.layers, views.values(), strict=True))
+    explain = (_behind if kind == KIND_BEHIND else _explain)(found.network, needs, views)
     return _traced(classifier, explain, example_of(classifier, kind), poles=poles, steps=found.steps)
 
 
@@ -96,25 +98,24 @@ def _traced(
     return graph
 
 
-def _explain(module: nn.Module, needs: Needs, view: ChannelLayout) -> Explain:
-    (layer,) = needs.layers
-
+def _explain(module: nn.Module, needs: Needs, views: Mapping[str, ChannelLayout]) -> Explain:
     def explain(pictures: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        tape = record(module, pictures, needs, {layer: view})
+        tape = record(module, pictures, needs, views)
         found = differentiate(tape, (tape.scores * _seeds(tape.scores, target, weights)).sum())
-        activation, at_layer = tape.layers[layer], found.layers[layer]
+        pairs = [(tape.layers[layer], found.layers[layer]) for layer in needs.layers]
+        maps = [(activation.clone(), at_layer, gradcam(activation, at_layer)) for activation, at_layer in pairs]
         pixels = [gradient for gradient in (found.guided, found.saliency) if gradient is not None]
-        return tape.scores, activation.clone(), at_layer, gradcam(activation, at_layer), *pixels
+        return tape.scores, *(values for of_layer in maps for values in of_layer), *pixels
 
     return explain
 
 
-def _behind(module: nn.Module, needs: Needs, view: ChannelLayout) -> Explain:
+def _behind(module: nn.Module, needs: Needs, views: Mapping[str, ChannelLayout]) -> Explain:
     """The scores (N, K) of changed activations (N, C, h, w); what lies before the layer runs for the first picture."""
     (layer,) = needs.layers
 
     def behind(pictures: torch.Tensor, activations: torch.Tensor) -> tuple[torch.Tensor]:
-        with torch.no_grad(), replaced(module, layer, activations, view):
+        with torch.no_grad(), replaced(module, layer, activations, views[layer]):
             return (module(pictures[:1].clone()),)
 
     return behind

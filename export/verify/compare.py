@@ -166,8 +166,9 @@ def _summary(checks: Sequence[Verdict], same_top: bool) -> str:
 
 def table(checks: Sequence[Verdict]) -> str:
     """The checks as text, one line for each."""
-    lines = [f"{'output':<16}{'pictures':>9}{'largest error':>15}{'beyond 1e-4':>13}  {'verdict':<9}held to"]
+    width = max(len(check.output) for check in checks) + 2
+    lines = [f"{'output':<{width}}{'pictures':>9}{'largest error':>15}{'beyond 1e-4':>13}  {'verdict':<9}held to"]
     for check in checks:
         measured = f"{check.batch:>9}{check.max_error:>15.2e}{check.share_beyond:>13.3%}"
-        lines.append(f"{check.output:<16}{measured}  {'equal' if check.passed else 'DIFFERS':<9}{check.limit}")
+        lines.append(f"{check.output:<{width}}{measured}  {'equal' if check.passed else 'DIFFERS':<9}{check.limit}")
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.evidence import TOP, Needs
 from handler.explanation.gradient_cams import gradcam
 from handler.explanation.methods import ATTENTION_METHODS
-from handler.graphs.description import KIND_BEHIND, KIND_PREDICTION, KINDS
+from handler.graphs.description import AT_LAYER, KIND_BEHIND, KIND_LAYERS, KIND_PREDICTION, KINDS
 from handler.model.classifier import Classifier
 
 _OF_PREDICTIONS = dict.fromkeys(("logits", "probabilities"), Tolerance(1e-4))
@@ -66,14 +66,16 @@ def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -
         weights[::2] = 0  # the picture's target instead
         return {**pictures, "target": rng.integers(TOP, classes, count), "weights": weights}
 
+    endings = ["", *(f".{path}" for path in needs_of_kind(classifier, kind).layers)]
+    of_explanations = {f"{name}{ending}": held for name, held in _OF_EXPLANATIONS.items() for ending in endings}
     return verify(
         eager(classifier),
         graph,
         fresh,
-        _OF_PREDICTIONS if predicts else _OF_EXPLANATIONS,
+        _OF_PREDICTIONS if predicts else of_explanations,
         exact=exact,
         seed=seed,
-        gated=_GATED,
+        gated=[f"{name}{ending}" for name in _GATED for ending in endings],
         batches=batch_sizes(classifier.preprocessing.crop_size),
     )
 
@@ -112,15 +114,15 @@ def _explained(classifier: Classifier, kind: str) -> Run:
             evidence = engine.run(picture[None], asked, Needs() if maps else needs)
         if maps:
             return {"logits": evidence.logits, **{name: values for name, values in maps.items() if values is not None}}
-        found = evidence.layers[classifier.default_layer]
         outputs = {
             "logits": evidence.logits,
-            "activations": found.activation,
-            "gradients": found.gradient,
-            "gradcam": gradcam(found.activation, found.gradient),
             "guided_backprop": evidence.guided,
             "saliency": evidence.saliency,
         }
+        for path, found in evidence.layers.items():
+            at_layer = found.activation, found.gradient, gradcam(found.activation, found.gradient)
+            ending = f".{path}" if kind == KIND_LAYERS else ""
+            outputs |= zip((f"{name}{ending}" for name in AT_LAYER), at_layer, strict=True)
         return {name: values for name, values in outputs.items() if values is not None}
 
     def run(inputs: Inputs) -> Outputs:

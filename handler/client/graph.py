@@ -20,7 +20,8 @@ class GraphModel(Model):
         graph = GraphSession.open(path)
         self.description = known = graph.description
         held = KINDS[known.kind].maps
-        shapes = [tuple(output.shape[1:]) for output in graph.session.get_outputs() if output.name == "activations"]
+        shapes = {output.name: tuple(output.shape[1:]) for output in graph.session.get_outputs()}
+        layers = {path: shapes.get(f"activations{ending}") for path, ending in known.layers.items()}
         card = ModelCard(
             name=path.name.partition(".")[0],
             version=known.weights_sha256[:12],
@@ -28,7 +29,7 @@ class GraphModel(Model):
             labels=known.labels,
             preprocessing=known.preprocessing,
             default_layer=known.layer,
-            layers=dict.fromkeys([known.layer], shapes[0]) if shapes else {},
+            layers={path: shape for path, shape in layers.items() if shape},
             guided_coverage=known.coverage or None,
             weights_sha256=known.weights_sha256,
             graphs={known.kind: graph.sha256},

@@ -11,7 +11,7 @@ import numpy as np
 from handler.explanation.evidence import TOP, Engine, Evidence, Floats, Needs
 from handler.explanation.maps import needs_of
 from handler.explanation.methods import ATTENTION_METHODS
-from handler.graphs.description import KIND_ATTENTION, KIND_BEHIND, KINDS
+from handler.graphs.description import KIND_ATTENTION, KIND_BEHIND, KIND_LAYERS, KINDS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.picture.preprocess import Preprocessing
 
@@ -30,14 +30,17 @@ def disagreements(graphs: OnnxEngine, hooks: Engine, preprocessing: Preprocessin
         A line for each output that differs, with the graph and the difference; an empty list if the engines agree.
     """
     picture, targets = fixed_picture(preprocessing)[None], [[TOP, 0]]
-    at_layer = (graphs.layer,) if graphs.layer is not None else ()
-    held = {kind: needs_of(KINDS[kind].maps, at_layer) for kind in graphs.files}
-    reference = hooks.run(picture, targets, needs_of([name for kind in held for name in KINDS[kind].maps], at_layer))
+    held = {kind: needs_of(KINDS[kind].maps, graphs.layers[:1]) for kind in graphs.files}
+    if KIND_LAYERS in held:
+        held[KIND_LAYERS] = Needs(layers=graphs.layers)
+    maps = [name for kind in held for name in KINDS[kind].maps]
+    reference = hooks.run(picture, targets, needs_of(maps, graphs.layers))
     found = [(kind, graphs.run(picture, targets, needs), reference) for kind, needs in held.items()]
     for needs in [Needs(attention=name) for name in ATTENTION_METHODS if KIND_ATTENTION in held]:
         found.append((KIND_ATTENTION, graphs.run(picture, targets, needs), hooks.run(picture, targets, needs)))
     lines = [f"{kind} graph: {line}" for kind, *both in found for line in _differing(*both)]
-    if KIND_BEHIND in held and (layer := graphs.layer):
+    if KIND_BEHIND in held:
+        layer = graphs.layers[0]
         activation = hooks.run(picture, targets, Needs(layers=(layer,))).layers[layer].activation
         changed = activation * np.arange(2, dtype=np.float32)[:, None, None, None]  # none, and all
         logits, expected = (engine.behind(picture, layer, changed) for engine in (graphs, hooks))

@@ -13,7 +13,7 @@ KIND_GRADCAM = "gradcam"
 KIND_EXPLANATION = "explanation"
 KIND_ATTENTION = "attention"  # the maps of a vision transformer's attention
 KIND_SALIENCY = "saliency"  # the explanation of networks for which guided backpropagation is not defined
-
+KIND_LAYERS = "layers"  # activations and gradients at several layers
 KIND_BEHIND = "behind"  # from activations at the layer to scores; works beside another graph, which finds activations
 
 
@@ -28,21 +28,22 @@ class GraphKind:
     maps: tuple[str, ...] = ()  # names of the maps that the outputs suffice for
 
 
-_AT_LAYER = ("logits", "activations", "gradients", "gradcam")
+AT_LAYER = ("activations", "gradients", "gradcam")
 KINDS = {
     KIND_PREDICTION: GraphKind(file="model.onnx", inputs=("input",), optional=(), outputs=("logits", "probabilities")),
-    KIND_GRADCAM: GraphKind(file="model.gradcam.onnx", outputs=_AT_LAYER, maps=("gradcam",)),
+    KIND_GRADCAM: GraphKind(file="model.gradcam.onnx", outputs=("logits", *AT_LAYER), maps=("gradcam",)),
     KIND_EXPLANATION: GraphKind(
         file="model.explain.onnx",
-        outputs=(*_AT_LAYER, "guided_backprop"),
+        outputs=("logits", *AT_LAYER, "guided_backprop"),
         maps=("gradcam", "guided_backprop", "guided_gradcam"),
     ),
     KIND_SALIENCY: GraphKind(
         file="model.saliency.onnx",
-        outputs=(*_AT_LAYER, "saliency"),
+        outputs=("logits", *AT_LAYER, "saliency"),
         maps=("gradcam", "saliency"),
     ),
     KIND_ATTENTION: GraphKind(file="model.attention.onnx", outputs=("logits", *ATTENTION_METHODS)),
+    KIND_LAYERS: GraphKind(file="model.layers.onnx", outputs=("logits",), maps=("gradcam",)),
     KIND_BEHIND: GraphKind(file="model.behind.onnx", inputs=("input", "activations"), optional=(), outputs=("logits",)),
 }
 
@@ -59,8 +60,21 @@ class GraphDescription:
     versions: dict[str, str] = field(default_factory=dict)  # package to version
     verification: str = ""  # the record of the comparison with PyTorch, as text
     layer: str = ""  # module path of the layer of activations and gradients, the classifier's default layer
+    further_layers: tuple[str, ...] = ()  # those that ``KIND_LAYERS`` holds beside ``layer``
     coverage: str = ""  # how many activations are guided, "37 of 37 activations"; empty for other kinds
     simplified: tuple[str, ...] = ()  # the simplifications of the network before the trace, in words
+
+    @property
+    def layers(self) -> dict[str, str]:
+        """The layers whose evidence the graph holds, and the ends of their outputs' names: "" or ".stage3"."""
+        several = {path: f".{path}" for path in (self.layer, *self.further_layers)}
+        return several if self.kind == KIND_LAYERS else dict.fromkeys([self.layer] if self.layer else [], "")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the graph's outputs: those of its kind, and of each layer's evidence where there are several."""
+        of_layers = (name + ending for ending in self.layers.values() if ending for name in AT_LAYER)
+        return *KINDS[self.kind].outputs, *of_layers
 
     def to_properties(self) -> dict[str, str]:
         """The metadata as ONNX stores them: name to text."""
@@ -73,6 +87,7 @@ class GraphDescription:
             "versions": json.dumps(self.versions),
             "verification": self.verification,
             "layer": self.layer,
+            "further_layers": json.dumps(self.further_layers),
             "coverage": self.coverage,
             "simplified": json.dumps(self.simplified),
         }
@@ -93,6 +108,7 @@ class GraphDescription:
                 versions=versions,
                 verification=properties.get("verification", ""),
                 layer=properties.get("layer", ""),
+                further_layers=tuple(json.loads(properties.get("further_layers", "[]"))),
                 coverage=properties.get("coverage", ""),
                 simplified=tuple(json.loads(properties.get("simplified", "[]"))),
             )

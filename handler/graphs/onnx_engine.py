@@ -1,11 +1,12 @@
 """The fast engine, without PyTorch: ONNX graphs that were traced from the eager explanation and compared with it.
 
-The graphs hold predictions, and evidence at one layer. A graph takes one target per picture; the targets of a picture
-that has several share the forward pass.
+The graphs hold predictions, and evidence at the layers that they were made for. A graph takes one target per picture;
+the targets of a picture that has several share the forward pass.
 """
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from handler.explanation.evidence import (
     resolve_top,
 )
 from handler.explanation.methods import ATTENTION_METHODS, METHODS
-from handler.graphs.description import KIND_ATTENTION, KIND_BEHIND, KIND_PREDICTION, KINDS
+from handler.graphs.description import KIND_ATTENTION, KIND_BEHIND, KIND_PREDICTION, KINDS, GraphDescription
 from handler.graphs.folder import Origin, open_graphs
 from handler.graphs.session import GraphSession
 
@@ -47,8 +48,9 @@ class OnnxEngine:
             raise ModelError(f"a graph of the kind {KIND_BEHIND} works beside another graph, which finds activations")
         self._graphs = graphs
         self._beside = ("", *([BEHIND] if KIND_BEHIND in graphs else []))  # needs beside activations and gradients
-        layers = [graph.description.layer for kind, graph in graphs.items() if kind != KIND_PREDICTION]
-        self.layer = layers[0] if layers else None  # module path of the layer whose evidence the graphs hold
+        with_layers = [graph.description for kind, graph in graphs.items() if kind != KIND_PREDICTION]
+        # module paths of the layers whose evidence the graphs hold, the default layer first
+        self.layers = tuple(dict.fromkeys(path for known in with_layers for path in known.layers))
 
     @classmethod
     def open(cls, folder: Path, origin: Origin, *, threads: int) -> "OnnxEngine":
@@ -64,30 +66,36 @@ class OnnxEngine:
     def held(self) -> str:
         """The evidence that the graphs hold, in the words of the options."""
         parts = ["maps none"]
-        at_layer = [kind for kind in KINDS if kind in self._graphs and "gradients" in KINDS[kind].outputs]
+        at_layer = [kind for kind in KINDS if kind in self._graphs and KINDS[kind].maps]
         if at_layer:
             maps = dict.fromkeys(name for kind in at_layer for name in KINDS[kind].maps)
-            parts.append(f"maps {', '.join(maps)} at layer {self.layer}")
+            where = "layer" if len(self.layers) == 1 else "layers"
+            parts.append(f"maps {', '.join(maps)} at {where} {', '.join(self.layers)}")
         if KIND_ATTENTION in self._graphs:
             parts.append(f"methods {', '.join(ATTENTION_METHODS)}")
         return " and ".join(parts)
 
     def covers(self, needs: Needs) -> bool:
-        """Whether one of the graphs holds all of this evidence."""
-        return self._graph_for(needs) is not None
+        """Whether the graphs hold all of this evidence."""
+        return all(self._graph_for(part) for part in self._parts(needs))
 
     def run(self, inputs: Floats, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
         """See ``Engine.run``. An explanation runs forward and backward at once; ``explain_ms`` is the time of both.
+
+        Where no single graph holds the evidence at layers and at the input, a graph for each runs.
 
         Raises:
             Unprocessable: no graph holds all of the evidence; the message says what the graphs hold.
             BadRequest: a target is neither ``TOP`` nor a class, nor a weight for each class.
         """
-        graph = self._held(needs)
-        check_targets(targets, len(graph.description.labels))
-        if needs.backward or needs.attention:
-            return _explain(graph, inputs, targets, needs)
-        return _predict(graph, inputs, targets)
+        parts = [(self._held(part), part) for part in self._parts(needs)]
+        check_targets(targets, len(parts[0][0].description.labels))
+        if not (needs.backward or needs.attention):
+            return _predict(parts[0][0], inputs, targets)
+        found, *others = [_explain(graph, inputs, targets, part) for graph, part in parts]
+        for other in others:
+            found = replace(found, layers=other.layers, explain_ms=found.explain_ms + other.explain_ms)
+        return found
 
     def behind(self, inputs: Floats, layer: str, activations: Floats) -> Floats:
         """See ``Engine.behind``."""
@@ -102,12 +110,18 @@ class OnnxEngine:
             raise Unprocessable(f"the ONNX graphs do not hold {needs.beside or 'this evidence'}, valid are {valid}")
         return graph
 
+    def _parts(self, needs: Needs) -> list[Needs]:
+        if self._graph_for(needs) or not (needs.guided or needs.saliency) or not needs.layers:
+            return [needs]
+        return [replace(needs, layers=()), replace(needs, guided=False, saliency=False)]
+
     def _graph_for(self, needs: Needs) -> GraphSession | None:
         """The smallest graph that holds the evidence."""
         if needs.beside not in self._beside:
             return None
         for kind in (kind for kind in KINDS if kind in self._graphs and kind != KIND_BEHIND):
-            if {*needs.layers} <= {self.layer} and {*_outputs_of(needs)} <= {*KINDS[kind].outputs}:
+            known = self._graphs[kind].description
+            if {*needs.layers} <= {*known.layers} and {*_outputs_of(needs, known)} <= {*known.outputs}:
                 return self._graphs[kind]
         return None
 
@@ -138,7 +152,7 @@ def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[Eng
         inputs,
         rows,
         {"target": wanted, **({"weights": weights} if weights.any() else {})},
-        _outputs_of(needs),
+        _outputs_of(needs, graph.description),
     )
     asked = np.array([bool(targets[row]) for row in rows], bool)
     of_pairs = {name: values[asked] for name, values in found.items()} if not asked.all() else found
@@ -148,7 +162,11 @@ def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[Eng
         input_size=_size(inputs),
         rows=rows[asked],
         classes=resolve_top(wanted[asked], of_pairs["logits"]),  # by the pair's own scores, as the graph chose it
-        layers={path: LayerEvidence(of_pairs["activations"], of_pairs["gradients"]) for path in needs.layers},
+        layers={
+            path: LayerEvidence(of_pairs[f"activations{ending}"], of_pairs[f"gradients{ending}"])
+            for path, ending in graph.description.layers.items()
+            if path in needs.layers
+        },
         guided=of_pairs.get("guided_backprop"),
         saliency=of_pairs.get("saliency"),
         attention=of_pairs.get(needs.attention),
@@ -158,8 +176,9 @@ def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[Eng
     )
 
 
-def _outputs_of(needs: Needs) -> list[str]:
-    names = ["logits", *(["activations", "gradients"] if needs.layers else [])]
+def _outputs_of(needs: Needs, known: GraphDescription) -> list[str]:
+    at_layers = [f"{name}{known.layers[path]}" for path in needs.layers for name in ("activations", "gradients")]
+    names = ["logits", *at_layers]
     wanted = {"guided_backprop": needs.guided, "saliency": needs.saliency, needs.attention: bool(needs.attention)}
     return names + [name for name in wanted if wanted[name]]
 

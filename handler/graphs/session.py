@@ -15,7 +15,7 @@ import onnxruntime
 from handler.errors import ModelError
 from handler.explanation.evidence import Floats
 from handler.explanation.methods import ATTENTION_METHODS
-from handler.graphs.description import KINDS, GraphDescription
+from handler.graphs.description import AT_LAYER, KINDS, GraphDescription
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 _TYPES = {"target": "tensor(int64)"}  # all others are tensor(float)
@@ -97,10 +97,11 @@ class GraphSession:
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise ModelError(f"graph {self.path} was changed after it was opened; open it again")
         first, second = split(onnx.load_from_string(content))
-        return tuple(
+        sessions = [
             _load(self.path, half.SerializeToString(), self.threads) if half.graph.output else None
             for half in (first, second)
-        )
+        ]
+        return sessions[0], sessions[1]
 
 
 def _by_name(session: Any, inputs: Arrays) -> dict[str, Floats]:
@@ -139,7 +140,10 @@ def _check_signature(path: Path, session: Any, description: GraphDescription) ->
     kind, shapes = KINDS[description.kind], _shapes(description)
     inputs = {tensor.name: tensor for tensor in (*session.get_inputs(), *session.get_overridable_initializers())}
     outputs = {tensor.name: tensor for tensor in session.get_outputs()}
-    for what, found, wanted in (("inputs", inputs, (*kind.inputs, *kind.optional)), ("outputs", outputs, kind.outputs)):
+    for what, found, wanted in (
+        ("inputs", inputs, (*kind.inputs, *kind.optional)),
+        ("outputs", outputs, description.outputs),
+    ):
         if set(found) != set(wanted):
             raise ModelError(f"graph {path} has the {what} {', '.join(found)}, needed are {', '.join(wanted)}")
     for name, tensor in {**inputs, **outputs}.items():
@@ -157,9 +161,12 @@ def _shapes(description: GraphDescription) -> dict[str, list[int | str]]:
         "weights": ["rows", classes],
         "logits": ["batch", classes],
         "probabilities": ["batch", classes],
-        "activations": ["batch", "channels", "height", "width"],
-        "gradients": ["batch", "channels", "height", "width"],
-        **dict.fromkeys(("gradcam", *ATTENTION_METHODS), ["batch", "height", "width"]),
+        **{
+            f"{name}{ending}": ["batch", *(["channels"] if name != "gradcam" else []), "height", "width"]
+            for ending in ["", *description.layers.values()]
+            for name in AT_LAYER
+        },
+        **dict.fromkeys(ATTENTION_METHODS, ["batch", "height", "width"]),
         "guided_backprop": ["batch", 3, side, side],
         "saliency": ["batch", 3, side, side],
     }

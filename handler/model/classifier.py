@@ -1,6 +1,7 @@
 """A classifier with its labels, preprocessing and layers, built from a checkpoint or from a network in memory."""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,12 +37,22 @@ class Classifier:
     refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
     alone: str = ""  # why pictures are run one by one; empty if they are run together
     attention: AttentionLayout | str = "the network was not run"  # where it is, or why there are no maps of attention
+    further_layers: tuple[str, ...] = ()  # layers whose evidence graphs hold beside that of ``default_layer``
     weights_sha256: str = ""  # of the weights as they were loaded, see ``checkpoint.hash_state``
 
     @property
     def device(self) -> torch.device:
         """The device of the parameters."""
         return device_of(self.module)
+
+    def check_layers(self, paths: Iterable[str]) -> None:
+        """Raises ModelError for a path that is no layer with a map; the message says why, and which are valid."""
+        for path in paths:
+            if path not in self.layers:
+                known = path in dict(self.module.named_modules())
+                absent = "it does not run, or returns no cells" if known else "there is no such module"
+                why = self.refused_layers.get(path, absent)
+                raise ModelError(f"layer {path!r} has no map ({why}), valid are {', '.join(self.layers)}")
 
 
 def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> Classifier:

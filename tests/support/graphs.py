@@ -58,13 +58,13 @@ def make_graph(
 ) -> onnx.ModelProto:
     """A graph with this description; names and shapes are those of its kind unless given."""
     kind = KINDS.get(description.kind, KINDS[KIND_PREDICTION])
-    given, made = inputs or (*kind.inputs, *kind.optional), outputs or kind.outputs
+    given, made = inputs or (*kind.inputs, *kind.optional), outputs or list(_names(description))
     defaults = [helper.make_tensor(name, TensorProto.FLOAT, [1, 3], [0] * 3) for name in kind.optional if name in given]
     sizes = {**_SHAPES, **(shapes or {})}
     nodes = [
         helper.make_node(operator, [taken] if isinstance(taken, str) else taken, [gives], **attributes)
         for name in made
-        for operator, taken, gives, attributes in _OPERATORS[name]
+        for operator, taken, gives, attributes in _operators(name)
     ]
     model = helper.make_model(
         helper.make_graph(
@@ -81,6 +81,18 @@ def make_graph(
     return model
 
 
+def _names(description: GraphDescription) -> tuple[str, ...]:
+    return description.outputs if description.kind in KINDS else KINDS[KIND_PREDICTION].outputs
+
+
+def _operators(name: str) -> list[Any]:
+    """The nodes of an output, which may be that of a layer: ``gradients.last``."""
+    stem, dot, layer = name.partition(".")
+    return [
+        (operator, taken, f"{gives}{dot}{layer}", attributes) for operator, taken, gives, attributes in _OPERATORS[stem]
+    ]
+
+
 def write_graph(folder: Path, description: GraphDescription, **how: Any) -> Path:
     """Writes ``make_graph`` under the name that its kind has in an archive."""
     path = folder / KINDS[description.kind].file
@@ -89,4 +101,4 @@ def write_graph(folder: Path, description: GraphDescription, **how: Any) -> Path
 
 
 def _value(name: str, kind: int, shapes: dict[str, list[Any]]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shapes.get(name, ["batch", 3, SIDE, SIDE]))
+    return helper.make_tensor_value_info(name, kind, shapes.get(name.partition(".")[0], ["batch", 3, SIDE, SIDE]))

@@ -22,8 +22,8 @@ def branch(channels: int) -> nn.Sequential:
     ).eval()
 
 
-def padded_copy(module: nn.Module, kept: str = "") -> nn.Module:
-    flat = flatten(module, kept)
+def padded_copy(module: nn.Module, *kept: str) -> nn.Module:
+    flat = flatten(module, *kept)
     pad_channels(flat)
     return flat
 

@@ -5,6 +5,7 @@ from torch import nn
 import export.simplify.pipeline as simplifying
 from export.simplify.flatten import NotApplicable
 from export.simplify.pipeline import simplified
+from handler.autograd.channel_layout import CHANNELS_FIRST
 from handler.autograd.tape import differentiate, record
 from handler.explanation.evidence import Needs
 from tests.support.models import random_classifier, random_inputs
@@ -24,8 +25,8 @@ class Branching(nn.Module):
 def test_scores_and_gradients_stay_and_batch_norms_go(architecture):
     classifier = random_classifier(architecture)
     pictures = torch.from_numpy(random_inputs(2))
-    done = simplified(classifier.module, classifier.default_layer, pictures)
-    found, layer = done.network, done.layer
+    done = simplified(classifier.module, {classifier.default_layer: CHANNELS_FIRST}, pictures)
+    found, (layer,) = done.network, done.layers
     shuffled = ("flattened", "batch norms folded", "channels padded", "shuffles folded", "gates moved")
     assert done.steps == (shuffled if "shuffle" in architecture else ("flattened", "batch norms folded"))
     calls = found.graph.find_nodes(op="call_module")
@@ -56,12 +57,12 @@ def test_a_step_that_does_not_apply_or_spoils_the_answers_is_left_out(monkeypatc
 
     monkeypatch.setattr(simplifying, step, broken)
     with caplog.at_level("INFO"):
-        done = simplified(classifier.module, classifier.default_layer, pictures)
+        done = simplified(classifier.module, {classifier.default_layer: CHANNELS_FIRST}, pictures)
     assert [message for message in caplog.messages if ": told" in message or "would differ" in message]
     assert len(done.steps) <= 5
     expected = classifier.module(pictures)
     torch.testing.assert_close(done.network(pictures), expected, rtol=0, atol=3e-5 * float(expected.abs().max()))
-    assert done.network.get_submodule(done.layer) is not None
+    assert done.network.get_submodule(done.layers[0]) is not None
 
 
 def test_a_step_that_fails_is_not_taken_for_one_that_does_not_apply(monkeypatch):
@@ -71,13 +72,13 @@ def test_a_step_that_fails_is_not_taken_for_one_that_does_not_apply(monkeypatch)
     monkeypatch.setattr(simplifying, "pad_channels", broken)
     classifier = random_classifier("shufflenet_v2_x0_5")
     with pytest.raises(RuntimeError, match="a mistake in the step"):
-        simplified(classifier.module, classifier.default_layer, torch.from_numpy(random_inputs(2)))
+        simplified(classifier.module, {classifier.default_layer: CHANNELS_FIRST}, torch.from_numpy(random_inputs(2)))
 
 
 def test_what_cannot_be_traced_is_copied():
     module = Branching().eval()
     pictures = torch.randn(2, 3, 4, 4)
-    done = simplified(module, "convolution", pictures)
+    done = simplified(module, {"convolution": CHANNELS_FIRST}, pictures)
     assert done.network is not module
-    assert (done.layer, done.steps) == ("convolution", ())
+    assert (done.layers, done.steps) == (("convolution",), ())
     assert torch.equal(done.network(pictures), module(pictures))

@@ -86,9 +86,9 @@ def test_the_table_has_a_line_for_each_check():
     measured = Check(output="map", batch=3, max_error=0.0123, share_beyond=0.0125, tolerance=TOLERANCES["map"])
     fine = Check(output="logits", batch=8, max_error=0, share_beyond=0, tolerance=TOLERANCES["logits"])
     assert table([measured, fine]).splitlines() == [
-        "output           pictures  largest error  beyond 1e-4  verdict  held to",
-        "map                     3       1.23e-02       1.250%  DIFFERS  1e-04 of the largest",
-        "logits                  8       0.00e+00       0.000%  equal    1e-04 absolute",
+        "output   pictures  largest error  beyond 1e-4  verdict  held to",
+        "map             3       1.23e-02       1.250%  DIFFERS  1e-04 of the largest",
+        "logits          8       0.00e+00       0.000%  equal    1e-04 absolute",
     ]
 
 

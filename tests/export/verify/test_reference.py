@@ -12,6 +12,7 @@ from export.verify.reference import verify_graph
 from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.gradient_cams import gradcam
 from handler.graphs.description import (
+    AT_LAYER,
     KIND_ATTENTION,
     KIND_BEHIND,
     KIND_EXPLANATION,
@@ -21,6 +22,7 @@ from handler.graphs.description import (
 )
 from handler.model.classifier import of_module
 from handler.picture.preprocess import Preprocessing
+from tests.support.graphs import describe
 
 HOW = Preprocessing(resize_size=8, crop_size=8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
@@ -68,18 +70,18 @@ def graph_of(classifier, kind, changes=None, seen=None):
             pairs = zip(inputs["weights"], inputs["target"].tolist(), strict=True)
             targets = [[weights if weights.any() else target] for weights, target in pairs]
             evidence = TorchEngine(classifier).run(inputs["input"], targets, needs_of_kind(classifier, kind))
-            layer = evidence.layers[classifier.default_layer]
-            found = {
-                "logits": evidence.logits,
-                "activations": layer.activation,
-                "gradients": layer.gradient,
-                "gradcam": gradcam(layer.activation, layer.gradient),
-                "guided_backprop": evidence.guided,
-                "saliency": evidence.saliency,
-            }
-        return {name: found[name] + np.float32((changes or {}).get(name, 0)) for name in KINDS[kind].outputs}
+            found = {"logits": evidence.logits, "guided_backprop": evidence.guided, "saliency": evidence.saliency}
+            for path, layer in evidence.layers.items():
+                maps = layer.activation, layer.gradient, gradcam(layer.activation, layer.gradient)
+                found |= {f"{name}.{path}": values for name, values in zip(AT_LAYER, maps, strict=True)}
+                found |= zip(AT_LAYER, maps, strict=True)
+        return {name: found[name] + np.float32((changes or {}).get(name, 0)) for name in outputs_of(classifier, kind)}
 
     return run
+
+
+def outputs_of(classifier, kind):
+    return describe(kind, layer=classifier.default_layer).outputs
 
 
 WITH_CELLS = [kind for kind in KINDS if kind != KIND_ATTENTION]  # see tests/export/graphs/test_attention.py
@@ -89,8 +91,8 @@ WITH_CELLS = [kind for kind in KINDS if kind != KIND_ATTENTION]  # see tests/exp
 def test_every_output_of_a_graph_is_compared(kind):
     classifier = classifier_of()
     checks = verify_graph(graph_of(classifier, kind), classifier, kind)
-    assert {check.output for check in checks} == set(KINDS[kind].outputs)
-    for name in KINDS[kind].outputs:
+    assert {check.output for check in checks} == set(outputs_of(classifier, kind))
+    for name in outputs_of(classifier, kind):
         with pytest.raises(VerificationError, match=f"{name} .*DIFFERS"):
             verify_graph(graph_of(classifier, kind, {name: 0.1}), classifier, kind)
 
