@@ -150,6 +150,7 @@ def describe_model(classifier: Classifier, engine: Engine, name: str, version: s
         refused_attention=refusals.pop(_ATTENTION, ""),
         refusals=refusals,
         layer_rule=classifier.layer_rule,
+        default_method=classifier.default_method,
         refused_layers=classifier.refused_layers,
         alone=classifier.alone,
         weights_sha256=classifier.weights_sha256,

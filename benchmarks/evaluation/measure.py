@@ -122,6 +122,7 @@ class Judge:
         return {
             "title": self._subject.title,
             "layer": self._explainer.card.default_layer,
+            "method": self._explainer.card.default_method,
             "side": self._tensors.shape[2],
             "pictures": len(self._tensors),
             "named_right": sum(right),

@@ -10,7 +10,6 @@ import scipy.stats
 from benchmarks.page import fill
 from examples.efficientnet_lite0.photographs import known_photographs
 from handler.explanation.methods import METHODS
-from handler.protocol.options import Options
 
 
 class Measure(NamedTuple):
@@ -45,7 +44,7 @@ def render(content: Mapping[str, Any]) -> str:
         Path(__file__).with_name("page.md"),
         {"figure": lambda value: "–" if value is None else f"{value:.3f}"},
         **content,
-        **{"measures": MEASURES, "default": Options().method, "mean_ranks": mean_ranks, "blind": blind},
+        **{"measures": MEASURES, "mean_ranks": mean_ranks, "blind": blind},
         photographs=known_photographs(),
     )
 

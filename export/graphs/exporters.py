@@ -150,8 +150,8 @@ def _write(classifier: Classifier, path: Path, kind: str, coverage: str = "") ->
 
 def _description(classifier: Classifier, kind: str) -> GraphDescription:
     further = classifier.further_layers if kind == KIND_LAYERS else ()
-    known = vars(origin_of(classifier))
-    return GraphDescription(**known, kind=kind, layer=classifier.default_layer, further_layers=further)
+    known = {**vars(origin_of(classifier)), "method": classifier.default_method, "layer": classifier.default_layer}
+    return GraphDescription(**known, kind=kind, further_layers=further)
 
 
 def _give_default(graph: onnx.GraphProto, name: str, default: npt.NDArray[np.float32]) -> None:

@@ -29,7 +29,7 @@ _MOST_BYTES = 50_000_000  # limit for all source; weights travel as the checkpoi
 # the extra "serve" of pyproject.toml, as far as an archive's worker imports it
 ROOTS = (
     *("numpy", "opencv-python-headless", "pillow", "onnxruntime", "torch", "torchvision", "torchserve"),
-    *("psutil", "pyyaml", "safetensors"),
+    *("onnx", "psutil", "pyyaml", "safetensors"),
 )
 
 # -I leaves out the current folder and PYTHONPATH; then the content goes first, as TorchServe has it

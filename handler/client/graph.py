@@ -29,6 +29,7 @@ class GraphModel(Model):
             labels=known.labels,
             preprocessing=known.preprocessing,
             default_layer=known.layer,
+            default_method=known.method,
             layers={path: shape for path, shape in layers.items() if shape},
             guided_coverage=known.coverage or None,
             weights_sha256=known.weights_sha256,

@@ -29,7 +29,7 @@ def disagreements(graphs: OnnxEngine, hooks: Engine, preprocessing: Preprocessin
     Returns:
         A line for each output that differs, with the graph and the difference; an empty list if the engines agree.
     """
-    picture, targets = fixed_picture(preprocessing)[None], [[TOP, 0]]
+    picture, targets = fixed_picture(preprocessing)[None].repeat(2, axis=0), [[TOP], [0]]
     held = {kind: needs_of(KINDS[kind].maps, graphs.layers[:1]) for kind in graphs.files}
     if KIND_LAYERS in held:
         held[KIND_LAYERS] = Needs(layers=graphs.layers)
@@ -43,7 +43,7 @@ def disagreements(graphs: OnnxEngine, hooks: Engine, preprocessing: Preprocessin
         layer = graphs.layers[0]
         activation = hooks.run(picture, targets, Needs(layers=(layer,))).layers[layer].activation
         changed = activation * np.arange(2, dtype=np.float32)[:, None, None, None]  # none, and all
-        logits, expected = (engine.behind(picture, layer, changed) for engine in (graphs, hooks))
+        logits, expected = (engine.behind(picture[:1], layer, changed) for engine in (graphs, hooks))
         lines += [f"{KIND_BEHIND} graph: {line}" for line in _beyond("logits", logits, expected)]
     return lines
 

@@ -59,6 +59,7 @@ class GraphDescription:
     weights_sha256: str  # of the weights that the graph was made from
     versions: dict[str, str] = field(default_factory=dict)  # package to version
     verification: str = ""  # the record of the comparison with PyTorch, as text
+    method: str = "gradcam"  # the model's default method
     layer: str = ""  # module path of the layer of activations and gradients, the classifier's default layer
     further_layers: tuple[str, ...] = ()  # those that ``KIND_LAYERS`` holds beside ``layer``
     coverage: str = ""  # how many activations are guided, "37 of 37 activations"; empty for other kinds
@@ -86,6 +87,7 @@ class GraphDescription:
             "weights_sha256": self.weights_sha256,
             "versions": json.dumps(self.versions),
             "verification": self.verification,
+            "method": self.method,
             "layer": self.layer,
             "further_layers": json.dumps(self.further_layers),
             "coverage": self.coverage,
@@ -107,6 +109,7 @@ class GraphDescription:
                 weights_sha256=properties["weights_sha256"],
                 versions=versions,
                 verification=properties.get("verification", ""),
+                method=properties.get("method", "gradcam"),
                 layer=properties.get("layer", ""),
                 further_layers=tuple(json.loads(properties.get("further_layers", "[]"))),
                 coverage=properties.get("coverage", ""),

@@ -45,6 +45,11 @@ class Classifier:
         """The device of the parameters."""
         return device_of(self.module)
 
+    @property
+    def default_method(self) -> str:
+        """The method that looks best by docs/QUALITY.md: Grad-CAM, which is weak for vision transformers."""
+        return "layercam" if isinstance(self.attention, AttentionLayout) else "gradcam"
+
     def check_layers(self, paths: Iterable[str]) -> None:
         """Raises ModelError for a path that is no layer with a map; the message says why, and which are valid."""
         for path in paths:

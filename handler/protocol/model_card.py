@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,6 +30,7 @@ class ModelCard:
     refusals: dict[str, str] = field(default_factory=dict)  # names of maps that cannot be made, and why
     refused_attention: str = ""  # why no method of attention makes a map; empty if all do
     layer_rule: str = ""  # why ``default_layer`` is the default
+    default_method: str = "gradcam"  # a name out of METHODS
     refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
     alone: str = ""  # why pictures are run one by one; empty if they are run together
     weights_sha256: str = ""  # see ``checkpoint.hash_state``; empty for a network in memory, whose weights may change
@@ -58,6 +59,7 @@ class ModelCard:
             "layer": self.default_layer,
             "layer_rule": self.layer_rule,
             "layers": {path: list(shape) for path, shape in self.layers.items()},
+            "method": self.default_method,
             "methods": {name: METHODS[name].summary for name in self.methods},
             "maps": list(self.maps),
             "guided_coverage": self.guided_coverage,
@@ -67,12 +69,17 @@ class ModelCard:
             "encodings": list(ENCODINGS),
         }
 
+    def resolved(self, options: Options) -> Options:
+        """The options with the model's default method in the place of ``auto``."""
+        return replace(options, method=self.default_method) if options.method == "auto" else options
+
     def map_names(self, options: Options) -> tuple[str, ...]:
         """Names of the maps that the options ask for; Unprocessable says why a map cannot be made."""
         refusals = {
             name: why
             for name, why in self.refusals.items()
-            if MAP_KINDS[name].channels > 1 or not METHODS[options.method].attention  # which needs no layer
+            if MAP_KINDS[name].channels > 1
+            or not METHODS[self.resolved(options).method].attention  # which needs no layer
         }
         if options.maps is None or options.maps == ALL_MAPS:
             return tuple(name for name in (MAPS if options.maps else DEFAULT_MAPS) if name not in refusals)
@@ -90,7 +97,7 @@ class ModelCard:
         words = {"none": None, "second": SECOND}
         name = str(options.contrast).casefold()
         contrast = words[name] if name in words else self.class_index(options.contrast, "contrast")
-        similar = METHODS[options.method].similar
+        similar = METHODS[self.resolved(options).method].similar
         if (similar or contrast is not None) and len(self.labels) < 2:
             raise BadRequest(f"{self.architecture} has one class, and a contrast needs two; valid is contrast none")
         targets = [self._signed(target) for target in options.target]
@@ -152,9 +159,10 @@ class ModelCard:
             Unprocessable: it has no attention.
             BadRequest: more predictions are asked for than it has classes.
         """
-        if options.method not in self.methods:
+        method = self.resolved(options).method
+        if method not in self.methods:
             valid = ", ".join(self.methods)
-            raise Unprocessable(f"method {options.method}: {self.refused_attention}; valid are {valid}")
+            raise Unprocessable(f"method {method}: {self.refused_attention}; valid are {valid}")
         if options.top_k is not None and options.top_k > len(self.labels):
             raise BadRequest(f"top_k {shown(options.top_k)} is not valid, valid are 1 to {len(self.labels)}")
 

@@ -44,7 +44,7 @@ class Options:
     target: tuple[int | str, ...] = ("top",)  # class indices, labels, "top", or "-" and a label: evidence against it
     contrast: int | str = "none"  # class index, label, "second" or "none": explains the difference of the scores
     maps: tuple[str, ...] | None = None  # out of MAPS; empty: a prediction only; None: DEFAULT_MAPS, if they exist
-    method: str = "gradcam"  # a name out of methods.METHODS
+    method: str = "auto"  # a name out of methods.METHODS, or "auto": the model's default
     seed: int = 0  # of random methods, 0 to 2**32 - 1
     passes: int | None = None  # of methods of many passes: the most; None: the method's own number
     layer: tuple[str, ...] = ("auto",)  # module paths or "auto"; the maps of several layers are averaged
@@ -190,7 +190,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "target": _target,
     "contrast": _contrast,
     "maps": _maps,
-    "method": partial(_choice, "method", valid=METHODS),
+    "method": lambda value: _choice("method", value, ["auto", *METHODS]),
     "seed": partial(_number, "seed", least=0, most=MAX_SEED, valid=f"0 to {MAX_SEED}"),
     "passes": partial(_number, "passes", least=2, most=MAX_PASSES, valid=f"2 to {MAX_PASSES}"),
     "layer": _layer,

@@ -71,6 +71,7 @@ class CheckedOptions:
     targets: list[Mixture]  # the classes to explain
     maps: tuple[str, ...]  # names out of MAP_KINDS
     needs: Needs  # the evidence that the options ask for
+    options: Options  # with a method out of METHODS
 
     @classmethod
     def of(cls, options: Options, card: ModelCard) -> "CheckedOptions":
@@ -80,11 +81,12 @@ class CheckedOptions:
             RequestError: the model lacks a class, a map or a layer that the options ask for, or the method cannot be
                 smoothed so.
         """
+        options = card.resolved(options)
         targets = card.targets(options)
         check_method(options, targets)
         card.check(options)
         maps = card.map_names(options)
-        return cls(targets, maps, needs_of(maps, card.layer_paths(options), options.method))
+        return cls(targets, maps, needs_of(maps, card.layer_paths(options), options.method), options)
 
 
 def check_method(options: Options, targets: Sequence[Mixture]) -> None:
@@ -124,7 +126,7 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
             budget.decode(*upload.shape[:2])
             seen = preprocess(upload, card.preprocessing)
             on_upload = asked.options.size == "image" and not as_sheet and checked.maps
-            options = replace(asked.options, encoding="npy") if request.accept == NPZ else asked.options
+            options = replace(checked.options, encoding="npy") if request.accept == NPZ else checked.options
             options = replace(options, trust=options.trust and request.accept == JSON and bool(checked.maps))
             canvas = Canvas(seen, upload if on_upload else None, options)
             budget.draw(canvas, checked.maps, len(checked.targets))
@@ -155,7 +157,7 @@ def job_of(
         RequestError: the model lacks a class, a map or a layer that the options ask for.
     """
     checked = CheckedOptions.of(options, card)
-    canvas = Canvas(seen, upload if options.size == "image" else None, options)
+    canvas = Canvas(seen, upload if options.size == "image" else None, checked.options)
     return Job(canvas=canvas, targets=checked.targets, maps=checked.maps, needs=checked.needs, image_hash=image_hash)
 
 

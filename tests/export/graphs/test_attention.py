@@ -9,7 +9,7 @@ import torch
 
 import handler
 from export.errors import NotExportableError
-from export.graphs.exporters import export_attention, reverify
+from export.graphs.exporters import export_attention, export_gradcam, reverify
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import Unprocessable
 from handler.explanation.evidence import TOP, Needs
@@ -53,6 +53,19 @@ def test_a_batch_of_targets_and_class_weights_gets_pytorchs_maps(classifier, eng
     np.testing.assert_allclose(found.attention, expected.attention, rtol=1e-3, atol=1e-6)
     np.testing.assert_array_equal(found.classes, expected.classes)
     assert found.attention.std(axis=0).min() > 1e-5, "the pairs differ"
+
+
+def test_layercam_is_the_default_of_a_transformer_on_pytorch_and_on_its_graph(tmp_path):
+    classifier = of_module(Transformer(mean=True).eval().requires_grad_(False), "tiny", None, HOW)
+    export_gradcam(classifier, tmp_path / "tiny.gradcam.onnx")
+    for model in (handler.wrap(classifier.module, preprocessing=HOW), handler.load(tmp_path / "tiny.gradcam.onnx")):
+        told, asked, other = (
+            model.explain(PICTURE, maps=["gradcam"], size="layer", **options).explanations[0]
+            for options in ({}, {"method": "layercam"}, {"method": "gradcam"})
+        )
+        assert (told.method, asked.method, other.method) == ("layercam", "layercam", "gradcam")
+        np.testing.assert_array_equal(told.maps["gradcam"].values, asked.maps["gradcam"].values)
+        assert np.abs(told.maps["gradcam"].values - other.maps["gradcam"].values).max() > 0.1
 
 
 def test_the_graph_is_verified_once_more(classifier, path):

@@ -39,6 +39,7 @@ def test_the_description_tells_all_that_can_be_asked_for():
         "layer": "stage.2",
         "layer_rule": "the last layer with cells",
         "layers": {"stage.1.conv": [4, 4, 4], "stage.1": [4, 4, 4], "stage.2": [8, 2, 2]},
+        "method": "gradcam",
         "methods": {name: method.summary for name, method in METHODS.items()},
         "maps": ["gradcam", "guided_backprop", "guided_gradcam"],
         "guided_coverage": "5 of 5 activations",
@@ -48,6 +49,13 @@ def test_the_description_tells_all_that_can_be_asked_for():
         "encodings": ["png", "npy", "list"],
     }
     assert replace(CARD, alone="it adds up its batch").description("onnx")["one_by_one"] == "it adds up its batch"
+
+
+@pytest.mark.parametrize(("asked", "method"), [("auto", "layercam"), ("gradcam", "gradcam")])
+def test_auto_is_the_models_default_method(asked, method):
+    assert replace(CARD, default_method="layercam").resolved(Options(method=asked, seed=3)) == Options(
+        method=method, seed=3
+    )
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ OVERLAYS = f"valid are an image weight of 0 to 1, a colour map out of {', '.join
         ({"maps": ""}, f"maps is empty, valid are {MAPS}, all, none"),
         ({"maps": "all,gradcam"}, f"maps all and none stand alone, valid are one of them or a list of {MAPS}"),
         ({"maps": "gradcam,none"}, f"maps all and none stand alone, valid are one of them or a list of {MAPS}"),
-        ({"method": "lime"}, f"method 'lime' does not exist, valid are {', '.join(METHODS)}"),
+        ({"method": "lime"}, f"method 'lime' does not exist, valid are auto, {', '.join(METHODS)}"),
         ({"layer": ["a", 1]}, "layer ['a', 1] is not valid, valid are auto or 1 to 8 module paths"),
         ({"top_k": True}, "top_k True is not valid, valid are 1 to the number of classes"),
         ({"top_k": "1" * 11}, "top_k '11111111111' is not valid, valid are 1 to the number of classes"),

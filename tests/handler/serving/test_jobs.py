@@ -39,7 +39,7 @@ def test_a_job_without_a_request_is_drawn_on_the_upload_only_at_its_size(size):
     seen, image_hash, options = preprocess(upload, CARD.preprocessing), hash_image(b"bytes"), Options(size=size)
     job = job_of(options, CARD, seen, image_hash, upload)
     assert job.canvas.upload is (upload if size == "image" else None)
-    assert (job.canvas.seen, job.canvas.options, job.image_hash) == (seen, options, image_hash)
+    assert (job.canvas.seen, job.canvas.options, job.image_hash) == (seen, CARD.resolved(options), image_hash)
     assert (job.targets, job.maps) == ([Mixture(target=TOP)], CARD.map_names(options))
     assert job.needs == Needs(layers=("c",), guided=True)
 
@@ -63,7 +63,7 @@ def test_a_picture_is_kept_only_where_maps_are_drawn_on_it(size, maps, accept, o
     (job,) = prepared({"data": data, "size": size, "maps": maps, "target": "1,0"}, accept=accept)
     assert (job.canvas.upload is not None) == on_upload
     assert job.canvas.seen.crop.image == (9, 12)
-    assert job.canvas.options == Options(size=size, maps=job.maps, target=("1", "0"))
+    assert job.canvas.options == Options(size=size, maps=job.maps, target=("1", "0"), method="gradcam")
     assert ([mixture.target for mixture in job.targets], job.maps) == ([1, 0], () if maps == "none" else (maps,))
     assert job.needs == Needs(layers=("c",) if job.maps else ())
     assert (job.image_hash, job.place, job.form) == (hash_image(data), "", accept or JSON)
