@@ -16,10 +16,9 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
-from export.simplify.channels import NOTHING, called_once, reorder_inputs, reorder_outputs, way_to_dense
+from export.simplify.channels import called_once, reorder_inputs, reorder_outputs, way_to_dense
 from export.simplify.flatten import NotApplicable
 
-ALIGNMENT = 4  # the number of channels that ONNX Runtime's blocked convolutions read must be a multiple of this
 _JOINS = {torch.cat, torch.concat}
 _MOVES = _JOINS | {
     *(torch.chunk, torch.split, torch.transpose, torch.permute, torch.reshape, operator.getitem),
@@ -37,8 +36,8 @@ class _End:
     ways: list[list[nn.Module]]  # the modules from the node to each dense convolution, that convolution included
 
     def order(self, numbers: Sequence[int]) -> list[int]:
-        """The places of some channels; ``NOTHING`` has none."""
-        return [self.places.get(number, NOTHING) for number in numbers]
+        """The places of some channels."""
+        return [self.places[number] for number in numbers]
 
 
 _Group = tuple[list[_End], list[int]]  # joins that read the same channels of one source, and those channels
@@ -58,7 +57,7 @@ def fold_shuffles(network: fx.GraphModule, example: torch.Tensor) -> int:
         The number of joins that have taken the place of shuffles.
 
     Raises:
-        NotApplicable: the network asks for a size that padding changes; the network is no longer usable.
+        NotApplicable: the network asks for the size of what is folded; the network is no longer usable.
     """
     if not any(_moves(node) and node.target not in _JOINS for node in network.graph.nodes):
         return 0
@@ -73,7 +72,7 @@ def fold_shuffles(network: fx.GraphModule, example: torch.Tensor) -> int:
         count += len(joins)
     network.graph.eliminate_dead_code()
     if alive := replaced & set(network.graph.nodes):
-        raise NotApplicable(f"{min(alive).name} asks for the size of what would be padded")
+        raise NotApplicable(f"{min(alive).name} asks for the size of what would be folded")
     return count
 
 
@@ -166,9 +165,8 @@ def _before(node: fx.Node) -> fx.Node | None:
 
 def _fold(graph: fx.Graph, sources: Sequence[_End], joins: Sequence[_End]) -> None:
     pieces: dict[_End, list[tuple[fx.Node, list[int]]]] = {join: [] for join in joins}
-    grouped = [_groups(source, joins) for source in sources]
-    _align(grouped, joins)
-    for source, groups in zip(sources, grouped, strict=True):
+    for source in sources:
+        groups = _groups(source, joins)
         wanted = source.order([number for _, numbers in groups for number in numbers])
         for layer in source.ways[0]:
             reorder_outputs(layer, wanted)
@@ -200,15 +198,6 @@ def _groups(source: _End, joins: Sequence[_End]) -> list[_Group]:
         ([joins[i] for i in key], sorted(numbers, key=joins[key[0]].places.__getitem__) if key else numbers)
         for key, numbers in ordered
     ]
-
-
-def _align(grouped: Sequence[list[_Group]], joins: Sequence[_End]) -> None:
-    """Lengthens joins to multiples of ``ALIGNMENT`` by zero channels, behind a group that no other join reads."""
-    for join in joins:
-        read = [numbers for groups in grouped for readers, numbers in groups if join in readers]
-        alone = [numbers for groups in grouped for readers, numbers in groups if readers == [join]]
-        if alone:
-            alone[-1] += [NOTHING] * (-sum(map(len, read)) % ALIGNMENT)
 
 
 def _split(graph: fx.Graph, node: fx.Node, groups: Sequence[tuple[object, list[int]]]) -> list[fx.Node]:

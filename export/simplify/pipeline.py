@@ -13,7 +13,6 @@ from export.simplify.channel_padding import pad_channels
 from export.simplify.channel_shuffles import fold_shuffles
 from export.simplify.copying import copy_of
 from export.simplify.flatten import MARK, NotApplicable, flatten
-from export.simplify.gates import move_gates
 from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.tape import Gradients, Tape, differentiate, record
 from handler.errors import Unprocessable, in_one_line
@@ -36,7 +35,7 @@ class Simplified:
 
 
 def simplified(module: nn.Module, views: Mapping[str, ChannelLayout], example: torch.Tensor) -> Simplified:
-    """A flat copy with attention simplified, batch norms folded, channels padded, shuffles folded and gates moved.
+    """A flat copy with attention simplified, batch norms folded, channels padded and shuffles folded.
 
     A step is left out if it does not fit the network, or if it changes scores, evidence or the guided gradient of the
     example.
@@ -55,7 +54,6 @@ def simplified(module: nn.Module, views: Mapping[str, ChannelLayout], example: t
         ("batch norms folded", lambda network: rewritten(network, fold_batch_norms)),
         ("channels padded", lambda network: rewritten(network, pad_channels)),
         ("shuffles folded", lambda network: rewritten(network, fold_shuffles, example)),
-        ("gates moved", lambda network: rewritten(network, move_gates)),
     )
     done = []
     for name, step in steps:

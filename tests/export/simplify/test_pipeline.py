@@ -27,7 +27,7 @@ def test_scores_and_gradients_stay_and_batch_norms_go(architecture):
     pictures = torch.from_numpy(random_inputs(2))
     done = simplified(classifier.module, {classifier.default_layer: CHANNELS_FIRST}, pictures)
     found, (layer,) = done.network, done.layers
-    shuffled = ("flattened", "batch norms folded", "channels padded", "shuffles folded", "gates moved")
+    shuffled = ("flattened", "batch norms folded", "channels padded", "shuffles folded")
     assert done.steps == (shuffled if "shuffle" in architecture else ("flattened", "batch norms folded"))
     calls = found.graph.find_nodes(op="call_module")
     assert not any(isinstance(found.get_submodule(node.target), nn.BatchNorm2d) for node in calls)
@@ -39,7 +39,7 @@ def test_scores_and_gradients_stay_and_batch_norms_go(architecture):
         torch.testing.assert_close(one, other, rtol=0, atol=3e-5 * float(other.detach().abs().max()))
 
 
-@pytest.mark.parametrize("step", ["fold_batch_norms", "pad_channels", "flatten", "fold_shuffles", "move_gates"])
+@pytest.mark.parametrize("step", ["fold_batch_norms", "pad_channels", "flatten", "fold_shuffles"])
 @pytest.mark.parametrize("how", ["does not apply", "spoils"])
 def test_a_step_that_does_not_apply_or_spoils_the_answers_is_left_out(monkeypatch, caplog, step, how):
     classifier = random_classifier("shufflenet_v2_x0_5")
