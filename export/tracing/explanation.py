@@ -15,8 +15,8 @@ from export.errors import NotExportableError, network_code
 from export.simplify.pipeline import simplified
 from export.tracing.backward_rules import backward_rules
 from export.tracing.exportable import check_exportable
+from export.tracing.gate_biases import gate_by_bias
 from export.tracing.poles import has_poles
-from export.tracing.rewrites import rewrite
 from export.tracing.trace import trace_batch
 from handler.autograd.attention import attend, relevance
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
@@ -88,7 +88,7 @@ def _traced(
 ) -> fx.GraphModule:
     with network_code(f"{classifier.architecture} cannot be traced"):
         graph = trace_batch(explain, inputs, backward_rules(poles=poles))
-    rewrite(graph)
+    gate_by_bias(graph)
     graph.meta[STEPS] = steps
     left = sorted({str(node.target) for node in graph.graph.nodes if "backward" in str(node.target)})
     if left:

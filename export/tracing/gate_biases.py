@@ -1,62 +1,15 @@
-"""Rewrites a traced explanation, so that runtimes compute the same numbers in less time.
+"""Turns the gates of guided backpropagation into biases, so that runtimes compute the same numbers in less time."""
 
-A pass takes a graph of ATen operators, changes the graph in place and returns how often it did. ``rewrite`` removes the
-nodes that a pass leaves without users. What both backward passes compute is computed once in the ONNX graph, where
-``onnx_ir`` finds equal nodes.
-"""
-
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx
 
 aten = torch.ops.aten
-Pass = Callable[[fx.Graph], int]
 
 
-def rewrite(module: fx.GraphModule) -> int:
-    """Runs all passes, in place.
-
-    Returns:
-        The number of rewrites.
-    """
-    count = 0
-    for apply in PASSES:
-        count += apply(module.graph)
-        module.graph.eliminate_dead_code()
-    module.graph.lint()
-    module.recompile()
-    return count
-
-
-def divide_before_expanding(graph: fx.Graph) -> int:
-    """``div(expand(x, (N, C, h, w)), d)`` to ``div(x, d) * ones(1, 1, h, w)``: fewer divisions, and no ``Expand``.
-
-    Condition: ``x`` is (N, C, 1, 1) and h, w, d are numbers.
-    """
-    count = 0
-    for node in _calls(graph, aten.div.Scalar):
-        expanded, divisor = node.args
-        if not _is(expanded, aten.expand.default) or isinstance(divisor, fx.Node) or len(expanded.args[1]) != 4:
-            continue
-        small, (*_, height, width) = expanded.args
-        value = small.meta.get("val")
-        if value is None or tuple(value.shape[2:]) != (1, 1) or not all(isinstance(n, int) for n in (height, width)):
-            continue
-        if height < 1 or width < 1 or not _same(value.shape[:2], node.meta["val"].shape[:2]):
-            continue
-        with graph.inserting_before(node):
-            divided = graph.call_function(aten.div.Scalar, (small, divisor))
-            kind = {"dtype": value.dtype, "device": value.device}
-            ones = graph.call_function(aten.full.default, ([1, 1, height, width], 1), kind)
-            _replace(node, graph.call_function(aten.mul.Tensor, (divided, ones)))
-        count += 1
-    return count
-
-
-def gate_by_bias(graph: fx.Graph) -> int:
-    """``relu(convolution) * gate`` to ``relu(convolution + bias)``, where the bias is 0 or far below zero.
+def gate_by_bias(module: fx.GraphModule) -> int:
+    """``relu(convolution) * gate`` to ``relu(convolution + bias)``, where the bias is 0 or far below zero, in place.
 
     The gate is ``y > 0`` for the output ``y`` of a ReLU, and ``0 < y < 6`` for that of a ReLU6. The bias is a clipped
     depthwise convolution of ``y`` with kernel 1, or the sum of two for ReLU6. So all values stay in the blocked layout
@@ -64,8 +17,11 @@ def gate_by_bias(graph: fx.Graph) -> int:
 
     Condition: the ReLU alone reads the convolution's result, or the sum of that and other tensors. Exact for values of
     ``y`` that are 0 or at least 2^-57, and gradients below 2^70.
+
+    Returns:
+        The number of gates.
     """
-    count = 0
+    graph, count = module.graph, 0
     for node in _calls(graph, aten.mul.Tensor):
         rectified, gate = node.args
         found = _gated(gate)
@@ -81,8 +37,11 @@ def gate_by_bias(graph: fx.Graph) -> int:
                 below = _closing(graph, values, int(shape[1]), *_BELOW_SIX)
                 closed = graph.call_function(aten.add.Tensor, (closed, below))
             summed = graph.call_function(aten.add.Tensor, (gradient, closed))
-            _replace(node, graph.call_function(aten.relu.default, (summed,)))
+            node.replace_all_uses_with(graph.call_function(aten.relu.default, (summed,)), propagate_meta=True)
         count += 1
+    graph.eliminate_dead_code()
+    graph.lint()
+    module.recompile()
     return count
 
 
@@ -120,12 +79,6 @@ def _gated(gate: Any) -> tuple[Any, bool] | None:
     return (found[0], True) if found else None
 
 
-PASSES: tuple[Pass, ...] = (
-    divide_before_expanding,
-    gate_by_bias,
-)
-
-
 def _calls(graph: fx.Graph, target: Any) -> list[Any]:
     return list(graph.find_nodes(op="call_function", target=target))
 
@@ -153,8 +106,3 @@ def _is_copy_of(value: Any) -> bool:
 
 def _same(shape: Any, other: Any) -> bool:
     return all(str(left) == str(right) for left, right in zip(shape, other, strict=True))
-
-
-def _replace(old: fx.Node, new: fx.Node) -> None:
-    new.meta = dict(old.meta)
-    old.replace_all_uses_with(new)
