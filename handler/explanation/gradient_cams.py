@@ -63,7 +63,7 @@ def layercam(activation: Array, gradient: Array, combine: Combine = positive_sum
     """LayerCAM: every cell weighted by its own positive gradient.
 
     ``map = relu(sum_k relu(g_k) A_k)`` (Jiang et al. 2021, doi 10.1109/TIP.2021.3089943).
-    Choose it at earlier layers, whose cells are small: it stays sharp where channel weights blur.
+    Choose it for vision transformers, and at earlier layers: it stays sharp where means of gradients over cells blur.
     """
     return combine(gradient.clip(min=0) * activation)
 

@@ -34,6 +34,7 @@ from handler.graphs.description import KIND_ATTENTION, KIND_BEHIND, KIND_PREDICT
 from handler.graphs.folder import Origin, open_graphs
 from handler.graphs.session import GraphSession
 
+_AT_LAYER = ("activations", "gradients")
 _AT_ONCE = 16  # pictures in a run: limits the memory of a batch with many targets
 
 
@@ -163,9 +164,8 @@ def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[Eng
         rows=rows[asked],
         classes=resolve_top(wanted[asked], of_pairs["logits"]),  # by the pair's own scores, as the graph chose it
         layers={
-            path: LayerEvidence(of_pairs[f"activations{ending}"], of_pairs[f"gradients{ending}"])
-            for path, ending in graph.description.layers.items()
-            if path in needs.layers
+            path: LayerEvidence(*(of_pairs[f"{name}{graph.description.layers[path]}"] for name in _AT_LAYER))
+            for path in needs.layers
         },
         guided=of_pairs.get("guided_backprop"),
         saliency=of_pairs.get("saliency"),
@@ -177,7 +177,7 @@ def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[Eng
 
 
 def _outputs_of(needs: Needs, known: GraphDescription) -> list[str]:
-    at_layers = [f"{name}{known.layers[path]}" for path in needs.layers for name in ("activations", "gradients")]
+    at_layers = [f"{name}{known.layers[path]}" for path in needs.layers for name in _AT_LAYER]
     names = ["logits", *at_layers]
     wanted = {"guided_backprop": needs.guided, "saliency": needs.saliency, needs.attention: bool(needs.attention)}
     return names + [name for name in wanted if wanted[name]]

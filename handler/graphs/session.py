@@ -68,8 +68,8 @@ class GraphSession:
     def infer_targets(self, picture: Floats, of_targets: Arrays, outputs: Sequence[str]) -> list[Floats]:
         """The wanted outputs (M, …) for one picture (1, 3, H, W), and the other inputs (M, …) of its M targets.
 
-        What depends on the picture alone is computed once, see ``handler.graphs.split``; without the package onnx it is
-        computed for each target.
+        What depends on the picture alone is computed once, see ``handler.graphs.split``. Without the package onnx, and
+        where the file is no longer the one that was opened, it is computed for each target.
         """
         count = len(of_targets["target"])
         if self._halves is None:
@@ -91,11 +91,12 @@ class GraphSession:
             import onnx
 
             from handler.graphs.split import split
-        except ImportError:
+
+            content = self.path.read_bytes()
+        except (ImportError, OSError):
             return None
-        content = self.path.read_bytes()
         if hashlib.sha256(content).hexdigest() != self.sha256:
-            raise ModelError(f"graph {self.path} was changed after it was opened; open it again")
+            return None
         first, second = split(onnx.load_from_string(content))
         sessions = [
             _load(self.path, half.SerializeToString(), self.threads) if half.graph.output else None

@@ -1,11 +1,13 @@
 import json
 import zipfile
 
+import numpy as np
 import pytest
 import yaml
 
+import handler
 from export.packing.archive import write_archive
-from handler.errors import ModelError
+from handler.errors import ModelError, Unprocessable
 from handler.model.sources import find_checkpoint
 from tests.support.serving import CHECKPOINT
 
@@ -34,6 +36,22 @@ def test_the_graphs_can_be_left_out(tmp_path, checkpoint):
     assert manifest["model"]["handler"] == "torchserve_entry.py"
     assert manifest["model"]["modelVersion"] == "2.1"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_graphs_answer_for_the_layers_that_they_are_packed_with(tmp_path, checkpoint):
+    store, picture = tmp_path / "store", np.zeros((320, 320, 3), np.uint8)
+    with pytest.raises(ModelError, match=r"^layer 'stage9' has no map \(there is no such module\), valid are .*conv5"):
+        write_archive(checkpoint, store, "shapes", layers=["stage4", "stage9"])
+    assert not store.exists()
+    config = tmp_path / "config.yaml"
+    config.write_text("explain: {engine: onnx}")
+    packed = write_archive(checkpoint, store, "shapes", config=config, layers=["stage4", "conv5", "stage4"])
+    model = handler.load(packed)
+    found = model.explain(picture, layer=["stage4", "conv5"], maps=["gradcam", "guided_backprop"], target=["top", 1])
+    assert found.model["engine"] == "onnx"
+    assert [one.layers for one in found.explanations] == [("stage4", "conv5")] * 2
+    with pytest.raises(Unprocessable, match="at layers conv5, stage4$"):
+        model.explain(picture, layer="stage3")
 
 
 def test_an_engine_that_would_lack_its_graphs_is_refused(tmp_path, checkpoint):

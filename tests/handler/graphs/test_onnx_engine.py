@@ -148,19 +148,17 @@ def test_the_targets_of_a_picture_share_the_forward_pass(opened, pictures, needs
         close(found.guided, alone.guided, "guided")
 
 
-def test_without_onnx_each_target_has_a_pass_of_its_own(opened, engine, pictures, monkeypatch):
-    monkeypatch.setitem(sys.modules, "handler.graphs.split", None)
-    needs = Needs(layers=LAYER, guided=True)
-    assert_same_evidence(
-        opened("model.explain.onnx").run(pictures, SEVERAL, needs), engine.run(pictures, SEVERAL, needs)
-    )
-
-
-def test_a_file_that_was_changed_after_it_was_opened_is_not_split(opened, pictures, tmp_path):
-    fresh = opened("model.gradcam.onnx")
-    (tmp_path / "model.gradcam.onnx").write_bytes(b"another")
-    with pytest.raises(ModelError, match=r"model.gradcam.onnx was changed after it was opened; open it again$"):
-        fresh.run(pictures, SEVERAL, Needs(layers=LAYER))
+@pytest.mark.parametrize("lacking", ["onnx", "file", "same file"])
+def test_without_a_split_each_target_has_a_pass_of_its_own(opened, engine, pictures, monkeypatch, tmp_path, lacking):
+    needs, single = Needs(layers=LAYER, guided=True), opened("model.explain.onnx")
+    if lacking == "onnx":
+        monkeypatch.setitem(sys.modules, "handler.graphs.split", None)
+    elif lacking == "file":
+        (tmp_path / "model.explain.onnx").unlink()
+    else:
+        (tmp_path / "model.explain.onnx").write_bytes(b"another")
+    assert_same_evidence(single.run(pictures, SEVERAL, needs), engine.run(pictures, SEVERAL, needs))
+    assert single._held(needs)._halves is None
 
 
 def test_the_time_of_both_passes_is_told_as_one(engine, pictures):
