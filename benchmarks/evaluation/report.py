@@ -54,7 +54,8 @@ def ranks(subject: Mapping[str, Any], key: str, among: Collection[str] | None = 
     (measure,) = (one for one in MEASURES if one.key == key)
     ways = {name: way for name, way in subject["ways"].items() if not way["baseline"] and key in way}
     values = {name: way[key] for name, way in ways.items() if among is None or name in among}
-    places = scipy.stats.rankdata(np.array(list(values.values())) * (-1 if measure.higher else 1))
+    # float32 decides the digits behind the fourth: formulas that are equal on a network share their places
+    places = scipy.stats.rankdata(np.array(list(values.values())).round(4) * (-1 if measure.higher else 1))
     return dict(zip(values, places.tolist(), strict=True))
 
 

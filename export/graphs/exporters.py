@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from export.errors import network_code
+from export.errors import NotExportableError, network_code
 from export.tracing.explanation import STEPS, example_of, needs_of_kind, trace_explanation
 from export.tracing.exportable import check_exportable
 from export.tracing.onnx_export import to_onnx
 from export.tracing.prediction import trace_prediction
-from export.verify.compare import Verdict, table
+from export.verify.compare import Verdict, VerificationError, table
 from export.verify.reference import verify_graph
 from export.verify.runtime import graph_run, run_of
 from handler.atomic_write import write_whole
@@ -66,7 +66,12 @@ def export_prediction(classifier: Classifier, path: Path) -> list[Verdict]:
     Arguments, result and errors are those of ``export_explanation``.
     """
     with no_older_file(path):
-        return write_verified(trace_prediction(classifier), path, classifier, KIND_PREDICTION)
+        try:
+            return write_verified(trace_prediction(classifier), path, classifier, KIND_PREDICTION)
+        except (NotExportableError, VerificationError):  # the exporter lacks operators that the rules have
+            with suppress(NotExportableError, VerificationError):
+                return write_verified(trace_prediction(classifier, rules=True), path, classifier, KIND_PREDICTION)
+            raise
 
 
 def export_explanation(classifier: Classifier, path: Path) -> list[Verdict]:

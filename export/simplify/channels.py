@@ -1,7 +1,7 @@
 """Tells how a layer treats channels, and reorders, adds and takes away the channels of convolutions."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import fx, nn
@@ -27,15 +27,11 @@ def called_once(network: fx.GraphModule) -> dict[fx.Node, nn.Module]:
     return {node: network.get_submodule(str(node.target)) for node in calls if times[node.target] == 1}
 
 
-def way_to_dense(
-    layers: Mapping[fx.Node, nn.Module],
-    start: fx.Node | None,
-    following: Callable[[fx.Node], fx.Node | None] = behind,
-) -> list[nn.Module]:
+def way_to_dense(layers: Mapping[fx.Node, nn.Module], start: fx.Node | None) -> list[nn.Module]:
     """The modules from a node to the first dense convolution, which reads all channels; that one included.
 
-    The list is empty if anything but activations and depthwise convolutions comes first. ``following`` is the way's
-    second node; ``layers`` are those of ``called_once``.
+    The list is empty if anything but activations and depthwise convolutions comes first; ``layers`` are those of
+    ``called_once``.
     """
     way: list[nn.Module] = []
     while start is not None and start in layers:
@@ -44,7 +40,7 @@ def way_to_dense(
             return way
         if not _is_depthwise(way[-1]) and type(way[-1]) not in _ELEMENTWISE:
             break
-        start = following(start)
+        start = behind(start)
     return []
 
 

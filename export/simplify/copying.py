@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -18,6 +19,17 @@ def copy_of(module: Network) -> Network:
         return copy.deepcopy(module)
     except Exception:  # the class of a kept object may raise anything
         return copy.deepcopy(module, _shared(module))
+
+
+def without_parametrizations(module: Network) -> Network:
+    """The module, whose weights keep the values that weight norm, spectral norm and the like compute; in place."""
+    for layer in filter(is_parametrized, list(module.modules())):
+        values = {name: getattr(layer, name).detach() for name in layer.parametrizations}  # type: ignore[union-attr]
+        layer.__class__ = type_before_parametrizations(layer)  # copies of a layer share the class, which stays
+        del layer.parametrizations
+        for name, value in values.items():
+            layer.register_parameter(name, nn.Parameter(value, requires_grad=False))
+    return module
 
 
 def _shared(module: nn.Module) -> dict[int, Any]:

@@ -10,8 +10,7 @@ from torch import fx, nn
 from export.simplify.attention import with_constants
 from export.simplify.batch_norms import fold_batch_norms
 from export.simplify.channel_padding import pad_channels
-from export.simplify.channel_shuffles import fold_shuffles
-from export.simplify.copying import copy_of
+from export.simplify.copying import copy_of, without_parametrizations
 from export.simplify.flatten import MARK, NotApplicable, flatten
 from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.tape import Gradients, Tape, differentiate, record
@@ -35,7 +34,7 @@ class Simplified:
 
 
 def simplified(module: nn.Module, views: Mapping[str, ChannelLayout], example: torch.Tensor) -> Simplified:
-    """A flat copy with attention simplified, batch norms folded, channels padded and shuffles folded.
+    """A flat copy with attention simplified, batch norms folded and channels padded.
 
     A step is left out if it does not fit the network, or if it changes scores, evidence or the guided gradient of the
     example.
@@ -45,7 +44,7 @@ def simplified(module: nn.Module, views: Mapping[str, ChannelLayout], example: t
         views: paths of the layers whose own output matters, and how it becomes a map (N, C, h, w).
         example: pictures (N, 3, H, W), N at least 2.
     """
-    best, paths = copy_of(module).eval().requires_grad_(False), tuple(views)
+    best, paths = without_parametrizations(copy_of(module).eval().requires_grad_(False)), tuple(views)
     marks = tuple(MARK.format(number) for number in range(len(paths)))
     expected = _answers(best, views, example)
     steps: tuple[tuple[str, Callable[[nn.Module], nn.Module]], ...] = (
@@ -53,7 +52,6 @@ def simplified(module: nn.Module, views: Mapping[str, ChannelLayout], example: t
         ("flattened", lambda network: flatten(network, *views)),
         ("batch norms folded", lambda network: rewritten(network, fold_batch_norms)),
         ("channels padded", lambda network: rewritten(network, pad_channels)),
-        ("shuffles folded", lambda network: rewritten(network, fold_shuffles, example)),
     )
     done = []
     for name, step in steps:
@@ -69,7 +67,7 @@ def simplified(module: nn.Module, views: Mapping[str, ChannelLayout], example: t
     return Simplified(best, paths, tuple(done))
 
 
-def rewritten(network: nn.Module, rewrite: Callable[..., int], *arguments: torch.Tensor) -> fx.GraphModule:
+def rewritten(network: nn.Module, rewrite: Callable[[fx.GraphModule], int]) -> fx.GraphModule:
     """A copy of a flat network that ``rewrite`` changed in place.
 
     Raises:
@@ -78,7 +76,7 @@ def rewritten(network: nn.Module, rewrite: Callable[..., int], *arguments: torch
     if not isinstance(network, fx.GraphModule):
         raise NotApplicable("the network is not flat, because an earlier step did not apply")
     changed = copy_of(network)
-    if not rewrite(changed, *arguments):
+    if not rewrite(changed):
         raise NotApplicable("there is nothing to change")
     changed.graph.lint()
     changed.recompile()

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._decomp import get_decompositions
+from torch._decomp import global_decomposition_table
+from torch.utils._python_dispatch import _disable_current_modes
 
 aten = torch.ops.aten
 Rule = Callable[..., Any]
-Windows = list[tuple[int, int]]  # the windows of pooling along one axis: first cell, and the cell after the last
 _RULES: dict[Any, Rule] = {}
 
 
@@ -41,14 +41,20 @@ def rule(operator: Any) -> Callable[[Rule], Rule]:
 def backward_rules(*, poles: bool = True) -> dict[Any, Rule]:
     """The decomposition table for ``make_fx``: operator overload to function.
 
-    The table has the rules of this module, and torch's own decompositions of the operators that they serve well.
+    The table has the rules of this module, and torch's own decompositions of all other backward operators.
     ``poles`` says whether gradients can be infinite, see ``export.tracing.poles``.
     """
     own = {
         operator: partial(function, poles=poles) if "poles" in inspect.signature(function).parameters else function
         for operator, function in _RULES.items()
     }
-    return {**get_decompositions([getattr(aten, name) for name in _TORCHS_OWN.split()]), **own}
+    torchs = {name: how for name, how in global_decomposition_table["post_autograd"].items() if _is_served(str(name))}
+    return {**torchs, **own}
+
+
+def _is_served(operator: str) -> bool:
+    """Whether torch's own decomposition is taken: of backward operators, and of one that ONNX lacks."""
+    return "backward" in operator or operator == "aten.roll.default"
 
 
 @rule(aten.convolution_backward.default)
@@ -83,6 +89,7 @@ def convolution_backward(
         found = aten.convolution(gradient, weight, None, stride, padding, dilation, False, [0] * len(stride), groups)
         return found, None, None
     size, kernel = inputs.shape[2:], weight.shape[2:]
+    padding = padding * (len(size) // len(padding))  # "valid" is [0]
     reach = [dilation[i] * (kernel[i] - 1) for i in range(len(size))]
     around = [reach[i] - padding[i] for i in range(len(size))]
     strided, depthwise = any(step > 1 for step in stride), groups == inputs.shape[1] > 1
@@ -135,6 +142,12 @@ def hardtanh_backward(gradient: Tensor, inputs: Tensor, low: float, high: float,
     return _gated(gradient, (inputs > low) & (inputs < high), poles)
 
 
+@rule(aten.rrelu_with_noise.default)
+def rrelu(inputs: Tensor, _noise: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, *_options: Any) -> Tensor:
+    """RReLU in eval mode, whose slope is the mean of its bounds."""
+    return F.leaky_relu(inputs, (lower + upper) / 2)
+
+
 @rule(aten.hardsigmoid_backward.default)
 def hardsigmoid_backward(gradient: Tensor, inputs: Tensor, *, poles: bool) -> Tensor:
     """dL/dx of ``clip(x / 6 + 1/2, 0, 1)``."""
@@ -147,18 +160,12 @@ def _gated(gradient: Tensor, gate: Tensor, poles: bool) -> Tensor:
 
 
 @rule(aten.adaptive_max_pool2d_backward.default)
-def adaptive_max_pool2d_backward(gradient: Tensor, inputs: Tensor, indices: Tensor) -> Tensor:
-    """dL/dx of max pooling: gradients are added up at the indices of the maxima, the first index among equal maxima."""
-    height, width = inputs.shape[2:]
-    flat = torch.zeros_like(inputs).flatten(2)
-    return flat.scatter_add(2, indices.flatten(2), gradient.flatten(2)).reshape(*inputs.shape[:2], height, width)
-
-
 @rule(aten.max_pool2d_with_indices_backward.default)
-def max_pool2d_backward(gradient: Tensor, inputs: Tensor, *options: Any) -> Tensor:
-    """dL/dx of max pooling with windows of one size; the last option is the indices."""
-    found: Tensor = adaptive_max_pool2d_backward(gradient, inputs, options[-1])
-    return found
+@rule(aten.max_pool3d_with_indices_backward.default)
+def max_pool_backward(gradient: Tensor, inputs: Tensor, *options: Any) -> Tensor:
+    """dL/dx of max pooling: gradients are added up at the indices, the last option, of which equal maxima have one."""
+    flat = torch.zeros_like(inputs).flatten(2)
+    return flat.scatter_add(2, options[-1].flatten(2), gradient.flatten(2)).reshape(inputs.shape)
 
 
 @rule(aten.adaptive_max_pool2d.default)
@@ -174,87 +181,106 @@ def adaptive_max_pool2d(inputs: Tensor, output_size: Sequence[int]) -> tuple[Ten
 
 
 def _filled(size: int, count: int) -> list[list[int]]:
-    """The cells of adaptive pooling's windows, filled up to the same number by repeating each window's first cell."""
-    windows = [list(range(*window)) for window in _adaptive_windows(size, count)]
+    """The cells of adaptive pooling's windows, from floor(k·n/m) up to ceil((k+1)·n/m) of n.
+
+    They are filled up to the same number by repeating each window's first cell.
+    """
+    windows = [list(range(k * size // count, -(-(k + 1) * size // count))) for k in range(count)]
     most = max(map(len, windows))
     return [window[:1] * (most - len(window)) + window for window in windows]
 
 
-def _adaptive_windows(size: int, count: int) -> Windows:
-    """Window k of m covers the cells from floor(k·n/m) up to ceil((k+1)·n/m) of n."""
-    return [(k * size // count, -(-(k + 1) * size // count)) for k in range(count)]
+def _resampled(forward: Rule, gradient: Tensor, *given: Any, poles: bool) -> Tensor:
+    """dL/dx of an operator that is linear, and separable by the axes of maps (N, C, *size): pooling, padding, resizing.
 
+    ``given`` are the inputs and options, or, of resizing, the output's size, the input's shape and options.
 
-@rule(aten.avg_pool2d_backward.default)
-def avg_pool2d_backward(
-    gradient: Tensor,
-    inputs: Tensor,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    _ceil_mode: bool,
-    count_include_pad: bool,
-    divisor_override: int | None,
-    *,
-    poles: bool,
-) -> Tensor:
-    """dL/dx of average pooling: each cell gets the gradients of the windows that it lies in."""
-    kernel, padding = _pair(kernel), _pair(padding)
-    stride = _pair(stride) if len(stride) else kernel
-    inside: list[Windows] = []
-    padded: list[Windows] = []
-    for i in range(2):
-        size, starts = inputs.shape[2 + i], [k * stride[i] - padding[i] for k in range(gradient.shape[2 + i])]
-        padded.append([(start, min(start + kernel[i], size + padding[i])) for start in starts])
-        inside.append([(max(start, 0), min(stop, size)) for start, stop in padded[i]])
-    return _spread(gradient, inputs, inside, padded if count_include_pad else inside, divisor_override, poles)
-
-
-@rule(aten._adaptive_avg_pool2d_backward.default)
-def adaptive_avg_pool2d_backward(gradient: Tensor, inputs: Tensor, *, poles: bool) -> Tensor:
-    """dL/dx of adaptive average pooling."""
-    windows = [_adaptive_windows(inputs.shape[2 + i], gradient.shape[2 + i]) for i in range(2)]
-    return _spread(gradient, inputs, windows, windows, None, poles)
-
-
-def _spread(
-    gradient: Tensor, inputs: Tensor, inside: list[Windows], counted: list[Windows], divisor: int | None, poles: bool
-) -> Tensor:
-    """Spreads the gradient (N, C, m, n) of averages over m · n windows to the inputs (N, C, H, W).
-
-    The windows of rows and of columns are ``inside`` the inputs; ``counted`` are the same windows with the padding that
-    counts as cells. A ``divisor`` replaces the number of a window's cells.
+    Raises:
+        NotImplementedError: the operator is not separable.
     """
-    rows, columns = ([stop - start for start, stop in windows] for windows in counted)
-    counts = torch.tensor([[divisor or height * width for width in columns] for height in rows]).to(gradient)
-    spread = gradient / counts
-    for axis in (3, 2):
-        spread = (_gathered if poles else _multiplied)(spread, inside[axis - 2], inputs.shape[axis], axis)
-    return spread
+    if isinstance(given[0], Tensor):
+        size, options = list(given[0].shape[2:]), given[1:] or (gradient.shape[2:],)  # adaptive pooling has no options
+    else:
+        size, options = list(given[1][2:]), (given[0], *given[2:])
+    with _disable_current_modes():
+        matrices = _matrices(lambda values: forward(values, *options), size)
+    for axis, matrix in enumerate(matrices, start=2):
+        gradient = (_gathered if poles else _multiplied)(gradient, matrix, axis)
+    return gradient
 
 
-def _multiplied(values: Tensor, windows: Windows, size: int, axis: int) -> Tensor:
-    """Adds up the values of each cell's windows by a product with a constant matrix."""
-    matrix = torch.tensor([[float(start <= cell < stop) for cell in range(size)] for start, stop in windows])
-    return values @ matrix.to(values) if axis == 3 else matrix.to(values).transpose(0, 1) @ values
+for _forward in (
+    *(aten.avg_pool2d, aten.avg_pool3d, aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d),
+    *(aten.replication_pad2d, aten.replication_pad3d, aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa),
+    *(aten.upsample_nearest2d, aten._upsample_nearest_exact2d, aten.upsample_bilinear2d, aten.upsample_bicubic2d),
+):
+    _backward = getattr(aten, f"{_forward.__name__}_backward")
+    rule(_backward.default)(partial(_resampled, _forward.default))
 
 
-def _gathered(values: Tensor, windows: Windows, size: int, axis: int) -> Tensor:
-    """Adds up the values of each cell's windows by choosing them, so that no value is multiplied by zero."""
-    none = len(windows)
+@rule(aten.avg_pool2d.default)
+def avg_pool2d(inputs: Tensor, *options: Any) -> Any:
+    """Average pooling with another divisor, which the exporter ignores; all else is the operator itself."""
+    if len(options) < 6 or options[5] is None:
+        return NotImplemented
+    with _disable_current_modes():
+        matrices = _matrices(lambda values: aten.avg_pool2d(values, *options), list(inputs.shape[2:]))
+    for axis, matrix in enumerate(matrices, start=2):
+        inputs = _multiplied(inputs, [list(column) for column in zip(*matrix, strict=True)], axis)
+    return inputs
+
+
+@rule(aten.unfold_backward.default)
+def unfold_backward(gradient: Tensor, sizes: list[int], dim: int, size: int, step: int, *, poles: bool) -> Tensor:
+    """dL/dx of windows along one axis, whose cells are the last axis."""
+    starts = [window * step for window in range(gradient.shape[dim])]
+    matrix = [[float(cell == start + k) for cell in range(sizes[dim])] for start in starts for k in range(size)]
+    return (_gathered if poles else _multiplied)(gradient.movedim(-1, dim + 1).flatten(dim, dim + 1), matrix, dim)
+
+
+@rule(aten._fused_rms_norm_backward.default)
+def rms_norm_backward(
+    gradient: Tensor, inputs: Tensor, shape: list[int], scale: Tensor, weight: Tensor | None, _mask: list[bool]
+) -> tuple[Tensor, None]:
+    """dL/dx of ``x / rms(x) * weight``, whose ``scale`` is ``1 / rms(x)``."""
+    weighted, normed = gradient if weight is None else gradient * weight, inputs * scale
+    mean = (weighted * normed).mean(tuple(range(-len(shape), 0)), keepdim=True)
+    return scale * (weighted - normed * mean), None
+
+
+def _matrices(forward: Rule, size: list[int]) -> list[list[list[float]]]:
+    """For each axis the matrix (outputs, inputs) of a separable operator, which single lines of ones show."""
+    whole = forward(torch.ones(1, 1, *size, dtype=torch.float64))[0, 0]
+    centre, found = tuple(count // 2 for count in whole.shape), []
+    for axis, count in enumerate(size):
+        shape = [count, 1, *(count if other == axis else 1 for other in range(len(size)))]
+        lines = torch.eye(count, dtype=torch.float64).reshape(shape).expand(count, 1, *size).contiguous()
+        found.append(forward(lines)[(slice(None), 0, *centre[:axis], slice(None), *centre[axis + 1 :])].T)
+    found[0] = found[0] / whole[centre] ** (len(size) - 1)
+    probe = made = torch.randn(1, 1, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for axis, matrix in enumerate(found, start=2):
+        made = _multiplied(made, matrix.T.tolist(), axis)
+    if not torch.allclose(made, forward(probe)):
+        raise NotImplementedError("an operator that mixes the axes of maps")
+    return [matrix.tolist() for matrix in found]
+
+
+def _multiplied(values: Tensor, matrix: list[list[float]], axis: int) -> Tensor:
+    """Turns the places of an axis, rows of a matrix, into its columns by a matrix product."""
+    factor, last = torch.tensor(matrix, dtype=values.dtype), values.dim() - 1
+    if axis == last - 1:
+        return factor.transpose(0, 1) @ values
+    return values @ factor if axis == last else (values.movedim(axis, last) @ factor).movedim(last, axis)
+
+
+def _gathered(values: Tensor, matrix: list[list[float]], axis: int) -> Tensor:
+    """The same by choosing places, so that no value is multiplied by zero."""
     padded = torch.cat([values, torch.zeros_like(values.narrow(axis, 0, 1))], axis)
-    of_cell = [[k for k, (start, stop) in enumerate(windows) if start <= cell < stop] for cell in range(size)]
-    turns = zip_longest(*of_cell, fillvalue=none)
-    first, *others = (padded.index_select(axis, torch.tensor(turn)) for turn in turns)
-    return sum(others, first)
-
-
-def _pair(values: Sequence[int]) -> list[int]:
-    return list(values) * 2 if len(values) == 1 else list(values)
-
-
-_TORCHS_OWN = """
-elu_backward gelu_backward hardswish_backward leaky_relu_backward mish_backward native_batch_norm_backward
-native_group_norm_backward native_layer_norm_backward reflection_pad2d_backward roll softplus_backward
-_softmax_backward_data select_backward sigmoid_backward silu_backward slice_backward tanh_backward
-"""
+    of_columns = [[(row, value) for row, value in enumerate(column) if value] for column in zip(*matrix, strict=True)]
+    parts = []
+    for turn in zip_longest(*of_columns, fillvalue=(len(matrix), 1.0)):
+        rows, factors = zip(*turn, strict=True)
+        shape = [len(factors) if other == axis else 1 for other in range(values.dim())]
+        factor = torch.tensor(factors, dtype=values.dtype).reshape(shape)
+        parts.append(padded.index_select(axis, torch.tensor(rows)) * factor)
+    return sum(parts[1:], parts[0])

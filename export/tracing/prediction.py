@@ -4,8 +4,11 @@ import onnx
 import torch
 from torch import nn
 
+from export.errors import network_code
+from export.tracing.backward_rules import backward_rules
 from export.tracing.exportable import check_exportable
 from export.tracing.onnx_export import to_onnx
+from export.tracing.trace import trace_batch
 from handler.graphs.description import KIND_PREDICTION, KINDS
 from handler.model.classifier import Classifier
 
@@ -23,8 +26,10 @@ class PredictionGraph(nn.Module):
         return logits, logits.softmax(dim=1)
 
 
-def trace_prediction(classifier: Classifier) -> onnx.ModelProto:
+def trace_prediction(classifier: Classifier, *, rules: bool = False) -> onnx.ModelProto:
     """Exports the network with its probabilities; inputs and outputs are those of ``export_prediction``.
+
+    With ``rules`` the network is traced as explanations are, operator by operator: slower graphs of more networks.
 
     Raises:
         NotExportableError: the network cannot be exported, or is too large for one file.
@@ -32,6 +37,9 @@ def trace_prediction(classifier: Classifier) -> onnx.ModelProto:
     check_exportable(classifier)
     side = classifier.preprocessing.crop_size
     example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-    module = PredictionGraph(classifier.module).eval()
-    kind = KINDS[KIND_PREDICTION]
-    return to_onnx(module, (example.to(classifier.device),), kind.inputs, kind.outputs, rewrites=True)
+    module: nn.Module = PredictionGraph(classifier.module).eval()
+    kind, inputs = KINDS[KIND_PREDICTION], (example.to(classifier.device),)
+    if rules:
+        with network_code(f"{classifier.architecture} cannot be traced"), torch.no_grad():
+            module = trace_batch(module, inputs, backward_rules())
+    return to_onnx(module, inputs, kind.inputs, kind.outputs, rewrites=not rules)

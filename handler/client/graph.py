@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from handler.client.model import Model
+from handler.explanation.methods import METHODS
 from handler.graphs.description import KIND_ATTENTION, KINDS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession
@@ -29,7 +30,7 @@ class GraphModel(Model):
             labels=known.labels,
             preprocessing=known.preprocessing,
             default_layer=known.layer,
-            default_method=known.method,
+            default_method=known.method if known.method in METHODS else "gradcam",
             layers={path: shape for path, shape in layers.items() if shape},
             guided_coverage=known.coverage or None,
             weights_sha256=known.weights_sha256,

@@ -30,9 +30,8 @@ def disagreements(graphs: OnnxEngine, hooks: Engine, preprocessing: Preprocessin
         A line for each output that differs, with the graph and the difference; an empty list if the engines agree.
     """
     picture, targets = fixed_picture(preprocessing)[None].repeat(2, axis=0), [[TOP], [0]]
-    held = {kind: needs_of(KINDS[kind].maps, graphs.layers[:1]) for kind in graphs.files}
-    if KIND_LAYERS in held:
-        held[KIND_LAYERS] = Needs(layers=graphs.layers)
+    layers = {KIND_LAYERS: graphs.layers}
+    held = {kind: needs_of(KINDS[kind].maps, layers.get(kind, graphs.layers[:1])) for kind in graphs.files}
     maps = [name for kind in held for name in KINDS[kind].maps]
     reference = hooks.run(picture, targets, needs_of(maps, graphs.layers))
     found = [(kind, graphs.run(picture, targets, needs), reference) for kind, needs in held.items()]

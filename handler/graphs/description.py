@@ -115,7 +115,7 @@ class GraphDescription:
                 coverage=properties.get("coverage", ""),
                 simplified=tuple(json.loads(properties.get("simplified", "[]"))),
             )
-        except (KeyError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ModelError(
                 f"the graph does not describe itself ({error}); make it with `shufflenet-cam prediction`"
             ) from error

@@ -93,8 +93,15 @@ class OnnxEngine:
         check_targets(targets, len(parts[0][0].description.labels))
         if not (needs.backward or needs.attention):
             return _predict(parts[0][0], inputs, targets)
-        found, *others = [_explain(graph, inputs, targets, part) for graph, part in parts]
-        for other in others:
+        (graph, part), *others = parts
+        found = _explain(graph, inputs, targets, part)
+        for graph, part in others:  # of the same classes, where scores within rounding are the best
+            chosen = iter(found.classes.tolist())
+            same = [
+                [one if isinstance(one, np.ndarray) else index for one, index in zip(wanted, chosen, strict=False)]
+                for wanted in targets
+            ]
+            other = _explain(graph, inputs, same, part)
             found = replace(found, layers=other.layers, explain_ms=found.explain_ms + other.explain_ms)
         return found
 
@@ -118,7 +125,7 @@ class OnnxEngine:
 
     def _graph_for(self, needs: Needs) -> GraphSession | None:
         """The smallest graph that holds the evidence."""
-        if needs.beside not in self._beside:
+        if needs.beside not in self._beside or (needs.beside and {*needs.layers} - {*self.layers[:1]}):
             return None
         for kind in (kind for kind in KINDS if kind in self._graphs and kind != KIND_BEHIND):
             known = self._graphs[kind].description

@@ -68,8 +68,8 @@ class GraphSession:
     def infer_targets(self, picture: Floats, of_targets: Arrays, outputs: Sequence[str]) -> list[Floats]:
         """The wanted outputs (M, …) for one picture (1, 3, H, W), and the other inputs (M, …) of its M targets.
 
-        What depends on the picture alone is computed once, see ``handler.graphs.split``. Without the package onnx, and
-        where the file is no longer the one that was opened, it is computed for each target.
+        What depends on the picture alone is computed once, see ``handler.graphs.split``. It is computed for each target
+        without the package onnx, and where the file is no longer the one that was opened.
         """
         count = len(of_targets["target"])
         if self._halves is None:
@@ -86,23 +86,22 @@ class GraphSession:
 
     @cached_property
     def _halves(self) -> tuple[Any, Any] | None:
-        """Two sessions, opened when the first picture with several targets comes: they hold the weights once more."""
+        """Two sessions, opened when the first picture with several targets comes; None if the graph cannot be split."""
         try:
             import onnx
 
             from handler.graphs.split import split
 
             content = self.path.read_bytes()
-        except (ImportError, OSError):
+            if hashlib.sha256(content).hexdigest() != self.sha256:
+                return None
+            first, second = (
+                _load(self.path, half.SerializeToString(), self.threads) if half.graph.output else None
+                for half in split(onnx.load_from_string(content))
+            )
+        except (ImportError, OSError, ValueError, ModelError):
             return None
-        if hashlib.sha256(content).hexdigest() != self.sha256:
-            return None
-        first, second = split(onnx.load_from_string(content))
-        sessions = [
-            _load(self.path, half.SerializeToString(), self.threads) if half.graph.output else None
-            for half in (first, second)
-        ]
-        return sessions[0], sessions[1]
+        return first, second
 
 
 def _by_name(session: Any, inputs: Arrays) -> dict[str, Floats]:

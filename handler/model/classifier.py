@@ -47,7 +47,7 @@ class Classifier:
 
     @property
     def default_method(self) -> str:
-        """The method that looks best by docs/QUALITY.md: Grad-CAM, which is weak for vision transformers."""
+        """LayerCAM where attention between all tokens was found, else Grad-CAM; docs/QUALITY.md says why."""
         return "layercam" if isinstance(self.attention, AttentionLayout) else "gradcam"
 
     def check_layers(self, paths: Iterable[str]) -> None:

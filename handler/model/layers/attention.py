@@ -50,7 +50,7 @@ def find_attention(look: Look, views: Mapping[str, ChannelLayout]) -> AttentionL
 def _blocks(look: Look, steps: Sequence[int], tokens: int) -> list[Place]:
     """For each attention, by its step's sequence number, the outermost layer that has no other and returns tokens."""
     finished = [(place.path, made.grad_fn._sequence_nr()) for place, made in look.outputs.items() if made.grad_fn]
-    owners = [next(path for path, number in finished if number > step) for step in steps]
+    owners = [next((path for path, number in finished if number > step), "") for step in steps]
     outputs = {place: look.outputs[place].shape for place in look.gradients}
     returning = {place.path: place for place, shape in outputs.items() if len(shape) == 3 and tokens in shape}
     found = []

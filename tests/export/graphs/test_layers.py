@@ -1,19 +1,25 @@
 """The graph of several layers, and the engine that has it, against the hooks and plain autograd."""
 
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
-from export.graphs.exporters import export_explanation, export_gradcam, export_layers, reverify
+from export.graphs.exporters import EXPORTERS, export_explanation, export_gradcam, export_layers, reverify
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import ModelError, Unprocessable
 from handler.explanation.evidence import TOP, Needs
-from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_LAYERS
+from handler.graphs.auto_engine import AutoEngine
+from handler.graphs.description import KIND_BEHIND, KIND_EXPLANATION, KIND_GRADCAM, KIND_LAYERS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession
+from handler.model.classifier import of_module
+from handler.picture.preprocess import Preprocessing
 from tests.support.models import random_classifier, random_inputs
 
 LAYERS = ("stage3", "stage4")
@@ -98,6 +104,28 @@ def test_a_layer_that_no_graph_has_is_refused_with_those_that_are_there(folder):
     assert not engine.covers(Needs(layers=("stage2",)))
     with pytest.raises(Unprocessable, match="valid are maps none and maps gradcam at layers conv5, stage3, stage4$"):
         engine.run(random_inputs(1, 96), [[TOP]], Needs(layers=("stage2",)))
+
+
+def test_what_lies_behind_a_further_layer_is_asked_of_the_hooks():
+    module = nn.Sequential(*(layer for _ in range(3) for layer in (nn.LazyConv2d(8, 3, padding=1), nn.ReLU())))
+    module.append(nn.AdaptiveAvgPool2d(1)).append(nn.Flatten()).append(nn.LazyLinear(4))
+    torch.manual_seed(0)
+    module.eval()(torch.zeros(1, 3, 16, 16))
+    how = Preprocessing(resize_size=16, crop_size=16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    network = replace(of_module(module.requires_grad_(False), "tiny", None, how), further_layers=("1",))
+    assert (network.default_layer, network.layers["1"]) == ("5", network.layers["5"])
+    with tempfile.TemporaryDirectory() as folder:
+        files = {kind: Path(folder) / kind for kind in (KIND_GRADCAM, KIND_LAYERS, KIND_BEHIND)}
+        for kind, path in files.items():
+            EXPORTERS[kind](network, path)
+        graphs = OnnxEngine({kind: GraphSession.open(path, kind) for kind, path in files.items()})
+    hooks, changed = TorchEngine(network), np.random.default_rng(0).random((3, 8, 16, 16), np.float32)
+    picture = random_inputs(1, 16)
+    for layer in ("5", "1"):
+        found = AutoEngine(graphs, hooks).behind(picture, layer, changed)
+        np.testing.assert_allclose(found, hooks.behind(picture, layer, changed), atol=1e-5)
+    with pytest.raises(Unprocessable, match="do not hold"):
+        graphs.behind(picture, "1", changed)
 
 
 def test_a_written_graph_is_verified_at_its_own_layers(classifier, folder):

@@ -1,6 +1,8 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
+from torch.nn.utils.parametrize import is_parametrized
 
 import export.simplify.pipeline as simplifying
 from export.simplify.flatten import NotApplicable
@@ -27,8 +29,8 @@ def test_scores_and_gradients_stay_and_batch_norms_go(architecture):
     pictures = torch.from_numpy(random_inputs(2))
     done = simplified(classifier.module, {classifier.default_layer: CHANNELS_FIRST}, pictures)
     found, (layer,) = done.network, done.layers
-    shuffled = ("flattened", "batch norms folded", "channels padded", "shuffles folded")
-    assert done.steps == (shuffled if "shuffle" in architecture else ("flattened", "batch norms folded"))
+    padded = ("channels padded",) if "shuffle" in architecture else ()
+    assert done.steps == ("flattened", "batch norms folded", *padded)
     calls = found.graph.find_nodes(op="call_module")
     assert not any(isinstance(found.get_submodule(node.target), nn.BatchNorm2d) for node in calls)
     answers = []
@@ -39,7 +41,7 @@ def test_scores_and_gradients_stay_and_batch_norms_go(architecture):
         torch.testing.assert_close(one, other, rtol=0, atol=3e-5 * float(other.detach().abs().max()))
 
 
-@pytest.mark.parametrize("step", ["fold_batch_norms", "pad_channels", "flatten", "fold_shuffles"])
+@pytest.mark.parametrize("step", ["fold_batch_norms", "pad_channels", "flatten"])
 @pytest.mark.parametrize("how", ["does not apply", "spoils"])
 def test_a_step_that_does_not_apply_or_spoils_the_answers_is_left_out(monkeypatch, caplog, step, how):
     classifier = random_classifier("shufflenet_v2_x0_5")
@@ -63,6 +65,19 @@ def test_a_step_that_does_not_apply_or_spoils_the_answers_is_left_out(monkeypatc
     expected = classifier.module(pictures)
     torch.testing.assert_close(done.network(pictures), expected, rtol=0, atol=3e-5 * float(expected.abs().max()))
     assert done.network.get_submodule(done.layers[0]) is not None
+
+
+@pytest.mark.parametrize("norm", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_weights_that_are_computed_become_plain_and_the_network_given_keeps_its_own(norm):
+    module = nn.Sequential(norm(nn.Conv2d(3, 5, 3)), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4))
+    module.eval().requires_grad_(False)
+    pictures, kept = torch.randn(2, 3, 8, 8), type(module[0])
+    done = simplified(module, {"1": CHANNELS_FIRST}, pictures)
+    assert "flattened" in done.steps
+    assert not any(is_parametrized(layer) for layer in done.network.modules())
+    torch.testing.assert_close(done.network(pictures), module(pictures))
+    assert type(module[0]) is kept
+    assert is_parametrized(module[0], "weight")
 
 
 def test_a_step_that_fails_is_not_taken_for_one_that_does_not_apply(monkeypatch):

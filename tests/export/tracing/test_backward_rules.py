@@ -1,13 +1,16 @@
 """Every rule against autograd, over the shapes and settings that trip up hand-written gradients."""
 
 import itertools
+import math
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import export.tracing.backward_rules as rules
 from export.tracing.backward_rules import backward_rules, rule
 from export.tracing.trace import trace_batch
 
@@ -189,6 +192,62 @@ def test_window_shifts(shifts, dims):
 @pytest.mark.parametrize("padding", [(1, 2), (1, 0, 2, 3), (-1, 2, 0, -1), (0, 0, 0, 0)])
 def test_padding(padding):
     assert_equal(lambda x: F.pad(x, padding) ** 2, pictures(2, 3, 4, 5))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        nn.PReLU(3, dtype=torch.float64).requires_grad_(False),
+        nn.RReLU().eval(),
+        partial(F.glu, dim=2),
+        nn.LogSigmoid(),
+        nn.LogSoftmax(1),
+        nn.Softplus(),
+        nn.Mish(),
+        nn.RMSNorm((6, 8), dtype=torch.float64).requires_grad_(False),
+        nn.RMSNorm(8, elementwise_affine=False),
+        nn.GroupNorm(3, 3, dtype=torch.float64).requires_grad_(False),
+        nn.InstanceNorm2d(3),
+        lambda x: F.lp_pool2d(x.abs() + 0.1, 3, (3, 2), 2),
+        nn.ReplicationPad2d((1, 2, 3, 0)),
+        nn.ReflectionPad2d((1, 2, 3, 0)),
+        nn.LocalResponseNorm(2),
+        nn.Conv2d(3, 4, (2, 3), padding="valid", dtype=torch.float64).requires_grad_(False),
+        partial(F.interpolate, size=(4, 11), mode="bilinear", antialias=True),
+        partial(F.interpolate, size=(13, 5), mode="bicubic", antialias=True),
+        partial(F.interpolate, size=(13, 5), mode="bicubic"),
+        partial(F.interpolate, size=(13, 5), mode="bilinear", align_corners=True),
+        partial(F.interpolate, scale_factor=(2.5, 0.7), mode="nearest"),
+        partial(F.interpolate, scale_factor=(2.5, 0.7), mode="nearest-exact"),
+        partial(F.interpolate, size=(4, 5), mode="area"),
+        lambda x: F.max_pool3d(x[:, None], (2, 3, 2), (1, 2, 2), (0, 1, 1)),
+        lambda x: F.avg_pool3d(x[:, None], (2, 3, 2), (1, 2, 2), (0, 1, 1), count_include_pad=False),
+        lambda x: F.adaptive_avg_pool3d(x[:, None], (2, 4, 5)),
+        lambda x: F.pad(x[:, None], (1, 2, 2, 1, 1, 1), mode="replicate"),
+        lambda x: x.unfold(2, 4, 3).unfold(3, 3, 1),
+        lambda x: x.unfold(3, 2, 3),
+        lambda x: F.unfold(x, 3, padding=1, stride=2),
+        lambda x: F.fold(F.unfold(x, 2), (6, 8), 2),
+    ],
+)
+def test_further_operators(function):
+    assert_equal(lambda x: function(x).square(), pictures(2, 3, 6, 8))
+
+
+@pytest.mark.parametrize("axis", [2, 3, 4])
+def test_a_matrix_for_each_axis_is_applied_without_multiplying_zeros(axis):
+    values, matrix = pictures(2, 3, 4, 4, 4), [[0.0, 2.0, 0.5], [1.0, 0.0, 0.5], [0.0, 0.0, 0.5], [3.0, 0.0, 0.0]]
+    gathered = rules._gathered(values, matrix, axis)
+    torch.testing.assert_close(gathered, rules._multiplied(values, matrix, axis))
+    values.select(axis, 1)[:] = math.inf
+    gathered = rules._gathered(values, matrix, axis)
+    assert gathered.select(axis, 0).isinf().all()
+    assert gathered.select(axis, 1).isfinite().all()
+
+
+def test_an_operator_that_mixes_the_axes_is_refused():
+    with pytest.raises(NotImplementedError, match="mixes the axes"):
+        rules._matrices(lambda values: values + values.transpose(2, 3), [3, 3])
 
 
 def test_attention():

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import Unprocessable
@@ -102,6 +104,24 @@ def test_a_network_without_global_attention_is_refused(architecture, why):
     classifier = random_classifier(architecture)
     with pytest.raises(Unprocessable, match=why):
         TorchEngine(classifier).run(random_inputs(1), [[0]], Needs(attention="rollout"))
+
+
+def test_attention_in_the_networks_own_code_is_refused_and_the_network_is_loaded():
+    class AttendsItself(nn.Module):
+        """The last steps are the network's own: attention, and a mean over the tokens."""
+
+        def __init__(self):
+            super().__init__()
+            self.cells = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+
+        def forward(self, pictures):
+            tokens = self.cells(pictures).flatten(2).transpose(1, 2)
+            return F.scaled_dot_product_attention(tokens, tokens, tokens).mean(1)
+
+    torch.manual_seed(0)
+    found = of_module(AttendsItself().eval().requires_grad_(False), "tiny", None, HOW)
+    assert (found.default_layer, found.default_method) == ("cells.1", "gradcam")
+    assert found.attention.startswith("the attention of this network")
 
 
 def test_a_head_that_counts_its_pictures_is_refused():
