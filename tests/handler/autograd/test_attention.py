@@ -120,7 +120,7 @@ def test_attention_in_the_networks_own_code_is_refused_and_the_network_is_loaded
 
     torch.manual_seed(0)
     found = of_module(AttendsItself().eval().requires_grad_(False), "tiny", None, HOW)
-    assert (found.default_layer, found.default_method) == ("cells.1", "gradcam")
+    assert (found.default_layer, found.default_method) == ("cells", "gradcam")
     assert found.attention.startswith("the attention of this network")
 
 
