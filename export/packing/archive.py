@@ -73,6 +73,8 @@ def write_archive(
         raise ModelError(f"name {name!r} is not valid, valid are letters, digits, '_', '-' and '.', without .mar")
     classifier, settings = build_classifier(checkpoint), _read_config(config)
     classifier.check_layers(layers)
+    if layers and not (sidecar and settings.engine != "torch"):
+        raise ModelError(f"layers={', '.join(layers)} are those of graphs, and this archive has none; leave layers out")
     further = tuple(path for path in dict.fromkeys(layers) if path != classifier.default_layer)
     classifier = replace(classifier, further_layers=further)
     for line in assumptions(checkpoint, classifier):

@@ -62,7 +62,7 @@ def answers(path: Path) -> Mapping[str, Floats]:
     known, kind = graph.description, KINDS[graph.description.kind]
     pictures = fresh_pictures(np.random.default_rng(3), PICTURES, known.preprocessing)
     feeds = {"input": pictures, "target": np.array([TOP, 0, len(known.labels) - 1])}
-    outputs = list(kind.outputs)
+    outputs = list(known.outputs)
     found = graph.infer({name: feeds[name] for name in kind.inputs}, outputs)
     upload = encode_png(np.random.default_rng(4).integers(0, 256, (90, 70, 3), np.uint8))
     result = GraphModel(path).explain(upload)

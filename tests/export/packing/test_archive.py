@@ -54,6 +54,12 @@ def test_graphs_answer_for_the_layers_that_they_are_packed_with(tmp_path, checkp
         model.explain(picture, layer="stage3")
 
 
+def test_layers_of_graphs_that_are_left_out_are_refused(tmp_path, checkpoint):
+    with pytest.raises(ModelError, match="^layers=stage4 are those of graphs, and this archive has none"):
+        write_archive(checkpoint, tmp_path / "store", "shapes", sidecar=False, layers=["stage4"])
+    assert not (tmp_path / "store").exists()
+
+
 def test_an_engine_that_would_lack_its_graphs_is_refused(tmp_path, checkpoint):
     config = tmp_path / "config.yaml"
     config.write_text("explain: {engine: onnx}")
