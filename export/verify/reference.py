@@ -114,16 +114,13 @@ def _explained(classifier: Classifier, kind: str) -> Run:
             evidence = engine.run(picture[None], asked, Needs() if maps else needs)
         if maps:
             return {"logits": evidence.logits, **{name: values for name, values in maps.items() if values is not None}}
-        outputs = {
-            "logits": evidence.logits,
-            "guided_backprop": evidence.guided,
-            "saliency": evidence.saliency,
-        }
+        outputs = {"logits": evidence.logits}
         for path, found in evidence.layers.items():
             at_layer = found.activation, found.gradient, gradcam(found.activation, found.gradient)
             ending = f".{path}" if kind == KIND_LAYERS else ""
             outputs |= zip((f"{name}{ending}" for name in AT_LAYER), at_layer, strict=True)
-        return {name: values for name, values in outputs.items() if values is not None}
+        pixels = {"guided_backprop": evidence.guided, "saliency": evidence.saliency}
+        return outputs | {name: values for name, values in pixels.items() if values is not None}
 
     def run(inputs: Inputs) -> Outputs:
         asked = zip(inputs["input"], inputs["target"].tolist(), inputs["weights"], strict=True)

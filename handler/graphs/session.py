@@ -21,7 +21,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 _TYPES = {"target": "tensor(int64)"}  # all others are tensor(float)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GraphSession:
     """An open graph. Runs may overlap."""
 
@@ -58,7 +58,8 @@ class GraphSession:
             raise ModelError(f"graph {path} is of the kind {description.kind!r}, needed is {' or '.join(needed)}")
         _check_signature(path, session, description)
         with path.open("rb") as file:
-            return cls(description, session, path, hashlib.file_digest(file, "sha256").hexdigest(), threads)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return cls(description=description, session=session, path=path, sha256=sha256, threads=threads)
 
     def infer(self, inputs: Arrays, outputs: Sequence[str]) -> list[Floats]:
         """The wanted outputs for an array for each of the graph's inputs, by name; the first axis is the batch."""

@@ -64,7 +64,7 @@ class Job:
         return self.canvas.options.size == "layer" and self.form != PNG
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CheckedOptions:
     """A picture's options, checked against the model and in the model's terms."""
 
@@ -86,7 +86,8 @@ class CheckedOptions:
         check_method(options, targets)
         card.check(options)
         maps = card.map_names(options)
-        return cls(targets, maps, needs_of(maps, card.layer_paths(options), options.method), options)
+        needs = needs_of(maps, card.layer_paths(options), options.method)
+        return cls(targets=targets, maps=maps, needs=needs, options=options)
 
 
 def check_method(options: Options, targets: Sequence[Mixture]) -> None:
