@@ -87,6 +87,22 @@ class OddPooling(Plain):
         return F.adaptive_max_pool2d(F.avg_pool2d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False), 5)
 
 
+class ManyOperators(Plain):
+    """Operators that ONNX or torch's exporter lacks or has otherwise, and a weight that is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.prelu, self.norm = nn.PReLU(6), nn.LocalResponseNorm(2)
+        self.valid = parametrizations.weight_norm(nn.Conv2d(6, 6, 2, padding="valid"))
+
+    def between(self, x):
+        x = F.glu(torch.cat([self.prelu(x - 0.2), x], 1), 1)
+        x = F.interpolate(F.pad(x, (1, 2, 2, 1), mode="replicate"), size=(17, 13), mode="bilinear", antialias=True)
+        x = F.avg_pool2d(x, 3, 2, divisor_override=4).unfold(2, 4, 2).unfold(3, 3, 1).mean((4, 5))
+        x = F.adaptive_max_pool2d(F.relu(self.valid(self.norm(x))), (2, 3))
+        return F.max_pool3d(F.relu(x - 0.01)[:, None], (2, 1, 1), (1, 1, 1), (1, 0, 0))[:, 0, :6]
+
+
 class ChangesABuffer(Plain):
     def __init__(self):
         super().__init__()

@@ -56,6 +56,7 @@ def plain_autograd(module, pictures, targets):
         "Normed",
         "ChangesABuffer",
         "Checkpointed",
+        "ManyOperators",
     ],
 )
 def test_it_is_exported_with_plain_autograds_values(kind, load_classifier, tmp_path):
