@@ -19,12 +19,13 @@ PACK   ?=
 GRAPHS ?=
 LAYERS ?=
 WEIGHTS ?=
+STATE ?=
 LABELS ?=
 PREPROCESS ?=
 TRANSFORM_INPUT ?=
 CHECKPOINT ?= $(if $(MODEL)$(ARCH)$(WEIGHTS),,examples/shapes/shapes.safetensors)
 SOURCE := $(if $(MODEL),--model '$(MODEL)') $(if $(ARCH),--arch '$(ARCH)') $(if $(WEIGHTS),--weights '$(WEIGHTS)') \
-          $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') $(if $(LABELS),--labels '$(LABELS)') \
+          $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') $(if $(LABELS),--labels '$(LABELS)') $(if $(STATE),--state '$(STATE)') \
           $(if $(strip $(PREPROCESS)),--preprocess '$(PREPROCESS)') \
           $(if $(strip $(TRANSFORM_INPUT)),--transform-input '$(TRANSFORM_INPUT)')
 # 0 packs no ONNX graphs into the archive

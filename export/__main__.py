@@ -149,6 +149,7 @@ def _shared_arguments() -> list[ArgumentParser]:
     source.add_argument("--arch", metavar="PACKAGE.MODULE:FACTORY", help="a network of your own, instead of --model")
     source.add_argument("--weights", help="torchvision weights to download: DEFAULT or a name")
     source.add_argument("--checkpoint", type=Path, help="safetensors or state dict, instead of --weights")
+    source.add_argument("--state", metavar="KEY", help="state dict that is meant, if the checkpoint has several")
     source.add_argument("--labels", type=Path, help="one label per line, or JSON; weights and checkpoints may say them")
     source.add_argument(
         "--preprocess",
@@ -194,6 +195,7 @@ def _checkpoint(options: Namespace) -> "Checkpoint":
         options.model or options.arch,
         weights=options.weights,
         checkpoint=options.checkpoint,
+        state=options.state,
         labels=read_labels(options.labels) if options.labels else None,
         preprocessing=options.preprocess,
         transform_input=read_flag(flag, "transform_input") if flag else None,

@@ -23,7 +23,13 @@ from handler.errors import ModelError
 from handler.model.registry import training_only
 from handler.picture.preprocess import Preprocessing
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training loops store the weights
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys of weights whose names have no dots, unlike a network's
+_DEPTH = 4  # of dictionaries in a file of torch.save
+_FOREIGN = {  # how files begin that are no checkpoints, and what they are
+    rb"$": "is empty",
+    rb"version https://git-lfs": "is a Git LFS pointer and not the file itself, which `git lfs pull` fetches",
+    rb"\s*<(!doctype|html|\?xml)": "is a web page and not the file that the page offers; download that",
+}
 _COMPILED = "_orig_mod."  # torch.compile adds it to the names of weights, at any place
 _DENSENETS_OLD_NAMES = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
@@ -67,21 +73,32 @@ def _apart(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return copied
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, state: str | None = None) -> Checkpoint:
     """Reads safetensors or a state dict of ``torch.save``; the content tells the format, not the name.
 
+    Args:
+        path: of the file.
+        state: key of the state dict that is meant, in a file of ``torch.save`` with several; None takes the one that is
+            no moving average (EMA).
+
     Raises:
-        ModelError: the file does not exist, has neither format, or is a pickle of more than tensors.
+        ModelError: the file does not exist, has neither format, is a pickle of more than tensors and numbers, or does
+            not say which state dict is meant.
     """
     if not path.is_file():
         raise ModelError(f"checkpoint {path} does not exist")
+    with path.open("rb") as file:
+        beginning = file.read(256)
+    for pattern, what in _FOREIGN.items():
+        if re.match(pattern, beginning, re.IGNORECASE):
+            raise ModelError(f"checkpoint {path} {what}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError:
-        return Checkpoint(architecture=None, labels=None, preprocessing=None, state=_read_state_dict(path))
-    return _described(path, state, metadata)
+        return Checkpoint(architecture=None, labels=None, preprocessing=None, state=_read_state_dict(path, state))
+    return _described(path, tensors, metadata)
 
 
 def names_in(network: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> dict[str, str]:
@@ -140,32 +157,39 @@ def _described(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, s
         raise ModelError(f"checkpoint {path} describes itself wrongly: {error}") from error
 
 
-def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+def _read_state_dict(path: Path, chosen: str | None) -> dict[str, torch.Tensor]:
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises exceptions of many types on foreign bytes
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"holds {name[1]} beside tensors" if name else "is neither safetensors nor a file of torch.save"
         raise ModelError(
-            f"checkpoint {path} is neither safetensors nor a state dict that loads with weights_only=True; "
+            f"checkpoint {path} {what}, and files load with weights_only=True; "
             "save it with safetensors.torch.save_file(model.state_dict(), path) or torch.save(model.state_dict(), path)"
         ) from error
     found = _state_dicts(loaded)
     if not found:
         raise ModelError(f"checkpoint {path} holds no state dict (a mapping of parameter names to tensors)")
-    if len(found) > 1:
+    if chosen is None:
+        plain = [place for place in found if "ema" not in place.lower()] or list(found)
+        meant = [place for place in plain if {*place.split("/")[1:]} <= {*_WRAPPERS}] or plain
+    else:
+        meant = [place for place in found if chosen in place.split("/")]
+    if len(meant) != 1:
         raise ModelError(
-            f"checkpoint {path} holds several state dicts ({', '.join(found)}): save the one that is meant"
+            f"checkpoint {path} holds the state dicts {', '.join(found)}; valid is state= with a key of one of them"
         )
-    (state,) = found.values()
-    return {str(name): value for name, value in state.items()}
+    return {str(name): value for name, value in found[meant[0]].items()}
 
 
 def _state_dicts(loaded: Any, place: str = "") -> dict[str, dict[Any, torch.Tensor]]:
     """The state dicts in a saved object, by the path of keys to each; a state dict is not searched for others."""
-    if not isinstance(loaded, dict) or not loaded or place.count("/") > len(_WRAPPERS):
+    if not isinstance(loaded, dict) or not loaded or place.count("/") > _DEPTH:
         return {}
     if all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        return {place or "the file itself": loaded}
+        named = not place or place.rpartition("/")[2] in _WRAPPERS or any("." in str(name) for name in loaded)
+        return {place or "the file itself": loaded} if named else {}  # others are an optimizer's
     found: dict[str, dict[Any, torch.Tensor]] = {}
-    for name in _WRAPPERS:
-        found |= _state_dicts(loaded.get(name), f"{place}/{name}")
+    for name, value in loaded.items():
+        found |= _state_dicts(value, f"{place}/{name}")
     return found

@@ -41,6 +41,7 @@ def find_checkpoint(
     *,
     weights: str | None = None,
     checkpoint: Path | str | None = None,
+    state: str | None = None,
     labels: list[str] | None = None,
     preprocessing: Preprocessing | str = "",
     transform_input: bool | None = None,
@@ -53,6 +54,7 @@ def find_checkpoint(
         weights: "DEFAULT" or another name of torchvision's weights for the architecture; torchvision downloads them.
         checkpoint: a safetensors file or a state dict, instead of ``weights``. A factory whose module has a function
             ``weights`` needs neither.
+        state: key of the state dict that is meant in a checkpoint of ``torch.save`` with several, "model_ema".
         labels: a label per class; may be left out if weights or checkpoint have labels.
         preprocessing: a ``Preprocessing``, or as text the parts in which it differs from that of weights or checkpoint,
             "resize=256 crop=224"; see ``handler.picture.preprocess_text``.
@@ -75,7 +77,11 @@ def find_checkpoint(
             raise ModelError("give either torchvision's weights, weights=DEFAULT, or a file, checkpoint=")
         if checkpoint is None and architecture is None:
             raise ModelError("weights belong to an architecture: give its name, such as architecture=resnet18")
-        found = _download(str(architecture), str(weights)) if checkpoint is None else read_checkpoint(Path(checkpoint))
+        found = (
+            _download(str(architecture), str(weights))
+            if checkpoint is None
+            else read_checkpoint(Path(checkpoint), state)
+        )
     return complete(found, architecture, labels, preprocessing, transform_input)
 
 

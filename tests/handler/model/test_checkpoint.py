@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -8,6 +9,7 @@ from handler.model.checkpoint import Checkpoint, names_in, read_checkpoint, writ
 from handler.picture.preprocess import Preprocessing
 
 STATE = {"fc.weight": torch.arange(6.0).reshape(2, 3), "fc.bias": torch.zeros(2)}
+AVERAGED = {name: value + 1 for name, value in STATE.items()}
 HOW = Preprocessing(resize_size=232, crop_size=224, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), interpolation="bicubic")
 
 
@@ -26,6 +28,8 @@ def test_a_written_checkpoint_is_read_back_whole(tmp_path):
     )
     assert all(torch.equal(read.state[name], value) for name, value in STATE.items())
     assert list(tmp_path.iterdir()) == [path]
+    (tmp_path / "neighbour").touch()
+    assert path.stat().st_mode == (tmp_path / "neighbour").stat().st_mode
 
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "model_state_dict"])
@@ -52,7 +56,57 @@ def test_what_lies_beside_the_weights_is_not_taken_for_them(tmp_path):
 
 def test_a_file_with_several_state_dicts_is_refused(tmp_path):
     torch.save({"state_dict": STATE, "model": {"state_dict": STATE}}, tmp_path / "a.pth")
-    with pytest.raises(ModelError, match=r"several state dicts \(/state_dict, /model/state_dict\)"):
+    with pytest.raises(ModelError, match="holds the state dicts /state_dict, /model/state_dict; valid is state="):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("saved", "state", "place"),
+    [
+        ({"net": STATE}, None, "net"),
+        ({"checkpoint": {"trainer": {"net": STATE}}}, None, "checkpoint/trainer/net"),
+        ({"net": STATE, "net_ema": AVERAGED}, None, "net"),
+        ({"net": STATE, "net_ema": AVERAGED}, "net_ema", "net_ema"),
+        ({"ema_state_dict": AVERAGED}, None, "ema_state_dict"),
+        ({"module": STATE, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}}, None, "module"),
+    ],
+)
+def test_the_weights_lie_under_any_key_and_the_average_is_taken_if_it_is_asked_for(tmp_path, saved, state, place):
+    torch.save(saved, tmp_path / "a.pth")
+    expected = saved
+    for key in place.split("/"):
+        expected = expected[key]
+    read = read_checkpoint(tmp_path / "a.pth", state).state
+    assert list(read) == list(expected)
+    assert all(torch.equal(read[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("state", ["third", None])
+def test_a_state_dict_that_is_not_named_or_not_there_is_refused_with_those_that_are(tmp_path, state):
+    torch.save({"net": STATE, "other": AVERAGED}, tmp_path / "a.pth")
+    with pytest.raises(ModelError, match="holds the state dicts /net, /other; valid is state= with a key of one"):
+        read_checkpoint(tmp_path / "a.pth", state)
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"\n  <!DOCTYPE html><html>404</html>", "is a web page and not the file that the page offers"),
+        (b"<html></html>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a Git LFS pointer .* `git lfs pull`"),
+    ],
+)
+def test_what_was_downloaded_in_the_place_of_a_checkpoint_is_named(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelError, match=said):
+        read_checkpoint(tmp_path / name)
+
+
+def test_what_lies_beside_tensors_in_a_pickle_is_named(tmp_path):
+    torch.save({"state_dict": STATE, "best": np.float64(0.9)}, tmp_path / "a.pth")
+    with pytest.raises(ModelError, match=r"holds numpy\S*\.scalar beside tensors"):
         read_checkpoint(tmp_path / "a.pth")
 
 
@@ -132,15 +186,15 @@ class Bomb:
 def test_what_is_no_state_dict_is_refused_and_no_code_is_run(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
     torch.save(content, "a.pth")
-    with pytest.raises(ModelError, match="state dict"):
+    with pytest.raises(ModelError, match="state dict|holds io.open beside tensors"):
         read_checkpoint(tmp_path / "a.pth")
     assert not (tmp_path / "exploded").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 100])
+@pytest.mark.parametrize("content", [b"hello", b"\x00" * 100])
 def test_a_file_of_neither_kind_is_refused(tmp_path, content):
     (tmp_path / "a").write_bytes(content)
-    with pytest.raises(ModelError, match="neither safetensors nor a state dict"):
+    with pytest.raises(ModelError, match="neither safetensors nor a file of torch.save"):
         read_checkpoint(tmp_path / "a")
 
 
