@@ -1,7 +1,7 @@
 """The model's card: the facts by which requests are checked and the model is described to clients."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,7 @@ from handler.explanation.evidence import TOP
 from handler.explanation.maps import MAP_KINDS
 from handler.explanation.methods import METHODS
 from handler.picture.preprocess import Preprocessing
-from handler.protocol.options import ALL_MAPS, DEFAULT_MAPS, ENCODINGS, MAPS, SIZES, Options, shown
+from handler.protocol.options import ALL_MAPS, DEFAULT_MAPS, ENCODINGS, MAPS, MAX_TARGETS, SIZES, Options, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,15 +100,29 @@ class ModelCard:
         similar = METHODS[self.resolved(options).method].similar
         if (similar or contrast is not None) and len(self.labels) < 2:
             raise BadRequest(f"{self.architecture} has one class, and a contrast needs two; valid is contrast none")
-        targets = [self._signed(target) for target in options.target]
+        targets = [self._signed(target) for given in options.target for target in self._split(given)]
+        if len(targets) > MAX_TARGETS:
+            raise BadRequest(f"{len(targets)} targets are too many, valid are 1 to {MAX_TARGETS}")
         if any(index == contrast for index, _ in targets):
             raise BadRequest(f"contrast {shown(options.contrast)} is the target, valid are none, second and others")
         return [Mixture(target=index, contrast=contrast, against=no, similar=similar) for index, no in targets]
 
+    def _split(self, target: int | str) -> Iterator[int | str]:
+        """The targets of a text, which commas divide that are no part of a label; the longest label goes first."""
+        rest = [part.strip() for part in target.split(",")] if isinstance(target, str) else []
+        if not rest:
+            yield target
+        while rest:
+            ends = range(len(rest), 1, -1)
+            labels = (end for end in ends if _folded(",".join(rest[:end]).removeprefix("-")) in self._by_folded_label)
+            end = next(labels, 1)
+            yield ", ".join(rest[:end])
+            del rest[:end]
+
     def _signed(self, target: int | str) -> tuple[int, bool]:
         """The index of a class, and whether the evidence against it is asked for, as ``-label``."""
         name = str(target)[1:].strip()
-        is_label = str(target).casefold() in self._by_folded_label
+        is_label = _folded(str(target)) in self._by_folded_label
         is_negative_number = name.isdecimal() and name not in self._by_label  # which is refused
         against = str(target).startswith("-") and not is_label and not is_negative_number
         return self.class_index(name if against else target), against
@@ -120,7 +134,7 @@ class ModelCard:
             BadRequest: the class does not exist, or several classes have the label; the message names the option.
         """
         if isinstance(target, str):
-            found = self._by_label.get(target) or self._by_folded_label.get(target.casefold()) or []
+            found = self._by_label.get(target) or self._by_folded_label.get(_folded(target)) or []
             if len(found) == 1:
                 return found[0]
             if found:
@@ -172,7 +186,12 @@ class ModelCard:
 
     @cached_property
     def _by_folded_label(self) -> dict[str, list[int]]:
-        return _places(label.casefold() for label in self.labels)
+        return _places(map(_folded, self.labels))
+
+
+def _folded(label: str) -> str:
+    """A label without case, and without blanks around it and around its commas."""
+    return ",".join(part.strip() for part in label.split(",")).casefold()
 
 
 def _places(names: Iterable[str]) -> dict[str, list[int]]:

@@ -25,6 +25,7 @@ COLORMAPS = {
 }
 MAX_LAYERS = 8
 MAX_TARGETS = 10
+_MOST_PARTS = 100  # of a text of targets, between its commas
 MAX_SEED = 2**32 - 1
 MAX_PASSES = 4096
 
@@ -41,7 +42,9 @@ class Overlay:
 class Options:
     """The options of one picture."""
 
-    target: tuple[int | str, ...] = ("top",)  # class indices, labels, "top", or "-" and a label: evidence against it
+    target: tuple[int | str, ...] = (
+        "top",
+    )  # indices, labels, "top", "-label" (evidence against it), or texts of these
     contrast: int | str = "none"  # class index, label, "second" or "none": explains the difference of the scores
     maps: tuple[str, ...] | None = None  # out of MAPS; empty: a prediction only; None: DEFAULT_MAPS, if they exist
     method: str = "auto"  # a name out of methods.METHODS, or "auto": the model's default
@@ -116,9 +119,9 @@ def _target(value: Any) -> tuple[int | str, ...]:
     for target in targets:
         if isinstance(target, bool) or not isinstance(target, (int, str)):
             raise BadRequest(f"target {shown(target)} is not valid, valid are {valid}")
-    if len(targets) > MAX_TARGETS:
+    if len(targets) > _MOST_PARTS:
         raise BadRequest(f"{len(targets)} targets are too many, valid are 1 to {MAX_TARGETS}")
-    return tuple(targets)
+    return (value,) if isinstance(value, str) else tuple(targets)  # a comma may be part of a label
 
 
 def _contrast(value: Any) -> int | str:

@@ -11,7 +11,7 @@ from handler.explanation.evidence import TOP
 from handler.explanation.methods import METHODS
 from handler.picture.preprocess import Preprocessing
 from handler.protocol.model_card import ModelCard
-from handler.protocol.options import ALL_MAPS, Options
+from handler.protocol.options import ALL_MAPS, Options, parse_options
 
 CARD = ModelCard(
     name="m",
@@ -98,6 +98,35 @@ def test_a_class_is_named_by_index_or_label_and_labels_go_first(target, index):
 )
 def test_a_minus_asks_for_the_evidence_against_a_label(target, mixture):
     assert CARD.targets(Options(target=(target,))) == [mixture]
+
+
+WITH_COMMAS = replace(CARD, labels=["tench, Tinca tinca", "кошка", " a ", "b", "c, d, b", "d"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "classes"),
+    [
+        ("tench, Tinca tinca", [0]),
+        ("TENCH,tinca tinca ", [0]),
+        ("b, tench, Tinca tinca,кошка", [3, 0, 1]),
+        ("c, d, b", [4]),  # the longest label goes first
+        ("d, b", [5, 3]),
+        ("a,top,3", [2, TOP, 3]),
+        (["tench, Tinca tinca", "b"], [0, 3]),
+        (["d", "b"], [5, 3]),
+    ],
+)
+def test_commas_divide_a_text_where_they_are_no_part_of_a_label(asked, classes):
+    targets = WITH_COMMAS.targets(parse_options({"target": asked}, Options()))
+    assert targets == [Mixture(target=index) for index in classes]
+    (against,) = WITH_COMMAS.targets(parse_options({"target": "-tench, Tinca tinca"}, Options()))
+    assert against == Mixture(target=0, against=True)
+
+
+@pytest.mark.parametrize("asked", [["d"] * 11, ",".join("d" * 11)])
+def test_too_many_targets_are_refused(asked):
+    with pytest.raises(BadRequest, match="^11 targets are too many, valid are 1 to 10$"):
+        WITH_COMMAS.targets(parse_options({"target": asked}, Options()))
 
 
 def test_a_label_may_begin_with_a_minus():
