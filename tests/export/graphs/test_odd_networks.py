@@ -57,6 +57,7 @@ def plain_autograd(module, pictures, targets):
         "ChangesABuffer",
         "Checkpointed",
         "ManyOperators",
+        "OddPooling",
     ],
 )
 def test_it_is_exported_with_plain_autograds_values(kind, load_classifier, tmp_path):
@@ -94,15 +95,6 @@ def test_it_is_refused_with_a_sentence(kind, graphs, said, load_classifier, tmp_
             EXPORTS[name](classifier, tmp_path / "a.onnx")
         assert "\n" not in str(refused.value)
         assert not list(tmp_path.iterdir())
-
-
-def test_what_onnx_has_no_operator_for_has_a_rule_in_explanations(load_classifier, tmp_path):
-    classifier = load_classifier("OddPooling")
-    with pytest.raises(
-        NotExportableError, match=r"^the network .*: ONNX has no operator for aten\.adaptive_max_pool2d$"
-    ):
-        export_prediction(classifier, tmp_path / "a.onnx")
-    assert_plain_autograds_values(classifier, ("gradcam", "explanation"), tmp_path)
 
 
 def test_layers_under_no_grad_are_differentiated(load_classifier, tmp_path, monkeypatch):
