@@ -133,7 +133,7 @@ demo-photo: $(READY) ## serve real ImageNet weights, explain two photographs, dr
 	$(PY) -m export archive --name efficientnet_lite0 --arch examples.efficientnet_lite0.network:efficientnet_lite0
 	$(PY) -m examples.efficientnet_lite0.demo --strip '$(STRIP)'
 
-archive: $(READY) ## write model_store/NAME.mar for TorchServe, ONNX graphs included (SIDECAR=0 leaves them out, GRAPHS="behind attention" adds these, LAYERS="stage3 stage4" lets the graphs answer for these layers)
+archive: $(READY) ## write model_store/NAME.mar for TorchServe, ONNX graphs included (SIDECAR=0 leaves them out, GRAPHS="behind attention saliency" adds these, LAYERS="stage3 stage4" lets the graphs answer for these layers)
 	$(PY) -m export archive --name '$(NAME)' $(SOURCE) $(if $(filter 0,$(SIDECAR)),--no-sidecar)$(foreach kind,$(GRAPHS), --graphs '$(kind)')$(foreach layer,$(LAYERS), --layers '$(layer)')$(foreach package,$(PACK), --pack '$(package)')
 	$(if $(SIGN),openssl pkeyutl -sign -rawin -inkey '$(SIGN)' -in 'model_store/$(NAME).mar' -out 'model_store/$(NAME).mar.sig')
 

@@ -106,7 +106,11 @@ def _parser() -> ArgumentParser:
     archive.add_argument("--config", type=Path, help="model-config.yaml to pack (default: handler/model-config.yaml)")
     archive.add_argument("--no-sidecar", action="store_true", help="pack no ONNX graphs: quicker, and slower to serve")
     archive.add_argument(
-        "--graphs", action="append", default=[], choices=("behind", "attention"), help="pack this, too; repeatable"
+        "--graphs",
+        action="append",
+        default=[],
+        choices=("behind", "attention", "saliency"),
+        help="pack this, too; repeatable",
     )
     archive.add_argument(
         "--layers",

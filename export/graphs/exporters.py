@@ -107,6 +107,12 @@ def export_gradcam(classifier: Classifier, path: Path) -> list[Verdict]:
         return _write(classifier, path, KIND_GRADCAM)
 
 
+def export_saliency(classifier: Classifier, path: Path) -> list[Verdict]:
+    """Writes the graph of ``export_explanation`` with the plain gradient at the input, whatever the activations are."""
+    with no_older_file(path):
+        return _write(classifier, path, KIND_SALIENCY)
+
+
 def export_attention(classifier: Classifier, path: Path) -> list[Verdict]:
     """Writes a graph as ``export_explanation`` does, whose outputs are scores and the maps of ``ATTENTION_METHODS``."""
     with no_older_file(path):
@@ -137,7 +143,7 @@ EXPORTERS = {
     KIND_PREDICTION: export_prediction,
     KIND_GRADCAM: export_gradcam,
     KIND_EXPLANATION: export_explanation,
-    KIND_SALIENCY: export_explanation,
+    KIND_SALIENCY: export_saliency,
     KIND_ATTENTION: export_attention,
     KIND_LAYERS: export_layers,
     KIND_BEHIND: export_behind,

@@ -147,7 +147,7 @@ def write_sidecar(
         kinds.append(explanation_kind(classifier))
     except NotExportableError as error:
         report(f"the archive goes without a graph of the whole explanation: {error}")
-    kinds += further
+    kinds = list(dict.fromkeys([*kinds, *further]))
     for number, kind in enumerate(kinds, start=1):
         report(f"graph {number} of {len(kinds)}: exporting and verifying {KINDS[kind].file} …")
         try:

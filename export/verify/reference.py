@@ -25,7 +25,7 @@ _OF_PREDICTIONS = dict.fromkeys(("logits", "probabilities"), Tolerance(1e-4))
 _OF_EXPLANATIONS = dict.fromkeys(
     ("logits", "activations", "gradients", "gradcam", "saliency", *ATTENTION_METHODS), Tolerance(1e-4, relative=True)
 )
-_GATED = ("gradients", "gradcam")  # a ReLU behind the layer is a gate that rounding can flip
+_GATED = ("gradients", "gradcam", "saliency")  # a ReLU on the way is a gate that rounding can flip
 _WIDER = dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64) | {
     torch.complex64: torch.complex128
 }

@@ -7,7 +7,7 @@ from captum.attr import IntegratedGradients
 
 import handler
 from benchmarks.random_weights import random_classifier as well_conditioned
-from export.graphs.exporters import export_explanation
+from export.graphs.exporters import export_explanation, export_saliency
 from handler.errors import Unprocessable
 from handler.explanation.input_gradients import expected_gradients, integrated_gradients, smoothgrad
 from handler.explanation.maps import scale
@@ -105,9 +105,12 @@ def test_a_seed_decides_about_the_map(network, method):
     assert np.abs(values[0] - values[2]).max() > 0.05
 
 
-def test_a_graph_with_the_plain_gradient_gives_the_same_maps(tmp_path):
-    classifier = well_conditioned("efficientnet_b0", side=SIDE)
-    export_explanation(classifier, tmp_path / "graph.onnx")
+@pytest.mark.parametrize(
+    ("architecture", "export"), [("efficientnet_b0", export_explanation), ("resnet18", export_saliency)]
+)
+def test_a_graph_with_the_plain_gradient_gives_the_same_maps(tmp_path, architecture, export):
+    classifier = well_conditioned(architecture, side=SIDE)
+    export(classifier, tmp_path / "graph.onnx")
     models = [
         handler.load(tmp_path / "graph.onnx"),
         handler.wrap(classifier.module, layer=classifier.default_layer, preprocessing=classifier.preprocessing),

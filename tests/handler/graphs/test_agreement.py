@@ -154,7 +154,7 @@ def test_every_kind_of_graph_agrees_with_what_finds_the_same(tiny, kind):
     ],
 )
 def test_one_value_that_differs_is_told_by_the_output_that_it_is_of(tiny, kind, output, said):
-    tolerance = agreement.GATE_TOLERANCE if output == "guided" else agreement.TOLERANCE
+    tolerance = agreement.GATE_TOLERANCE if output in ("guided", "saliency") else agreement.TOLERANCE
     hooks = Altered(tiny[kind], moved(output, 1.2 * tolerance))
     (line,) = disagreements(tiny[kind], hooks, HOW)
     assert line.startswith(said)
