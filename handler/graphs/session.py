@@ -73,14 +73,15 @@ class GraphSession:
         without the package onnx, and where the file is no longer the one that was opened.
         """
         count = len(of_targets["target"])
+        rows = [{name: values[row : row + 1] for name, values in of_targets.items()} for row in range(count)]
         if self._halves is None:
-            return self.infer({"input": picture.repeat(count, axis=0), **of_targets}, outputs)
+            alone = [self.infer({"input": picture, **row}, outputs) for row in rows]
+            return [np.concatenate(values) for values in zip(*alone, strict=True)]
         first, second = self._halves
         found = {"input": picture, **_by_name(first, {"input": picture})}
         asked = [name for name in outputs if name not in found]
         if asked:
             saved = {value.name: found[value.name] for value in second.get_inputs() if value.name in found}
-            rows = ({name: values[row : row + 1] for name, values in of_targets.items()} for row in range(count))
             parts = [second.run(asked, {**saved, **row}) for row in rows]
             found |= dict(zip(asked, map(np.concatenate, zip(*parts, strict=True)), strict=True))
         return [np.broadcast_to(found[name], (count, *found[name].shape[1:])) for name in outputs]
