@@ -1,4 +1,4 @@
-"""Turns a network into one flat graph that calls its leaf modules, and marks the output of the explained layer."""
+"""Turns a network into one flat graph that calls its leaf modules, and marks the outputs of explained layers."""
 
 from typing import Any
 

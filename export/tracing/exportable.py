@@ -14,7 +14,7 @@ def fits_one_file(module: nn.Module) -> bool:
 
 
 def check_exportable(classifier: Classifier) -> None:
-    """Raises NotExportableError for a network that runs pictures one by one, or is too large for one ONNX file."""
+    """Raises NotExportableError if pictures must be run one by one, or the weights do not fit into one ONNX file."""
     if classifier.alone:
         raise NotExportableError(f"graphs take batches, and pictures must be run one by one: {classifier.alone}")
     if not fits_one_file(classifier.module):

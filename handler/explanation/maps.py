@@ -123,7 +123,7 @@ def make_maps(
 
 
 def _unscaled(evidence: Evidence, pair: int, method: Method, options: dict[str, Any]) -> list[Floats]:
-    """The unscaled maps (h, w) of a pair: one for each layer, or one by a method that needs no layer."""
+    """The unscaled maps (h, w) of a pair: a map for each layer, or a single map if the method needs no layer."""
     for whole in (evidence.attention, evidence.full_gradient):
         if whole is not None:
             return [whole[pair]]

@@ -1,4 +1,4 @@
-"""Splits a graph where its target begins to matter, so that several targets of a picture share what lies before."""
+"""Splits a graph into the part that depends on the picture alone, which several targets share, and the rest."""
 
 from collections.abc import Iterable
 

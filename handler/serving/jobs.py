@@ -91,7 +91,7 @@ class CheckedOptions:
 
 
 def check_method(options: Options, targets: Sequence[Mixture]) -> None:
-    """Raises Unprocessable if the method lacks one of the options; the message says which methods have it."""
+    """Raises Unprocessable if the method cannot honour an option; the message names the methods that can."""
     name, method = options.method, METHODS[options.method]
     masking = ", ".join(name for name, known in METHODS.items() if known.passes)
     weighted = ", ".join(name for name, known in METHODS.items() if known.weighted)

@@ -1,4 +1,4 @@
-"""Measures one network: ``python -m tests.zoo.one NETWORK FOLDER [SIDE]`` writes ``FOLDER/NETWORK.json``.
+"""Measures a network and writes ``FOLDER/NETWORK.json``: ``python -m tests.zoo.one NETWORK FOLDER [SIDE]``.
 
 Each network has its own process, so that a process that is killed for its memory ends no other measurement.
 """
