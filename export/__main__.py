@@ -101,7 +101,27 @@ def _parser() -> ArgumentParser:
         return added
 
     source, written, graph = _shared_arguments()
-    archive = command(_archive, "archive", "pack a classifier into a TorchServe archive", source, written)
+    _add_archive_arguments(command(_archive, "archive", "pack a classifier into a TorchServe archive", source, written))
+    for kind, does in _EXPORTS.items():
+        command(_export, kind, does, source, written, kind=kind)
+    verify = command(_verify, "verify", "compare a written ONNX graph with the classifier it was made from", source)
+    verify.add_argument("file", type=Path, metavar="FILE.onnx", help="graph that this program wrote")
+    verify.add_argument("--seed", type=int, default=2, help="seed of the pictures; exports use 1 (default: 2)")
+    predict = command(_predict, "predict", "predict pictures with an ONNX graph; runs without torch", graph)
+    predict.add_argument("--top-k", type=int, help="classes to show (default: 5, or all if there are fewer)")
+    predict.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    explain = command(_explain, "explain", "explain pictures with an ONNX graph; runs without torch", graph)
+    explain.add_argument("--target", default="top", help="classes: top, a label or an index, several with commas")
+    explain.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures (default: %(default)s)")
+    explain.add_argument("--overwrite", action="store_true", help="replace pictures that are there already")
+    does = "compute an answer anew from its receipt, and say what is equal"
+    _add_replay_arguments(command(_replay, "replay", does, extra="client"))
+    for added in commands.choices.values():
+        added.add_argument("--debug", action="store_true", default=SUPPRESS, help=debug)
+    return parser
+
+
+def _add_archive_arguments(archive: ArgumentParser) -> None:
     archive.add_argument("--version", default="1.0", help="version of the model on the server (default: %(default)s)")
     archive.add_argument("--config", type=Path, help="model-config.yaml to pack (default: handler/model-config.yaml)")
     archive.add_argument("--no-sidecar", action="store_true", help="pack no ONNX graphs: quicker, and slower to serve")
@@ -122,28 +142,15 @@ def _parser() -> ArgumentParser:
     archive.add_argument(
         "--pack", action="append", default=[], metavar="PACKAGE", help="further package that --arch needs; repeatable"
     )
-    for kind, does in _EXPORTS.items():
-        command(_export, kind, does, source, written, kind=kind)
-    verify = command(_verify, "verify", "compare a written ONNX graph with the classifier it was made from", source)
-    verify.add_argument("file", type=Path, metavar="FILE.onnx", help="graph that this program wrote")
-    verify.add_argument("--seed", type=int, default=2, help="seed of the pictures; exports use 1 (default: 2)")
-    predict = command(_predict, "predict", "predict pictures with an ONNX graph; runs without torch", graph)
-    predict.add_argument("--top-k", type=int, help="classes to show (default: 5, or all if there are fewer)")
-    predict.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    explain = command(_explain, "explain", "explain pictures with an ONNX graph; runs without torch", graph)
-    explain.add_argument("--target", default="top", help="classes: top, a label or an index, several with commas")
-    explain.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures (default: %(default)s)")
-    explain.add_argument("--overwrite", action="store_true", help="replace pictures that are there already")
-    again = command(_replay, "replay", "compute an answer anew from its receipt, and say what is equal", extra="client")
+
+
+def _add_replay_arguments(again: ArgumentParser) -> None:
     again.add_argument("receipt", type=Path, metavar="RECEIPT", help="receipt, or an answer: JSON, PNG or NPZ")
     again.add_argument("image", type=Path, metavar="IMAGE", help="picture that was sent")
     again.add_argument("--model", type=Path, required=True, metavar="FILE", help="archive, ONNX graph or checkpoint")
     again.add_argument("--arch", metavar="PACKAGE.MODULE:FACTORY", help="lets an archive's own code run")
     again.add_argument("--tolerance", type=float, default=1e-4, help="of the largest value (default: %(default)s)")
     again.add_argument("--public-key", type=Path, metavar="KEY.pem", help="key that the receipt must be signed for")
-    for added in commands.choices.values():
-        added.add_argument("--debug", action="store_true", default=SUPPRESS, help=debug)
-    return parser
 
 
 def _shared_arguments() -> list[ArgumentParser]:
