@@ -69,7 +69,8 @@ def _differing(found: Evidence, reference: Evidence) -> Iterator[str]:
     if found.attention is not None and reference.attention is not None:
         yield from _beyond("maps of attention", found.attention, reference.attention)
     if found.saliency is not None and reference.saliency is not None:
-        yield from _beyond("saliency", found.saliency, reference.saliency, GATE_TOLERANCE, GATE_SHARE)
+        gated = (GATE_TOLERANCE, GATE_SHARE) if reference.coverage else ()  # a network without a ReLU has no gates
+        yield from _beyond("saliency", found.saliency, reference.saliency, *gated)
 
 
 def _beyond(

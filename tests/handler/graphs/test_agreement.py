@@ -154,12 +154,29 @@ def test_every_kind_of_graph_agrees_with_what_finds_the_same(tiny, kind):
     ],
 )
 def test_one_value_that_differs_is_told_by_the_output_that_it_is_of(tiny, kind, output, said):
-    tolerance = agreement.GATE_TOLERANCE if output in ("guided", "saliency") else agreement.TOLERANCE
+    tolerance = agreement.GATE_TOLERANCE if output == "guided" else agreement.TOLERANCE
     hooks = Altered(tiny[kind], moved(output, 1.2 * tolerance))
     (line,) = disagreements(tiny[kind], hooks, HOW)
     assert line.startswith(said)
     if output != "classes":
         assert disagreements(tiny[kind], Altered(tiny[kind], moved(output, 0.8 * tolerance)), HOW) == []
+
+
+def test_gates_may_move_the_saliency_of_a_network_with_rectifiers_alone(tiny):
+    both = OnnxEngine({**tiny["explanation"]._graphs, **tiny["saliency"]._graphs})
+
+    class AtOnce:
+        """Finds guided and plain gradients in one run, as hooks do; the latter are moved."""
+
+        def run(self, inputs, targets, needs):
+            plain = both.run(inputs, targets, Needs(saliency=True))
+            found = both.run(inputs, targets, replace(needs, saliency=False))
+            return replace(found, saliency=move(plain).saliency)
+
+    for share, said in {0.8: [], 1.2: ["saliency graph: saliency differs"]}.items():
+        move = moved("saliency", share * agreement.GATE_TOLERANCE)
+        lines = disagreements(both, AtOnce(), HOW)
+        assert [line.partition(" by ")[0] for line in lines] == said
 
 
 def test_other_scores_behind_the_layer_are_found_out(tiny):
