@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx
 
 from export.errors import NotExportableError, network_code
+from export.graphs.files import whole_graph
 from export.tracing.explanation import STEPS, example_of, needs_of_kind, trace_explanation
 from export.tracing.exportable import check_exportable
 from export.tracing.onnx_export import to_onnx
@@ -19,7 +20,6 @@ from export.tracing.prediction import trace_prediction
 from export.verify.compare import Verdict, VerificationError, table
 from export.verify.reference import verify_graph
 from export.verify.runtime import graph_run, run_of
-from handler.atomic_write import write_whole
 from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of
 from handler.errors import ModelError, Unprocessable
@@ -36,7 +36,7 @@ from handler.graphs.description import (
     GraphDescription,
 )
 from handler.graphs.folder import check_origin
-from handler.graphs.session import GraphSession
+from handler.graphs.session import GraphSession, weights_file
 from handler.model.classifier import Classifier
 
 _PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")  # whose versions a graph notes
@@ -92,7 +92,7 @@ def export_explanation(classifier: Classifier, path: Path) -> list[Verdict]:
         The comparison, one entry per output and batch size.
 
     Raises:
-        NotExportableError: the network cannot be traced, has an operator that ONNX lacks, or is too large for one file.
+        NotExportableError: the network cannot be traced or has an operator that ONNX lacks.
         VerificationError: the graph differs from PyTorch.
     """
     with no_older_file(path):
@@ -183,7 +183,8 @@ def no_older_file(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        path.unlink(missing_ok=True)
+        for file in (path, weights_file(path)):
+            file.unlink(missing_ok=True)
         raise
 
 
@@ -205,17 +206,19 @@ def write_verified(
         NotExportableError: ONNX Runtime does not load the graph.
         VerificationError: the graph differs from PyTorch.
     """
-    checks = verify_graph(graph_run(model), classifier, kind)
-    description = replace(
-        _description(classifier, kind),
-        versions={"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
-        verification=table(checks),
-        coverage=coverage,
-        simplified=tuple(simplified),
-    )
-    onnx.helper.set_model_props(model, description.to_properties())
-    onnx.checker.check_model(model, full_check=True)
-    write_whole(path, model.SerializeToString())
+    with whole_graph(model, path) as unfinished:
+        checks = verify_graph(graph_run(unfinished), classifier, kind)
+        description = replace(
+            _description(classifier, kind),
+            versions={"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
+            verification=table(checks),
+            coverage=coverage,
+            simplified=tuple(simplified),
+        )
+        described = onnx.load(unfinished, load_external_data=False)
+        onnx.helper.set_model_props(described, description.to_properties())
+        onnx.save(described, unfinished)
+        onnx.checker.check_model(unfinished, full_check=True)
     return checks
 
 

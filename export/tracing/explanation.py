@@ -57,7 +57,7 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
 
     Raises:
         NoRuleError: the trace has backward operators without a rule.
-        NotExportableError: the network cannot be traced, or is too large for one file.
+        NotExportableError: the network cannot be traced.
     """
     check_exportable(classifier)
     example, *_ = example_of(classifier)

@@ -4,14 +4,12 @@ import torch
 from torch import nn
 
 from benchmarks.random_weights import build, preprocessing_of
-from export.tracing.exportable import fits_one_file
 from export.verify.compare import batch_sizes
 
 # measured on twenty networks, of 5 to 300 million weights: the peak is below this by a tenth, seldom above
 _LEAST = 1.5e9  # bytes: libraries, and what does not grow with the network
 _COPIES = 11  # of the weights at once, while a graph is verified
 _OF_A_BATCH = 1.1  # of all that layers return for the largest batch
-_WITHOUT_GRAPHS = 3, 3  # copies of the weights, and pictures, where one ONNX file could not hold the weights
 
 
 def memory_need(architecture: str, side: int | None = None) -> int:
@@ -23,10 +21,7 @@ def memory_need(architecture: str, side: int | None = None) -> int:
     except NotImplementedError:  # RegNet's builder computes with tensors
         module = build(architecture, side).to("meta")
     weights = 4 * sum(one.numel() for one in module.parameters())
-    copies, pictures = _COPIES, _OF_A_BATCH * batch_sizes(side)[-1]
-    if not fits_one_file(module):
-        copies, pictures = _WITHOUT_GRAPHS
-    return int(_LEAST + copies * weights + pictures * _activations(module, side))
+    return int(_LEAST + _COPIES * weights + _OF_A_BATCH * batch_sizes(side)[-1] * _activations(module, side))
 
 
 def _activations(module: nn.Module, side: int) -> int:
