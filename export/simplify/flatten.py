@@ -1,5 +1,6 @@
 """Turns a network into one flat graph that calls its leaf modules, and marks the outputs of explained layers."""
 
+from collections import Counter
 from typing import Any
 
 from torch import fx, nn
@@ -45,6 +46,13 @@ def flatten(module: nn.Module, *layers: str) -> fx.GraphModule:
     network = fx.GraphModule(root, graph, type(module).__name__)
     _make_functional(network)
     return network
+
+
+def called_once(network: fx.GraphModule) -> dict[fx.Node, nn.Module]:
+    """The modules that a flat graph calls exactly once, by the node that calls them."""
+    calls = [node for node in network.graph.nodes if node.op == "call_module"]
+    times = Counter(node.target for node in calls)
+    return {node: network.get_submodule(str(node.target)) for node in calls if times[node.target] == 1}
 
 
 class _MarkingTracer(fx.Tracer):

@@ -273,16 +273,6 @@ def unfold_backward(gradient: Tensor, sizes: list[int], dim: int, size: int, ste
     return (_gathered if poles else _multiplied)(gradient.movedim(-1, dim + 1).flatten(dim, dim + 1), matrix, dim)
 
 
-@rule(aten._fused_rms_norm_backward.default)
-def rms_norm_backward(
-    gradient: Tensor, inputs: Tensor, shape: list[int], scale: Tensor, weight: Tensor | None, _mask: list[bool]
-) -> tuple[Tensor, None]:
-    """dL/dx of ``x / rms(x) * weight``, whose ``scale`` is ``1 / rms(x)``."""
-    weighted, normed = gradient if weight is None else gradient * weight, inputs * scale
-    mean = (weighted * normed).mean(tuple(range(-len(shape), 0)), keepdim=True)
-    return scale * (weighted - normed * mean), None
-
-
 def _matrices(forward: Rule, size: list[int]) -> list[list[list[float]]]:
     """For each axis the matrix (outputs, inputs) of a separable operator, which single lines of ones show."""
     whole = forward(torch.ones(1, 1, *size, dtype=torch.float64))[0, 0]
