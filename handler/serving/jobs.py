@@ -94,7 +94,7 @@ def check_method(options: Options, targets: Sequence[Mixture]) -> None:
     """Raises Unprocessable if the method cannot honour an option; the message names the methods that can."""
     name, method = options.method, METHODS[options.method]
     masking = ", ".join(name for name, known in METHODS.items() if known.passes)
-    weighted = ", ".join(name for name, known in METHODS.items() if known.weighted)
+    weighted = ", ".join(name for name, known in METHODS.items() if known.takes("combine"))
     of_class = ", ".join(name for name, known in METHODS.items() if known.of_class)
     if not method.of_class and not all(target.alone for target in targets):
         raise Unprocessable(f"contrast needs a method that depends on the class, not {name}; valid are {of_class}")
@@ -104,7 +104,7 @@ def check_method(options: Options, targets: Sequence[Mixture]) -> None:
         raise Unprocessable(f"passes needs a method of many passes, not {name}; valid are {masking}")
     if "augment" in options.smooth and method.passes:
         raise Unprocessable(f"smooth augment needs a method of one pass, not {name}; valid are all but {masking}")
-    if "eigen" in options.smooth and not method.weighted:
+    if "eigen" in options.smooth and not method.takes("combine"):
         raise Unprocessable(f"smooth eigen needs a method that weights channels, not {name}; valid are {weighted}")
 
 
