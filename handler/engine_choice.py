@@ -8,7 +8,8 @@ from handler.errors import ModelError
 from handler.graphs.agreement import disagreements
 from handler.graphs.auto_engine import AutoEngine
 from handler.graphs.choice import Choice
-from handler.graphs.folder import Origin, find_graphs, open_graphs
+from handler.graphs.description import Origin
+from handler.graphs.folder import find_graphs, open_graphs
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.model.checkpoint import hash_state
 from handler.model.classifier import Classifier, in_fast_layout
