@@ -1,6 +1,7 @@
 """Chooses the engine at start-up, by ``explain.engine``, the archive's graphs and the device."""
 
 import logging
+from dataclasses import fields
 from pathlib import Path
 
 from handler.autograd.torch_engine import TorchEngine
@@ -20,10 +21,8 @@ logger = logging.getLogger(__name__)
 def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: int) -> Choice:
     """Opens the engine that is wanted for an archive unpacked to the folder; ``threads`` are those of a graph's run.
 
-    "torch" are hooks alone, "onnx" graphs alone, "auto" graphs where they suffice and hooks elsewhere.
-
-    Raises:
-        ModelError: a graph cannot be used; with "onnx" also if there is no graph, or the graphs differ from PyTorch.
+    "torch" are hooks alone, "onnx" graphs alone, "auto" graphs where they suffice and hooks elsewhere. ModelError
+    says why a graph cannot be used; with "onnx" also that there is none, or that the graphs differ from PyTorch.
     """
     hooks = TorchEngine(in_fast_layout(classifier))
     if wanted == "torch":
@@ -50,9 +49,5 @@ def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: in
 
 def origin_of(classifier: Classifier) -> Origin:
     """The facts about a classifier that the metadata of its graphs must have."""
-    return Origin(
-        architecture=classifier.architecture,
-        weights_sha256=classifier.weights_sha256 or hash_state(classifier.module),
-        labels=classifier.labels,
-        preprocessing=classifier.preprocessing,
-    )
+    known = {field.name: getattr(classifier, field.name) for field in fields(Origin)}
+    return Origin(**{**known, "weights_sha256": classifier.weights_sha256 or hash_state(classifier.module)})

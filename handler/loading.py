@@ -46,10 +46,8 @@ def load_service(
 ) -> Service:
     """Makes the service of an unpacked archive, and explains a picture of zeros, so that the first request is fast.
 
-    Name and version are those that the model has on the server; ``config`` is the parsed ``model-config.yaml``.
-
-    Raises:
-        ModelError: the archive or its settings cannot be used; the message says why.
+    Name and version are those that the model has on the server; ``config`` is the parsed ``model-config.yaml``. A
+    ModelError says why the archive or its settings cannot be used.
     """
     quieten()
     settings = read_settings((config or {}).get("explain"))
@@ -63,10 +61,8 @@ def load_service(
 def load_archive(path: Path, architecture: str | None = None, device: str | torch.device = "cpu") -> Model:
     """Loads a TorchServe archive of ``make archive``, with the engine that its settings choose.
 
-    A custom archive's ``architecture`` must be given, which allows its code to run, and be importable.
-
-    Raises:
-        ModelError: the file is no archive of this project, or its content cannot be used.
+    A custom archive's ``architecture`` must be given, which allows its code to run, and be importable. A ModelError
+    says that the file is no archive of this project, or why its content cannot be used.
     """
     if not path.is_file():
         raise ModelError(f"archive {path} does not exist; `make archive` writes archives")
@@ -89,11 +85,7 @@ def load_archive(path: Path, architecture: str | None = None, device: str | torc
 
 
 def load_checkpoint(path: Path, **said: Any) -> Model:
-    """Loads a checkpoint, safetensors or a state dict, with the torch engine; for ``said`` see ``load_classifier``.
-
-    Raises:
-        ModelError: the file does not exist, or the description is incomplete or contradicts itself.
-    """
+    """Loads a checkpoint, safetensors or a state dict, with the torch engine; ``load_classifier`` tells the errors."""
     classifier = load_classifier(checkpoint=path, **said)
     engine = TorchEngine(in_fast_layout(classifier))
     return Model(Explainer(engine, describe_model(classifier, engine, path.name.partition(".")[0], "checkpoint")))

@@ -20,15 +20,8 @@ def captured(
 
     The network continues on clones, so that an activation in place behind a layer cannot rewrite the kept tensor. If no
     gradient flows into a layer, the kept tensor becomes a leaf, at which the backward pass ends. All hooks are removed
-    when the block ends, also after an exception.
-
-    Args:
-        module: the network.
-        layers: module paths as in ``module.named_modules()``.
-        views: layouts by module path, of layers whose output is not a single tensor (N, C, h, w) of a single run.
-
-    Raises:
-        Unprocessable: a layer does not exist.
+    when the block ends, also after an exception. Layers are module paths, views as in ``Network``; a layer that does
+    not exist raises Unprocessable.
 
     Yields:
         Path to the activations (N, C, h, w) of the layer's runs, which require gradients; the forward pass fills it.
@@ -65,11 +58,8 @@ def replaced(module: nn.Module, layer: str, maps: torch.Tensor, view: ChannelLay
         sizes = [maps.shape[0] if axis == view.batch_axis else -1 for axis in range(output.dim())]
         return view.from_maps(next(parts).to(output), output.expand(sizes), run)
 
-    hook = _submodule(module, layer).register_forward_hook(_on_runs(view, replacing))
-    try:
+    with _submodule(module, layer).register_forward_hook(_on_runs(view, replacing)):  # a handle removes its hook
         yield
-    finally:
-        hook.remove()
 
 
 def _on_runs(view: ChannelLayout, changed: Callable[[torch.Tensor, int], torch.Tensor]) -> Any:

@@ -48,13 +48,9 @@ class Gradients:
 def record(
     module: nn.Module, pictures: torch.Tensor, needs: Needs, views: Mapping[str, ChannelLayout] | None = None
 ) -> Tape:
-    """Runs the network once; autograd records no more of it than ``needs`` asks for.
+    """Runs the network, in eval mode, once on normalised pictures (N, 3, H, W); views are as in ``Network``.
 
-    Args:
-        module: the network, in eval mode.
-        pictures: (N, 3, H, W), normalised.
-        needs: the evidence wanted.
-        views: layouts by module path, of layers whose output is not a single tensor (N, C, h, w) of a single run.
+    Autograd records no more of it than ``needs`` asks for.
 
     Raises:
         Unprocessable: a layer runs more or fewer times than its layout says, or guided gradients are wanted of a

@@ -70,9 +70,7 @@ class TorchEngine:
     def run(self, inputs: Floats, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
         """See ``Engine.run``; the model is left as it was, also after an exception.
 
-        Raises:
-            Unprocessable: no ReLU to guide, or a layer that does not exist or that the scores do not depend on.
-            BadRequest: a target is neither ``TOP`` nor a class, nor a weight for each class.
+        Unprocessable are networks without a ReLU to guide, and layers that do not exist or that no score depends on.
         """
         # gradients are recorded here whatever mode the caller is in, no_grad and inference_mode included
         with self._one_at_a_time, full_precision(), torch.inference_mode(False), torch.enable_grad():

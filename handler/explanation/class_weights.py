@@ -33,8 +33,7 @@ class Mixture:
     def resolved(self, logits: Floats) -> "Mixture":
         """The same mixture, with indices for ``TOP`` and ``SECOND`` by the logits (K,).
 
-        Raises:
-            Unprocessable: the class is held against itself.
+        Raises Unprocessable if the class is held against itself.
         """
         top, second = best_classes(logits, 2) if len(logits) > 1 else (0, None)
         target = top if self.target == TOP else self.target

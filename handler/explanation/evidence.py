@@ -66,17 +66,12 @@ class Evidence:
 
 
 class Engine(Protocol):
-    """Computes evidence, and keeps nothing of a request."""
+    """Computes evidence of normalised pictures, and keeps nothing of a request."""
 
     name: str  # "torch", "onnx" or "auto"; "auto" leaves each pass to one of the others, which the evidence names
 
     def run(self, inputs: Floats, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
-        """Scores inputs and computes the evidence for each row's targets.
-
-        Args:
-            inputs: (N, 3, H, W), normalised.
-            targets: class indices, ``TOP`` or class weights, for each of the N rows.
-            needs: the evidence wanted.
+        """Scores inputs (N, 3, H, W), and computes the evidence for the targets of each of the N rows.
 
         Raises:
             Unprocessable: the model or the engine has no such evidence.
@@ -85,15 +80,9 @@ class Engine(Protocol):
         ...
 
     def behind(self, inputs: Floats, layer: str, activations: Floats) -> Floats:
-        """The logits (P, K) of a picture if a layer had other activations.
+        """The logits (P, K) of a picture (1, 3, H, W) if a layer, a module path, had other activations (P, C, h, w).
 
-        Args:
-            inputs: (1, 3, H, W), normalised.
-            layer: module path.
-            activations: (P, C, h, w), as ``LayerEvidence`` has them.
-
-        Raises:
-            Unprocessable: the engine has no such scores.
+        Raises Unprocessable if the engine has no such scores.
         """
         ...
 

@@ -71,11 +71,8 @@ class OnnxEngine:
     def run(self, inputs: Floats, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
         """See ``Engine.run``. An explanation runs forward and backward at once; ``explain_ms`` is the time of both.
 
-        Where no single graph holds the evidence at layers and at the input, a graph for each runs.
-
-        Raises:
-            Unprocessable: no graph holds all of the evidence; the message says what the graphs hold.
-            BadRequest: a target is neither ``TOP`` nor a class, nor a weight for each class.
+        Where no single graph holds the evidence at layers and at the input, a graph for each runs. Unprocessable says
+        what the graphs hold.
         """
         parts = [(self._held(part), part) for part in self._parts(needs)]
         (graph, part), *others = parts

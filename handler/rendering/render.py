@@ -25,13 +25,8 @@ _GAP = 4  # pixels between the panels of a sheet
 def overlay(picture: Picture, values: Floats, image_weight: float, colormap: str) -> Picture:
     """Blends a map into a picture, as pytorch-grad-cam's ``show_cam_on_image`` does.
 
-    ``(1 - w) · heat + w · picture`` on [0, 1], divided by its maximum.
-
-    Args:
-        picture: uint8 RGB (H, W, 3).
-        values: (H, W) on [0, 1].
-        image_weight: w, 0 to 1.
-        colormap: a name out of ``COLORMAPS``.
+    ``(1 - w) · heat + w · picture`` on [0, 1], divided by its maximum. The picture is uint8 RGB (H, W, 3), the map
+    (H, W) on [0, 1], ``image_weight`` w, 0 to 1, and the colour map a name out of ``COLORMAPS``.
     """
     heat = cv2.applyColorMap(np.uint8(255 * values), COLORMAPS[colormap])  # type: ignore[call-overload]
     heat = np.float32(cv2.cvtColor(heat, cv2.COLOR_BGR2RGB)) / 255
@@ -58,9 +53,6 @@ def encode_png(picture: npt.NDArray[np.uint8], *, smooth: bool = True) -> bytes:
     """PNG bytes of an RGB or RGBA picture, uint8 (H, W, 3) or (H, W, 4).
 
     ``smooth`` is whether neighbouring pixels resemble each other, as in photographs; it changes the file's size alone.
-
-    Raises:
-        RuntimeError: cv2 cannot encode the picture.
     """
     code = cv2.COLOR_RGBA2BGRA if picture.shape[2] == 4 else cv2.COLOR_RGB2BGR
     line_filter = cv2.IMWRITE_PNG_FILTER_UP if smooth else cv2.IMWRITE_PNG_FILTER_NONE

@@ -93,12 +93,8 @@ class Result:
     def draw(self, explanation: int = 0, name: str | None = None) -> Picture:
         """Draws a map as the server does: uint8 RGB (H, W, 3), see ``draw_map``.
 
-        Args:
-            explanation: index into ``explanations``.
-            name: a name out of the explanation's maps; None is Grad-CAM, or the first map if Grad-CAM was not made.
-
-        Raises:
-            BadRequest: there is no such explanation or map.
+        ``explanation`` is an index into ``explanations``, the name one of its maps; None is Grad-CAM, or the first map
+        if Grad-CAM was not made. BadRequest says that there is no such explanation or map.
         """
         if not 0 <= explanation < len(self.explanations):
             raise BadRequest(f"there are {len(self.explanations)} explanations, none has the index {explanation}")
@@ -111,8 +107,7 @@ class Result:
     def sheet(self) -> Picture:
         """Draws a row per target: the network's crop and the target's maps, all at the crop's size, with captions.
 
-        Raises:
-            BadRequest: no map was asked for.
+        Raises BadRequest if no map was asked for.
         """
         if not self.explanations:
             raise BadRequest("the result has no map to draw; ask for maps")
@@ -183,17 +178,10 @@ class Result:
         return file.getvalue()
 
     def save(self, folder: Path | str, *, overwrite: bool = False) -> list[Path]:
-        """Writes the sheet, ``sheet.png``, and each map's picture, ``<class index>_<map>.png``.
+        """Writes the sheet, ``sheet.png``, and each map's picture, ``<class index>_<map>.png``, into a folder.
 
-        Args:
-            folder: is made if it does not exist.
-            overwrite: whether existing files are replaced.
-
-        Returns:
-            The files, the sheet first; an empty list if no map was asked for.
-
-        Raises:
-            FileExistsError: a file exists already; no file was written.
+        The folder is made if it does not exist. Returns the files, the sheet first; none if no map was asked for. Where
+        a file exists already, FileExistsError says so and none is written, unless ``overwrite`` allows it.
         """
         if not self.explanations:
             return []
@@ -212,9 +200,7 @@ class Result:
 
     def _repr_html_(self) -> str:
         """The predictions and the sheet, for a notebook."""
-        lines = "<br>".join(
-            f"{html.escape(prediction.label)} {prediction.probability:.3f}" for prediction in self.predictions
-        )
+        lines = "<br>".join(f"{html.escape(made.label)} {made.probability:.3f}" for made in self.predictions)
         if not self.explanations:
             return f"<p>{lines}</p>"
         picture = base64.b64encode(encode_png(self.sheet())).decode()
