@@ -5,7 +5,7 @@ import logging
 import tempfile
 import zipfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,22 +130,15 @@ def describe_model(classifier: Classifier, engine: Engine, name: str, version: s
             coverage = evidence.coverage or coverage
         except Unprocessable as error:
             refusals[kind] = str(error)
+    shared = {field.name for field in fields(ModelCard)} & {field.name for field in fields(Classifier)}
     return ModelCard(
+        **{known: getattr(classifier, known) for known in shared},
         name=name,
         version=version,
-        architecture=classifier.architecture,
-        labels=classifier.labels,
-        preprocessing=classifier.preprocessing,
-        default_layer=layer,
-        layers=classifier.layers,
         guided_coverage=coverage,
         refused_attention=refusals.pop(_ATTENTION, ""),
         refusals=refusals,
-        layer_rule=classifier.layer_rule,
         default_method=classifier.default_method,
-        refused_layers=classifier.refused_layers,
-        alone=classifier.alone,
-        weights_sha256=classifier.weights_sha256,
     )
 
 

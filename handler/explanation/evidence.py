@@ -1,6 +1,5 @@
 """The evidence that engines compute: plain arrays, which the formulas of ``methods.py`` combine to maps."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ Indices = npt.NDArray[np.int64]
 
 TOP = -1  # as a target: the class with the highest score
 EngineTarget = int | Floats  # class index, ``TOP``, or class weights (K,), see ``class_weights``
+Targets = Sequence[Sequence[EngineTarget]]  # of each of N rows
 
 # what a method can need beside scores, activation and gradient
 BEHIND = "the scores behind a layer"  # that changed activations have, see ``Engine.behind``
@@ -70,7 +70,7 @@ class Engine(Protocol):
 
     name: str  # "torch", "onnx" or "auto"; "auto" leaves each pass to one of the others, which the evidence names
 
-    def run(self, inputs: Floats, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
+    def run(self, inputs: Floats, targets: Targets, needs: Needs) -> Evidence:
         """Scores inputs (N, 3, H, W), and computes the evidence for the targets of each of the N rows.
 
         Raises:
@@ -105,11 +105,6 @@ def _concatenated(parts: Sequence[Any]) -> Any:
     """The first of the parts, with the arrays of all."""
     arrays = [name for name, value in vars(parts[0]).items() if isinstance(value, np.ndarray)]
     return replace(parts[0], **{name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays})
-
-
-def ms_since(started: float) -> float:
-    """The milliseconds since a time of ``time.perf_counter``."""
-    return (time.perf_counter() - started) * 1e3
 
 
 def softmax(logits: Floats) -> Floats:

@@ -5,24 +5,13 @@ the targets of a picture that has several share the forward pass.
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from handler.errors import ModelError, Unprocessable
 from handler.explanation.class_weights import Pairs
-from handler.explanation.evidence import (
-    BEHIND,
-    TOP,
-    EngineTarget,
-    Evidence,
-    Floats,
-    Indices,
-    LayerEvidence,
-    Needs,
-    ms_since,
-)
+from handler.explanation.evidence import BEHIND, TOP, Evidence, Floats, Indices, LayerEvidence, Needs, Targets
 from handler.explanation.methods import ATTENTION_METHODS, METHODS
 from handler.graphs.description import KIND_ATTENTION, KIND_BEHIND, KIND_PREDICTION, KINDS, GraphDescription
 from handler.graphs.session import Arrays, GraphSession
@@ -68,7 +57,7 @@ class OnnxEngine:
         """Whether the graphs hold all of this evidence."""
         return all(self._graph_for(part) for part in self._parts(needs))
 
-    def run(self, inputs: Floats, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
+    def run(self, inputs: Floats, targets: Targets, needs: Needs) -> Evidence:
         """See ``Engine.run``. An explanation runs forward and backward at once; ``explain_ms`` is the time of both.
 
         Where no single graph holds the evidence at layers and at the input, a graph for each runs. Unprocessable says
@@ -126,7 +115,7 @@ def _predict(graph: GraphSession, inputs: Floats, asked: Pairs) -> Evidence:
         input_size=inputs.shape[2:],
         rows=asked.rows,
         classes=asked.classes(logits[asked.rows]),
-        infer_ms=ms_since(started),
+        infer_ms=(time.perf_counter() - started) * 1e3,
         engine=OnnxEngine.name,
     )
 
@@ -155,7 +144,7 @@ def _explain(graph: GraphSession, inputs: Floats, pairs: Pairs, asked: Pairs, ne
         saliency=found.get("saliency"),
         attention=found.get(needs.attention),
         coverage=graph.description.coverage if needs.guided else None,
-        explain_ms=ms_since(started),
+        explain_ms=(time.perf_counter() - started) * 1e3,
         engine=OnnxEngine.name,
     )
 
