@@ -50,15 +50,12 @@ def record(
 ) -> Tape:
     """Runs the network, in eval mode, once on normalised pictures (N, 3, H, W); views are as in ``Network``.
 
-    Autograd records no more of it than ``needs`` asks for.
-
-    Raises:
-        Unprocessable: a layer runs more or fewer times than its layout says, or guided gradients are wanted of a
-            network without a ReLU.
+    Autograd records no more of it than ``needs`` asks for. Unprocessable are layers that run more or fewer times than
+    their layout says, and guided gradients of a network without a ReLU.
     """
-    views, curvature = views or {}, needs.beside == CURVATURE
+    views = views or {}
     # fused attention has no second derivative
-    plain_attention = sdpa_kernel(SDPBackend.MATH) if curvature else nullcontext()
+    plain_attention = sdpa_kernel(SDPBackend.MATH) if needs.beside == CURVATURE else nullcontext()
     with captured(module, needs.layers, views) as kept, differentiable(module), plain_attention:
         pictures = pictures.detach().requires_grad_(needs.guided or needs.saliency)
         scores = module(pictures.clone())  # a network may begin with an operation in place
@@ -77,8 +74,7 @@ def record(
 def differentiate(tape: Tape, score: torch.Tensor) -> Gradients:
     """Computes the gradients of a scalar made of the tape's scores: by a plain pass and, with gates, a guided pass.
 
-    Raises:
-        Unprocessable: the score does not depend on a layer or on the input.
+    Raises Unprocessable if the score does not depend on a layer or on the input.
     """
     wanted = [(f"layer {path!r}", run) for path, runs in tape.runs.items() for run in runs]
     if tape.needs.saliency:
@@ -104,8 +100,7 @@ def _curvature(runs: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) 
     if not pairs:  # the score is linear in the activations
         return [torch.zeros_like(run) for run in runs]
     outputs, along = zip(*pairs, strict=True)
-    found = torch.autograd.grad(outputs, runs, along, retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(run) if curved is None else curved for run, curved in zip(runs, found, strict=True)]
+    return list(torch.autograd.grad(outputs, runs, along, retain_graph=True, materialize_grads=True))
 
 
 def _gradients(

@@ -35,9 +35,8 @@ class GraphSession:
     def open(cls, path: Path, kind: str | None = None, *, threads: int = 0) -> "GraphSession":
         """Opens a graph that this project wrote, of a kind, a key of ``KINDS``, or with None of any kind.
 
-        Raises:
-            ModelError: the file does not exist, is no ONNX graph of this project, is too new for this ONNX Runtime, is
-                of another kind, or does not have its kind's inputs and outputs.
+        A ModelError says that the file does not exist, is no ONNX graph of this project, is too new for this ONNX
+        Runtime, is of another kind, or does not have its kind's inputs and outputs.
         """
         if not path.is_file():
             raise ModelError(
