@@ -162,7 +162,7 @@ class Explainer:
             picture=picture,
             answer=self._scores,
             differentiate=differentiate,
-            behind=partial(self._engine.behind, picture[None]),
+            behind=lambda layer, activations: self._engine.behind(picture[None], layer, activations),
             weights=mixture.weights(logits),
             passes=job.passes,
         )
