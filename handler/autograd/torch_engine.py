@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from handler.autograd.attention import AttentionLayout, attend, relevance
 from handler.autograd.behind import scores_behind
@@ -80,15 +80,13 @@ class TorchEngine:
             parts = torch.split(maps, 1 if network.alone else len(maps))
             return np.concatenate([_numpy(scores_behind(network.module, picture, layer, part, view)) for part in parts])
 
-    def _predict(self, batch: torch.Tensor, targets: Targets, _needs: Needs) -> tuple[Evidence, Floats]:
+    def _predict(self, batch: Tensor, targets: Targets, _needs: Needs) -> tuple[Evidence, Floats]:
         started = time.perf_counter()
         with torch.no_grad():  # what a network keeps in inference mode could not be differentiated later
             scores = self._network.module(batch.clone())  # a network may begin with an operation in place
         return self._scored(batch, targets, scores, started)
 
-    def _scored(
-        self, batch: torch.Tensor, targets: Targets, scores: torch.Tensor, started: float
-    ) -> tuple[Evidence, Floats]:
+    def _scored(self, batch: Tensor, targets: Targets, scores: Tensor, started: float) -> tuple[Evidence, Floats]:
         """The evidence of a forward pass that gave these scores, and the weights (M, K) of the pairs' scores."""
         logits = _numpy(scores)
         infer_ms = (time.perf_counter() - started) * 1e3
@@ -104,7 +102,7 @@ class TorchEngine:
         )
         return evidence, pairs.seeds(classes)
 
-    def _explain(self, batch: torch.Tensor, targets: Targets, needs: Needs) -> tuple[Evidence, Floats]:
+    def _explain(self, batch: Tensor, targets: Targets, needs: Needs) -> tuple[Evidence, Floats]:
         started = time.perf_counter()
         tape = record(self._network.module, batch, needs, self._network.views)
         evidence, seeds = self._scored(batch, targets, tape.scores, started)
@@ -135,7 +133,7 @@ class TorchEngine:
         )
         return evidence, seeds
 
-    def _attend(self, batch: torch.Tensor, evidence: Evidence, seeds: Floats, method: Method) -> Evidence:
+    def _attend(self, batch: Tensor, evidence: Evidence, seeds: Floats, method: Method) -> Evidence:
         """Adds maps of attention, by a pass of their own, so that the other evidence is the same as without them."""
         started, layout = time.perf_counter(), self._network.attention
         if isinstance(layout, str):
@@ -163,5 +161,5 @@ def _rounds(evidence: Evidence, seeds: Floats) -> Iterator[tuple[Indices, Floats
         yield pairs, of_rows
 
 
-def _numpy(tensor: torch.Tensor) -> Floats:
+def _numpy(tensor: Tensor) -> Floats:
     return np.array(tensor.detach().float().cpu().numpy())  # a copy: a network may answer with its own memory
