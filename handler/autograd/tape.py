@@ -25,7 +25,7 @@ class Tape:
     """A forward pass, recorded for any number of backward passes."""
 
     scores: torch.Tensor  # (N, K), the logits
-    pictures: torch.Tensor  # (N, 3, H, W)
+    pictures: torch.Tensor  # (N, C, H, W)
     runs: dict[str, list[torch.Tensor]]  # module path to the activations (N, C, h, w) of the layer's runs
     gates: Gates | None  # for guided gradients; None if none are wanted
     saliency: bool  # whether the plain gradient at the input is wanted
@@ -42,8 +42,8 @@ class Gradients:
     """The gradients of a score at the layers and at the input."""
 
     layers: dict[str, torch.Tensor]  # module path to (N, C, h, w), channels as in ``Tape.layers``
-    guided: torch.Tensor | None  # (N, 3, H, W) at the input
-    saliency: torch.Tensor | None  # (N, 3, H, W) at the input
+    guided: torch.Tensor | None  # (N, C, H, W) at the input
+    saliency: torch.Tensor | None  # (N, C, H, W) at the input
     curvature: dict[str, torch.Tensor]  # module path to the score's Hessian times the activation; empty if not wanted
 
 
@@ -54,7 +54,7 @@ def record(
 
     Args:
         module: the network, in eval mode.
-        pictures: (N, 3, H, W), normalised.
+        pictures: (N, C, H, W), normalised.
         needs: the evidence wanted.
         views: layouts by module path, of layers whose output is not a single tensor (N, C, h, w) of a single run.
 

@@ -56,8 +56,8 @@ class Evidence:
     rows: Indices  # (M,) index of each pair's input
     classes: Indices  # (M,) class of each pair; the best class where TOP or class weights were asked for
     layers: dict[str, LayerEvidence] = field(default_factory=dict)  # by module path
-    guided: Floats | None = None  # (M, 3, H, W) guided gradient at the input
-    saliency: Floats | None = None  # (M, 3, H, W) plain gradient at the input
+    guided: Floats | None = None  # (M, C, H, W) guided gradient at the input
+    saliency: Floats | None = None  # (M, C, H, W) plain gradient at the input
     attention: Floats | None = None  # (M, h, w) unscaled maps made of attention
     full_gradient: Floats | None = None  # (M, H, W) unscaled maps, see ``full_gradients``
     coverage: str | None = None  # how many activations were guided: "57 of 57 activations"
@@ -76,7 +76,7 @@ class Engine(Protocol):
         """Scores inputs and computes the evidence for each row's targets.
 
         Args:
-            inputs: (N, 3, H, W), normalised.
+            inputs: (N, C, H, W), normalised.
             targets: class indices, ``TOP`` or class weights, for each of the N rows.
             needs: the evidence wanted.
 
@@ -90,7 +90,7 @@ class Engine(Protocol):
         """The logits (P, K) of a picture if a layer had other activations.
 
         Args:
-            inputs: (1, 3, H, W), normalised.
+            inputs: (1, C, H, W), normalised.
             layer: module path.
             activations: (P, C, h, w), as ``LayerEvidence`` has them.
 

@@ -94,15 +94,15 @@ def of_module(
         module: in eval mode, all parameters frozen; it is run, and left as it is.
         architecture: for the messages.
         labels: one per class; None names the classes by their indices.
-        preprocessing: whose ``crop_size`` is the side of the pictures that it is looked at with.
+        preprocessing: whose ``shape`` the pictures have that it is looked at with.
 
     Raises:
         ModelError: it does not answer with one logit per class, or has no layer with a map.
     """
-    side = preprocessing.crop_size
+    shape = preprocessing.shape
     with full_precision():
-        count = check_scores(module, architecture, side, None if labels is None else len(labels))
-        found = find_layers(module, architecture, side)
+        count = check_scores(module, architecture, shape, None if labels is None else len(labels))
+        found = find_layers(module, architecture, shape)
     return Classifier(
         module=module,
         architecture=architecture,
@@ -123,21 +123,34 @@ def build_network(checkpoint: Checkpoint) -> nn.Module:
     architecture = str(checkpoint.architecture)
     assert checkpoint.labels is not None
     assert checkpoint.preprocessing is not None
-    num_classes, side = len(checkpoint.labels), checkpoint.preprocessing.crop_size
+    num_classes, shape, side = (
+        len(checkpoint.labels),
+        checkpoint.preprocessing.shape,
+        checkpoint.preprocessing.crop_size,
+    )
     if is_custom(architecture):
-        return build_custom(architecture, num_classes, side)
+        return build_custom(architecture, num_classes, shape)
     options = dict(checkpoint.options)
     if architecture in INPUT_TRANSFORMERS:
         options["init_weights"] = False
     if architecture.startswith("vit_"):
         options["image_size"] = side
     try:
-        return builder_of(architecture)(weights=None, num_classes=num_classes, **options)
+        module = builder_of(architecture)(weights=None, num_classes=num_classes, **options)
     except (TypeError, ValueError, AssertionError) as error:  # options and side come from the checkpoint
         detail = f" and options {checkpoint.options}" if checkpoint.options else ""
         raise ModelError(
             f"{architecture} cannot be built for pictures of {side} pixels{detail} ({type(error).__name__}: {error})"
         ) from error
+    return module if shape[0] == 3 else _with_channels(module, shape[0])
+
+
+def _with_channels(module: nn.Module, channels: int) -> nn.Module:
+    """A network of torchvision whose first convolution takes another number of channels, with new weights."""
+    path, first = next((path, part) for path, part in module.named_modules() if isinstance(part, nn.Conv2d))
+    known = {name: getattr(first, name) for name in ("kernel_size", "stride", "padding", "dilation")}
+    module.set_submodule(path, nn.Conv2d(channels, first.out_channels, bias=first.bias is not None, **known))
+    return module
 
 
 def _load_state(module: nn.Module, checkpoint: Checkpoint) -> None:
