@@ -21,9 +21,8 @@ from torchvision.models.vision_transformer import VisionTransformer, interpolate
 
 from examples.finetune.errors import FineTuningError
 from handler.errors import ModelError
-from handler.model.checkpoint import Checkpoint, names_in
+from handler.model.checkpoint import Checkpoint, names_in, training_only
 from handler.model.classifier import build_network
-from handler.model.registry import training_only
 from handler.model.sources import complete, find_checkpoint
 
 RANDOM = "none"  # takes the place of a name of weights

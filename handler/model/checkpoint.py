@@ -17,10 +17,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torchvision.models import GoogLeNet, Inception3
 
 from handler.atomic_write import whole_file
 from handler.errors import ModelError
-from handler.model.registry import training_only
 from handler.picture.preprocess import Preprocessing
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys of weights whose names have no dots, unlike a network's
@@ -38,12 +38,12 @@ _DENSENETS_OLD_NAMES = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.
 class Checkpoint:
     """Weights and their description, which a plain state dict lacks."""
 
-    architecture: str | None  # a torchvision registry name, or package.module:factory
+    architecture: str | None  # its name; handler.model.makers says of which kinds
     labels: list[str] | None  # one per class, in the order of the scores
     preprocessing: Preprocessing | None
     state: dict[str, torch.Tensor]
     notes: dict[str, str] = field(default_factory=dict)  # free text by name: seed, accuracy, …
-    options: dict[str, Any] = field(default_factory=dict)  # options of torchvision's builder; JSON values
+    options: dict[str, Any] = field(default_factory=dict)  # options of what builds it; JSON values
     origins: dict[str, str] = field(default_factory=dict)  # where parts of the description come from; not written
 
 
@@ -133,6 +133,11 @@ def hash_state(module: nn.Module) -> str:
         digest.update(f"{name}:{len(content)}:".encode())
         digest.update(content)
     return digest.hexdigest()
+
+
+def training_only(module: nn.Module) -> tuple[str, ...]:
+    """Prefixes of the names of weights that only training uses, in auxiliary heads, and that a checkpoint may lack."""
+    return ("aux1.", "aux2.", "AuxLogits.") if isinstance(module, (GoogLeNet, Inception3)) else ()
 
 
 def _described(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str]) -> Checkpoint:

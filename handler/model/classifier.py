@@ -12,11 +12,10 @@ from handler.autograd.attention import AttentionLayout
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.precision import full_precision
 from handler.errors import ModelError, in_one_line
-from handler.model.checkpoint import Checkpoint, hash_state, names_in
-from handler.model.custom_architecture import build_custom, is_custom
+from handler.model.checkpoint import Checkpoint, hash_state, names_in, training_only
 from handler.model.layers.find import find_layers
 from handler.model.layers.observing import device_of
-from handler.model.registry import INPUT_TRANSFORMERS, builder_of, training_only
+from handler.model.makers import maker_of
 from handler.model.scores import check_scores
 from handler.picture.preprocess import Preprocessing
 
@@ -120,37 +119,7 @@ def of_module(
 
 def build_network(checkpoint: Checkpoint) -> nn.Module:
     """Builds the network of a complete checkpoint with new weights, or raises ModelError; ``state`` is not loaded."""
-    architecture = str(checkpoint.architecture)
-    assert checkpoint.labels is not None
-    assert checkpoint.preprocessing is not None
-    num_classes, shape, side = (
-        len(checkpoint.labels),
-        checkpoint.preprocessing.shape,
-        checkpoint.preprocessing.crop_size,
-    )
-    if is_custom(architecture):
-        return build_custom(architecture, num_classes, shape)
-    options = dict(checkpoint.options)
-    if architecture in INPUT_TRANSFORMERS:
-        options["init_weights"] = False
-    if architecture.startswith("vit_"):
-        options["image_size"] = side
-    try:
-        module = builder_of(architecture)(weights=None, num_classes=num_classes, **options)
-    except (TypeError, ValueError, AssertionError) as error:  # options and side come from the checkpoint
-        detail = f" and options {checkpoint.options}" if checkpoint.options else ""
-        raise ModelError(
-            f"{architecture} cannot be built for pictures of {side} pixels{detail} ({type(error).__name__}: {error})"
-        ) from error
-    return module if shape[0] == 3 else _with_channels(module, shape[0])
-
-
-def _with_channels(module: nn.Module, channels: int) -> nn.Module:
-    """A network of torchvision whose first convolution takes another number of channels, with new weights."""
-    path, first = next((path, part) for path, part in module.named_modules() if isinstance(part, nn.Conv2d))
-    known = {name: getattr(first, name) for name in ("kernel_size", "stride", "padding", "dilation")}
-    module.set_submodule(path, nn.Conv2d(channels, first.out_channels, bias=first.bias is not None, **known))
-    return module
+    return maker_of(str(checkpoint.architecture)).build(checkpoint)
 
 
 def _load_state(module: nn.Module, checkpoint: Checkpoint) -> None:
@@ -194,10 +163,10 @@ def in_fast_layout(classifier: Classifier) -> Classifier:
 
     That is channels-last, which activations and gradients follow. Measured on two cores: predictions and explanations
     of resnet18, resnet50 and mobilenet_v2 take 4 to 26 % less time, explanations of ShuffleNets 5 to 16 % more, because
-    of the gradients of channel shuffles. ShuffleNets keep their layout, as do networks on a GPU and custom
-    architectures, whose code may call ``view`` on activations, which fails in this layout.
+    of the gradients of channel shuffles. ShuffleNets keep their layout, as do networks on a GPU and those that
+    are not torchvision's, whose code may call ``view`` on activations, which fails in this layout.
     """
-    kept = is_custom(classifier.architecture) or classifier.architecture.startswith("shufflenet")
-    if classifier.device.type == "cpu" and not kept:
+    tried = maker_of(classifier.architecture).tried and not classifier.architecture.startswith("shufflenet")
+    if classifier.device.type == "cpu" and tried:
         classifier.module.to(memory_format=torch.channels_last)
     return classifier

@@ -43,7 +43,10 @@ def test_what_has_no_default_is_enough():
         ("size=256", "names 'size', valid are resize=256 crop=224"),
         ("256", "names '256', valid are resize="),
         ("crop=64 crop=32", "names 'crop' twice, valid are"),
-        ("crop=300", r"\(232, 300\) must be whole numbers, or pairs of height and width, crop_size not the larger; valid are"),
+        (
+            "crop=300",
+            r"\(232, 300\) must be whole numbers, or pairs of height and width, crop_size not the larger; valid are",
+        ),
         ("crop=-1", "must be whole numbers"),
         ("crop=2.5", r"preprocessing='crop=2.5': crop=2.5 is no number, valid are"),
         ("mean=0.5", "must have a number for each channel, 1 to 16"),
