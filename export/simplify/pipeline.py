@@ -89,8 +89,8 @@ def _answers(module: nn.Module, views: Mapping[str, ChannelLayout], example: tor
         tape, found = _explained(module, views, example, Needs(layers=tuple(views), guided=True))
     except Unprocessable:
         tape, found = _explained(module, views, example, Needs(layers=tuple(views)))
-    answers = [tape.scores, *tape.layers.values(), *found.layers.values()]
-    return [answer.detach() for answer in (*answers, found.guided) if answer is not None]
+    answers = [tape.scores, *tape.layers.values(), *found.layers.values(), *found.at_input.values()]
+    return [answer.detach() for answer in answers]
 
 
 def _explained(

@@ -104,8 +104,7 @@ def _explain(module: nn.Module, needs: Needs, views: Mapping[str, ChannelLayout]
         found = differentiate(tape, (tape.scores * _seeds(tape.scores, target, weights)).sum())
         pairs = [(tape.layers[layer], found.layers[layer]) for layer in needs.layers]
         maps = [(activation.clone(), at_layer, gradcam(activation, at_layer)) for activation, at_layer in pairs]
-        pixels = [gradient for gradient in (found.guided, found.saliency) if gradient is not None]
-        return tape.scores, *(values for of_layer in maps for values in of_layer), *pixels
+        return tape.scores, *(values for of_layer in maps for values in of_layer), *found.at_input.values()
 
     return explain
 

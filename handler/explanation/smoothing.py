@@ -15,12 +15,8 @@ class Augmentation(NamedTuple):
     factor: float  # of the normalised values
 
 
-PLAIN = Augmentation(mirrored=False, factor=1.0)
-AUGMENTATIONS = tuple(
-    change
-    for change in (Augmentation(mirrored, factor) for mirrored in (False, True) for factor in (1.0, 0.9, 1.1))
-    if change != PLAIN
-)
+_COPIES = [Augmentation(mirrored, factor) for mirrored in (False, True) for factor in (1.0, 0.9, 1.1)]
+AUGMENTATIONS = _COPIES[1:]  # the first copy is the picture itself
 
 
 def augmented(tensor: Floats) -> Floats:

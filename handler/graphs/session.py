@@ -33,12 +33,7 @@ class GraphSession:
 
     @classmethod
     def open(cls, path: Path, kind: str | None = None, *, threads: int = 0) -> "GraphSession":
-        """Opens a graph that this project wrote.
-
-        Args:
-            path: the file.
-            kind: the kind that the graph must have, a key of ``KINDS``; None allows any kind.
-            threads: number of threads of a run; 0: one per core.
+        """Opens a graph that this project wrote, of a kind, a key of ``KINDS``, or with None of any kind.
 
         Raises:
             ModelError: the file does not exist, is no ONNX graph of this project, is too new for this ONNX Runtime, is
@@ -78,7 +73,8 @@ class GraphSession:
             alone = [self.infer({"input": picture, **row}, outputs) for row in rows]
             return [np.concatenate(values) for values in zip(*alone, strict=True)]
         first, second = self._halves
-        found = {"input": picture, **_by_name(first, {"input": picture})}
+        names = [output.name for output in first.get_outputs()]
+        found = {"input": picture, **dict(zip(names, first.run(names, {"input": picture}), strict=True))}
         asked = [name for name in outputs if name not in found]
         if asked:
             saved = {value.name: found[value.name] for value in second.get_inputs() if value.name in found}
@@ -104,11 +100,6 @@ class GraphSession:
         except (ImportError, OSError, ValueError, ModelError):
             return None
         return first, second
-
-
-def _by_name(session: Any, inputs: Arrays) -> dict[str, Floats]:
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
 def _load(path: Path, model: Path | bytes, threads: int) -> Any:

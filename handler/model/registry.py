@@ -102,7 +102,8 @@ def build(checkpoint: Checkpoint) -> nn.Module:
     except (TypeError, ValueError, AssertionError) as error:  # options and side come from the checkpoint
         detail = f" and options {checkpoint.options}" if checkpoint.options else ""
         raise ModelError(
-            f"{architecture} cannot be built for pictures of {how.crop_size} pixels{detail} ({type(error).__name__}: {error})"
+            f"{architecture} cannot be built for pictures of {how.crop_size} pixels{detail} "
+            f"({type(error).__name__}: {error})"
         ) from error
     if how.channels != 3:  # the first convolution takes these channels, as people change it for their own pictures
         path, first = next((path, part) for path, part in module.named_modules() if isinstance(part, nn.Conv2d))

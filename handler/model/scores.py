@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from handler.autograd.differentiable import differentiable
 from handler.autograd.graph import operation
+from handler.autograd.torch_engine import device_of
 from handler.errors import ModelError, in_one_line
 from handler.model.custom_architecture import described
-from handler.model.layers.observing import device_of
 from handler.model.layers.scenes import scenes
 
 _SHAPING = ("View", "UnsafeView", "Squeeze", "Unsqueeze", "Permute", "Transpose", "Clone", "Alias", "ToCopy", "Slice")

@@ -15,13 +15,14 @@ from torchvision.ops import Permute
 from handler.autograd.attention import AttentionLayout
 from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.graph import Node
+from handler.autograd.torch_engine import device_of
 from handler.errors import ModelError
 from handler.model.layers.arrangement import keeps_arrangement
 from handler.model.layers.attention import find_attention
 from handler.model.layers.batches import goes_by_values, run_together, same_gradients, why_no_rows
 from handler.model.layers.cells import Cells, Floats, find_cells, parts
 from handler.model.layers.looking import Look, outputs_of
-from handler.model.layers.observing import Place, device_of, observe
+from handler.model.layers.observing import Place, observe
 from handler.model.layers.scenes import nudged, scenes
 
 _PASSING_ON = (  # layers that resample or pass on another layer's output

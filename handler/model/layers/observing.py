@@ -4,10 +4,8 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from itertools import chain
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -20,11 +18,6 @@ class Place(NamedTuple):
     path: str  # module path of the layer, as in ``module.named_modules()``
     element: int  # index of the tensor in the layer's output
     run: int  # number of the layer's run, from 0
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """The device of a network's parameters and buffers; the CPU for a network without any."""
-    return next(chain(module.parameters(), module.buffers()), torch.empty(0)).device
 
 
 def observe(module: nn.Module, pictures: Tensor, visit: Callable[[Place, Tensor], Tensor | None]) -> Any:
