@@ -20,6 +20,7 @@ from handler.explanation.evidence import Floats, probabilities
 from handler.explanation.maps import MAP_KINDS, Map, resize, scale
 from handler.explanation.methods import METHODS
 from handler.explanation.trust import Trust
+from handler.picture.projection import three_bands
 from handler.protocol.answer import GRADIENT_ALONE, NONE, Observation
 from handler.protocol.receipt import digest
 from handler.rendering.canvas import Canvas, draw_map, encode_map, values_on
@@ -119,7 +120,7 @@ class Result:
         canvas, height, width = replace(self.canvas, upload=None), *self.canvas.seen.picture.shape[:2]
         rows = []
         for explanation in self.explanations:
-            row = [(explanation.title, canvas.seen.picture)]
+            row = [(explanation.title, three_bands(canvas.seen.picture))]
             for name in (name for name in _PANELS if name in explanation.maps):
                 drawn = explanation.maps[name]
                 if drawn.values.shape[:2] != (height, width):  # gradcam at the layer's size
