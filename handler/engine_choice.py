@@ -1,7 +1,6 @@
 """Chooses the engine at start-up, by ``explain.engine``, the archive's graphs and the device."""
 
 import logging
-from dataclasses import fields
 from pathlib import Path
 
 from handler.autograd.torch_engine import TorchEngine
@@ -49,5 +48,10 @@ def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: in
 
 def origin_of(classifier: Classifier) -> Origin:
     """The facts about a classifier that the metadata of its graphs must have."""
-    known = {field.name: getattr(classifier, field.name) for field in fields(Origin)}
-    return Origin(**{**known, "weights_sha256": classifier.weights_sha256 or hash_state(classifier.module)})
+    return Origin(
+        architecture=classifier.architecture,
+        weights_sha256=classifier.weights_sha256 or hash_state(classifier.module),
+        labels=classifier.labels,
+        preprocessing=classifier.preprocessing,
+        head=classifier.reading.head,
+    )

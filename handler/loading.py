@@ -23,7 +23,7 @@ from handler.explanation.methods import ATTENTION_METHODS
 from handler.graphs.choice import Choice
 from handler.model.checkpoint import read_checkpoint
 from handler.model.classifier import Classifier, build_classifier, in_fast_layout
-from handler.model.custom_architecture import is_custom
+from handler.model.makers import maker_of
 from handler.model.sources import load_classifier
 from handler.picture.decode import quieten
 from handler.picture.preprocess import Preprocessing
@@ -77,7 +77,7 @@ def load_archive(path: Path, architecture: str | None = None, device: str | torc
             packed = str(read_checkpoint(folder / CHECKPOINT_NAME).architecture)
         except (OSError, KeyError, TypeError, AttributeError, ValueError, zipfile.BadZipFile, yaml.YAMLError) as error:
             raise ModelError(f"{path} is no TorchServe archive of this project: {in_one_line(error)}") from error
-        if packed != architecture and (is_custom(packed) or architecture):
+        if packed != architecture and (maker_of(packed).runs_code or architecture):
             raise ModelError(f"the archive is of {packed}; valid is architecture={packed!r}, which lets its code run")
         settings = read_settings(section)
         choice, card = _load(folder, name, version, settings, torch.get_num_threads(), device)
@@ -135,6 +135,8 @@ def describe_model(classifier: Classifier, engine: Engine, name: str, version: s
         **{known: getattr(classifier, known) for known in shared},
         name=name,
         version=version,
+        head=classifier.reading.head,
+        scores=classifier.reading.words,
         guided_coverage=coverage,
         refused_attention=refusals.pop(_ATTENTION, ""),
         refusals=refusals,
@@ -143,4 +145,4 @@ def describe_model(classifier: Classifier, engine: Engine, name: str, version: s
 
 
 def _blank(how: Preprocessing) -> Floats:
-    return np.zeros((1, 3, how.crop_size, how.crop_size), np.float32)
+    return np.zeros((1, *how.shape), np.float32)

@@ -42,7 +42,7 @@ def simplified(module: nn.Module, views: Mapping[str, ChannelLayout], example: t
     Args:
         module: in eval mode; left as it is.
         views: paths of the layers whose own output matters, and how it becomes a map (N, C, h, w).
-        example: pictures (N, 3, H, W), N at least 2.
+        example: pictures (N, C, H, W), N at least 2.
     """
     best, paths = without_parametrizations(copy_of(module).eval().requires_grad_(False)), tuple(views)
     marks = tuple(MARK.format(number) for number in range(len(paths)))

@@ -45,8 +45,8 @@ def needs_of_kind(classifier: Classifier, kind: str) -> Needs:
 
 def example_of(classifier: Classifier, kind: str = KIND_EXPLANATION) -> tuple[torch.Tensor, ...]:
     """Two pictures, and the other inputs of a kind of graph, to trace with."""
-    side, rng = classifier.preprocessing.crop_size, torch.Generator().manual_seed(0)
-    pictures = torch.randn(2, 3, side, side, generator=rng)
+    rng = torch.Generator().manual_seed(0)
+    pictures = torch.randn(2, *classifier.preprocessing.shape, generator=rng)
     if kind == KIND_BEHIND:
         return pictures, torch.randn(2, *classifier.layers[classifier.default_layer], generator=rng)
     return pictures, torch.tensor([TOP, 0]), torch.zeros(2, len(classifier.labels))

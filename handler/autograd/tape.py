@@ -25,7 +25,7 @@ class Tape:
     """A forward pass, recorded for any number of backward passes."""
 
     scores: Tensor  # (N, K), the logits
-    pictures: Tensor  # (N, 3, H, W)
+    pictures: Tensor  # (N, C, H, W)
     runs: dict[str, list[Tensor]]  # module path to the activations (N, C, h, w) of the layer's runs
     gates: Gates | None  # for guided gradients; None if none are wanted
     needs: Needs
@@ -42,11 +42,11 @@ class Gradients:
 
     layers: dict[str, Tensor]  # module path to (N, C, h, w), channels as in ``Tape.layers``
     curvature: dict[str, Tensor]  # module path to the score's Hessian times the activation; empty if not wanted
-    at_input: dict[str, Tensor]  # "guided" and "saliency" to (N, 3, H, W), as far as they are wanted
+    at_input: dict[str, Tensor]  # "guided" and "saliency" to (N, C, H, W), as far as they are wanted
 
 
 def record(module: nn.Module, pictures: Tensor, needs: Needs, views: Mapping[str, ChannelLayout] | None = None) -> Tape:
-    """Runs the network, in eval mode, once on normalised pictures (N, 3, H, W); views are as in ``Network``.
+    """Runs the network, in eval mode, once on normalised pictures (N, C, H, W); views are as in ``Network``.
 
     Autograd records no more of it than ``needs`` asks for. Unprocessable are layers that run more or fewer times than
     their layout says, and guided gradients of a network without a ReLU.

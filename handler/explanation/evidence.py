@@ -54,8 +54,8 @@ class Evidence:
     rows: Indices  # (M,) index of each pair's input
     classes: Indices  # (M,) class of each pair; the best class where TOP or class weights were asked for
     layers: dict[str, LayerEvidence] = field(default_factory=dict)  # by module path
-    guided: Floats | None = None  # (M, 3, H, W) guided gradient at the input
-    saliency: Floats | None = None  # (M, 3, H, W) plain gradient at the input
+    guided: Floats | None = None  # (M, C, H, W) guided gradient at the input
+    saliency: Floats | None = None  # (M, C, H, W) plain gradient at the input
     attention: Floats | None = None  # (M, h, w) unscaled maps made of attention
     full_gradient: Floats | None = None  # (M, H, W) unscaled maps, see ``full_gradients``
     coverage: str | None = None  # how many activations were guided: "57 of 57 activations"
@@ -71,7 +71,7 @@ class Engine(Protocol):
     name: str  # "torch", "onnx" or "auto"; "auto" leaves each pass to one of the others, which the evidence names
 
     def run(self, inputs: Floats, targets: Targets, needs: Needs) -> Evidence:
-        """Scores inputs (N, 3, H, W), and computes the evidence for the targets of each of the N rows.
+        """Scores inputs (N, C, H, W), and computes the evidence for the targets of each of the N rows.
 
         Raises:
             Unprocessable: the model or the engine has no such evidence.
@@ -80,7 +80,7 @@ class Engine(Protocol):
         ...
 
     def behind(self, inputs: Floats, layer: str, activations: Floats) -> Floats:
-        """The logits (P, K) of a picture (1, 3, H, W) if a layer, a module path, had other activations (P, C, h, w).
+        """The logits (P, K) of a picture (1, C, H, W) if a layer, a module path, had other activations (P, C, h, w).
 
         Raises Unprocessable if the engine has no such scores.
         """
@@ -111,6 +111,13 @@ def softmax(logits: Floats) -> Floats:
     """Probabilities (…, K) of logits (…, K); computed in float64, so that they add up to 1."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), np.float32)
+
+
+def probabilities(logits: Floats, head: str) -> Floats:
+    """Probabilities (…, K) of logits (…, K): their softmax, or with the head "sigmoid" that of each class by itself."""
+    if head != "sigmoid":
+        return softmax(logits)
+    return np.asarray(np.exp(-np.logaddexp(0, -logits.astype(np.float64))), np.float32)
 
 
 def best_classes(probabilities: Floats, count: int) -> list[int]:

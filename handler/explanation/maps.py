@@ -21,7 +21,7 @@ class MapKind:
     """The properties of all maps of one name."""
 
     title: str  # caption on a sheet
-    channels: int = 3  # 1: evidence at a layer's cells, upsampled; 3: signed values at the input's pixels
+    channels: int = 3  # 1: evidence at a layer's cells, upsampled; more: signed values at the input's pixels
     at_layer: bool = False  # needs the activation and the gradient at a layer
     guided: bool = False  # needs the guided gradient at the input
     saliency: bool = False  # needs the plain gradient at the input
@@ -39,7 +39,7 @@ MAP_KINDS = {
 class Map:
     """One map of one explanation."""
 
-    values: Floats  # gradcam: (h, w) on [0, 1]; other maps: (H, W, 3), signed and unscaled
+    values: Floats  # gradcam: (h, w) on [0, 1]; other maps: (H, W, C), signed and unscaled
     maximum: float | list[float]  # gradcam: of the unscaled map, one per layer; other maps: of the absolute values
     degenerate: bool  # gradcam: no positive evidence; other maps: all values are 0
     cells: tuple[int, ...] | None = None  # gradcam: (h, w) of the unscaled map, of the first layer

@@ -20,7 +20,7 @@ AUGMENTATIONS = _COPIES[1:]  # the first copy is the picture itself
 
 
 def augmented(tensor: Floats) -> Floats:
-    """The changed copies (5, 3, H, W) of a network's input (3, H, W), in the order of ``AUGMENTATIONS``."""
+    """The changed copies (5, 3, H, W) of a network's input (C, H, W), in the order of ``AUGMENTATIONS``."""
     either = {False: tensor, True: tensor[:, :, ::-1]}
     return np.stack([either[change.mirrored] * np.float32(change.factor) for change in AUGMENTATIONS])
 

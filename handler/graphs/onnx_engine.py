@@ -156,7 +156,7 @@ def _outputs_of(needs: Needs, known: GraphDescription) -> list[str]:
 
 
 def _run(graph: GraphSession, inputs: Floats, rows: Indices, of_pairs: Arrays, names: list[str]) -> dict[str, Floats]:
-    """Runs ``inputs[rows]`` (M, 3, H, W) and the pairs' other inputs (M, …) in chunks; outputs (M, …) by name.
+    """Runs ``inputs[rows]`` (M, C, H, W) and the pairs' other inputs (M, …) in chunks; outputs (M, …) by name.
 
     A chunk has pictures with one target each, or all targets of one picture.
     """

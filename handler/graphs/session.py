@@ -61,7 +61,7 @@ class GraphSession:
         return found
 
     def infer_targets(self, picture: Floats, of_targets: Arrays, outputs: Sequence[str]) -> list[Floats]:
-        """The wanted outputs (M, …) for one picture (1, 3, H, W), and the other inputs (M, …) of its M targets.
+        """The wanted outputs (M, …) for one picture (1, C, H, W), and the other inputs (M, …) of its M targets.
 
         What depends on the picture alone is computed once, see ``handler.graphs.split``. It is computed for each target
         without the package onnx, and where the file is no longer the one that was opened.
@@ -146,9 +146,10 @@ def _check_signature(path: Path, session: Any, description: GraphDescription) ->
 
 def _shapes(description: GraphDescription) -> dict[str, list[int | str]]:
     """The shapes of inputs and outputs; a name stands for any size, "batch" for the size that each run chooses."""
-    side, classes = description.preprocessing.crop_size, len(description.labels)
+    classes = len(description.labels)
+    pictures: list[int | str] = ["batch", *description.preprocessing.shape]
     return {
-        "input": ["batch", 3, side, side],
+        "input": pictures,
         "target": ["batch"],
         "weights": ["rows", classes],
         "logits": ["batch", classes],
@@ -159,8 +160,8 @@ def _shapes(description: GraphDescription) -> dict[str, list[int | str]]:
             for name in AT_LAYER
         },
         **dict.fromkeys(ATTENTION_METHODS, ["batch", "height", "width"]),
-        "guided_backprop": ["batch", 3, side, side],
-        "saliency": ["batch", 3, side, side],
+        "guided_backprop": pictures,
+        "saliency": pictures,
     }
 
 

@@ -39,7 +39,7 @@ LONGEST_SIDE = 65_535  # pixels; JPEG's own limit
 _LIMIT = threading.Lock()  # Pillow has one limit for the whole process
 _VALUES = "whole numbers without a sign, of at most 16 bits, as values"
 _BEYOND_CV2 = {b"acTL", b"eXIf", b"tEXt", b"zTXt", b"iTXt"}  # PNG chunks of animations and of orientations
-_UPRIGHT: Mapping[int, Callable[[Any], Any]] = {  # by EXIF's orientation
+UPRIGHT: Mapping[int, Callable[[Any], Any]] = {  # by EXIF's orientation
     2: lambda pixels: cv2.flip(pixels, 1),
     3: lambda pixels: cv2.flip(pixels, -1),
     4: lambda pixels: cv2.flip(pixels, 0),
@@ -70,15 +70,7 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.
         BadRequest: the file is truncated or corrupt.
     """
     header, tile, unclear, orientation = _read_header(data, max_pixels)
-    if max(header.width, header.height) > LONGEST_SIDE:
-        raise TooLarge(
-            f"the picture is {header.width}x{header.height}, valid are sides of at most {LONGEST_SIDE} pixels"
-        )
-    if header.width * header.height > max_pixels:
-        raise TooLarge(
-            f"the picture has {header.width}x{header.height} = {header.width * header.height} pixels, "
-            f"valid are at most {max_pixels}"
-        )
+    check_pixels(header.height, header.width, max_pixels)
     if tile > max_pixels:
         raise TooLarge(f"the picture's tiles have {tile} pixels, valid are at most {max_pixels}")
     if unclear:
@@ -95,8 +87,16 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.
         raise BadRequest(f"the {header.format} picture is truncated or corrupt and cannot be decoded") from error
 
 
+def check_pixels(height: int, width: int, max_pixels: int) -> None:
+    """Raises TooLarge if a picture has more than ``max_pixels`` pixels, or a side above ``LONGEST_SIDE``."""
+    if max(width, height) > LONGEST_SIDE:
+        raise TooLarge(f"the picture is {width}x{height}, valid are sides of at most {LONGEST_SIDE} pixels")
+    if width * height > max_pixels:
+        raise TooLarge(f"the picture has {width}x{height} = {width * height} pixels, valid are at most {max_pixels}")
+
+
 @contextmanager
-def _pillows_limit(pixels: int) -> Iterator[None]:
+def pillows_limit(pixels: int) -> Iterator[None]:
     """Limits the pixels that Pillow allocates when it opens a file, and restores the caller's limit afterwards."""
     with _LIMIT:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
@@ -114,7 +114,7 @@ def _read_header(data: bytes, max_pixels: int) -> tuple[Image.Image, int, str, i
         empty if they do; EXIF's orientation, 1 for PNG, whose orientation Pillow applies.
     """
     try:
-        with _pillows_limit(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with pillows_limit(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             tags = _tags(image)
             tile = int(tags.get(Tag.TileWidth, 0)) * int(tags.get(Tag.TileLength, 0))
             # Pillow would decode a PNG's pixels to find the orientation; it decodes every PNG that may have one anyway
@@ -155,13 +155,13 @@ def _orientation(image: Image.Image) -> int:
     """EXIF's orientation, 1 if none can be read; Pillow turns a TIFF upright when it loads the pixels."""
     try:
         found = image.getexif().get(Tag.Orientation, 1)
-        return int(found) if found in _UPRIGHT else 1
+        return int(found) if found in UPRIGHT else 1
     except Exception:  # as above; the picture is good even if the metadata are bad
         return 1
 
 
 def _upright(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
-    return np.asarray(_UPRIGHT.get(orientation, np.asarray)(pixels), np.uint8)
+    return np.asarray(UPRIGHT.get(orientation, np.asarray)(pixels), np.uint8)
 
 
 def _decode(data: bytes, orientation: int) -> npt.NDArray[np.uint8]:
@@ -187,7 +187,7 @@ def _differs_in_cv2(header: Image.Image, data: bytes) -> bool:
 
 
 def _decode_with_pillow(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
-    with _pillows_limit(max_pixels):  # a TIFF's tiles are judged once more when it is loaded
+    with pillows_limit(max_pixels):  # a TIFF's tiles are judged once more when it is loaded
         opened = Image.open(io.BytesIO(data), formats=FORMATS)
         opened.load()
     with opened as image:

@@ -16,10 +16,11 @@ import numpy as np
 
 from handler.atomic_write import write_whole
 from handler.errors import BadRequest
-from handler.explanation.evidence import Floats, softmax
+from handler.explanation.evidence import Floats, probabilities
 from handler.explanation.maps import MAP_KINDS, Map, resize, scale
 from handler.explanation.methods import METHODS
 from handler.explanation.trust import Trust
+from handler.picture.projection import three_bands
 from handler.protocol.answer import GRADIENT_ALONE, NONE, Observation
 from handler.protocol.receipt import digest
 from handler.rendering.canvas import Canvas, draw_map, encode_map, values_on
@@ -87,8 +88,8 @@ class Result:
 
     @property
     def probabilities(self) -> Floats:
-        """The softmax (K,) of the logits."""
-        return softmax(self.logits)
+        """The probabilities (K,) of the classes, by the model's head."""
+        return probabilities(self.logits, self.model.get("activation", ""))
 
     def draw(self, explanation: int = 0, name: str | None = None) -> Picture:
         """Draws a map as the server does: uint8 RGB (H, W, 3), see ``draw_map``.
@@ -114,7 +115,7 @@ class Result:
         canvas, height, width = replace(self.canvas, upload=None), *self.canvas.seen.picture.shape[:2]
         rows = []
         for explanation in self.explanations:
-            row = [(explanation.title, canvas.seen.picture)]
+            row = [(explanation.title, three_bands(canvas.seen.picture))]
             for name in (name for name in _PANELS if name in explanation.maps):
                 drawn = explanation.maps[name]
                 if drawn.values.shape[:2] != (height, width):  # gradcam at the layer's size

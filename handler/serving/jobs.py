@@ -11,7 +11,7 @@ from handler.explanation.evidence import Needs
 from handler.explanation.maps import makes_cam, needs_of
 from handler.explanation.methods import METHODS
 from handler.explanation.trust import PASSES as TRUST_PASSES
-from handler.picture.decode import decode
+from handler.picture.bands import read_picture
 from handler.picture.preprocess import Input, preprocess
 from handler.protocol.answer import JSON, NPZ, PNG
 from handler.protocol.model_card import ModelCard
@@ -108,7 +108,7 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
             checked = CheckedOptions.of(asked.options, card)
             if as_sheet and not checked.maps:
                 raise BadRequest("image/png shows maps and maps is none, valid is Accept: application/json")
-            upload = decode(asked.image, settings.max_pixels)
+            upload = read_picture(asked.image, settings.max_pixels, card.preprocessing.channels)
             budget.decode(*upload.shape[:2])
             seen = preprocess(upload, card.preprocessing)
             on_upload = asked.options.size == "image" and not as_sheet and checked.maps

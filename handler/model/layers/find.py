@@ -59,19 +59,19 @@ class Findings:
 
 
 @torch.inference_mode(mode=False)  # whatever mode the caller is in
-def find_layers(module: nn.Module, architecture: str, side: int) -> Findings:
+def find_layers(module: nn.Module, architecture: str, shape: tuple[int, int, int]) -> Findings:
     """Runs a network on three pictures, and judges every layer that returns tensors of three or four dimensions.
 
     Args:
         module: a classifier in eval mode, all parameters frozen.
         architecture: name for the messages.
-        side: of the square pictures, in pixels.
+        shape: (C, H, W) of the pictures.
 
     Raises:
         ModelError: the scores have no gradient at the picture, or no layer that all paths pass has a map.
     """
     device = device_of(module)
-    pictures = [picture[None] for picture in scenes(3, side).to(device)]
+    pictures = [picture[None] for picture in scenes(3, shape).to(device)]
     look = Look(module, architecture, pictures)
     axes, alone = run_together(module, pictures)
     by_first_axis = {
@@ -154,9 +154,10 @@ def _cells(look: Look, axes: Mapping[Place, int]) -> dict[Place, Cells | None]:
 
     first = look.pictures[0]
     with torch.no_grad():
-        for rows, columns in parts(first.shape[2]) if changes else ():
+        for rows, columns in parts(*first.shape[2:]) if changes else ():
             observe(look.module, nudged(first, rows, columns), visit)
-    return found | {place: find_cells(changed) for place, changed in changes.items()}
+    ratio = first.shape[3] / first.shape[2]
+    return found | {place: find_cells(changed, ratio) for place, changed in changes.items()}
 
 
 def _layer(

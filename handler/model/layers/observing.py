@@ -25,7 +25,7 @@ def observe(module: nn.Module, pictures: Tensor, visit: Callable[[Place, Tensor]
 
     Args:
         module: the network, in eval mode; all hooks are removed at the end, also after an exception.
-        pictures: (N, 3, H, W); they stay as they are.
+        pictures: (N, C, H, W); they stay as they are.
         visit: is called with every tensor, in the order in which the layers finish; a tensor that it returns replaces
             the layer's.
     """
