@@ -43,11 +43,24 @@ def read_row(fields: Mapping[str, Any], headers: Mapping[str, Any]) -> Row:
         path=texts.get("url_path", "").strip("/"),
         explains=texts.get("explain") == "True",
         describes=texts.get("describe") == "True",
-        options={name.removeprefix(_OPTION): value for name, value in texts.items() if name.startswith(_OPTION)},
+        options={
+            name[len(_OPTION) :]: _as_sent(value)
+            for name, value in headers.items()
+            if isinstance(value, str) and name.lower().startswith(_OPTION)
+        },
         content_type=texts.get("content-type", ""),
+        encoding=texts.get("content-encoding", ""),
         size=int(size) if size.isascii() and size.isdigit() and len(size) < 12 else None,
         json_size=texts.get("inference-header-content-length"),
     )
+
+
+def _as_sent(header: str) -> str:
+    """A header's text; TorchServe reads each byte as a character of Latin-1, and clients write UTF-8."""
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeError:
+        return header
 
 
 class ExplainedClassifier:

@@ -131,6 +131,11 @@ UPLOADS = {
     "webp-alpha": encoded(with_alpha(RGB), "WEBP"),
     "webp-lossless-alpha": encoded(with_alpha(RGB), "WEBP", lossless=True, exact=True),
     "webp-animated": encoded(RGB, "WEBP", save_all=True, append_images=[RGB.rotate(180)]),
+    "avif": encoded(RGB, "AVIF"),
+    "avif-4:4:4": encoded(RGB, "AVIF", subsampling="4:4:4", quality=100),
+    "avif-grey": encoded(GREY, "AVIF"),
+    "avif-alpha": encoded(with_alpha(RGB), "AVIF"),
+    "avif-animated": encoded(RGB, "AVIF", save_all=True, append_images=[RGB.rotate(180)]),
     "bmp": encoded(RGB, "BMP"),
     "bmp-alpha": encoded(with_alpha(RGB), "BMP"),
     "bmp-palette": encoded(PALETTE, "BMP"),
@@ -222,7 +227,7 @@ def tagged() -> dict[str, bytes]:
 TAGGED = tagged()
 TURNED = {
     f"{kind}-{orientation}": encoded(RGB, kind, exif=oriented(orientation))
-    for kind in ["JPEG", "PNG", "WEBP", "TIFF"]
+    for kind in ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"]
     for orientation in range(1, 9)
 }
 ONE_PIXEL = {f"{kind}-1x1": encoded(RGB.crop((0, 0, 1, 1)), kind) for kind in decoding.FORMATS}
@@ -439,13 +444,19 @@ WIDE = encoded(Image.new("L", (70_000, 1)), "PNG")
             b"\x1f \x7e\x7f",
             NotAnImage,
             "not a picture that can be read: the first bytes are 1f 20 7e 7f (. ~.), "
-            f"valid are JPEG, PNG, WEBP, BMP, GIF, TIFF with {VALUES}",
+            f"valid are JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF with {VALUES}",
         ),
         (
             b"123456789",
             NotAnImage,
             "not a picture that can be read: the first bytes are 31 32 33 34 35 36 37 38 (12345678), "
-            f"valid are JPEG, PNG, WEBP, BMP, GIF, TIFF with {VALUES}",
+            f"valid are JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF with {VALUES}",
+        ),
+        (
+            b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+            NotAnImage,
+            "not a picture that can be read: HEIF needs the package pillow-heif, "
+            f"valid are JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF with {VALUES}",
         ),
         (WIDE, TooLarge, "the picture is 70000x1, valid are sides of at most 65535 pixels"),
         (
@@ -481,7 +492,7 @@ WIDE = encoded(Image.new("L", (70_000, 1)), "PNG")
             "the picture's header is truncated or corrupt, or of a kind that cannot be read",
         ),
     ],
-    ids=["bytes", "8 bytes", "side", "pixels", "bomb", "values", "planes", "truncated", "header"],
+    ids=["bytes", "8 bytes", "HEIC", "side", "pixels", "bomb", "values", "planes", "truncated", "header"],
 )
 def test_a_refusal_says_what_is_valid(data, kind, said):
     with pytest.raises(kind) as refused:
