@@ -1,8 +1,8 @@
 """Finds the sizes of an AVIF file's frames, which may be far above the size that its header says.
 
-A decoder allocates and decodes what the AV1 sequence header says, and then scales the picture to the header's size. Items
-(``iloc``) and the first chunk of each track (``stco``, ``co64``) are looked for in the whole file, wherever boxes lie. A
-file with more of anything than encoders write is refused: to read all of it would take longer than to decode a picture.
+A decoder allocates and decodes what the AV1 sequence header says, and then scales the picture to the header's size.
+Items (``iloc``) and the first chunk of each track (``stco``, ``co64``) are looked for in the whole file. A file with
+more of anything than encoders write is refused: to read it would take longer than to decode a picture.
 """
 
 import io
@@ -31,7 +31,7 @@ def check_frames(data: bytes, max_pixels: int) -> None:
 
 def _check(usual: bool) -> None:
     if not usual:
-        raise BadRequest("the AVIF picture does not tell the size of its frames as encoders do, and cannot be decoded")
+        raise BadRequest("the AVIF does not tell the size of its frames as encoders do, and cannot be decoded")
 
 
 def _items(data: bytes) -> Iterator[bytes]:

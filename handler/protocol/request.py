@@ -4,8 +4,8 @@ A row has one of four forms: multipart or gRPC, with the picture in ``data``, ``
 further parts; the picture alone as the body, with the options in ``X-Explain-<Option>`` headers; JSON, with the picture
 in base64; or a KServe envelope with several such pictures. A picture may be base64 text or a data URI wherever bytes
 are valid, JSON may come as text, and a body or the picture of a form may be packed with gzip. An option or a JSON key
-that is repeated is refused where it can be seen: TorchServe keeps the last of equal parts and headers, and of equal keys
-of JSON that it parses itself.
+that is repeated is refused where it can be seen: of equal parts and headers, and of equal keys of JSON that it parses
+itself, TorchServe keeps the last.
 """
 
 import base64

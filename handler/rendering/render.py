@@ -101,7 +101,7 @@ def text_width(text: str, size: int = _LETTERS) -> int:
 
 
 def _drawable(text: str) -> str:
-    """A text without line breaks, and with escapes as ``\\u043a`` where OpenCV draws ASCII alone."""
+    """A text without line breaks, and with escapes for what is not ASCII where OpenCV draws nothing else."""
     line = "".join(letter if letter.isprintable() else " " for letter in text)
     return line if _font() else line.encode("ascii", "backslashreplace").decode()
 
