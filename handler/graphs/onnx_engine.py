@@ -58,6 +58,10 @@ class OnnxEngine:
         """Opens the graphs in a folder; see ``open_graphs`` for arguments and errors."""
         return cls(open_graphs(folder, origin, threads=threads))
 
+    def use_threads(self, threads: int) -> None:
+        """Lets each run from now on take so many threads."""
+        self._graphs.update({kind: graph.with_threads(threads) for kind, graph in self._graphs.items()})
+
     @property
     def files(self) -> dict[str, str]:
         """The kinds of the graphs, and the SHA-256 of their files."""
