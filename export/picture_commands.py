@@ -160,7 +160,7 @@ def _printing(form: str | None, columns: Sequence[str]) -> Iterator[Callable[...
     def show(path: Path, answer: Any, rows: Sequence[Sequence[Any]], lines: Sequence[str]) -> None:
         nonlocal before
         if form == "json":
-            print(f"{before}\n{json.dumps(str(path))}: {json.dumps(answer)}", end="", flush=True)
+            print(f"{before}{json.dumps(str(path))}: {json.dumps(answer)}", flush=True)
             before = ","
         elif form == "csv":
             table.writerows([path, *row] for row in rows)
@@ -171,4 +171,4 @@ def _printing(form: str | None, columns: Sequence[str]) -> Iterator[Callable[...
         table.writerow(columns)
     yield show
     if form == "json":
-        print("\n}" if before == "," else "{}")
+        print("}" if before == "," else "{}")
