@@ -50,7 +50,7 @@ class Service:
         if row.path == "healthz":
             summary = self._card.summary(self._choice.engine.name)
             state = {"status": "ready", "model": summary, "engines": self._choice.to_dict()}
-            return json_answer({**state, "pictures": self._explainer.pictures}, PROBE)
+            return json_answer({**state, "pictures": self._explainer.pictures, "threads": self._share.threads}, PROBE)
         if row.path:
             return error_answer(NotFound("nothing answers below the model's path but healthz"))
         return None
