@@ -38,7 +38,7 @@ def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: in
     differing = disagreements(graphs, hooks, classifier.preprocessing)
     if not differing:
         engine = graphs if wanted == "onnx" else AutoEngine(graphs, hooks)
-        return Choice(engine=engine, configured=wanted, graphs=graphs.files)
+        return Choice(engine=engine, configured=wanted, graphs=graphs.files, use_threads=graphs.use_threads)
     reason = f"the graphs differ from PyTorch: {'; '.join(differing)}"
     if wanted == "onnx":
         raise ModelError(f"{reason}; export them anew, or set explain.engine to torch")

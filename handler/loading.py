@@ -4,7 +4,7 @@ import json
 import logging
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from handler.service import Service
 from handler.serving.explainer import Explainer
 from handler.serving.jobs import CheckedOptions
 from handler.serving.settings import Settings, read_settings
-from handler.serving.threads import threads_per_worker
+from handler.serving.threads import Share
 
 logger = logging.getLogger(__name__)
 
@@ -42,20 +42,32 @@ CHECKPOINT_NAME = "model.safetensors"  # the checkpoint's name in an archive
 
 
 def load_service(
-    folder: Path, name: str, version: str, config: Mapping[str, Any] | None = None, device: str | torch.device = "cpu"
+    folder: Path,
+    name: str,
+    version: str,
+    config: Mapping[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+    running: Callable[[], int] = lambda: 0,
 ) -> Service:
     """Makes the service of an unpacked archive, and explains a picture of zeros, so that the first request is fast.
 
-    Name and version are those that the model has on the server; ``config`` is the parsed ``model-config.yaml``. A
-    ModelError says why the archive or its settings cannot be used.
+    Name and version are those that the model has on the server; ``config`` is the parsed ``model-config.yaml``, and
+    ``running`` counts the workers that serve the model, 0 where that is not known. A ModelError says why the archive or
+    its settings cannot be used.
     """
     quieten()
     settings = read_settings((config or {}).get("explain"))
-    threads = threads_per_worker(settings.threads, config or {})
-    torch.set_num_threads(threads)
-    choice, card = _load(folder, name, version, settings, threads, device)
+    share = Share(settings.threads, config or {}, running)
+    torch.set_num_threads(share.threads)
+    choice, card = _load(folder, name, version, settings, share.threads, device)
     check_defaults(settings.defaults, card, choice.engine)
-    return Service(choice, card, settings, threads)
+    of_graphs = choice.use_threads
+
+    def use_threads(threads: int) -> None:
+        torch.set_num_threads(threads)
+        of_graphs(threads)
+
+    return Service(replace(choice, use_threads=use_threads), card, settings, share)
 
 
 def load_archive(path: Path, architecture: str | None = None, device: str | torch.device = "cpu") -> Model:

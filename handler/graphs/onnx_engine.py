@@ -35,6 +35,10 @@ class OnnxEngine:
         # module paths of the layers whose evidence the graphs hold, the default layer first
         self.layers = tuple(dict.fromkeys(path for known in with_layers for path in known.layers))
 
+    def use_threads(self, threads: int) -> None:
+        """Lets each run from now on take so many threads."""
+        self._graphs.update({kind: graph.with_threads(threads) for kind, graph in self._graphs.items()})
+
     @property
     def files(self) -> dict[str, str]:
         """The kinds of the graphs, and the SHA-256 of their files."""

@@ -55,6 +55,14 @@ class GraphSession:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return cls(description=description, session=session, path=path, sha256=sha256, threads=threads)
 
+    def with_threads(self, threads: int) -> "GraphSession":
+        """The graph with another number of threads, which takes a new session; itself if its file is another now."""
+        try:
+            opened = GraphSession.open(self.path, threads=threads)
+        except ModelError:
+            return self
+        return opened if opened.sha256 == self.sha256 else self
+
     def infer(self, inputs: Arrays, outputs: Sequence[str]) -> list[Floats]:
         """The wanted outputs for an array for each of the graph's inputs, by name; the first axis is the batch."""
         found: list[Floats] = self.session.run(list(outputs), dict(inputs))

@@ -5,6 +5,7 @@ import html
 import io
 import json
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field, replace
@@ -24,8 +25,9 @@ from handler.picture.projection import three_bands
 from handler.protocol.answer import GRADIENT_ALONE, NONE, Observation
 from handler.protocol.receipt import digest
 from handler.rendering.canvas import Canvas, draw_map, encode_map, values_on
-from handler.rendering.render import Picture, encode_png, sheet
+from handler.rendering.render import Picture, encode_png, sheet, text_width
 
+_FEWEST_LETTERS = 8  # of a label that is cut on a sheet
 _PANELS = sorted(MAP_KINDS, key=lambda name: not MAP_KINDS[name].at_layer)  # maps in the order of the sheet
 
 
@@ -61,11 +63,21 @@ class Explanation:
     passes: int = 0  # masked pictures that the method asked the network about
     trust: Trust | None = None  # None unless it was asked for
 
-    @property
-    def title(self) -> str:
-        """The classes, as a caption: ``heart 0.61``, ``against heart 0.61`` or ``heart 0.61, not ring 0.20``."""
-        classes = [f"{found.label} {found.probability:.2f}" for found in (self.target, self.contrast) if found]
-        return ("against " if self.against else "") + ", not ".join(classes)
+    def title(self, width: int) -> str:
+        """The classes, as a caption: ``heart 0.61``, ``against heart 0.61`` or ``heart 0.61, not ring 0.20``.
+
+        Labels are cut, not below 8 letters, where the caption is wider than these pixels.
+        """
+        classes = [found for found in (self.target, self.contrast) if found]
+
+        def cut(most: int) -> str:
+            labels = [one.label if len(one.label) <= most else one.label[: most - 3] + "..." for one in classes]
+            said = [f"{label} {one.probability:.2f}" for label, one in zip(labels, classes, strict=True)]
+            return ("against " if self.against else "") + ", not ".join(said)
+
+        lengths = range(_FEWEST_LETTERS, max(_FEWEST_LETTERS, *(len(one.label) for one in classes)) + 1)
+        fitting = bisect_right(lengths, width, key=lambda most: text_width(cut(most)))
+        return cut(lengths[max(0, fitting - 1)])
 
     @property
     def measure(self) -> str:
@@ -115,7 +127,7 @@ class Result:
         canvas, height, width = replace(self.canvas, upload=None), *self.canvas.seen.picture.shape[:2]
         rows = []
         for explanation in self.explanations:
-            row = [(explanation.title, three_bands(canvas.seen.picture))]
+            row = [(explanation.title(width), three_bands(canvas.seen.picture))]
             for name in (name for name in _PANELS if name in explanation.maps):
                 drawn = explanation.maps[name]
                 if drawn.values.shape[:2] != (height, width):  # gradcam at the layer's size
