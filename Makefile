@@ -23,11 +23,17 @@ STATE ?=
 LABELS ?=
 PREPROCESS ?=
 TRANSFORM_INPUT ?=
+INPUT ?=
+CHANNELS ?=
+HEAD ?=
+OUTPUT ?=
 CHECKPOINT ?= $(if $(MODEL)$(ARCH)$(WEIGHTS),,examples/shapes/shapes.safetensors)
 SOURCE := $(if $(MODEL),--model '$(MODEL)') $(if $(ARCH),--arch '$(ARCH)') $(if $(WEIGHTS),--weights '$(WEIGHTS)') \
           $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') $(if $(LABELS),--labels '$(LABELS)') $(if $(STATE),--state '$(STATE)') \
           $(if $(strip $(PREPROCESS)),--preprocess '$(PREPROCESS)') \
-          $(if $(strip $(TRANSFORM_INPUT)),--transform-input '$(TRANSFORM_INPUT)')
+          $(if $(strip $(TRANSFORM_INPUT)),--transform-input '$(TRANSFORM_INPUT)') \
+          $(if $(strip $(INPUT)),--input '$(INPUT)') $(if $(strip $(CHANNELS)),--channels '$(CHANNELS)') \
+          $(if $(strip $(HEAD)),--head '$(HEAD)') $(if $(strip $(OUTPUT)),--output '$(OUTPUT)')
 # 0 packs no ONNX graphs into the archive
 SIDECAR ?= 1
 # a private Ed25519 key in PEM, which signs the archive: writes model_store/NAME.mar.sig
@@ -48,13 +54,13 @@ FINETUNE ?=
 TOGETHER := -n 2 --dist loadfile -m "not server"
 SERVERS := -m server
 
-# load, soak, faults and fuzz: the embedded model, packed first, whatever else lies in the model store
+# load, soak, faults and fuzz: the embedded model, packed first into a store of its own
 REQUESTS ?= 10000
 CONCURRENCY ?= 32
 MINUTES ?= 60
 FAULTS ?=
 RELIABILITY := $(PY) -m benchmarks.reliability
-PACK_EMBEDDED = $(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
+PACK_EMBEDDED = $(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors --store out/reliability/store
 
 .DEFAULT_GOAL := help
 .PHONY: help setup check docs test test-fast coverage mutants lowest demo demo-photo archive export explanation gradcam attention serve stop finetune train bench zoo evaluate soundness old-runtimes fuzz load soak soak-10 faults lock clean
@@ -68,6 +74,8 @@ help: ## list the targets
 	@echo "or ARCH=package.module:factory for a network of your own, with PACK=package for what else its code imports;"
 	@echo "PREPROCESS='resize=256 crop=224 mean=0.5,0.5,0.5 std=0.5,0.5,0.5 interpolation=bicubic crop_first=true', or a part of it, goes"
 	@echo "over what the weights say of their pictures; TRANSFORM_INPUT=0 is for a GoogLeNet or Inception that was trained without its own;"
+	@echo "INPUT=384x192 (height x width) and CHANNELS=4 are for networks whose pictures are no squares, or not RGB;"
+	@echo "HEAD=sigmoid is for classes that do not exclude each other, HEAD=binary for one score, OUTPUT=name for one of several outputs;"
 	@echo "by default they take the embedded model. NAME is MODEL or the factory if given, else shufflenet_cam; serve takes"
 	@echo "NAME, MODEL and ARCH, too. finetune takes DATA=folder, MODEL, WEIGHTS or CHECKPOINT to start from, EPOCHS, BATCH,"
 	@echo "SEED, OUT, and FINETUNE='--freeze …'."
@@ -126,11 +134,11 @@ lowest: $(LOWEST_READY) ## install the wheel beside the oldest packages that pyp
 	$(PY) -m pytest tests/export/test_wheel.py
 
 demo: $(READY) ## pack and serve the embedded model, post two pictures, show what comes back, stop
-	$(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
+	$(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors --store out/demo/store
 	$(PY) -m examples.demo
 
 demo-photo: $(READY) ## serve real ImageNet weights, explain two photographs, draw them side by side, stop (STRIP=docs/photo.png: the picture in README)
-	$(PY) -m export archive --name efficientnet_lite0 --arch examples.efficientnet_lite0.network:efficientnet_lite0
+	$(PY) -m export archive --name efficientnet_lite0 --arch examples.efficientnet_lite0.network:efficientnet_lite0 --store out/demo-photo/store
 	$(PY) -m examples.efficientnet_lite0.demo --strip '$(STRIP)'
 
 archive: $(READY) ## write model_store/NAME.mar for TorchServe, ONNX graphs included (SIDECAR=0 leaves them out, GRAPHS="behind attention saliency" adds these, LAYERS="stage3 stage4" lets the graphs answer for these layers)

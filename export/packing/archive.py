@@ -25,7 +25,7 @@ from handler.graphs.description import KIND_GRADCAM, KIND_LAYERS, KIND_PREDICTIO
 from handler.loading import CHECKPOINT_NAME, check_defaults, describe_model
 from handler.model.checkpoint import Checkpoint, write_checkpoint
 from handler.model.classifier import Classifier, build_classifier
-from handler.model.custom_architecture import is_custom
+from handler.model.makers import maker_of
 from handler.serving.settings import Settings, read_settings
 from handler.serving.threads import usable_cores
 
@@ -87,7 +87,7 @@ def write_archive(
         stage = work / "stage"
         shutil.copytree(_PACKAGE, stage / "handler", ignore=shutil.ignore_patterns("__pycache__", "*.yaml", _ENTRY))
         write_checkpoint(stage / CHECKPOINT_NAME, checkpoint)
-        _pack_custom(classifier.architecture, pack, stage, report)
+        _pack_source(classifier.architecture, pack, stage, report)
         if sidecar and settings.engine != "torch":
             write_sidecar(classifier, stage, report, [*graphs, *([KIND_LAYERS] if classifier.further_layers else [])])
         engine = choose_engine(settings.engine, stage, classifier, usable_cores()).engine  # as the server will
@@ -107,22 +107,24 @@ def assumptions(checkpoint: Checkpoint, classifier: Classifier) -> list[str]:
         applied = "normalised once more" if checkpoint.options.get("transform_input") else "none"
         lines.append(f"input transform: {applied}; {said['transform_input']}")
     channels, height, width = classifier.layers[classifier.default_layer]
+    words = classifier.reading.words
     alone = [f"pictures are run one by one, without graphs: {classifier.alone}"] if classifier.alone else []
     return [
         *lines,
-        "probabilities: the softmax of the scores",
+        f"probabilities: the {classifier.reading.head} of the scores{f' ({words})' if words else ''}",
         f"labels: {len(classifier.labels)}; {said['labels']}",
         f"layer: {classifier.default_layer}, {channels} channels of {height}x{width} cells; {classifier.layer_rule}",
         *alone,
     ]
 
 
-def _pack_custom(architecture: str, pack: Iterable[str], stage: Path, report: Callable[[str], None]) -> None:
-    if not is_custom(architecture):
+def _pack_source(architecture: str, pack: Iterable[str], stage: Path, report: Callable[[str], None]) -> None:
+    sources = maker_of(architecture).sources(architecture)
+    if not sources:
         if tuple(pack):
-            raise ModelError(f"{architecture} is torchvision's and needs no source: pack= is for code of your own")
+            raise ModelError(f"{architecture} needs no source: pack= is for code of your own")
         return
-    pack_sources(architecture, pack, stage, report)
+    pack_sources(architecture, [*sources, *pack], stage, report)
     foreign = check_alone(stage, architecture)
     if foreign:
         report(f"not in the archive, so install it on the server or name it in pack=: {', '.join(foreign)}")
@@ -137,7 +139,7 @@ def write_sidecar(
 
     Raises:
         VerificationError: a graph of torchvision's architecture differs from PyTorch, which is a mistake of this
-            project; a custom architecture's graph that differs is left out.
+            project; the graph of another that differs is left out.
     """
     if classifier.alone:
         report(f"the archive goes without graphs, which take batches: {classifier.alone}")
@@ -155,7 +157,7 @@ def write_sidecar(
         except NotExportableError as error:
             report(f"the archive goes without {KINDS[kind].file}: {error}")
         except VerificationError as error:
-            if not is_custom(classifier.architecture):
+            if maker_of(classifier.architecture).tried:
                 raise
             report(f"the archive goes without {KINDS[kind].file}, PyTorch answers instead: {error.summary}")
 

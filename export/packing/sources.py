@@ -1,4 +1,4 @@
-"""Packs the source of a custom architecture into an archive, and shows that the network runs with what is packed.
+"""Packs the source of an architecture into an archive, and shows that the network runs with what is packed.
 
 The source of ``a.b.net:factory`` is the folder of the innermost package, ``a/b``, and the ``__init__.py`` above, so
 that ``import a.b.net`` works beside the archive's other files. The source of a module without a package is one file.
@@ -21,7 +21,6 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from handler.errors import ModelError
-from handler.model.custom_architecture import declared_packages, module_name
 
 _OURS = ("handler", "export", "torchserve_entry", "__main__")
 _MOST_BYTES = 50_000_000  # limit for all source; weights travel as the checkpoint
@@ -57,16 +56,14 @@ print(json.dumps(outside))
 Files = dict[PurePosixPath, Path | None]  # place in the archive to file here; None makes an empty file
 
 
-def pack_sources(architecture: str, further: Iterable[str], stage: Path, report: Callable[[str], None]) -> None:
-    """Copies the factory's package, the packages that the factory's module declares, and further ones to a folder.
+def pack_sources(architecture: str, names: Iterable[str], stage: Path, report: Callable[[str], None]) -> None:
+    """Copies packages and modules, those of the architecture's code, to a folder.
 
     Raises:
         ModelError: a name cannot be packed, or the files are too large for source; the message says what is valid.
     """
-    module = module_name(architecture)
-    in_package_file = _spec(module).submodule_search_locations  # the factory stands in a package's __init__.py
-    files = _all_of(module if in_package_file else module.rpartition(".")[0] or module)
-    for name in dict.fromkeys([*declared_packages(architecture), *further]):
+    files: Files = {}
+    for name in dict.fromkeys(names):
         files |= _all_of(name)
     sizes = {place: file.stat().st_size if file else 0 for place, file in files.items()}
     if sum(sizes.values()) > _MOST_BYTES:

@@ -29,7 +29,7 @@ def flatten(module: nn.Module, *layers: str) -> fx.GraphModule:
     Raises:
         NotApplicable: the network cannot be traced, keeps what it computes, or a layer does not run.
     """
-    root = copy_of(module)
+    root = _with_hooks(copy_of(module))
     marks = {MARK.format(number): layer for number, layer in enumerate(layers)}
     tracer = _MarkingTracer({root.get_submodule(layer): mark for mark, layer in marks.items()})
     try:
@@ -53,6 +53,22 @@ def called_once(network: fx.GraphModule) -> dict[fx.Node, nn.Module]:
     calls = [node for node in network.graph.nodes if node.op == "call_module"]
     times = Counter(node.target for node in calls)
     return {node: network.get_submodule(str(node.target)) for node in calls if times[node.target] == 1}
+
+
+def _with_hooks(root: nn.Module) -> nn.Module:
+    """A copied network whose own hooks are part of its forward, the only part of it that torch.fx traces."""
+    hooks, own = list(root._forward_hooks.values()), type(root)
+    root._forward_hooks.clear()
+
+    def forward(self: nn.Module, pictures: Any) -> Any:
+        returned = own.forward(self, pictures)
+        for hook in hooks:
+            returned = hook(self, (pictures,), returned)
+        return returned
+
+    if hooks:
+        root.__class__ = type(own.__name__, (own,), {"forward": forward})
+    return root
 
 
 class _MarkingTracer(fx.Tracer):

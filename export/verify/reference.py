@@ -71,7 +71,7 @@ def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -
         exact=exact,
         seed=seed,
         gated=[f"{name}{ending}" for name in _GATED for ending in endings],
-        batches=batch_sizes(classifier.preprocessing.crop_size),
+        batches=batch_sizes(classifier.preprocessing.size),
     )
 
 
@@ -90,7 +90,9 @@ def _eager(classifier: Classifier, kind: str, inputs: Inputs) -> Outputs:
 
 def _predicted(classifier: Classifier, pictures: Floats) -> Outputs:
     with torch.no_grad(), network_code(f"{classifier.architecture} fails on a batch of {len(pictures)}"):
-        outputs = PredictionGraph(classifier.module)(torch.from_numpy(pictures).to(classifier.device))
+        outputs = PredictionGraph(classifier.module, classifier.reading.head)(
+            torch.from_numpy(pictures).to(classifier.device)
+        )
     return {name: value.cpu().numpy() for name, value in zip(KINDS[KIND_PREDICTION].outputs, outputs, strict=True)}
 
 

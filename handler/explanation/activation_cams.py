@@ -45,10 +45,8 @@ def kpca_cam(activation: Floats, _gradient: Floats) -> Floats:
 
     ``map = relu(sqrt(s) u)``, s and u the first eigenvalue and eigenvector of the centred kernel matrix of
     ``tanh(x·y / C + 1)`` (Karmani et al. 2024, arXiv 2410.00267). The sign is scikit-learn's: the value of the largest
-    magnitude is positive. Choose it where Eigen-CAM's linear component mixes several objects.
-
-    Raises:
-        Unprocessable: the layer has more than 1024 cells.
+    magnitude is positive. Choose it where Eigen-CAM's linear component mixes several objects, in layers of at most 1024
+    cells: others are Unprocessable.
     """
     return _by_picture(_first_kernel_component, activation)
 
@@ -83,10 +81,9 @@ def principal_component(values: Floats) -> Floats:
 def _by_picture(component: Callable[[_Exact], _Exact], values: Floats) -> Floats:
     """The positive part of each picture's component (n), which is computed of its cells (n, C)."""
     count, channels, height, width = values.shape
-    found = []
-    for cells in values.reshape(count, channels, -1).transpose(0, 2, 1).astype(np.float64):  # (n, C)
-        found.append(component(cells).clip(min=0).reshape(height, width))
-    return np.asarray(found, np.float32)
+    pictures = values.reshape(count, channels, -1).transpose(0, 2, 1).astype(np.float64)  # (N, n, C)
+    found = [component(cells).clip(min=0) for cells in pictures]
+    return np.asarray(found, np.float32).reshape(count, height, width)
 
 
 def _first_component(cells: _Exact) -> _Exact:

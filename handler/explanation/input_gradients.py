@@ -1,6 +1,6 @@
 """Maps from the input's gradient, averaged over many changed pictures; each takes a forward and a backward pass.
 
-``x`` is the network's input (3, H, W), normalised, so that 0 is the mean colour; ``g(x)`` is the gradient of the score
+``x`` is the network's input (C, H, W), normalised, so that 0 is the mean colour; ``g(x)`` is the gradient of the score
 that is explained with respect to it. The cells of these maps (1, H, W) are the input's pixels; they need no layer.
 """
 
@@ -31,7 +31,7 @@ def expected_gradients(_activation: None, _gradient: None, probe: Probe, seed: i
     server does not have). Choose it where objects of the mean colour would be invisible to Integrated Gradients.
     """
     rng = np.random.default_rng(seed)
-    colours = rng.standard_normal((probe.passes, 3, 1, 1), np.float32)
+    colours = rng.standard_normal((probe.passes, len(probe.picture), 1, 1), np.float32)
     shares = rng.random(probe.passes, np.float32)
 
     def between(j: int) -> Floats:

@@ -21,7 +21,7 @@ class MapKind:
     """The properties of all maps of one name."""
 
     title: str  # caption on a sheet
-    channels: int = 3  # 1: evidence at a layer's cells, upsampled; 3: signed values at the input's pixels
+    channels: int = 3  # 1: evidence at a layer's cells, upsampled; more: signed values at the input's pixels
     at_layer: bool = False  # needs the activation and the gradient at a layer
     guided: bool = False  # needs the guided gradient at the input
     saliency: bool = False  # needs the plain gradient at the input
@@ -39,7 +39,7 @@ MAP_KINDS = {
 class Map:
     """One map of one explanation."""
 
-    values: Floats  # gradcam: (h, w) on [0, 1]; other maps: (H, W, 3), signed and unscaled
+    values: Floats  # gradcam: (h, w) on [0, 1]; other maps: (H, W, C), signed and unscaled
     maximum: float | list[float]  # gradcam: of the unscaled map, one per layer; other maps: of the absolute values
     degenerate: bool  # gradcam: no positive evidence; other maps: all values are 0
     cells: tuple[int, ...] | None = None  # gradcam: (h, w) of the unscaled map, of the first layer
@@ -80,7 +80,7 @@ def make_maps(
     Args:
         evidence: with all arrays that ``needs_of(maps, …)`` names.
         pair: index into the evidence's pairs.
-        maps: names out of ``MAP_KINDS``.
+        maps: names out of ``MAP_KINDS``, in the order of the result.
         method: name of a formula in ``methods.METHODS``.
         at_layer: leaves gradcam at the layer's size (h, w), instead of the input's (H, W).
         seed: of random methods.
@@ -89,36 +89,35 @@ def make_maps(
             averaged with the picture's.
         probe: asks for the scores of masked pictures, for the methods that take it.
 
-    Returns:
-        Name to map, in the order of ``maps``.
-
     Raises:
         ValueError: the evidence lacks a gradient at the input.
         Unprocessable: the method is not defined at a layer; the message says where it is.
     """
     chosen = METHODS[method]
-    options: dict[str, Any] = {"seed": seed} if chosen.random else {}
+    options: dict[str, Any] = {"seed": seed} if chosen.takes("seed") else {}
     options |= {"combine": principal_component} if eigen else {}
     options |= {"probe": probe} if chosen.passes else {}
 
     plain = _unscaled(evidence, pair, chosen, options) if makes_cam(maps) else []
     copies = [_unscaled(changed, copy, chosen, options) for copy in range(len(changed.rows))] if changed else []
 
-    def cam(size: tuple[int, int] | None) -> Map:
+    def cam(size: tuple[int, ...] | None) -> Map:
         first, *others = (_cam(layers, size) for layers in (plain, *copies))
         values = averaged(first.values, [made.values for made in others]) if others else first.values
         return replace(first, values=values, degenerate=all(made.degenerate for made in (first, *others)))
 
-    guided = evidence.guided if any(MAP_KINDS[name].guided for name in maps) else None
     made: dict[str, Map] = {}
     for name in maps:
         kind = MAP_KINDS[name]
         if kind.channels == 1:
             made[name] = cam(None if at_layer else evidence.input_size)
             continue
-        gradients = guided if kind.guided else evidence.saliency
-        pixels = _pixels(gradients, pair, evidence.coverage if kind.guided else None)
-        made[name] = _product(pixels, cam(evidence.input_size)) if kind.at_layer else pixels
+        gradients = evidence.guided if kind.guided else evidence.saliency
+        if gradients is None:
+            raise ValueError("the evidence lacks the gradient at the input")
+        pixels = np.ascontiguousarray(gradients[pair].transpose(1, 2, 0))
+        pixels = pixels * cam(evidence.input_size).values[:, :, None] if kind.at_layer else pixels
+        made[name] = _signed(pixels, evidence.coverage if kind.guided else None)
     return made
 
 
@@ -138,7 +137,7 @@ def _unscaled(evidence: Evidence, pair: int, method: Method, options: dict[str, 
     return made
 
 
-def _cam(unscaled: list[Floats], size: tuple[int, int] | None) -> Map:
+def _cam(unscaled: list[Floats], size: tuple[int, ...] | None) -> Map:
     """The map of a size (H, W), or of the first layer's."""
     maxima = [float(values.max()) for values in unscaled]
     alone, cells = len(unscaled) == 1, unscaled[0].shape
@@ -146,18 +145,10 @@ def _cam(unscaled: list[Floats], size: tuple[int, int] | None) -> Map:
     return Map(values=values, maximum=maxima[0] if alone else maxima, degenerate=max(maxima) <= 0, cells=cells)
 
 
-def _pixels(gradients: Floats | None, pair: int, coverage: str | None) -> Map:
-    if gradients is None:
-        raise ValueError("the evidence lacks the gradient at the input")
-    values = np.ascontiguousarray(gradients[pair].transpose(1, 2, 0))
+def _signed(values: Floats, coverage: str | None) -> Map:
+    """A map of signed values (H, W, 3) at the input's pixels."""
     largest = float(np.abs(values).max())
     return Map(values=values, maximum=largest, degenerate=largest == 0, coverage=coverage)
-
-
-def _product(guided: Map, cam: Map) -> Map:
-    values = guided.values * cam.values[:, :, None]
-    largest = float(np.abs(values).max())
-    return Map(values=values, maximum=largest, degenerate=largest == 0, coverage=guided.coverage)
 
 
 def scale(values: Floats) -> Floats:

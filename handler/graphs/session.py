@@ -33,16 +33,10 @@ class GraphSession:
 
     @classmethod
     def open(cls, path: Path, kind: str | None = None, *, threads: int = 0) -> "GraphSession":
-        """Opens a graph that this project wrote.
+        """Opens a graph that this project wrote, of a kind, a key of ``KINDS``, or with None of any kind.
 
-        Args:
-            path: the file.
-            kind: the kind that the graph must have, a key of ``KINDS``; None allows any kind.
-            threads: number of threads of a run; 0: one per core.
-
-        Raises:
-            ModelError: the file does not exist, is no ONNX graph of this project, is too new for this ONNX Runtime, is
-                of another kind, or does not have its kind's inputs and outputs.
+        A ModelError says that the file does not exist, is no ONNX graph of this project, is too new for this ONNX
+        Runtime, is of another kind, or does not have its kind's inputs and outputs.
         """
         if not path.is_file():
             raise ModelError(
@@ -59,13 +53,21 @@ class GraphSession:
         _check_signature(path, session, description)
         return cls(description=description, session=session, path=path, sha256=_hashed(path), threads=threads)
 
+    def with_threads(self, threads: int) -> "GraphSession":
+        """The graph with another number of threads, which takes a new session; itself if its file is another now."""
+        try:
+            opened = GraphSession.open(self.path, threads=threads)
+        except ModelError:
+            return self
+        return opened if opened.sha256 == self.sha256 else self
+
     def infer(self, inputs: Arrays, outputs: Sequence[str]) -> list[Floats]:
         """The wanted outputs for an array for each of the graph's inputs, by name; the first axis is the batch."""
         found: list[Floats] = self.session.run(list(outputs), dict(inputs))
         return found
 
     def infer_targets(self, picture: Floats, of_targets: Arrays, outputs: Sequence[str]) -> list[Floats]:
-        """The wanted outputs (M, …) for one picture (1, 3, H, W), and the other inputs (M, …) of its M targets.
+        """The wanted outputs (M, …) for one picture (1, C, H, W), and the other inputs (M, …) of its M targets.
 
         What depends on the picture alone is computed once, see ``handler.graphs.split``. It is computed for each target
         without the package onnx, where the weights have a file of their own, and where the file is no longer the one
@@ -77,7 +79,8 @@ class GraphSession:
             alone = [self.infer({"input": picture, **row}, outputs) for row in rows]
             return [np.concatenate(values) for values in zip(*alone, strict=True)]
         first, second = self._halves
-        found = {"input": picture, **_by_name(first, {"input": picture})}
+        names = [output.name for output in first.get_outputs()]
+        found = {"input": picture, **dict(zip(names, first.run(names, {"input": picture}), strict=True))}
         asked = [name for name in outputs if name not in found]
         if asked:
             saved = {value.name: found[value.name] for value in second.get_inputs() if value.name in found}
@@ -167,9 +170,10 @@ def _check_signature(path: Path, session: Any, description: GraphDescription) ->
 
 def _shapes(description: GraphDescription) -> dict[str, list[int | str]]:
     """The shapes of inputs and outputs; a name stands for any size, "batch" for the size that each run chooses."""
-    side, classes = description.preprocessing.crop_size, len(description.labels)
+    classes = len(description.labels)
+    pictures: list[int | str] = ["batch", *description.preprocessing.shape]
     return {
-        "input": ["batch", 3, side, side],
+        "input": pictures,
         "target": ["batch"],
         "weights": ["rows", classes],
         "logits": ["batch", classes],
@@ -180,8 +184,8 @@ def _shapes(description: GraphDescription) -> dict[str, list[int | str]]:
             for name in AT_LAYER
         },
         **dict.fromkeys(ATTENTION_METHODS, ["batch", "height", "width"]),
-        "guided_backprop": ["batch", 3, side, side],
-        "saliency": ["batch", 3, side, side],
+        "guided_backprop": pictures,
+        "saliency": pictures,
     }
 
 

@@ -17,13 +17,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torchvision.models import GoogLeNet, Inception3
 
 from handler.atomic_write import whole_file
 from handler.errors import ModelError
-from handler.model.registry import training_only
 from handler.picture.preprocess import Preprocessing
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys of weights whose names have no dots, unlike a network's
+_TEXTS = ("architecture", "head", "output")  # fields that are metadata as they are
 _DEPTH = 4  # of dictionaries in a file of torch.save
 _FOREIGN = {  # how files begin that are no checkpoints, and what they are
     rb"$": "is empty",
@@ -38,20 +39,21 @@ _DENSENETS_OLD_NAMES = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.
 class Checkpoint:
     """Weights and their description, which a plain state dict lacks."""
 
-    architecture: str | None  # a torchvision registry name, or package.module:factory
+    architecture: str | None  # its name; handler.model.makers says of which kinds
     labels: list[str] | None  # one per class, in the order of the scores
     preprocessing: Preprocessing | None
     state: dict[str, torch.Tensor]
     notes: dict[str, str] = field(default_factory=dict)  # free text by name: seed, accuracy, …
-    options: dict[str, Any] = field(default_factory=dict)  # options of torchvision's builder; JSON values
+    head: str = ""  # what makes probabilities of the scores, see ``find_reading``; empty: what the network shows
+    output: str = ""  # name of the scores in what the network returns; empty if it returns one tensor
+    options: dict[str, Any] = field(default_factory=dict)  # options of what builds it; JSON values
     origins: dict[str, str] = field(default_factory=dict)  # where parts of the description come from; not written
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint as safetensors, whole or not at all."""
-    metadata = dict(checkpoint.notes)
-    if checkpoint.architecture:
-        metadata["architecture"] = checkpoint.architecture
+    texts = {name: getattr(checkpoint, name) for name in _TEXTS}
+    metadata = checkpoint.notes | {name: text for name, text in texts.items() if text}
     if checkpoint.labels:
         metadata["labels"] = json.dumps(checkpoint.labels)
     if checkpoint.preprocessing:
@@ -135,8 +137,13 @@ def hash_state(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def training_only(module: nn.Module) -> tuple[str, ...]:
+    """Prefixes of the names of weights that only training uses, in auxiliary heads, and that a checkpoint may lack."""
+    return ("aux1.", "aux2.", "AuxLogits.") if isinstance(module, (GoogLeNet, Inception3)) else ()
+
+
 def _described(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str]) -> Checkpoint:
-    architecture = metadata.pop("architecture", None)
+    texts: dict[str, Any] = {"architecture": None} | {name: metadata.pop(name) for name in _TEXTS if name in metadata}
     labels, preprocessing = metadata.pop("labels", None), metadata.pop("preprocessing", None)
     options = metadata.pop("options", "{}")
     try:
@@ -146,7 +153,7 @@ def _described(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, s
         if not isinstance(built, dict):
             raise TypeError("options must be a mapping")
         return Checkpoint(
-            architecture=architecture,
+            **texts,
             labels=named,
             preprocessing=Preprocessing.from_json(preprocessing) if preprocessing else None,
             state=state,

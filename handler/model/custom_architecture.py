@@ -1,6 +1,6 @@
 """Custom architectures: ``package.module:factory``, and what their module declares.
 
-The factory returns an ``nn.Module`` that maps pictures, float32 (N, 3, H, W), to class scores (N, K). It is called with
+The factory returns an ``nn.Module`` that maps pictures, float32 (N, C, H, W), to class scores (N, K). It is called with
 ``num_classes=K`` if it has a parameter of that name, when the model is packed and again on the server; the checkpoint's
 weights are loaded into the module.
 
@@ -29,11 +29,6 @@ from handler.model.checkpoint import Checkpoint
 from handler.picture.preprocess import Preprocessing
 
 _SPECIFICATION = re.compile(r"(?P<module>[^\W\d]\w*(?:\.[^\W\d]\w*)*):(?P<factory>[^\W\d]\w*(?:\.[^\W\d]\w*)*)")
-
-
-def is_custom(architecture: str) -> bool:
-    """Whether an architecture's name is ``package.module:factory`` rather than a name of torchvision's registry."""
-    return ":" in architecture
 
 
 def module_name(architecture: str) -> str:
@@ -80,13 +75,21 @@ def find_factory(architecture: str) -> Callable[..., Any]:
     return factory
 
 
-def build_custom(architecture: str, num_classes: int | None = None, side: int | None = None) -> nn.Module:
+def build(checkpoint: Checkpoint) -> nn.Module:
+    """The network of a complete checkpoint, as ``build_custom`` builds it."""
+    assert checkpoint.preprocessing is not None
+    return build_custom(str(checkpoint.architecture), len(checkpoint.labels or []), checkpoint.preprocessing.shape)
+
+
+def build_custom(
+    architecture: str, num_classes: int | None = None, shape: tuple[int, int, int] | None = None
+) -> nn.Module:
     """Calls the factory.
 
     Args:
         architecture: ``package.module:factory``.
         num_classes: the argument of the factory's parameter of that name; None leaves the number to the factory.
-        side: of the pictures in pixels; lazy modules get the shapes of their weights from a blank picture.
+        shape: (C, H, W) of the pictures; lazy modules get the shapes of their weights from a blank picture.
 
     Raises:
         ModelError: the factory does not exist, fails, or returns no network with weights.
@@ -111,8 +114,8 @@ def build_custom(architecture: str, num_classes: int | None = None, side: int | 
     if next(module.parameters(), None) is None:
         raise ModelError(f"architecture {architecture} has no weights, valid is a network with parameters")
     module = _not_compiled(module)
-    if side is not None and _shapeless(module):
-        _give_shapes(module, architecture, side)
+    if shape is not None and _shapeless(module):
+        _give_shapes(module, architecture, shape)
     return module
 
 
@@ -134,13 +137,13 @@ def _shapeless(module: nn.Module) -> list[str]:
     return [name for name, value in module.state_dict().items() if nn.parameter.is_lazy(value)]
 
 
-def _give_shapes(module: nn.Module, architecture: str, side: int) -> None:
+def _give_shapes(module: nn.Module, architecture: str, shape: tuple[int, int, int]) -> None:
     try:
         with torch.no_grad():
-            module.eval()(torch.zeros(1, 3, side, side))
+            module.eval()(torch.zeros(1, *shape))
     except Exception as error:  # foreign code can raise any exception
         raise ModelError(
-            f"architecture {architecture} is lazy and fails on a picture (1, 3, {side}, {side}) ({in_one_line(error)})"
+            f"architecture {architecture} is lazy and fails on a picture {(1, *shape)} ({in_one_line(error)})"
         ) from error
     if left := _shapeless(module):
         raise ModelError(
@@ -149,12 +152,17 @@ def _give_shapes(module: nn.Module, architecture: str, side: int) -> None:
         )
 
 
-def declared_checkpoint(architecture: str) -> Checkpoint:
+def declared_weights(architecture: str, torchvisions: str | None) -> Checkpoint:
     """A checkpoint with the weights that the module's ``weights()`` returns, without labels and preprocessing.
 
     Raises:
-        ModelError: the module has no function ``weights``, or the function fails or returns no state dict.
+        ModelError: torchvision's weights are wanted, the module has no function ``weights``, or the function fails or
+            returns no state dict.
     """
+    if torchvisions is not None:
+        raise ModelError(
+            f"weights {torchvisions!r} are torchvision's; {architecture} takes a file of its own, checkpoint="
+        )
     module = load_module(architecture)
     find_factory(architecture)  # refused before the weights are read, which may take long
     weights = getattr(module, "weights", None)
@@ -174,14 +182,14 @@ def declared_checkpoint(architecture: str) -> Checkpoint:
     return Checkpoint(architecture=architecture, labels=None, preprocessing=None, state=detached)
 
 
-def declared_labels(architecture: str) -> list[str] | None:
-    """The module's ``LABELS``, or None; raises ModelError if they are no list of texts."""
-    labels = getattr(load_module(architecture), "LABELS", None)
-    return None if labels is None else _texts(labels, f"{module_name(architecture)}.LABELS", "texts, one per score")
+def declare(architecture: str) -> Checkpoint:
+    """What the module declares, without weights; raises ModelError for a declaration that is not valid."""
+    origins = dict.fromkeys(("labels", "preprocessing"), f"as {module_name(architecture)} declares it")
+    labels, how = _declared_texts(architecture, "LABELS", "texts, one per score"), _declared_preprocessing(architecture)
+    return Checkpoint(architecture=architecture, labels=labels, preprocessing=how, state={}, origins=origins)
 
 
-def declared_preprocessing(architecture: str) -> Preprocessing | None:
-    """The module's ``PREPROCESSING``, or None; raises ModelError if fields are missing, unknown or out of range."""
+def _declared_preprocessing(architecture: str) -> Preprocessing | None:
     declared = getattr(load_module(architecture), "PREPROCESSING", None)
     if declared is None or isinstance(declared, Preprocessing):
         return declared
@@ -191,15 +199,19 @@ def declared_preprocessing(architecture: str) -> Preprocessing | None:
         raise ModelError(f"{module_name(architecture)}.PREPROCESSING is not valid: {error}") from error
 
 
-def declared_packages(architecture: str) -> list[str]:
-    """The module's ``PACKED``, empty if there is none; raises ModelError if it is no list of texts."""
-    packed = getattr(load_module(architecture), "PACKED", ())
-    return _texts(packed, f"{module_name(architecture)}.PACKED", "packages' names")
+def sources(architecture: str) -> list[str]:
+    """The factory's package, or its module if there is none, and the module's ``PACKED``."""
+    module = load_module(architecture)
+    packed = _declared_texts(architecture, "PACKED", "packages' names")
+    return [module.__package__ or module.__name__, *(packed or [])]
 
 
-def _texts(values: Any, name: str, valid: str) -> list[str]:
+def _declared_texts(architecture: str, name: str, valid: str) -> list[str] | None:
+    values = getattr(load_module(architecture), name, None)
+    if values is None:
+        return None
     if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
-        raise ModelError(f"{name} must be a list of {valid}")
+        raise ModelError(f"{module_name(architecture)}.{name} must be a list of {valid}")
     return list(values)
 
 

@@ -1,16 +1,19 @@
-"""Torchvision's registry of classifiers: builders, the preprocessing of their weights, and what its networks need."""
+"""Torchvision's registry of classifiers: builders, weights and their preprocessing, and what its networks need."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torchvision
 from torch import nn
-from torchvision.models import GoogLeNet, Inception3
 
 from handler.errors import ModelError
+from handler.model.checkpoint import Checkpoint
 from handler.picture.preprocess import Preprocessing
 
 INPUT_TRANSFORMERS = ("googlenet", "inception_v3")  # networks that normalise their input again, if asked to
+PARTS = ("labels", "preprocessing", "transform_input")  # of a checkpoint's description, whose origins are noted
+ASSUMED = "assumed, say preprocessing= if yours were trained otherwise"
+_TAKEN = "as torchvision's weights have it: assumed, say transform_input=0 if yours were trained without it"
 
 
 def known_architectures() -> list[str]:
@@ -41,11 +44,74 @@ def preprocessing_of(weights: Any) -> Preprocessing:
     )
 
 
-def options_of_weights(architecture: str) -> dict[str, Any]:
+def download(architecture: str, weights: str | None) -> Checkpoint:
+    """The checkpoint of weights of the registry; the ModelError says which there are, or what to do offline."""
+    builder_of(architecture)
+    if weights is None:
+        raise ModelError("give either torchvision's weights, weights=DEFAULT, or a file, checkpoint=")
+    choices = torchvision.models.get_model_weights(architecture)
+    if weights not in choices.__members__:
+        raise ModelError(
+            f"weights {weights!r} do not exist for {architecture}, valid are {', '.join(choices.__members__)}"
+        )
+    chosen = choices[weights]
+    try:
+        state = chosen.get_state_dict(progress=True, check_hash=True)
+    except OSError as error:  # URLError and HTTPError are OSErrors
+        raise ModelError(
+            f"the weights of {architecture} could not be downloaded from {chosen.url} ({error}); "
+            "download the file elsewhere, and give it as checkpoint= together with labels="
+        ) from error
+    return Checkpoint(
+        architecture=architecture,
+        labels=list(chosen.meta["categories"]),
+        preprocessing=preprocessing_of(chosen),
+        state=dict(state),
+        options=_options_of_weights(architecture),
+        origins=dict.fromkeys(PARTS, f"as torchvision's {chosen.name} weights have it"),
+    )
+
+
+def declare(architecture: str) -> Checkpoint:
+    """What is assumed of a plain state dict: that it was trained as torchvision's newest weights were."""
+    usual = torchvision.models.get_model_weights(architecture)["DEFAULT"]
+    return Checkpoint(
+        architecture=architecture,
+        labels=None,
+        preprocessing=preprocessing_of(usual),
+        state={},
+        options=_options_of_weights(architecture),
+        origins={
+            "preprocessing": f"as torchvision's {usual.name} weights have it: {ASSUMED}",
+            "transform_input": _TAKEN,
+        },
+    )
+
+
+def build(checkpoint: Checkpoint) -> nn.Module:
+    """The network of a complete checkpoint, or a ModelError if it cannot be built with these options and this side."""
+    assert checkpoint.preprocessing is not None
+    architecture, how = str(checkpoint.architecture), checkpoint.preprocessing
+    options = dict(checkpoint.options)
+    if architecture in INPUT_TRANSFORMERS:
+        options["init_weights"] = False
+    if architecture.startswith("vit_"):
+        options["image_size"] = how.crop_size
+    try:
+        module = builder_of(architecture)(weights=None, num_classes=len(checkpoint.labels or []), **options)
+    except (TypeError, ValueError, AssertionError) as error:  # options and side come from the checkpoint
+        detail = f" and options {checkpoint.options}" if checkpoint.options else ""
+        raise ModelError(
+            f"{architecture} cannot be built for pictures of {how.crop_size} pixels{detail} "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    if how.channels != 3:  # the first convolution takes these channels, as people change it for their own pictures
+        path, first = next((path, part) for path, part in module.named_modules() if isinstance(part, nn.Conv2d))
+        same = {name: getattr(first, name) for name in ("kernel_size", "stride", "padding", "dilation")}
+        module.set_submodule(path, nn.Conv2d(how.channels, first.out_channels, bias=first.bias is not None, **same))
+    return module
+
+
+def _options_of_weights(architecture: str) -> dict[str, Any]:
     """The builder's options that torchvision's weights need; torchvision sets them only if it loads the weights."""
     return {"transform_input": True} if architecture in INPUT_TRANSFORMERS else {}
-
-
-def training_only(module: nn.Module) -> tuple[str, ...]:
-    """Prefixes of the names of weights that only training uses, in auxiliary heads, and that a checkpoint may lack."""
-    return ("aux1.", "aux2.", "AuxLogits.") if isinstance(module, (GoogLeNet, Inception3)) else ()

@@ -1,6 +1,6 @@
 """Finds a checkpoint, and completes its architecture, labels and preprocessing, with the origin of each.
 
-A checkpoint comes from a file, from torchvision's weights or from the code of a custom architecture.
+A checkpoint comes from a file or from the weights of its maker, see ``handler.model.makers``.
 """
 
 import json
@@ -9,26 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 
 from handler.errors import ModelError
 from handler.model.checkpoint import Checkpoint, read_checkpoint
 from handler.model.classifier import Classifier, build_classifier
-from handler.model.custom_architecture import (
-    declared_checkpoint,
-    declared_labels,
-    declared_preprocessing,
-    find_factory,
-    is_custom,
-    module_name,
-)
-from handler.model.registry import INPUT_TRANSFORMERS, builder_of, options_of_weights, preprocessing_of
+from handler.model.makers import maker_of
+from handler.model.registry import INPUT_TRANSFORMERS, PARTS
 from handler.picture.preprocess import Preprocessing
 from handler.picture.preprocess_text import said_over
-
-_PARTS = ("labels", "preprocessing", "transform_input")  # whose origins are noted
-_ASSUMED = "assumed, say preprocessing= if yours were trained otherwise"
-_TAKEN = "as torchvision's weights have it: assumed, say transform_input=0 if yours were trained without it"
 
 
 def load_classifier(architecture: str | None = None, *, device: str | torch.device = "cpu", **said: Any) -> Classifier:
@@ -45,6 +33,8 @@ def find_checkpoint(
     labels: list[str] | None = None,
     preprocessing: Preprocessing | str = "",
     transform_input: bool | None = None,
+    head: str = "",
+    output: str = "",
 ) -> Checkpoint:
     """Finds a checkpoint among torchvision's weights, in a file or by code, and completes it.
 
@@ -60,53 +50,24 @@ def find_checkpoint(
             "resize=256 crop=224"; see ``handler.picture.preprocess_text``.
         transform_input: whether a GoogLeNet or Inception normalises its input again, as torchvision's weights need;
             None: as the checkpoint says, True for a plain state dict.
+        head: "softmax", "sigmoid" or "binary", see ``handler.model.reading.find_reading``; empty: as the checkpoint
+            says, or what the network's last module shows.
+        output: key, attribute or index of the scores, of a network that returns several tensors.
 
     Raises:
         ModelError: an argument is missing, unknown or contradicts another; the message says what is valid.
     """
-    if architecture is not None and is_custom(architecture) and checkpoint is None:
-        if weights is not None:
-            raise ModelError(
-                f"weights {weights!r} are torchvision's; {architecture} takes a file of its own, checkpoint="
-            )
-        found = declared_checkpoint(architecture)
-    else:
-        if architecture is not None and not is_custom(architecture):
-            builder_of(architecture)
+    maker = None if architecture is None else maker_of(architecture)
+    if maker is None or checkpoint is not None:
         if (weights is None) == (checkpoint is None):
             raise ModelError("give either torchvision's weights, weights=DEFAULT, or a file, checkpoint=")
-        if checkpoint is None and architecture is None:
+        if checkpoint is None:
             raise ModelError("weights belong to an architecture: give its name, such as architecture=resnet18")
-        found = (
-            _download(str(architecture), str(weights))
-            if checkpoint is None
-            else read_checkpoint(Path(checkpoint), state)
-        )
+        found = read_checkpoint(Path(checkpoint), state)
+    else:
+        found = maker.find(str(architecture), weights)
+    found = replace(found, head=head or found.head, output=output or found.output)
     return complete(found, architecture, labels, preprocessing, transform_input)
-
-
-def _download(architecture: str, weights: str) -> Checkpoint:
-    choices = torchvision.models.get_model_weights(architecture)
-    if weights not in choices.__members__:
-        raise ModelError(
-            f"weights {weights!r} do not exist for {architecture}, valid are {', '.join(choices.__members__)}"
-        )
-    chosen = choices[weights]
-    try:
-        state = chosen.get_state_dict(progress=True, check_hash=True)
-    except OSError as error:  # URLError and HTTPError are OSErrors
-        raise ModelError(
-            f"the weights of {architecture} could not be downloaded from {chosen.url} ({error}); "
-            "download the file elsewhere, and give it as checkpoint= together with labels="
-        ) from error
-    return Checkpoint(
-        architecture=architecture,
-        labels=list(chosen.meta["categories"]),
-        preprocessing=preprocessing_of(chosen),
-        state=dict(state),
-        options=options_of_weights(architecture),
-        origins=dict.fromkeys(_PARTS, f"as torchvision's {chosen.name} weights have it"),
-    )
 
 
 def complete(
@@ -128,22 +89,23 @@ def complete(
         raise ModelError(f"the checkpoint is of {checkpoint.architecture}, not of {architecture}")
     if transform_input is not None and name not in INPUT_TRANSFORMERS:
         raise ModelError(f"{name} has no input transform: transform_input= is for {' and '.join(INPUT_TRANSFORMERS)}")
-    if is_custom(name) and architecture is None:  # a file of weights must not run code just by naming it
+    maker = maker_of(name)
+    if maker.runs_code and architecture is None:  # a file of weights must not run code just by naming it
         raise ModelError(f"the checkpoint is of {name}, which is code: say that it may run, architecture={name}")
-    (find_factory if is_custom(name) else builder_of)(name)  # refuses a name that does not exist
-    origins = {part: checkpoint.origins.get(part, "as the checkpoint says") for part in _PARTS}
+    maker.check(name)
+    origins = {part: checkpoint.origins.get(part, "as the checkpoint says") for part in PARTS}
     how, options, names = checkpoint.preprocessing, checkpoint.options, labels or checkpoint.labels
-    module = module_name(name) if is_custom(name) else ""
-    if how is None and module:
-        how, origins["preprocessing"] = declared_preprocessing(name), f"as {module} declares it"
-    elif how is None:
-        usual = torchvision.models.get_model_weights(name)["DEFAULT"]
-        how = preprocessing_of(usual)
-        origins["preprocessing"] = f"as torchvision's {usual.name} weights have it: {_ASSUMED}"
+    if how is None or not names or not checkpoint.architecture:
+        known = maker.declare(name)
+        if how is None:
+            how, origins["preprocessing"] = known.preprocessing, known.origins["preprocessing"]
+        if not names:
+            names, origins["labels"] = known.labels, known.origins.get("labels", "")
+        if not checkpoint.architecture:
+            options, origins["transform_input"] = known.options, known.origins.get("transform_input", "")
     if labels:
         origins["labels"] = "as said"
-    elif not names and module:
-        names, origins["labels"] = declared_labels(name), f"as {module} declares it"
+    module = maker.declared_in(name)
     if not names:
         who, define = (name, f", or define LABELS in {module}") if module else ("the checkpoint", "")
         raise ModelError(f"{who} does not say its labels: give one per score, labels={define}")
@@ -155,8 +117,6 @@ def complete(
             'PREPROCESSING = {"resize_size": 256, "crop_size": 224, "mean": [0, 0, 0], "std": [1, 1, 1]} in the module'
             ", or say preprocessing='resize=256 crop=224 mean=0,0,0 std=1,1,1'"
         )
-    if not checkpoint.architecture:
-        options, origins["transform_input"] = options_of_weights(name), _TAKEN
     if transform_input is not None:
         options, origins["transform_input"] = {**options, "transform_input": transform_input}, "as said"
     if name not in INPUT_TRANSFORMERS:

@@ -14,14 +14,14 @@ _OF_A_BATCH = 1.1  # of all that layers return for the largest batch
 
 def memory_need(architecture: str, side: int | None = None) -> int:
     """Bytes; the order of magnitude, on the safe side. The arguments are those of ``random_classifier``."""
-    side = preprocessing_of(architecture, side).crop_size
+    side = preprocessing_of(architecture, side).size[0]
     try:
         with torch.device("meta"):
             module = build(architecture, side)
     except NotImplementedError:  # RegNet's builder computes with tensors
         module = build(architecture, side).to("meta")
     weights = 4 * sum(one.numel() for one in module.parameters())
-    return int(_LEAST + _COPIES * weights + _OF_A_BATCH * batch_sizes(side)[-1] * _activations(module, side))
+    return int(_LEAST + _COPIES * weights + _OF_A_BATCH * batch_sizes((side, side))[-1] * _activations(module, side))
 
 
 def _activations(module: nn.Module, side: int) -> int:
