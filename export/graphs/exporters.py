@@ -83,14 +83,7 @@ def export_explanation(classifier: Classifier, path: Path) -> list[Verdict]:
     place of its target, and the evidence is that for the weighted sum of the scores. The outputs are ``logits`` (N, K),
     ``activations`` and ``gradients`` (N, C, h, w) of the default layer, ``gradcam`` (N, h, w), unscaled, and
     ``guided_backprop`` (N, C, H, W). The graph of a network without a ReLU has the plain gradient ``saliency``
-    (N, C, H, W) instead of ``guided_backprop``.
-
-    Args:
-        classifier: left as it is.
-        path: of the file, which is overwritten.
-
-    Returns:
-        The comparison, one entry per output and batch size.
+    (N, C, H, W) instead of ``guided_backprop``. The result is the comparison, one entry per output and batch size.
 
     Raises:
         NotExportableError: the network cannot be traced or has an operator that ONNX lacks.

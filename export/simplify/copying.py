@@ -33,12 +33,10 @@ def without_parametrizations(module: Network) -> Network:
 
 
 def _shared(module: nn.Module) -> dict[int, Any]:
-    memo: dict[int, Any] = {}
-    for layer in module.modules():
-        for name, value in vars(layer).items():
-            if name not in ("_parameters", "_buffers", "_modules") and not _copies(value):
-                memo[id(value)] = value.detach() if isinstance(value, torch.Tensor) else value
-    return memo
+    apart = ("_parameters", "_buffers", "_modules")
+    kept = [value for layer in module.modules() for name, value in vars(layer).items() if name not in apart]
+    shared = [value for value in kept if not _copies(value)]
+    return {id(value): value.detach() if isinstance(value, torch.Tensor) else value for value in shared}
 
 
 def _copies(value: Any) -> bool:

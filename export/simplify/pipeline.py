@@ -13,7 +13,7 @@ from export.simplify.channel_padding import pad_channels
 from export.simplify.copying import copy_of, without_parametrizations
 from export.simplify.flatten import MARK, NotApplicable, flatten
 from handler.autograd.channel_layout import ChannelLayout
-from handler.autograd.tape import Gradients, Tape, differentiate, record
+from handler.autograd.tape import differentiate, record
 from handler.errors import Unprocessable, in_one_line
 from handler.explanation.evidence import Needs
 
@@ -34,15 +34,10 @@ class Simplified:
 
 
 def simplified(module: nn.Module, views: Mapping[str, ChannelLayout], example: torch.Tensor) -> Simplified:
-    """A flat copy with attention simplified, batch norms folded and channels padded.
+    """A flat copy of a network in eval mode, with attention simplified, batch norms folded and channels padded.
 
     A step is left out if it does not fit the network, or if it changes scores, evidence or the guided gradient of the
-    example.
-
-    Args:
-        module: in eval mode; left as it is.
-        views: paths of the layers whose own output matters, and how it becomes a map (N, C, h, w).
-        example: pictures (N, C, H, W), N at least 2.
+    ``example``, pictures (N, C, H, W), N at least 2. ``views`` are the layers whose own output matters.
     """
     best, paths = without_parametrizations(copy_of(module).eval().requires_grad_(False)), tuple(views)
     marks = tuple(MARK.format(number) for number in range(len(paths)))
@@ -86,18 +81,12 @@ def rewritten(network: nn.Module, rewrite: Callable[[fx.GraphModule], int]) -> f
 def _answers(module: nn.Module, views: Mapping[str, ChannelLayout], example: torch.Tensor) -> list[torch.Tensor]:
     """Scores, and for each picture's top class the evidence at the layers and the guided gradient, if it is defined."""
     try:
-        tape, found = _explained(module, views, example, Needs(layers=tuple(views), guided=True))
+        tape = record(module, example, Needs(layers=tuple(views), guided=True), views)
     except Unprocessable:
-        tape, found = _explained(module, views, example, Needs(layers=tuple(views)))
+        tape = record(module, example, Needs(layers=tuple(views)), views)
+    found = differentiate(tape, tape.scores.max(dim=1).values.sum())
     answers = [tape.scores, *tape.layers.values(), *found.layers.values(), *found.at_input.values()]
     return [answer.detach() for answer in answers]
-
-
-def _explained(
-    module: nn.Module, views: Mapping[str, ChannelLayout], example: torch.Tensor, needs: Needs
-) -> tuple[Tape, Gradients]:
-    tape = record(module, example, needs, views)
-    return tape, differentiate(tape, tape.scores.max(dim=1).values.sum())
 
 
 def _check_alike(

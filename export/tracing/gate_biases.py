@@ -9,7 +9,7 @@ aten = torch.ops.aten
 
 
 def gate_by_bias(module: fx.GraphModule) -> int:
-    """``relu(convolution) * gate`` to ``relu(convolution + bias)``, where the bias is 0 or far below zero, in place.
+    """Turns ``relu(convolution) * gate`` into ``relu(convolution + bias)``, the bias 0 or far below zero, and counts.
 
     The gate is ``y > 0`` for the output ``y`` of a ReLU, and ``0 < y < 6`` for that of a ReLU6. The bias is a clipped
     depthwise convolution of ``y`` with kernel 1, or the sum of two for ReLU6. So all values stay in the blocked layout
@@ -17,9 +17,6 @@ def gate_by_bias(module: fx.GraphModule) -> int:
 
     Condition: the ReLU alone reads the convolution's result, or the sum of that and other tensors. Exact for values of
     ``y`` that are 0 or at least 2^-57, and gradients below 2^70.
-
-    Returns:
-        The number of gates.
     """
     graph, count = module.graph, 0
     products: list[Any] = list(graph.find_nodes(op="call_function", target=aten.mul.Tensor))

@@ -26,10 +26,8 @@ def trace_batch(
 ) -> fx.GraphModule:
     """Traces ``function(*example)``; the first dimension of all inputs is one symbol, all other sizes are numbers.
 
-    Args:
-        function: takes tensors with the same first dimension and returns a tuple of tensors.
-        example: the function's inputs, at least 2 in the first dimension, because 1 is taken for a constant.
-        decompositions: operator overload to the function that replaces it.
+    The first dimension of the ``example`` is at least 2, because 1 is taken for a constant. ``decompositions`` are the
+    functions that replace operator overloads.
 
     Raises:
         ValueError: the function works on a batch of the example's size only.

@@ -60,9 +60,7 @@ def goes_by_values(module: nn.Module, picture: Tensor) -> bool:
 def run_together(module: nn.Module, pictures: Sequence[Tensor]) -> tuple[dict[Place, int | str], str]:
     """Compares three pictures (1, C, H, W) in float32, and again in float64 if rows differ, which may be rounding.
 
-    Returns:
-        The batch axis of each tensor, or why it has none; and why pictures must be run one by one, empty if they can be
-        run together.
+    The result is the batch axis of each tensor, or why it has none; and why pictures must be run one by one, or "".
     """
     axes, alone = _compare(module, pictures)
     if not alone and _MIXED not in axes.values():

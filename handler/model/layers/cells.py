@@ -65,10 +65,8 @@ class Cells:
 def find_cells(changes: Mapping[int, Sequence[Floats]], ratio: float = 1.0) -> Cells | None:
     """Finds the arrangement by which cells change where the picture changes; None if there is none.
 
-    Args:
-        changes: for each axis that may be the channels' axis, how much the cells (h, w) or (T,) changed with each of
-            ``parts``.
-        ratio: the picture's width by its height, which is about that of cells on a shared axis.
+    ``changes``: for each axis that may be the channels', how much each of ``parts`` changed the cells, (h, w) or (T,).
+    ``ratio``: the picture's width by its height, which is about that of cells on a shared axis.
     """
     arrangements = [cells for axis, found in changes.items() for cells in _arrangements(axis, np.stack(found), ratio)]
     best = max(filter(_is_likely, arrangements), key=lambda cells: cells.likeness, default=None)
@@ -144,9 +142,7 @@ def _orientations(channel_axis: int, changed: Floats, *, shared_axis: bool, firs
 def _reaches_edges(changed: Floats, mirrored: tuple[bool, bool]) -> bool:
     """Whether each edge of the picture, compared with the opposite edge, changes the same edge of the map most.
 
-    Args:
-        changed: how much the top, bottom, left and right edge of the picture change the cells, (4, h, w).
-        mirrored: whether the map is upside down, and left to right.
+    ``changed`` (4, h, w) says how much the picture's top, bottom, left and right edges change the cells.
     """
     for axis, turned in enumerate(mirrored):
         before, after = changed[2 * axis : 2 * axis + 2].sum(axis=2 - axis)

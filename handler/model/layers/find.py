@@ -60,12 +60,9 @@ class Findings:
 
 @torch.inference_mode(mode=False)  # whatever mode the caller is in
 def find_layers(module: nn.Module, architecture: str, shape: tuple[int, int, int]) -> Findings:
-    """Runs a network on three pictures, and judges every layer that returns tensors of three or four dimensions.
+    """Runs a network in eval mode, all parameters frozen, on three pictures of ``shape`` (C, H, W).
 
-    Args:
-        module: a classifier in eval mode, all parameters frozen.
-        architecture: name for the messages.
-        shape: (C, H, W) of the pictures.
+    Every layer is judged that returns tensors of three or four dimensions; messages name the ``architecture``.
 
     Raises:
         ModelError: the scores have no gradient at the picture, or no layer that all paths pass has a map.

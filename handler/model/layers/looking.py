@@ -97,11 +97,7 @@ def _guarded(architecture: str, step: Callable[[], Any]) -> Any:
 
 
 def outputs_of(module: nn.Module, pictures: Tensor) -> tuple[Tensor, dict[Place, Tensor]]:
-    """Runs a network on pictures (N, C, H, W).
-
-    Returns:
-        The scores; and the outputs with the dimensions and the type of maps or tokens, as the layers finish.
-    """
+    """The scores of pictures (N, C, H, W), and the outputs with the dimensions of maps or tokens, as layers finish."""
     outputs: dict[Place, Tensor] = {}
 
     def keep(place: Place, output: Tensor) -> Tensor | None:

@@ -21,13 +21,10 @@ class Place(NamedTuple):
 
 
 def observe(module: nn.Module, pictures: Tensor, visit: Callable[[Place, Tensor], Tensor | None]) -> Any:
-    """Runs a network, and returns its answer.
+    """Runs a network in eval mode on pictures (N, C, H, W), which stay as they are, and returns its answer.
 
-    Args:
-        module: the network, in eval mode; all hooks are removed at the end, also after an exception.
-        pictures: (N, C, H, W); they stay as they are.
-        visit: is called with every tensor, in the order in which the layers finish; a tensor that it returns replaces
-            the layer's.
+    ``visit`` is called with every tensor, in the order in which the layers finish; a tensor that it returns takes the
+    place of the layer's. All hooks are removed at the end, also after an exception.
     """
     runs: Counter[str] = Counter()
 
