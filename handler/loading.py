@@ -158,4 +158,4 @@ def describe_model(classifier: Classifier, engine: Engine, name: str, version: s
 
 
 def _blank(how: Preprocessing) -> Floats:
-    return np.zeros((1, 3, how.crop_size, how.crop_size), np.float32)
+    return np.zeros((1, *how.shape), np.float32)

@@ -21,7 +21,7 @@ class PredictionGraph(nn.Module):
         self.module = module
 
     def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, 3, H, W), normalised, to logits (N, K) and probabilities (N, K)."""
+        """(N, C, H, W), normalised, to logits (N, K) and probabilities (N, K)."""
         logits = self.module(pictures.clone())  # a network may begin with an operation in place
         return logits, logits.softmax(dim=1)
 
@@ -35,8 +35,7 @@ def trace_prediction(classifier: Classifier, *, rules: bool = False) -> onnx.Mod
         NotExportableError: the network cannot be exported, or is too large for one file.
     """
     check_exportable(classifier)
-    side = classifier.preprocessing.crop_size
-    example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    example = torch.randn(2, *classifier.preprocessing.shape, generator=torch.Generator().manual_seed(0))
     module: nn.Module = PredictionGraph(classifier.module).eval()
     kind, inputs = KINDS[KIND_PREDICTION], (example.to(classifier.device),)
     if rules:

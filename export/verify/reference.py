@@ -76,7 +76,7 @@ def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -
         exact=exact,
         seed=seed,
         gated=[f"{name}{ending}" for name in _GATED for ending in endings],
-        batches=batch_sizes(classifier.preprocessing.crop_size),
+        batches=batch_sizes(classifier.preprocessing.size),
     )
 
 

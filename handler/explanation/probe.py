@@ -20,9 +20,9 @@ _VALUES_AT_ONCE = 4_000_000  # of changed activations: limits their memory
 class Probe:
     """A picture whose scores under masks, or whose gradients after changes, can be asked for."""
 
-    picture: Floats  # (3, H, W), the network's input
-    answer: Callable[[Floats], Floats]  # inputs (P, 3, H, W) to the logits (P, K)
-    differentiate: Callable[[Floats], Floats]  # inputs (P, 3, H, W) to gradients of the same shape
+    picture: Floats  # (C, H, W), the network's input
+    answer: Callable[[Floats], Floats]  # inputs (P, C, H, W) to the logits (P, K)
+    differentiate: Callable[[Floats], Floats]  # inputs (P, C, H, W) to gradients of the same shape
     behind: Callable[[str, Floats], Floats]  # a layer's path and activations (P, C, h, w) to the logits (P, K)
     weights: Floats  # (K,) class weights
     passes: int  # the most pictures that a map asks about
@@ -45,7 +45,7 @@ class Probe:
         return np.concatenate([self._timed(ask, activation * part) for part in parts]) @ self.weights
 
     def mean_gradient(self, change: Callable[[int], Floats], factor: Callable[[int], Floats] | None = None) -> Floats:
-        """The mean gradient (3, H, W) at the inputs ``change(j)``, each times ``factor(j)``, for all passes j."""
+        """The mean gradient (C, H, W) at the inputs ``change(j)``, each times ``factor(j)``, for all passes j."""
         total = np.zeros(self.picture.shape, np.float64)
         for chunk in self._chunks(range(self.passes)):
             gradients = self._timed(self.differentiate, np.stack([change(j) for j in chunk]))

@@ -56,7 +56,7 @@ def brightest(order: Indices, steps: int | Sequence[float], size: tuple[int, ...
 
 
 def deletion(tensor: Floats, order: Indices, steps: int | Sequence[float]) -> Floats:
-    """The pictures (steps + 1, 3, H, W) of a deletion curve, from the network's input (3, H, W) to zeros.
+    """The pictures (steps + 1, C, H, W) of a deletion curve, from the network's input (C, H, W) to zeros.
 
     The pixels ``brightest(order, steps, …)[k]`` are 0; RISE takes a step for every 224 pixels.
     """
@@ -69,7 +69,7 @@ def insertion(tensor: Floats, order: Indices, steps: int | Sequence[float]) -> F
 
 
 def blurred(tensor: Floats) -> Floats:
-    """A picture (3, H, W) blurred by a Gaussian of 11 pixels and standard deviation 5; zeros lie beyond the edge.
+    """A picture (C, H, W) blurred by a Gaussian of 11 pixels and standard deviation 5; zeros lie beyond the edge.
 
     The kernel is a Gaussian cut off and normalised; RISE's has the cut tails folded back into it.
     """
@@ -101,7 +101,7 @@ def random_orders(cells: tuple[int, ...], size: tuple[int, ...], pairs: int, see
 class Question:
     """What maps were made of."""
 
-    tensor: Floats  # (3, H, W), the network's input
+    tensor: Floats  # (C, H, W), the network's input
     target: EngineTarget
     weights: Floats  # (K,) class weights of the probabilities that decide: 1 for the target alone
     measure: str  # their weighted sum in words: "the probability of heart"

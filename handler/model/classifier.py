@@ -9,40 +9,30 @@ import torch
 from torch import nn
 
 from handler.autograd.attention import AttentionLayout
-from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
+from handler.autograd.channel_layout import CHANNELS_FIRST
 from handler.autograd.precision import full_precision
+from handler.autograd.torch_engine import Network
 from handler.errors import ModelError, in_one_line
 from handler.model.checkpoint import Checkpoint, hash_state, names_in, training_only
 from handler.model.layers.find import find_layers
-from handler.model.layers.observing import device_of
 from handler.model.makers import maker_of
 from handler.model.scores import check_scores
 from handler.picture.preprocess import Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classifier:
+class Classifier(Network):
     """A classifier that is ready to be explained."""
 
-    module: nn.Module  # eval mode, all parameters frozen
     architecture: str
     labels: list[str]
     preprocessing: Preprocessing
     layers: dict[str, tuple[int, int, int]]  # layers with maps: module path to (C, h, w)
     default_layer: str  # a key of layers
-    # layouts by module path, of layers whose output is not a single tensor (N, C, h, w) of a single run
-    views: dict[str, ChannelLayout] = field(default_factory=dict)
     layer_rule: str = ""  # why ``default_layer`` is the default
     refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
-    alone: str = ""  # why pictures are run one by one; empty if they are run together
-    attention: AttentionLayout | str = "the network was not run"  # where it is, or why there are no maps of attention
     further_layers: tuple[str, ...] = ()  # layers whose evidence graphs hold beside that of ``default_layer``
     weights_sha256: str = ""  # of the weights as they were loaded, see ``checkpoint.hash_state``
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the parameters."""
-        return device_of(self.module)
 
     @property
     def default_method(self) -> str:
@@ -93,15 +83,15 @@ def of_module(
         module: in eval mode, all parameters frozen; it is run, and left as it is.
         architecture: for the messages.
         labels: one per class; None names the classes by their indices.
-        preprocessing: whose ``crop_size`` is the side of the pictures that it is looked at with.
+        preprocessing: whose ``shape`` the pictures have that it is looked at with.
 
     Raises:
         ModelError: it does not answer with one logit per class, or has no layer with a map.
     """
-    side = preprocessing.crop_size
+    shape = preprocessing.shape
     with full_precision():
-        count = check_scores(module, architecture, side, None if labels is None else len(labels))
-        found = find_layers(module, architecture, side)
+        count = check_scores(module, architecture, shape, None if labels is None else len(labels))
+        found = find_layers(module, architecture, shape)
     return Classifier(
         module=module,
         architecture=architecture,

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from handler.autograd.differentiable import differentiable
 from handler.autograd.graph import operation
+from handler.autograd.torch_engine import device_of
 from handler.errors import ModelError, in_one_line
 from handler.model.custom_architecture import described
-from handler.model.layers.observing import device_of
 from handler.model.layers.scenes import scenes
 
 _SHAPING = ("View", "UnsafeView", "Squeeze", "Unsqueeze", "Permute", "Transpose", "Clone", "Alias", "ToCopy", "Slice")
@@ -19,8 +19,8 @@ _AT_AN_END = 1e-2  # the most distance from 0 or 1 of a saturated sigmoid
 _LOGITS = "valid are logits, which Grad-CAM is defined on"
 
 
-def check_scores(module: nn.Module, architecture: str, side: int, classes: int | None) -> int:
-    """Checks that a network answers pictures of ``side`` pixels with one finite logit per label, and counts them.
+def check_scores(module: nn.Module, architecture: str, shape: tuple[int, int, int], classes: int | None) -> int:
+    """Checks that a network answers pictures (C, H, W) with one finite logit per label, and counts them.
 
     ``classes`` is the number of labels; None allows any number of scores.
 
@@ -30,7 +30,7 @@ def check_scores(module: nn.Module, architecture: str, side: int, classes: int |
     device = device_of(module)
     if device.type == "meta":
         raise ModelError(f"architecture {architecture} has no weights: its tensors are on the device meta")
-    picture = scenes(1, side, seed=2).to(device)
+    picture = scenes(1, shape, seed=2).to(device)
     scores = _run(module, picture, architecture)
     fault = _fault(scores, classes, lambda factor: _run(module, factor * picture, architecture))
     if fault:

@@ -52,10 +52,12 @@ class ModelCard:
 
     def description(self, engine: str) -> dict[str, Any]:
         """The whole card, for ``GET :8081/models/<name>?customized=true``."""
+        how = self.preprocessing
+        channels = {} if how.channels == 3 else {"channels": how.channels}
         return {
             **self.summary(engine),
             "labels": self.labels,
-            "input": {"size": [self.preprocessing.crop_size] * 2, "preprocessing": self.preprocessing.describe()},
+            "input": {"size": list(how.size), **channels, "preprocessing": how.describe()},
             "layer": self.default_layer,
             "layer_rule": self.layer_rule,
             "layers": {path: list(shape) for path, shape in self.layers.items()},
