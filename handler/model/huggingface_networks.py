@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from torch import nn
 
 from handler.errors import ModelError, in_one_line
-from handler.explanation.evidence import Floats
 from handler.model.checkpoint import Checkpoint
 from handler.model.registry import ASSUMED
-from handler.picture.preprocess import Preprocessing, preprocess
+from handler.picture.preprocess import Pixels, Preprocessing, preprocess
 
 _EQUAL = 1e-6  # the most difference of normalised values
-_ONE_LEVEL = 1.0  # the most difference of grey levels, by which backends of the library round differently
+_MOST_LEVELS = 1.5  # the most difference in grey levels: the library's backends round differently
+_FORMS: list[dict[str, Any]] = [{"crop_mode": "squash"}, {}, {"crop_first": True}]
+
+Floats = npt.NDArray[np.float32]
 
 
 @contextmanager
@@ -46,15 +49,17 @@ def declare(architecture: str) -> Checkpoint:
 
     with _guarded(architecture) as place:
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        if config.model_type == "timm_wrapper":
+            raise ModelError(f"{architecture} is timm's: valid is model=timm/hf-hub:ID, or timm/local-dir:FOLDER")
         name = Path(place).resolve().name if Path(place).is_dir() else place
         known = json.loads(config.to_json_string(use_diff=False))
         labels = [str(config.id2label[index]) for index in range(config.num_labels)]
         try:
-            processor = AutoImageProcessor.from_pretrained(place, backend="pil", trust_remote_code=False)
-        except (OSError, ValueError):  # there is none
+            how, flipped, beside = _measured(
+                AutoImageProcessor.from_pretrained(place, backend="pil", trust_remote_code=False)
+            )
+        except (OSError, ValueError):  # there is none, or it makes no pictures
             how, flipped, beside = None, False, ""
-        else:
-            how, flipped, beside = _measured(processor)
     for part in ("_name_or_path", "id2label", "label2id"):
         known.pop(part, None)
     told = f"as {name}'s image processor has it{beside}"
@@ -100,37 +105,55 @@ def build(checkpoint: Checkpoint) -> nn.Module:
 
 
 def _measured(processor: Any) -> tuple[Preprocessing | None, bool, str]:
-    """Finds the preprocessing that equals a processor.
+    """Finds the preprocessing that equals a processor, by what it answers to pictures.
 
     Returns:
-        The preprocessing, or None if none comes within a grey level; whether the processor returns blue first; and what
-        is to be said of the rest.
+        The preprocessing, or None if none comes within a grey level; whether the processor puts blue first; and what is
+        to be said of the rest.
     """
 
-    def run(picture: Any) -> Floats:
-        found = processor(images=Image.fromarray(picture.astype(np.uint8)), return_tensors="np")["pixel_values"][0]
+    def run(picture: Pixels) -> Floats:
+        (found,) = processor(images=Image.fromarray(picture), return_tensors="np")["pixel_values"]
         return np.asarray(found, np.float32)
 
-    black, white = (run(np.full((64, 128, 3), level)) for level in (0, 255))
-    height, width = black.shape[1:]
+    black, white = (run(np.full((64, 64, 3), level, np.uint8)) for level in (0, 255))
+    _, height, width = black.shape
     low, high = (found[:, height // 2, width // 2].astype(np.float64) for found in (black, white))
-    mean, std = (tuple(np.round(values, 7).tolist()) for values in (-low / (high - low), 1 / (high - low)))
-    known = {"mean": mean, "std": std, "interpolation": Image.Resampling(processor.resample).name.lower()}
-    picture = np.kron(np.random.default_rng(0).integers(0, 256, (16, 32, 3)), np.ones((16, 16, 1)))
-    wanted, best = run(picture), (np.inf, False, False, None)
-    for mode, margin in product(("squash", "center"), range(max(height, width) // 2)):
-        sizes = {"resize_size": (height + margin, width + margin), "crop_size": (height, width)}
-        how = Preprocessing(**sizes, **known, crop_mode=mode)
-        found = preprocess(picture.astype(np.uint8), how).tensor
-        for flipped, down, right in product((False, True), (0, 1), (0, 1)):
-            theirs = (wanted[::-1] if flipped else wanted)[:, down:, right:]
-            off = float(np.abs(theirs - found[:, : height - down, : width - right]).max())
-            best = min(best, (off, down + right > 0, flipped, how), key=lambda one: one[:2])
-    off, _, flipped, how = best
-    levels = 255 * off * min(std)
-    if levels > _ONE_LEVEL:
+    draw = np.random.default_rng(0).integers
+    pictures = [
+        np.kron(draw(0, 256, (*size, 3)), np.ones((15, 15, 1))).astype(np.uint8) for size in ((16, 32), (23, 17))
+    ]
+    wanted = [run(picture) for picture in pictures]
+    best: tuple[float, bool, Preprocessing | None] = (np.inf, False, None)
+    for form, margin in product(_FORMS, range(max(height, width) // 2)):
+        how = Preprocessing(
+            resize_size=(height + margin, width + margin),
+            crop_size=(height, width),
+            mean=tuple(np.round(-low / (high - low) + 0.0, 7).tolist()),
+            std=tuple(np.round(1 / (high - low), 7).tolist()),
+            interpolation=Image.Resampling(processor.resample).name.lower(),
+            **form,
+        )
+        found = [preprocess(picture, how).tensor for picture in pictures]
+        for step in (1, -1):
+            off = max(_distance(theirs[::step], ours) for theirs, ours in zip(wanted, found, strict=True))
+            if off < best[0]:
+                best = off, step == -1, how
+        if best[0] <= _EQUAL:
+            break
+    off, flipped, fitting = best
+    levels = 255 * off / float((high - low).max())
+    if fitting is None or levels > _MOST_LEVELS:
         return None, False, ""
     beside = "" if off <= _EQUAL else f", whose own pictures differ by up to {levels:.1f} grey levels"
-    if how is not None and (how.crop_mode == "center" or (how.resized[0] - height) % 2):
-        beside += "; its crops of an odd margin lie one pixel further up or left"
-    return how, flipped, beside
+    if fitting.crop_mode == "center" or (fitting.resized[0] - height) % 2:
+        beside += ", whose crops lie one pixel further up or left where a margin is odd"
+    return fitting, flipped, beside
+
+
+def _distance(theirs: Floats, ours: Floats) -> float:
+    """The largest difference, where crops of odd margins may begin a pixel before ours, as the library rounds down."""
+    _, height, width = ours.shape
+    shifts = product((0, 1), repeat=2)
+    parts = ((theirs[:, down:, right:], ours[:, : height - down, : width - right]) for down, right in shifts)
+    return min(float(np.abs(one - other).max()) for one, other in parts)

@@ -1,7 +1,7 @@
 """The networks of timm: ``timm/NAME``, with the weights, the labels and the preprocessing that timm has for the name.
 
-A name is one of ``timm.list_models()`` and ``timm.list_pretrained()``, or ``local-dir:FOLDER`` and ``hf-hub:ID``, which timm
-reads itself. Preprocessing is that of timm's own evaluation: the size for tests, where there is one.
+A name is one of ``timm.list_models()`` and ``timm.list_pretrained()``, or ``local-dir:FOLDER`` or ``hf-hub:ID``, which
+timm reads itself. Preprocessing is that of timm's own evaluation, with the size for tests where there is one.
 """
 
 import difflib
@@ -49,9 +49,13 @@ def declare(architecture: str) -> Checkpoint:
     """What timm knows of the name: labels of ImageNet by the number of scores, and the preprocessing."""
     name, known, options = check(architecture)
     told = dict.fromkeys(("labels", "preprocessing"), f"as timm's {name} weights have it: {ASSUMED}")
-    how = _preprocessing(known)
     return Checkpoint(
-        architecture=f"timm/{name}", labels=_labels(known), preprocessing=how, state={}, options=options, origins=told
+        architecture=f"timm/{name}",
+        labels=_labels(known),
+        preprocessing=_preprocessing(known),
+        state={},
+        options=options,
+        origins=told,
     )
 
 
@@ -60,7 +64,7 @@ def find(architecture: str, weights: str | None) -> Checkpoint:
     import timm
 
     if weights not in (None, "DEFAULT"):
-        raise ModelError(f"weights {weights!r} are torchvision's; {architecture} names its own, valid is weights=DEFAULT")
+        raise ModelError(f"weights {weights!r} are torchvision's; {architecture} has its own, valid is weights=DEFAULT")
     found = declare(architecture)
     try:
         state = timm.create_model(architecture.partition("/")[2], pretrained=True).state_dict()
@@ -70,7 +74,7 @@ def find(architecture: str, weights: str | None) -> Checkpoint:
             f"https://huggingface.co/{check(architecture)[1].get('hf_hub_id')} elsewhere, and say "
             "model=timm/local-dir:FOLDER, or checkpoint=FILE; or set HF_HOME to a cache that has them"
         ) from error
-    told = dict.fromkeys(found.origins, f"as timm's {found.architecture} weights have it")
+    told = {part: origin.removesuffix(f": {ASSUMED}") for part, origin in found.origins.items()}
     return replace(found, state=state, origins=told)
 
 
@@ -82,7 +86,7 @@ def build(checkpoint: Checkpoint) -> nn.Module:
     name, how = str(checkpoint.architecture).partition("/")[2], checkpoint.preprocessing
     options = checkpoint.options | {"num_classes": len(checkpoint.labels or []), "in_chans": how.channels}
     known = timm.get_pretrained_cfg(name)
-    if known and known.fixed_input_size and known.input_size[1:] != how.size:
+    if "img_size" in options or (known and known.fixed_input_size and known.input_size[1:] != how.size):
         options["img_size"] = how.size
     try:
         module: nn.Module = timm.create_model(name, pretrained=False, **options)
@@ -101,13 +105,16 @@ def _labels(known: dict[str, Any]) -> list[str] | None:
     return list(ImageNetInfo(subset).label_descriptions()) if subset else None
 
 
-def _preprocessing(known: dict[str, Any]) -> Preprocessing:
+def _preprocessing(known: dict[str, Any]) -> Preprocessing | None:
     from timm.data import resolve_data_config
 
     how = resolve_data_config(pretrained_cfg=known, use_test_size=True)
     height, width = how["input_size"][1:]
+    crop_pct = how["crop_pct"]
+    if crop_pct > 1:  # timm puts a black border around the picture
+        return None
     return Preprocessing(
-        resize_size=(math.floor(height / how["crop_pct"]), math.floor(width / how["crop_pct"])),
+        resize_size=(math.floor(height / crop_pct), math.floor(width / crop_pct)),
         crop_size=(height, width),
         mean=tuple(how["mean"]),
         std=tuple(how["std"]),
