@@ -55,4 +55,5 @@ def origin_of(classifier: Classifier) -> Origin:
         weights_sha256=classifier.weights_sha256 or hash_state(classifier.module),
         labels=classifier.labels,
         preprocessing=classifier.preprocessing,
+        head=classifier.reading.head,
     )

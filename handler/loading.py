@@ -144,6 +144,8 @@ def describe_model(classifier: Classifier, engine: Engine, name: str, version: s
         architecture=classifier.architecture,
         labels=classifier.labels,
         preprocessing=classifier.preprocessing,
+        head=classifier.reading.head,
+        scores=classifier.reading.words,
         default_layer=layer,
         layers=classifier.layers,
         guided_coverage=coverage,

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, overload
 
@@ -16,6 +16,7 @@ from handler.errors import BadRequest, ModelError
 from handler.explanation.evidence import Floats
 from handler.loading import describe_model
 from handler.model.classifier import Classifier, of_module
+from handler.model.reading import Reading, find_reading
 from handler.picture.preprocess import MOST_CHANNELS, Crop, Input, Preprocessing
 from handler.picture.preprocess_text import said_over
 from handler.protocol.model_card import ModelCard
@@ -39,6 +40,8 @@ class WrappedModel(Model):
         layer: Layer | Sequence[Layer] | None = None,
         labels: Sequence[str] | None = None,
         preprocessing: Preprocessing | str | None = None,
+        head: str = "",
+        output: str = "",
     ) -> None:
         """Makes a model of a network in memory, which is not changed.
 
@@ -49,6 +52,8 @@ class WrappedModel(Model):
             labels: a label per class; None names the classes by their indices.
             preprocessing: makes the network's input of a picture: a ``Preprocessing`` or its text, ``"resize=256
                 crop=224 mean=0.485,0.456,0.406 std=0.229,0.224,0.225"``. With None, the model takes tensors alone.
+            head: "softmax", "sigmoid" or "binary", see ``find_reading``; empty: what the network's last module shows.
+            output: key, attribute or index of the scores, of a network that returns several tensors.
 
         Raises:
             ModelError: the network is in training mode, is not in float32, does not answer with one logit per class, or
@@ -62,6 +67,7 @@ class WrappedModel(Model):
         if preprocessing is not None and not isinstance(preprocessing, (str, Preprocessing)):
             raise ModelError(f"preprocessing {shown(preprocessing)} is not valid, valid is a Preprocessing or its text")
         self._how = None if preprocessing is None else said_over(preprocessing, None, "")[0]
+        self._head, self._output, self._reading = head, output, Reading()
         self._explainers: dict[Shape, Explainer] = {}  # by the shape of the network's input
         self._one_at_a_time = threading.RLock()  # engines for several sides share the network and its hooks
         if self._how is not None:
@@ -124,7 +130,8 @@ class WrappedModel(Model):
         options["layer"] = self._layers or "auto" if layer == "auto" else _paths(self._module, layer)
         with self._one_at_a_time, _frozen(self._module):
             self._explainer = self._explainer_for(self._shape(given))
-            return super().explain_batch(given, targets, **options)  # type: ignore[arg-type]
+            with self._reading.attach(self._module):
+                return super().explain_batch(given, targets, **options)  # type: ignore[arg-type]
 
     def _shape(self, pictures: Sequence[Pictures]) -> Shape:
         """The shape of the network's input for these pictures."""
@@ -165,11 +172,15 @@ class WrappedModel(Model):
             if how is None or how.shape != shape:  # tensors alone, whose values stay as they are
                 mean, std = (0.0,) * channels, (1.0,) * channels
                 how = Preprocessing(resize_size=size, crop_size=size, mean=mean, std=std)
-            with _frozen(self._module):
-                classifier = of_module(self._module, type(self._module).__name__, self._labels, how)
+            name, classes = type(self._module).__name__, len(self._labels) if self._labels else None
+            with _frozen(self._module), ExitStack() as stack:
+                reading = find_reading(self._module, name, shape, classes, self._head, self._output)
+                stack.enter_context(reading.attach(self._module))
+                classifier = of_module(self._module, name, self._labels, how, reading)
                 classifier = replace(classifier, default_layer=self._default_layer(classifier))
                 engine = TorchEngine(classifier)
-                card = describe_model(classifier, engine, type(self._module).__name__, "in memory")
+                card = describe_model(classifier, engine, name, "in memory")
+            self._reading = reading
             self._explainers[shape] = Explainer(engine, card)
         return self._explainers[shape]
 

@@ -129,6 +129,13 @@ def softmax(logits: Floats) -> Floats:
     return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), np.float32)
 
 
+def probabilities(logits: Floats, head: str) -> Floats:
+    """Probabilities (…, K) of logits (…, K): their softmax, or with the head "sigmoid" that of each class by itself."""
+    if head != "sigmoid":
+        return softmax(logits)
+    return np.asarray(np.exp(-np.logaddexp(0, -logits.astype(np.float64))), np.float32)
+
+
 def best_classes(probabilities: Floats, count: int) -> list[int]:
     """The indices of the ``count`` highest probabilities (K,), best first; ties go to the lower index."""
     best: list[int] = np.argsort(-probabilities, kind="stable")[:count].tolist()

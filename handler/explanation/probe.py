@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from handler.explanation.evidence import Floats, softmax
+from handler.explanation.evidence import Floats, probabilities
 
 Masks = Floats | npt.NDArray[np.bool_]
 _AT_ONCE = 16  # limits the memory of changed pictures
@@ -26,6 +26,7 @@ class Probe:
     behind: Callable[[str, Floats], Floats]  # a layer's path and activations (P, C, h, w) to the logits (P, K)
     weights: Floats  # (K,) class weights
     passes: int  # the most pictures that a map asks about
+    head: str = "softmax"  # what makes probabilities of logits
     layer: str = ""  # path of the layer whose map is made
     taken: int = 0  # pictures that were asked about
     spent_ms: float = 0.0  # time that the answers took
@@ -36,7 +37,7 @@ class Probe:
 
     def probabilities(self, masks: Masks) -> Floats:
         """The weighted probabilities (P,) under masks (P, h, w)."""
-        return softmax(self._logits(masks)) @ self.weights
+        return probabilities(self._logits(masks), self.head) @ self.weights
 
     def scores_behind(self, activation: Floats, factors: Masks) -> Floats:
         """The weighted scores (P,) if the layer returned its activation (C, h, w) times factors (P, C or 1, …)."""

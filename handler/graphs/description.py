@@ -61,6 +61,7 @@ class Origin:
     weights_sha256: str  # see ``checkpoint.hash_state``
     labels: list[str]  # one per score
     preprocessing: Preprocessing
+    head: str = "softmax"  # what makes probabilities of the scores: "softmax" or "sigmoid"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,10 @@ class GraphDescription(Origin):
 
     def to_properties(self) -> dict[str, str]:
         """The metadata as ONNX stores them: name to text."""
-        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in asdict(self).items()}
+        values = asdict(self) | {"preprocessing": self.preprocessing.to_dict()}
+        if self.head == "softmax":  # descriptions of usual networks stay what older versions wrote
+            del values["head"]
+        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
     @classmethod
     def from_properties(cls, properties: Mapping[str, str]) -> "GraphDescription":

@@ -11,7 +11,7 @@ import numpy as np
 
 from handler.errors import NotFinite
 from handler.explanation.class_weights import Mixture
-from handler.explanation.evidence import Engine, EngineTarget, Evidence, Floats, Needs, best_classes, softmax
+from handler.explanation.evidence import Engine, EngineTarget, Evidence, Floats, Needs, best_classes, probabilities
 from handler.explanation.finiteness import check_evidence, check_maps, check_scores
 from handler.explanation.maps import make_maps, makes_cam
 from handler.explanation.probe import Probe
@@ -88,7 +88,7 @@ class Explainer:
         started, extra_ms = time.perf_counter(), 0.0
         logits = evidence.logits[row]
         check_scores(logits)
-        probabilities, options = softmax(logits), job.options
+        chances, options = probabilities(logits, self.card.head), job.options
         make = partial(make_maps, method=options.method, at_layer=job.at_layer, seed=options.seed)
         make = partial(make, eigen="eigen" in options.smooth)
         explanations = []
@@ -103,8 +103,8 @@ class Explainer:
             check_maps(maps)
             extra_ms += probe.spent_ms + (changed.infer_ms + changed.explain_ms if changed else 0.0)
             explained = Explanation(
-                target=self._target(mixture.target, logits, probabilities),
-                contrast=None if mixture.contrast is None else self._target(mixture.contrast, logits, probabilities),
+                target=self._target(mixture.target, logits, chances),
+                contrast=None if mixture.contrast is None else self._target(mixture.contrast, logits, chances),
                 against=mixture.against,
                 method=options.method if makes_cam(job.maps) else None,
                 layers=tuple(evidence.layers),
@@ -119,6 +119,7 @@ class Explainer:
                     weights=replace(mixture, similar=0).weights(logits),
                     measure=explained.measure,
                     method=options.method,
+                    head=self.card.head,
                     remake=None if changed or probe.taken else make,
                 )
                 trust = examine(self._engine, evidence, pair, maps, question, options.seed)
@@ -135,7 +136,7 @@ class Explainer:
         return Result(
             model=self.card.summary(evidence.engine),
             logits=logits,
-            predictions=self._predictions(probabilities, options.top_k or DEFAULT_TOP_K),
+            predictions=self._predictions(logits, chances, options.top_k or DEFAULT_TOP_K),
             explanations=explanations,
             canvas=job.canvas,
             provenance=provenance(self.card, evidence.engine, job.image_hash, job.resolved),
@@ -168,15 +169,16 @@ class Explainer:
             behind=partial(self._engine.behind, picture[None]),
             weights=mixture.weights(logits),
             passes=job.passes,
+            head=self.card.head,
         )
 
-    def _target(self, index: int, logits: Floats, probabilities: Floats) -> Target:
-        label, logit, probability = self.card.labels[index], float(logits[index]), float(probabilities[index])
+    def _target(self, index: int, logits: Floats, chances: Floats) -> Target:
+        label, logit, probability = self.card.labels[index], float(logits[index]), float(chances[index])
         return Target(index=index, label=label, logit=logit, probability=probability)
 
-    def _predictions(self, probabilities: Floats, top_k: int) -> list[Prediction]:
-        best, labels = best_classes(probabilities, top_k), self.card.labels
-        return [Prediction(index, labels[index], float(probabilities[index])) for index in best]
+    def _predictions(self, logits: Floats, chances: Floats, top_k: int) -> list[Prediction]:
+        by = chances if self.card.head == "softmax" else logits  # far from 0, sigmoids are equal in float32
+        return [Prediction(index, self.card.labels[index], float(chances[index])) for index in best_classes(by, top_k)]
 
 
 def _without_variables(error: Exception) -> Exception:
