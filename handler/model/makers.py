@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from handler.errors import ModelError
 from handler.model import custom_architecture, registry
 from handler.model.checkpoint import Checkpoint
+from handler.model.onnx_file.network import build
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,10 @@ class Maker:
     declared_in: Callable[[str], str] = lambda _: ""  # the module in which people may declare what is missing
     runs_code: bool = False  # whether building runs code that the user must have named
     tried: bool = False  # whether all of its networks were: no graph differs, and channels-last layouts work
+
+
+def _no_code(architecture: str, *_: object) -> Checkpoint:
+    raise ModelError(f"{architecture} is made of an ONNX file: give the file, onnx=model.onnx")
 
 
 _TORCHVISION = Maker(
@@ -40,7 +46,13 @@ _CUSTOM = Maker(
     declared_in=custom_architecture.module_name,
     runs_code=True,
 )
-_MAKERS: dict[str, Maker] = {}  # by what stands before the first slash of a name
+_ONNX = Maker(
+    check=lambda _: None,
+    find=_no_code,
+    declare=_no_code,
+    build=lambda checkpoint: build(checkpoint.state["onnx_graph"].numpy().tobytes()),
+)
+_MAKERS: dict[str, Maker] = {"onnx": _ONNX}  # by what stands before the first slash of a name
 
 
 def maker_of(architecture: str) -> Maker:
