@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _NAME = "shufflenet-cam"  # of the distribution and of its command
 _ARGUMENT = re.compile(
-    r"\b(architecture|weights|checkpoint|labels|preprocess|transform_input|pack)(?:ing)?=('[^']*'|[\w.:]*)"
+    r"\b(architecture|weights|checkpoint|labels|preprocess|transform_input|pack|head|output)(?:ing)?=('[^']*'|[\w.:]*)"
 )
 
 _EXPORTS = {  # kind of graph, which is also the command's name, to the command's help
@@ -166,7 +166,15 @@ def _shared_arguments() -> list[ArgumentParser]:
         "--preprocess",
         default="",
         metavar="'NAME=VALUE …'",
-        help="resize, crop, mean, std, interpolation, crop_first: overrides what weights or checkpoint say",
+        help="resize, crop, mean, std, interpolation, crop_first, crop_mode: overrides what weights or checkpoint say",
+    )
+    source.add_argument("--head", default="", help="softmax (default), sigmoid: independent classes, binary: one score")
+    source.add_argument(
+        "--output", default="", help="key, attribute or index of the scores, if there are several outputs"
+    )
+    source.add_argument("--input", metavar="SIZE", help="pixels of the network's input: 384, or HEIGHTxWIDTH: 384x192")
+    source.add_argument(
+        "--channels", metavar="1…16", help="of the network's input, e.g. 1 for grey pictures (default: 3)"
     )
     source.add_argument(
         "--transform-input", metavar="0|1", help="whether a googlenet or inception_v3 normalises its input once more"
@@ -202,14 +210,17 @@ def _checkpoint(options: Namespace) -> "Checkpoint":
             "is architecture=resnet18"
         )
     flag = options.transform_input
+    further = {"input": options.input, "channels": options.channels}
     return find_checkpoint(
         options.model or options.arch,
         weights=options.weights,
         checkpoint=options.checkpoint,
         state=options.state,
         labels=read_labels(options.labels) if options.labels else None,
-        preprocessing=options.preprocess,
+        preprocessing=" ".join([options.preprocess, *(f"{name}={value}" for name, value in further.items() if value)]),
         transform_input=read_flag(flag, "transform_input") if flag else None,
+        head=options.head,
+        output=options.output,
     )
 
 

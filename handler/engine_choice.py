@@ -8,7 +8,8 @@ from handler.errors import ModelError
 from handler.graphs.agreement import disagreements
 from handler.graphs.auto_engine import AutoEngine
 from handler.graphs.choice import Choice
-from handler.graphs.folder import Origin, find_graphs
+from handler.graphs.description import Origin
+from handler.graphs.folder import find_graphs, open_graphs
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.model.checkpoint import hash_state
 from handler.model.classifier import Classifier, in_fast_layout
@@ -35,7 +36,7 @@ def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: in
     if reason and wanted == "auto":
         logger.info("engine torch answers: %s", reason)
         return Choice(engine=hooks, configured=wanted, reason=reason)
-    graphs = OnnxEngine.open(folder, origin_of(classifier), threads=threads)
+    graphs = OnnxEngine(open_graphs(folder, origin_of(classifier), threads=threads))
     differing = disagreements(graphs, hooks, classifier.preprocessing)
     if not differing:
         engine = graphs if wanted == "onnx" else AutoEngine(graphs, hooks)
@@ -54,4 +55,5 @@ def origin_of(classifier: Classifier) -> Origin:
         weights_sha256=classifier.weights_sha256 or hash_state(classifier.module),
         labels=classifier.labels,
         preprocessing=classifier.preprocessing,
+        head=classifier.reading.head,
     )

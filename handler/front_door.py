@@ -23,6 +23,8 @@ def load(
     labels: Sequence[str] | None = None,
     preprocessing: Preprocessing | str | None = None,
     transform_input: bool | None = None,
+    head: str | None = None,
+    output: str | None = None,
     device: "torch.device | str | None" = None,
 ) -> Model:
     """Loads a model from a file; PyTorch is imported only for checkpoints and archives.
@@ -34,6 +36,8 @@ def load(
         labels: of a checkpoint, one per score.
         preprocessing: of a checkpoint: a ``Preprocessing`` or its text, see ``preprocess_text``.
         transform_input: of a checkpoint of a GoogLeNet or Inception, see ``handler.model.sources.find_checkpoint``.
+        head: of a checkpoint: "softmax", "sigmoid" or "binary", see ``handler.model.reading.find_reading``.
+        output: of a checkpoint: key, attribute or index of the scores, if the network returns several tensors.
         device: torch device of a checkpoint's or archive's network; None is the CPU.
 
     Raises:
@@ -45,6 +49,8 @@ def load(
         "labels": labels,
         "preprocessing": preprocessing,
         "transform_input": transform_input,
+        "head": head,
+        "output": output,
         "device": device,
     }
     path, said = Path(source), {name: value for name, value in given.items() if value is not None}

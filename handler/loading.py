@@ -144,6 +144,8 @@ def describe_model(classifier: Classifier, engine: Engine, name: str, version: s
         architecture=classifier.architecture,
         labels=classifier.labels,
         preprocessing=classifier.preprocessing,
+        head=classifier.reading.head,
+        scores=classifier.reading.words,
         default_layer=layer,
         layers=classifier.layers,
         guided_coverage=coverage,
@@ -158,4 +160,4 @@ def describe_model(classifier: Classifier, engine: Engine, name: str, version: s
 
 
 def _blank(how: Preprocessing) -> Floats:
-    return np.zeros((1, 3, how.crop_size, how.crop_size), np.float32)
+    return np.zeros((1, *how.shape), np.float32)

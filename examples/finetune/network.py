@@ -65,7 +65,7 @@ def find_start(
     if size is None or how is None:
         return found
     return replace(
-        found, preprocessing=replace(how, crop_size=size, resize_size=round(size * how.resize_size / how.crop_size))
+        found, preprocessing=replace(how, crop_size=size, resize_size=round(size * how.resized[0] / how.size[0]))
     )
 
 
@@ -110,13 +110,14 @@ def _head(start: Checkpoint) -> frozenset[str]:
 
 def _try_out(start: Checkpoint) -> None:
     """Runs the forward pass of a training step, with shapes only."""
-    side = start.preprocessing.crop_size if start.preprocessing else 224
+    shape = start.preprocessing.shape if start.preprocessing else (3, 224, 224)
+    pixels = "x".join(map(str, shape[1:]))
     try:
         with torch.no_grad():
-            output = _shapes(start).train()(torch.empty(2, 3, side, side, device="meta"))
+            output = _shapes(start).train()(torch.empty(2, *shape, device="meta"))
     except (RuntimeError, ValueError, AssertionError, IndexError, ModelError) as error:
         raise FineTuningError(
-            f"{start.architecture} cannot be trained on pictures of {side}x{side} pixels ({_first_line(error)}); "
+            f"{start.architecture} cannot be trained on pictures of {pixels} pixels ({_first_line(error)}); "
             "valid is what its weights were made for (leave out --size), or larger"
         ) from error
     scores = output[0] if isinstance(output, tuple) else output

@@ -49,11 +49,11 @@ def explanation_kind(classifier: Classifier) -> str:
 
 def _coverage(classifier: Classifier) -> str:
     """How many activations guided backpropagation reaches, as text; empty for a network without a ReLU."""
-    side = classifier.preprocessing.crop_size
     with network_code(f"{classifier.architecture} cannot be explained"):
         try:
             needs = needs_of_kind(classifier, KIND_EXPLANATION)
-            evidence = TorchEngine(classifier).run(np.zeros((1, 3, side, side), np.float32), [[TOP]], needs)
+            blank = np.zeros((1, *classifier.preprocessing.shape), np.float32)
+            evidence = TorchEngine(classifier).run(blank, [[TOP]], needs)
         except Unprocessable:
             return ""
     return str(evidence.coverage)
@@ -62,7 +62,7 @@ def _coverage(classifier: Classifier) -> str:
 def export_prediction(classifier: Classifier, path: Path) -> list[Verdict]:
     """Writes the graph if it equals PyTorch on fresh pictures; after a failure no file is left, nor an older one.
 
-    The input is ``input`` (N, 3, H, W), normalised pictures; the outputs are ``logits`` and ``probabilities`` (N, K).
+    The input is ``input`` (N, C, H, W), normalised pictures; the outputs are ``logits`` and ``probabilities`` (N, K).
     Arguments, result and errors are those of ``export_explanation``.
     """
     with no_older_file(path):
@@ -77,12 +77,12 @@ def export_prediction(classifier: Classifier, path: Path) -> list[Verdict]:
 def export_explanation(classifier: Classifier, path: Path) -> list[Verdict]:
     """Writes the graph if it equals PyTorch on fresh pictures; after a failure no file is left, nor an older one.
 
-    The inputs are ``input`` (N, 3, H, W), normalised pictures, ``target`` (N), int64 class indices, of which -1 is the
+    The inputs are ``input`` (N, C, H, W), normalised pictures, ``target`` (N), int64 class indices, of which -1 is the
     picture's top class, and, optional, ``weights`` (N, K), class weights: a row with a value other than 0 takes the
     place of its target, and the evidence is that for the weighted sum of the scores. The outputs are ``logits`` (N, K),
     ``activations`` and ``gradients`` (N, C, h, w) of the default layer, ``gradcam`` (N, h, w), unscaled, and
-    ``guided_backprop`` (N, 3, H, W). The graph of a network without a ReLU has the plain gradient ``saliency``
-    (N, 3, H, W) instead of ``guided_backprop``.
+    ``guided_backprop`` (N, C, H, W). The graph of a network without a ReLU has the plain gradient ``saliency``
+    (N, C, H, W) instead of ``guided_backprop``.
 
     Args:
         classifier: left as it is.
@@ -122,7 +122,7 @@ def export_attention(classifier: Classifier, path: Path) -> list[Verdict]:
 def export_behind(classifier: Classifier, path: Path) -> list[Verdict]:
     """Writes the graph of what lies behind the default layer if it equals PyTorch, as ``export_explanation`` does.
 
-    The inputs are ``activations`` (N, C, h, w), in the place of the layer's own, and ``input`` (1, 3, H, W), the
+    The inputs are ``activations`` (N, C, h, w), in the place of the layer's own, and ``input`` (1, C, H, W), the
     picture, which only networks with a way around the layer look at. The output is ``logits`` (N, K).
     """
     with no_older_file(path):

@@ -107,10 +107,11 @@ def assumptions(checkpoint: Checkpoint, classifier: Classifier) -> list[str]:
         applied = "normalised once more" if checkpoint.options.get("transform_input") else "none"
         lines.append(f"input transform: {applied}; {said['transform_input']}")
     channels, height, width = classifier.layers[classifier.default_layer]
+    words = classifier.reading.words
     alone = [f"pictures are run one by one, without graphs: {classifier.alone}"] if classifier.alone else []
     return [
         *lines,
-        "probabilities: the softmax of the scores",
+        f"probabilities: the {classifier.reading.head} of the scores{f' ({words})' if words else ''}",
         f"labels: {len(classifier.labels)}; {said['labels']}",
         f"layer: {classifier.default_layer}, {channels} channels of {height}x{width} cells; {classifier.layer_rule}",
         *alone,

@@ -28,7 +28,7 @@ def flatten(module: nn.Module, *layers: str) -> fx.GraphModule:
     Raises:
         NotApplicable: the network cannot be traced, keeps what it computes, or a layer does not run.
     """
-    root = copy_of(module)
+    root = _with_hooks(copy_of(module))
     marks = {MARK.format(number): layer for number, layer in enumerate(layers)}
     tracer = _MarkingTracer({root.get_submodule(layer): mark for mark, layer in marks.items()})
     try:
@@ -45,6 +45,22 @@ def flatten(module: nn.Module, *layers: str) -> fx.GraphModule:
     network = fx.GraphModule(root, graph, type(module).__name__)
     _make_functional(network)
     return network
+
+
+def _with_hooks(root: nn.Module) -> nn.Module:
+    """A copied network whose own hooks are part of its forward, the only part of it that torch.fx traces."""
+    hooks, own = list(root._forward_hooks.values()), type(root)
+    root._forward_hooks.clear()
+
+    def forward(self: nn.Module, pictures: Any) -> Any:
+        returned = own.forward(self, pictures)
+        for hook in hooks:
+            returned = hook(self, (pictures,), returned)
+        return returned
+
+    if hooks:
+        root.__class__ = type(own.__name__, (own,), {"forward": forward})
+    return root
 
 
 class _MarkingTracer(fx.Tracer):

@@ -42,7 +42,7 @@ def simplified(module: nn.Module, views: Mapping[str, ChannelLayout], example: t
     Args:
         module: in eval mode; left as it is.
         views: paths of the layers whose own output matters, and how it becomes a map (N, C, h, w).
-        example: pictures (N, 3, H, W), N at least 2.
+        example: pictures (N, C, H, W), N at least 2.
     """
     best, paths = without_parametrizations(copy_of(module).eval().requires_grad_(False)), tuple(views)
     marks = tuple(MARK.format(number) for number in range(len(paths)))
@@ -89,8 +89,8 @@ def _answers(module: nn.Module, views: Mapping[str, ChannelLayout], example: tor
         tape, found = _explained(module, views, example, Needs(layers=tuple(views), guided=True))
     except Unprocessable:
         tape, found = _explained(module, views, example, Needs(layers=tuple(views)))
-    answers = [tape.scores, *tape.layers.values(), *found.layers.values()]
-    return [answer.detach() for answer in (*answers, found.guided) if answer is not None]
+    answers = [tape.scores, *tape.layers.values(), *found.layers.values(), *found.at_input.values()]
+    return [answer.detach() for answer in answers]
 
 
 def _explained(

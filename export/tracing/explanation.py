@@ -45,8 +45,8 @@ def needs_of_kind(classifier: Classifier, kind: str) -> Needs:
 
 def example_of(classifier: Classifier, kind: str = KIND_EXPLANATION) -> tuple[torch.Tensor, ...]:
     """Two pictures, and the other inputs of a kind of graph, to trace with."""
-    side, rng = classifier.preprocessing.crop_size, torch.Generator().manual_seed(0)
-    pictures = torch.randn(2, 3, side, side, generator=rng)
+    rng = torch.Generator().manual_seed(0)
+    pictures = torch.randn(2, *classifier.preprocessing.shape, generator=rng)
     if kind == KIND_BEHIND:
         return pictures, torch.randn(2, *classifier.layers[classifier.default_layer], generator=rng)
     return pictures, torch.tensor([TOP, 0]), torch.zeros(2, len(classifier.labels))
@@ -104,8 +104,7 @@ def _explain(module: nn.Module, needs: Needs, views: Mapping[str, ChannelLayout]
         found = differentiate(tape, (tape.scores * _seeds(tape.scores, target, weights)).sum())
         pairs = [(tape.layers[layer], found.layers[layer]) for layer in needs.layers]
         maps = [(activation.clone(), at_layer, gradcam(activation, at_layer)) for activation, at_layer in pairs]
-        pixels = [gradient for gradient in (found.guided, found.saliency) if gradient is not None]
-        return tape.scores, *(values for of_layer in maps for values in of_layer), *pixels
+        return tape.scores, *(values for of_layer in maps for values in of_layer), *found.at_input.values()
 
     return explain
 

@@ -16,14 +16,14 @@ from handler.model.classifier import Classifier
 class PredictionGraph(nn.Module):
     """The module that is exported: the classifier with its probabilities."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, head: str = "softmax") -> None:
         super().__init__()
-        self.module = module
+        self.module, self.head = module, head
 
     def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, 3, H, W), normalised, to logits (N, K) and probabilities (N, K)."""
+        """(N, C, H, W), normalised, to logits (N, K) and probabilities (N, K)."""
         logits = self.module(pictures.clone())  # a network may begin with an operation in place
-        return logits, logits.softmax(dim=1)
+        return logits, logits.sigmoid() if self.head == "sigmoid" else logits.softmax(dim=1)
 
 
 def trace_prediction(classifier: Classifier, *, rules: bool = False) -> onnx.ModelProto:
@@ -35,9 +35,8 @@ def trace_prediction(classifier: Classifier, *, rules: bool = False) -> onnx.Mod
         NotExportableError: the network cannot be exported, or is too large for one file.
     """
     check_exportable(classifier)
-    side = classifier.preprocessing.crop_size
-    example = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-    module: nn.Module = PredictionGraph(classifier.module).eval()
+    example = torch.randn(2, *classifier.preprocessing.shape, generator=torch.Generator().manual_seed(0))
+    module: nn.Module = PredictionGraph(classifier.module, classifier.reading.head).eval()
     kind, inputs = KINDS[KIND_PREDICTION], (example.to(classifier.device),)
     if rules:
         with network_code(f"{classifier.architecture} cannot be traced"), torch.no_grad():

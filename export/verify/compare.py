@@ -13,7 +13,7 @@ from handler.errors import ModelError
 from handler.picture.preprocess import Preprocessing
 
 Floats = npt.NDArray[np.float32]
-Inputs = Mapping[str, npt.NDArray[Any]]  # "input" (N, 3, H, W) and the graph's other inputs
+Inputs = Mapping[str, npt.NDArray[Any]]  # "input" (N, C, H, W) and the graph's other inputs
 Outputs = Mapping[str, Floats]
 Run = Callable[[Inputs], Outputs]
 Exact = Callable[[Inputs, Outputs], Outputs]  # takes the outputs of PyTorch's ``Run``, too
@@ -53,9 +53,9 @@ class Check:
 Verdict = Check | RoundingCheck
 
 
-def batch_sizes(side: int) -> tuple[int, ...]:
-    """The batch sizes for pictures of ``side`` pixels a side: 1, 3 and 8, or fewer than 8 where memory has no room."""
-    return (1, 3, max(4, min(8, _MOST_PIXELS // side**2)))
+def batch_sizes(size: tuple[int, int]) -> tuple[int, ...]:
+    """The batch sizes for pictures of a height and width: 1, 3 and 8, or fewer than 8 where memory has no room."""
+    return (1, 3, max(4, min(8, _MOST_PIXELS // (size[0] * size[1]))))
 
 
 class VerificationError(ModelError):
@@ -90,15 +90,15 @@ def _check(name: str, expected: Floats, actual: Floats, tolerance: Tolerance) ->
 
 
 def fresh_pictures(rng: np.random.Generator, count: int, how: Preprocessing) -> Floats:
-    """Random colour fields, normalised as ``how`` says: (count, 3, side, side).
+    """Random colour fields, normalised as ``how`` says: (count, C, H, W).
 
     White noise would not do: on it a trained network's scores run into the hundreds, where float32 itself is coarser
     than the tolerance.
     """
-    side = (how.crop_size, how.crop_size)
-    fields = [rng.integers(0, 256, (cells, cells, 3), np.uint8) for cells in rng.integers(3, 12, count)]
-    pictures = [np.asarray(cv2.resize(field, side, interpolation=cv2.INTER_CUBIC), np.uint8) for field in fields]
-    return np.stack([how.normalise(picture) for picture in pictures])
+    fields = [rng.integers(0, 256, (cells, cells, how.channels), np.uint8) for cells in rng.integers(3, 12, count)]
+    pictures = [cv2.resize(field, how.size[::-1], interpolation=cv2.INTER_CUBIC) for field in fields]
+    # cv2 leaves out a last axis of 1
+    return np.stack([how.normalise(np.asarray(one, np.uint8).reshape(*how.size, -1)) for one in pictures])
 
 
 def verify(

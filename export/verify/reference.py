@@ -76,7 +76,7 @@ def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -
         exact=exact,
         seed=seed,
         gated=[f"{name}{ending}" for name in _GATED for ending in endings],
-        batches=batch_sizes(classifier.preprocessing.crop_size),
+        batches=batch_sizes(classifier.preprocessing.size),
     )
 
 
@@ -84,7 +84,7 @@ def _predicted(classifier: Classifier) -> Run:
     def run(inputs: Inputs) -> Outputs:
         pictures = torch.from_numpy(inputs["input"]).to(classifier.device)
         with torch.no_grad(), network_code(f"{classifier.architecture} fails on a batch of {len(pictures)}"):
-            outputs = PredictionGraph(classifier.module)(pictures)
+            outputs = PredictionGraph(classifier.module, classifier.reading.head)(pictures)
         return {name: value.cpu().numpy() for name, value in zip(KINDS[KIND_PREDICTION].outputs, outputs, strict=True)}
 
     return run

@@ -44,7 +44,7 @@ def attention_nodes(scores: Tensor) -> list[Node]:
 
 
 def attend(module: nn.Module, pictures: Tensor, layout: AttentionLayout, *, by_block: bool) -> Attended:
-    """Runs a network in eval mode once on pictures (N, 3, H, W), and records its attention.
+    """Runs a network in eval mode once on pictures (N, C, H, W), and records its attention.
 
     With ``by_block`` gradients end between the blocks, and the layers behind the last block run on further rows: for
     each block, the mean of its tokens in the place of every token. Their scores are the block's.

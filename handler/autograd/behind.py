@@ -10,7 +10,7 @@ from handler.autograd.hooks import replaced
 def scores_behind(
     module: nn.Module, picture: torch.Tensor, layer: str, maps: torch.Tensor, view: ChannelLayout
 ) -> torch.Tensor:
-    """The scores (P, K) of a picture (1, 3, H, W) if a layer returned other maps (P, C, h, w) of all its runs.
+    """The scores (P, K) of a picture (1, C, H, W) if a layer returned other maps (P, C, h, w) of all its runs.
 
     What lies before the layer runs for one picture, and what lies behind it for P, if the network allows that: the last
     activations by themselves must have the same scores. If not, all of it runs for P copies of the picture.

@@ -25,11 +25,10 @@ class Tape:
     """A forward pass, recorded for any number of backward passes."""
 
     scores: torch.Tensor  # (N, K), the logits
-    pictures: torch.Tensor  # (N, 3, H, W)
+    pictures: torch.Tensor  # (N, C, H, W)
     runs: dict[str, list[torch.Tensor]]  # module path to the activations (N, C, h, w) of the layer's runs
     gates: Gates | None  # for guided gradients; None if none are wanted
-    saliency: bool  # whether the plain gradient at the input is wanted
-    curvature: bool  # whether the curvature at the layers is wanted
+    needs: Needs
 
     @property
     def layers(self) -> dict[str, torch.Tensor]:
@@ -37,14 +36,13 @@ class Tape:
         return {path: _all_channels(runs) for path, runs in self.runs.items()}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Gradients:
     """The gradients of a score at the layers and at the input."""
 
     layers: dict[str, torch.Tensor]  # module path to (N, C, h, w), channels as in ``Tape.layers``
-    guided: torch.Tensor | None  # (N, 3, H, W) at the input
-    saliency: torch.Tensor | None  # (N, 3, H, W) at the input
     curvature: dict[str, torch.Tensor]  # module path to the score's Hessian times the activation; empty if not wanted
+    at_input: dict[str, torch.Tensor]  # "guided" and "saliency" to (N, C, H, W), as far as they are wanted
 
 
 def record(
@@ -54,7 +52,7 @@ def record(
 
     Args:
         module: the network, in eval mode.
-        pictures: (N, 3, H, W), normalised.
+        pictures: (N, C, H, W), normalised.
         needs: the evidence wanted.
         views: layouts by module path, of layers whose output is not a single tensor (N, C, h, w) of a single run.
 
@@ -74,14 +72,9 @@ def record(
             raise Unprocessable(f"layer {path!r} does not run in eval mode, so that it has no map")
         if found != known:
             raise Unprocessable(f"layer {path!r} runs {found} times for this picture and has a map if it runs {known}")
-    runs = {path: kept[path] for path in needs.layers}
+    gates = find_gates(scores) if needs.guided else None
     return Tape(
-        scores=scores,
-        pictures=pictures,
-        runs=runs,
-        gates=find_gates(scores) if needs.guided else None,
-        saliency=needs.saliency,
-        curvature=curvature,
+        scores=scores, pictures=pictures, runs={path: kept[path] for path in needs.layers}, gates=gates, needs=needs
     )
 
 
@@ -92,19 +85,21 @@ def differentiate(tape: Tape, score: torch.Tensor) -> Gradients:
         Unprocessable: the score does not depend on a layer or on the input.
     """
     wanted = [(f"layer {path!r}", run) for path, runs in tape.runs.items() for run in runs]
-    if tape.saliency:
+    if tape.needs.saliency:
         wanted.append(("the input", tape.pictures))
+    at_input: dict[str, torch.Tensor] = {}
+    again = tape.needs.beside == CURVATURE
     with alike_in_memory(score):
-        plain = list(_gradients(score, wanted, again=tape.curvature))
-        through_gates = None
+        plain = iter(_gradients(score, wanted, again=again))
+        by_layer = {path: [next(plain) for _ in runs] for path, runs in tape.runs.items()}
         if tape.gates is not None:
             with guided(tape.gates):
-                (through_gates,) = _gradients(score, [("the input", tape.pictures)])
-        at_input = plain.pop() if tape.saliency else None
-        by_layer = {path: [plain.pop(0) for _ in runs] for path, runs in tape.runs.items()}
-        curved = {path: _curvature(tape.runs[path], by_layer[path]) for path in by_layer if tape.curvature}
+                (at_input["guided"],) = _gradients(score, [("the input", tape.pictures)])
+        if tape.needs.saliency:
+            at_input["saliency"] = next(plain)
+        curved = {path: _curvature(tape.runs[path], by_layer[path]) for path in by_layer if again}
     layers, curvature = ({path: _all_channels(runs) for path, runs in by.items()} for by in (by_layer, curved))
-    return Gradients(layers=layers, guided=through_gates, saliency=at_input, curvature=curvature)
+    return Gradients(layers, curvature, at_input)
 
 
 def _curvature(runs: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:

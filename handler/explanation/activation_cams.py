@@ -83,10 +83,9 @@ def principal_component(values: Floats) -> Floats:
 def _by_picture(component: Callable[[_Exact], _Exact], values: Floats) -> Floats:
     """The positive part of each picture's component (n), which is computed of its cells (n, C)."""
     count, channels, height, width = values.shape
-    found = []
-    for cells in values.reshape(count, channels, -1).transpose(0, 2, 1).astype(np.float64):  # (n, C)
-        found.append(component(cells).clip(min=0).reshape(height, width))
-    return np.asarray(found, np.float32)
+    pictures = values.reshape(count, channels, -1).transpose(0, 2, 1).astype(np.float64)  # (N, n, C)
+    found = [component(cells).clip(min=0) for cells in pictures]
+    return np.asarray(found, np.float32).reshape(count, height, width)
 
 
 def _first_component(cells: _Exact) -> _Exact:

@@ -4,12 +4,13 @@ An explanation with the class weights ``w`` is about ``sum_k w_k y_k``, a mixtur
 take the gradient of that sum, maps of masked pictures the sum itself.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from handler.errors import Unprocessable
-from handler.explanation.evidence import TOP, EngineTarget, Floats, best_classes, softmax
+from handler.errors import BadRequest, Unprocessable
+from handler.explanation.evidence import TOP, EngineTarget, Floats, Indices, best_classes, softmax
 
 SECOND = -2  # as a contrast: the class with the highest score beside the target
 SIMILAR = 3  # classes that FinerCAM holds a class against
@@ -70,3 +71,39 @@ def _finer(logits: Floats, target: int, count: int) -> Floats:
     shares = softmax(scores)
     weights[similar] = -shares * (1 + scores - shares @ scores)
     return weights
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The targets of N rows as M pairs of a row and a target, in the order of the request."""
+
+    rows: Indices  # (M,)
+    wanted: Indices  # (M,) classes; ``TOP`` also for class weights
+    weights: Floats  # (M, K) class weights; zeros for a target that is a class
+
+    @classmethod
+    def of(cls, targets: Sequence[Sequence[EngineTarget]], classes: int) -> "Pairs":
+        """Flattens the rows' targets; raises BadRequest unless each is ``TOP``, a class, or a weight for each class."""
+        flat = [(row, target) for row, wanted in enumerate(targets) for target in wanted]
+        wanted, weights = np.full(len(flat), TOP, np.int64), np.zeros((len(flat), classes), np.float32)
+        for pair, (_, target) in enumerate(flat):
+            if isinstance(target, np.ndarray):
+                if target.shape != (classes,):
+                    raise BadRequest(f"class weights have the shape {target.shape}, valid is ({classes},)")
+                weights[pair] = target
+            elif TOP <= target < classes:
+                wanted[pair] = target
+            else:
+                raise BadRequest(
+                    f"target {target} is not valid, valid are 0 to {classes - 1} and {TOP} for the top class"
+                )
+        return cls(np.array([row for row, _ in flat], np.int64), wanted, weights)
+
+    def classes(self, logits: Floats) -> Indices:
+        """The classes (M,): ``TOP`` becomes the best class by the pair's logits (M, K)."""
+        return np.where(self.wanted == TOP, logits.argmax(axis=1), self.wanted)
+
+    def seeds(self, classes: Indices) -> Floats:
+        """The weights (M, K) of the scores: class weights, or 1 for the pair's class (M,) where they are all 0."""
+        of_class = np.arange(self.weights.shape[1]) == classes[:, None]
+        return np.where(self.weights.any(axis=1, keepdims=True), self.weights, of_class.astype(np.float32))

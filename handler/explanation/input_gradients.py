@@ -1,6 +1,6 @@
 """Maps from the input's gradient, averaged over many changed pictures; each takes a forward and a backward pass.
 
-``x`` is the network's input (3, H, W), normalised, so that 0 is the mean colour; ``g(x)`` is the gradient of the score
+``x`` is the network's input (C, H, W), normalised, so that 0 is the mean colour; ``g(x)`` is the gradient of the score
 that is explained with respect to it. The cells of these maps (1, H, W) are the input's pixels; they need no layer.
 """
 

@@ -97,28 +97,30 @@ def make_maps(
         Unprocessable: the method is not defined at a layer; the message says where it is.
     """
     chosen = METHODS[method]
-    options: dict[str, Any] = {"seed": seed} if chosen.random else {}
+    options: dict[str, Any] = {"seed": seed} if chosen.takes("seed") else {}
     options |= {"combine": principal_component} if eigen else {}
     options |= {"probe": probe} if chosen.passes else {}
 
     plain = _unscaled(evidence, pair, chosen, options) if makes_cam(maps) else []
     copies = [_unscaled(changed, copy, chosen, options) for copy in range(len(changed.rows))] if changed else []
 
-    def cam(size: tuple[int, int] | None) -> Map:
+    def cam(size: tuple[int, ...] | None) -> Map:
         first, *others = (_cam(layers, size) for layers in (plain, *copies))
         values = averaged(first.values, [made.values for made in others]) if others else first.values
         return replace(first, values=values, degenerate=all(made.degenerate for made in (first, *others)))
 
-    guided = evidence.guided if any(MAP_KINDS[name].guided for name in maps) else None
     made: dict[str, Map] = {}
     for name in maps:
         kind = MAP_KINDS[name]
         if kind.channels == 1:
             made[name] = cam(None if at_layer else evidence.input_size)
             continue
-        gradients = guided if kind.guided else evidence.saliency
-        pixels = _pixels(gradients, pair, evidence.coverage if kind.guided else None)
-        made[name] = _product(pixels, cam(evidence.input_size)) if kind.at_layer else pixels
+        gradients = evidence.guided if kind.guided else evidence.saliency
+        if gradients is None:
+            raise ValueError("the evidence lacks the gradient at the input")
+        pixels = np.ascontiguousarray(gradients[pair].transpose(1, 2, 0))
+        pixels = pixels * cam(evidence.input_size).values[:, :, None] if kind.at_layer else pixels
+        made[name] = _signed(pixels, evidence.coverage if kind.guided else None)
     return made
 
 
@@ -138,7 +140,7 @@ def _unscaled(evidence: Evidence, pair: int, method: Method, options: dict[str, 
     return made
 
 
-def _cam(unscaled: list[Floats], size: tuple[int, int] | None) -> Map:
+def _cam(unscaled: list[Floats], size: tuple[int, ...] | None) -> Map:
     """The map of a size (H, W), or of the first layer's."""
     maxima = [float(values.max()) for values in unscaled]
     alone, cells = len(unscaled) == 1, unscaled[0].shape
@@ -146,18 +148,10 @@ def _cam(unscaled: list[Floats], size: tuple[int, int] | None) -> Map:
     return Map(values=values, maximum=maxima[0] if alone else maxima, degenerate=max(maxima) <= 0, cells=cells)
 
 
-def _pixels(gradients: Floats | None, pair: int, coverage: str | None) -> Map:
-    if gradients is None:
-        raise ValueError("the evidence lacks the gradient at the input")
-    values = np.ascontiguousarray(gradients[pair].transpose(1, 2, 0))
+def _signed(values: Floats, coverage: str | None) -> Map:
+    """A map of signed values (H, W, 3) at the input's pixels."""
     largest = float(np.abs(values).max())
     return Map(values=values, maximum=largest, degenerate=largest == 0, coverage=coverage)
-
-
-def _product(guided: Map, cam: Map) -> Map:
-    values = guided.values * cam.values[:, :, None]
-    largest = float(np.abs(values).max())
-    return Map(values=values, maximum=largest, degenerate=largest == 0, coverage=guided.coverage)
 
 
 def scale(values: Floats) -> Floats:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from handler.explanation.evidence import Floats, softmax
+from handler.explanation.evidence import Floats, probabilities
 
 Masks = Floats | npt.NDArray[np.bool_]
 _AT_ONCE = 16  # limits the memory of changed pictures
@@ -20,12 +20,13 @@ _VALUES_AT_ONCE = 4_000_000  # of changed activations: limits their memory
 class Probe:
     """A picture whose scores under masks, or whose gradients after changes, can be asked for."""
 
-    picture: Floats  # (3, H, W), the network's input
-    answer: Callable[[Floats], Floats]  # inputs (P, 3, H, W) to the logits (P, K)
-    differentiate: Callable[[Floats], Floats]  # inputs (P, 3, H, W) to gradients of the same shape
+    picture: Floats  # (C, H, W), the network's input
+    answer: Callable[[Floats], Floats]  # inputs (P, C, H, W) to the logits (P, K)
+    differentiate: Callable[[Floats], Floats]  # inputs (P, C, H, W) to gradients of the same shape
     behind: Callable[[str, Floats], Floats]  # a layer's path and activations (P, C, h, w) to the logits (P, K)
     weights: Floats  # (K,) class weights
     passes: int  # the most pictures that a map asks about
+    head: str = "softmax"  # what makes probabilities of logits
     layer: str = ""  # path of the layer whose map is made
     taken: int = 0  # pictures that were asked about
     spent_ms: float = 0.0  # time that the answers took
@@ -36,7 +37,7 @@ class Probe:
 
     def probabilities(self, masks: Masks) -> Floats:
         """The weighted probabilities (P,) under masks (P, h, w)."""
-        return softmax(self._logits(masks)) @ self.weights
+        return probabilities(self._logits(masks), self.head) @ self.weights
 
     def scores_behind(self, activation: Floats, factors: Masks) -> Floats:
         """The weighted scores (P,) if the layer returned its activation (C, h, w) times factors (P, C or 1, …)."""
@@ -45,7 +46,7 @@ class Probe:
         return np.concatenate([self._timed(ask, activation * part) for part in parts]) @ self.weights
 
     def mean_gradient(self, change: Callable[[int], Floats], factor: Callable[[int], Floats] | None = None) -> Floats:
-        """The mean gradient (3, H, W) at the inputs ``change(j)``, each times ``factor(j)``, for all passes j."""
+        """The mean gradient (C, H, W) at the inputs ``change(j)``, each times ``factor(j)``, for all passes j."""
         total = np.zeros(self.picture.shape, np.float64)
         for chunk in self._chunks(range(self.passes)):
             gradients = self._timed(self.differentiate, np.stack([change(j) for j in chunk]))

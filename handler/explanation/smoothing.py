@@ -15,16 +15,12 @@ class Augmentation(NamedTuple):
     factor: float  # of the normalised values
 
 
-PLAIN = Augmentation(mirrored=False, factor=1.0)
-AUGMENTATIONS = tuple(
-    change
-    for change in (Augmentation(mirrored, factor) for mirrored in (False, True) for factor in (1.0, 0.9, 1.1))
-    if change != PLAIN
-)
+_COPIES = [Augmentation(mirrored, factor) for mirrored in (False, True) for factor in (1.0, 0.9, 1.1)]
+AUGMENTATIONS = _COPIES[1:]  # the first copy is the picture itself
 
 
 def augmented(tensor: Floats) -> Floats:
-    """The changed copies (5, 3, H, W) of a network's input (3, H, W), in the order of ``AUGMENTATIONS``."""
+    """The changed copies (5, 3, H, W) of a network's input (C, H, W), in the order of ``AUGMENTATIONS``."""
     either = {False: tensor, True: tensor[:, :, ::-1]}
     return np.stack([either[change.mirrored] * np.float32(change.factor) for change in AUGMENTATIONS])
 

@@ -1,8 +1,8 @@
 """What the network's answers say of a map: deletion and insertion curves, against random orders of the same grain.
 
 The protocol is that of RISE (Petsiuk et al. 2018, arXiv 1806.07421, ``evaluation.py``): pixels go in the map's order,
-brightest first; the probability is the softmax of one class; deletion leaves zeros of the normalised space, insertion
-begins with a blurred picture. What differs from it stands with each function.
+brightest first; the probability is that of one class, by the network's head; deletion leaves zeros of the normalised
+space, insertion begins with a blurred picture. What differs from it stands with each function.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from handler.explanation.evidence import Engine, EngineTarget, Evidence, Floats, Indices, Needs, softmax
+from handler.explanation.evidence import Engine, EngineTarget, Evidence, Floats, Indices, Needs, probabilities
 from handler.explanation.finiteness import check_evidence, check_scores
 from handler.explanation.maps import Map, needs_of, resize
 
@@ -56,7 +56,7 @@ def brightest(order: Indices, steps: int | Sequence[float], size: tuple[int, ...
 
 
 def deletion(tensor: Floats, order: Indices, steps: int | Sequence[float]) -> Floats:
-    """The pictures (steps + 1, 3, H, W) of a deletion curve, from the network's input (3, H, W) to zeros.
+    """The pictures (steps + 1, C, H, W) of a deletion curve, from the network's input (C, H, W) to zeros.
 
     The pixels ``brightest(order, steps, …)[k]`` are 0; RISE takes a step for every 224 pixels.
     """
@@ -69,7 +69,7 @@ def insertion(tensor: Floats, order: Indices, steps: int | Sequence[float]) -> F
 
 
 def blurred(tensor: Floats) -> Floats:
-    """A picture (3, H, W) blurred by a Gaussian of 11 pixels and standard deviation 5; zeros lie beyond the edge.
+    """A picture (C, H, W) blurred by a Gaussian of 11 pixels and standard deviation 5; zeros lie beyond the edge.
 
     The kernel is a Gaussian cut off and normalised; RISE's has the cut tails folded back into it.
     """
@@ -101,11 +101,12 @@ def random_orders(cells: tuple[int, ...], size: tuple[int, ...], pairs: int, see
 class Question:
     """What maps were made of."""
 
-    tensor: Floats  # (3, H, W), the network's input
+    tensor: Floats  # (C, H, W), the network's input
     target: EngineTarget
     weights: Floats  # (K,) class weights of the probabilities that decide: 1 for the target alone
     measure: str  # their weighted sum in words: "the probability of heart"
     method: str  # that made the map at a layer, a name out of METHODS
+    head: str = "softmax"  # what makes probabilities of logits
     remake: Remake  # makes maps of another picture's evidence; None: that takes more than one pass
 
 
@@ -122,21 +123,21 @@ def examine(engine: Engine, evidence: Evidence, pair: int, maps: Maps, question:
         why = "without evidence" if maps[name].degenerate else "the same everywhere"
         return Trust(sentence=f"The map is {why}, so that there is nothing to test.")
 
-    def probabilities(pictures: Floats) -> Floats:
+    def chances(pictures: Floats) -> Floats:
         logits = engine.run(pictures, [()] * len(pictures), Needs()).logits
         check_scores(logits)
-        return softmax(logits) @ question.weights
+        return probabilities(logits, question.head) @ question.weights
 
     def curves(order: Indices) -> Floats:
         inner = [pictures(tensor, order, SHARES[1:-1]) for pictures in (deletion, insertion)]
-        deleted, inserted = np.split(probabilities(np.concatenate(inner)), 2)
+        deleted, inserted = np.split(chances(np.concatenate(inner)), 2)
         return np.array([[whole, *deleted, empty], [blurry, *inserted, whole]])
 
     forwards, backwards = random_orders(maps[name].cells or size, size, 1, seed)
     order = pixel_order(values, forwards)
-    whole = softmax(evidence.logits[evidence.rows[pair]]) @ question.weights
+    whole = probabilities(evidence.logits[evidence.rows[pair]], question.head) @ question.weights
     ends = [np.zeros_like(tensor), blurred(tensor), tensor * brightest(order, (0.2,), size)[0]]
-    empty, blurry, kept_fifth = probabilities(np.stack(ends)).tolist()
+    empty, blurry, kept_fifth = chances(np.stack(ends)).tolist()
     found = auc(curves(order), SHARES).tolist()
     by_chance = auc(np.stack([curves(forwards), curves(backwards)]), SHARES).mean(axis=0).tolist()
     stability = None

@@ -48,9 +48,11 @@ def disagreements(graphs: OnnxEngine, hooks: Engine, preprocessing: Preprocessin
 
 
 def fixed_picture(how: Preprocessing) -> Floats:
-    """A normalised picture (3, crop, crop) of waves: several lengths and directions, another mixture per channel."""
-    y, x = np.mgrid[: how.crop_size, : how.crop_size] / how.crop_size
-    waves = [(3, 2, 5), (1, 7, 3), (11, 4, 2)]  # per channel: down, right, diagonally
+    """A normalised picture (C, H, W) of waves: several lengths and directions, another mixture per channel."""
+    height, width = how.size
+    y, x = np.mgrid[:height, :width] / np.reshape(how.size, (2, 1, 1))
+    three = [(3, 2, 5), (1, 7, 3), (11, 4, 2)]  # per channel: down, right, diagonally
+    waves = [(three[k % 3][0] + k // 3, *three[k % 3][1:]) for k in range(how.channels)]
     channels = [np.sin(6 * a * y) + np.sin(6 * b * x) * np.cos(6 * c * (x + y)) for a, b, c in waves]
     return how.normalise((255 * (np.stack(channels, axis=2) + 2) / 4).astype(np.uint8))
 

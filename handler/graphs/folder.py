@@ -1,22 +1,10 @@
 """Finds and opens the graphs of an archive, and refuses graphs that were not made from the archive's model."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from handler.errors import ModelError
-from handler.graphs.description import KIND_PREDICTION, KINDS, GraphDescription
+from handler.graphs.description import KIND_PREDICTION, KINDS, GraphDescription, Origin
 from handler.graphs.session import GraphSession
-from handler.picture.preprocess import Preprocessing
-
-
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """The facts about a model on which the answers of its graphs depend."""
-
-    architecture: str
-    weights_sha256: str  # see ``checkpoint.hash_state``
-    labels: list[str]
-    preprocessing: Preprocessing
 
 
 def find_graphs(folder: Path) -> dict[str, Path]:

@@ -5,15 +5,13 @@ the targets of a picture that has several share the forward pass.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from handler.errors import ModelError, Unprocessable
+from handler.explanation.class_weights import Pairs
 from handler.explanation.evidence import (
     BEHIND,
     TOP,
@@ -23,16 +21,11 @@ from handler.explanation.evidence import (
     Indices,
     LayerEvidence,
     Needs,
-    check_targets,
-    flat_pairs,
-    flat_weights,
-    resolve_pairs,
-    resolve_top,
+    ms_since,
 )
 from handler.explanation.methods import ATTENTION_METHODS, METHODS
 from handler.graphs.description import KIND_ATTENTION, KIND_BEHIND, KIND_PREDICTION, KINDS, GraphDescription
-from handler.graphs.folder import Origin, open_graphs
-from handler.graphs.session import GraphSession
+from handler.graphs.session import Arrays, GraphSession
 
 _AT_LAYER = ("activations", "gradients")
 _AT_ONCE = 16  # pictures in a run: limits the memory of a batch with many targets
@@ -52,11 +45,6 @@ class OnnxEngine:
         with_layers = [graph.description for kind, graph in graphs.items() if kind != KIND_PREDICTION]
         # module paths of the layers whose evidence the graphs hold, the default layer first
         self.layers = tuple(dict.fromkeys(path for known in with_layers for path in known.layers))
-
-    @classmethod
-    def open(cls, folder: Path, origin: Origin, *, threads: int) -> "OnnxEngine":
-        """Opens the graphs in a folder; see ``open_graphs`` for arguments and errors."""
-        return cls(open_graphs(folder, origin, threads=threads))
 
     @property
     def files(self) -> dict[str, str]:
@@ -90,18 +78,16 @@ class OnnxEngine:
             BadRequest: a target is neither ``TOP`` nor a class, nor a weight for each class.
         """
         parts = [(self._held(part), part) for part in self._parts(needs)]
-        check_targets(targets, len(parts[0][0].description.labels))
-        if not (needs.backward or needs.attention):
-            return _predict(parts[0][0], inputs, targets)
         (graph, part), *others = parts
-        found = _explain(graph, inputs, targets, part)
+        classes = len(graph.description.labels)
+        asked = Pairs.of(targets, classes)
+        if not (needs.backward or needs.attention):
+            return _predict(graph, inputs, asked)
+        pairs = Pairs.of([wanted or (TOP,) for wanted in targets], classes)  # a row without a target has scores, too
+        found = _explain(graph, inputs, pairs, asked, part)
         for graph, part in others:  # of the same classes, where scores within rounding are the best
-            chosen = iter(found.classes.tolist())
-            same = [
-                [one if isinstance(one, np.ndarray) else index for one, index in zip(wanted, chosen, strict=False)]
-                for wanted in targets
-            ]
-            other = _explain(graph, inputs, same, part)
+            pairs.wanted[np.isin(pairs.rows, asked.rows)] = found.classes
+            other = _explain(graph, inputs, pairs, asked, part)
             found = replace(found, layers=other.layers, explain_ms=found.explain_ms + other.explain_ms)
         return found
 
@@ -134,66 +120,57 @@ class OnnxEngine:
         return None
 
 
-def _predict(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[EngineTarget]]) -> Evidence:
+def _predict(graph: GraphSession, inputs: Floats, asked: Pairs) -> Evidence:
     started = time.perf_counter()
-    rows = np.arange(len(inputs))
-    of_pairs = {"target": np.full(len(rows), TOP)} if "target" in KINDS[graph.description.kind].inputs else {}
-    logits = _run(graph, inputs, rows, of_pairs, ["logits"])["logits"]
-    rows, classes = resolve_pairs(targets, logits)
+    of_pairs = {"target": np.full(len(inputs), TOP)} if "target" in KINDS[graph.description.kind].inputs else {}
+    logits = _run(graph, inputs, np.arange(len(inputs)), of_pairs, ["logits"])["logits"]
     return Evidence(
         logits=logits,
-        input_size=_size(inputs),
-        rows=rows,
-        classes=classes,
-        infer_ms=_since(started),
+        input_size=inputs.shape[2:],
+        rows=asked.rows,
+        classes=asked.classes(logits[asked.rows]),
+        infer_ms=ms_since(started),
         engine=OnnxEngine.name,
     )
 
 
-def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
+def _explain(graph: GraphSession, inputs: Floats, pairs: Pairs, asked: Pairs, needs: Needs) -> Evidence:
+    """The evidence of the pairs that are asked for, out of ``pairs``, which has each row at least once."""
     started = time.perf_counter()
-    every = [wanted or (TOP,) for wanted in targets]  # a row without a target has scores, too
-    rows, wanted = flat_pairs(every)
-    weights = flat_weights(every, len(graph.description.labels))
-    found = _run(
-        graph,
-        inputs,
-        rows,
-        {"target": wanted, **({"weights": weights} if weights.any() else {})},
-        _outputs_of(needs, graph.description),
-    )
-    asked = np.array([bool(targets[row]) for row in rows], bool)
-    of_pairs = {name: values[asked] for name, values in found.items()} if not asked.all() else found
-    first_pairs = np.unique(rows, return_index=True)[1]  # all pairs of a row have the same logits
+    weights: Arrays = {"weights": pairs.weights} if pairs.weights.any() else {}
+    names = _outputs_of(needs, graph.description)
+    found = _run(graph, inputs, pairs.rows, {"target": pairs.wanted, **weights}, names)
+    first_pairs = np.unique(pairs.rows, return_index=True)[1]  # all pairs of a row have the same logits
+    logits = found["logits"][first_pairs]
+    if len(asked.rows) < len(pairs.rows):
+        kept = np.isin(pairs.rows, asked.rows)
+        found = {name: values[kept] for name, values in found.items()}
     return Evidence(
-        logits=found["logits"][first_pairs],
-        input_size=_size(inputs),
-        rows=rows[asked],
-        classes=resolve_top(wanted[asked], of_pairs["logits"]),  # by the pair's own scores, as the graph chose it
+        logits=logits,
+        input_size=inputs.shape[2:],
+        rows=asked.rows,
+        classes=asked.classes(found["logits"]),  # by the pair's own scores, as the graph chose it
         layers={
-            path: LayerEvidence(*(of_pairs[f"{name}{graph.description.layers[path]}"] for name in _AT_LAYER))
+            path: LayerEvidence(*(found[f"{name}{graph.description.layers[path]}"] for name in _AT_LAYER))
             for path in needs.layers
         },
-        guided=of_pairs.get("guided_backprop"),
-        saliency=of_pairs.get("saliency"),
-        attention=of_pairs.get(needs.attention),
+        guided=found.get("guided_backprop"),
+        saliency=found.get("saliency"),
+        attention=found.get(needs.attention),
         coverage=graph.description.coverage if needs.guided else None,
-        explain_ms=_since(started),
+        explain_ms=ms_since(started),
         engine=OnnxEngine.name,
     )
 
 
 def _outputs_of(needs: Needs, known: GraphDescription) -> list[str]:
     at_layers = [f"{name}{known.layers[path]}" for path in needs.layers for name in _AT_LAYER]
-    names = ["logits", *at_layers]
-    wanted = {"guided_backprop": needs.guided, "saliency": needs.saliency, needs.attention: bool(needs.attention)}
-    return names + [name for name in wanted if wanted[name]]
+    others = {"guided_backprop": needs.guided, "saliency": needs.saliency, needs.attention: bool(needs.attention)}
+    return ["logits", *at_layers, *(name for name, wanted in others.items() if wanted)]
 
 
-def _run(
-    graph: GraphSession, inputs: Floats, rows: Indices, of_pairs: Mapping[str, npt.NDArray[Any]], names: list[str]
-) -> dict[str, Floats]:
-    """Runs ``inputs[rows]`` (M, 3, H, W) and the pairs' other inputs (M, …) in chunks; outputs (M, …) by name.
+def _run(graph: GraphSession, inputs: Floats, rows: Indices, of_pairs: Arrays, names: list[str]) -> dict[str, Floats]:
+    """Runs ``inputs[rows]`` (M, C, H, W) and the pairs' other inputs (M, …) in chunks; outputs (M, …) by name.
 
     A chunk has pictures with one target each, or all targets of one picture.
     """
@@ -213,13 +190,5 @@ def _run(
     return {name: np.concatenate(values)[order] for name, values in zip(names, zip(*parts, strict=True), strict=True)}
 
 
-def _taken(of_pairs: Mapping[str, npt.NDArray[Any]], chunk: Indices) -> dict[str, npt.NDArray[Any]]:
+def _taken(of_pairs: Arrays, chunk: Indices) -> Arrays:
     return {name: values[chunk] for name, values in of_pairs.items()}
-
-
-def _size(inputs: Floats) -> tuple[int, int]:
-    return inputs.shape[2], inputs.shape[3]
-
-
-def _since(started: float) -> float:
-    return (time.perf_counter() - started) * 1e3

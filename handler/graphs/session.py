@@ -33,12 +33,7 @@ class GraphSession:
 
     @classmethod
     def open(cls, path: Path, kind: str | None = None, *, threads: int = 0) -> "GraphSession":
-        """Opens a graph that this project wrote.
-
-        Args:
-            path: the file.
-            kind: the kind that the graph must have, a key of ``KINDS``; None allows any kind.
-            threads: number of threads of a run; 0: one per core.
+        """Opens a graph that this project wrote, of a kind, a key of ``KINDS``, or with None of any kind.
 
         Raises:
             ModelError: the file does not exist, is no ONNX graph of this project, is too new for this ONNX Runtime, is
@@ -67,7 +62,7 @@ class GraphSession:
         return found
 
     def infer_targets(self, picture: Floats, of_targets: Arrays, outputs: Sequence[str]) -> list[Floats]:
-        """The wanted outputs (M, …) for one picture (1, 3, H, W), and the other inputs (M, …) of its M targets.
+        """The wanted outputs (M, …) for one picture (1, C, H, W), and the other inputs (M, …) of its M targets.
 
         What depends on the picture alone is computed once, see ``handler.graphs.split``. It is computed for each target
         without the package onnx, and where the file is no longer the one that was opened.
@@ -78,7 +73,8 @@ class GraphSession:
             alone = [self.infer({"input": picture, **row}, outputs) for row in rows]
             return [np.concatenate(values) for values in zip(*alone, strict=True)]
         first, second = self._halves
-        found = {"input": picture, **_by_name(first, {"input": picture})}
+        names = [output.name for output in first.get_outputs()]
+        found = {"input": picture, **dict(zip(names, first.run(names, {"input": picture}), strict=True))}
         asked = [name for name in outputs if name not in found]
         if asked:
             saved = {value.name: found[value.name] for value in second.get_inputs() if value.name in found}
@@ -104,11 +100,6 @@ class GraphSession:
         except (ImportError, OSError, ValueError, ModelError):
             return None
         return first, second
-
-
-def _by_name(session: Any, inputs: Arrays) -> dict[str, Floats]:
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
 def _load(path: Path, model: Path | bytes, threads: int) -> Any:
@@ -156,9 +147,10 @@ def _check_signature(path: Path, session: Any, description: GraphDescription) ->
 
 def _shapes(description: GraphDescription) -> dict[str, list[int | str]]:
     """The shapes of inputs and outputs; a name stands for any size, "batch" for the size that each run chooses."""
-    side, classes = description.preprocessing.crop_size, len(description.labels)
+    classes = len(description.labels)
+    pictures: list[int | str] = ["batch", *description.preprocessing.shape]
     return {
-        "input": ["batch", 3, side, side],
+        "input": pictures,
         "target": ["batch"],
         "weights": ["rows", classes],
         "logits": ["batch", classes],
@@ -169,8 +161,8 @@ def _shapes(description: GraphDescription) -> dict[str, list[int | str]]:
             for name in AT_LAYER
         },
         **dict.fromkeys(ATTENTION_METHODS, ["batch", "height", "width"]),
-        "guided_backprop": ["batch", 3, side, side],
-        "saliency": ["batch", 3, side, side],
+        "guided_backprop": pictures,
+        "saliency": pictures,
     }
 
 

@@ -24,6 +24,7 @@ from handler.errors import ModelError
 from handler.picture.preprocess import Preprocessing
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys of weights whose names have no dots, unlike a network's
+_TEXTS = ("architecture", "head", "output")  # fields that are metadata as they are
 _DEPTH = 4  # of dictionaries in a file of torch.save
 _FOREIGN = {  # how files begin that are no checkpoints, and what they are
     rb"$": "is empty",
@@ -43,15 +44,16 @@ class Checkpoint:
     preprocessing: Preprocessing | None
     state: dict[str, torch.Tensor]
     notes: dict[str, str] = field(default_factory=dict)  # free text by name: seed, accuracy, …
+    head: str = ""  # what makes probabilities of the scores, see ``find_reading``; empty: what the network shows
+    output: str = ""  # name of the scores in what the network returns; empty if it returns one tensor
     options: dict[str, Any] = field(default_factory=dict)  # options of what builds it; JSON values
     origins: dict[str, str] = field(default_factory=dict)  # where parts of the description come from; not written
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint as safetensors, whole or not at all."""
-    metadata = dict(checkpoint.notes)
-    if checkpoint.architecture:
-        metadata["architecture"] = checkpoint.architecture
+    texts = {name: getattr(checkpoint, name) for name in _TEXTS}
+    metadata = checkpoint.notes | {name: text for name, text in texts.items() if text}
     if checkpoint.labels:
         metadata["labels"] = json.dumps(checkpoint.labels)
     if checkpoint.preprocessing:
@@ -141,7 +143,7 @@ def training_only(module: nn.Module) -> tuple[str, ...]:
 
 
 def _described(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str]) -> Checkpoint:
-    architecture = metadata.pop("architecture", None)
+    texts: dict[str, Any] = {"architecture": None} | {name: metadata.pop(name) for name in _TEXTS if name in metadata}
     labels, preprocessing = metadata.pop("labels", None), metadata.pop("preprocessing", None)
     options = metadata.pop("options", "{}")
     try:
@@ -151,7 +153,7 @@ def _described(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, s
         if not isinstance(built, dict):
             raise TypeError("options must be a mapping")
         return Checkpoint(
-            architecture=architecture,
+            **texts,
             labels=named,
             preprocessing=Preprocessing.from_json(preprocessing) if preprocessing else None,
             state=state,

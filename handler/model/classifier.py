@@ -9,40 +9,34 @@ import torch
 from torch import nn
 
 from handler.autograd.attention import AttentionLayout
-from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
+from handler.autograd.channel_layout import CHANNELS_FIRST
 from handler.autograd.precision import full_precision
+from handler.autograd.torch_engine import Network
 from handler.errors import ModelError, in_one_line
 from handler.model.checkpoint import Checkpoint, hash_state, names_in, training_only
 from handler.model.layers.find import find_layers
-from handler.model.layers.observing import device_of
 from handler.model.makers import maker_of
+from handler.model.reading import Reading, find_reading
 from handler.model.scores import check_scores
 from handler.picture.preprocess import Preprocessing
 
+_AS_RETURNED = Reading()
+
 
 @dataclass(frozen=True, kw_only=True)
-class Classifier:
+class Classifier(Network):
     """A classifier that is ready to be explained."""
 
-    module: nn.Module  # eval mode, all parameters frozen
     architecture: str
     labels: list[str]
     preprocessing: Preprocessing
+    reading: Reading = _AS_RETURNED  # how scores are read from what the network returns
     layers: dict[str, tuple[int, int, int]]  # layers with maps: module path to (C, h, w)
     default_layer: str  # a key of layers
-    # layouts by module path, of layers whose output is not a single tensor (N, C, h, w) of a single run
-    views: dict[str, ChannelLayout] = field(default_factory=dict)
     layer_rule: str = ""  # why ``default_layer`` is the default
     refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
-    alone: str = ""  # why pictures are run one by one; empty if they are run together
-    attention: AttentionLayout | str = "the network was not run"  # where it is, or why there are no maps of attention
     further_layers: tuple[str, ...] = ()  # layers whose evidence graphs hold beside that of ``default_layer``
     weights_sha256: str = ""  # of the weights as they were loaded, see ``checkpoint.hash_state``
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the parameters."""
-        return device_of(self.module)
 
     @property
     def default_method(self) -> str:
@@ -80,12 +74,19 @@ def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu")
         module = module.to(device)
     except (RuntimeError, AssertionError) as error:  # PyTorch's own for devices that do not exist
         raise ModelError(f"the network cannot be moved to the device {str(device)!r} ({in_one_line(error)})") from error
-    classifier = of_module(module, checkpoint.architecture, checkpoint.labels, checkpoint.preprocessing)
+    name, labels, how = checkpoint.architecture, checkpoint.labels, checkpoint.preprocessing
+    reading = find_reading(module, name, how.shape, len(labels), checkpoint.head, checkpoint.output)
+    reading.attach(module)
+    classifier = of_module(module, name, labels, how, reading)
     return replace(classifier, weights_sha256=weights)
 
 
 def of_module(
-    module: nn.Module, architecture: str, labels: list[str] | None, preprocessing: Preprocessing
+    module: nn.Module,
+    architecture: str,
+    labels: list[str] | None,
+    preprocessing: Preprocessing,
+    reading: Reading = _AS_RETURNED,
 ) -> Classifier:
     """Looks at a network in memory.
 
@@ -93,20 +94,22 @@ def of_module(
         module: in eval mode, all parameters frozen; it is run, and left as it is.
         architecture: for the messages.
         labels: one per class; None names the classes by their indices.
-        preprocessing: whose ``crop_size`` is the side of the pictures that it is looked at with.
+        preprocessing: whose ``shape`` the pictures have that it is looked at with.
+        reading: which is attached to the network.
 
     Raises:
         ModelError: it does not answer with one logit per class, or has no layer with a map.
     """
-    side = preprocessing.crop_size
+    shape = preprocessing.shape
     with full_precision():
-        count = check_scores(module, architecture, side, None if labels is None else len(labels))
-        found = find_layers(module, architecture, side)
+        count = check_scores(module, architecture, shape, None if labels is None else len(labels), head=reading.head)
+        found = find_layers(module, architecture, shape)
     return Classifier(
         module=module,
         architecture=architecture,
         labels=[str(index) for index in range(count)] if labels is None else labels,
         preprocessing=preprocessing,
+        reading=reading,
         layers={path: layer.shape for path, layer in found.layers.items()},
         default_layer=found.default,
         views={path: layer.view for path, layer in found.layers.items() if layer.view != CHANNELS_FIRST},

@@ -1,6 +1,6 @@
 """Custom architectures: ``package.module:factory``, and what their module declares.
 
-The factory returns an ``nn.Module`` that maps pictures, float32 (N, 3, H, W), to class scores (N, K). It is called with
+The factory returns an ``nn.Module`` that maps pictures, float32 (N, C, H, W), to class scores (N, K). It is called with
 ``num_classes=K`` if it has a parameter of that name, when the model is packed and again on the server; the checkpoint's
 weights are loaded into the module.
 
@@ -78,16 +78,18 @@ def find_factory(architecture: str) -> Callable[..., Any]:
 def build(checkpoint: Checkpoint) -> nn.Module:
     """The network of a complete checkpoint, as ``build_custom`` builds it."""
     assert checkpoint.preprocessing is not None
-    return build_custom(str(checkpoint.architecture), len(checkpoint.labels or []), checkpoint.preprocessing.crop_size)
+    return build_custom(str(checkpoint.architecture), len(checkpoint.labels or []), checkpoint.preprocessing.shape)
 
 
-def build_custom(architecture: str, num_classes: int | None = None, side: int | None = None) -> nn.Module:
+def build_custom(
+    architecture: str, num_classes: int | None = None, shape: tuple[int, int, int] | None = None
+) -> nn.Module:
     """Calls the factory.
 
     Args:
         architecture: ``package.module:factory``.
         num_classes: the argument of the factory's parameter of that name; None leaves the number to the factory.
-        side: of the pictures in pixels; lazy modules get the shapes of their weights from a blank picture.
+        shape: (C, H, W) of the pictures; lazy modules get the shapes of their weights from a blank picture.
 
     Raises:
         ModelError: the factory does not exist, fails, or returns no network with weights.
@@ -112,8 +114,8 @@ def build_custom(architecture: str, num_classes: int | None = None, side: int | 
     if next(module.parameters(), None) is None:
         raise ModelError(f"architecture {architecture} has no weights, valid is a network with parameters")
     module = _not_compiled(module)
-    if side is not None and _shapeless(module):
-        _give_shapes(module, architecture, side)
+    if shape is not None and _shapeless(module):
+        _give_shapes(module, architecture, shape)
     return module
 
 
@@ -135,13 +137,13 @@ def _shapeless(module: nn.Module) -> list[str]:
     return [name for name, value in module.state_dict().items() if nn.parameter.is_lazy(value)]
 
 
-def _give_shapes(module: nn.Module, architecture: str, side: int) -> None:
+def _give_shapes(module: nn.Module, architecture: str, shape: tuple[int, int, int]) -> None:
     try:
         with torch.no_grad():
-            module.eval()(torch.zeros(1, 3, side, side))
+            module.eval()(torch.zeros(1, *shape))
     except Exception as error:  # foreign code can raise any exception
         raise ModelError(
-            f"architecture {architecture} is lazy and fails on a picture (1, 3, {side}, {side}) ({in_one_line(error)})"
+            f"architecture {architecture} is lazy and fails on a picture {(1, *shape)} ({in_one_line(error)})"
         ) from error
     if left := _shapeless(module):
         raise ModelError(

@@ -91,19 +91,25 @@ def declare(architecture: str) -> Checkpoint:
 def build(checkpoint: Checkpoint) -> nn.Module:
     """The network of a complete checkpoint, or a ModelError if it cannot be built with these options and this side."""
     assert checkpoint.preprocessing is not None
-    architecture, side = str(checkpoint.architecture), checkpoint.preprocessing.crop_size
+    architecture, how = str(checkpoint.architecture), checkpoint.preprocessing
     options = dict(checkpoint.options)
     if architecture in INPUT_TRANSFORMERS:
         options["init_weights"] = False
     if architecture.startswith("vit_"):
-        options["image_size"] = side
+        options["image_size"] = how.crop_size
     try:
-        return builder_of(architecture)(weights=None, num_classes=len(checkpoint.labels or []), **options)
+        module = builder_of(architecture)(weights=None, num_classes=len(checkpoint.labels or []), **options)
     except (TypeError, ValueError, AssertionError) as error:  # options and side come from the checkpoint
         detail = f" and options {checkpoint.options}" if checkpoint.options else ""
         raise ModelError(
-            f"{architecture} cannot be built for pictures of {side} pixels{detail} ({type(error).__name__}: {error})"
+            f"{architecture} cannot be built for pictures of {how.crop_size} pixels{detail} "
+            f"({type(error).__name__}: {error})"
         ) from error
+    if how.channels != 3:  # the first convolution takes these channels, as people change it for their own pictures
+        path, first = next((path, part) for path, part in module.named_modules() if isinstance(part, nn.Conv2d))
+        same = {name: getattr(first, name) for name in ("kernel_size", "stride", "padding", "dilation")}
+        module.set_submodule(path, nn.Conv2d(how.channels, first.out_channels, bias=first.bias is not None, **same))
+    return module
 
 
 def _options_of_weights(architecture: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Checks a classifier's scores: one finite logit per label, from which softmax makes probabilities."""
+"""Checks a classifier's scores: one finite logit per label, from which the head makes probabilities."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,21 +8,41 @@ from torch import Tensor, nn
 
 from handler.autograd.differentiable import differentiable
 from handler.autograd.graph import operation
+from handler.autograd.torch_engine import device_of
 from handler.errors import ModelError, in_one_line
 from handler.model.custom_architecture import described
-from handler.model.layers.observing import device_of
 from handler.model.layers.scenes import scenes
 
-_SHAPING = ("View", "UnsafeView", "Squeeze", "Unsqueeze", "Permute", "Transpose", "Clone", "Alias", "ToCopy", "Slice")
+_SHAPING = (
+    "View",
+    "UnsafeView",
+    "Squeeze",
+    "Unsqueeze",
+    "Permute",
+    "Transpose",
+    "Clone",
+    "Alias",
+    "ToCopy",
+    "Slice",
+    "Cat",
+)
 _SATURATING = 1e4  # factor of an ordinary picture
 _AT_AN_END = 1e-2  # the most distance from 0 or 1 of a saturated sigmoid
+_MODULES = {
+    "softmax": "Softmax(1)",
+    "log-softmax": "LogSoftmax(1)",
+    "sigmoid": "Sigmoid()",
+    "log-sigmoid": "LogSigmoid()",
+}
 _LOGITS = "valid are logits, which Grad-CAM is defined on"
 
 
-def check_scores(module: nn.Module, architecture: str, side: int, classes: int | None) -> int:
-    """Checks that a network answers pictures of ``side`` pixels with one finite logit per label, and counts them.
+def check_scores(
+    module: nn.Module, architecture: str, shape: tuple[int, int, int], classes: int | None, *, head: str = "softmax"
+) -> int:
+    """Checks that a network answers pictures (C, H, W) with one finite logit per label, and counts them.
 
-    ``classes`` is the number of labels; None allows any number of scores.
+    ``classes`` is the number of labels; None allows any number of scores. ``head`` is "softmax" or "sigmoid".
 
     Raises:
         ModelError: the network fails or answers otherwise; the message says how, and what is valid.
@@ -30,15 +50,16 @@ def check_scores(module: nn.Module, architecture: str, side: int, classes: int |
     device = device_of(module)
     if device.type == "meta":
         raise ModelError(f"architecture {architecture} has no weights: its tensors are on the device meta")
-    picture = scenes(1, side, seed=2).to(device)
-    scores = _run(module, picture, architecture)
-    fault = _fault(scores, classes, lambda factor: _run(module, factor * picture, architecture))
+    picture = scenes(1, shape, seed=2).to(device)
+    scores = answer(module, picture, architecture)
+    scores = scores.clone() if isinstance(scores, Tensor) else scores  # a network may answer with its own memory
+    fault = _fault(scores, classes, lambda factor: answer(module, factor * picture, architecture), head)
     if fault:
         raise ModelError(f"architecture {architecture} {fault}")
     return int(scores.shape[1])
 
 
-def _fault(scores: Any, classes: int | None, run: Callable[[float], Tensor]) -> str:
+def _fault(scores: Any, classes: int | None, run: Callable[[float], Tensor], head: str) -> str:
     """What is wrong with a picture's scores, and what is valid; empty if nothing is. Runs the picture times factors."""
     valid = f"valid is one tensor of float32 scores (N, {classes or 'K'}), one score per label"
     if not isinstance(scores, Tensor):
@@ -54,27 +75,31 @@ def _fault(scores: Any, classes: int | None, run: Callable[[float], Tensor]) -> 
             "answers the same picture differently each time, even in eval mode; valid is a network that neither draws "
             "random numbers nor changes its own state: F.dropout needs training=self.training"
         )
-    if scores.shape[1] == 1:
-        return "has one score, and a softmax of one score is always 1; valid are at least two classes with a score each"
-    if end := _end(scores, run(_SATURATING)):
+    if scores.shape[1] == 1 and head == "softmax":
         return (
-            f"ends in a {end}; {_LOGITS}: remove the {end}, the probabilities are computed from the logits by a softmax"
+            "has one score, and a softmax of one score is always 1; valid are at least two classes with a score each, "
+            "or head=binary, the sigmoid of one score"
+        )
+    if end := _end(scores, run(_SATURATING)):
+        right = "sigmoid (binary for one score)" if "sigmoid" in end else "softmax"
+        return (
+            f"ends in a {end}; {_LOGITS}: remove the {end}, or let it be the network's last module, such as "
+            f"nn.{_MODULES[end]}; head={right} computes the probabilities from the logits"
         )
     return ""
 
 
-def _run(module: nn.Module, picture: Tensor, architecture: str) -> Any:
+def answer(module: nn.Module, picture: Tensor, architecture: str) -> Any:
+    """What a network returns for pictures, recorded by autograd; its exception becomes a ModelError."""
     try:
         with torch.inference_mode(False), torch.enable_grad(), differentiable(module):
-            scores = module(picture.clone().requires_grad_().clone())
+            return module(picture.clone().requires_grad_().clone())
     except Exception as error:  # foreign code can raise any exception
         shape = tuple(picture.shape)
         raise ModelError(
             f"architecture {architecture} fails on a picture {shape} ({in_one_line(error)}); "
             f"valid is a network that takes float32 (N, {', '.join(map(str, shape[1:]))})"
         ) from error
-    # a network may answer with its own memory
-    return scores.clone() if isinstance(scores, Tensor) else scores
 
 
 def _end(scores: Tensor, saturated: Tensor) -> str:
@@ -84,13 +109,15 @@ def _end(scores: Tensor, saturated: Tensor) -> str:
     """
     node = scores.grad_fn
     while node is not None and operation(node) in _SHAPING:
-        node = node.next_functions[0][0]
+        node = node.next_functions[-1][0]
     last = "" if node is None else operation(node)
-    scores = scores.detach().double()
-    both = torch.cat([scores, saturated.detach().double()])
-    if last == "Softmax" or bool((scores >= 0).all() and (scores.sum(1) - 1).abs().max() < 1e-4):
+    both = torch.cat([scores, saturated]).detach().double()
+    if both.shape[1] == 2 and torch.equal(both[:, 0], -both[:, 1]):  # one score s as (-s, s)
+        both = both[:, 1:]
+    scores, several = both[:1], both.shape[1] > 1
+    if last == "Softmax" or several and bool((scores >= 0).all() and (scores.sum(1) - 1).abs().max() < 1e-4):
         return "softmax"
-    if last == "LogSoftmax" or bool(scores.logsumexp(1).abs().max() < 1e-4):
+    if last == "LogSoftmax" or several and bool(scores.logsumexp(1).abs().max() < 1e-4):
         return "log-softmax"
     if last == "LogSigmoid":
         return "log-sigmoid"

@@ -33,6 +33,8 @@ def find_checkpoint(
     labels: list[str] | None = None,
     preprocessing: Preprocessing | str = "",
     transform_input: bool | None = None,
+    head: str = "",
+    output: str = "",
 ) -> Checkpoint:
     """Finds a checkpoint among torchvision's weights, in a file or by code, and completes it.
 
@@ -48,6 +50,9 @@ def find_checkpoint(
             "resize=256 crop=224"; see ``handler.picture.preprocess_text``.
         transform_input: whether a GoogLeNet or Inception normalises its input again, as torchvision's weights need;
             None: as the checkpoint says, True for a plain state dict.
+        head: "softmax", "sigmoid" or "binary", see ``handler.model.reading.find_reading``; empty: as the checkpoint
+            says, or what the network's last module shows.
+        output: key, attribute or index of the scores, of a network that returns several tensors.
 
     Raises:
         ModelError: an argument is missing, unknown or contradicts another; the message says what is valid.
@@ -61,6 +66,7 @@ def find_checkpoint(
         found = read_checkpoint(Path(checkpoint), state)
     else:
         found = maker.find(str(architecture), weights)
+    found = replace(found, head=head or found.head, output=output or found.output)
     return complete(found, architecture, labels, preprocessing, transform_input)
 
 

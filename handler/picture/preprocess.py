@@ -15,11 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+Pixels = npt.NDArray[np.uint8]
+Size = int | tuple[int, int]  # of a square's side, or height and width
+
+MOST_CHANNELS = 16
 _FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
+    name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 }
+_CROP_MODES = ("center", "squash", "border")
 _AREA = "area"  # cv2's INTER_AREA: averages pixels when it shrinks a picture, interpolates when it enlarges one
 _LARGEST_WHOLE_RESIZE = 32_000_000  # pixels; above, only the crop is resized: 1x30000 would become 256x7680000
 
@@ -28,51 +31,105 @@ _LARGEST_WHOLE_RESIZE = 32_000_000  # pixels; above, only the crop is resized: 1
 class Preprocessing:
     """The preprocessing that a set of weights needs: resize the shorter side, crop the centre, scale, normalise.
 
-    With ``crop_first`` the same share of the picture is cropped before it is resized, at whole pixels of the upload.
+    There are as many channels as ``mean`` has values. Sizes of rectangles are pairs: the picture then is resized until
+    it covers ``resize_size``. With ``crop_first`` the same share of the picture is cropped before it is resized, at
+    whole pixels of the upload. ``crop_mode`` is timm's: "squash" resizes both sides to ``resize_size``, "border"
+    resizes the picture until it fits into ``resize_size``, and fills the rest of the crop with the mean colour.
 
     Raises:
         ValueError: a field has another type or is out of range.
     """
 
-    resize_size: int  # pixels of the shorter side after resizing
-    crop_size: int  # side of the square centre crop in pixels; not above resize_size
-    mean: tuple[float, ...]  # per RGB channel, of values in [0, 1]
-    std: tuple[float, ...]  # per RGB channel, of values in [0, 1]
-    interpolation: str = "bilinear"  # "nearest", "bilinear" or "bicubic"; with crop_first also "area"
+    resize_size: Size  # pixels of the shorter side after resizing, or height and width that are covered
+    crop_size: Size  # side, or height and width, of the centre crop in pixels; not above resize_size
+    mean: tuple[float, ...]  # per channel, of values in [0, 1]
+    std: tuple[float, ...]  # per channel, of values in [0, 1]
+    interpolation: str = "bilinear"  # a name of Pillow's filters; with crop_first also "area"
     crop_first: bool = False  # crop crop_size / resize_size of the shorter side, then resize the crop to crop_size
+    crop_mode: str = "center"  # "center", "squash" or "border"
 
     def __post_init__(self) -> None:
+        for name in ("resize_size", "crop_size"):  # a square has one spelling
+            size = getattr(self, name)
+            if isinstance(size, tuple) and len(size) == 2 and size[0] == size[1]:
+                object.__setattr__(self, name, size[0])
         if type(self.crop_first) is not bool:
             raise ValueError(f"crop_first {self.crop_first!r} must be true or false")
         valid = [*_FILTERS, *([_AREA] if self.crop_first else [])]
         if self.interpolation not in valid:
             hint = " (area goes with crop_first)" if self.interpolation == _AREA else ""
             raise ValueError(f"interpolation {self.interpolation!r} is not one of {', '.join(valid)}{hint}")
+        modes = _CROP_MODES[:1] if self.crop_first else _CROP_MODES
+        if self.crop_mode not in modes:
+            hint = " (the others go without crop_first)" if self.crop_first else ""
+            raise ValueError(f"crop_mode {self.crop_mode!r} is not one of {', '.join(modes)}{hint}")
         sizes = (self.resize_size, self.crop_size)
-        if not all(type(size) is int for size in sizes) or not 0 < self.crop_size <= self.resize_size:
-            raise ValueError(f"resize_size and crop_size {sizes} must be whole numbers, crop_size not the larger")
-        if not _three_numbers(self.mean) or not _three_numbers(self.std) or min(self.std) <= 0:
-            raise ValueError(f"mean {self.mean!r} and std {self.std!r} must be three numbers each, std above 0")
+        whole = all(len(pair) == 2 and all(type(side) is int for side in pair) for pair in map(_pair, sizes))
+        if not whole or not all(0 < crop <= resize for resize, crop in zip(*map(_pair, sizes), strict=True)):
+            raise ValueError(
+                f"resize_size and crop_size {sizes} must be whole numbers, or pairs of height and width, crop_size not "
+                "the larger"
+            )
+        counted = len(self.mean) == len(self.std) <= MOST_CHANNELS if _numbers(self.mean, self.std) else False
+        if not counted or min(self.std) <= 0:
+            raise ValueError(
+                f"mean {self.mean!r} and std {self.std!r} must have a number for each channel, 1 to {MOST_CHANNELS}, "
+                "std above 0"
+            )
 
-    def normalise(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Scales uint8 RGB (H, W, 3) to [0, 1] and normalises it to float32 (3, H, W)."""
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the network's input in pixels."""
+        return _pair(self.crop_size)
+
+    @property
+    def resized(self) -> tuple[int, int]:
+        """Height and width that ``resize_size`` stands for, in pixels."""
+        return _pair(self.resize_size)
+
+    @property
+    def channels(self) -> int:
+        """The number of the input's channels."""
+        return len(self.mean)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape (C, H, W) of the network's input."""
+        return (self.channels, *self.size)
+
+    def normalise(self, image: Pixels) -> npt.NDArray[np.float32]:
+        """Scales uint8 pixels (H, W, C) to [0, 1] and normalises them to float32 (C, H, W)."""
         scaled = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        table = np.asarray((scaled - mean) / std, np.float32)  # (256, 3)
-        return np.ascontiguousarray(cv2.LUT(image, table[:, None]).transpose(2, 0, 1), np.float32)
+        table = np.asarray((scaled - mean) / std, np.float32)  # (256, C)
+        values = cv2.LUT(image, table[:, None]).reshape(image.shape)  # cv2 leaves out a last axis of 1
+        return np.ascontiguousarray(values.transpose(2, 0, 1), np.float32)
 
     def describe(self) -> str:
         """The steps in words, for people."""
-        side, filtered = f"{self.crop_size}x{self.crop_size}", f"({self.interpolation}, antialiased)"
+        side, filtered = "{}x{}".format(*self.size), f"({self.interpolation}, antialiased)"
+        resized = "{}x{}".format(*self.resized)
         steps = f"shorter side resized to {self.resize_size} {filtered}, centre crop of {side}"
         if self.crop_first:
-            share = "" if self.crop_size == self.resize_size else f" of {self.crop_size}/{self.resize_size} of its side"
-            steps = f"centre square{share} cropped, resized to {side} {filtered}"
+            form = "square" if self.crop_size == self.size[0] else f"rectangle of the ratio {side}"
+            share = "" if self.crop_size == self.resize_size else f" of {self.size[0]}/{self.resized[0]}"
+            of = f"{share} of its side" if share else ""
+            steps = f"centre {form}{of} cropped, resized to {side} {filtered}"
+        elif self.crop_mode == "squash":
+            steps = f"both sides resized to {resized} {filtered}, centre crop of {side}"
+        elif self.crop_mode == "border":
+            steps = f"resized to fit into {resized} {filtered}, centre crop of {side} with borders of the mean colour"
+        elif isinstance(self.resize_size, tuple):
+            steps = f"resized to cover {resized} {filtered}, centre crop of {side}"
         return f"{steps}, values in [0, 1] minus {list(self.mean)}, divided by {list(self.std)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields; the usual crop mode is left out, so that descriptions stay what older versions wrote."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("crop_mode", "center")}
 
     def to_json(self) -> str:
         """The fields as one JSON object; ``from_json`` reads it back."""
-        return json.dumps(asdict(self))
+        return json.dumps(self.to_dict())
 
     @classmethod
     def from_json(cls, text: str) -> "Preprocessing":
@@ -89,10 +146,15 @@ class Preprocessing:
         return cls(**{**values, **lists})
 
 
-def _three_numbers(values: Any) -> bool:
-    if not isinstance(values, tuple) or len(values) != 3:
+def _pair(size: Size) -> tuple[int, int]:
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def _numbers(*several: Any) -> bool:
+    """Whether all are tuples of finite numbers, and none is empty."""
+    if not all(isinstance(values, tuple) and values for values in several):
         return False
-    return all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
+    return all(isinstance(value, (int, float)) and math.isfinite(value) for values in several for value in values)
 
 
 @dataclass(frozen=True)
@@ -111,51 +173,89 @@ class Crop:
 class Input:
     """One picture, ready for the network."""
 
-    tensor: npt.NDArray[np.float32]  # (3, crop, crop), normalised
-    picture: npt.NDArray[np.uint8]  # (crop, crop, 3) RGB, the same crop before it was normalised
+    tensor: npt.NDArray[np.float32]  # (C, h, w), normalised
+    picture: Pixels  # (h, w, C), the same crop before it was normalised
     crop: Crop
 
 
-def preprocess(image: npt.NDArray[np.uint8], how: Preprocessing) -> Input:
-    """Resizes, crops and normalises a picture, uint8 RGB (H, W, 3), of at least one pixel."""
+def preprocess(image: Pixels, how: Preprocessing) -> Input:
+    """Resizes, crops and normalises a picture, uint8 (H, W, C), of at least one pixel."""
     if how.crop_first:
         return _crop_then_resize(image, how)
-    (height, width), shorter, side = image.shape[:2], how.resize_size, how.crop_size
-    rows, columns = shorter, int(shorter * width / height)  # of the whole picture after resizing
-    if height > width:
-        rows, columns = int(shorter * height / width), shorter
-    top, left = round((rows - side) / 2.0), round((columns - side) / 2.0)  # half to even, as torchvision's center_crop
-    down, right = height / rows, width / columns  # upload pixels per resized pixel
-    crop = (top * down, left * right, (top + side) * down, (left + side) * right)
-    upload, method = Image.fromarray(image), _FILTERS[how.interpolation]
-    if rows * columns > _LARGEST_WHOLE_RESIZE:
-        seen = _crop_in_two_passes(upload, crop, side, method)
+    (height, width), (down, across) = image.shape[:2], how.size
+    rows, columns = _resized_size(height, width, how)
+    top, left = _start(rows, down), _start(columns, across)
+    tall, wide = height / rows, width / columns  # upload pixels per resized pixel
+    crop = (top * tall, left * wide, (top + down) * tall, (left + across) * wide)
+    if how.crop_mode == "center" and rows * columns > _LARGEST_WHOLE_RESIZE:
+        picture = _crop_in_two_passes(image, crop, how.size, _FILTERS[how.interpolation])
     else:
-        seen = upload.resize((columns, rows), method).crop((left, top, left + side, top + side))
-    picture = np.asarray(seen)
+        picture = _cut(_resize(image, (rows, columns), _FILTERS[how.interpolation]), top, left, how)
     return Input(how.normalise(picture), picture, Crop((height, width), crop))
 
 
-def _crop_then_resize(image: npt.NDArray[np.uint8], how: Preprocessing) -> Input:
-    height, width = image.shape[:2]
-    side = max(1, min(height, width) * how.crop_size // how.resize_size)
-    top, left = (height - side) // 2, (width - side) // 2
-    square, size = image[top : top + side, left : left + side], (how.crop_size, how.crop_size)
+def _resized_size(height: int, width: int, how: Preprocessing) -> tuple[int, int]:
+    """Rows and columns of the whole picture after resizing, rounded as torchvision and timm do."""
+    if how.crop_mode == "squash":
+        return how.resized
+    if how.crop_mode == "border" or isinstance(how.resize_size, tuple):
+        ratios = [side / wanted for side, wanted in zip((height, width), how.resized, strict=True)]
+        ratio = max(ratios) if how.crop_mode == "border" else min(ratios)
+        return max(1, round(height / ratio)), max(1, round(width / ratio))
+    shorter = how.resize_size
+    return (int(shorter * height / width), shorter) if height > width else (shorter, int(shorter * width / height))
+
+
+def _start(whole: int, part: int) -> int:
+    """Where a centre crop begins: half to even, as in torchvision's center_crop; before the edge where it is larger."""
+    return round((whole - part) / 2.0) if whole >= part else -((part - whole) // 2)
+
+
+def _resize(
+    image: Pixels,
+    size: tuple[int, int],
+    method: Image.Resampling,
+    box: tuple[float, float, float, float] | None = None,
+) -> Pixels:
+    """Resizes a picture (H, W, C), or the box in it, by Pillow, which takes 2 and 4 bands for transparent colours."""
+    bands = [image] if image.shape[2] == 3 else list(np.moveaxis(image, 2, 0))
+    found = [np.asarray(Image.fromarray(band).resize(size[::-1], method, box)) for band in bands]
+    return found[0] if image.shape[2] == 3 else np.stack(found, axis=2)
+
+
+def _cut(image: Pixels, top: int, left: int, how: Preprocessing) -> Pixels:
+    """The crop of a resized picture; the mean colour lies beyond the picture's edges."""
+    height, width = how.size
+    inside = image[max(0, top) : top + height, max(0, left) : left + width]
+    if inside.shape[:2] == how.size:
+        return np.ascontiguousarray(inside)
+    whole = np.empty((height, width, how.channels), np.uint8)
+    whole[:] = [min(max(round(255 * value), 0), 255) for value in how.mean]
+    whole[max(0, -top) :, max(0, -left) :][: inside.shape[0], : inside.shape[1]] = inside
+    return whole
+
+
+def _crop_then_resize(image: Pixels, how: Preprocessing) -> Input:
+    (height, width), (rows, columns) = image.shape[:2], how.resized
+    part, whole = (height, rows) if height * columns <= width * rows else (width, columns)  # of the side that limits
+    down, across = (max(1, side * part // whole) for side in how.size)
+    top, left = (height - down) // 2, (width - across) // 2
+    cut = image[top : top + down, left : left + across]
     if how.interpolation == _AREA:
-        picture = np.asarray(cv2.resize(square, size, interpolation=cv2.INTER_AREA), np.uint8)
+        resized = cv2.resize(cut, how.size[::-1], interpolation=cv2.INTER_AREA)
+        picture = np.asarray(resized, np.uint8).reshape(*how.size, how.channels)
     else:
-        picture = np.asarray(Image.fromarray(square).resize(size, _FILTERS[how.interpolation]))
-    return Input(how.normalise(picture), picture, Crop((height, width), (top, left, top + side, left + side)))
+        picture = _resize(cut, how.size, _FILTERS[how.interpolation])
+    return Input(how.normalise(picture), picture, Crop((height, width), (top, left, top + down, left + across)))
 
 
 def _crop_in_two_passes(
-    upload: Image.Image, crop: tuple[float, float, float, float], side: int, method: Image.Resampling
-) -> Image.Image:
+    image: Pixels, crop: tuple[float, float, float, float], size: tuple[int, int], method: Image.Resampling
+) -> Pixels:
     """Resizes the crop alone from the rows that the filter reaches, columns first, as Pillow does."""
     top, left, bottom, right = crop
-    width, height = upload.size
-    reach = 4 * (int((bottom - top) / side) + 2)
+    height, width = image.shape[:2]
+    reach = 4 * (int((bottom - top) / size[0]) + 2)
     first, last = max(0, int(top) - reach), min(height, int(bottom) + 1 + reach)
-    rows = upload.crop((0, first, width, last))
-    narrow = rows.resize((side, last - first), method, box=(left, 0, min(right, width), last - first))
-    return narrow.resize((side, side), method, box=(0, top - first, side, min(bottom, height) - first))
+    narrow = _resize(image[first:last], (last - first, size[1]), method, (left, 0, min(right, width), last - first))
+    return _resize(narrow, size, method, (0, top - first, size[1], min(bottom, height) - first))

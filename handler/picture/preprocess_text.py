@@ -5,14 +5,17 @@ from dataclasses import asdict
 from typing import Any
 
 from handler.errors import ModelError
-from handler.picture.preprocess import Preprocessing
+from handler.picture.preprocess import MOST_CHANNELS, Preprocessing
 
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
-_NAMES = ("resize", "crop", "mean", "std", "interpolation", "crop_first")
+_SIZES, _LISTS = ("resize", "crop", "input"), ("mean", "std")
+_NAMES = (*_SIZES, "channels", *_LISTS, "interpolation", "crop_first", "crop_mode")
 _NEEDED = ("resize", "crop", "mean", "std")  # the others have default values
 _VALID = (
-    "valid are resize=256 crop=224 (pixels), mean=0.5,0.5,0.5 std=0.5,0.5,0.5 (of values in [0, 1]), "
-    "interpolation=bilinear (nearest, bicubic; area with crop_first) and crop_first=true (false)"
+    "valid are resize=256 crop=224 (pixels, or HEIGHTxWIDTH), input=384x192 (the crop, resize keeps its share of it), "
+    "mean=0.5,0.5,0.5 std=0.5,0.5,0.5 (of values in [0, 1]), channels=4 (repeats a mean and a std of one value), "
+    "interpolation=bilinear (nearest, bicubic, lanczos, box, hamming; area with crop_first), crop_mode=center (squash, "
+    "border) and crop_first=true (false)"
 )
 
 
@@ -45,20 +48,52 @@ def said_over(text: Preprocessing | str, known: Preprocessing | None, origin: st
         if name not in _NAMES or name in said:
             raise ModelError(f"preprocessing={text!r} names {name!r}{' twice' if name in said else ''}, {_VALID}")
         try:
-            if name in ("resize", "crop"):
-                said[name] = int(value)
-            elif name in ("mean", "std"):
-                said[name] = tuple(float(number) for number in value.split(","))
-            else:
-                said[name] = read_flag(value, f"preprocessing={text!r}: {name}") if name == "crop_first" else value
+            said[name] = _read(name, value, text)
         except ValueError as error:
             raise ModelError(f"preprocessing={text!r}: {name}={value} is no number, {_VALID}") from error
-    if known is None and not set(_NEEDED) <= set(said):
-        missing = ", ".join(name for name in _NEEDED if name not in said)
+    names = list(said)
+    fields = _fields(said, known, text)
+    if known is None and not set(_NEEDED) <= set(fields):
+        missing = ", ".join(name for name in _NEEDED if name not in fields)
         raise ModelError(f"preprocessing={text!r} lacks {missing}, which nothing else says; {_VALID}")
-    fields = {f"{name}_size" if name in ("resize", "crop") else name: value for name, value in said.items()}
+    renamed = {f"{name}_size" if name in _SIZES else name: value for name, value in fields.items()}
     try:
-        how = Preprocessing(**{**(asdict(known) if known else {}), **fields})
+        how = Preprocessing(**{**(asdict(known) if known else {}), **renamed})
     except ValueError as error:
         raise ModelError(f"preprocessing={text!r}: {error}; {_VALID}") from error
-    return how, "as said" if set(_NEEDED) <= set(said) else f"{', '.join(said)} as said, the rest {origin}"
+    return how, "as said" if set(_NEEDED) <= set(names) else f"{', '.join(names)} as said, the rest {origin}"
+
+
+def _read(name: str, value: str, text: str) -> Any:
+    """The value of a pair; raises ValueError where it is no number."""
+    if name in _SIZES:
+        sides = tuple(int(side) for side in value.split("x"))
+        return sides[0] if len(sides) == 1 else sides
+    if name in _LISTS:
+        return tuple(float(number) for number in value.split(","))
+    if name == "channels":
+        return int(value)
+    return read_flag(value, f"preprocessing={text!r}: {name}") if name == "crop_first" else value
+
+
+def _fields(said: dict[str, Any], known: Preprocessing | None, text: str) -> dict[str, Any]:
+    """What was said, with the crop in the place of ``input``, and a value per channel in the place of ``channels``."""
+    fields = dict(said)
+    if "input" in fields:
+        if "crop" in fields:
+            raise ModelError(f"preprocessing={text!r} names the crop twice, as crop and as input; {_VALID}")
+        fields["crop"] = size = fields.pop("input")
+        if known is not None and "resize" not in fields:
+            sides = zip(size if isinstance(size, tuple) else (size, size), known.resized, known.size, strict=False)
+            fields["resize"] = tuple(new * whole // part for new, whole, part in sides)
+    if (count := fields.pop("channels", None)) is not None:
+        for name in _LISTS:
+            values = fields.get(name, getattr(known, name, ()))
+            if len(values) not in (0, 1, count) or not 0 < count <= MOST_CHANNELS:
+                raise ModelError(
+                    f"preprocessing={text!r} has {count} channels, 1 to {MOST_CHANNELS} are valid, and {len(values)} "
+                    f"values of {name}; say {name}= with one value, or one per channel"
+                )
+            if values:
+                fields[name] = values * count if len(values) == 1 else values
+    return fields

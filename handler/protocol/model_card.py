@@ -31,6 +31,8 @@ class ModelCard:
     refused_attention: str = ""  # why no method of attention makes a map; empty if all do
     layer_rule: str = ""  # why ``default_layer`` is the default
     default_method: str = "gradcam"  # a name out of METHODS
+    head: str = "softmax"  # what makes probabilities of the scores: "softmax" or "sigmoid"
+    scores: str = ""  # how scores are read from what the network returns, in words; empty if it returns them
     refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
     alone: str = ""  # why pictures are run one by one; empty if they are run together
     weights_sha256: str = ""  # see ``checkpoint.hash_state``; empty for a network in memory, whose weights may change
@@ -48,14 +50,18 @@ class ModelCard:
 
     def summary(self, engine: str) -> dict[str, Any]:
         """The model as every answer names it."""
-        return {"name": self.name, "version": self.version, "architecture": self.architecture, "engine": engine}
+        activation = {} if self.head == "softmax" else {"activation": self.head}
+        known = {"name": self.name, "version": self.version, "architecture": self.architecture, "engine": engine}
+        return known | activation
 
     def description(self, engine: str) -> dict[str, Any]:
         """The whole card, for ``GET :8081/models/<name>?customized=true``."""
+        how = self.preprocessing
+        channels = {} if how.channels == 3 else {"channels": how.channels}
         return {
             **self.summary(engine),
             "labels": self.labels,
-            "input": {"size": [self.preprocessing.crop_size] * 2, "preprocessing": self.preprocessing.describe()},
+            "input": {"size": list(how.size), **channels, "preprocessing": how.describe()},
             "layer": self.default_layer,
             "layer_rule": self.layer_rule,
             "layers": {path: list(shape) for path, shape in self.layers.items()},
@@ -63,7 +69,8 @@ class ModelCard:
             "methods": {name: METHODS[name].summary for name in self.methods},
             "maps": list(self.maps),
             "guided_coverage": self.guided_coverage,
-            "activation": "softmax",
+            "activation": self.head,
+            **({"scores": self.scores} if self.scores else {}),
             "one_by_one": self.alone or None,
             "sizes": list(SIZES),
             "encodings": list(ENCODINGS),

@@ -5,7 +5,6 @@ import hashlib
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -38,7 +37,7 @@ def provenance(card: ModelCard, engine: str, image: ImageHash, options: Mapping[
         "model": card.summary(engine),
         "weights_sha256": card.weights_sha256 or None,
         "graphs": card.graphs,
-        "preprocessing": asdict(card.preprocessing),
+        "preprocessing": card.preprocessing.to_dict(),
         "options": options,
         "versions": _versions(engine),
     }

@@ -16,7 +16,7 @@ import numpy as np
 
 from handler.atomic_write import write_whole
 from handler.errors import BadRequest
-from handler.explanation.evidence import Floats, softmax
+from handler.explanation.evidence import Floats, probabilities
 from handler.explanation.maps import MAP_KINDS, Map, resize, scale
 from handler.explanation.methods import METHODS
 from handler.explanation.trust import Trust
@@ -87,8 +87,8 @@ class Result:
 
     @property
     def probabilities(self) -> Floats:
-        """The softmax (K,) of the logits."""
-        return softmax(self.logits)
+        """The probabilities (K,) of the classes, by the model's head."""
+        return probabilities(self.logits, self.model.get("activation", ""))
 
     def draw(self, explanation: int = 0, name: str | None = None) -> Picture:
         """Draws a map as the server does: uint8 RGB (H, W, 3), see ``draw_map``.

@@ -28,11 +28,7 @@ class Budget:
         self._explained = self._masked = 0
 
     def decode(self, height: int, width: int) -> None:
-        """Counts the pixels of a decoded picture: many small pictures share the limit of one large picture.
-
-        Raises:
-            TooLarge: the request's pictures exceed the limit.
-        """
+        """Counts a decoded picture's pixels, and raises TooLarge if the request's pictures together have too many."""
         self._decoded += height * width
         if self._decoded > self._max_upload_pixels:
             raise TooLarge(
@@ -50,10 +46,9 @@ class Budget:
             )
 
     def draw(self, canvas: Canvas, maps: Sequence[str], targets: int) -> None:
-        """Counts a picture's explanations, and the pixels or numbers that the maps of each target add to the answer.
+        """Counts a picture's explanations, and what the maps of each target add to the answer: pixels, or numbers.
 
-        Raises:
-            TooLarge: the request exceeds a limit; the message says how to ask for less.
+        Raises TooLarge beyond a limit; the message says how to ask for less.
         """
         copies = 1 + len(AUGMENTATIONS) if "augment" in canvas.options.smooth else 1
         self._explained += targets * copies if maps else 0
@@ -75,10 +70,6 @@ class Budget:
 
 
 def check_size(size: int, most: int) -> None:
-    """Checks the bytes of an answer: TorchServe's frontend kills the worker above a limit of its own.
-
-    Raises:
-        TooLarge: more than ``most`` bytes.
-    """
+    """Raises TooLarge above ``most`` bytes of an answer: TorchServe kills the worker above a limit of its own."""
     if size > most:
         raise TooLarge(f"the answer would take {size} bytes, valid are at most {most}; {_ADVICE}")

@@ -16,14 +16,14 @@ _WITHOUT_GRAPHS = 3, 3  # copies of the weights, and pictures, where one ONNX fi
 
 def memory_need(architecture: str, side: int | None = None) -> int:
     """Bytes; the order of magnitude, on the safe side. The arguments are those of ``random_classifier``."""
-    side = preprocessing_of(architecture, side).crop_size
+    side = preprocessing_of(architecture, side).size[0]
     try:
         with torch.device("meta"):
             module = build(architecture, side)
     except NotImplementedError:  # RegNet's builder computes with tensors
         module = build(architecture, side).to("meta")
     weights = 4 * sum(one.numel() for one in module.parameters())
-    copies, pictures = _COPIES, _OF_A_BATCH * batch_sizes(side)[-1]
+    copies, pictures = _COPIES, _OF_A_BATCH * batch_sizes((side, side))[-1]
     if not fits_one_file(module):
         copies, pictures = _WITHOUT_GRAPHS
     return int(_LEAST + copies * weights + pictures * _activations(module, side))

@@ -29,6 +29,7 @@ from handler.explanation.evidence import TOP, Engine, Floats, Needs
 from handler.explanation.gradient_cams import gradcam
 from handler.explanation.maps import scale
 from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION, KINDS
+from handler.graphs.folder import open_graphs
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession
 from handler.model.classifier import Classifier, in_fast_layout
@@ -77,7 +78,7 @@ def look_at(architecture: str, side: int | None = None) -> dict[str, Any]:
         row["graphs"] = graphs = _graphs(classifier, folder)
         usable = [kind for kind, its in graphs.items() if "refused" not in its]
         if usable:
-            onnx = OnnxEngine.open(folder, origin_of(classifier), threads=torch.get_num_threads())
+            onnx = OnnxEngine(open_graphs(folder, origin_of(classifier), threads=torch.get_num_threads()))
             row["engines"]["onnx"] = _errors(onnx, layer, truth)
             row["times"] = _times(pictures[0], folder, usable)
     row["peak_mb"] = round(peak_memory() / 2**20)

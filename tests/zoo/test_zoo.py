@@ -175,9 +175,9 @@ def test_unknown_networks_are_refused(tmp_path, capsys):
 
 def test_larger_pictures_need_more_memory_and_smaller_batches():
     assert memory_need("resnet18", 64) < memory_need("resnet18") < memory_need("resnet50") < memory_need("vgg16")
-    assert batch_sizes(224) == batch_sizes(448) == (1, 3, 8)
-    assert batch_sizes(600) == (1, 3, 4)
-    assert batch_sizes(4000) == (1, 3, 4)
+    assert batch_sizes((224, 224)) == batch_sizes((448, 448)) == (1, 3, 8)
+    assert batch_sizes((600, 600)) == (1, 3, 4)
+    assert batch_sizes((4000, 4000)) == (1, 3, 4)
 
 
 def test_the_zoo_in_the_repository_holds_every_classifier_and_none_that_is_wrong():

@@ -50,7 +50,7 @@ _READING = ("__bool__", "__int__", "__float__", "__index__", "item", "tolist", "
 
 
 def goes_by_values(module: nn.Module, picture: Tensor) -> bool:
-    """Whether the network's code reads values that come from the picture (1, 3, H, W), and so may branch on them."""
+    """Whether the network's code reads values that come from the picture (1, C, H, W), and so may branch on them."""
     watch = _ValueWatch()
     with torch.enable_grad(), differentiable(module), watch:
         module(picture.clone().requires_grad_().clone())
@@ -58,7 +58,7 @@ def goes_by_values(module: nn.Module, picture: Tensor) -> bool:
 
 
 def run_together(module: nn.Module, pictures: Sequence[Tensor]) -> tuple[dict[Place, int | str], str]:
-    """Compares three pictures (1, 3, H, W) in float32, and again in float64 if rows differ, which may be rounding.
+    """Compares three pictures (1, C, H, W) in float32, and again in float64 if rows differ, which may be rounding.
 
     Returns:
         The batch axis of each tensor, or why it has none; and why pictures must be run one by one, empty if they can be

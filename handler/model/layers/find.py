@@ -15,13 +15,14 @@ from torchvision.ops import Permute
 from handler.autograd.attention import AttentionLayout
 from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.graph import Node
+from handler.autograd.torch_engine import device_of
 from handler.errors import ModelError
 from handler.model.layers.arrangement import keeps_arrangement
 from handler.model.layers.attention import find_attention
 from handler.model.layers.batches import goes_by_values, run_together, same_gradients, why_no_rows
 from handler.model.layers.cells import Cells, Floats, find_cells, parts
 from handler.model.layers.looking import Look, outputs_of
-from handler.model.layers.observing import Place, device_of, observe
+from handler.model.layers.observing import Place, observe
 from handler.model.layers.scenes import nudged, scenes
 
 _PASSING_ON = (  # layers that resample or pass on another layer's output
@@ -58,19 +59,19 @@ class Findings:
 
 
 @torch.inference_mode(mode=False)  # whatever mode the caller is in
-def find_layers(module: nn.Module, architecture: str, side: int) -> Findings:
+def find_layers(module: nn.Module, architecture: str, shape: tuple[int, int, int]) -> Findings:
     """Runs a network on three pictures, and judges every layer that returns tensors of three or four dimensions.
 
     Args:
         module: a classifier in eval mode, all parameters frozen.
         architecture: name for the messages.
-        side: of the square pictures, in pixels.
+        shape: (C, H, W) of the pictures.
 
     Raises:
         ModelError: the scores have no gradient at the picture, or no layer that all paths pass has a map.
     """
     device = device_of(module)
-    pictures = [picture[None] for picture in scenes(3, side).to(device)]
+    pictures = [picture[None] for picture in scenes(3, shape).to(device)]
     look = Look(module, architecture, pictures)
     axes, alone = run_together(module, pictures)
     by_first_axis = {
@@ -153,9 +154,10 @@ def _cells(look: Look, axes: Mapping[Place, int]) -> dict[Place, Cells | None]:
 
     first = look.pictures[0]
     with torch.no_grad():
-        for rows, columns in parts(first.shape[2]) if changes else ():
+        for rows, columns in parts(*first.shape[2:]) if changes else ():
             observe(look.module, nudged(first, rows, columns), visit)
-    return found | {place: find_cells(changed) for place, changed in changes.items()}
+    ratio = first.shape[3] / first.shape[2]
+    return found | {place: find_cells(changed, ratio) for place, changed in changes.items()}
 
 
 def _layer(

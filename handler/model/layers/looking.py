@@ -20,7 +20,7 @@ class Look:
     """A run of a single picture: layers' outputs, gradients and the autograd graph."""
 
     def __init__(self, module: nn.Module, architecture: str, pictures: Sequence[Tensor]) -> None:
-        """Runs a network in eval mode on the first of the pictures (1, 3, H, W).
+        """Runs a network in eval mode on the first of the pictures (1, C, H, W).
 
         Raises:
             ModelError: the network fails, or its scores have no gradient at the picture.
@@ -97,7 +97,7 @@ def _guarded(architecture: str, step: Callable[[], Any]) -> Any:
 
 
 def outputs_of(module: nn.Module, pictures: Tensor) -> tuple[Tensor, dict[Place, Tensor]]:
-    """Runs a network on pictures (N, 3, H, W).
+    """Runs a network on pictures (N, C, H, W).
 
     Returns:
         The scores; and the outputs with the dimensions and the type of maps or tokens, as the layers finish.

@@ -4,10 +4,8 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from itertools import chain
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -22,17 +20,12 @@ class Place(NamedTuple):
     run: int  # number of the layer's run, from 0
 
 
-def device_of(module: nn.Module) -> torch.device:
-    """The device of a network's parameters and buffers; the CPU for a network without any."""
-    return next(chain(module.parameters(), module.buffers()), torch.empty(0)).device
-
-
 def observe(module: nn.Module, pictures: Tensor, visit: Callable[[Place, Tensor], Tensor | None]) -> Any:
     """Runs a network, and returns its answer.
 
     Args:
         module: the network, in eval mode; all hooks are removed at the end, also after an exception.
-        pictures: (N, 3, H, W); they stay as they are.
+        pictures: (N, C, H, W); they stay as they are.
         visit: is called with every tensor, in the order in which the layers finish; a tensor that it returns replaces
             the layer's.
     """

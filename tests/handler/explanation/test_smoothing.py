@@ -77,7 +77,7 @@ def test_copies_are_mirrored_and_brightened_and_their_maps_mirrored_back():
     np.testing.assert_allclose(averaged(picture[0], maps), picture[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.weighted])
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.takes("combine")])
 def test_a_method_without_weighted_channels_has_no_component_of_them(network, method):
     with pytest.raises(Unprocessable, match=f"not {method}; valid are gradcam, gradcam"):
         handler.wrap(network).explain(torch.zeros(3, SIDE, SIDE), method=method, smooth="eigen")

@@ -243,7 +243,7 @@ def test_a_child_called_module_keeps_its_name(importable, tmp_path):
 
 def test_lazy_weights_get_their_shapes_and_then_the_checkpoints_values(importable, tmp_path):
     (importable / "compiled.py").write_text(COMPILED)
-    network = build_custom("compiled:lazy", side=32)
+    network = build_custom("compiled:lazy", shape=(3, 32, 32))
     assert network[4].in_features == 8 * 16 * 16
     path = save_state(tmp_path / "a.pth", network.state_dict())
     assert torch.equal(load_classifier("compiled:lazy", checkpoint=path).module[4].weight, network[4].weight)

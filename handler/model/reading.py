@@ -1,0 +1,120 @@
+"""How scores are read from what a network returns: which output, without a last activation, one score as two."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from handler.autograd.torch_engine import device_of
+from handler.errors import ModelError
+from handler.model.custom_architecture import described
+from handler.model.layers.scenes import scenes
+from handler.model.scores import answer
+
+HEADS = ("softmax", "sigmoid", "binary")
+_HEAD_OF = {nn.Softmax: "softmax", nn.LogSoftmax: "softmax", nn.Sigmoid: "sigmoid", nn.LogSigmoid: "sigmoid"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How scores are read from what a network returns, and what makes probabilities of them."""
+
+    head: str = "softmax"  # or "sigmoid"
+    output: str = ""  # key, attribute or index of the scores; empty if the network returns one tensor
+    end: str = ""  # path of the last module, an activation: scores are what it is given, not what it returns
+    binary: bool = False  # whether a network's only score s becomes the scores (-s, s)
+    words: str = ""  # the same for people; empty if scores are what the network returns
+
+    def attach(self, module: nn.Module) -> ExitStack:
+        """Makes a network return its scores, by hooks that stay until the stack is closed; its weights stay as well."""
+        stack = ExitStack()
+        if self.end:
+            stack.callback(module.get_submodule(self.end).register_forward_hook(_given).remove)
+        if self.output or self.binary:
+            stack.callback(module.register_forward_hook(self._read).remove)
+        return stack
+
+    def _read(self, _module: nn.Module, _given: Any, returned: Any) -> Any:
+        scores = _named(returned)[self.output] if self.output else returned
+        return torch.cat((-scores.reshape(-1, 1), scores.reshape(-1, 1)), 1) if self.binary else scores
+
+
+def find_reading(
+    module: nn.Module, architecture: str, shape: tuple[int, int, int], classes: int | None, head: str, output: str
+) -> Reading:
+    """Runs a network, and finds out how its scores are read.
+
+    Args:
+        module: in eval mode.
+        architecture: for the messages.
+        shape: (C, H, W) of the pictures.
+        classes: number of labels; None allows any number.
+        head: "softmax"; "sigmoid", by which each class has a probability of its own; "binary", a sigmoid of one score,
+            which is that of the second of two labels, or of the only label; empty takes the network's last activation.
+        output: key, attribute or index of the scores in what the network returns; empty if there is one tensor.
+
+    Raises:
+        ModelError: the network fails, has no such output, or has several and none is named; or the head does not fit.
+    """
+    if head not in ("", *HEADS):
+        raise ModelError(f"head={head} is not valid, valid are {', '.join(HEADS)}")
+    ends: dict[str, list[Any]] = {path: [] for path, part in module.named_modules() if type(part) in _HEAD_OF}
+    with ExitStack() as stack:
+        for path, found in ends.items():
+            stack.callback(module.get_submodule(path).register_forward_hook(partial(_note, found)).remove)
+        returned = answer(module, scenes(1, shape, seed=2).to(device_of(module)), architecture)
+    scores, output = _chosen(returned, output, architecture)
+    last = [path for path, found in ends.items() if path and len(found) == 1 and found[0] is scores]
+    end = next((path for path in last if getattr(module.get_submodule(path), "dim", 1) in (None, 1, -1)), "")
+    part = module.get_submodule(end) if end else None
+    own, count = _HEAD_OF[type(part)] if part else "", scores.numel() if isinstance(scores, Tensor) else 0
+    if own and head and (own == "softmax") != (head == "softmax"):
+        raise ModelError(f"architecture {architecture} ends in {described(part)} ({end}), so head={own} is valid")
+    if head == "binary" and (count != 1 or classes not in (None, 1, 2)):
+        raise ModelError(
+            f"architecture {architecture} has {count} scores and {classes or 'no'} labels, valid with head=binary are "
+            "one score and two labels, the negative first, or one; several scores go with head=softmax or head=sigmoid"
+        )
+    binary, words = head == "binary" and classes != 1, [f"the output {output}"] * bool(output)
+    words += [f"before the {type(part).__name__} at {end}"] * bool(end) + ["the score s as (-s, s)"] * binary
+    head = own or head.replace("binary", "sigmoid") or "softmax"
+    return Reading(head=head, output=output, end=end, binary=binary, words=", ".join(words))
+
+
+def _note(found: list[Any], _module: nn.Module, _given: Any, returned: Any) -> None:
+    found.append(returned)
+
+
+def _given(_module: nn.Module, given: tuple[Any, ...], _returned: Any) -> Any:
+    return given[0]
+
+
+def _named(returned: Any) -> dict[str, Any]:
+    """The parts of what a network returned by key or attribute, and by index."""
+    if isinstance(returned, (list, tuple)) and not hasattr(returned, "_asdict"):
+        return {str(index): value for index, value in enumerate(returned)}
+    known: Any = returned._asdict() if hasattr(returned, "_asdict") else returned
+    names = known if isinstance(known, Mapping) else getattr(known, "__dict__", {})
+    named = {str(name): value for name, value in names.items()}
+    return {**named, **{str(index): value for index, value in enumerate(names.values())}, **named}  # keys go first
+
+
+def _chosen(returned: Any, output: str, architecture: str) -> tuple[Any, str]:
+    """The scores in what a network returned, and their name there."""
+    parts = {} if isinstance(returned, Tensor) else _named(returned)
+    named = {name: value for name, value in parts.items() if isinstance(value, Tensor)}
+    if output in named:
+        return named[output], output
+    listed: dict[int, str] = {}  # a tensor is named once
+    for name, value in named.items():
+        listed.setdefault(id(value), name)
+    if not output and len(listed) < 2:
+        return next(((named[name], name) for name in listed.values()), (returned, ""))
+    shapes = ", ".join(f"{name} {tuple(named[name].shape)}" for name in listed.values())
+    valid = f"valid is output= with the name of the scores: {shapes}" if shapes else "leave output= out"
+    what = f"has no output {output!r} in {described(returned)}" if output else f"answers with {described(returned)}"
+    raise ModelError(f"architecture {architecture} {what}; {valid}")
