@@ -6,6 +6,7 @@ node.
 
 import copy
 import hashlib
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -16,13 +17,14 @@ import onnx.inliner
 import torch
 from onnx import helper, numpy_helper
 
-from export.verify.compare import Run, VerificationError
+from export.verify.compare import Floats, Run, VerificationError
 from export.verify.runtime import graph_run
 from handler.errors import ModelError, in_one_line
 from handler.graphs.description import GraphDescription
 from handler.model.checkpoint import Checkpoint
 from handler.model.layers.scenes import scenes
 from handler.model.onnx_file.network import SUPPORTED, WEIGHT, build
+from handler.picture.preprocess import MOST_CHANNELS
 from handler.picture.preprocess_text import said_over
 
 _FLOAT = onnx.TensorProto.FLOAT
@@ -54,24 +56,22 @@ def read_onnx(path: Path, labels: list[str] | None, preprocessing: str, output: 
     with suppress(ModelError):
         own = GraphDescription.from_properties({entry.key: entry.value for entry in model.metadata_props})
     picture, shape = _picture(path, model.graph)
-    turned, count = shape[1] != 3, shape[0] or 1
-    sides = shape[1:3] if turned else shape[2:]
-    said = [
-        f"{name}={max(sides)}"
-        for name in ("resize", "crop")
-        if max(sides) and not own and f"{name}=" not in preprocessing
-    ]
+    score, end = _score(path, model.graph, output or ("logits" if own else ""))
+    turned, count = not 0 < shape[1] <= MOST_CHANNELS, shape[0] or 1
+    sides = tuple(shape[1:3] if turned else shape[2:])
+    size = f"{sides[0]}x{sides[1]}"
+    left = ["resize"] * ("resize=" not in preprocessing) + ["crop"] * (not re.search("crop=|input=", preprocessing))
+    said = [f"{name}={size}" for name in left if all(sides) and not own]
     how = said_over(" ".join([preprocessing, *said]), own.preprocessing if own else None, "")[0]
-    if any(side not in (0, how.crop_size) for side in sides):
+    if any(given not in (0, wanted) for given, wanted in zip(sides, how.size, strict=True)):
         raise ModelError(
-            f"{path} takes pictures of {sides[0]}x{sides[1]} pixels, and preprocessing= says {how.crop_size}"
+            f"{path} takes pictures of {size} pixels, and preprocessing= makes {how.size[0]}x{how.size[1]}"
         )
-    pictures = scenes(3 * count, how.crop_size, seed=5)
+    pictures = scenes(3 * count, how.shape, seed=5)
     given = pictures.movedim(1, 3).contiguous().numpy() if turned else pictures.numpy()
-    score, end = _score(path, model.graph, output or ("logits" if own else None))
     try:
         model = _apart(path, model, picture, score)
-        graph = _simplified(model, picture, score, given, count if shape[0] else 0)
+        graph = _simplified(model, picture, score, given, shape[0], turned)
         network = build(graph.SerializeToString()).float()
         found = np.concatenate([network(one).numpy() for one in pictures.split(1)])
         run = _showing(model, [score])
@@ -88,8 +88,11 @@ def read_onnx(path: Path, labels: list[str] | None, preprocessing: str, output: 
     if not names:
         raise ModelError(f"{path} does not say its labels: give one for each of its {found.shape[1]} scores, labels=")
     notes = {"onnx_sha256": sha256, "onnx_difference": f"{difference:.1e} of the largest score"}
-    notes |= {"onnx_end": f"the file's {end} is cut off"} if end else {}
     notes |= {"onnx_quantised": "rounds as the file does, and gradients pass as if it did not"} if quantised else {}
+    if end:  # is cut off again where the network is read, and described there
+        axis = {} if end == "Sigmoid" else {"axis": 1}
+        graph.graph.node.append(helper.make_node(end, [graph.graph.output[0].name], ["probabilities"], **axis))
+        graph.graph.output[0].name = "probabilities"
     state = network.state_dict()
     for tensor in graph.graph.initializer:
         if tensor.data_type == _FLOAT and np.prod(tensor.dims) > WEIGHT:
@@ -105,23 +108,24 @@ def _picture(path: Path, graph: onnx.GraphProto) -> tuple[str, list[int]]:
     shapes = {name: [size.dim_value for size in kind.shape.dim] for name, kind in inputs.items()}
     kinds = {name: onnx.TensorProto.DataType.Name(kind.elem_type).lower() for name, kind in inputs.items()}
     name, shape = next(iter(shapes.items()), ("", []))
-    if len(inputs) != 1 or len(shape) != 4 or kinds[name] != "float" or 3 not in (shape[1], shape[3]):
+    valid = len(shape) == 4 and any(0 < shape[axis] <= MOST_CHANNELS for axis in (1, 3))
+    if len(inputs) != 1 or kinds[name] != "float" or not valid:
         named = ", ".join(f"{name} {kinds[name]} {shapes[name]}" for name in inputs)
-        raise ModelError(f"{path} takes {named or 'nothing'}; valid is one input, float (N, 3, H, W) or (N, H, W, 3)")
+        raise ModelError(f"{path} takes {named or 'nothing'}; valid is one input, float (N, C, H, W) or (N, H, W, C)")
     return name, shape
 
 
-def _score(path: Path, graph: onnx.GraphProto, output: str | None) -> tuple[str, str]:
+def _score(path: Path, graph: onnx.GraphProto, output: str) -> tuple[str, str]:
     """The name of the tensor with the scores, and the operator by which the file makes probabilities of them."""
     names = [value.name for value in graph.output]
-    if (output or names[0]) not in names or (output is None and len(names) > 1):
+    if output not in names and (output or len(names) != 1):
         raise ModelError(f"{path} has the outputs {', '.join(names)}; valid is output= with the one of the scores")
     makers = {name: node for node in graph.node for name in node.output}
-    score = name = output or names[0]
+    name = output or names[0]
     while name in makers and makers[name].op_type in _SHAPING:
         name = makers[name].input[0]
-    ends = name in makers and makers[name].op_type in _ENDS
-    return (makers[name].input[0], makers[name].op_type) if ends else (score, "")
+    end = makers[name] if name in makers and makers[name].op_type in _ENDS else None
+    return (end.input[0], end.op_type) if end else (output or names[0], "")
 
 
 def _dependent(graph: onnx.GraphProto, picture: str, score: str) -> list[onnx.NodeProto]:
@@ -168,7 +172,9 @@ def _showing(model: onnx.ModelProto, names: Iterable[str]) -> Run:
     return graph_run(shown)
 
 
-def _simplified(model: onnx.ModelProto, picture: str, score: str, given: np.ndarray, fixed: int) -> onnx.ModelProto:
+def _simplified(
+    model: onnx.ModelProto, picture: str, score: str, given: Floats, fixed: int, turned: bool
+) -> onnx.ModelProto:
     """The nodes that depend on the picture, with what the others compute as constants, for any number of pictures.
 
     A Reshape's sizes that are for each picture are those that double with the pictures; in a file for a fixed number of
@@ -179,7 +185,7 @@ def _simplified(model: onnx.ModelProto, picture: str, score: str, given: np.ndar
     made = {name for node in model.graph.node for name in node.output}
     shapes = {node.input[1] for node in nodes if node.op_type == "Reshape"}
     values = _showing(model, made)({picture: given[: fixed or 1]})
-    constants |= values
+    constants |= values | {picture: given[:1]}
     grown = dict(constants)
     with suppress(VerificationError):  # it takes one picture, whatever its input says
         grown |= {} if fixed else _showing(model, shapes & made)({picture: given[:2]})
@@ -192,10 +198,10 @@ def _simplified(model: onnx.ModelProto, picture: str, score: str, given: np.ndar
             each = grown[node.input[1]] == 2 * sizes if fixed < 0 else np.arange(len(sizes)) == 0
             node.input[1] = name = f"{node.output[0]}//shape"
             constants[name] = np.where(each & (sizes > 0), -1 - sizes // abs(fixed or 1), sizes)
-    shape, entry, result = values[score].shape, picture, score
-    if given.shape[1] != 3:
+    entry, result = picture, score
+    if turned:
         nodes.insert(0, helper.make_node("Transpose", [entry := "pictures"], [picture], perm=[0, 2, 3, 1]))
-    if len(shape) > 2:
+    if values[score].ndim > 2:
         nodes.append(helper.make_node("Flatten", [score], [result := "scores"], axis=1))
     known = {name for node in nodes for name in node.output} | {entry, ""}
     used = {name: constants[name] for node in nodes for name in node.input if name not in known}
@@ -203,7 +209,7 @@ def _simplified(model: onnx.ModelProto, picture: str, score: str, given: np.ndar
         name: value.astype(np.float32) if np.issubdtype(value.dtype, np.floating) else value
         for name, value in used.items()
     }
-    infos = [helper.make_tensor_value_info(name, _FLOAT, values[name].shape) for name in known & {*values}]
+    infos = [helper.make_tensor_value_info(name, _FLOAT, constants[name].shape) for name in known & {*constants}]
     ends = [[helper.make_tensor_value_info(name, _FLOAT, [None] * rank)] for name, rank in ((entry, 4), (result, 2))]
     tensors = [numpy_helper.from_array(value, name) for name, value in real.items()]
     graph = helper.make_graph(nodes, "classifier", *ends, tensors, value_info=infos)

@@ -17,8 +17,17 @@ from handler.model.onnx_file.operators import OPERATORS, POINTWISE, Function
 
 WEIGHT = 64  # numbers: a longer constant of real numbers is a weight, which a graph may have without values
 PER_PICTURE = -2  # sizes of a Reshape that are for each picture: -2 is one, -3 are two, …
-_MODULES = ("Conv", "BatchNormalization", "Gemm", "Dropout", "Identity")  # beside those of OPERATORS
+_MODULES = (
+    "Conv",
+    "BatchNormalization",
+    "Gemm",
+    "Dropout",
+    "Identity",
+    "Softmax",
+    "LogSoftmax",
+)  # beside those of OPERATORS
 SUPPORTED = frozenset((*OPERATORS, *_MODULES))
+_ALONE = {"Identity": nn.Identity, "Dropout": nn.Identity, "Sigmoid": nn.Sigmoid}  # modules without arguments
 _ONLY = {  # attributes of which no other value is supported
     **{"select_last_index": 0, "training_mode": 0, "exclude_outside": 0, "antialias": 0, "cubic_coeff_a": -0.75},
     **{"keep_aspect_ratio_policy": "stretch", "block_size": 0, "noop_with_empty_axes": 0, "transA": 0},
@@ -148,7 +157,9 @@ def _module(kind: str, said: Said, own: Sequence[Any], shape: Sequence[int]) -> 
         return nn.AdaptiveAvgPool2d(1)
     if kind == "Transpose" and "perm" in said:
         return Permute(said["perm"])
-    return nn.Identity() if kind in ("Identity", "Dropout") else None
+    if kind in ("Softmax", "LogSoftmax"):
+        return getattr(nn, kind)(said["axis"])
+    return _ALONE[kind]() if kind in _ALONE else None
 
 
 def _filled(module: nn.Module, **tensors: Tensor | None) -> nn.Module:

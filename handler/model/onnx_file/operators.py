@@ -147,8 +147,6 @@ OPERATORS: dict[str, Function] = {
     "Selu": lambda x, alpha, gamma: gamma * F.elu(x, alpha),
     "HardSigmoid": lambda x, alpha, beta: (alpha * x + beta).clamp(0, 1),
     "Gelu": lambda x, approximate: F.gelu(x, approximate=approximate),
-    "Softmax": lambda x, axis: x.softmax(axis),
-    "LogSoftmax": lambda x, axis: x.log_softmax(axis),
     "LRN": lambda x, size, alpha, beta, bias: F.local_response_norm(x, size, alpha, beta, bias),
     "LpNormalization": lambda x, axis, p: F.normalize(x, p, axis, 1e-30),
     "LayerNormalization": lambda x, scale, bias=0.0, *, axis, epsilon, **_: (
