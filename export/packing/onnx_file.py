@@ -23,7 +23,7 @@ from handler.errors import ModelError, in_one_line
 from handler.graphs.description import GraphDescription
 from handler.model.checkpoint import Checkpoint
 from handler.model.layers.scenes import scenes
-from handler.model.onnx_file.network import SUPPORTED, WEIGHT, build
+from handler.model.onnx_file.network import SUPPORTED, WEIGHT, OnnxNetwork
 from handler.picture.preprocess import MOST_CHANNELS
 from handler.picture.preprocess_text import said_over
 
@@ -72,7 +72,7 @@ def read_onnx(path: Path, labels: list[str] | None, preprocessing: str, output: 
     try:
         model = _apart(path, model, picture, score)
         graph = _simplified(model, picture, score, given, shape[0], turned)
-        network = build(graph.SerializeToString()).float()
+        network = OnnxNetwork(graph.SerializeToString()).float().eval().requires_grad_(False)
         found = np.concatenate([network(one).numpy() for one in pictures.split(1)])
         run = _showing(model, [score])
         wanted = np.concatenate([run({picture: rows})[score] for rows in np.split(given, 3)]).reshape(found.shape)
@@ -87,7 +87,7 @@ def read_onnx(path: Path, labels: list[str] | None, preprocessing: str, output: 
     names = labels or (own.labels if own else None)
     if not names:
         raise ModelError(f"{path} does not say its labels: give one for each of its {found.shape[1]} scores, labels=")
-    notes = {"onnx_sha256": sha256, "onnx_difference": f"{difference:.1e} of the largest score"}
+    notes = {"onnx_file": f"{path.name}, sha256 {sha256}; within {difference:.1e} of ONNX Runtime's largest score"}
     notes |= {"onnx_quantised": "rounds as the file does, and gradients pass as if it did not"} if quantised else {}
     if end:  # is cut off again where the network is read, and described there
         axis = {} if end == "Sigmoid" else {"axis": 1}
@@ -98,7 +98,9 @@ def read_onnx(path: Path, labels: list[str] | None, preprocessing: str, output: 
         if tensor.data_type == _FLOAT and np.prod(tensor.dims) > WEIGHT:
             tensor.ClearField("raw_data")
     state["onnx_graph"] = torch.frombuffer(bytearray(graph.SerializeToString()), dtype=torch.uint8)
-    return Checkpoint(architecture=f"onnx/{path.name}", labels=names, preprocessing=how, state=state, notes=notes)
+    known = {"architecture": f"onnx/{path.name}", "labels": names, "preprocessing": how}
+    origins = dict.fromkeys(known, "as said, or as the file says" if own else "as said")
+    return Checkpoint(**known, state=state, notes=notes, origins=origins)
 
 
 def _picture(path: Path, graph: onnx.GraphProto) -> tuple[str, list[int]]:

@@ -8,7 +8,7 @@ from torch import nn
 from handler.errors import ModelError
 from handler.model import custom_architecture, registry
 from handler.model.checkpoint import Checkpoint
-from handler.model.onnx_file.network import build
+from handler.model.onnx_file.network import OnnxNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ _ONNX = Maker(
     check=lambda _: None,
     find=_no_code,
     declare=_no_code,
-    build=lambda checkpoint: build(checkpoint.state["onnx_graph"].numpy().tobytes()),
+    build=lambda checkpoint: OnnxNetwork(checkpoint.state["onnx_graph"].numpy().tobytes()),
 )
 _MAKERS: dict[str, Maker] = {"onnx": _ONNX}  # by what stands before the first slash of a name
 

@@ -2,36 +2,28 @@
 
 import math
 import re
-from collections.abc import Sequence
-from operator import getitem
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torchvision.ops import Permute
 
 from handler.model.onnx_file.operators import OPERATORS, POINTWISE, Function
 
 WEIGHT = 64  # numbers: a longer constant of real numbers is a weight, which a graph may have without values
 PER_PICTURE = -2  # sizes of a Reshape that are for each picture: -2 is one, -3 are two, …
-_MODULES = (
-    "Conv",
-    "BatchNormalization",
-    "Gemm",
-    "Dropout",
-    "Identity",
-    "Softmax",
-    "LogSoftmax",
-)  # beside those of OPERATORS
-SUPPORTED = frozenset((*OPERATORS, *_MODULES))
+_MODULES = ("Conv", "BatchNormalization", "Gemm", "Dropout", "Identity", "Softmax", "LogSoftmax")  # not in OPERATORS
 _ALONE = {"Identity": nn.Identity, "Dropout": nn.Identity, "Sigmoid": nn.Sigmoid}  # modules without arguments
 _ONLY = {  # attributes of which no other value is supported
     **{"select_last_index": 0, "training_mode": 0, "exclude_outside": 0, "antialias": 0, "cubic_coeff_a": -0.75},
     **{"keep_aspect_ratio_policy": "stretch", "block_size": 0, "noop_with_empty_axes": 0, "transA": 0},
 }
+_SEVERAL = ("Split", "TopK")  # operators with several outputs
+SUPPORTED = frozenset((*OPERATORS, *_MODULES))
 
 Said = dict[str, Any]
 
@@ -42,10 +34,10 @@ class Operator(nn.Module):
     def __init__(self, function: Function, inputs: Sequence[Any], said: Said) -> None:
         """Inputs are tensors, numbers, lists of numbers, or "" for what other nodes make."""
         super().__init__()
-        self._function, self._said = function, said
-        self._inputs = [f"constant_{i}" if isinstance(value, Tensor) else value for i, value in enumerate(inputs)]
+        self._function, self._said, self._inputs = function, said, list(inputs)
         for i, value in enumerate(inputs):
             if isinstance(value, Tensor):
+                self._inputs[i] = f"constant_{i}"
                 self.register_buffer(f"constant_{i}", value)
 
     def forward(self, batch: int, *made: Tensor) -> Any:
@@ -57,64 +49,70 @@ class Operator(nn.Module):
         return self._function(*values, **self._said)
 
 
-def build(content: bytes) -> nn.Module:
-    """Builds the network of a graph that ``export.packing.onnx_file`` wrote; weights without values become zeros."""
-    model = onnx.load_from_string(content)
-    graph, opset = model.graph, next(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    values = (*graph.input, *graph.value_info)
-    shapes = {value.name: [size.dim_value for size in value.type.tensor_type.shape.dim] for value in values}
-    root, flow = nn.Module(), fx.Graph()
-    found: dict[str, Any] = {value.name: flow.placeholder(f"input_{i}") for i, value in enumerate(graph.input)}
-    batch = flow.call_method("size", (next(iter(found.values())), 0))
-    for node in graph.node:
-        kind, schema = node.op_type, onnx.defs.get_schema(node.op_type, opset)
-        said = {name: what.default_value for name, what in schema.attributes.items() if what.default_value.name}
-        said |= {what.name: what for what in node.attribute}
-        said = {name: _value(onnx.helper.get_attribute_value(what)) for name, what in said.items()}
-        if other := [name for name, value in _ONLY.items() if said.get(name, value) != value]:
-            raise NotImplementedError(f"{kind} with {other[0]}={said[other[0]]} is not supported")
-        axis = said.get("axis", -1)
-        if "Softmax" in kind and opset < 13 and math.prod(shapes.get(node.input[0], [])[axis % 9 + 1 :]) > 1:
-            raise NotImplementedError(f"{kind} of opset {opset} over several axes is not supported")
-        made: list[Any] = [found[name] for name in node.input if name in found]
-        own = [_tensor(constants[name]) if name in constants else None for name in node.input]
-        module = _module(kind, said, own, shapes.get(node.input[0], []))
-        if module is None and kind not in OPERATORS:
-            raise NotImplementedError(f"{kind} whose weights depend on the picture is not supported")
-        if module is None:
-            said |= {"count": len(node.output)} if kind == "Split" else {}
-            if kind == "QuantizeLinear":
-                kept = constants[node.input[2]].data_type if len(node.input) > 2 else onnx.TensorProto.UINT8
-                limits = np.iinfo(onnx.helper.tensor_dtype_to_np_dtype(kept))
-                said |= {"limits": (int(limits.min), int(limits.max))}
-            inputs = ["" if name in found else _plain(kind, value) for name, value in zip(node.input, own, strict=True)]
-            module, made = Operator(OPERATORS[kind], inputs, said), [batch, *made]
-        path = re.sub(r"\W+", "_", node.name or next(filter(None, node.output))).strip("_") or kind
-        while hasattr(root, path):
-            path += "_"
-        root.add_module(path, module)
-        call = flow.call_module(path, tuple(made))
-        several = kind in ("Split", "TopK")
-        if any(node.output[1:]) and not several:
-            raise NotImplementedError(f"{kind} with several outputs is not supported")
-        for i, name in enumerate(node.output):
-            if name:
-                found[name] = flow.call_function(getitem, (call, i)) if several else call
-    flow.output(found[graph.output[0].name])
-    network = fx.GraphModule(root, flow)
-    network.register_buffer("onnx_graph", torch.frombuffer(bytearray(content), dtype=torch.uint8))
-    return network.eval().requires_grad_(False)
+class OnnxNetwork(nn.Module):
+    """The network of a graph that ``export.packing.onnx_file`` wrote; weights without values become zeros."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__()
+        self.register_buffer("onnx_graph", torch.frombuffer(bytearray(content), dtype=torch.uint8))
+        model = onnx.load_from_string(content)
+        graph, opset = model.graph, next(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
+        constants = {tensor.name: tensor for tensor in graph.initializer}
+        values = (*graph.input, *graph.value_info)
+        shapes = {value.name: [size.dim_value for size in value.type.tensor_type.shape.dim] for value in values}
+        self._ends, self._steps = (graph.input[0].name, graph.output[0].name), []
+        for node in graph.node:
+            layer = _layer(node, opset, constants, shapes.get(node.input[0], []))
+            path = re.sub(r"\W+", "_", node.name or next(filter(None, node.output))).strip("_") or node.op_type
+            while hasattr(self, path):
+                path += "_"
+            self.add_module(path, layer)
+            taken = [name for name in node.input if name and name not in constants]
+            self._steps.append((path, taken, list(node.output), node.op_type in _SEVERAL))
+
+    def forward(self, pictures: Tensor) -> Any:
+        """(N, C, H, W), normalised, to the scores."""
+        values = {self._ends[0]: pictures}
+        for path, taken, given, several in self._steps:
+            layer, arguments = getattr(self, path), [values[name] for name in taken]
+            made = layer(pictures.shape[0], *arguments) if isinstance(layer, Operator) else layer(*arguments)
+            values |= zip(given, made if several else (made,), strict=False)
+        return values[self._ends[1]]
 
 
-def _value(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value
+def _layer(
+    node: onnx.NodeProto, opset: int, constants: Mapping[str, onnx.TensorProto], shape: Sequence[int]
+) -> nn.Module:
+    kind, schema = node.op_type, onnx.defs.get_schema(node.op_type, opset)
+    said = {name: what.default_value for name, what in schema.attributes.items() if what.default_value.name}
+    said |= {what.name: what for what in node.attribute}
+    said = {name: onnx.helper.get_attribute_value(what) for name, what in said.items()}
+    said = {name: value.decode() if isinstance(value, bytes) else value for name, value in said.items()}
+    other = [f"{name}={said[name]}" for name, value in _ONLY.items() if said.get(name, value) != value]
+    other += ["several outputs"] if any(node.output[1:]) and kind not in _SEVERAL else []
+    flat = "Softmax" in kind and opset < 13 and math.prod(shape[said["axis"] % max(1, len(shape)) + 1 :]) > 1
+    own = [_tensor(constants[name]) if name in constants else None for name in node.input]
+    module = None if other else _module(kind, said, own, shape)
+    if flat or (module is None and (other or kind not in OPERATORS)):
+        raise NotImplementedError(f"{kind} with {other[0] if other else 'these inputs'} is not supported")
+    if module is not None:
+        return module
+    if kind == "Split":
+        said["count"] = len(node.output)
+    if kind == "QuantizeLinear":
+        kept = constants[node.input[2]].data_type if len(node.input) > 2 else onnx.TensorProto.UINT8
+        limits = np.iinfo(onnx.helper.tensor_dtype_to_np_dtype(kept))
+        said["limits"] = (int(limits.min), int(limits.max))
+    inputs = [
+        _plain(kind, value) if name in constants or not name else ""
+        for name, value in zip(node.input, own, strict=True)
+    ]
+    return Operator(OPERATORS[kind], inputs, said)
 
 
 def _tensor(tensor: onnx.TensorProto) -> Tensor:
-    if not tensor.raw_data and all(tensor.dims):
-        return torch.zeros(*tensor.dims)
-    return torch.from_numpy(numpy_helper.to_array(tensor).copy())
+    without = not tensor.raw_data and all(tensor.dims)
+    return torch.zeros(*tensor.dims) if without else torch.from_numpy(numpy_helper.to_array(tensor).copy())
 
 
 def _plain(kind: str, value: Tensor | None) -> Any:
@@ -122,7 +120,7 @@ def _plain(kind: str, value: Tensor | None) -> Any:
     if value is None or not value.dim():
         return value if value is None else value.item()
     numbers = not value.is_floating_point() or kind in ("Resize", "Upsample")
-    return value.tolist() if numbers and kind not in POINTWISE else value
+    return value.tolist() if numbers and value.dim() == 1 and kind not in POINTWISE else value
 
 
 def _module(kind: str, said: Said, own: Sequence[Any], shape: Sequence[int]) -> nn.Module | None:
@@ -138,14 +136,13 @@ def _module(kind: str, said: Said, own: Sequence[Any], shape: Sequence[int]) -> 
             pads = [*less, *more] if said["auto_pad"] == "SAME_UPPER" else [*more, *less]
         said |= {"kernel_shape": kernel, "strides": strides, "dilations": dilations, "pads": pads}
     if kind == "Conv" and weight is not None:
-        equal, ends = (
-            pads[: len(kernel)] == pads[len(kernel) :],
-            zip(reversed(pads[: len(kernel)]), reversed(pads[len(kernel) :]), strict=True),
-        )
-        sizes = (weight.shape[1] * said["group"], len(weight), kernel, strides, pads[: len(kernel)] if equal else 0)
+        before, behind = pads[: len(kernel)], pads[len(kernel) :]
+        sizes = (weight.shape[1] * said["group"], len(weight), kernel, strides, before if before == behind else 0)
         layer = getattr(nn, f"Conv{len(kernel)}d")(*sizes, dilations, said["group"], bias is not None, device="meta")
+        ends = [size for pair in zip(before[::-1], behind[::-1], strict=True) for size in pair]
+        padding = [getattr(nn, f"ConstantPad{len(kernel)}d")(ends, 0.0)] if before != behind else []
         layer = _filled(layer, weight=weight, bias=bias)
-        return layer if equal else nn.Sequential(getattr(nn, f"ConstantPad{len(kernel)}d")(sum(ends, ()), 0.0), layer)
+        return nn.Sequential(*padding, layer) if padding else layer
     if kind in ("Gemm", "MatMul") and weight is not None and weight.dim() == 2:
         weight = said.get("alpha", 1.0) * (weight if said.get("transB") else weight.T.contiguous())
         bias = None if bias is None else (said["beta"] * bias).expand(1, len(weight))[0]
