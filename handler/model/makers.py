@@ -9,6 +9,7 @@ from torch import nn
 from handler.errors import ModelError
 from handler.model import custom_architecture, huggingface_networks, registry, timm_networks
 from handler.model.checkpoint import Checkpoint
+from handler.model.onnx_file.network import OnnxNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,10 @@ class Maker:
     package: str = ""  # what must be installed, here and on the server unless its source travels
     runs_code: bool = False  # whether building runs code that the user must have named
     tried: bool = False  # whether all of its networks were: no graph differs, and channels-last layouts work
+
+
+def _no_code(architecture: str, *_: object) -> Checkpoint:
+    raise ModelError(f"{architecture} is made of an ONNX file: give the file, onnx=model.onnx")
 
 
 _TORCHVISION = Maker(
@@ -58,6 +63,12 @@ _MAKERS = {  # by what stands before the first slash of a name
         find=huggingface_networks.find,
         declare=huggingface_networks.declare,
         build=huggingface_networks.build,
+    ),
+    "onnx": Maker(
+        check=lambda _: None,
+        find=_no_code,
+        declare=_no_code,
+        build=lambda checkpoint: OnnxNetwork(checkpoint.state["onnx_graph"].numpy().tobytes()),
     ),
 }
 
