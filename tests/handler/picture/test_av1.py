@@ -106,7 +106,7 @@ def test_a_header_that_understates_the_frames_is_refused_before_they_are_decoded
 
 UNITS = unit(2) * 2000
 HOSTILE = {
-    "many boxes": b"iloc" * 100,
+    "many boxes": box(b"iloc", bytes(8)) * 100,
     "many items": box(b"iloc", bytes([2, 0, 0, 0, 0x44, 0]), b"\xff" * 4),
     "many parts": box(b"iloc", bytes([0, 0, 0, 0, 0x44, 0]), struct.pack(">HHHH", 1, 1, 0, 60000)),
     "many units": item(UNITS + unit(1, STILL)),
