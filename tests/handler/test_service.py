@@ -120,4 +120,3 @@ def test_threads_follow_the_workers_before_a_batch_whatever_it_asks_for(monkeypa
     served = Service(replace(CHOICE, use_threads=used.append), CARD, Settings(), share)
     assert served.answer_batch([Row(fields={}, path="healthz")])[0].status == 200
     assert used == [3]
-    assert served._answering._painters._max_workers == 3
