@@ -227,7 +227,8 @@ def _unit_length(vectors: Tensor) -> Tensor:
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     layer.weight = nn.Parameter(weight.clone())
-    layer.bias = None if bias is None else nn.Parameter(bias.clone())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.clone())
     return layer
