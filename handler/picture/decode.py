@@ -52,7 +52,7 @@ UPRIGHT: Mapping[int, Callable[[Any], Any]] = {  # by EXIF's orientation
 
 
 def quieten() -> None:
-    """Silences warnings of Pillow, cv2 and pydicom about bad files, for the whole process: they would fill a server's log.
+    """Silences warnings of Pillow, cv2 and pydicom about bad files, for the whole process: they would fill a log.
 
     ``decode`` limits pixels itself, so that Pillow's warning says nothing new. Lines of libpng and libjpeg stay.
     """
