@@ -54,15 +54,9 @@ class Model:
     def explain_batch(
         self, pictures: Iterable[Picture], targets: Iterable[int | str] | None = None, **options: Any
     ) -> list[Result]:
-        """Explains several pictures, as many as possible in one pass.
+        """Explains several pictures, as many as possible in one pass; the first that fails raises ``explain``'s error.
 
-        Args:
-            pictures: as ``explain`` takes them.
-            targets: a target for each picture, instead of the option ``target``.
-            options: the options of all pictures.
-
-        Raises:
-            RequestError, OSError, ModelError: as ``explain``, for the first picture that fails.
+        ``targets`` are a target for each picture, instead of the option ``target``; the options are those of all.
         """
         pictures = list(pictures)
         chosen = [options] * len(pictures) if targets is None else [{**options, "target": target} for target in targets]
@@ -84,8 +78,7 @@ class Model:
     def predict(self, picture: Picture, top_k: int | None = None) -> Sequence[Prediction]:
         """Predicts the ``top_k`` most probable classes, best first; None: five, or all if there are fewer.
 
-        Raises:
-            RequestError, OSError, ModelError: as ``explain``.
+        Errors are those of ``explain``.
         """
         options = {} if top_k is None else {"top_k": top_k}
         return self.explain(picture, maps="none", **options).predictions

@@ -80,7 +80,7 @@ def make_maps(
     Args:
         evidence: with all arrays that ``needs_of(maps, …)`` names.
         pair: index into the evidence's pairs.
-        maps: names out of ``MAP_KINDS``.
+        maps: names out of ``MAP_KINDS``, in the order of the result.
         method: name of a formula in ``methods.METHODS``.
         at_layer: leaves gradcam at the layer's size (h, w), instead of the input's (H, W).
         seed: of random methods.
@@ -88,9 +88,6 @@ def make_maps(
         changed: of the picture's changed copies and the same class, one pair each, see ``smoothing``; their maps are
             averaged with the picture's.
         probe: asks for the scores of masked pictures, for the methods that take it.
-
-    Returns:
-        Name to map, in the order of ``maps``.
 
     Raises:
         ValueError: the evidence lacks a gradient at the input.

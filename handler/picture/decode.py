@@ -13,6 +13,7 @@ Unusual pictures:
   white, and reads those whose 0 is white as if it were black.)
 * Values with a sign, with a fraction or of 32 bits are refused, because no range says what black and white are. TIFFs
   with uncompressed planes that are not of 8 bits are refused, because Pillow misreads them.
+* AVIF is read where Pillow is of version 11.3 or newer, HEIC where the package pillow-heif is installed.
 * The orientation in EXIF or XMP is applied, whatever type it is written as; an unreadable orientation is ignored.
 """
 
@@ -21,19 +22,27 @@ import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 from PIL.ExifTags import Base as Tag
 
 from handler.errors import BadRequest, NotAnImage, TooLarge, in_one_line
+from handler.picture.av1 import check_frames
 from handler.picture.bombs import check_chunks, check_scans, chunks, without_profile
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+with suppress(ImportError):  # its licence (libheif, x265) is not everyone's: no extra of this project installs it
+    import_module("pillow_heif").register_heif_opener()
+_OPTIONAL = {  # format: whether it can be read, how its files begin behind four bytes, what reads it
+    "AVIF": ("avif" in features.modules and features.check("avif"), (b"ftypav",), "Pillow 11.3 or newer"),
+    "HEIF": ("HEIF" in Image.OPEN, (b"ftyphe", b"ftypmi", b"ftypms"), "the package pillow-heif"),
+}
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", *(kind for kind, (known, *_) in _OPTIONAL.items() if known))
 DEFAULT_MAX_PIXELS = 50_000_000
 LONGEST_SIDE = 65_535  # pixels; JPEG's own limit
 
@@ -83,6 +92,8 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.
         data = without_profile(data)
     elif header.format in ("JPEG", "MPO"):
         check_scans(data)
+    elif header.format == "AVIF":
+        check_frames(data, max_pixels)
     by_pillow = _differs_in_cv2(header, data)
     try:
         return _decode_with_pillow(data, max_pixels) if by_pillow else _decode(data, orientation)
@@ -125,6 +136,8 @@ def _read_header(data: bytes, max_pixels: int) -> tuple[Image.Image, int, str, i
     except UnidentifiedImageError as error:
         text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in data[:8])
         first = f"the first bytes are {data[:8].hex(' ')} ({text})" if data else "there are no bytes"
+        for kind, (known, beginnings, needed) in _OPTIONAL.items():
+            first = f"{kind} needs {needed}" if not known and data[4:10] in beginnings else first
         raise NotAnImage(
             f"not a picture that can be read: {first}, valid are {', '.join(FORMATS)} with {_VALUES}"
         ) from error
@@ -183,7 +196,7 @@ def _differs_in_cv2(header: Image.Image, data: bytes) -> bool:
     return (
         header.mode == "CMYK"
         or header.mode.startswith("I;16")
-        or header.format in ("GIF", "TIFF")
+        or header.format in ("GIF", "TIFF", *_OPTIONAL)
         or (header.format == "BMP" and header.mode == "RGB")
         or (header.format == "PNG" and any(kind in _BEYOND_CV2 for kind, _, _ in chunks(data)))
     )
