@@ -74,7 +74,7 @@ def _as_option(argument: re.Match[str]) -> str:
     """An argument as a variable of ``make`` or as an option."""
     name, value = argument.groups()
     if name == "architecture":
-        name = "arch" if ":" in value else "model"
+        name = "arch" if ":" in value and "/" not in value else "model"
     if "MAKELEVEL" in os.environ:
         return f"{name.upper()}={value}"
     return f"--{name.replace('_', '-')}" + (f" {value}" if value else "")
@@ -164,7 +164,7 @@ def _add_replay_arguments(again: ArgumentParser) -> None:
 def _shared_arguments() -> list[ArgumentParser]:
     """What several commands take: where a classifier comes from, where files of it go, and a graph with pictures."""
     source, written, graph = parsers = [ArgumentParser(add_help=False) for _ in range(3)]
-    source.add_argument("--model", help="torchvision architecture, e.g. resnet18; a checkpoint may say it itself")
+    source.add_argument("--model", help="resnet18 of torchvision, timm/NAME, hf/FOLDER-OR-ID; a checkpoint may say it")
     source.add_argument("--arch", metavar="PACKAGE.MODULE:FACTORY", help="a network of your own, instead of --model")
     source.add_argument("--weights", help="torchvision weights to download: DEFAULT or a name")
     source.add_argument("--checkpoint", type=Path, help="safetensors or state dict, instead of --weights")

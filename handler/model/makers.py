@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from torch import nn
 
-from handler.model import custom_architecture, registry
+from handler.errors import ModelError
+from handler.model import custom_architecture, huggingface_networks, registry, timm_networks
 from handler.model.checkpoint import Checkpoint
 
 
@@ -20,6 +22,7 @@ class Maker:
     build: Callable[[Checkpoint], nn.Module]  # of a complete checkpoint, with new weights
     sources: Callable[[str], list[str]] = lambda _: []  # packages and modules that travel in the archive
     declared_in: Callable[[str], str] = lambda _: ""  # the module in which people may declare what is missing
+    package: str = ""  # what must be installed, here and on the server unless its source travels
     runs_code: bool = False  # whether building runs code that the user must have named
     tried: bool = False  # whether all of its networks were: no graph differs, and channels-last layouts work
 
@@ -40,7 +43,23 @@ _CUSTOM = Maker(
     declared_in=custom_architecture.module_name,
     runs_code=True,
 )
-_MAKERS: dict[str, Maker] = {}  # by what stands before the first slash of a name
+_MAKERS = {  # by what stands before the first slash of a name
+    "timm": Maker(
+        package="timm",
+        check=timm_networks.check,
+        find=timm_networks.find,
+        declare=timm_networks.declare,
+        build=timm_networks.build,
+        sources=lambda _: ["timm"],
+    ),
+    "hf": Maker(
+        package="transformers",
+        check=lambda _: None,  # a checkpoint has all that it needs of the folder
+        find=huggingface_networks.find,
+        declare=huggingface_networks.declare,
+        build=huggingface_networks.build,
+    ),
+}
 
 
 def maker_of(architecture: str) -> Maker:
@@ -48,6 +67,12 @@ def maker_of(architecture: str) -> Maker:
 
     Names are ``KIND/NAME`` with a kind of the table, ``package.module:factory`` for a custom architecture, and else
     torchvision's.
+
+    Raises:
+        ModelError: the maker's package is not installed.
     """
     usual = _CUSTOM if ":" in architecture else _TORCHVISION
-    return _MAKERS.get(architecture.partition("/")[0], usual)
+    maker = _MAKERS.get(architecture.partition("/")[0], usual)
+    if maker.package and find_spec(maker.package) is None:
+        raise ModelError(f"{architecture} needs {maker.package}: pip install {maker.package}")
+    return maker
