@@ -54,13 +54,13 @@ FINETUNE ?=
 TOGETHER := -n 2 --dist loadfile -m "not server"
 SERVERS := -m server
 
-# load, soak, faults and fuzz: the embedded model, packed first, whatever else lies in the model store
+# load, soak, faults and fuzz: the embedded model, packed first into a store of its own
 REQUESTS ?= 10000
 CONCURRENCY ?= 32
 MINUTES ?= 60
 FAULTS ?=
 RELIABILITY := $(PY) -m benchmarks.reliability
-PACK_EMBEDDED = $(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
+PACK_EMBEDDED = $(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors --store out/reliability/store
 
 .DEFAULT_GOAL := help
 .PHONY: help setup check docs test test-fast coverage mutants lowest demo demo-photo archive export explanation gradcam attention serve stop finetune train bench zoo evaluate soundness old-runtimes fuzz load soak soak-10 faults lock clean
@@ -135,11 +135,11 @@ lowest: $(LOWEST_READY) ## install the wheel beside the oldest packages that pyp
 	$(PY) -m pytest tests/export/test_wheel.py
 
 demo: $(READY) ## pack and serve the embedded model, post two pictures, show what comes back, stop
-	$(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
+	$(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors --store out/demo/store
 	$(PY) -m examples.demo
 
 demo-photo: $(READY) ## serve real ImageNet weights, explain two photographs, draw them side by side, stop (STRIP=docs/photo.png: the picture in README)
-	$(PY) -m export archive --name efficientnet_lite0 --arch examples.efficientnet_lite0.network:efficientnet_lite0
+	$(PY) -m export archive --name efficientnet_lite0 --arch examples.efficientnet_lite0.network:efficientnet_lite0 --store out/demo-photo/store
 	$(PY) -m examples.efficientnet_lite0.demo --strip '$(STRIP)'
 
 archive: $(READY) ## write model_store/NAME.mar for TorchServe, ONNX graphs included (SIDECAR=0 leaves them out, GRAPHS="behind attention saliency" adds these, LAYERS="stage3 stage4" lets the graphs answer for these layers)

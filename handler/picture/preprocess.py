@@ -7,6 +7,7 @@ crop before the resizing, or cv2's area average.
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 Size = int | tuple[int, int]  # of a square's side, or height and width
+Box = tuple[float, float, float, float]
 
 MOST_CHANNELS = 16
 _FILTERS = {
@@ -102,7 +104,7 @@ class Preprocessing:
         scaled = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         table = np.asarray((scaled - mean) / std, np.float32)  # (256, C)
-        values = cv2.LUT(image, table[:, None]).reshape(image.shape)  # cv2 leaves out a last axis of 1
+        values = cv2.LUT(image, table[:, None]).reshape(image.shape)  # without an axis of 1
         return np.ascontiguousarray(values.transpose(2, 0, 1), np.float32)
 
     def describe(self) -> str:
@@ -162,7 +164,7 @@ class Crop:
     """Where the network's crop lies in the upload, in pixels of the upright, decoded picture."""
 
     image: tuple[int, int]  # height, width of the upload
-    box: tuple[float, float, float, float]  # top, left, bottom, right
+    box: Box  # top, left, bottom, right
 
     def to_dict(self) -> dict[str, Any]:
         """The crop in the JSON answer."""
@@ -211,16 +213,20 @@ def _start(whole: int, part: int) -> int:
     return round((whole - part) / 2.0) if whole >= part else -((part - whole) // 2)
 
 
-def _resize(
-    image: Pixels,
-    size: tuple[int, int],
-    method: Image.Resampling,
-    box: tuple[float, float, float, float] | None = None,
-) -> Pixels:
-    """Resizes a picture (H, W, C), or the box in it, by Pillow, which takes 2 and 4 bands for transparent colours."""
-    bands = [image] if image.shape[2] == 3 else list(np.moveaxis(image, 2, 0))
-    found = [np.asarray(Image.fromarray(band).resize(size[::-1], method, box)) for band in bands]
-    return found[0] if image.shape[2] == 3 else np.stack(found, axis=2)
+def by_band(function: Callable[[Any], Any], values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """What a function makes of a picture or a map, (H, W) or (H, W, C).
+
+    Other than three bands are given to it by themselves: Pillow and cv2 take them for colours with transparency, drop
+    an axis of 1, or refuse them.
+    """
+    if values.ndim == 2 or values.shape[2] == 3:
+        return np.asarray(function(values))
+    return np.stack([function(np.ascontiguousarray(values[:, :, band])) for band in range(values.shape[2])], axis=2)
+
+
+def _resize(image: Pixels, size: tuple[int, int], method: Image.Resampling, box: Box | None = None) -> Pixels:
+    """Resizes a picture (H, W, C), or the box in it: left, top, right and bottom."""
+    return by_band(lambda band: np.asarray(Image.fromarray(band).resize(size[::-1], method, box)), image)
 
 
 def _cut(image: Pixels, top: int, left: int, how: Preprocessing) -> Pixels:
@@ -242,16 +248,13 @@ def _crop_then_resize(image: Pixels, how: Preprocessing) -> Input:
     top, left = (height - down) // 2, (width - across) // 2
     cut = image[top : top + down, left : left + across]
     if how.interpolation == _AREA:
-        resized = cv2.resize(cut, how.size[::-1], interpolation=cv2.INTER_AREA)
-        picture = np.asarray(resized, np.uint8).reshape(*how.size, how.channels)
+        picture = by_band(lambda band: cv2.resize(band, how.size[::-1], interpolation=cv2.INTER_AREA), cut)
     else:
         picture = _resize(cut, how.size, _FILTERS[how.interpolation])
     return Input(how.normalise(picture), picture, Crop((height, width), (top, left, top + down, left + across)))
 
 
-def _crop_in_two_passes(
-    image: Pixels, crop: tuple[float, float, float, float], size: tuple[int, int], method: Image.Resampling
-) -> Pixels:
+def _crop_in_two_passes(image: Pixels, crop: Box, size: tuple[int, int], method: Image.Resampling) -> Pixels:
     """Resizes the crop alone from the rows that the filter reaches, columns first, as Pillow does."""
     top, left, bottom, right = crop
     height, width = image.shape[:2]
