@@ -70,7 +70,7 @@ def find_reading(
             stack.callback(module.get_submodule(path).register_forward_hook(note).remove)
         returned = answer(module, scenes(1, shape, seed=2).to(device_of(module)), architecture)
     scores, output = _chosen(returned, output, architecture)
-    last = [path for path, found in ends.items() if path and len(found) == 1 and found[0] is scores]
+    last = [path for path, found in ends.items() if path and [*map(id, found)] == [id(scores)]]
     end = next((path for path in last if getattr(module.get_submodule(path), "dim", 1) in (None, 1, -1)), "")
     part = module.get_submodule(end) if end else None
     own, count = _HEAD_OF[type(part)] if part else "", scores.numel() if isinstance(scores, Tensor) else 0
