@@ -4,6 +4,7 @@ import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import onnx
 
 from export.errors import NotExportableError, network_code
+from export.graphs.files import whole_graph
 from export.tracing.explanation import STEPS, example_of, needs_of_kind, trace_explanation
 from export.tracing.exportable import check_exportable
 from export.tracing.onnx_export import to_onnx
@@ -19,7 +21,6 @@ from export.tracing.prediction import trace_prediction
 from export.verify.compare import Verdict, VerificationError, table
 from export.verify.reference import verify_graph
 from export.verify.runtime import graph_run, run_of
-from handler.atomic_write import write_whole
 from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of
 from handler.errors import ModelError, Unprocessable
@@ -36,7 +37,7 @@ from handler.graphs.description import (
     GraphDescription,
 )
 from handler.graphs.folder import check_origin
-from handler.graphs.session import GraphSession
+from handler.graphs.session import GraphSession, weights_file
 from handler.model.classifier import Classifier
 
 _PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")  # whose versions a graph notes
@@ -92,52 +93,48 @@ def export_explanation(classifier: Classifier, path: Path) -> list[Verdict]:
         The comparison, one entry per output and batch size.
 
     Raises:
-        NotExportableError: the network cannot be traced, has an operator that ONNX lacks, or is too large for one file.
+        NotExportableError: the network cannot be traced or has an operator that ONNX lacks.
         VerificationError: the graph differs from PyTorch.
     """
+    return _write(classifier, path, KIND_EXPLANATION)
+
+
+def _write(classifier: Classifier, path: Path, kind: str) -> list[Verdict]:
     with no_older_file(path):
         check_exportable(classifier)
-        coverage = _coverage(classifier)
-        return _write(classifier, path, KIND_EXPLANATION if coverage else KIND_SALIENCY, coverage)
+        coverage = _coverage(classifier) if kind == KIND_EXPLANATION else ""
+        if kind == KIND_EXPLANATION and not coverage:
+            kind = KIND_SALIENCY
+        graph = trace_explanation(classifier, kind)
+        names, outputs = (*KINDS[kind].inputs, *KINDS[kind].optional), _description(classifier, kind).outputs
+        model = to_onnx(graph, example_of(classifier, kind), names, outputs, rewrites=False)
+        if "weights" in names:
+            _give_default(model.graph, "weights", np.zeros((1, len(classifier.labels)), np.float32))
+        return write_verified(model, path, classifier, kind, coverage=coverage, simplified=graph.meta[STEPS])
 
 
-def export_gradcam(classifier: Classifier, path: Path) -> list[Verdict]:
-    """Writes the graph of ``export_explanation`` without the gradient at the input, which takes most of the time."""
-    with no_older_file(path):
-        return _write(classifier, path, KIND_GRADCAM)
+export_gradcam = partial(_write, kind=KIND_GRADCAM)
+"""Writes the graph of ``export_explanation`` without the gradient at the input, which takes most of the time."""
 
+export_saliency = partial(_write, kind=KIND_SALIENCY)
+"""Writes the graph of ``export_explanation`` with the plain gradient at the input, whatever the activations are."""
 
-def export_saliency(classifier: Classifier, path: Path) -> list[Verdict]:
-    """Writes the graph of ``export_explanation`` with the plain gradient at the input, whatever the activations are."""
-    with no_older_file(path):
-        return _write(classifier, path, KIND_SALIENCY)
+export_attention = partial(_write, kind=KIND_ATTENTION)
+"""Writes a graph as ``export_explanation`` does, whose outputs are scores and the maps of ``ATTENTION_METHODS``."""
 
+export_behind = partial(_write, kind=KIND_BEHIND)
+"""Writes the graph of what lies behind the default layer as ``export_explanation`` does.
 
-def export_attention(classifier: Classifier, path: Path) -> list[Verdict]:
-    """Writes a graph as ``export_explanation`` does, whose outputs are scores and the maps of ``ATTENTION_METHODS``."""
-    with no_older_file(path):
-        return _write(classifier, path, KIND_ATTENTION)
+The inputs are ``activations`` (N, C, h, w), in the place of the layer's own, and ``input`` (1, C, H, W), the picture,
+which only networks with a way around the layer look at. The output is ``logits`` (N, K).
+"""
 
+export_layers = partial(_write, kind=KIND_LAYERS)
+"""Writes a graph as ``export_explanation`` does, with the evidence at the default layer and the further layers.
 
-def export_behind(classifier: Classifier, path: Path) -> list[Verdict]:
-    """Writes the graph of what lies behind the default layer if it equals PyTorch, as ``export_explanation`` does.
-
-    The inputs are ``activations`` (N, C, h, w), in the place of the layer's own, and ``input`` (1, C, H, W), the
-    picture, which only networks with a way around the layer look at. The output is ``logits`` (N, K).
-    """
-    with no_older_file(path):
-        return _write(classifier, path, KIND_BEHIND)
-
-
-def export_layers(classifier: Classifier, path: Path) -> list[Verdict]:
-    """Writes a graph as ``export_explanation`` does, with the evidence at the default layer and the further layers.
-
-    The outputs are ``logits``, and for each layer, say ``stage3``, ``activations.stage3``, ``gradients.stage3`` and
-    ``gradcam.stage3``. Some layers of a network may lie before others: all share one forward and one backward pass.
-    """
-    with no_older_file(path):
-        return _write(classifier, path, KIND_LAYERS)
-
+The outputs are ``logits``, and for each layer, say ``stage3``, ``activations.stage3``, ``gradients.stage3`` and
+``gradcam.stage3``. Some layers of a network may lie before others: all share one forward and one backward pass.
+"""
 
 EXPORTERS = {
     KIND_PREDICTION: export_prediction,
@@ -148,15 +145,6 @@ EXPORTERS = {
     KIND_LAYERS: export_layers,
     KIND_BEHIND: export_behind,
 }
-
-
-def _write(classifier: Classifier, path: Path, kind: str, coverage: str = "") -> list[Verdict]:
-    graph = trace_explanation(classifier, kind)
-    names, outputs = (*KINDS[kind].inputs, *KINDS[kind].optional), _description(classifier, kind).outputs
-    model = to_onnx(graph, example_of(classifier, kind), names, outputs, rewrites=False)
-    if "weights" in names:
-        _give_default(model.graph, "weights", np.zeros((1, len(classifier.labels)), np.float32))
-    return write_verified(model, path, classifier, kind, coverage=coverage, simplified=graph.meta[STEPS])
 
 
 def _description(classifier: Classifier, kind: str) -> GraphDescription:
@@ -183,7 +171,8 @@ def no_older_file(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        path.unlink(missing_ok=True)
+        for file in (path, weights_file(path)):
+            file.unlink(missing_ok=True)
         raise
 
 
@@ -205,17 +194,19 @@ def write_verified(
         NotExportableError: ONNX Runtime does not load the graph.
         VerificationError: the graph differs from PyTorch.
     """
-    checks = verify_graph(graph_run(model), classifier, kind)
-    description = replace(
-        _description(classifier, kind),
-        versions={"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
-        verification=table(checks),
-        coverage=coverage,
-        simplified=tuple(simplified),
-    )
-    onnx.helper.set_model_props(model, description.to_properties())
-    onnx.checker.check_model(model, full_check=True)
-    write_whole(path, model.SerializeToString())
+    with whole_graph(model, path) as unfinished:
+        checks = verify_graph(graph_run(unfinished), classifier, kind)
+        description = replace(
+            _description(classifier, kind),
+            versions={"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
+            verification=table(checks),
+            coverage=coverage,
+            simplified=tuple(simplified),
+        )
+        described = onnx.load(unfinished, load_external_data=False)
+        onnx.helper.set_model_props(described, description.to_properties())
+        onnx.save(described, unfinished)
+        onnx.checker.check_model(unfinished, full_check=True)
     return checks
 
 

@@ -3,7 +3,7 @@
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from export.simplify.channels import called_once
+from export.simplify.flatten import called_once
 
 
 def fold_batch_norms(network: fx.GraphModule) -> int:

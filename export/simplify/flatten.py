@@ -1,5 +1,6 @@
 """Turns a network into one flat graph that calls its leaf modules, and marks the outputs of explained layers."""
 
+from collections import Counter
 from typing import Any
 
 from torch import fx, nn
@@ -61,6 +62,13 @@ def _with_hooks(root: nn.Module) -> nn.Module:
     if hooks:
         root.__class__ = type(own.__name__, (own,), {"forward": forward})
     return root
+
+
+def called_once(network: fx.GraphModule) -> dict[fx.Node, nn.Module]:
+    """The modules that a flat graph calls exactly once, by the node that calls them."""
+    calls = [node for node in network.graph.nodes if node.op == "call_module"]
+    times = Counter(node.target for node in calls)
+    return {node: network.get_submodule(str(node.target)) for node in calls if times[node.target] == 1}
 
 
 class _MarkingTracer(fx.Tracer):

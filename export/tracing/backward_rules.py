@@ -10,6 +10,7 @@ can be infinite.
 """
 
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import zip_longest
@@ -230,22 +231,46 @@ def avg_pool2d(inputs: Tensor, *options: Any) -> Any:
     return inputs
 
 
+@rule(aten.cumprod.default)
+def cumprod(inputs: Tensor, dim: int) -> Tensor:
+    """The products up to each place of an axis, which ONNX lacks and the gradient of a product needs."""
+    reached = torch.ones(inputs.shape[dim], inputs.shape[dim], dtype=torch.bool).tril()
+    return torch.where(reached, inputs.movedim(dim, -1).unsqueeze(-2), 1.0).prod(-1).movedim(-1, dim)
+
+
+@rule(aten.grid_sampler_2d_backward.default)
+def grid_sampler_backward(
+    gradient: Tensor, inputs: Tensor, grid: Tensor, mode: int, padding: int, aligned: bool, mask: list[bool]
+) -> tuple[Tensor, Tensor]:
+    """dL/dx and dL/d grid (N, h, w, 2) of bilinear sampling with zeros outside, by the four cells around each place.
+
+    Raises:
+        NotImplementedError: another interpolation or padding.
+    """
+    if mode or padding:
+        raise NotImplementedError("sampling other than bilinear, with zeros outside")
+    size = torch.tensor([inputs.shape[3], inputs.shape[2]], dtype=grid.dtype)
+    half = (size - 1 if aligned else size) / 2
+    place = grid * half + (size - 1) / 2
+    found, slope = torch.zeros_like(inputs).flatten(2), torch.zeros_like(grid)
+    for corner in itertools.product((0.0, 1.0), repeat=2):
+        cell = place.floor() + torch.tensor(corner)
+        part = 1 - (place - cell).abs()
+        inside = ((cell >= 0) & (cell < size)).all(-1).to(grid.dtype)
+        inner = torch.minimum(cell.clamp(min=0), size - 1).to(torch.int64)
+        index = (inner[..., 1] * inputs.shape[3] + inner[..., 0]).flatten(1)[:, None].expand(-1, inputs.shape[1], -1)
+        found = found.scatter_add(2, index, (gradient * (part.prod(-1) * inside)[:, None]).flatten(2))
+        value = (inputs.flatten(2).gather(2, index).reshape(gradient.shape) * gradient).sum(1) * inside
+        slope = slope + (value[..., None] * part.flip(-1) * (2 * torch.tensor(corner) - 1))
+    return found.reshape(inputs.shape), slope * half
+
+
 @rule(aten.unfold_backward.default)
 def unfold_backward(gradient: Tensor, sizes: list[int], dim: int, size: int, step: int, *, poles: bool) -> Tensor:
     """dL/dx of windows along one axis, whose cells are the last axis."""
     starts = [window * step for window in range(gradient.shape[dim])]
     matrix = [[float(cell == start + k) for cell in range(sizes[dim])] for start in starts for k in range(size)]
     return (_gathered if poles else _multiplied)(gradient.movedim(-1, dim + 1).flatten(dim, dim + 1), matrix, dim)
-
-
-@rule(aten._fused_rms_norm_backward.default)
-def rms_norm_backward(
-    gradient: Tensor, inputs: Tensor, shape: list[int], scale: Tensor, weight: Tensor | None, _mask: list[bool]
-) -> tuple[Tensor, None]:
-    """dL/dx of ``x / rms(x) * weight``, whose ``scale`` is ``1 / rms(x)``."""
-    weighted, normed = gradient if weight is None else gradient * weight, inputs * scale
-    mean = (weighted * normed).mean(tuple(range(-len(shape), 0)), keepdim=True)
-    return scale * (weighted - normed * mean), None
 
 
 def _matrices(forward: Rule, size: list[int]) -> list[list[list[float]]]:

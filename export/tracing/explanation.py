@@ -5,7 +5,6 @@ its hooks. The rules of ``backward_rules`` replace the operators that ONNX lacks
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
@@ -28,6 +27,7 @@ from handler.explanation.gradient_cams import gradcam
 from handler.explanation.methods import ATTENTION_METHODS, METHODS, OF_BLOCKS
 from handler.graphs.description import KIND_ATTENTION, KIND_BEHIND, KIND_EXPLANATION, KIND_LAYERS, KIND_SALIENCY
 from handler.model.classifier import Classifier
+from handler.model.layers.observing import Place, observe
 
 Explain = Callable[..., tuple[torch.Tensor, ...]]  # pictures, targets and class weights to the outputs
 STEPS = "simplified"  # in the metadata of a traced graph: the steps of ``export.simplify`` that were applied before
@@ -57,7 +57,7 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
 
     Raises:
         NoRuleError: the trace has backward operators without a rule.
-        NotExportableError: the network cannot be traced, or is too large for one file.
+        NotExportableError: the network cannot be traced.
     """
     check_exportable(classifier)
     example, *_ = example_of(classifier)
@@ -148,17 +148,11 @@ def _origins(module: nn.Module, example: torch.Tensor) -> dict[str, str]:
     """The first module whose last step is an operator, by the operator's stem."""
     found: dict[str, str] = {}
 
-    def note(path: str, output: object) -> None:
-        step = output.grad_fn if isinstance(output, torch.Tensor) else None
-        if step is not None:
-            found.setdefault(_stem(step.name()), path)
+    def note(place: Place, output: torch.Tensor) -> None:
+        if output.grad_fn is not None:
+            found.setdefault(_stem(output.grad_fn.name()), place.path)
 
-    with ExitStack() as stack:
-        for path, layer in module.named_modules():
-            if path:
-                hook = layer.register_forward_hook(lambda _1, _2, output, path=path: note(path, output))
-                stack.callback(hook.remove)
-        module(example.clone().requires_grad_(True).clone())
+    observe(module, example.clone().requires_grad_(), note)
     return found
 
 

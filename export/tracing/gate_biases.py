@@ -22,14 +22,15 @@ def gate_by_bias(module: fx.GraphModule) -> int:
         The number of gates.
     """
     graph, count = module.graph, 0
-    for node in _calls(graph, aten.mul.Tensor):
+    products: list[Any] = list(graph.find_nodes(op="call_function", target=aten.mul.Tensor))
+    for node in products:
         rectified, gate = node.args
         found = _gated(gate)
         if not _is(rectified, aten.relu.default) or len(rectified.users) != 1 or found is None:
             continue
         values, six = found
         gradient, shape = rectified.args[0], values.meta["val"].shape
-        if not _is_convolved(gradient) or len(gradient.users) != 1 or not _same(shape, node.meta["val"].shape):
+        if not _is_convolved(gradient) or len(gradient.users) != 1 or str(shape) != str(node.meta["val"].shape):
             continue
         with graph.inserting_before(rectified):
             closed = _closing(graph, values, int(shape[1]), *_ABOVE_ZERO)
@@ -79,10 +80,6 @@ def _gated(gate: Any) -> tuple[Any, bool] | None:
     return (found[0], True) if found else None
 
 
-def _calls(graph: fx.Graph, target: Any) -> list[Any]:
-    return list(graph.find_nodes(op="call_function", target=target))
-
-
 def _is(value: Any, target: Any) -> bool:
     return isinstance(value, fx.Node) and value.op == "call_function" and value.target == target
 
@@ -102,7 +99,3 @@ def _original(value: fx.Node) -> fx.Node:
 
 def _is_copy_of(value: Any) -> bool:
     return _is(value, aten.detach.default) or _is(value, aten.clone.default)
-
-
-def _same(shape: Any, other: Any) -> bool:
-    return all(str(left) == str(right) for left, right in zip(shape, other, strict=True))

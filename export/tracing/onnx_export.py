@@ -27,14 +27,10 @@ def to_onnx(
     *,
     rewrites: bool,
 ) -> onnx.ModelProto:
-    """Exports a module; the first dimension of every input is the same dynamic batch.
+    """Exports a module in eval mode; the first dimension of every input is the same dynamic batch.
 
-    Args:
-        module: in eval mode.
-        example: the module's inputs, with a batch of at least 2 (torch.export takes a batch of 1 for a constant).
-        inputs: names, in the module's order.
-        outputs: names, in the module's order.
-        rewrites: whether the exporter's own optimiser runs, which also folds batch norms.
+    The ``example`` of the inputs has a batch of at least 2, because torch.export takes a batch of 1 for a constant.
+    ``rewrites`` says whether the exporter's own optimiser runs, which also folds batch norms.
 
     Raises:
         NotExportableError: the exporter fails, or the network works on a batch of the example's size only.
@@ -102,20 +98,16 @@ def _floor_pools(graph: onnx.GraphProto) -> None:
 
     PyTorch drops a window that would begin behind the padded input; ONNX's shape inference counts this window.
     """
-    shapes = {
-        value.name: [size.dim_value for size in value.type.tensor_type.shape.dim]
-        for value in (*graph.input, *graph.output, *graph.value_info)
-    }
+    types = {value.name: value.type for value in (*graph.input, *graph.output, *graph.value_info)}
     for node in graph.node:
-        options = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-        if not options.get("ceil_mode") or node.input[0] not in shapes or node.output[0] not in shapes:
+        ceil = next((attribute for attribute in node.attribute if attribute.name == "ceil_mode"), None)
+        if ceil is None or not ceil.i or node.input[0] not in types or node.output[0] not in types:
             continue
-        axes = len(options["kernel_shape"])
-        ones, pads = [1] * axes, options.get("pads", [0] * 2 * axes)
-        reach = [d * (k - 1) + 1 for d, k in zip(options.get("dilations", ones), options["kernel_shape"], strict=True)]
-        floor = [
-            (size + pads[i] + pads[i + axes] - reach[i]) // options.get("strides", ones)[i] + 1
-            for i, size in enumerate(shapes[node.input[0]][2:])
-        ]
-        if floor == shapes[node.output[0]][2:]:
-            next(attribute for attribute in node.attribute if attribute.name == "ceil_mode").i = 0
+        schema, before, after = onnx.defs.get_schema(node.op_type, OPSET), node.input[0], node.output[0]
+        ceil.i = 0
+        floor = onnx.shape_inference.infer_node_outputs(schema, node, {before: types[before]})[after]
+        ceil.i = int(_sizes(floor) != _sizes(types[after]))
+
+
+def _sizes(tensor: onnx.TypeProto) -> list[int]:
+    return [size.dim_value for size in tensor.tensor_type.shape.dim]

@@ -32,7 +32,7 @@ def trace_prediction(classifier: Classifier, *, rules: bool = False) -> onnx.Mod
     With ``rules`` the network is traced as explanations are, operator by operator: slower graphs of more networks.
 
     Raises:
-        NotExportableError: the network cannot be exported, or is too large for one file.
+        NotExportableError: the network cannot be exported.
     """
     check_exportable(classifier)
     example = torch.randn(2, *classifier.preprocessing.shape, generator=torch.Generator().manual_seed(0))

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch._subclasses import FakeTensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from handler.autograd.graph import Node, nodes, operation
 from handler.errors import Unprocessable
@@ -108,7 +109,8 @@ def _is_mask(factor: Any) -> bool:
     """Whether a constant factor is a mask of zeros and ones, as in ``x * (x > 0)``, which is not linear in x."""
     if not isinstance(factor, torch.Tensor) or isinstance(factor, FakeTensor) or factor.dim() == 0:
         return False
-    return factor.dtype == torch.bool or bool(((factor == 0) | (factor == 1)).all())
+    with _disable_current_modes():  # a trace would leave open what the constant's values are
+        return factor.dtype == torch.bool or bool(((factor == 0) | (factor == 1)).all())
 
 
 def _is_zero(value: Any) -> bool:

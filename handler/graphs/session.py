@@ -28,7 +28,7 @@ class GraphSession:
     description: GraphDescription
     session: Any  # onnxruntime.InferenceSession, which has no types
     path: Path = Path()
-    sha256: str = ""  # of the file
+    sha256: str = ""  # of the file, and of its weights' file, if there is one
     threads: int = 0  # of a run; 0: one per core
 
     @classmethod
@@ -51,9 +51,7 @@ class GraphSession:
         if description.kind not in needed:
             raise ModelError(f"graph {path} is of the kind {description.kind!r}, needed is {' or '.join(needed)}")
         _check_signature(path, session, description)
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return cls(description=description, session=session, path=path, sha256=sha256, threads=threads)
+        return cls(description=description, session=session, path=path, sha256=_hashed(path), threads=threads)
 
     def with_threads(self, threads: int) -> "GraphSession":
         """The graph with another number of threads, which takes a new session; itself if its file is another now."""
@@ -72,7 +70,8 @@ class GraphSession:
         """The wanted outputs (M, …) for one picture (1, C, H, W), and the other inputs (M, …) of its M targets.
 
         What depends on the picture alone is computed once, see ``handler.graphs.split``. It is computed for each target
-        without the package onnx, and where the file is no longer the one that was opened.
+        without the package onnx, where the weights have a file of their own, and where the file is no longer the one
+        that was opened.
         """
         count = len(of_targets["target"])
         rows = [{name: values[row : row + 1] for name, values in of_targets.items()} for row in range(count)]
@@ -97,16 +96,33 @@ class GraphSession:
 
             from handler.graphs.split import split
 
-            content = self.path.read_bytes()
-            if hashlib.sha256(content).hexdigest() != self.sha256:
+            if weights_file(self.path).exists() or _hashed(self.path) != self.sha256:
                 return None
             first, second = (
                 _load(self.path, half.SerializeToString(), self.threads) if half.graph.output else None
-                for half in split(onnx.load_from_string(content))
+                for half in split(onnx.load(self.path))
             )
         except (ImportError, OSError, ValueError, ModelError):
             return None
         return first, second
+
+
+def weights_file(path: Path) -> Path:
+    """The file beside a graph's file that holds the weights, as ONNX's external data, where they exceed 2 GB."""
+    return path.with_name(f"{path.name}.data")
+
+
+def _hashed(path: Path) -> str:
+    digest = hashlib.sha256()
+    for part in filter(Path.exists, (path, weights_file(path))):
+        with part.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
+
+
+def _by_name(session: Any, inputs: Arrays) -> dict[str, Floats]:
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
 def _load(path: Path, model: Path | bytes, threads: int) -> Any:
