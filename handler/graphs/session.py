@@ -120,11 +120,6 @@ def _hashed(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _by_name(session: Any, inputs: Arrays) -> dict[str, Floats]:
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
-
-
 def _load(path: Path, model: Path | bytes, threads: int) -> Any:
     """Opens a file, or the content of a graph that was made of it."""
     options = onnxruntime.SessionOptions()
