@@ -16,7 +16,7 @@ from PIL.ExifTags import Base as Tag
 
 from handler.errors import BadRequest, NotAnImage
 from handler.picture.decode import DEFAULT_MAX_PIXELS, UPRIGHT, check_pixels, decode, pillows_limit
-from handler.picture.dicom import is_dicom, read_dicom
+from handler.picture.dicom import MARK, read_dicom
 from handler.picture.preprocess import Pixels, by_band
 
 _NUMPY = b"\x93NUMPY"
@@ -32,7 +32,7 @@ def read_picture(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, channels: in
         return _read_array(data, max_pixels, channels)
     if data[:4] in _TIFF and channels not in (1, 3):
         return _read_tiff(data, max_pixels, channels)
-    pixels = read_dicom(data, max_pixels) if is_dicom(data) else decode(data, max_pixels)
+    pixels = read_dicom(data, max_pixels) if data[128:132] == MARK else decode(data, max_pixels)
     if channels not in (1, 3):
         raise BadRequest(f"the network takes {channels} bands, valid are TIFF and NumPy files (.npy) with so many")
     return in_colours(pixels, channels)

@@ -8,13 +8,9 @@ from handler.errors import BadRequest, NotAnImage, in_one_line
 from handler.picture.decode import check_pixels
 from handler.picture.preprocess import Pixels
 
+MARK = b"DICM"  # behind 128 bytes
 _GREY = ("MONOCHROME1", "MONOCHROME2")  # in the first, 0 is white
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # the syntax of compressed files, which unpack to any size
-
-
-def is_dicom(data: bytes) -> bool:
-    """Whether an upload has DICOM's mark behind its preamble."""
-    return data[128:132] == b"DICM"
 
 
 def read_dicom(data: bytes, max_pixels: int) -> Pixels:
@@ -51,13 +47,13 @@ def read_dicom(data: bytes, max_pixels: int) -> Pixels:
         if kind not in _GREY:
             return np.ascontiguousarray(frame, np.uint8)
         values = apply_modality_lut(frame, file)
-        seen, low, high = values, values.min(), values.max()
-        if "VOILUTSequence" in file:
-            seen, low, high = apply_voi_lut(values, file), 0, 2 ** int(file.VOILUTSequence[0].LUTDescriptor[2]) - 1
-        elif "WindowWidth" in file:
-            ends = np.array([-1e9, 1e9])  # far beyond both ends of a window
-            with np.errstate(over="ignore"):
-                seen, (low, high) = apply_voi_lut(values, file), apply_voi_lut(ends, file)
+        with np.errstate(over="ignore"):
+            seen = apply_voi_lut(values, file)
+            if "VOILUTSequence" in file:
+                low, high = 0, 2 ** int(file.VOILUTSequence[0].LUTDescriptor[2]) - 1
+            else:  # far beyond both ends of a window, or the frame's own ends
+                ends = [-1e9, 1e9] if "WindowWidth" in file else [values.min(), values.max()]
+                low, high = apply_voi_lut(np.array(ends), file)
         grey = np.rint((seen.astype(np.float64) - low) / max(float(high) - float(low), 1e-9) * 255).clip(0, 255)
     except Exception as error:
         raise BadRequest(f"the DICOM picture cannot be decoded ({in_one_line(error)})") from error

@@ -57,23 +57,20 @@ class Preprocessing:
                 object.__setattr__(self, name, size[0])
         if type(self.crop_first) is not bool:
             raise ValueError(f"crop_first {self.crop_first!r} must be true or false")
-        valid = [*_FILTERS, *([_AREA] if self.crop_first else [])]
-        if self.interpolation not in valid:
-            hint = " (area goes with crop_first)" if self.interpolation == _AREA else ""
-            raise ValueError(f"interpolation {self.interpolation!r} is not one of {', '.join(valid)}{hint}")
-        modes = _CROP_MODES[:1] if self.crop_first else _CROP_MODES
-        if self.crop_mode not in modes:
-            hint = " (the others go without crop_first)" if self.crop_first else ""
-            raise ValueError(f"crop_mode {self.crop_mode!r} is not one of {', '.join(modes)}{hint}")
-        sizes = (self.resize_size, self.crop_size)
-        whole = all(len(pair) == 2 and all(type(side) is int for side in pair) for pair in map(_pair, sizes))
-        if not whole or not all(0 < crop <= resize for resize, crop in zip(*map(_pair, sizes), strict=True)):
+        filters, modes = (*_FILTERS, *[_AREA] * self.crop_first), _CROP_MODES[: 1 if self.crop_first else None]
+        for name, said, valid in (("interpolation", self.interpolation, filters), ("crop_mode", self.crop_mode, modes)):
+            if said not in valid:
+                hints = {_AREA: " (area goes with crop_first)"} | dict.fromkeys(_CROP_MODES, " (with crop_first)")
+                raise ValueError(f"{name} {said!r} is not one of {', '.join(valid)}{hints.get(said, '')}")
+        pairs = [_pair(size) for size in (self.resize_size, self.crop_size)]
+        whole = all(len(pair) == 2 and {*map(type, pair)} == {int} for pair in pairs)
+        if not whole or not all(0 < crop <= resize for resize, crop in zip(*pairs, strict=True)):
             raise ValueError(
-                f"resize_size and crop_size {sizes} must be whole numbers, or pairs of height and width, crop_size not "
-                "the larger"
+                f"resize_size and crop_size {(self.resize_size, self.crop_size)} must be whole numbers, or pairs of "
+                "height and width, crop_size not the larger"
             )
-        counted = len(self.mean) == len(self.std) <= MOST_CHANNELS if _numbers(self.mean, self.std) else False
-        if not counted or min(self.std) <= 0:
+        numbers = _numbers(self.mean) and _numbers(self.std) and len(self.mean) == len(self.std) <= MOST_CHANNELS
+        if not numbers or min(self.std) <= 0:
             raise ValueError(
                 f"mean {self.mean!r} and std {self.std!r} must have a number for each channel, 1 to {MOST_CHANNELS}, "
                 "std above 0"
@@ -109,20 +106,18 @@ class Preprocessing:
 
     def describe(self) -> str:
         """The steps in words, for people."""
-        side, filtered = "{}x{}".format(*self.size), f"({self.interpolation}, antialiased)"
-        resized = "{}x{}".format(*self.resized)
-        steps = f"shorter side resized to {self.resize_size} {filtered}, centre crop of {side}"
+        side, resized = (f"{height}x{width}" for height, width in (self.size, self.resized))
+        filtered = f"({self.interpolation}, antialiased)"
         if self.crop_first:
-            form = "square" if self.crop_size == self.size[0] else f"rectangle of the ratio {side}"
-            share = "" if self.crop_size == self.resize_size else f" of {self.size[0]}/{self.resized[0]}"
-            of = f"{share} of its side" if share else ""
-            steps = f"centre {form}{of} cropped, resized to {side} {filtered}"
-        elif self.crop_mode == "squash":
-            steps = f"both sides resized to {resized} {filtered}, centre crop of {side}"
-        elif self.crop_mode == "border":
-            steps = f"resized to fit into {resized} {filtered}, centre crop of {side} with borders of the mean colour"
-        elif isinstance(self.resize_size, tuple):
-            steps = f"resized to cover {resized} {filtered}, centre crop of {side}"
+            share = "" if self.size == self.resized else f" of {self.size[0]}/{self.resized[0]} of its side"
+            form = "square" if self.size[0] == self.size[1] else f"rectangle of the ratio {side}"
+            steps = f"centre {form}{share} cropped, resized to {side} {filtered}"
+        else:
+            covers = isinstance(self.resize_size, tuple)
+            center = f"resized to cover {resized}" if covers else f"shorter side resized to {self.resize_size}"
+            ways = {"squash": f"both sides resized to {resized}", "border": f"resized to fit into {resized}"}
+            border = " with borders of the mean colour" if self.crop_mode == "border" else ""
+            steps = f"{ways.get(self.crop_mode, center)} {filtered}, centre crop of {side}{border}"
         return f"{steps}, values in [0, 1] minus {list(self.mean)}, divided by {list(self.std)}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -152,11 +147,10 @@ def _pair(size: Size) -> tuple[int, int]:
     return size if isinstance(size, tuple) else (size, size)
 
 
-def _numbers(*several: Any) -> bool:
-    """Whether all are tuples of finite numbers, and none is empty."""
-    if not all(isinstance(values, tuple) and values for values in several):
+def _numbers(values: Any) -> bool:
+    if not isinstance(values, tuple) or not values:
         return False
-    return all(isinstance(value, (int, float)) and math.isfinite(value) for values in several for value in values)
+    return all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
 
 
 @dataclass(frozen=True)

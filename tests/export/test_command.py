@@ -127,25 +127,10 @@ def test_make_packs_networks_with_other_heads_and_pictures(name, said, activatio
     torch.manual_seed(1)
     module = getattr(importlib.import_module(f"{name}_net"), name)().eval()
     torch.save(module.state_dict(), tmp_path / "net.pth")
-    known = {
-        "ARCH": f"{name}_net:{name}",
-        "CHECKPOINT": tmp_path / "net.pth",
-        "LABELS": tmp_path / "labels.txt",
-        **said,
-    }
-    words = [
-        "make",
-        "--silent",
-        "--dry-run",
-        "archive",
-        "VENV=.venv",
-        *(f"{key}={value}" for key, value in known.items()),
-    ]
-    (line,) = [
-        line
-        for line in subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
-        if "export archive" in line
-    ]
+    source = {"ARCH": f"{name}_net:{name}", "CHECKPOINT": tmp_path / "net.pth", "LABELS": tmp_path / "labels.txt"}
+    variables = [f"{key}={value}" for key, value in {**source, **said}.items()]
+    printed = subprocess.run(["make", "-s", "-n", "archive", *variables], capture_output=True, text=True, check=True)
+    (line,) = [line for line in printed.stdout.splitlines() if "export archive" in line]
     assert main([*shlex.split(line)[3:], "--store", str(tmp_path)]) == 0
     model = load_archive(tmp_path / f"{name}.mar", f"{name}_net:{name}")
     assert (model.card.head, model.card.preprocessing.shape) == (activation, shape)
