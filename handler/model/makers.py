@@ -8,7 +8,7 @@ from torch import nn
 from handler.errors import ModelError
 from handler.model import custom_architecture, registry
 from handler.model.checkpoint import Checkpoint
-from handler.model.onnx_file.network import OnnxNetwork
+from handler.model.onnx_network import OnnxNetwork
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,6 +44,7 @@ NOT_RUN = {
     "torchvision would download weights": ["make archive MODEL=resnet18 WEIGHTS=DEFAULT", "make finetune DATA=data…"],
     "tests/deploy/test_signing.py runs them": ["openssl…", "make archive SIGN=key.pem"],
     "they take a reader's own files": [
+        "make archive ONNX=model.onnx LABELS=labels.txt PREPROCESS=…",
         "make archive MODEL=resnet18 CHECKPOINT=mine.pth LABELS=labels.txt",
         "make archive MODEL=resnet50 CHECKPOINT=mine.pth LABELS=labels.txt PREPROCESS=…",
         "make archive MODEL=googlenet CHECKPOINT=scratch.pth LABELS=labels.txt TRANSFORM_INPUT=0",
