@@ -12,9 +12,10 @@ LOWEST := .venv-lowest
 LOWEST_READY := $(LOWEST)/.ready
 
 # What is packed and exported: the embedded model, unless MODEL, ARCH, WEIGHTS or CHECKPOINT say otherwise.
-NAME   ?= $(or $(lastword $(subst :, ,$(subst /, ,$(or $(MODEL),$(ARCH))))),shufflenet_cam)
+NAME   ?= $(or $(lastword $(subst :, ,$(subst /, ,$(or $(MODEL),$(ARCH),$(basename $(ONNX)))))),shufflenet_cam)
 MODEL  ?=
 ARCH   ?=
+ONNX   ?=
 PACK   ?=
 GRAPHS ?=
 LAYERS ?=
@@ -27,9 +28,9 @@ INPUT ?=
 CHANNELS ?=
 HEAD ?=
 OUTPUT ?=
-CHECKPOINT ?= $(if $(MODEL)$(ARCH)$(WEIGHTS),,examples/shapes/shapes.safetensors)
+CHECKPOINT ?= $(if $(MODEL)$(ARCH)$(WEIGHTS)$(ONNX),,examples/shapes/shapes.safetensors)
 SOURCE := $(if $(MODEL),--model '$(MODEL)') $(if $(ARCH),--arch '$(ARCH)') $(if $(WEIGHTS),--weights '$(WEIGHTS)') \
-          $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') $(if $(LABELS),--labels '$(LABELS)') $(if $(STATE),--state '$(STATE)') \
+          $(if $(ONNX),--onnx '$(ONNX)') $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') $(if $(LABELS),--labels '$(LABELS)') $(if $(STATE),--state '$(STATE)') \
           $(if $(strip $(PREPROCESS)),--preprocess '$(PREPROCESS)') \
           $(if $(strip $(TRANSFORM_INPUT)),--transform-input '$(TRANSFORM_INPUT)') \
           $(if $(strip $(INPUT)),--input '$(INPUT)') $(if $(strip $(CHANNELS)),--channels '$(CHANNELS)') \
@@ -73,6 +74,7 @@ help: ## list the targets
 	@echo "archive, export, explanation, gradcam and attention take MODEL=resnet18 WEIGHTS=DEFAULT, or CHECKPOINT=file LABELS=file, and NAME=name;"
 	@echo "MODEL=timm/NAME and MODEL=hf/FOLDER-OR-ID are networks of timm and Hugging Face;"
 	@echo "or ARCH=package.module:factory for a network of your own, with PACK=package for what else its code imports;"
+	@echo "or ONNX=model.onnx LABELS=file PREPROCESS='mean=… std=…' for a classifier of which no code exists;"
 	@echo "PREPROCESS='resize=256 crop=224 mean=0.5,0.5,0.5 std=0.5,0.5,0.5 interpolation=bicubic crop_first=true', or a part of it, goes"
 	@echo "over what the weights say of their pictures; TRANSFORM_INPUT=0 is for a GoogLeNet or Inception that was trained without its own;"
 	@echo "INPUT=384x192 (height x width) and CHANNELS=4 are for networks whose pictures are no squares, or not RGB;"

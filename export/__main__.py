@@ -9,6 +9,7 @@ import sys
 import traceback
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _NAME = "shufflenet-cam"  # of the distribution and of its command
 _ARGUMENT = re.compile(
-    r"\b(architecture|weights|checkpoint|labels|preprocess|transform_input|pack|head|output)(?:ing)?=('[^']*'|[\w.:]*)"
+    r"\b(architecture|weights|checkpoint|onnx|labels|preprocess|transform_input|pack|head|output)(?:ing)?=('[^']*'|[\w.:]*)"
 )
 
 _EXPORTS = {  # kind of graph, which is also the command's name, to the command's help
@@ -168,6 +169,7 @@ def _shared_arguments() -> list[ArgumentParser]:
     source.add_argument("--arch", metavar="PACKAGE.MODULE:FACTORY", help="a network of your own, instead of --model")
     source.add_argument("--weights", help="torchvision weights to download: DEFAULT or a name")
     source.add_argument("--checkpoint", type=Path, help="safetensors or state dict, instead of --weights")
+    source.add_argument("--onnx", type=Path, metavar="FILE.onnx", help="a classifier of which no code exists, alone")
     source.add_argument("--state", metavar="KEY", help="state dict that is meant, if the checkpoint has several")
     source.add_argument("--labels", type=Path, help="one label per line, or JSON; weights and checkpoints may say them")
     source.add_argument(
@@ -208,7 +210,7 @@ def _version() -> str:
 
 
 def _checkpoint(options: Namespace) -> "Checkpoint":
-    from handler.model.sources import find_checkpoint, read_labels
+    from handler.model.sources import complete, find_checkpoint, read_labels
     from handler.picture.preprocess_text import read_flag
 
     if options.model and options.arch:
@@ -221,14 +223,24 @@ def _checkpoint(options: Namespace) -> "Checkpoint":
             "is architecture=resnet18"
         )
     flag = options.transform_input
+    labels = read_labels(options.labels) if options.labels else None
     further = {"input": options.input, "channels": options.channels}
+    said = " ".join([options.preprocess, *(f"{name}={value}" for name, value in further.items() if value)])
+    if options.onnx:
+        from export.packing.onnx_file import read_onnx
+
+        if others := [name for name in ("model", "arch", "weights", "checkpoint") if getattr(options, name)]:
+            raise ModelError(
+                f"onnx={options.onnx} is the whole classifier, and {', '.join(others)} cannot be given with it"
+            )
+        return complete(replace(read_onnx(options.onnx, labels, said, options.output), head=options.head))
     return find_checkpoint(
         options.model or options.arch,
         weights=options.weights,
         checkpoint=options.checkpoint,
         state=options.state,
-        labels=read_labels(options.labels) if options.labels else None,
-        preprocessing=" ".join([options.preprocess, *(f"{name}={value}" for name, value in further.items() if value)]),
+        labels=labels,
+        preprocessing=said,
         transform_input=read_flag(flag, "transform_input") if flag else None,
         head=options.head,
         output=options.output,

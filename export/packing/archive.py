@@ -116,6 +116,7 @@ def assumptions(checkpoint: Checkpoint, classifier: Classifier) -> list[str]:
         f"labels: {len(classifier.labels)}; {said['labels']}",
         f"layer: {classifier.default_layer}, {channels} channels of {height}x{width} cells; {classifier.layer_rule}",
         *alone,
+        *(f"{name}: {text}" for name, text in checkpoint.notes.items() if name.startswith("onnx")),
     ]
 
 

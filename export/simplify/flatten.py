@@ -6,6 +6,7 @@ from torch import fx, nn
 
 from export.simplify.copying import copy_of
 from handler.errors import in_one_line
+from handler.model.onnx_network import Operator
 
 MARK = "explained_layer_{}"  # the module of a flat graph that returns the output of a layer, by the layer's number
 _VIEWS = {"chunk", "split", "view", "reshape", "transpose", "permute", "contiguous", "flatten", "getitem", "squeeze"}
@@ -67,6 +68,9 @@ class _MarkingTracer(fx.Tracer):
     def __init__(self, marks: dict[nn.Module, str]) -> None:
         super().__init__()
         self._marks = marks
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, Operator) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         output = super().call_module(m, forward, args, kwargs)

@@ -10,6 +10,7 @@ from torch import nn
 from handler.errors import ModelError
 from handler.model import custom_architecture, huggingface_networks, registry, timm_networks
 from handler.model.checkpoint import Checkpoint
+from handler.model.onnx_network import OnnxNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,10 @@ def _made_by(module: Any, check: Callable[[str], object], **more: Any) -> Maker:
     return Maker(check=check, find=module.find, declare=module.declare, build=module.build, **more)
 
 
+def _no_code(architecture: str, *_: object) -> Checkpoint:
+    raise ModelError(f"{architecture} is made of an ONNX file: give the file, onnx=model.onnx")
+
+
 _TORCHVISION = _made_by(registry, registry.builder_of, tried=True)
 _CUSTOM = _made_by(
     custom_architecture,
@@ -40,7 +45,14 @@ _CUSTOM = _made_by(
     declared_in=custom_architecture.module_name,
     runs_code=True,
 )
+_ONNX = Maker(
+    check=lambda _: None,
+    find=_no_code,
+    declare=_no_code,
+    build=lambda checkpoint: OnnxNetwork(checkpoint.state["onnx_graph"].numpy().tobytes()),
+)
 _MAKERS = {  # by what stands before the first slash of a name
+    "onnx": _ONNX,
     "timm": _made_by(timm_networks, timm_networks.check, package="timm", sources=lambda _: ["timm"]),
     # a checkpoint has all that it needs of the folder
     "hf": _made_by(huggingface_networks, lambda _: None, package="transformers"),
