@@ -153,7 +153,7 @@ def _give_shapes(module: nn.Module, architecture: str, shape: tuple[int, int, in
         )
 
 
-def declared_weights(architecture: str, torchvisions: str | None) -> Checkpoint:
+def find(architecture: str, torchvisions: str | None) -> Checkpoint:
     """A checkpoint with the weights that the module's ``weights()`` returns, and with what the module declares.
 
     Raises:

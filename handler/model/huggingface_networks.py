@@ -6,11 +6,11 @@ without the folder. What the image processor does to a picture is measured, beca
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ _MOST_LEVELS = 1.5  # the most difference in grey levels: the library's backends
 _FORMS: list[dict[str, Any]] = [{"crop_mode": "squash"}, {}, {"crop_first": True}]
 
 Floats = npt.NDArray[np.float32]
+_Measured = tuple[Preprocessing | None, bool, str]
 
 
 @contextmanager
@@ -54,22 +55,17 @@ def declare(architecture: str) -> Checkpoint:
         name = Path(place).resolve().name if Path(place).is_dir() else place
         known = json.loads(config.to_json_string(use_diff=False))
         labels = [str(config.id2label[index]) for index in range(config.num_labels)]
-        try:
-            how, flipped, beside = _measured(
-                AutoImageProcessor.from_pretrained(place, backend="pil", trust_remote_code=False)
-            )
-        except (OSError, ValueError):  # there is none, or it makes no pictures
-            how, flipped, beside = None, False, ""
+        how, flipped, beside = cast(_Measured, (None, False, ""))
+        with suppress(OSError, ValueError):  # there is no image processor, or it makes no pictures
+            processor = AutoImageProcessor.from_pretrained(place, backend="pil", trust_remote_code=False)
+            how, flipped, beside = _measured(processor)
     for part in ("_name_or_path", "id2label", "label2id"):
         known.pop(part, None)
-    told = f"as {name}'s image processor has it{beside}"
+    told = f"as {name}'s image processor has it{beside}: {ASSUMED}"
+    origins = {"labels": f"as {name}'s configuration has them", "preprocessing": told}
+    options = {"config": known, "flipped": flipped}
     return Checkpoint(
-        architecture=f"hf/{name}",
-        labels=labels,
-        preprocessing=how,
-        state={},
-        options={"config": known, "flipped": flipped},
-        origins={"labels": f"as {name}'s configuration has them", "preprocessing": f"{told}: {ASSUMED}"},
+        architecture=f"hf/{name}", labels=labels, preprocessing=how, state={}, options=options, origins=origins
     )
 
 
@@ -104,13 +100,8 @@ def build(checkpoint: Checkpoint) -> nn.Module:
     return module
 
 
-def _measured(processor: Any) -> tuple[Preprocessing | None, bool, str]:
-    """Finds the preprocessing that equals a processor, by what it answers to pictures.
-
-    Returns:
-        The preprocessing, or None if none comes within a grey level; whether the processor puts blue first; and what is
-        to be said of the rest.
-    """
+def _measured(processor: Any) -> _Measured:
+    """The preprocessing that equals a processor on pictures, or None; whether blue is first; and what differs."""
 
     def run(picture: Pixels) -> Floats:
         (found,) = processor(images=Image.fromarray(picture), return_tensors="np")["pixel_values"]

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 from torch import nn
 
 from handler.errors import ModelError
 from handler.model import custom_architecture, huggingface_networks, registry, timm_networks
 from handler.model.checkpoint import Checkpoint
-from handler.model.onnx_file.network import OnnxNetwork
+from handler.model.onnx_network import OnnxNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,56 +29,38 @@ class Maker:
     tried: bool = False  # whether all of its networks were: no graph differs, and channels-last layouts work
 
 
+def _made_by(module: Any, check: Callable[[str], object], **more: Any) -> Maker:
+    return Maker(check=check, find=module.find, declare=module.declare, build=module.build, **more)
+
+
 def _no_code(architecture: str, *_: object) -> Checkpoint:
     raise ModelError(f"{architecture} is made of an ONNX file: give the file, onnx=model.onnx")
 
 
-_TORCHVISION = Maker(
-    check=registry.builder_of,
-    find=registry.download,
-    declare=registry.declare,
-    build=registry.build,
-    tried=True,
-)
-_CUSTOM = Maker(
-    check=custom_architecture.find_factory,
-    find=custom_architecture.declared_weights,
-    declare=custom_architecture.declare,
-    build=custom_architecture.build,
+_TORCHVISION = _made_by(registry, registry.builder_of, tried=True)
+_CUSTOM = _made_by(
+    custom_architecture,
+    custom_architecture.find_factory,
     sources=custom_architecture.sources,
     declared_in=custom_architecture.module_name,
     runs_code=True,
 )
+_ONNX = Maker(
+    check=lambda _: None,
+    find=_no_code,
+    declare=_no_code,
+    build=lambda checkpoint: OnnxNetwork(checkpoint.state["onnx_graph"].numpy().tobytes()),
+)
 _MAKERS = {  # by what stands before the first slash of a name
-    "timm": Maker(
-        package="timm",
-        check=timm_networks.check,
-        find=timm_networks.find,
-        declare=timm_networks.declare,
-        build=timm_networks.build,
-        sources=lambda _: ["timm"],
-    ),
-    "hf": Maker(
-        package="transformers",
-        check=lambda _: None,  # a checkpoint has all that it needs of the folder
-        find=huggingface_networks.find,
-        declare=huggingface_networks.declare,
-        build=huggingface_networks.build,
-    ),
-    "onnx": Maker(
-        check=lambda _: None,
-        find=_no_code,
-        declare=_no_code,
-        build=lambda checkpoint: OnnxNetwork(checkpoint.state["onnx_graph"].numpy().tobytes()),
-    ),
+    "onnx": _ONNX,
+    "timm": _made_by(timm_networks, timm_networks.check, package="timm", sources=lambda _: ["timm"]),
+    # a checkpoint has all that it needs of the folder
+    "hf": _made_by(huggingface_networks, lambda _: None, package="transformers"),
 }
 
 
 def maker_of(architecture: str) -> Maker:
-    """The maker of the networks of an architecture's name.
-
-    Names are ``KIND/NAME`` with a kind of the table, ``package.module:factory`` for a custom architecture, and else
-    torchvision's.
+    """The maker for a name: ``KIND/NAME`` with a kind of the table, ``package.module:factory``, or torchvision's.
 
     Raises:
         ModelError: the maker's package is not installed.

@@ -20,11 +20,10 @@ _Known = tuple[str, dict[str, Any], dict[str, Any]]
 
 
 def check(architecture: str) -> _Known:
-    """The name in timm's registry, what is known of its weights, and the network's options; all without the weights.
+    """The name in timm's registry, what is known of its weights, and the network's options.
 
     Raises:
-        ModelError: timm has no such name, and the message names those that are spelt alike; or the folder or repository
-            cannot be read.
+        ModelError: timm has no such name, and the message names near ones; or the folder or repository is not readable.
     """
     import timm
     from timm.models import _hub
@@ -49,13 +48,9 @@ def declare(architecture: str) -> Checkpoint:
     """What timm knows of the name: labels of ImageNet by the number of scores, and the preprocessing."""
     name, known, options = check(architecture)
     told = dict.fromkeys(("labels", "preprocessing"), f"as timm's {name} weights have it: {ASSUMED}")
+    labels, how = _labels(known), _preprocessing(known)
     return Checkpoint(
-        architecture=f"timm/{name}",
-        labels=_labels(known),
-        preprocessing=_preprocessing(known),
-        state={},
-        options=options,
-        origins=told,
+        architecture=f"timm/{name}", labels=labels, preprocessing=how, state={}, options=options, origins=told
     )
 
 
@@ -69,10 +64,13 @@ def find(architecture: str, weights: str | None) -> Checkpoint:
     try:
         state = timm.create_model(architecture.partition("/")[2], pretrained=True).state_dict()
     except Exception as error:  # of the network, of files and of their content
+        place = check(architecture)[1].get("hf_hub_id")
+        elsewhere = (
+            f"download the files of https://huggingface.co/{place} elsewhere, and say model=timm/local-dir:FOLDER"
+        )
+        offline = f"; {elsewhere}, or set HF_HOME to a cache that has them" if place else "; give a file, checkpoint="
         raise ModelError(
-            f"the weights of {architecture} could not be loaded ({in_one_line(error)}); download the files of "
-            f"https://huggingface.co/{check(architecture)[1].get('hf_hub_id')} elsewhere, and say "
-            "model=timm/local-dir:FOLDER, or checkpoint=FILE; or set HF_HOME to a cache that has them"
+            f"the weights of {architecture} could not be loaded ({in_one_line(error)}){offline}"
         ) from error
     told = {part: origin.removesuffix(f": {ASSUMED}") for part, origin in found.origins.items()}
     return replace(found, state=state, origins=told)
