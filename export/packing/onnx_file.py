@@ -29,7 +29,7 @@ from handler.picture.preprocess_text import said_over
 
 _FLOAT = onnx.TensorProto.FLOAT
 _ENDS = ("Softmax", "LogSoftmax", "Sigmoid")
-_SHAPING = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast")  # pass scores on
+_PASSING = "Identity Reshape Flatten Squeeze Unsqueeze Cast QuantizeLinear DequantizeLinear".split()  # pass scores on
 _OF_SHAPES = ("Shape", "Size")  # whose results depend on no picture's values
 _ALIKE, _ALIKE_IF_QUANTISED = 1e-3, 0.1  # most difference from the file's scores, relative to the largest
 _DYNAMIC = "DynamicQuantizeLinear"  # is refused, although it could be taken apart
@@ -125,7 +125,7 @@ def _score(path: Path, graph: onnx.GraphProto, output: str) -> tuple[str, str]:
         raise ModelError(f"{path} has the outputs {', '.join(names)}; valid is output= with the one of the scores")
     makers = {name: node for node in graph.node for name in node.output}
     name = output or names[0]
-    while name in makers and makers[name].op_type in _SHAPING:
+    while name in makers and makers[name].op_type in _PASSING:
         name = makers[name].input[0]
     end = makers[name] if name in makers and makers[name].op_type in _ENDS else None
     return (end.input[0], end.op_type) if end else (output or names[0], "")

@@ -204,6 +204,24 @@ def test_a_quantised_file_answers_as_onnx_runtime_does_and_has_gradients(tmp_pat
     assert gradcam_of(classifier, pictures.numpy()).max() > 0
 
 
+ROUNDED = [node("QuantizeLinear", "p s zero", "q"), node("DequantizeLinear", "q s zero")]
+
+
+@pytest.mark.parametrize(("kind", "head"), [("Softmax", "softmax"), ("LogSoftmax", "softmax"), ("Sigmoid", "sigmoid")])
+@pytest.mark.parametrize("behind", [[node("Identity", "p")], [node("Unsqueeze", "p axes")], ROUNDED])
+def test_a_last_activation_is_read_before_it(tmp_path, kind, head, behind):
+    nodes = [CONVOLUTION, HEAD[0], node("MatMul", "means w2", "s0"), node(kind, "s0", "p"), *behind]
+    more = {"s": np.float32(0.01), "zero": np.uint8(0), "axes": np.array([2, 3])}
+    path = graph_file(tmp_path / "m.onnx", nodes, constants=CONSTANTS | more, outputs=["scores"])
+    classifier = build_classifier(read_onnx(path, LABELS, SCALED))
+    assert (classifier.reading.head, classifier.reading.words) == (head, f"before the {kind} at probabilities")
+    model = onnx.load(path)
+    model.graph.output[0].name = "s0"
+    onnx.save(model, path)
+    pictures = scenes(2, (3, SIDE, SIDE), seed=8)
+    assert np.allclose(classifier.module(pictures), scores_of(path, pictures.numpy()), atol=1e-5)
+
+
 def test_operators_that_are_functions_of_others_are_taken_apart(tmp_path):
     nodes = [CONVOLUTION, node("Celu", "maps", "soft"), *HEAD]
     nodes[2] = node("ReduceMean", "soft", "means", axes=[2, 3], keepdims=0)
