@@ -8,7 +8,6 @@ from torch import nn
 from handler.errors import ModelError
 from handler.model import custom_architecture, registry
 from handler.model.checkpoint import Checkpoint
-from handler.model.onnx_network import OnnxNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +27,12 @@ class Maker:
 
 def _no_code(architecture: str, *_: object) -> Checkpoint:
     raise ModelError(f"{architecture} is made of an ONNX file: give the file, onnx=model.onnx")
+
+
+def _of_graph(checkpoint: Checkpoint) -> nn.Module:
+    from handler.model.onnx_network import OnnxNetwork  # other networks do not need the package onnx
+
+    return OnnxNetwork(checkpoint.state["onnx_graph"].numpy().tobytes())
 
 
 _TORCHVISION = Maker(
@@ -50,7 +55,7 @@ _ONNX = Maker(
     check=lambda _: None,
     find=_no_code,
     declare=_no_code,
-    build=lambda checkpoint: OnnxNetwork(checkpoint.state["onnx_graph"].numpy().tobytes()),
+    build=_of_graph,
 )
 _MAKERS: dict[str, Maker] = {"onnx": _ONNX}  # by what stands before the first slash of a name
 
