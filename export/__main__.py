@@ -3,14 +3,13 @@
 Each command imports what it needs, so that ``predict`` and ``explain`` run where torch is not installed.
 """
 
-import json
 import os
 import re
 import sys
 import traceback
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,7 +75,7 @@ def _as_option(argument: re.Match[str]) -> str:
     """An argument as a variable of ``make`` or as an option."""
     name, value = argument.groups()
     if name == "architecture":
-        name = "arch" if ":" in value else "model"
+        name = "arch" if ":" in value and "/" not in value else "model"
     if "MAKELEVEL" in os.environ:
         return f"{name.upper()}={value}"
     return f"--{name.replace('_', '-')}" + (f" {value}" if value else "")
@@ -109,11 +108,9 @@ def _parser() -> ArgumentParser:
     verify.add_argument("--seed", type=int, default=2, help="seed of the pictures; exports use 1 (default: 2)")
     predict = command(_predict, "predict", "predict pictures with an ONNX graph; runs without torch", graph)
     predict.add_argument("--top-k", type=int, help="classes to show (default: 5, or all if there are fewer)")
-    predict.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    explain = command(_explain, "explain", "explain pictures with an ONNX graph; runs without torch", graph)
-    explain.add_argument("--target", default="top", help="classes: top, a label or an index, several with commas")
-    explain.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures (default: %(default)s)")
-    explain.add_argument("--overwrite", action="store_true", help="replace pictures that are there already")
+    _add_explain_arguments(
+        command(_explain, "explain", "explain pictures with an ONNX graph; runs without torch", graph)
+    )
     does = "compute an answer anew from its receipt, and say what is equal"
     _add_replay_arguments(command(_replay, "replay", does, extra="client"))
     for added in commands.choices.values():
@@ -144,6 +141,18 @@ def _add_archive_arguments(archive: ArgumentParser) -> None:
     )
 
 
+def _add_explain_arguments(explain: ArgumentParser) -> None:
+    explain.add_argument("--target", help="classes: top, a label or an index, several with commas (default: top)")
+    explain.add_argument("--maps", help="maps, several with commas: gradcam, guided_backprop, … (default: the graph's)")
+    explain.add_argument(
+        "--method", help="formula of the map at the layer: gradcam, layercam, … (default: the model's)"
+    )
+    explain.add_argument("--size", help="of maps in --json: layer, input or image (default: input)")
+    explain.add_argument("--encoding", help="of maps in --json: png, npy or list (default: png)")
+    explain.add_argument("--out", type=Path, default=Path("out"), help="folder for the sheets (default: %(default)s)")
+    explain.add_argument("--overwrite", action="store_true", help="replace sheets that are there already")
+
+
 def _add_replay_arguments(again: ArgumentParser) -> None:
     again.add_argument("receipt", type=Path, metavar="RECEIPT", help="receipt, or an answer: JSON, PNG or NPZ")
     again.add_argument("image", type=Path, metavar="IMAGE", help="picture that was sent")
@@ -156,7 +165,7 @@ def _add_replay_arguments(again: ArgumentParser) -> None:
 def _shared_arguments() -> list[ArgumentParser]:
     """What several commands take: where a classifier comes from, where files of it go, and a graph with pictures."""
     source, written, graph = parsers = [ArgumentParser(add_help=False) for _ in range(3)]
-    source.add_argument("--model", help="torchvision architecture, e.g. resnet18; a checkpoint may say it itself")
+    source.add_argument("--model", help="resnet18 of torchvision, timm/NAME, hf/FOLDER-OR-ID; a checkpoint may say it")
     source.add_argument("--arch", metavar="PACKAGE.MODULE:FACTORY", help="a network of your own, instead of --model")
     source.add_argument("--weights", help="torchvision weights to download: DEFAULT or a name")
     source.add_argument("--checkpoint", type=Path, help="safetensors or state dict, instead of --weights")
@@ -183,8 +192,11 @@ def _shared_arguments() -> list[ArgumentParser]:
     written.add_argument("--name", default="shufflenet_cam", help="name of model and file (default: %(default)s)")
     written.add_argument("--store", type=Path, default=Path("model_store"), help="folder (default: %(default)s)")
     graph.add_argument(
-        "images", type=Path, nargs="+", metavar="IMAGE", help="picture file: JPEG, PNG, WebP, BMP, GIF, TIFF"
+        "images", nargs="+", metavar="IMAGE", help="picture file, folder, pattern, or - for standard input"
     )
+    form = graph.add_mutually_exclusive_group()
+    form.add_argument("--json", dest="form", action="store_const", const="json", help="print answers as JSON")
+    form.add_argument("--csv", dest="form", action="store_const", const="csv", help="print a table with commas")
     graph.add_argument("--model", type=Path, required=True, metavar="FILE.onnx", help="graph that this program wrote")
     graph.set_defaults(extra="client")
     return parsers
@@ -296,48 +308,15 @@ def _verify(options: Namespace) -> int:
 
 
 def _predict(options: Namespace) -> int:
-    from handler.client.graph import GraphModel
+    from export.picture_commands import predict
 
-    model = GraphModel(options.model)
-    model.check(**({} if options.top_k is None else {"top_k": options.top_k}))
-    predictions = {}
-
-    def predict(path: Path, image: bytes) -> None:
-        best = model.predict(image, options.top_k)
-        predictions[str(path)] = [asdict(prediction) for prediction in best]
-        if not options.json:
-            print(path, *(f"  {found.probability:6.3f}  {found.label}" for found in best), sep="\n", flush=True)
-
-    status = _for_each(options, predict)
-    if options.json:
-        print(json.dumps(predictions, indent=2))
-    return status
+    return predict(options, lambda mistake: _tell(mistake, options))
 
 
 def _explain(options: Namespace) -> int:
-    from handler.atomic_write import write_whole
-    from handler.client.graph import GraphModel
-    from handler.rendering.render import encode_png
+    from export.picture_commands import explain
 
-    files = {image: options.out / f"{image.stem}.explained.png" for image in options.images}
-    if len(set(files.values())) < len(options.images):
-        raise ValueError("two of the pictures have the same name, so that one explanation would overwrite the other's")
-    present = [path for path in files.values() if path.exists()]
-    if present and not options.overwrite:
-        raise FileExistsError(f"{present[0]} is there already; give another folder with --out, or say --overwrite")
-    model = GraphModel(options.model)
-    if not model.card.maps:
-        raise ModelError(
-            f"graph {options.model} holds predictions only; "
-            "`shufflenet-cam explanation` and `gradcam` write explanations"
-        )
-    model.check(target=options.target)
-
-    def explain(path: Path, image: bytes) -> None:
-        write_whole(files[path], encode_png(model.explain(image, target=options.target).sheet()))
-        print(f"wrote {files[path]}", flush=True)
-
-    return _for_each(options, explain)
+    return explain(options, lambda mistake: _tell(mistake, options))
 
 
 def _replay(options: Namespace) -> int:
@@ -356,24 +335,6 @@ def _replay(options: Namespace) -> int:
     print(*(f"{part:32} {verdict}" for part, verdict in verdicts.items()), sep="\n")
     print(f"changed: {', '.join(changed)}" if changed else "the answer is equal")
     return 1 if changed else 0
-
-
-def _for_each(options: Namespace, answer: Callable[[Path, bytes], None]) -> int:
-    """Answers every picture, prints a mistake for each that cannot be answered, and returns the exit status."""
-    from handler.picture.decode import quieten
-
-    quieten()  # a mistake is printed once, without the decoder's own warnings
-    status = 0
-    for path in options.images:
-        try:
-            answer(path, path.read_bytes())
-        except OSError as error:
-            _tell(f"{error.filename or path}: {error.strerror or error}", options)
-            status = 2
-        except (ServiceError, ValueError) as error:
-            _tell(f"{path}: {error}", options)
-            status = 2
-    return status
 
 
 if __name__ == "__main__":

@@ -20,10 +20,8 @@ logger = logging.getLogger(__name__)
 def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: int) -> Choice:
     """Opens the engine that is wanted for an archive unpacked to the folder; ``threads`` are those of a graph's run.
 
-    "torch" are hooks alone, "onnx" graphs alone, "auto" graphs where they suffice and hooks elsewhere.
-
-    Raises:
-        ModelError: a graph cannot be used; with "onnx" also if there is no graph, or the graphs differ from PyTorch.
+    "torch" are hooks alone, "onnx" graphs alone, "auto" graphs where they suffice and hooks elsewhere. ModelError
+    says why a graph cannot be used; with "onnx" also that there is none, or that the graphs differ from PyTorch.
     """
     hooks = TorchEngine(in_fast_layout(classifier))
     if wanted == "torch":
@@ -40,7 +38,7 @@ def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: in
     differing = disagreements(graphs, hooks, classifier.preprocessing)
     if not differing:
         engine = graphs if wanted == "onnx" else AutoEngine(graphs, hooks)
-        return Choice(engine=engine, configured=wanted, graphs=graphs.files)
+        return Choice(engine=engine, configured=wanted, graphs=graphs.files, use_threads=graphs.use_threads)
     reason = f"the graphs differ from PyTorch: {'; '.join(differing)}"
     if wanted == "onnx":
         raise ModelError(f"{reason}; export them anew, or set explain.engine to torch")

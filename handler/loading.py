@@ -4,8 +4,8 @@ import json
 import logging
 import tempfile
 import zipfile
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from handler.service import Service
 from handler.serving.explainer import Explainer
 from handler.serving.jobs import CheckedOptions
 from handler.serving.settings import Settings, read_settings
-from handler.serving.threads import threads_per_worker
+from handler.serving.threads import Share
 
 logger = logging.getLogger(__name__)
 
@@ -42,31 +42,39 @@ CHECKPOINT_NAME = "model.safetensors"  # the checkpoint's name in an archive
 
 
 def load_service(
-    folder: Path, name: str, version: str, config: Mapping[str, Any] | None = None, device: str | torch.device = "cpu"
+    folder: Path,
+    name: str,
+    version: str,
+    config: Mapping[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+    running: Callable[[], int] = lambda: 0,
 ) -> Service:
     """Makes the service of an unpacked archive, and explains a picture of zeros, so that the first request is fast.
 
-    Name and version are those that the model has on the server; ``config`` is the parsed ``model-config.yaml``.
-
-    Raises:
-        ModelError: the archive or its settings cannot be used; the message says why.
+    Name and version are those that the model has on the server; ``config`` is the parsed ``model-config.yaml``, and
+    ``running`` counts the workers that serve the model, 0 where that is not known. A ModelError says why the archive or
+    its settings cannot be used.
     """
     quieten()
     settings = read_settings((config or {}).get("explain"))
-    threads = threads_per_worker(settings.threads, config or {})
-    torch.set_num_threads(threads)
-    choice, card = _load(folder, name, version, settings, threads, device)
+    share = Share(settings.threads, config or {}, running)
+    torch.set_num_threads(share.threads)
+    choice, card = _load(folder, name, version, settings, share.threads, device)
     check_defaults(settings.defaults, card, choice.engine)
-    return Service(choice, card, settings, threads)
+    of_graphs = choice.use_threads
+
+    def use_threads(threads: int) -> None:
+        torch.set_num_threads(threads)
+        of_graphs(threads)
+
+    return Service(replace(choice, use_threads=use_threads), card, settings, share)
 
 
 def load_archive(path: Path, architecture: str | None = None, device: str | torch.device = "cpu") -> Model:
     """Loads a TorchServe archive of ``make archive``, with the engine that its settings choose.
 
-    A custom archive's ``architecture`` must be given, which allows its code to run, and be importable.
-
-    Raises:
-        ModelError: the file is no archive of this project, or its content cannot be used.
+    A custom archive's ``architecture`` must be given, which allows its code to run, and be importable. A ModelError
+    says that the file is no archive of this project, or why its content cannot be used.
     """
     if not path.is_file():
         raise ModelError(f"archive {path} does not exist; `make archive` writes archives")
@@ -89,11 +97,7 @@ def load_archive(path: Path, architecture: str | None = None, device: str | torc
 
 
 def load_checkpoint(path: Path, **said: Any) -> Model:
-    """Loads a checkpoint, safetensors or a state dict, with the torch engine; for ``said`` see ``load_classifier``.
-
-    Raises:
-        ModelError: the file does not exist, or the description is incomplete or contradicts itself.
-    """
+    """Loads a checkpoint, safetensors or a state dict, with the torch engine; ``load_classifier`` tells the errors."""
     classifier = load_classifier(checkpoint=path, **said)
     engine = TorchEngine(in_fast_layout(classifier))
     return Model(Explainer(engine, describe_model(classifier, engine, path.name.partition(".")[0], "checkpoint")))
@@ -138,24 +142,17 @@ def describe_model(classifier: Classifier, engine: Engine, name: str, version: s
             coverage = evidence.coverage or coverage
         except Unprocessable as error:
             refusals[kind] = str(error)
+    shared = {field.name for field in fields(ModelCard)} & {field.name for field in fields(Classifier)}
     return ModelCard(
+        **{known: getattr(classifier, known) for known in shared},
         name=name,
         version=version,
-        architecture=classifier.architecture,
-        labels=classifier.labels,
-        preprocessing=classifier.preprocessing,
         head=classifier.reading.head,
         scores=classifier.reading.words,
-        default_layer=layer,
-        layers=classifier.layers,
         guided_coverage=coverage,
         refused_attention=refusals.pop(_ATTENTION, ""),
         refusals=refusals,
-        layer_rule=classifier.layer_rule,
         default_method=classifier.default_method,
-        refused_layers=classifier.refused_layers,
-        alone=classifier.alone,
-        weights_sha256=classifier.weights_sha256,
     )
 
 

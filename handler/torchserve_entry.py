@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from ts.metrics.dimension import Dimension
 from ts.metrics.metric_type_enum import MetricTypes
@@ -23,6 +24,7 @@ from handler.telemetry.request_log import keep_on_one_line, request_line
 logger = logging.getLogger(__name__)
 
 _OPTION = "x-explain-"  # prefix of the headers with options
+_WORKER = "model_service_worker.py"  # runs in the folder of the unpacked archive
 
 
 def read_row(fields: Mapping[str, Any], headers: Mapping[str, Any]) -> Row:
@@ -43,11 +45,37 @@ def read_row(fields: Mapping[str, Any], headers: Mapping[str, Any]) -> Row:
         path=texts.get("url_path", "").strip("/"),
         explains=texts.get("explain") == "True",
         describes=texts.get("describe") == "True",
-        options={name.removeprefix(_OPTION): value for name, value in texts.items() if name.startswith(_OPTION)},
+        options={
+            name[len(_OPTION) :]: _as_sent(value)
+            for name, value in headers.items()
+            if isinstance(value, str) and name.lower().startswith(_OPTION)
+        },
         content_type=texts.get("content-type", ""),
+        encoding=texts.get("content-encoding", ""),
         size=int(size) if size.isascii() and size.isdigit() and len(size) < 12 else None,
         json_size=texts.get("inference-header-content-length"),
     )
+
+
+def running_workers() -> int:
+    """The worker processes of this process's server and model, this one included; 0 where it is no worker."""
+
+    def place(process: psutil.Process) -> str:
+        try:
+            return process.cwd() if any(part.endswith(_WORKER) for part in process.cmdline()) else ""
+        except psutil.Error:  # it has ended
+            return ""
+
+    server, own = psutil.Process().parent(), place(psutil.Process())
+    return sum(place(process) == own for process in server.children()) if server and own else 0
+
+
+def _as_sent(header: str) -> str:
+    """A header's text; TorchServe reads each byte as a character of Latin-1, and clients write UTF-8."""
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeError:
+        return header
 
 
 class ExplainedClassifier:
@@ -67,6 +95,7 @@ class ExplainedClassifier:
             context.manifest["model"]["modelVersion"],
             context.model_yaml_config,
             device,
+            running_workers,
         )
         keep_on_one_line()  # not before: a traceback at start-up is easier to read on several lines
 

@@ -15,7 +15,7 @@ from handler.client.model import Model, Picture, Pixels
 from handler.errors import BadRequest, ModelError
 from handler.explanation.evidence import Floats
 from handler.loading import describe_model
-from handler.model.classifier import Classifier, of_module
+from handler.model.classifier import of_module
 from handler.model.reading import Reading, find_reading
 from handler.picture.preprocess import MOST_CHANNELS, Crop, Input, Preprocessing
 from handler.picture.preprocess_text import said_over
@@ -75,11 +75,7 @@ class WrappedModel(Model):
 
     @property
     def card(self) -> ModelCard:
-        """The card of the network.
-
-        Raises:
-            ModelError: the model has neither preprocessing nor explained a tensor yet.
-        """
+        """The card of the network; raises ModelError if it has neither preprocessing nor explained a tensor yet."""
         if not self._explainers:
             raise ModelError("the network has seen no picture yet; say preprocessing=, or explain a tensor first")
         return next(iter(self._explainers.values())).card
@@ -91,17 +87,10 @@ class WrappedModel(Model):
     def explain(self, picture: torch.Tensor, **options: Any) -> Any: ...
 
     def explain(self, picture: Pictures, **options: Any) -> Any:
-        """Predicts, and explains the prediction or other targets.
+        """Predicts and explains as ``Model.explain``, with the same options and errors.
 
-        Args:
-            picture: as for ``Model.explain``, or a tensor (C, H, W) or (N, C, H, W), which is the network's input.
-            options: as for ``Model.explain``.
-
-        Returns:
-            A ``Result``; a list of N results for a tensor (N, C, H, W).
-
-        Raises:
-            RequestError, OSError, ModelError: as ``Model.explain``.
+        A tensor (C, H, W) or (N, C, H, W) is the network's input. Returns a ``Result``; a list of N results for a
+        tensor (N, C, H, W).
         """
         if isinstance(picture, torch.Tensor) and picture.dim() == 4:
             return self.explain_batch(list(picture), **options)
@@ -118,10 +107,8 @@ class WrappedModel(Model):
     ) -> list[Result]:
         """As ``Model.explain_batch``, for pictures or tensors (C, H, W); a tensor (N, C, H, W) is a batch.
 
-        Raises:
-            BadRequest: tensors of several sizes, or pictures without preprocessing.
-            ModelError: the network is in training mode.
-            RequestError, OSError, ModelError: as ``Model.explain``.
+        BadRequest are also tensors of several sizes and pictures without preprocessing, ModelError a network in
+        training mode.
         """
         given = list(pictures)
         if not given:
@@ -177,16 +164,13 @@ class WrappedModel(Model):
                 reading = find_reading(self._module, name, shape, classes, self._head, self._output)
                 stack.enter_context(reading.attach(self._module))
                 classifier = of_module(self._module, name, self._labels, how, reading)
-                classifier = replace(classifier, default_layer=self._default_layer(classifier))
+                classifier.check_layers(self._layers)
+                classifier = replace(classifier, default_layer=[*self._layers, classifier.default_layer][0])
                 engine = TorchEngine(classifier)
                 card = describe_model(classifier, engine, name, "in memory")
             self._reading = reading
             self._explainers[shape] = Explainer(engine, card)
         return self._explainers[shape]
-
-    def _default_layer(self, classifier: Classifier) -> str:
-        classifier.check_layers(self._layers)
-        return self._layers[0] if self._layers else classifier.default_layer
 
 
 def _paths(module: nn.Module, layer: Layer | Sequence[Layer] | None) -> list[str]:
@@ -236,8 +220,7 @@ def _frozen(module: nn.Module) -> Iterator[None]:
     _check_network(module)
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
+        module.requires_grad_(False)
         yield
     finally:
         for parameter in trained:

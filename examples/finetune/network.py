@@ -23,6 +23,7 @@ from examples.finetune.errors import FineTuningError
 from handler.errors import ModelError
 from handler.model.checkpoint import Checkpoint, names_in, training_only
 from handler.model.classifier import build_network
+from handler.model.registry import INPUT_TRANSFORMERS
 from handler.model.sources import complete, find_checkpoint
 
 RANDOM = "none"  # takes the place of a name of weights
@@ -45,8 +46,8 @@ def find_start(
     """The checkpoint that training starts from: the weights, and the description of the served model.
 
     Args:
-        architecture: a name of torchvision's registry; may be left out if the checkpoint says it.
-        weights: the name of torchvision's weights, or ``RANDOM``; unused with a checkpoint.
+        architecture: its name, see ``handler.model.makers``; may be left out if the checkpoint says it.
+        weights: the name of torchvision's weights, DEFAULT or ``RANDOM``; unused with a checkpoint.
         checkpoint: a state dict or a safetensors file.
         labels: the data's classes.
         size: side of the crop in pixels; None for the size that the weights were made for.
@@ -55,9 +56,9 @@ def find_start(
         ModelError: a name is unknown, the download fails, or the file is no checkpoint.
     """
     if checkpoint is None and weights == RANDOM:
-        found = complete(
-            Checkpoint(architecture=architecture, labels=None, preprocessing=None, state={}), labels=labels
-        )
+        bare = Checkpoint(architecture=None, labels=None, preprocessing=None, state={})
+        again = False if architecture in INPUT_TRANSFORMERS else None  # as without torchvision's weights
+        found = complete(bare, architecture, labels, transform_input=again)
     else:
         chosen = None if checkpoint else weights
         found = find_checkpoint(architecture, weights=chosen, checkpoint=checkpoint, labels=labels)

@@ -1,5 +1,6 @@
 """Packs a classifier, its ONNX graphs and the package ``handler`` into a TorchServe archive."""
 
+import importlib.metadata
 import logging
 import os
 import re
@@ -120,14 +121,19 @@ def assumptions(checkpoint: Checkpoint, classifier: Classifier) -> list[str]:
 
 
 def _pack_source(architecture: str, pack: Iterable[str], stage: Path, report: Callable[[str], None]) -> None:
-    sources = maker_of(architecture).sources(architecture)
-    if not sources:
-        if tuple(pack):
-            raise ModelError(f"{architecture} needs no source: pack= is for code of your own")
+    maker = maker_of(architecture)
+    sources = maker.sources(architecture)
+    if sources:
+        pack_sources(architecture, [*sources, *pack], stage, report)
+    elif tuple(pack):
+        raise ModelError(f"{architecture} needs no source: pack= is for code of your own")
+    if maker.tried:
         return
-    pack_sources(architecture, [*sources, *pack], stage, report)
     foreign = check_alone(stage, architecture)
-    if foreign:
+    if maker.package in foreign:  # which brings the others along
+        installed = importlib.metadata.version(maker.package)
+        report(f"not in the archive, so install it on the server: {maker.package}=={installed}")
+    elif foreign:
         report(f"not in the archive, so install it on the server or name it in pack=: {', '.join(foreign)}")
 
 

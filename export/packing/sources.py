@@ -42,6 +42,7 @@ from handler.model.classifier import build_classifier
 from handler.errors import ModelError
 from handler.loading import CHECKPOINT_NAME
 before = set(sys.modules)  # what every worker loads
+sys.modules.update(dict.fromkeys(set(sys.argv[2:]) - before))  # their import fails
 try:
     build_classifier(read_checkpoint(Path(stage) / CHECKPOINT_NAME))
 except ModelError as error:
@@ -162,13 +163,20 @@ def check_alone(stage: Path, architecture: str) -> Sequence[str]:
     """Builds the network as the server will, in a new process that sees no source but that in the folder.
 
     Returns:
-        The packages that the network's code imports, and that are neither packed nor on every server.
+        The packages that the network's code needs, and that are neither packed nor on every server.
 
     Raises:
         ModelError: the network cannot be built from the packed source.
     """
+    installed, packed = importlib.metadata.packages_distributions(), {path.stem for path in stage.iterdir()}
+    with suppress(ModelError):
+        return _imported(stage, architecture, sorted(set(installed) - server_libraries() - packed))
+    return _imported(stage, architecture)
+
+
+def _imported(stage: Path, architecture: str, hidden: Sequence[str] = ()) -> Sequence[str]:
     # -B: no .pyc files beside the source
-    command = [sys.executable, "-I", "-B", "-c", _LOAD, str(stage.resolve())]
+    command = [sys.executable, "-I", "-B", "-c", _LOAD, str(stage.resolve()), *hidden]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         words = done.stderr.strip().splitlines() or ["without a word"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cv2
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from export.verify.gate_flips import RoundingCheck
 from handler.errors import ModelError
-from handler.picture.preprocess import Preprocessing
+from handler.picture.preprocess import Preprocessing, by_band
 
 Floats = npt.NDArray[np.float32]
 Inputs = Mapping[str, npt.NDArray[Any]]  # "input" (N, C, H, W) and the graph's other inputs
@@ -96,9 +97,8 @@ def fresh_pictures(rng: np.random.Generator, count: int, how: Preprocessing) -> 
     than the tolerance.
     """
     fields = [rng.integers(0, 256, (cells, cells, how.channels), np.uint8) for cells in rng.integers(3, 12, count)]
-    pictures = [cv2.resize(field, how.size[::-1], interpolation=cv2.INTER_CUBIC) for field in fields]
-    # cv2 leaves out a last axis of 1
-    return np.stack([how.normalise(np.asarray(one, np.uint8).reshape(*how.size, -1)) for one in pictures])
+    enlarge = partial(cv2.resize, dsize=how.size[::-1], interpolation=cv2.INTER_CUBIC)
+    return np.stack([how.normalise(by_band(enlarge, field)) for field in fields])
 
 
 def verify(

@@ -96,25 +96,13 @@ _NOT_COMPUTED = (  # these operations change no values, or draw random values
 )
 
 
-def _nothing(*_args: Any) -> None:
-    """Replaces the functions that enter and leave inference mode."""
-
-
-def _directly(function: Callable[..., Any], _preserve_rng_state: bool, *args: Any) -> Any:
-    """Replaces a reentrant checkpoint, which ``torch.autograd.grad`` cannot differentiate."""
-    return function(*args)
-
-
-def _once(*_args: Any, **_kwargs: Any) -> Iterator[None]:
-    """Replaces the generator around a function that is checkpointed without reentry."""
-    return iter([None])
-
-
 _ONE_THREAD = threading.RLock()
 _REPLACED: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
-    (torch.inference_mode, "__enter__", _nothing),
-    (torch.inference_mode, "__exit__", _nothing),
-    (checkpoint.CheckpointFunction, "apply", _directly),
-    (checkpoint, "_checkpoint_without_reentrant_generator", _once),
-    (checkpoint, "_checkpoint_without_reentrant_generator_impl", _once),
+    (torch.inference_mode, "__enter__", lambda *_: None),
+    (torch.inference_mode, "__exit__", lambda *_: None),
+    # a reentrant checkpoint, which ``torch.autograd.grad`` cannot differentiate
+    (checkpoint.CheckpointFunction, "apply", lambda function, _preserve_rng_state, *args: function(*args)),
+    # the generator around a function that is checkpointed without reentry
+    (checkpoint, "_checkpoint_without_reentrant_generator", lambda *_, **_kwargs: iter([None])),
+    (checkpoint, "_checkpoint_without_reentrant_generator_impl", lambda *_, **_kwargs: iter([None])),
 )

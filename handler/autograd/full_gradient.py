@@ -17,10 +17,8 @@ _EPSILON = 1e-7  # as in pytorch-grad-cam
 def summed(module: nn.Module, pictures: Tensor, seeds: Tensor) -> list[Tensor]:
     """FullGrad's sums (N, h, w) for each size of layers, see ``handler.explanation.full_gradients``.
 
-    ``pictures`` are (N, C, H, W), normalised, ``seeds`` (N, K) the weights of the scores.
-
-    Raises:
-        Unprocessable: no layer has such a bias, or the score does not depend on the input.
+    ``pictures`` are (N, C, H, W), normalised, ``seeds`` (N, K) the weights of the scores. Raises Unprocessable if no
+    layer has such a bias, or the score does not depend on the input.
     """
     sums: dict[torch.Size, Tensor] = {}
 

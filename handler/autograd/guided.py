@@ -42,18 +42,9 @@ _PRODUCTS = {  # operations that are linear unless gradients pass through all of
 }
 _MAX_POOLING = ("MaxPool2DWithIndices", "MaxPool3DWithIndices", "AdaptiveMaxPool2D", "AdaptiveMaxPool3D")
 _POPULAR_NAMES = {  # activations, by autograd's names
-    "Silu": "SiLU",
-    "Gelu": "GELU",
-    "Elu": "ELU",
-    "Celu": "CELU",
-    "LeakyRelu": "LeakyReLU",
-    "PreluKernel": "PReLU",
+    **{"Silu": "SiLU", "Gelu": "GELU", "Elu": "ELU", "Celu": "CELU", "LeakyRelu": "LeakyReLU", "PreluKernel": "PReLU"},
+    **{name: name for name in ("Hardtanh", "Hardswish", "Mish", "Softplus", "Tanh")},
     "RreluWithNoise": "RReLU",
-    "Hardtanh": "Hardtanh",
-    "Hardswish": "Hardswish",
-    "Mish": "Mish",
-    "Softplus": "Softplus",
-    "Tanh": "Tanh",
 }
 
 
@@ -71,11 +62,7 @@ class Gates:
 
 
 def find_gates(output: torch.Tensor) -> Gates:
-    """Finds the non-linear nodes of the autograd graph of ``output``.
-
-    Raises:
-        Unprocessable: the graph has no ReLU; the message names its activations.
-    """
+    """The non-linear nodes of the autograd graph of ``output``; Unprocessable names them if there is no ReLU."""
     rectifiers, others = [], []
     for node in nodes(output.grad_fn) if output.grad_fn is not None else ():
         name = operation(node)

@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
@@ -15,31 +14,24 @@ from handler.errors import Unprocessable
 @contextmanager
 def captured(
     module: nn.Module, layers: Sequence[str], views: Mapping[str, ChannelLayout] | None = None
-) -> Iterator[dict[str, list[torch.Tensor]]]:
+) -> Iterator[dict[str, list[Tensor]]]:
     """Keeps the activations of layers during a forward pass inside the block.
 
     The network continues on clones, so that an activation in place behind a layer cannot rewrite the kept tensor. If no
     gradient flows into a layer, the kept tensor becomes a leaf, at which the backward pass ends. All hooks are removed
-    when the block ends, also after an exception.
-
-    Args:
-        module: the network.
-        layers: module paths as in ``module.named_modules()``.
-        views: layouts by module path, of layers whose output is not a single tensor (N, C, h, w) of a single run.
-
-    Raises:
-        Unprocessable: a layer does not exist.
+    when the block ends, also after an exception. Layers are module paths, views as in ``Network``; a layer that does
+    not exist raises Unprocessable.
 
     Yields:
         Path to the activations (N, C, h, w) of the layer's runs, which require gradients; the forward pass fills it.
         Runs whose ``ChannelLayout.runs`` is None are left out; runs beyond the known ones are kept like the last one.
     """
-    kept: dict[str, list[torch.Tensor]] = {}
+    kept: dict[str, list[Tensor]] = {}
 
     def keep(path: str) -> Any:
         view = (views or {}).get(path, CHANNELS_FIRST)
 
-        def keeping(output: torch.Tensor, run: int) -> torch.Tensor:
+        def keeping(output: Tensor, run: int) -> Tensor:
             runs = kept.setdefault(path, [])
             maps = view.to_maps(output, run)
             runs.append(maps if maps.requires_grad else maps.detach().requires_grad_())
@@ -54,25 +46,22 @@ def captured(
 
 
 @contextmanager
-def replaced(module: nn.Module, layer: str, maps: torch.Tensor, view: ChannelLayout) -> Iterator[None]:
+def replaced(module: nn.Module, layer: str, maps: Tensor, view: ChannelLayout) -> Iterator[None]:
     """Inside the block, a layer returns other activations than its own, maps (P, C, h, w) of all its runs.
 
     Of an output for one picture P copies are made.
     """
     parts = iter(maps.chunk(view.counted, dim=1))
 
-    def replacing(output: torch.Tensor, run: int) -> torch.Tensor:
+    def replacing(output: Tensor, run: int) -> Tensor:
         sizes = [maps.shape[0] if axis == view.batch_axis else -1 for axis in range(output.dim())]
         return view.from_maps(next(parts).to(output), output.expand(sizes), run)
 
-    hook = _submodule(module, layer).register_forward_hook(_on_runs(view, replacing))
-    try:
+    with _submodule(module, layer).register_forward_hook(_on_runs(view, replacing)):  # a handle removes its hook
         yield
-    finally:
-        hook.remove()
 
 
-def _on_runs(view: ChannelLayout, changed: Callable[[torch.Tensor, int], torch.Tensor]) -> Any:
+def _on_runs(view: ChannelLayout, changed: Callable[[Tensor, int], Tensor]) -> Any:
     """A hook that changes a layer's output in each of the runs that have maps."""
     finished = 0
 

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from handler.autograd.backward_contract import alike_in_memory
@@ -24,14 +24,14 @@ from handler.explanation.evidence import CURVATURE, Needs
 class Tape:
     """A forward pass, recorded for any number of backward passes."""
 
-    scores: torch.Tensor  # (N, K), the logits
-    pictures: torch.Tensor  # (N, C, H, W)
-    runs: dict[str, list[torch.Tensor]]  # module path to the activations (N, C, h, w) of the layer's runs
+    scores: Tensor  # (N, K), the logits
+    pictures: Tensor  # (N, C, H, W)
+    runs: dict[str, list[Tensor]]  # module path to the activations (N, C, h, w) of the layer's runs
     gates: Gates | None  # for guided gradients; None if none are wanted
     needs: Needs
 
     @property
-    def layers(self) -> dict[str, torch.Tensor]:
+    def layers(self) -> dict[str, Tensor]:
         """Module path to activation (N, C, h, w); the channels of all runs of a layer are joined."""
         return {path: _all_channels(runs) for path, runs in self.runs.items()}
 
@@ -40,29 +40,20 @@ class Tape:
 class Gradients:
     """The gradients of a score at the layers and at the input."""
 
-    layers: dict[str, torch.Tensor]  # module path to (N, C, h, w), channels as in ``Tape.layers``
-    curvature: dict[str, torch.Tensor]  # module path to the score's Hessian times the activation; empty if not wanted
-    at_input: dict[str, torch.Tensor]  # "guided" and "saliency" to (N, C, H, W), as far as they are wanted
+    layers: dict[str, Tensor]  # module path to (N, C, h, w), channels as in ``Tape.layers``
+    curvature: dict[str, Tensor]  # module path to the score's Hessian times the activation; empty if not wanted
+    at_input: dict[str, Tensor]  # "guided" and "saliency" to (N, C, H, W), as far as they are wanted
 
 
-def record(
-    module: nn.Module, pictures: torch.Tensor, needs: Needs, views: Mapping[str, ChannelLayout] | None = None
-) -> Tape:
-    """Runs the network once; autograd records no more of it than ``needs`` asks for.
+def record(module: nn.Module, pictures: Tensor, needs: Needs, views: Mapping[str, ChannelLayout] | None = None) -> Tape:
+    """Runs the network, in eval mode, once on normalised pictures (N, C, H, W); views are as in ``Network``.
 
-    Args:
-        module: the network, in eval mode.
-        pictures: (N, C, H, W), normalised.
-        needs: the evidence wanted.
-        views: layouts by module path, of layers whose output is not a single tensor (N, C, h, w) of a single run.
-
-    Raises:
-        Unprocessable: a layer runs more or fewer times than its layout says, or guided gradients are wanted of a
-            network without a ReLU.
+    Autograd records no more of it than ``needs`` asks for. Unprocessable are layers that run more or fewer times than
+    their layout says, and guided gradients of a network without a ReLU.
     """
-    views, curvature = views or {}, needs.beside == CURVATURE
+    views = views or {}
     # fused attention has no second derivative
-    plain_attention = sdpa_kernel(SDPBackend.MATH) if curvature else nullcontext()
+    plain_attention = sdpa_kernel(SDPBackend.MATH) if needs.beside == CURVATURE else nullcontext()
     with captured(module, needs.layers, views) as kept, differentiable(module), plain_attention:
         pictures = pictures.detach().requires_grad_(needs.guided or needs.saliency)
         scores = module(pictures.clone())  # a network may begin with an operation in place
@@ -78,16 +69,15 @@ def record(
     )
 
 
-def differentiate(tape: Tape, score: torch.Tensor) -> Gradients:
+def differentiate(tape: Tape, score: Tensor) -> Gradients:
     """Computes the gradients of a scalar made of the tape's scores: by a plain pass and, with gates, a guided pass.
 
-    Raises:
-        Unprocessable: the score does not depend on a layer or on the input.
+    Raises Unprocessable if the score does not depend on a layer or on the input.
     """
     wanted = [(f"layer {path!r}", run) for path, runs in tape.runs.items() for run in runs]
     if tape.needs.saliency:
         wanted.append(("the input", tape.pictures))
-    at_input: dict[str, torch.Tensor] = {}
+    at_input: dict[str, Tensor] = {}
     again = tape.needs.beside == CURVATURE
     with alike_in_memory(score):
         plain = iter(_gradients(score, wanted, again=again))
@@ -102,19 +92,16 @@ def differentiate(tape: Tape, score: torch.Tensor) -> Gradients:
     return Gradients(layers, curvature, at_input)
 
 
-def _curvature(runs: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def _curvature(runs: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
     """The score's Hessian with respect to a layer's activations, times the activations."""
     pairs = [(gradient, run.detach()) for gradient, run in zip(gradients, runs, strict=True) if gradient.requires_grad]
     if not pairs:  # the score is linear in the activations
         return [torch.zeros_like(run) for run in runs]
     outputs, along = zip(*pairs, strict=True)
-    found = torch.autograd.grad(outputs, runs, along, retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(run) if curved is None else curved for run, curved in zip(runs, found, strict=True)]
+    return list(torch.autograd.grad(outputs, runs, along, retain_graph=True, materialize_grads=True))
 
 
-def _gradients(
-    score: torch.Tensor, wanted: Sequence[tuple[str, torch.Tensor]], *, again: bool = False
-) -> Sequence[torch.Tensor]:
+def _gradients(score: Tensor, wanted: Sequence[tuple[str, Tensor]], *, again: bool = False) -> Sequence[Tensor]:
     if not wanted:
         return []
     if not score.requires_grad:
@@ -127,5 +114,5 @@ def _gradients(
     return found
 
 
-def _all_channels(runs: Sequence[torch.Tensor]) -> torch.Tensor:
+def _all_channels(runs: Sequence[Tensor]) -> Tensor:
     return runs[0] if len(runs) == 1 else torch.cat(list(runs), dim=1)

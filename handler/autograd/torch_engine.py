@@ -5,14 +5,14 @@ A batch takes one forward pass, however many targets its rows have.
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from handler.autograd.attention import AttentionLayout, attend, relevance
 from handler.autograd.behind import scores_behind
@@ -22,17 +22,7 @@ from handler.autograd.precision import full_precision
 from handler.autograd.tape import differentiate, record
 from handler.errors import Unprocessable
 from handler.explanation.class_weights import Pairs
-from handler.explanation.evidence import (
-    FULL_GRADIENT,
-    EngineTarget,
-    Evidence,
-    Floats,
-    Indices,
-    LayerEvidence,
-    Needs,
-    joined,
-    ms_since,
-)
+from handler.explanation.evidence import FULL_GRADIENT, Evidence, Floats, Indices, LayerEvidence, Needs, Targets, joined
 from handler.explanation.full_gradients import fullgrad
 from handler.explanation.methods import METHODS, OF_BLOCKS, Method
 
@@ -67,12 +57,10 @@ class TorchEngine:
         self._network = network
         self._one_at_a_time = threading.Lock()
 
-    def run(self, inputs: Floats, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
+    def run(self, inputs: Floats, targets: Targets, needs: Needs) -> Evidence:
         """See ``Engine.run``; the model is left as it was, also after an exception.
 
-        Raises:
-            Unprocessable: no ReLU to guide, or a layer that does not exist or that the scores do not depend on.
-            BadRequest: a target is neither ``TOP`` nor a class, nor a weight for each class.
+        Unprocessable are networks without a ReLU to guide, and layers that do not exist or that no score depends on.
         """
         # gradients are recorded here whatever mode the caller is in, no_grad and inference_mode included
         with self._one_at_a_time, full_precision(), torch.inference_mode(False), torch.enable_grad():
@@ -92,20 +80,16 @@ class TorchEngine:
             parts = torch.split(maps, 1 if network.alone else len(maps))
             return np.concatenate([_numpy(scores_behind(network.module, picture, layer, part, view)) for part in parts])
 
-    def _predict(
-        self, batch: torch.Tensor, targets: Sequence[Sequence[EngineTarget]], _needs: Needs
-    ) -> tuple[Evidence, Floats]:
+    def _predict(self, batch: Tensor, targets: Targets, _needs: Needs) -> tuple[Evidence, Floats]:
         started = time.perf_counter()
         with torch.no_grad():  # what a network keeps in inference mode could not be differentiated later
             scores = self._network.module(batch.clone())  # a network may begin with an operation in place
         return self._scored(batch, targets, scores, started)
 
-    def _scored(
-        self, batch: torch.Tensor, targets: Sequence[Sequence[EngineTarget]], scores: torch.Tensor, started: float
-    ) -> tuple[Evidence, Floats]:
+    def _scored(self, batch: Tensor, targets: Targets, scores: Tensor, started: float) -> tuple[Evidence, Floats]:
         """The evidence of a forward pass that gave these scores, and the weights (M, K) of the pairs' scores."""
         logits = _numpy(scores)
-        infer_ms = ms_since(started)
+        infer_ms = (time.perf_counter() - started) * 1e3
         pairs = Pairs.of(targets, logits.shape[1])
         classes = pairs.classes(logits[pairs.rows])
         evidence = Evidence(
@@ -118,9 +102,7 @@ class TorchEngine:
         )
         return evidence, pairs.seeds(classes)
 
-    def _explain(
-        self, batch: torch.Tensor, targets: Sequence[Sequence[EngineTarget]], needs: Needs
-    ) -> tuple[Evidence, Floats]:
+    def _explain(self, batch: Tensor, targets: Targets, needs: Needs) -> tuple[Evidence, Floats]:
         started = time.perf_counter()
         tape = record(self._network.module, batch, needs, self._network.views)
         evidence, seeds = self._scored(batch, targets, tape.scores, started)
@@ -146,12 +128,12 @@ class TorchEngine:
             evidence,
             layers=layers,
             coverage=tape.gates.coverage if tape.gates else None,
-            explain_ms=ms_since(started),
+            explain_ms=(time.perf_counter() - started) * 1e3,
             **found["at_input"],
         )
         return evidence, seeds
 
-    def _attend(self, batch: torch.Tensor, evidence: Evidence, seeds: Floats, method: Method) -> Evidence:
+    def _attend(self, batch: Tensor, evidence: Evidence, seeds: Floats, method: Method) -> Evidence:
         """Adds maps of attention, by a pass of their own, so that the other evidence is the same as without them."""
         started, layout = time.perf_counter(), self._network.attention
         if isinstance(layout, str):
@@ -161,7 +143,7 @@ class TorchEngine:
         for pairs, of_rows in _rounds(evidence, seeds):
             found = relevance(attended, layout, method, torch.from_numpy(of_rows).to(batch.device))
             maps[pairs] = _numpy(found)[evidence.rows[pairs]]
-        return replace(evidence, attention=maps, explain_ms=evidence.explain_ms + ms_since(started))
+        return replace(evidence, attention=maps, explain_ms=evidence.explain_ms + (time.perf_counter() - started) * 1e3)
 
 
 def _rounds(evidence: Evidence, seeds: Floats) -> Iterator[tuple[Indices, Floats]]:
@@ -179,5 +161,5 @@ def _rounds(evidence: Evidence, seeds: Floats) -> Iterator[tuple[Indices, Floats
         yield pairs, of_rows
 
 
-def _numpy(tensor: torch.Tensor) -> Floats:
+def _numpy(tensor: Tensor) -> Floats:
     return np.array(tensor.detach().float().cpu().numpy())  # a copy: a network may answer with its own memory

@@ -9,7 +9,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from handler.errors import BadRequest, ModelError, ServiceError, in_one_line
-from handler.picture.decode import decode, from_pillow
+from handler.picture.bands import in_colours, read_picture
+from handler.picture.decode import from_pillow
 from handler.picture.preprocess import Input, preprocess
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options, parse_options
@@ -19,7 +20,7 @@ from handler.serving.explainer import Explainer
 from handler.serving.jobs import CheckedOptions, job_of
 
 Pixels = npt.NDArray[np.uint8]
-# a file's path, an encoded picture, uint8 RGB (H, W, 3), or a Pillow image
+# a file's path, an encoded picture, uint8 (H, W, C), or a Pillow image
 Picture = str | Path | bytes | Pixels | Image.Image
 
 
@@ -38,7 +39,7 @@ class Model:
         """Predicts, and explains the prediction or other targets.
 
         Args:
-            picture: a file's path, an encoded picture, uint8 RGB (H, W, 3), or a Pillow image.
+            picture: a file's path, an encoded picture, uint8 (H, W, C), or a Pillow image.
             options: as in requests to the server: ``target="tabby"``, ``maps=["gradcam"]``, ``layer="conv5"``, …
 
         Raises:
@@ -53,15 +54,9 @@ class Model:
     def explain_batch(
         self, pictures: Iterable[Picture], targets: Iterable[int | str] | None = None, **options: Any
     ) -> list[Result]:
-        """Explains several pictures, as many as possible in one pass.
+        """Explains several pictures, as many as possible in one pass; the first that fails raises ``explain``'s error.
 
-        Args:
-            pictures: as ``explain`` takes them.
-            targets: a target for each picture, instead of the option ``target``.
-            options: the options of all pictures.
-
-        Raises:
-            RequestError, OSError, ModelError: as ``explain``, for the first picture that fails.
+        ``targets`` are a target for each picture, instead of the option ``target``; the options are those of all.
         """
         pictures = list(pictures)
         chosen = [options] * len(pictures) if targets is None else [{**options, "target": target} for target in targets]
@@ -83,8 +78,7 @@ class Model:
     def predict(self, picture: Picture, top_k: int | None = None) -> Sequence[Prediction]:
         """Predicts the ``top_k`` most probable classes, best first; None: five, or all if there are fewer.
 
-        Raises:
-            RequestError, OSError, ModelError: as ``explain``.
+        Errors are those of ``explain``.
         """
         options = {} if top_k is None else {"top_k": top_k}
         return self.explain(picture, maps="none", **options).predictions
@@ -95,7 +89,7 @@ class Model:
 
     def _read(self, picture: Picture) -> tuple[Input, ImageHash, Pixels]:
         """The network's input for a picture, the picture's hash, and the whole picture."""
-        upload, image_hash = _decoded(picture)
+        upload, image_hash = _decoded(picture, self.card.preprocessing.channels)
         return preprocess(upload, self.card.preprocessing), image_hash, upload
 
     def _parsed(self, options: dict[str, Any]) -> Options:
@@ -109,17 +103,19 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _decoded(picture: Picture) -> tuple[Pixels, ImageHash]:
-    """The picture as uint8 RGB (H, W, 3), and its hash."""
+def _decoded(picture: Picture, channels: int) -> tuple[Pixels, ImageHash]:
+    """The picture as uint8 (H, W, C), and its hash."""
     if isinstance(picture, (str, Path)):
         picture = Path(picture).read_bytes()
     if isinstance(picture, bytes):
-        return decode(picture), hash_image(picture)
+        return read_picture(picture, channels=channels), hash_image(picture)
     if isinstance(picture, Image.Image):
-        picture = from_pillow(picture)
-    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        picture = in_colours(from_pillow(picture), channels)
+    shape = picture.shape[2:] if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 else ()
+    if shape != (channels,):
+        valid = "RGB (H, W, 3)" if channels == 3 else f"(H, W, {channels})"
         what = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
-        raise BadRequest(f"{what} is no picture; valid are a path, bytes, uint8 RGB (H, W, 3) and a Pillow image")
+        raise BadRequest(f"{what} is no picture; valid are a path, bytes, uint8 {valid} and a Pillow image")
     if not picture.size:
         raise BadRequest(f"uint8 {picture.shape} has no pixels")
     return np.ascontiguousarray(picture), hash_image(picture.tobytes())

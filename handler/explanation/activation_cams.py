@@ -45,10 +45,8 @@ def kpca_cam(activation: Floats, _gradient: Floats) -> Floats:
 
     ``map = relu(sqrt(s) u)``, s and u the first eigenvalue and eigenvector of the centred kernel matrix of
     ``tanh(x·y / C + 1)`` (Karmani et al. 2024, arXiv 2410.00267). The sign is scikit-learn's: the value of the largest
-    magnitude is positive. Choose it where Eigen-CAM's linear component mixes several objects.
-
-    Raises:
-        Unprocessable: the layer has more than 1024 cells.
+    magnitude is positive. Choose it where Eigen-CAM's linear component mixes several objects, in layers of at most 1024
+    cells: others are Unprocessable.
     """
     return _by_picture(_first_kernel_component, activation)
 

@@ -4,13 +4,12 @@ An explanation with the class weights ``w`` is about ``sum_k w_k y_k``, a mixtur
 take the gradient of that sum, maps of masked pictures the sum itself.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from handler.errors import BadRequest, Unprocessable
-from handler.explanation.evidence import TOP, EngineTarget, Floats, Indices, best_classes, softmax
+from handler.explanation.evidence import TOP, EngineTarget, Floats, Indices, Targets, best_classes, softmax
 
 SECOND = -2  # as a contrast: the class with the highest score beside the target
 SIMILAR = 3  # classes that FinerCAM holds a class against
@@ -33,8 +32,7 @@ class Mixture:
     def resolved(self, logits: Floats) -> "Mixture":
         """The same mixture, with indices for ``TOP`` and ``SECOND`` by the logits (K,).
 
-        Raises:
-            Unprocessable: the class is held against itself.
+        Raises Unprocessable if the class is held against itself.
         """
         top, second = best_classes(logits, 2) if len(logits) > 1 else (0, None)
         target = top if self.target == TOP else self.target
@@ -82,7 +80,7 @@ class Pairs:
     weights: Floats  # (M, K) class weights; zeros for a target that is a class
 
     @classmethod
-    def of(cls, targets: Sequence[Sequence[EngineTarget]], classes: int) -> "Pairs":
+    def of(cls, targets: Targets, classes: int) -> "Pairs":
         """Flattens the rows' targets; raises BadRequest unless each is ``TOP``, a class, or a weight for each class."""
         flat = [(row, target) for row, wanted in enumerate(targets) for target in wanted]
         wanted, weights = np.full(len(flat), TOP, np.int64), np.zeros((len(flat), classes), np.float32)

@@ -1,6 +1,5 @@
 """The evidence that engines compute: plain arrays, which the formulas of ``methods.py`` combine to maps."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ Indices = npt.NDArray[np.int64]
 
 TOP = -1  # as a target: the class with the highest score
 EngineTarget = int | Floats  # class index, ``TOP``, or class weights (K,), see ``class_weights``
+Targets = Sequence[Sequence[EngineTarget]]  # of each of N rows
 
 # what a method can need beside scores, activation and gradient
 BEHIND = "the scores behind a layer"  # that changed activations have, see ``Engine.behind``
@@ -66,17 +66,12 @@ class Evidence:
 
 
 class Engine(Protocol):
-    """Computes evidence, and keeps nothing of a request."""
+    """Computes evidence of normalised pictures, and keeps nothing of a request."""
 
     name: str  # "torch", "onnx" or "auto"; "auto" leaves each pass to one of the others, which the evidence names
 
-    def run(self, inputs: Floats, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
-        """Scores inputs and computes the evidence for each row's targets.
-
-        Args:
-            inputs: (N, C, H, W), normalised.
-            targets: class indices, ``TOP`` or class weights, for each of the N rows.
-            needs: the evidence wanted.
+    def run(self, inputs: Floats, targets: Targets, needs: Needs) -> Evidence:
+        """Scores inputs (N, C, H, W), and computes the evidence for the targets of each of the N rows.
 
         Raises:
             Unprocessable: the model or the engine has no such evidence.
@@ -85,15 +80,9 @@ class Engine(Protocol):
         ...
 
     def behind(self, inputs: Floats, layer: str, activations: Floats) -> Floats:
-        """The logits (P, K) of a picture if a layer had other activations.
+        """The logits (P, K) of a picture (1, C, H, W) if a layer, a module path, had other activations (P, C, h, w).
 
-        Args:
-            inputs: (1, C, H, W), normalised.
-            layer: module path.
-            activations: (P, C, h, w), as ``LayerEvidence`` has them.
-
-        Raises:
-            Unprocessable: the engine has no such scores.
+        Raises Unprocessable if the engine has no such scores.
         """
         ...
 
@@ -116,11 +105,6 @@ def _concatenated(parts: Sequence[Any]) -> Any:
     """The first of the parts, with the arrays of all."""
     arrays = [name for name, value in vars(parts[0]).items() if isinstance(value, np.ndarray)]
     return replace(parts[0], **{name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays})
-
-
-def ms_since(started: float) -> float:
-    """The milliseconds since a time of ``time.perf_counter``."""
-    return (time.perf_counter() - started) * 1e3
 
 
 def softmax(logits: Floats) -> Floats:

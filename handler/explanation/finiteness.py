@@ -15,10 +15,9 @@ def check_scores(logits: Floats) -> None:
 
 
 def check_evidence(evidence: Evidence, pair: int) -> None:
-    """Checks every value of the evidence of one pair, an index, because a map can be finite although a value is not.
+    """Raises NotFinite, which names the array, if a value of a pair's evidence is NaN or infinite.
 
-    Raises:
-        NotFinite: an activation, a gradient or a map of attention is NaN or infinite; the message names it.
+    Each value is checked, because a map can be finite although a value is not.
     """
     for path, layer in evidence.layers.items():
         _check(f"activations at layer {path}", layer.activation[pair])
@@ -30,11 +29,7 @@ def check_evidence(evidence: Evidence, pair: int) -> None:
 
 
 def check_maps(maps: Mapping[str, Map]) -> None:
-    """Checks maps by name: a map can exceed float32 where its evidence does not.
-
-    Raises:
-        NotFinite: the largest value of a map is NaN or infinite; the message names the map.
-    """
+    """Raises NotFinite, which names the map, for a map that exceeds float32, as its evidence need not do."""
     for name, made in maps.items():
         _check(f"values of {name}", np.asarray(made.maximum))
 

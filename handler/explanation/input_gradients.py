@@ -31,7 +31,7 @@ def expected_gradients(_activation: None, _gradient: None, probe: Probe, seed: i
     server does not have). Choose it where objects of the mean colour would be invisible to Integrated Gradients.
     """
     rng = np.random.default_rng(seed)
-    colours = rng.standard_normal((probe.passes, 3, 1, 1), np.float32)
+    colours = rng.standard_normal((probe.passes, len(probe.picture), 1, 1), np.float32)
     shares = rng.random(probe.passes, np.float32)
 
     def between(j: int) -> Floats:

@@ -21,7 +21,7 @@ class MapKind:
     """The properties of all maps of one name."""
 
     title: str  # caption on a sheet
-    channels: int = 3  # 1: evidence at a layer's cells, upsampled; 3: signed values at the input's pixels
+    channels: int = 3  # 1: evidence at a layer's cells, upsampled; more: signed values at the input's pixels
     at_layer: bool = False  # needs the activation and the gradient at a layer
     guided: bool = False  # needs the guided gradient at the input
     saliency: bool = False  # needs the plain gradient at the input
@@ -39,7 +39,7 @@ MAP_KINDS = {
 class Map:
     """One map of one explanation."""
 
-    values: Floats  # gradcam: (h, w) on [0, 1]; other maps: (H, W, 3), signed and unscaled
+    values: Floats  # gradcam: (h, w) on [0, 1]; other maps: (H, W, C), signed and unscaled
     maximum: float | list[float]  # gradcam: of the unscaled map, one per layer; other maps: of the absolute values
     degenerate: bool  # gradcam: no positive evidence; other maps: all values are 0
     cells: tuple[int, ...] | None = None  # gradcam: (h, w) of the unscaled map, of the first layer
@@ -80,7 +80,7 @@ def make_maps(
     Args:
         evidence: with all arrays that ``needs_of(maps, …)`` names.
         pair: index into the evidence's pairs.
-        maps: names out of ``MAP_KINDS``.
+        maps: names out of ``MAP_KINDS``, in the order of the result.
         method: name of a formula in ``methods.METHODS``.
         at_layer: leaves gradcam at the layer's size (h, w), instead of the input's (H, W).
         seed: of random methods.
@@ -88,9 +88,6 @@ def make_maps(
         changed: of the picture's changed copies and the same class, one pair each, see ``smoothing``; their maps are
             averaged with the picture's.
         probe: asks for the scores of masked pictures, for the methods that take it.
-
-    Returns:
-        Name to map, in the order of ``maps``.
 
     Raises:
         ValueError: the evidence lacks a gradient at the input.

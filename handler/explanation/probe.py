@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
@@ -41,8 +42,7 @@ class Probe:
 
     def scores_behind(self, activation: Floats, factors: Masks) -> Floats:
         """The weighted scores (P,) if the layer returned its activation (C, h, w) times factors (P, C or 1, …)."""
-        ask, at_once = partial(self.behind, self.layer), max(1, _VALUES_AT_ONCE // activation.size)
-        parts = (factors[chunk.start : chunk.stop] for chunk in self._chunks(range(len(factors)), at_once))
+        ask, parts = partial(self.behind, self.layer), self._chunks(factors, max(1, _VALUES_AT_ONCE // activation.size))
         return np.concatenate([self._timed(ask, activation * part) for part in parts]) @ self.weights
 
     def mean_gradient(self, change: Callable[[int], Floats], factor: Callable[[int], Floats] | None = None) -> Floats:
@@ -56,9 +56,9 @@ class Probe:
     def _logits(self, masks: Masks) -> Floats:
         _, height, width = self.picture.shape
         found = []
-        for chunk in self._chunks(range(len(masks))):
-            some = [cv2.resize(mask.astype(np.float32), (width, height)) for mask in masks[chunk.start : chunk.stop]]
-            found.append(self._timed(self.answer, self.picture * np.stack(some)[:, None]))
+        for chunk in self._chunks(masks):
+            upsampled = [cv2.resize(mask.astype(np.float32), (width, height)) for mask in chunk]
+            found.append(self._timed(self.answer, self.picture * np.stack(upsampled)[:, None]))
         return np.concatenate(found)
 
     def _timed(self, ask: Callable[[Floats], Floats], inputs: Floats) -> Floats:
@@ -69,5 +69,5 @@ class Probe:
         return answer
 
     @staticmethod
-    def _chunks(whole: range, at_once: int = _AT_ONCE) -> Iterator[range]:
+    def _chunks(whole: Any, at_once: int = _AT_ONCE) -> Iterator[Any]:
         return (whole[start : start + at_once] for start in range(0, len(whole), at_once))

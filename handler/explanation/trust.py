@@ -113,8 +113,7 @@ class Question:
 def examine(engine: Engine, evidence: Evidence, pair: int, maps: Maps, question: Question, seed: int) -> Trust:
     """Tests one map of a pair in at most ``PASSES`` passes: gradcam, or the first where gradcam was not made.
 
-    At a pixel with three values, as of saliency, the largest absolute value counts (Simonyan et al. 2013, arXiv
-    1312.6034).
+    At a pixel with three values, as of saliency, the largest absolute value counts (Simonyan et al., arXiv 1312.6034).
     """
     tensor, remake = question.tensor, question.remake
     name, size = min(maps, key=lambda made: made != "gradcam"), tensor.shape[1:]
@@ -144,9 +143,8 @@ def examine(engine: Engine, evidence: Evidence, pair: int, maps: Maps, question:
     if remake:
         noise = np.random.default_rng((seed, 1)).standard_normal(tensor.shape, np.float32)
         inputs = tensor + np.float32(0.02) * np.ptp(tensor) * noise  # 5 of 255 grey levels
-        changed = engine.run(
-            inputs[None], [[question.target]], needs_of([name], list(evidence.layers), question.method)
-        )
+        needs = needs_of([name], list(evidence.layers), question.method)
+        changed = engine.run(inputs[None], [[question.target]], needs)
         check_evidence(changed, 0)
         again = _plane(remake(changed, 0, [name])[name], size)
         stability = float(np.corrcoef(values.ravel(), again.ravel())[0, 1]) if np.ptp(again) else 0.0

@@ -26,8 +26,7 @@ GATE_SHARE = 0.01  # share of the pixels that may differ by more
 def disagreements(graphs: OnnxEngine, hooks: Engine, preprocessing: Preprocessing) -> list[str]:
     """Runs both engines on the fixed picture, for the top class and for class 0.
 
-    Returns:
-        A line for each output that differs, with the graph and the difference; an empty list if the engines agree.
+    Returns a line for each output that differs, with the graph and the difference; none if the engines agree.
     """
     picture, targets = fixed_picture(preprocessing)[None].repeat(2, axis=0), [[TOP], [0]]
     layers = {KIND_LAYERS: graphs.layers}

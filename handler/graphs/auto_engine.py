@@ -1,8 +1,6 @@
 """The engine that uses the graphs where they hold the evidence, and hooks elsewhere."""
 
-from collections.abc import Sequence
-
-from handler.explanation.evidence import BEHIND, Engine, EngineTarget, Evidence, Floats, Needs
+from handler.explanation.evidence import BEHIND, Engine, Evidence, Floats, Needs, Targets
 from handler.graphs.onnx_engine import OnnxEngine
 
 
@@ -15,7 +13,7 @@ class AutoEngine:
         self._graphs = graphs
         self._hooks = hooks
 
-    def run(self, inputs: Floats, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
+    def run(self, inputs: Floats, targets: Targets, needs: Needs) -> Evidence:
         """See ``Engine.run``."""
         chosen: Engine = self._graphs if self._graphs.covers(needs) else self._hooks
         return chosen.run(inputs, targets, needs)

@@ -16,8 +16,7 @@ def find_graphs(folder: Path) -> dict[str, Path]:
 def open_graphs(folder: Path, origin: Origin, *, threads: int) -> dict[str, GraphSession]:
     """Opens all graphs in the folder of an unpacked archive, at least one, by kind; ``threads`` are those of a run.
 
-    Raises:
-        ModelError: the folder has no graph, or a graph cannot be used; the message names the file and says why.
+    Raises ModelError if the folder has no graph, or a graph cannot be used; the message names the file and says why.
     """
     paths = find_graphs(folder)
     if not paths:

@@ -5,24 +5,13 @@ the targets of a picture that has several share the forward pass.
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from handler.errors import ModelError, Unprocessable
 from handler.explanation.class_weights import Pairs
-from handler.explanation.evidence import (
-    BEHIND,
-    TOP,
-    EngineTarget,
-    Evidence,
-    Floats,
-    Indices,
-    LayerEvidence,
-    Needs,
-    ms_since,
-)
+from handler.explanation.evidence import BEHIND, TOP, Evidence, Floats, Indices, LayerEvidence, Needs, Targets
 from handler.explanation.methods import ATTENTION_METHODS, METHODS
 from handler.graphs.description import KIND_ATTENTION, KIND_BEHIND, KIND_PREDICTION, KINDS, GraphDescription
 from handler.graphs.session import Arrays, GraphSession
@@ -46,6 +35,10 @@ class OnnxEngine:
         # module paths of the layers whose evidence the graphs hold, the default layer first
         self.layers = tuple(dict.fromkeys(path for known in with_layers for path in known.layers))
 
+    def use_threads(self, threads: int) -> None:
+        """Lets each run from now on take so many threads."""
+        self._graphs.update({kind: graph.with_threads(threads) for kind, graph in self._graphs.items()})
+
     @property
     def files(self) -> dict[str, str]:
         """The kinds of the graphs, and the SHA-256 of their files."""
@@ -68,14 +61,11 @@ class OnnxEngine:
         """Whether the graphs hold all of this evidence."""
         return all(self._graph_for(part) for part in self._parts(needs))
 
-    def run(self, inputs: Floats, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
+    def run(self, inputs: Floats, targets: Targets, needs: Needs) -> Evidence:
         """See ``Engine.run``. An explanation runs forward and backward at once; ``explain_ms`` is the time of both.
 
-        Where no single graph holds the evidence at layers and at the input, a graph for each runs.
-
-        Raises:
-            Unprocessable: no graph holds all of the evidence; the message says what the graphs hold.
-            BadRequest: a target is neither ``TOP`` nor a class, nor a weight for each class.
+        Where no single graph holds the evidence at layers and at the input, a graph for each runs. Unprocessable says
+        what the graphs hold.
         """
         parts = [(self._held(part), part) for part in self._parts(needs)]
         (graph, part), *others = parts
@@ -129,7 +119,7 @@ def _predict(graph: GraphSession, inputs: Floats, asked: Pairs) -> Evidence:
         input_size=inputs.shape[2:],
         rows=asked.rows,
         classes=asked.classes(logits[asked.rows]),
-        infer_ms=ms_since(started),
+        infer_ms=(time.perf_counter() - started) * 1e3,
         engine=OnnxEngine.name,
     )
 
@@ -158,7 +148,7 @@ def _explain(graph: GraphSession, inputs: Floats, pairs: Pairs, asked: Pairs, ne
         saliency=found.get("saliency"),
         attention=found.get(needs.attention),
         coverage=graph.description.coverage if needs.guided else None,
-        explain_ms=ms_since(started),
+        explain_ms=(time.perf_counter() - started) * 1e3,
         engine=OnnxEngine.name,
     )
 

@@ -35,9 +35,8 @@ class GraphSession:
     def open(cls, path: Path, kind: str | None = None, *, threads: int = 0) -> "GraphSession":
         """Opens a graph that this project wrote, of a kind, a key of ``KINDS``, or with None of any kind.
 
-        Raises:
-            ModelError: the file does not exist, is no ONNX graph of this project, is too new for this ONNX Runtime, is
-                of another kind, or does not have its kind's inputs and outputs.
+        A ModelError says that the file does not exist, is no ONNX graph of this project, is too new for this ONNX
+        Runtime, is of another kind, or does not have its kind's inputs and outputs.
         """
         if not path.is_file():
             raise ModelError(
@@ -55,6 +54,14 @@ class GraphSession:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return cls(description=description, session=session, path=path, sha256=sha256, threads=threads)
+
+    def with_threads(self, threads: int) -> "GraphSession":
+        """The graph with another number of threads, which takes a new session; itself if its file is another now."""
+        try:
+            opened = GraphSession.open(self.path, threads=threads)
+        except ModelError:
+            return self
+        return opened if opened.sha256 == self.sha256 else self
 
     def infer(self, inputs: Arrays, outputs: Sequence[str]) -> list[Floats]:
         """The wanted outputs for an array for each of the graph's inputs, by name; the first axis is the batch."""

@@ -18,6 +18,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -152,8 +153,8 @@ def _give_shapes(module: nn.Module, architecture: str, shape: tuple[int, int, in
         )
 
 
-def declared_weights(architecture: str, torchvisions: str | None) -> Checkpoint:
-    """A checkpoint with the weights that the module's ``weights()`` returns, without labels and preprocessing.
+def find(architecture: str, torchvisions: str | None) -> Checkpoint:
+    """A checkpoint with the weights that the module's ``weights()`` returns, and with what the module declares.
 
     Raises:
         ModelError: torchvision's weights are wanted, the module has no function ``weights``, or the function fails or
@@ -179,7 +180,7 @@ def declared_weights(architecture: str, torchvisions: str | None) -> Checkpoint:
     if not values or not all(isinstance(value, torch.Tensor) for value in values):
         raise ModelError(f"weights() returns {described(state)}, valid is a state dict: a mapping of names to tensors")
     detached = {str(name): value.detach() for name, value in state.items()}
-    return Checkpoint(architecture=architecture, labels=None, preprocessing=None, state=detached)
+    return replace(declare(architecture), state=detached)
 
 
 def declare(architecture: str) -> Checkpoint:

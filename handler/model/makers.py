@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
 
 from torch import nn
 
 from handler.errors import ModelError
-from handler.model import custom_architecture, registry
+from handler.model import custom_architecture, huggingface_networks, registry, timm_networks
 from handler.model.checkpoint import Checkpoint
 
 
@@ -21,8 +23,13 @@ class Maker:
     build: Callable[[Checkpoint], nn.Module]  # of a complete checkpoint, with new weights
     sources: Callable[[str], list[str]] = lambda _: []  # packages and modules that travel in the archive
     declared_in: Callable[[str], str] = lambda _: ""  # the module in which people may declare what is missing
+    package: str = ""  # what must be installed, here and on the server unless its source travels
     runs_code: bool = False  # whether building runs code that the user must have named
     tried: bool = False  # whether all of its networks were: no graph differs, and channels-last layouts work
+
+
+def _made_by(module: Any, check: Callable[[str], object], **more: Any) -> Maker:
+    return Maker(check=check, find=module.find, declare=module.declare, build=module.build, **more)
 
 
 def _no_code(architecture: str, *_: object) -> Checkpoint:
@@ -35,36 +42,30 @@ def _of_graph(checkpoint: Checkpoint) -> nn.Module:
     return OnnxNetwork(checkpoint.state["onnx_graph"].numpy().tobytes())
 
 
-_TORCHVISION = Maker(
-    check=registry.builder_of,
-    find=registry.download,
-    declare=registry.declare,
-    build=registry.build,
-    tried=True,
-)
-_CUSTOM = Maker(
-    check=custom_architecture.find_factory,
-    find=custom_architecture.declared_weights,
-    declare=custom_architecture.declare,
-    build=custom_architecture.build,
+_TORCHVISION = _made_by(registry, registry.builder_of, tried=True)
+_CUSTOM = _made_by(
+    custom_architecture,
+    custom_architecture.find_factory,
     sources=custom_architecture.sources,
     declared_in=custom_architecture.module_name,
     runs_code=True,
 )
-_ONNX = Maker(
-    check=lambda _: None,
-    find=_no_code,
-    declare=_no_code,
-    build=_of_graph,
-)
-_MAKERS: dict[str, Maker] = {"onnx": _ONNX}  # by what stands before the first slash of a name
+_MAKERS = {  # by what stands before the first slash of a name
+    "onnx": Maker(check=lambda _: None, find=_no_code, declare=_no_code, build=_of_graph),
+    "timm": _made_by(timm_networks, timm_networks.check, package="timm", sources=lambda _: ["timm"]),
+    # a checkpoint has all that it needs of the folder
+    "hf": _made_by(huggingface_networks, lambda _: None, package="transformers"),
+}
 
 
 def maker_of(architecture: str) -> Maker:
-    """The maker of the networks of an architecture's name.
+    """The maker for a name: ``KIND/NAME`` with a kind of the table, ``package.module:factory``, or torchvision's.
 
-    Names are ``KIND/NAME`` with a kind of the table, ``package.module:factory`` for a custom architecture, and else
-    torchvision's.
+    Raises:
+        ModelError: the maker's package is not installed.
     """
     usual = _CUSTOM if ":" in architecture else _TORCHVISION
-    return _MAKERS.get(architecture.partition("/")[0], usual)
+    maker = _MAKERS.get(architecture.partition("/")[0], usual)
+    if maker.package and find_spec(maker.package) is None:
+        raise ModelError(f"{architecture} needs {maker.package}: pip install {maker.package}")
+    return maker

@@ -33,7 +33,8 @@ class Reading:
         """Makes a network return its scores, by hooks that stay until the stack is closed; its weights stay as well."""
         stack = ExitStack()
         if self.end:
-            stack.callback(module.get_submodule(self.end).register_forward_hook(_given).remove)
+            end = module.get_submodule(self.end)
+            stack.callback(end.register_forward_hook(lambda _module, given, _returned: given[0]).remove)
         if self.output or self.binary:
             stack.callback(module.register_forward_hook(self._read).remove)
         return stack
@@ -65,7 +66,8 @@ def find_reading(
     ends: dict[str, list[Any]] = {path: [] for path, part in module.named_modules() if type(part) in _HEAD_OF}
     with ExitStack() as stack:
         for path, found in ends.items():
-            stack.callback(module.get_submodule(path).register_forward_hook(partial(_note, found)).remove)
+            note = partial(lambda kept, _module, _given, returned: kept.append(returned), found)
+            stack.callback(module.get_submodule(path).register_forward_hook(note).remove)
         returned = answer(module, scenes(1, shape, seed=2).to(device_of(module)), architecture)
     scores, output = _chosen(returned, output, architecture)
     last = [path for path, found in ends.items() if path and len(found) == 1 and found[0] is scores]
@@ -83,14 +85,6 @@ def find_reading(
     words += [f"before the {type(part).__name__} at {end}"] * bool(end) + ["the score s as (-s, s)"] * binary
     head = own or head.replace("binary", "sigmoid") or "softmax"
     return Reading(head=head, output=output, end=end, binary=binary, words=", ".join(words))
-
-
-def _note(found: list[Any], _module: nn.Module, _given: Any, returned: Any) -> None:
-    found.append(returned)
-
-
-def _given(_module: nn.Module, given: tuple[Any, ...], _returned: Any) -> Any:
-    return given[0]
 
 
 def _named(returned: Any) -> dict[str, Any]:

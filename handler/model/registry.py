@@ -44,7 +44,7 @@ def preprocessing_of(weights: Any) -> Preprocessing:
     )
 
 
-def download(architecture: str, weights: str | None) -> Checkpoint:
+def find(architecture: str, weights: str | None) -> Checkpoint:
     """The checkpoint of weights of the registry; the ModelError says which there are, or what to do offline."""
     builder_of(architecture)
     if weights is None:

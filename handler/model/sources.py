@@ -67,7 +67,8 @@ def find_checkpoint(
     else:
         found = maker.find(str(architecture), weights)
     found = replace(found, head=head or found.head, output=output or found.output)
-    return complete(found, architecture, labels, preprocessing, transform_input)
+    name = found.architecture if checkpoint is None else architecture
+    return complete(found, name, labels, preprocessing, transform_input)
 
 
 def complete(
@@ -95,14 +96,16 @@ def complete(
     maker.check(name)
     origins = {part: checkpoint.origins.get(part, "as the checkpoint says") for part in PARTS}
     how, options, names = checkpoint.preprocessing, checkpoint.options, labels or checkpoint.labels
-    if how is None or not names or not checkpoint.architecture:
+    # what a maker found says its origins, and has what there is
+    if not checkpoint.origins and (how is None or not names or not checkpoint.architecture):
         known = maker.declare(name)
         if how is None:
             how, origins["preprocessing"] = known.preprocessing, known.origins["preprocessing"]
         if not names:
             names, origins["labels"] = known.labels, known.origins.get("labels", "")
         if not checkpoint.architecture:
-            options, origins["transform_input"] = known.options, known.origins.get("transform_input", "")
+            name, options = str(known.architecture), known.options
+            origins["transform_input"] = known.origins.get("transform_input", "")
     if labels:
         origins["labels"] = "as said"
     module = maker.declared_in(name)
@@ -112,10 +115,10 @@ def complete(
     if said := preprocessing.strip() if isinstance(preprocessing, str) else preprocessing:
         how, origins["preprocessing"] = said_over(said, how, origins["preprocessing"])
     if how is None:
+        example = '{"resize_size": 256, "crop_size": 224, "mean": [0, 0, 0], "std": [1, 1, 1]}'
         raise ModelError(
-            f"neither the checkpoint nor the module of {name} says what is done to a picture: define "
-            'PREPROCESSING = {"resize_size": 256, "crop_size": 224, "mean": [0, 0, 0], "std": [1, 1, 1]} in the module'
-            ", or say preprocessing='resize=256 crop=224 mean=0,0,0 std=1,1,1'"
+            f"nothing says what is done to a picture for {name}: say preprocessing='resize=256 crop=224 mean=0,0,0 "
+            f"std=1,1,1'" + (f", or define PREPROCESSING = {example} in {module}" if module else "")
         )
     if transform_input is not None:
         options, origins["transform_input"] = {**options, "transform_input": transform_input}, "as said"

@@ -2,6 +2,7 @@
 
 * PNG: cv2 allocates as many bytes as a chunk claims to have, up to 4 GB, before it notices that the file is shorter.
 * JPEG: a scan takes a few bytes of the file and a pass over all pixels: ten thousand scans decode for an hour.
+* AVIF: frames may be larger than the header says; ``av1.py`` finds their sizes.
 * TIFF: a tile is unpacked whole, however small the picture is; ``decode`` checks its size by the header's tags.
 """
 

@@ -13,33 +13,43 @@ Unusual pictures:
   white, and reads those whose 0 is white as if it were black.)
 * Values with a sign, with a fraction or of 32 bits are refused, because no range says what black and white are. TIFFs
   with uncompressed planes that are not of 8 bits are refused, because Pillow misreads them.
+* AVIF is read where Pillow is of version 11.3 or newer, HEIC where the package pillow-heif is installed.
 * The orientation in EXIF or XMP is applied, whatever type it is written as; an unreadable orientation is ignored.
 """
 
 import io
+import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 from PIL.ExifTags import Base as Tag
 
 from handler.errors import BadRequest, NotAnImage, TooLarge, in_one_line
+from handler.picture.av1 import check_frames
 from handler.picture.bombs import check_chunks, check_scans, chunks, without_profile
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+with suppress(ImportError):  # its licence (libheif, x265) is not everyone's: no extra of this project installs it
+    import_module("pillow_heif").register_heif_opener()
+_OPTIONAL = {  # format: whether it can be read, how its files begin behind four bytes, what reads it
+    "AVIF": ("avif" in features.modules and features.check("avif"), (b"ftypav",), "Pillow 11.3 or newer"),
+    "HEIF": ("HEIF" in Image.OPEN, (b"ftyphe", b"ftypmi", b"ftypms"), "the package pillow-heif"),
+}
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", *(kind for kind, (known, *_) in _OPTIONAL.items() if known))
 DEFAULT_MAX_PIXELS = 50_000_000
 LONGEST_SIDE = 65_535  # pixels; JPEG's own limit
 
 _LIMIT = threading.Lock()  # Pillow has one limit for the whole process
 _VALUES = "whole numbers without a sign, of at most 16 bits, as values"
 _BEYOND_CV2 = {b"acTL", b"eXIf", b"tEXt", b"zTXt", b"iTXt"}  # PNG chunks of animations and of orientations
-_UPRIGHT: Mapping[int, Callable[[Any], Any]] = {  # by EXIF's orientation
+UPRIGHT: Mapping[int, Callable[[Any], Any]] = {  # by EXIF's orientation
     2: lambda pixels: cv2.flip(pixels, 1),
     3: lambda pixels: cv2.flip(pixels, -1),
     4: lambda pixels: cv2.flip(pixels, 0),
@@ -51,11 +61,13 @@ _UPRIGHT: Mapping[int, Callable[[Any], Any]] = {  # by EXIF's orientation
 
 
 def quieten() -> None:
-    """Silences the warnings of Pillow and cv2 about bad files, for the whole process: they would fill a server's log.
+    """Silences warnings of Pillow, cv2 and pydicom about bad files, for the whole process: they would fill a log.
 
     ``decode`` limits pixels itself, so that Pillow's warning says nothing new. Lines of libpng and libjpeg stay.
     """
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", module="pydicom")
+    logging.getLogger("pydicom").setLevel(logging.ERROR)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
@@ -70,15 +82,7 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.
         BadRequest: the file is truncated or corrupt.
     """
     header, tile, unclear, orientation = _read_header(data, max_pixels)
-    if max(header.width, header.height) > LONGEST_SIDE:
-        raise TooLarge(
-            f"the picture is {header.width}x{header.height}, valid are sides of at most {LONGEST_SIDE} pixels"
-        )
-    if header.width * header.height > max_pixels:
-        raise TooLarge(
-            f"the picture has {header.width}x{header.height} = {header.width * header.height} pixels, "
-            f"valid are at most {max_pixels}"
-        )
+    check_pixels(header.height, header.width, max_pixels)
     if tile > max_pixels:
         raise TooLarge(f"the picture's tiles have {tile} pixels, valid are at most {max_pixels}")
     if unclear:
@@ -88,6 +92,8 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.
         data = without_profile(data)
     elif header.format in ("JPEG", "MPO"):
         check_scans(data)
+    elif header.format == "AVIF":
+        check_frames(data, max_pixels)
     by_pillow = _differs_in_cv2(header, data)
     try:
         return _decode_with_pillow(data, max_pixels) if by_pillow else _decode(data, orientation)
@@ -95,8 +101,16 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.
         raise BadRequest(f"the {header.format} picture is truncated or corrupt and cannot be decoded") from error
 
 
+def check_pixels(height: int, width: int, max_pixels: int) -> None:
+    """Raises TooLarge if a picture has more than ``max_pixels`` pixels, or a side above ``LONGEST_SIDE``."""
+    if max(width, height) > LONGEST_SIDE:
+        raise TooLarge(f"the picture is {width}x{height}, valid are sides of at most {LONGEST_SIDE} pixels")
+    if width * height > max_pixels:
+        raise TooLarge(f"the picture has {width}x{height} = {width * height} pixels, valid are at most {max_pixels}")
+
+
 @contextmanager
-def _pillows_limit(pixels: int) -> Iterator[None]:
+def pillows_limit(pixels: int) -> Iterator[None]:
     """Limits the pixels that Pillow allocates when it opens a file, and restores the caller's limit afterwards."""
     with _LIMIT:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
@@ -114,7 +128,7 @@ def _read_header(data: bytes, max_pixels: int) -> tuple[Image.Image, int, str, i
         empty if they do; EXIF's orientation, 1 for PNG, whose orientation Pillow applies.
     """
     try:
-        with _pillows_limit(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with pillows_limit(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             tags = _tags(image)
             tile = int(tags.get(Tag.TileWidth, 0)) * int(tags.get(Tag.TileLength, 0))
             # Pillow would decode a PNG's pixels to find the orientation; it decodes every PNG that may have one anyway
@@ -122,6 +136,8 @@ def _read_header(data: bytes, max_pixels: int) -> tuple[Image.Image, int, str, i
     except UnidentifiedImageError as error:
         text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in data[:8])
         first = f"the first bytes are {data[:8].hex(' ')} ({text})" if data else "there are no bytes"
+        for kind, (known, beginnings, needed) in _OPTIONAL.items():
+            first = f"{kind} needs {needed}" if not known and data[4:10] in beginnings else first
         raise NotAnImage(
             f"not a picture that can be read: {first}, valid are {', '.join(FORMATS)} with {_VALUES}"
         ) from error
@@ -155,13 +171,13 @@ def _orientation(image: Image.Image) -> int:
     """EXIF's orientation, 1 if none can be read; Pillow turns a TIFF upright when it loads the pixels."""
     try:
         found = image.getexif().get(Tag.Orientation, 1)
-        return int(found) if found in _UPRIGHT else 1
+        return int(found) if found in UPRIGHT else 1
     except Exception:  # as above; the picture is good even if the metadata are bad
         return 1
 
 
 def _upright(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
-    return np.asarray(_UPRIGHT.get(orientation, np.asarray)(pixels), np.uint8)
+    return np.asarray(UPRIGHT.get(orientation, np.asarray)(pixels), np.uint8)
 
 
 def _decode(data: bytes, orientation: int) -> npt.NDArray[np.uint8]:
@@ -180,14 +196,14 @@ def _differs_in_cv2(header: Image.Image, data: bytes) -> bool:
     return (
         header.mode == "CMYK"
         or header.mode.startswith("I;16")
-        or header.format in ("GIF", "TIFF")
+        or header.format in ("GIF", "TIFF", *_OPTIONAL)
         or (header.format == "BMP" and header.mode == "RGB")
         or (header.format == "PNG" and any(kind in _BEYOND_CV2 for kind, _, _ in chunks(data)))
     )
 
 
 def _decode_with_pillow(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
-    with _pillows_limit(max_pixels):  # a TIFF's tiles are judged once more when it is loaded
+    with pillows_limit(max_pixels):  # a TIFF's tiles are judged once more when it is loaded
         opened = Image.open(io.BytesIO(data), formats=FORMATS)
         opened.load()
     with opened as image:

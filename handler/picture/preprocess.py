@@ -7,6 +7,7 @@ crop before the resizing, or cv2's area average.
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 Size = int | tuple[int, int]  # of a square's side, or height and width
+Box = tuple[float, float, float, float]
 
 MOST_CHANNELS = 16
 _FILTERS = {
@@ -55,23 +57,20 @@ class Preprocessing:
                 object.__setattr__(self, name, size[0])
         if type(self.crop_first) is not bool:
             raise ValueError(f"crop_first {self.crop_first!r} must be true or false")
-        valid = [*_FILTERS, *([_AREA] if self.crop_first else [])]
-        if self.interpolation not in valid:
-            hint = " (area goes with crop_first)" if self.interpolation == _AREA else ""
-            raise ValueError(f"interpolation {self.interpolation!r} is not one of {', '.join(valid)}{hint}")
-        modes = _CROP_MODES[:1] if self.crop_first else _CROP_MODES
-        if self.crop_mode not in modes:
-            hint = " (the others go without crop_first)" if self.crop_first else ""
-            raise ValueError(f"crop_mode {self.crop_mode!r} is not one of {', '.join(modes)}{hint}")
-        sizes = (self.resize_size, self.crop_size)
-        whole = all(len(pair) == 2 and all(type(side) is int for side in pair) for pair in map(_pair, sizes))
-        if not whole or not all(0 < crop <= resize for resize, crop in zip(*map(_pair, sizes), strict=True)):
+        filters, modes = (*_FILTERS, *[_AREA] * self.crop_first), _CROP_MODES[: 1 if self.crop_first else None]
+        for name, said, valid in (("interpolation", self.interpolation, filters), ("crop_mode", self.crop_mode, modes)):
+            if said not in valid:
+                hints = {_AREA: " (area goes with crop_first)"} | dict.fromkeys(_CROP_MODES, " (with crop_first)")
+                raise ValueError(f"{name} {said!r} is not one of {', '.join(valid)}{hints.get(said, '')}")
+        pairs = [_pair(size) for size in (self.resize_size, self.crop_size)]
+        whole = all(len(pair) == 2 and {*map(type, pair)} == {int} for pair in pairs)
+        if not whole or not all(0 < crop <= resize for resize, crop in zip(*pairs, strict=True)):
             raise ValueError(
-                f"resize_size and crop_size {sizes} must be whole numbers, or pairs of height and width, crop_size not "
-                "the larger"
+                f"resize_size and crop_size {(self.resize_size, self.crop_size)} must be whole numbers, or pairs of "
+                "height and width, crop_size not the larger"
             )
-        counted = len(self.mean) == len(self.std) <= MOST_CHANNELS if _numbers(self.mean, self.std) else False
-        if not counted or min(self.std) <= 0:
+        numbers = _numbers(self.mean) and _numbers(self.std) and len(self.mean) == len(self.std) <= MOST_CHANNELS
+        if not numbers or min(self.std) <= 0:
             raise ValueError(
                 f"mean {self.mean!r} and std {self.std!r} must have a number for each channel, 1 to {MOST_CHANNELS}, "
                 "std above 0"
@@ -102,25 +101,23 @@ class Preprocessing:
         scaled = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         table = np.asarray((scaled - mean) / std, np.float32)  # (256, C)
-        values = cv2.LUT(image, table[:, None]).reshape(image.shape)  # cv2 leaves out a last axis of 1
+        values = cv2.LUT(image, table[:, None]).reshape(image.shape)  # without an axis of 1
         return np.ascontiguousarray(values.transpose(2, 0, 1), np.float32)
 
     def describe(self) -> str:
         """The steps in words, for people."""
-        side, filtered = "{}x{}".format(*self.size), f"({self.interpolation}, antialiased)"
-        resized = "{}x{}".format(*self.resized)
-        steps = f"shorter side resized to {self.resize_size} {filtered}, centre crop of {side}"
+        side, resized = (f"{height}x{width}" for height, width in (self.size, self.resized))
+        filtered = f"({self.interpolation}, antialiased)"
         if self.crop_first:
-            form = "square" if self.crop_size == self.size[0] else f"rectangle of the ratio {side}"
-            share = "" if self.crop_size == self.resize_size else f" of {self.size[0]}/{self.resized[0]}"
-            of = f"{share} of its side" if share else ""
-            steps = f"centre {form}{of} cropped, resized to {side} {filtered}"
-        elif self.crop_mode == "squash":
-            steps = f"both sides resized to {resized} {filtered}, centre crop of {side}"
-        elif self.crop_mode == "border":
-            steps = f"resized to fit into {resized} {filtered}, centre crop of {side} with borders of the mean colour"
-        elif isinstance(self.resize_size, tuple):
-            steps = f"resized to cover {resized} {filtered}, centre crop of {side}"
+            share = "" if self.size == self.resized else f" of {self.size[0]}/{self.resized[0]} of its side"
+            form = "square" if self.size[0] == self.size[1] else f"rectangle of the ratio {side}"
+            steps = f"centre {form}{share} cropped, resized to {side} {filtered}"
+        else:
+            covers = isinstance(self.resize_size, tuple)
+            center = f"resized to cover {resized}" if covers else f"shorter side resized to {self.resize_size}"
+            ways = {"squash": f"both sides resized to {resized}", "border": f"resized to fit into {resized}"}
+            border = " with borders of the mean colour" if self.crop_mode == "border" else ""
+            steps = f"{ways.get(self.crop_mode, center)} {filtered}, centre crop of {side}{border}"
         return f"{steps}, values in [0, 1] minus {list(self.mean)}, divided by {list(self.std)}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -150,11 +147,10 @@ def _pair(size: Size) -> tuple[int, int]:
     return size if isinstance(size, tuple) else (size, size)
 
 
-def _numbers(*several: Any) -> bool:
-    """Whether all are tuples of finite numbers, and none is empty."""
-    if not all(isinstance(values, tuple) and values for values in several):
+def _numbers(values: Any) -> bool:
+    if not isinstance(values, tuple) or not values:
         return False
-    return all(isinstance(value, (int, float)) and math.isfinite(value) for values in several for value in values)
+    return all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
 
 
 @dataclass(frozen=True)
@@ -162,7 +158,7 @@ class Crop:
     """Where the network's crop lies in the upload, in pixels of the upright, decoded picture."""
 
     image: tuple[int, int]  # height, width of the upload
-    box: tuple[float, float, float, float]  # top, left, bottom, right
+    box: Box  # top, left, bottom, right
 
     def to_dict(self) -> dict[str, Any]:
         """The crop in the JSON answer."""
@@ -211,16 +207,20 @@ def _start(whole: int, part: int) -> int:
     return round((whole - part) / 2.0) if whole >= part else -((part - whole) // 2)
 
 
-def _resize(
-    image: Pixels,
-    size: tuple[int, int],
-    method: Image.Resampling,
-    box: tuple[float, float, float, float] | None = None,
-) -> Pixels:
-    """Resizes a picture (H, W, C), or the box in it, by Pillow, which takes 2 and 4 bands for transparent colours."""
-    bands = [image] if image.shape[2] == 3 else list(np.moveaxis(image, 2, 0))
-    found = [np.asarray(Image.fromarray(band).resize(size[::-1], method, box)) for band in bands]
-    return found[0] if image.shape[2] == 3 else np.stack(found, axis=2)
+def by_band(function: Callable[[Any], Any], values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """What a function makes of a picture or a map, (H, W) or (H, W, C).
+
+    Other than three bands are given to it by themselves: Pillow and cv2 take them for colours with transparency, drop
+    an axis of 1, or refuse them.
+    """
+    if values.ndim == 2 or values.shape[2] == 3:
+        return np.asarray(function(values))
+    return np.stack([function(np.ascontiguousarray(values[:, :, band])) for band in range(values.shape[2])], axis=2)
+
+
+def _resize(image: Pixels, size: tuple[int, int], method: Image.Resampling, box: Box | None = None) -> Pixels:
+    """Resizes a picture (H, W, C), or the box in it: left, top, right and bottom."""
+    return by_band(lambda band: np.asarray(Image.fromarray(band).resize(size[::-1], method, box)), image)
 
 
 def _cut(image: Pixels, top: int, left: int, how: Preprocessing) -> Pixels:
@@ -242,16 +242,13 @@ def _crop_then_resize(image: Pixels, how: Preprocessing) -> Input:
     top, left = (height - down) // 2, (width - across) // 2
     cut = image[top : top + down, left : left + across]
     if how.interpolation == _AREA:
-        resized = cv2.resize(cut, how.size[::-1], interpolation=cv2.INTER_AREA)
-        picture = np.asarray(resized, np.uint8).reshape(*how.size, how.channels)
+        picture = by_band(lambda band: cv2.resize(band, how.size[::-1], interpolation=cv2.INTER_AREA), cut)
     else:
         picture = _resize(cut, how.size, _FILTERS[how.interpolation])
     return Input(how.normalise(picture), picture, Crop((height, width), (top, left, top + down, left + across)))
 
 
-def _crop_in_two_passes(
-    image: Pixels, crop: tuple[float, float, float, float], size: tuple[int, int], method: Image.Resampling
-) -> Pixels:
+def _crop_in_two_passes(image: Pixels, crop: Box, size: tuple[int, int], method: Image.Resampling) -> Pixels:
     """Resizes the crop alone from the rows that the filter reaches, columns first, as Pillow does."""
     top, left, bottom, right = crop
     height, width = image.shape[:2]

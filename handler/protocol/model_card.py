@@ -1,6 +1,7 @@
 """The model's card: the facts by which requests are checked and the model is described to clients."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -197,8 +198,8 @@ class ModelCard:
 
 
 def _folded(label: str) -> str:
-    """A label without case, and without blanks around it and around its commas."""
-    return ",".join(part.strip() for part in label.split(",")).casefold()
+    """A label without case, without blanks around it and around its commas, and with accents in one way of several."""
+    return unicodedata.normalize("NFC", ",".join(part.strip() for part in label.split(",")).casefold())
 
 
 def _places(names: Iterable[str]) -> dict[str, list[int]]:

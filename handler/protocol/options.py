@@ -115,13 +115,14 @@ def _choice(name: str, value: Any, valid: Collection[str]) -> str:
 
 def _target(value: Any) -> tuple[int | str, ...]:
     valid = "top, a class index, a label, or a list of these"
-    targets = _items("target", value, valid)
+    targets = _items("target", [value] if isinstance(value, str) else value, valid)  # the card divides text
     for target in targets:
         if isinstance(target, bool) or not isinstance(target, (int, str)):
             raise BadRequest(f"target {shown(target)} is not valid, valid are {valid}")
-    if len(targets) > _MOST_PARTS:
-        raise BadRequest(f"{len(targets)} targets are too many, valid are 1 to {MAX_TARGETS}")
-    return (value,) if isinstance(value, str) else tuple(targets)  # a comma may be part of a label
+    parts = len(targets) + sum(target.count(",") for target in targets if isinstance(target, str))
+    if parts > _MOST_PARTS:
+        raise BadRequest(f"{parts} targets are too many, valid are 1 to {MAX_TARGETS}")
+    return tuple(targets)
 
 
 def _contrast(value: Any) -> int | str:

@@ -2,25 +2,31 @@
 
 A row has one of four forms: multipart or gRPC, with the picture in ``data``, ``body`` or ``image`` and the options in
 further parts; the picture alone as the body, with the options in ``X-Explain-<Option>`` headers; JSON, with the picture
-in base64; or a KServe envelope with several such pictures.
+in base64; or a KServe envelope with several such pictures. A picture may be base64 text or a data URI wherever bytes
+are valid, JSON may come as text, and a body or the picture of a form may be packed with gzip. An option or a JSON key
+that is repeated is refused where it can be seen: of equal parts and headers, and of equal keys of JSON that it parses
+itself, TorchServe keeps the last.
 """
 
 import base64
 import binascii
 import json
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from handler.errors import BadRequest, locating
+from handler.errors import BadRequest, TooLarge, locating
 from handler.protocol.answer import FORMS, JSON
 from handler.protocol.envelope import Envelope, single
 from handler.protocol.kserve import BINARY_REFUSED, open_kserve
-from handler.protocol.options import Options, parse_options
+from handler.protocol.options import Options, parse_options, shown
 from handler.protocol.receipt import ImageHash, hash_image
 from handler.protocol.row import Row
 
 IMAGE_FIELDS = ("data", "body", "image")
+MOST_UNPACKED = 10_485_760  # bytes of a body that came packed; as many as config.properties allows unpacked
+_GZIP = b"\x1f\x8b"
 _FORMS = (
     "post the picture with curl -F data=@cat.jpg, with curl -T cat.jpg, "
     'or as JSON {"image": "<base64>", "target": "tabby"}'
@@ -53,6 +59,7 @@ def parse_row(row: Row, defaults: Options) -> Request:
         BadRequest: the row has no picture, bad base64, malformed JSON, an unknown option or a bad value.
     """
     envelope = _open(row)
+    _check_spellings(row.options)
     accept = accepted(row.accept)
     if accept != JSON and envelope.parts[0].place:
         raise BadRequest(f"{accept} is the form of one picture's answer, valid is Accept: {JSON}")
@@ -60,6 +67,7 @@ def parse_row(row: Row, defaults: Options) -> Request:
     for part in envelope.parts:
         with locating(part.place):
             fields = dict(part.fields)
+            _check_spellings(fields)
             image = _take_image(fields)
             options = parse_options({**row.options, **fields}, defaults)
             asked.append(Asked(image=image, image_hash=hash_image(image), options=options, place=part.place))
@@ -68,27 +76,67 @@ def parse_row(row: Row, defaults: Options) -> Request:
 
 def _open(row: Row) -> Envelope:
     """The envelope with the fields of the row's pictures."""
-    if set(row.fields) != {"body"}:
-        return single(row.fields)
-    body = row.fields["body"]  # which a front may have parsed already
-    if isinstance(body, (bytes, bytearray)) and (
-        "json" in row.content_type.lower() or bytes(body[:64]).lstrip().startswith(b"{")
-    ):
+    packed = row.encoding.strip().lower()
+    if packed not in ("", "identity", "gzip") or (packed == "gzip" and not row.fields):
+        raise BadRequest(
+            f"Content-Encoding {shown(packed)} of this body cannot be read, valid is gzip, and not of a form"
+        )
+    fields = {name: _unpacked(value) if name in IMAGE_FIELDS else value for name, value in row.fields.items()}
+    if set(fields) != {"body"}:
+        if "x-www-form-urlencoded" in row.content_type.lower():  # there a plus is a blank, unless it was escaped
+            fields |= {name: fields[name].replace(b" ", b"+") for name in IMAGE_FIELDS if _is_text(fields.get(name))}
+        return single(fields)
+    body = fields["body"]  # which a front may have parsed already
+    if isinstance(body, str):
+        body = body.encode("utf-8", "replace")
+    if isinstance(body, bytes) and ("json" in row.content_type.lower() or body[:64].lstrip().startswith(b"{")):
         if row.json_size is not None:
             raise BadRequest(BINARY_REFUSED)
-        try:
-            body = json.loads(bytes(body))
-        except RecursionError as error:
-            raise BadRequest("malformed JSON: nested too deeply") from error
-        except ValueError as error:  # also bytes that are not UTF-8
-            raise BadRequest(f"malformed JSON: {str(error)[:200]}") from error
-    if isinstance(body, str):  # text/* is no picture; the refusal names the first bytes
-        body = body.encode("utf-8", "replace")
-    if isinstance(body, (bytes, bytearray)):
+        body = _parsed(body)
+    if isinstance(body, bytes):
         return single({"body": body})
     if not isinstance(body, dict):
         raise BadRequest(f"a JSON request must be an object with the picture in base64 under image; {_FORMS}")
     return open_kserve(body, row.explains) or single(body)
+
+
+def _unpacked(value: Any) -> Any:
+    """A part's value; bytes that were packed with gzip, unpacked as far as they may be."""
+    if not isinstance(value, (bytes, bytearray)) or not value.startswith(_GZIP):
+        return bytes(value) if isinstance(value, bytearray) else value
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        unpacked = stream.decompress(value, MOST_UNPACKED + 1)
+    except zlib.error as error:
+        raise BadRequest("the gzip body is corrupt and cannot be unpacked") from error
+    if len(unpacked) > MOST_UNPACKED:
+        raise TooLarge(f"the gzip body unpacks to more than {MOST_UNPACKED} bytes, valid are at most as many")
+    if not stream.eof or stream.unused_data:
+        raise BadRequest("the gzip body is truncated or has further parts and cannot be unpacked")
+    return unpacked
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return json.loads(body, object_pairs_hook=_named_once)
+    except RecursionError as error:
+        raise BadRequest("malformed JSON: nested too deeply") from error
+    except ValueError as error:  # also bytes that are not UTF-8
+        raise BadRequest(f"malformed JSON: {str(error)[:200]}") from error
+
+
+def _check_spellings(names: Iterable[str]) -> None:
+    """Refuses an option that is there in two spellings, as Target and target."""
+    _named_once((name.lower().replace("-", "_"), name) for name in names)
+
+
+def _named_once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise BadRequest(f"{shown(name)} is there twice, valid is once")
+        found[name] = value
+    return found
 
 
 def _take_image(fields: dict[str, Any]) -> bytes:
@@ -102,11 +150,27 @@ def _take_image(fields: dict[str, Any]) -> bytes:
         value = value["b64"]
     if isinstance(value, str):
         value = _from_base64(value)
-    if not isinstance(value, (bytes, bytearray)):
+    elif _is_text(value):
+        value = _of_text(value)
+    if not isinstance(value, bytes):
         raise BadRequest(f"{present[0]} must hold a picture or its base64 text; {_FORMS}")
     if not value:
         raise BadRequest(f"the picture is empty; {_FORMS}")
-    return bytes(value)
+    return value
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, bytes) and value.isascii()  # no picture is
+
+
+def _of_text(text: bytes) -> bytes:
+    """The picture of a form's or a body's text; text that is no base64 is refused later, by its first bytes."""
+    try:
+        return _from_base64(text.decode())
+    except BadRequest:
+        if text.startswith(b"data:"):
+            raise
+        return text
 
 
 def _from_base64(text: str) -> bytes:

@@ -5,6 +5,7 @@ import html
 import io
 import json
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field, replace
@@ -20,11 +21,13 @@ from handler.explanation.evidence import Floats, probabilities
 from handler.explanation.maps import MAP_KINDS, Map, resize, scale
 from handler.explanation.methods import METHODS
 from handler.explanation.trust import Trust
+from handler.picture.projection import three_bands
 from handler.protocol.answer import GRADIENT_ALONE, NONE, Observation
 from handler.protocol.receipt import digest
 from handler.rendering.canvas import Canvas, draw_map, encode_map, values_on
-from handler.rendering.render import Picture, encode_png, sheet
+from handler.rendering.render import Picture, encode_png, sheet, text_width
 
+_FEWEST_LETTERS = 8  # of a label that is cut on a sheet
 _PANELS = sorted(MAP_KINDS, key=lambda name: not MAP_KINDS[name].at_layer)  # maps in the order of the sheet
 
 
@@ -60,11 +63,21 @@ class Explanation:
     passes: int = 0  # masked pictures that the method asked the network about
     trust: Trust | None = None  # None unless it was asked for
 
-    @property
-    def title(self) -> str:
-        """The classes, as a caption: ``heart 0.61``, ``against heart 0.61`` or ``heart 0.61, not ring 0.20``."""
-        classes = [f"{found.label} {found.probability:.2f}" for found in (self.target, self.contrast) if found]
-        return ("against " if self.against else "") + ", not ".join(classes)
+    def title(self, width: int) -> str:
+        """The classes, as a caption: ``heart 0.61``, ``against heart 0.61`` or ``heart 0.61, not ring 0.20``.
+
+        Labels are cut, not below 8 letters, where the caption is wider than these pixels.
+        """
+        classes = [found for found in (self.target, self.contrast) if found]
+
+        def cut(most: int) -> str:
+            labels = [one.label if len(one.label) <= most else one.label[: most - 3] + "..." for one in classes]
+            said = [f"{label} {one.probability:.2f}" for label, one in zip(labels, classes, strict=True)]
+            return ("against " if self.against else "") + ", not ".join(said)
+
+        lengths = range(_FEWEST_LETTERS, max(_FEWEST_LETTERS, *(len(one.label) for one in classes)) + 1)
+        fitting = bisect_right(lengths, width, key=lambda most: text_width(cut(most)))
+        return cut(lengths[max(0, fitting - 1)])
 
     @property
     def measure(self) -> str:
@@ -93,12 +106,8 @@ class Result:
     def draw(self, explanation: int = 0, name: str | None = None) -> Picture:
         """Draws a map as the server does: uint8 RGB (H, W, 3), see ``draw_map``.
 
-        Args:
-            explanation: index into ``explanations``.
-            name: a name out of the explanation's maps; None is Grad-CAM, or the first map if Grad-CAM was not made.
-
-        Raises:
-            BadRequest: there is no such explanation or map.
+        ``explanation`` is an index into ``explanations``, the name one of its maps; None is Grad-CAM, or the first map
+        if Grad-CAM was not made. BadRequest says that there is no such explanation or map.
         """
         if not 0 <= explanation < len(self.explanations):
             raise BadRequest(f"there are {len(self.explanations)} explanations, none has the index {explanation}")
@@ -111,15 +120,14 @@ class Result:
     def sheet(self) -> Picture:
         """Draws a row per target: the network's crop and the target's maps, all at the crop's size, with captions.
 
-        Raises:
-            BadRequest: no map was asked for.
+        Raises BadRequest if no map was asked for.
         """
         if not self.explanations:
             raise BadRequest("the result has no map to draw; ask for maps")
         canvas, height, width = replace(self.canvas, upload=None), *self.canvas.seen.picture.shape[:2]
         rows = []
         for explanation in self.explanations:
-            row = [(explanation.title, canvas.seen.picture)]
+            row = [(explanation.title(width), three_bands(canvas.seen.picture))]
             for name in (name for name in _PANELS if name in explanation.maps):
                 drawn = explanation.maps[name]
                 if drawn.values.shape[:2] != (height, width):  # gradcam at the layer's size
@@ -183,17 +191,10 @@ class Result:
         return file.getvalue()
 
     def save(self, folder: Path | str, *, overwrite: bool = False) -> list[Path]:
-        """Writes the sheet, ``sheet.png``, and each map's picture, ``<class index>_<map>.png``.
+        """Writes the sheet, ``sheet.png``, and each map's picture, ``<class index>_<map>.png``, into a folder.
 
-        Args:
-            folder: is made if it does not exist.
-            overwrite: whether existing files are replaced.
-
-        Returns:
-            The files, the sheet first; an empty list if no map was asked for.
-
-        Raises:
-            FileExistsError: a file exists already; no file was written.
+        The folder is made if it does not exist. Returns the files, the sheet first; none if no map was asked for. Where
+        a file exists already, FileExistsError says so and none is written, unless ``overwrite`` allows it.
         """
         if not self.explanations:
             return []
@@ -212,9 +213,7 @@ class Result:
 
     def _repr_html_(self) -> str:
         """The predictions and the sheet, for a notebook."""
-        lines = "<br>".join(
-            f"{html.escape(prediction.label)} {prediction.probability:.3f}" for prediction in self.predictions
-        )
+        lines = "<br>".join(f"{html.escape(made.label)} {made.probability:.3f}" for made in self.predictions)
         if not self.explanations:
             return f"<p>{lines}</p>"
         picture = base64.b64encode(encode_png(self.sheet())).decode()

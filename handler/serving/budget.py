@@ -62,7 +62,8 @@ class Budget:
         if canvas.options.encoding == "png":
             self._drawn += height * width * len(drawn) * targets
         else:
-            numbers = height * width * sum(MAP_KINDS[name].channels for name in drawn) * targets
+            channels = canvas.seen.picture.shape[2]
+            numbers = height * width * sum(channels if MAP_KINDS[name].channels > 1 else 1 for name in drawn) * targets
             self._listed += numbers * _BYTES_PER_NUMBER[canvas.options.encoding]
         if self._drawn > _MOST_PIXELS:
             raise TooLarge(f"the pictures would have {self._drawn} pixels, valid are at most {_MOST_PIXELS}; {_ADVICE}")

@@ -2,10 +2,11 @@
 
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from handler.serving.jobs import Job, in_passes, pairs_at_once
 
 DEFAULT_TOP_K = 5
 Outcome = Result | Exception
+Made = TypeVar("Made")
 
 
 class Explainer:
@@ -46,13 +48,14 @@ class Explainer:
                 yield job, outcome
 
     def _outcomes(self, jobs: Sequence[Job]) -> Sequence[Outcome]:
-        try:
-            return self._run_in_parts(jobs[0]) if len(jobs) == 1 else self._run(jobs, [job.targets for job in jobs])
-        except Exception as error:
-            if len(jobs) == 1:
-                return [_without_variables(error)]
-        # not within except: there the exception would keep the memory of the failed pass alive
-        return [outcome for job in jobs for outcome in self._outcomes([job])]
+        if len(jobs) == 1:
+            outcomes = _attempt(self._run_in_parts, jobs[0])
+            return [outcomes] if isinstance(outcomes, Exception) else outcomes
+        outcomes = _attempt(self._run, jobs, [job.targets for job in jobs])
+        if isinstance(outcomes, Exception):
+            del outcomes  # an exception keeps the memory of the failed pass alive
+            return [outcome for job in jobs for outcome in self._outcomes([job])]
+        return outcomes
 
     def _run_in_parts(self, job: Job) -> list[Outcome]:
         """Runs a picture's targets in several passes: the evidence at many layers takes much more memory than maps."""
@@ -75,13 +78,7 @@ class Explainer:
             mixtures = [[mixture.resolved(scores[row]) for mixture in found] for row, found in enumerate(mixtures)]
             targets = [[mixture.wanted(scores[row]) for mixture in found] for row, found in enumerate(mixtures)]
         evidence = self._engine.run(inputs, targets, jobs[0].needs)
-        return [self._result_safely(evidence, row, job, mixtures[row]) for row, job in enumerate(jobs)]
-
-    def _result_safely(self, evidence: Evidence, row: int, job: Job, mixtures: Sequence[Mixture]) -> Outcome:
-        try:
-            return self._result(evidence, row, job, mixtures)
-        except Exception as error:
-            return _without_variables(error)
+        return [_attempt(self._result, evidence, row, job, mixtures[row]) for row, job in enumerate(jobs)]
 
     def _result(self, evidence: Evidence, row: int, job: Job, mixtures: Sequence[Mixture]) -> Result:
         """Makes a job's result of the evidence of a pass."""
@@ -166,7 +163,7 @@ class Explainer:
             picture=picture,
             answer=self._scores,
             differentiate=differentiate,
-            behind=partial(self._engine.behind, picture[None]),
+            behind=lambda layer, activations: self._engine.behind(picture[None], layer, activations),
             weights=mixture.weights(logits),
             passes=job.passes,
             head=self.card.head,
@@ -181,7 +178,10 @@ class Explainer:
         return [Prediction(index, self.card.labels[index], float(chances[index])) for index in best_classes(by, top_k)]
 
 
-def _without_variables(error: Exception) -> Exception:
-    """Returns the error after freeing the variables that its traceback kept alive."""
-    traceback.clear_frames(error.__traceback__)
-    return error
+def _attempt(make: Callable[..., Made], *args: Any) -> Made | Exception:
+    """What the function makes, or its error, without the variables that the error's traceback kept alive."""
+    try:
+        return make(*args)
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)
+        return error

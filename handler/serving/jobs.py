@@ -5,16 +5,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from handler.errors import BadRequest, Unprocessable, locating
 from handler.explanation.class_weights import Mixture
 from handler.explanation.evidence import Needs
 from handler.explanation.maps import makes_cam, needs_of
 from handler.explanation.methods import METHODS
 from handler.explanation.trust import PASSES as TRUST_PASSES
-from handler.picture.decode import decode
+from handler.picture.bands import read_picture
 from handler.picture.preprocess import Input, preprocess
 from handler.protocol.answer import JSON, NPZ, PNG
 from handler.protocol.model_card import ModelCard
@@ -22,6 +19,7 @@ from handler.protocol.options import Options
 from handler.protocol.receipt import ImageHash
 from handler.protocol.request import Request
 from handler.rendering.canvas import Canvas
+from handler.rendering.render import Picture
 from handler.serving.budget import Budget
 from handler.serving.settings import Settings
 
@@ -110,7 +108,7 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
             checked = CheckedOptions.of(asked.options, card)
             if as_sheet and not checked.maps:
                 raise BadRequest("image/png shows maps and maps is none, valid is Accept: application/json")
-            upload = decode(asked.image, settings.max_pixels)
+            upload = read_picture(asked.image, settings.max_pixels, card.preprocessing.channels)
             budget.decode(*upload.shape[:2])
             seen = preprocess(upload, card.preprocessing)
             on_upload = asked.options.size == "image" and not as_sheet and checked.maps
@@ -132,9 +130,7 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
     return jobs
 
 
-def job_of(
-    options: Options, card: ModelCard, seen: Input, image_hash: ImageHash, upload: npt.NDArray[np.uint8] | None = None
-) -> Job:
+def job_of(options: Options, card: ModelCard, seen: Input, image_hash: ImageHash, upload: Picture | None = None) -> Job:
     """Makes a job without a request, for callers in the same process, whose cost is not limited.
 
     For maps of the upload's size, ``upload`` is the whole picture, uint8 RGB (H, W, 3); for errors see

@@ -25,11 +25,7 @@ class Settings:
 
 
 def read_settings(section: Mapping[str, Any] | None) -> Settings:
-    """Reads the section as the YAML parser returns it; None is an absent section.
-
-    Raises:
-        ModelError: a key is unknown or a value invalid; the message lists what is valid.
-    """
+    """Reads the section as the YAML parser returns it, None if absent; a ModelError says what is invalid, and valid."""
     if section is not None and not isinstance(section, Mapping):
         raise ModelError(f"model-config.yaml: explain must be a mapping, not {section!r}")
     values = dict(section or {})

@@ -1,23 +1,55 @@
-"""The number of threads of an engine: workers x threads = cores. It is decided here alone."""
+"""The number of threads of an engine: workers x threads = cores. It is decided here alone.
 
+An operator may start and end workers at any time, so that each worker looks now and then how many run.
+"""
+
+import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+logger = logging.getLogger(__name__)
+
+_PAUSE = 10.0  # seconds between two looks
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUP = Path("/proc/self/cgroup")
 
 
-def threads_per_worker(wanted: int, config: Mapping[str, Any]) -> int:
-    """The number of threads of a worker's engine, at least 1; with 0, the workers share out the cores.
+class Share:
+    """The threads of a worker's engine, at least 1."""
 
-    ``config`` is the parsed ``model-config.yaml``, which says how many workers there are.
-    """
-    named = [config.get(key) for key in ("maxWorkers", "minWorkers")]
-    workers = next((count for count in named if type(count) is int and count > 0), 1)
-    return wanted or max(1, usable_cores() // workers)
+    def __init__(self, wanted: int, config: Mapping[str, Any], running: Callable[[], int] = lambda: 0) -> None:
+        """With ``wanted`` 0, the workers share out the cores.
+
+        Args:
+            wanted: the setting ``explain.threads``.
+            config: the parsed ``model-config.yaml``, which says how many workers are started.
+            running: counts the workers that run; 0 where that is not known, and the share never changes.
+        """
+        self._wanted, self._running, self._next_look = wanted, running, time.monotonic() + _PAUSE
+        named = [config.get(key) for key in ("maxWorkers", "minWorkers")]
+        most, least = (count if type(count) is int and count > 0 else 0 for count in named)
+        found = 0 if wanted else running()
+        self.threads = wanted or _share(max(found, least) if found else most or least)
+
+    def follow(self, resize: Callable[[int], None]) -> None:
+        """Calls ``resize`` with the number of threads if it is another one now; looks every ten seconds at most."""
+        if self._wanted or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _PAUSE
+        workers = self._running()
+        threads = _share(workers) if workers else self.threads
+        if threads != self.threads:
+            logger.info("%d workers run: each has %d threads now", workers, threads)
+            self.threads = threads
+            resize(threads)
+
+
+def _share(workers: int) -> int:
+    return max(1, usable_cores() // max(1, workers))
 
 
 def usable_cores() -> int:

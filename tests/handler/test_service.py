@@ -15,6 +15,7 @@ from handler.protocol.row import Row
 from handler.protocol.signature import is_signed, read_key
 from handler.service import Service
 from handler.serving.settings import Settings
+from handler.serving.threads import Share
 from tests.support.engines import CARD, BrightnessEngine, picture, rows_of
 
 GRAPHS = {"prediction": "ab" * 32}
@@ -110,3 +111,12 @@ def test_the_receipt_of_every_form_is_signed_if_the_settings_name_a_key(key, acc
 def test_a_key_that_cannot_be_used_stops_the_start(tmp_path):
     with pytest.raises(ModelError, match=r"none\.pem cannot be used"):
         Service(CHOICE, CARD, Settings(receipt_key=str(tmp_path / "none.pem")))
+
+
+def test_threads_follow_the_workers_before_a_batch_whatever_it_asks_for(monkeypatch):
+    used, share = [], Share(0, {}, lambda: 1)
+    monkeypatch.setattr(share, "follow", lambda resize: resize(3))
+    served = Service(replace(CHOICE, use_threads=used.append), CARD, Settings(), share)
+    assert served.answer_batch([Row(fields={}, path="healthz")])[0].status == 200
+    assert used == [3]
+    assert served._answering._painters._max_workers == 3

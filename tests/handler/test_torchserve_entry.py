@@ -219,10 +219,16 @@ def test_a_bodys_size_is_what_was_declared_or_what_arrived(headers, row, size):
 
 def test_headers_are_read_without_regard_to_case():
     row = read_row({"data": PICTURE}, {"X_Explain_Size": "x", "x-explain-TOP_K": "3", "X-Explain-Size": "image"})
-    assert row.options == {"top_k": "3", "size": "image"}
+    assert row.options == {"TOP_K": "3", "Size": "image"}
     assert read_row({}, {"Url_Path": "/healthz/", "Explain": "True", "describe": "True"}) == Row(
         fields={}, path="healthz", explains=True, describes=True
     )
+
+
+@pytest.mark.parametrize("label", ["кошка, домашняя", "猫", "é", "tench, Tinca tinca", "Ã"])
+def test_a_headers_text_is_utf_8_if_it_can_be(label):
+    assert read_row({}, {"X-Explain-Target": label.encode().decode("latin-1")}).options == {"Target": label}
+    assert read_row({}, {"X-Explain-Target": "é"}).options == {"Target": "é"}  # of a client that writes Latin-1
 
 
 def test_a_parts_own_headers_are_not_taken_for_the_rows():

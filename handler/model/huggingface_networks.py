@@ -1,0 +1,150 @@
+"""Image classifiers of Hugging Face's transformers: ``hf/FOLDER`` or ``hf/ID``, read by the library's own loaders.
+
+No code of a repository runs. A checkpoint keeps the configuration in its options, so that a server builds the network
+without the folder. What the image processor does to a picture is measured, because it is code of each model's own.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from torch import nn
+
+from handler.errors import ModelError, in_one_line
+from handler.model.checkpoint import Checkpoint
+from handler.model.registry import ASSUMED
+from handler.picture.preprocess import Pixels, Preprocessing, preprocess
+
+_EQUAL = 1e-6  # the most difference of normalised values
+_MOST_LEVELS = 1.5  # the most difference in grey levels: the library's backends round differently
+_FORMS: list[dict[str, Any]] = [{"crop_mode": "squash"}, {}, {"crop_first": True}]
+
+Floats = npt.NDArray[np.float32]
+_Measured = tuple[Preprocessing | None, bool, str]
+
+
+@contextmanager
+def _guarded(architecture: str) -> Iterator[str]:
+    """Gives the folder or the id; raises ModelError for whatever the library raises inside the block."""
+    try:
+        yield architecture.partition("/")[2]
+    except ModelError:
+        raise
+    except Exception as error:  # of the network, of files and of their content
+        raise ModelError(
+            f"{architecture} could not be loaded ({in_one_line(error)}); valid is an image classifier: a folder that "
+            "save_pretrained wrote, or an id of the hub, which is downloaded or lies in the cache at HF_HOME"
+        ) from error
+
+
+def declare(architecture: str) -> Checkpoint:
+    """What the configuration and the image processor say, without the weights."""
+    from transformers import AutoConfig, AutoImageProcessor
+
+    with _guarded(architecture) as place:
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        if config.model_type == "timm_wrapper":
+            raise ModelError(f"{architecture} is timm's: valid is model=timm/hf-hub:ID, or timm/local-dir:FOLDER")
+        name = Path(place).resolve().name if Path(place).is_dir() else place
+        known = json.loads(config.to_json_string(use_diff=False))
+        labels = [str(config.id2label[index]) for index in range(config.num_labels)]
+        how, flipped, beside = cast(_Measured, (None, False, ""))
+        with suppress(OSError, ValueError):  # there is no image processor, or it makes no pictures
+            processor = AutoImageProcessor.from_pretrained(place, backend="pil", trust_remote_code=False)
+            how, flipped, beside = _measured(processor)
+    for part in ("_name_or_path", "id2label", "label2id"):
+        known.pop(part, None)
+    told = f"as {name}'s image processor has it{beside}: {ASSUMED}"
+    origins = {"labels": f"as {name}'s configuration has them", "preprocessing": told}
+    options = {"config": known, "flipped": flipped}
+    return Checkpoint(
+        architecture=f"hf/{name}", labels=labels, preprocessing=how, state={}, options=options, origins=origins
+    )
+
+
+def find(architecture: str, weights: str | None) -> Checkpoint:
+    """The checkpoint of a folder or an id; the ModelError says what is missing."""
+    from transformers import AutoModelForImageClassification
+
+    if weights not in (None, "DEFAULT"):
+        raise ModelError(f"weights {weights!r} are torchvision's; {architecture} has its own, valid is weights=DEFAULT")
+    found = declare(architecture)
+    with _guarded(architecture) as place:
+        module, report = AutoModelForImageClassification.from_pretrained(
+            place, output_loading_info=True, trust_remote_code=False
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(f"{architecture} has no weights for {', '.join(missing[:3])}: it is no trained classifier")
+    told = {part: origin.removesuffix(f": {ASSUMED}") for part, origin in found.origins.items()}
+    return replace(found, state=module.state_dict(), origins=told)
+
+
+def build(checkpoint: Checkpoint) -> nn.Module:
+    """The network of a complete checkpoint, from the configuration in its options; its logits are its scores."""
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    with _guarded(str(checkpoint.architecture)):
+        config = AutoConfig.for_model(**checkpoint.options["config"])
+        config.num_labels = len(checkpoint.labels or [])
+        module: nn.Module = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+    if checkpoint.options.get("flipped"):
+        module.register_forward_pre_hook(lambda _, pictures: (pictures[0].flip(1), *pictures[1:]))
+    module.register_forward_hook(lambda _module, _pictures, output: output.logits)
+    return module
+
+
+def _measured(processor: Any) -> _Measured:
+    """The preprocessing that equals a processor on pictures, or None; whether blue is first; and what differs."""
+
+    def run(picture: Pixels) -> Floats:
+        (found,) = processor(images=Image.fromarray(picture), return_tensors="np")["pixel_values"]
+        return np.asarray(found, np.float32)
+
+    black, white = (run(np.full((64, 64, 3), level, np.uint8)) for level in (0, 255))
+    _, height, width = black.shape
+    low, high = (found[:, height // 2, width // 2].astype(np.float64) for found in (black, white))
+    draw = np.random.default_rng(0).integers
+    pictures = [
+        np.kron(draw(0, 256, (*size, 3)), np.ones((15, 15, 1))).astype(np.uint8) for size in ((16, 32), (23, 17))
+    ]
+    wanted = [run(picture) for picture in pictures]
+    best: tuple[float, bool, Preprocessing | None] = (np.inf, False, None)
+    for form, margin in product(_FORMS, range(max(height, width) // 2)):
+        how = Preprocessing(
+            resize_size=(height + margin, width + margin),
+            crop_size=(height, width),
+            mean=tuple(np.round(-low / (high - low) + 0.0, 7).tolist()),
+            std=tuple(np.round(1 / (high - low), 7).tolist()),
+            interpolation=Image.Resampling(processor.resample).name.lower(),
+            **form,
+        )
+        found = [preprocess(picture, how).tensor for picture in pictures]
+        for step in (1, -1):
+            off = max(_distance(theirs[::step], ours) for theirs, ours in zip(wanted, found, strict=True))
+            if off < best[0]:
+                best = off, step == -1, how
+        if best[0] <= _EQUAL:
+            break
+    off, flipped, fitting = best
+    levels = 255 * off / float((high - low).max())
+    if fitting is None or levels > _MOST_LEVELS:
+        return None, False, ""
+    beside = "" if off <= _EQUAL else f", whose own pictures differ by up to {levels:.1f} grey levels"
+    if not fitting.crop_first and (fitting.crop_mode == "center" or (fitting.resized[0] - height) % 2):
+        beside += ", whose crops lie one pixel further up or left where a margin is odd"
+    return fitting, flipped, beside
+
+
+def _distance(theirs: Floats, ours: Floats) -> float:
+    """The largest difference, where crops of odd margins may begin a pixel before ours, as the library rounds down."""
+    _, height, width = ours.shape
+    shifts = product((0, 1), repeat=2)
+    parts = ((theirs[:, down:, right:], ours[:, : height - down, : width - right]) for down, right in shifts)
+    return min(float(np.abs(one - other).max()) for one, other in parts)

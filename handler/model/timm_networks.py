@@ -1,0 +1,121 @@
+"""The networks of timm: ``timm/NAME``, with the weights, the labels and the preprocessing that timm has for the name.
+
+A name is one of ``timm.list_models()`` and ``timm.list_pretrained()``, or ``local-dir:FOLDER`` or ``hf-hub:ID``, which
+timm reads itself. Preprocessing is that of timm's own evaluation, with the size for tests where there is one.
+"""
+
+import difflib
+import math
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from handler.errors import ModelError, in_one_line
+from handler.model.checkpoint import Checkpoint
+from handler.model.registry import ASSUMED
+from handler.picture.preprocess import Preprocessing
+
+_Known = tuple[str, dict[str, Any], dict[str, Any]]
+
+
+def check(architecture: str) -> _Known:
+    """The name in timm's registry, what is known of its weights, and the network's options.
+
+    Raises:
+        ModelError: timm has no such name, and the message names near ones; or the folder or repository is not readable.
+    """
+    import timm
+    from timm.models import _hub
+
+    name = architecture.partition("/")[2]
+    source, _, place = name.partition(":")
+    if source in ("local-dir", "hf-hub"):
+        read = _hub.load_model_config_from_path if source == "local-dir" else _hub.load_model_config_from_hf
+        try:
+            known, name, options = read(place)
+        except Exception as error:  # of the network, of files and of their content
+            raise ModelError(f"{architecture} cannot be read by timm ({in_one_line(error)})") from error
+        return name, known, dict(options)
+    names = [*timm.list_models(), *timm.list_pretrained()]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 5, 0.5)
+        raise ModelError(f"timm has no classifier {name!r}, near are {', '.join(near) or 'none'}; valid is timm/NAME")
+    return name, timm.get_pretrained_cfg(name).to_dict(), {}
+
+
+def declare(architecture: str) -> Checkpoint:
+    """What timm knows of the name: labels of ImageNet by the number of scores, and the preprocessing."""
+    name, known, options = check(architecture)
+    told = dict.fromkeys(("labels", "preprocessing"), f"as timm's {name} weights have it: {ASSUMED}")
+    labels, how = _labels(known), _preprocessing(known)
+    return Checkpoint(
+        architecture=f"timm/{name}", labels=labels, preprocessing=how, state={}, options=options, origins=told
+    )
+
+
+def find(architecture: str, weights: str | None) -> Checkpoint:
+    """The checkpoint with the weights of the name, from timm's loader and cache; the ModelError says what to do."""
+    import timm
+
+    if weights not in (None, "DEFAULT"):
+        raise ModelError(f"weights {weights!r} are torchvision's; {architecture} has its own, valid is weights=DEFAULT")
+    found = declare(architecture)
+    try:
+        state = timm.create_model(architecture.partition("/")[2], pretrained=True).state_dict()
+    except Exception as error:  # of the network, of files and of their content
+        place = check(architecture)[1].get("hf_hub_id")
+        elsewhere = (
+            f"download the files of https://huggingface.co/{place} elsewhere, and say model=timm/local-dir:FOLDER"
+        )
+        offline = f"; {elsewhere}, or set HF_HOME to a cache that has them" if place else "; give a file, checkpoint="
+        raise ModelError(
+            f"the weights of {architecture} could not be loaded ({in_one_line(error)}){offline}"
+        ) from error
+    told = {part: origin.removesuffix(f": {ASSUMED}") for part, origin in found.origins.items()}
+    return replace(found, state=state, origins=told)
+
+
+def build(checkpoint: Checkpoint) -> nn.Module:
+    """The network of a complete checkpoint; raises ModelError if it cannot be built for its pictures."""
+    import timm
+
+    assert checkpoint.preprocessing is not None
+    name, how = str(checkpoint.architecture).partition("/")[2], checkpoint.preprocessing
+    options = checkpoint.options | {"num_classes": len(checkpoint.labels or []), "in_chans": how.channels}
+    known = timm.get_pretrained_cfg(name)
+    if "img_size" in options or (known and known.fixed_input_size and known.input_size[1:] != how.size):
+        options["img_size"] = how.size
+    try:
+        module: nn.Module = timm.create_model(name, pretrained=False, **options)
+    except Exception as error:  # options and size come from the checkpoint
+        raise ModelError(f"{name} cannot be built for pictures {how.shape} ({in_one_line(error)})") from error
+    return module
+
+
+def _labels(known: dict[str, Any]) -> list[str] | None:
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    if names := known.get("label_names"):
+        described = known.get("label_descriptions") or {}
+        return [str(described.get(name, name)) for name in names]
+    subset = infer_imagenet_subset(known)
+    return list(ImageNetInfo(subset).label_descriptions()) if subset else None
+
+
+def _preprocessing(known: dict[str, Any]) -> Preprocessing | None:
+    from timm.data import resolve_data_config
+
+    how = resolve_data_config(pretrained_cfg=known, use_test_size=True)
+    height, width = how["input_size"][1:]
+    crop_pct = how["crop_pct"]
+    if crop_pct > 1:  # timm puts a black border around the picture
+        return None
+    return Preprocessing(
+        resize_size=(math.floor(height / crop_pct), math.floor(width / crop_pct)),
+        crop_size=(height, width),
+        mean=tuple(how["mean"]),
+        std=tuple(how["std"]),
+        interpolation=how["interpolation"],
+        crop_mode=how["crop_mode"],
+    )
