@@ -29,7 +29,7 @@ from handler.picture.preprocess_text import said_over
 
 _FLOAT = onnx.TensorProto.FLOAT
 _ENDS = ("Softmax", "LogSoftmax", "Sigmoid")
-_SHAPING = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast")  # pass scores on
+_PASSING = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "QuantizeLinear", "DequantizeLinear")
 _OF_SHAPES = ("Shape", "Size")  # whose results depend on no picture's values
 _ALIKE, _ALIKE_IF_QUANTISED = 1e-3, 0.1  # most difference from the file's scores, relative to the largest
 _DYNAMIC = "DynamicQuantizeLinear"  # is refused, although it could be taken apart
@@ -125,7 +125,7 @@ def _score(path: Path, graph: onnx.GraphProto, output: str) -> tuple[str, str]:
         raise ModelError(f"{path} has the outputs {', '.join(names)}; valid is output= with the one of the scores")
     makers = {name: node for node in graph.node for name in node.output}
     name = output or names[0]
-    while name in makers and makers[name].op_type in _SHAPING:
+    while name in makers and makers[name].op_type in _PASSING:
         name = makers[name].input[0]
     end = makers[name] if name in makers and makers[name].op_type in _ENDS else None
     return (end.input[0], end.op_type) if end else (output or names[0], "")
@@ -202,7 +202,12 @@ def _simplified(
             constants[name] = np.where(each & (sizes > 0), -1 - sizes // abs(fixed or 1), sizes)
     entry, result = picture, score
     if turned:
-        nodes.insert(0, helper.make_node("Transpose", [entry := "pictures"], [picture], perm=[0, 2, 3, 1]))
+        entry = "pictures"
+        for node in nodes:  # as the file turns them back, at its beginning
+            if node.op_type == "Transpose" and node.input[0] == picture and [*node.attribute[0].ints] == [0, 3, 1, 2]:
+                node.CopyFrom(helper.make_node("Identity", [entry], node.output, node.name))
+        if any(picture in node.input for node in nodes):
+            nodes.insert(0, helper.make_node("Transpose", [entry], [picture], perm=[0, 2, 3, 1]))
     if values[score].ndim > 2:
         nodes.append(helper.make_node("Flatten", [score], [result := "scores"], axis=1))
     known = {name for node in nodes for name in node.output} | {entry, ""}

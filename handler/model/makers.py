@@ -10,7 +10,6 @@ from torch import nn
 from handler.errors import ModelError
 from handler.model import custom_architecture, huggingface_networks, registry, timm_networks
 from handler.model.checkpoint import Checkpoint
-from handler.model.onnx_network import OnnxNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +36,12 @@ def _no_code(architecture: str, *_: object) -> Checkpoint:
     raise ModelError(f"{architecture} is made of an ONNX file: give the file, onnx=model.onnx")
 
 
+def _of_graph(checkpoint: Checkpoint) -> nn.Module:
+    from handler.model.onnx_network import OnnxNetwork  # other networks do not need the package onnx
+
+    return OnnxNetwork(checkpoint.state["onnx_graph"].numpy().tobytes())
+
+
 _TORCHVISION = _made_by(registry, registry.builder_of, tried=True)
 _CUSTOM = _made_by(
     custom_architecture,
@@ -45,14 +50,8 @@ _CUSTOM = _made_by(
     declared_in=custom_architecture.module_name,
     runs_code=True,
 )
-_ONNX = Maker(
-    check=lambda _: None,
-    find=_no_code,
-    declare=_no_code,
-    build=lambda checkpoint: OnnxNetwork(checkpoint.state["onnx_graph"].numpy().tobytes()),
-)
 _MAKERS = {  # by what stands before the first slash of a name
-    "onnx": _ONNX,
+    "onnx": Maker(check=lambda _: None, find=_no_code, declare=_no_code, build=_of_graph),
     "timm": _made_by(timm_networks, timm_networks.check, package="timm", sources=lambda _: ["timm"]),
     # a checkpoint has all that it needs of the folder
     "hf": _made_by(huggingface_networks, lambda _: None, package="transformers"),

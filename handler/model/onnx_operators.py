@@ -146,9 +146,7 @@ OPERATORS: dict[str, Function] = {
     **{f"Reduce{name}": _reduced(f) for name, f in _named(torch, "Mean Sum Max:amax Min:amin LogSumExp").items()},
     "ReduceL2": _reduced(lambda data, axes, keep: data.square().sum(axes, keep).sqrt()),
     "ArgMax": lambda data, axis, keepdims, **_: data.argmax(axis, bool(keepdims)),
-    "Clip": lambda x, low=None, high=None, min=None, max=None: x.clamp(
-        min if low is None else low, max if high is None else high
-    ),
+    "Clip": lambda x, a=None, b=None, min=None, max=None: x.clamp(min if a is None else a, max if b is None else b),
     "LeakyRelu": lambda x, alpha: F.leaky_relu(x, alpha),
     "Elu": lambda x, alpha: F.elu(x, alpha),
     "Selu": lambda x, alpha, gamma: gamma * F.elu(x, alpha),
