@@ -22,9 +22,7 @@ GRADIENT_ALONE = "gradient"  # in the place of a method: all maps are gradients 
 class Observation:
     """The maps of one picture and the time of each stage, which clients never see; every text is out of a fixed set."""
 
-    labels: dict[
-        str, str
-    ]  # of metrics: "engine" that found the evidence; "method", the formula, GRADIENT_ALONE or NONE
+    labels: dict[str, str]  # of metrics: "engine", whose evidence it is; "method", a formula, GRADIENT_ALONE or NONE
     maps: tuple[str, ...]  # names out of options.MAPS, each made for each target
     targets: int
     degenerate: int  # how many of all maps are degenerate

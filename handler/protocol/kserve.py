@@ -26,10 +26,8 @@ BINARY_REFUSED = f"{_NO_BINARY}: {_V2}"  # of V2's binary tensor extension, whos
 def open_kserve(body: Mapping[str, Any], explain: bool) -> Envelope | None:
     """Reads a KServe request; None for a JSON body that has neither ``instances`` nor ``inputs``.
 
-    A request whose address is one for explanations is answered by V1's ``explanations``, too.
-
-    Raises:
-        BadRequest: the body does not have the protocol's form, or uses a part of the protocol that is not understood.
+    A request to an address for explanations is answered by V1's ``explanations``, too. BadRequest says which part of
+    the body does not have the protocol's form, or is not understood.
     """
     if "instances" in body:
         _only(body, ("instances",), "a V1 request")
@@ -60,11 +58,9 @@ def _explanations(answers: Sequence[Written]) -> str:
 
 def _outputs(said: str | None, answers: Sequence[Written]) -> str:
     """V2's answer: the BYTES tensor ``answer`` of shape [n], whose elements are the JSON texts; ``said`` is the id."""
-    data = [answer.text for answer in answers]
-    model = answers[0].model
-    content = {"model_name": model["name"], "model_version": model["version"], "id": said}
+    model, data = answers[0].model, [answer.text for answer in answers]
+    known = {"model_name": model["name"], "model_version": model["version"], **({} if said is None else {"id": said})}
     output = {"name": OUTPUT, "datatype": "BYTES", "shape": [len(data)], "data": data}
-    known = {key: value for key, value in content.items() if value is not None}
     return json_text({**known, "outputs": [output]})
 
 

@@ -9,7 +9,6 @@ itself, TorchServe keeps the last.
 """
 
 import base64
-import binascii
 import json
 import zlib
 from collections.abc import Iterable, Sequence
@@ -55,8 +54,7 @@ class Request:
 def parse_row(row: Row, defaults: Options) -> Request:
     """Reads one row; the defaults are the values of the options that the row does not give.
 
-    Raises:
-        BadRequest: the row has no picture, bad base64, malformed JSON, an unknown option or a bad value.
+    BadRequest says that it has no picture, bad base64, malformed JSON, an unknown option or a bad value.
     """
     envelope = _open(row)
     _check_spellings(row.options)
@@ -78,9 +76,8 @@ def _open(row: Row) -> Envelope:
     """The envelope with the fields of the row's pictures."""
     packed = row.encoding.strip().lower()
     if packed not in ("", "identity", "gzip") or (packed == "gzip" and not row.fields):
-        raise BadRequest(
-            f"Content-Encoding {shown(packed)} of this body cannot be read, valid is gzip, and not of a form"
-        )
+        valid = "valid is gzip, and not of a form"
+        raise BadRequest(f"Content-Encoding {shown(packed)} of this body cannot be read, {valid}")
     fields = {name: _unpacked(value) if name in IMAGE_FIELDS else value for name, value in row.fields.items()}
     if set(fields) != {"body"}:
         if "x-www-form-urlencoded" in row.content_type.lower():  # there a plus is a blank, unless it was escaped
@@ -148,10 +145,8 @@ def _take_image(fields: dict[str, Any]) -> bytes:
     value = fields.pop(present[0])
     if isinstance(value, dict) and set(value) == {"b64"}:
         value = value["b64"]
-    if isinstance(value, str):
+    if isinstance(value, str) or _is_text(value):
         value = _from_base64(value)
-    elif _is_text(value):
-        value = _of_text(value)
     if not isinstance(value, bytes):
         raise BadRequest(f"{present[0]} must hold a picture or its base64 text; {_FORMS}")
     if not value:
@@ -163,25 +158,18 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, bytes) and value.isascii()  # no picture is
 
 
-def _of_text(text: bytes) -> bytes:
-    """The picture of a form's or a body's text; text that is no base64 is refused later, by its first bytes."""
-    try:
-        return _from_base64(text.decode())
-    except BadRequest:
-        if text.startswith(b"data:"):
-            raise
-        return text
-
-
-def _from_base64(text: str) -> bytes:
+def _from_base64(value: str | bytes) -> bytes:
+    """The picture in base64 or a data URI; a body that is neither is refused later, by its first bytes."""
+    text = value.decode() if isinstance(value, bytes) else value
     prefix, comma, rest = text.partition(",")
     encoded = rest if comma and prefix.startswith("data:") else text
     try:
         return base64.b64decode("".join(encoded.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadRequest(
-            f"the picture is text and not valid base64 ({error}); valid is the base64 of a picture file"
-        ) from error
+    except ValueError as error:
+        if isinstance(value, bytes) and not text.startswith("data:"):
+            return value
+        valid = "valid is the base64 of a picture file"
+        raise BadRequest(f"the picture is text and not valid base64 ({error}); {valid}") from error
 
 
 def accepted(header: str) -> str:
