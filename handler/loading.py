@@ -61,11 +61,10 @@ def load_service(
     torch.set_num_threads(share.threads)
     choice, card = _load(folder, name, version, settings, share.threads, device)
     check_defaults(settings.defaults, card, choice.engine)
-    of_graphs = choice.use_threads
 
     def use_threads(threads: int) -> None:
         torch.set_num_threads(threads)
-        of_graphs(threads)
+        choice.use_threads(threads)
 
     return Service(replace(choice, use_threads=use_threads), card, settings, share)
 

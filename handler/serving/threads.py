@@ -22,12 +22,10 @@ class Share:
     """The threads of a worker's engine, at least 1."""
 
     def __init__(self, wanted: int, config: Mapping[str, Any], running: Callable[[], int] = lambda: 0) -> None:
-        """With ``wanted`` 0, the workers share out the cores.
+        """With ``wanted``, the setting ``explain.threads``, 0, the workers share out the cores.
 
-        Args:
-            wanted: the setting ``explain.threads``.
-            config: the parsed ``model-config.yaml``, which says how many workers are started.
-            running: counts the workers that run; 0 where that is not known, and the share never changes.
+        ``config`` is the parsed ``model-config.yaml``, which says how many workers are started; ``running`` counts
+        those that run, 0 where that is not known, and the share never changes.
         """
         self._wanted, self._running, self._next_look = wanted, running, time.monotonic() + _PAUSE
         named = [config.get(key) for key in ("maxWorkers", "minWorkers")]
@@ -41,11 +39,10 @@ class Share:
             return
         self._next_look = time.monotonic() + _PAUSE
         workers = self._running()
-        threads = _share(workers) if workers else self.threads
-        if threads != self.threads:
-            logger.info("%d workers run: each has %d threads now", workers, threads)
-            self.threads = threads
-            resize(threads)
+        if workers and _share(workers) != self.threads:
+            self.threads = _share(workers)
+            logger.info("%d workers run: each has %d threads now", workers, self.threads)
+            resize(self.threads)
 
 
 def _share(workers: int) -> int:
@@ -57,8 +54,7 @@ def usable_cores() -> int:
 
     A limit of 2.5 CPUs counts as 2: with a third thread, all threads would be stopped when the quota is used up.
     """
-    bound = len(os.sched_getaffinity(0))
-    return max(1, min([bound, *(int(limit) for limit in cpu_limits())]))
+    return max(1, min([len(os.sched_getaffinity(0)), *map(int, cpu_limits())]))
 
 
 def cpu_limits(cgroups: Path = _CGROUPS, own_group: Path = _OWN_GROUP) -> Iterator[float]:
