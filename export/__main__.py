@@ -87,9 +87,7 @@ def _parser() -> ArgumentParser:
     parser.set_defaults(extra="export")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(
-        run: Callable[..., object], name: str, does: str, *parents: ArgumentParser, **said: str
-    ) -> ArgumentParser:
+    def command(run: Callable[..., Any], name: str, does: str, *parents: ArgumentParser, **said: str) -> ArgumentParser:
         added = commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.", parents=parents)
         added.set_defaults(command=run, **said)
         return added
@@ -104,7 +102,13 @@ def _parser() -> ArgumentParser:
     predict = command(_ask, "predict", "predict pictures with an ONNX graph; runs without torch", graph, kind="predict")
     predict.add_argument("--top-k", type=int, help="classes to show (default: 5, or all if there are fewer)")
     explain = command(_ask, "explain", "explain pictures with an ONNX graph; runs without torch", graph, kind="explain")
-    _add_explain_arguments(explain)
+    explain.add_argument("--target", help="classes: top, a label or an index, several with commas (default: top)")
+    explain.add_argument("--maps", help="maps, several with commas: gradcam, guided_backprop, … (default: the graph's)")
+    explain.add_argument("--method", help="formula of the map at the layer: gradcam, … (default: the model's)")
+    explain.add_argument("--size", help="of maps in --json: layer, input or image (default: input)")
+    explain.add_argument("--encoding", help="of maps in --json: png, npy or list (default: png)")
+    explain.add_argument("--out", type=Path, default=Path("out"), help="folder for the sheets (default: %(default)s)")
+    explain.add_argument("--overwrite", action="store_true", help="replace sheets that are there already")
     does = "compute an answer anew from its receipt, and say what is equal"
     _add_replay_arguments(command(_replay, "replay", does, extra="client"))
     for added in commands.choices.values():
@@ -115,22 +119,13 @@ def _parser() -> ArgumentParser:
 def _add_archive_arguments(archive: ArgumentParser) -> None:
     archive.add_argument("--version", default="1.0", help="version of the model on the server (default: %(default)s)")
     archive.add_argument("--config", type=Path, help="model-config.yaml to pack (default: handler/model-config.yaml)")
-    archive.add_argument("--no-sidecar", action="store_true", help="pack no ONNX graphs: quicker, and slower to serve")
+    without = "pack no ONNX graphs: quicker, and slower to serve"
+    archive.add_argument("--no-sidecar", dest="sidecar", action="store_false", help=without)
     graphs = ("behind", "attention", "saliency")
     several: Any = {"action": "append", "default": []}
     archive.add_argument("--graphs", **several, choices=graphs, help="pack this, too; repeatable")
     archive.add_argument("--layers", **several, metavar="LAYER", help="layer for the graphs, too; repeatable")
     archive.add_argument("--pack", **several, metavar="PACKAGE", help="package that --arch needs, too; repeatable")
-
-
-def _add_explain_arguments(explain: ArgumentParser) -> None:
-    explain.add_argument("--target", help="classes: top, a label or an index, several with commas (default: top)")
-    explain.add_argument("--maps", help="maps, several with commas: gradcam, guided_backprop, … (default: the graph's)")
-    explain.add_argument("--method", help="formula of the map at the layer: gradcam, … (default: the model's)")
-    explain.add_argument("--size", help="of maps in --json: layer, input or image (default: input)")
-    explain.add_argument("--encoding", help="of maps in --json: png, npy or list (default: png)")
-    explain.add_argument("--out", type=Path, default=Path("out"), help="folder for the sheets (default: %(default)s)")
-    explain.add_argument("--overwrite", action="store_true", help="replace sheets that are there already")
 
 
 def _add_replay_arguments(again: ArgumentParser) -> None:
@@ -187,27 +182,19 @@ def _checkpoint(options: Namespace) -> "Checkpoint":
         raise ModelError(f"give either a torchvision network, {registered}, or your own, {own}")
     if options.arch and ":" not in options.arch:
         raise ModelError(f"{options.arch!r} is no code, valid is {own}; one of torchvision's networks is {registered}")
-    flag = options.transform_input
     labels = read_labels(options.labels) if options.labels else None
     further = {"input": options.input, "channels": options.channels}
-    said = " ".join([options.preprocess, *(f"{name}={value}" for name, value in further.items() if value)])
+    how = " ".join([options.preprocess, *(f"{name}={value}" for name, value in further.items() if value)])
     if options.onnx:
         from export.packing.onnx_file import read_onnx
 
         if given := ", ".join(name for name in ("model", "arch", "weights", "checkpoint") if getattr(options, name)):
             raise ModelError(f"onnx={options.onnx} is the whole classifier, and {given} cannot be given with it")
-        return complete(replace(read_onnx(options.onnx, labels, said, options.output), head=options.head))
-    return find_checkpoint(
-        options.model or options.arch,
-        weights=options.weights,
-        checkpoint=options.checkpoint,
-        state=options.state,
-        labels=labels,
-        preprocessing=said,
-        transform_input=read_flag(flag, "transform_input") if flag else None,
-        head=options.head,
-        output=options.output,
-    )
+        return complete(replace(read_onnx(options.onnx, labels, how, options.output), head=options.head))
+    said = {name: getattr(options, name) for name in ("weights", "checkpoint", "state", "head", "output")}
+    if options.transform_input:
+        said["transform_input"] = read_flag(options.transform_input, "transform_input")
+    return find_checkpoint(options.model or options.arch, labels=labels, preprocessing=how, **said)
 
 
 def _classifier(options: Namespace) -> "Classifier":
@@ -225,18 +212,9 @@ def _archive(options: Namespace) -> None:
     from export.packing.archive import DEFAULT_CONFIG, write_archive
 
     checkpoint = _checkpoint(options)
-    path = write_archive(
-        checkpoint,
-        options.store,
-        options.name,
-        options.version,
-        options.config or DEFAULT_CONFIG,
-        sidecar=not options.no_sidecar,
-        graphs=options.graphs,
-        layers=options.layers,
-        pack=options.pack,
-        report=lambda line: print(_spelt(line), flush=True),
-    )
+    where = options.store, options.name, options.version, options.config or DEFAULT_CONFIG
+    said = {name: getattr(options, name) for name in ("sidecar", "graphs", "layers", "pack")}
+    path = write_archive(checkpoint, *where, **said, report=lambda line: print(_spelt(line), flush=True))
     _print_written(path, checkpoint)
 
 

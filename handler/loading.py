@@ -17,7 +17,7 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.client.model import Model
 from handler.engine_choice import choose_engine
 from handler.errors import ModelError, RequestError, Unprocessable, in_one_line
-from handler.explanation.evidence import TOP, Engine, Floats, Needs
+from handler.explanation.evidence import TOP, Engine, Needs
 from handler.explanation.maps import MAP_KINDS, needs_of
 from handler.explanation.methods import ATTENTION_METHODS
 from handler.graphs.choice import Choice
@@ -26,7 +26,6 @@ from handler.model.classifier import Classifier, build_classifier, in_fast_layou
 from handler.model.makers import maker_of
 from handler.model.sources import load_classifier
 from handler.picture.decode import quieten
-from handler.picture.preprocess import Preprocessing
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options
 from handler.service import Service
@@ -123,22 +122,21 @@ def _load(
 def check_defaults(defaults: Options, card: ModelCard, engine: Engine) -> None:
     """Explains a picture of zeros; a ModelError names the default option that is not valid, and what is."""
     try:
-        engine.run(_blank(card.preprocessing), [[TOP]], CheckedOptions.of(defaults, card).needs)
+        blank = np.zeros((1, *card.preprocessing.shape), np.float32)
+        engine.run(blank, [[TOP]], CheckedOptions.of(defaults, card).needs)
     except RequestError as error:
         raise ModelError(f"model-config.yaml: explain.defaults: {error}") from error
 
 
 def describe_model(classifier: Classifier, engine: Engine, name: str, version: str) -> ModelCard:
     """Makes the card of a classifier; explains a picture of zeros to find out which maps the engine can make."""
-    blank, layer = _blank(classifier.preprocessing), classifier.default_layer
+    blank = np.zeros((1, *classifier.preprocessing.shape), np.float32)
     coverage: str | None = None
     refusals: dict[str, str] = {}
-    wanted = {kind: needs_of([kind], [layer]) for kind in MAP_KINDS}
-    wanted |= {_ATTENTION: Needs(attention=ATTENTION_METHODS[-1])}
-    for kind, needs in wanted.items():
+    wanted = {kind: needs_of([kind], [classifier.default_layer]) for kind in MAP_KINDS}
+    for kind, needs in {**wanted, _ATTENTION: Needs(attention=ATTENTION_METHODS[-1])}.items():
         try:
-            evidence = engine.run(blank, [[TOP]], needs)
-            coverage = evidence.coverage or coverage
+            coverage = engine.run(blank, [[TOP]], needs).coverage or coverage
         except Unprocessable as error:
             refusals[kind] = str(error)
     shared = {field.name for field in fields(ModelCard)} & {field.name for field in fields(Classifier)}
@@ -153,7 +151,3 @@ def describe_model(classifier: Classifier, engine: Engine, name: str, version: s
         refusals=refusals,
         default_method=classifier.default_method,
     )
-
-
-def _blank(how: Preprocessing) -> Floats:
-    return np.zeros((1, *how.shape), np.float32)

@@ -35,10 +35,8 @@ def read_row(fields: Mapping[str, Any], headers: Mapping[str, Any]) -> Row:
     part named "Accept" changes nothing. TorchServe itself sets the headers for path, explanations and descriptions,
     whatever a client sends.
     """
-    texts: dict[str, str] = {}
-    for name, value in headers.items():
-        if isinstance(value, str):
-            texts.setdefault(name.lower(), value)
+    said = {name: value for name, value in headers.items() if isinstance(value, str)}
+    texts = {name.lower(): said[name] for name in reversed(said)}  # the first value under a name of any spelling
     size = texts.get("content-length", "")  # TorchServe checked it
     return Row(
         fields=fields,
@@ -46,11 +44,7 @@ def read_row(fields: Mapping[str, Any], headers: Mapping[str, Any]) -> Row:
         path=texts.get("url_path", "").strip("/"),
         explains=texts.get("explain") == "True",
         describes=texts.get("describe") == "True",
-        options={
-            name[len(_OPTION) :]: _as_sent(value)
-            for name, value in headers.items()
-            if isinstance(value, str) and name.lower().startswith(_OPTION)
-        },
+        options={name[len(_OPTION) :]: _as_sent(said[name]) for name in said if name.lower().startswith(_OPTION)},
         content_type=texts.get("content-type", ""),
         encoding=texts.get("content-encoding", ""),
         size=int(size) if size.isascii() and size.isdigit() and len(size) < 12 else None,

@@ -1,11 +1,10 @@
 """Reads the bytes and the options of a row's pictures.
 
-A row has one of four forms: multipart or gRPC, with the picture in ``data``, ``body`` or ``image`` and the options in
-further parts; the picture alone as the body, with the options in ``X-Explain-<Option>`` headers; JSON, with the picture
-in base64; or a KServe envelope with several such pictures. A picture may be base64 text or a data URI wherever bytes
-are valid, JSON may come as text, and a body or the picture of a form may be packed with gzip. An option or a JSON key
-that is repeated is refused where it can be seen: of equal parts and headers, and of equal keys of JSON that it parses
-itself, TorchServe keeps the last.
+A row is multipart or gRPC, with the picture in ``data``, ``body`` or ``image`` and the options in further parts; or the
+picture alone, with the options in ``X-Explain-<Option>`` headers; or JSON; or a KServe envelope of several pictures. A
+picture may be base64 text or a data URI wherever bytes are valid, and packed with gzip. A repeated option or JSON key
+is refused where TorchServe, which keeps the last of equal parts and headers, and of JSON that it parses, lets it be
+seen.
 """
 
 import base64

@@ -23,7 +23,6 @@ LABELS = {  # the values that each label of a metric can have
     "method": (*METHODS, GRADIENT_ALONE, NONE),
     "outcome": OUTCOMES,
 }
-_UNLABELLED: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,7 @@ class Metrics:
         self._counts: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
         self._measured: list[Sample] = []
 
-    def count(self, name: str, amount: int = 1, labels: Mapping[str, str] = _UNLABELLED) -> None:
+    def count(self, name: str, amount: int = 1, labels: Mapping[str, str] = {}) -> None:
         """Increases a counter; 0 makes it known. A label's value that ``LABELS`` does not list becomes "other"."""
         self._counts[name, _in_order(labels)] += amount
 
