@@ -10,7 +10,7 @@ from typing import Any
 
 from handler.errors import BadRequest
 from handler.protocol.answer import json_text
-from handler.protocol.envelope import MAX_PICTURES, Envelope, Part, Written
+from handler.protocol.envelope import MAX_PICTURES, Envelope, Written
 from handler.protocol.options import shown
 
 OUTPUT = "answer"  # the name of V2's only output tensor
@@ -33,7 +33,7 @@ def open_kserve(body: Mapping[str, Any], explain: bool) -> Envelope | None:
         _only(body, ("instances",), "a V1 request")
         instances = body["instances"]
         _check_length(instances, "instances", _V1)
-        parts = [Part(f"instances[{place}]", _fields(instance, place)) for place, instance in enumerate(instances)]
+        parts = {f"instances[{place}]": _fields(instance, place) for place, instance in enumerate(instances)}
         return Envelope(parts, _explanations if explain else _predictions)
     if "inputs" in body:
         _only(body, _V2_KEYS, "a V2 request")
@@ -73,7 +73,7 @@ def _fields(instance: Any, place: int) -> dict[str, Any]:
     return dict(instance)
 
 
-def _tensor(inputs: Any, options: Mapping[str, Any]) -> list[Part]:
+def _tensor(inputs: Any, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise BadRequest(f"inputs must be a list of one tensor, valid is {_V2}")
     (tensor,) = inputs
@@ -88,7 +88,7 @@ def _tensor(inputs: Any, options: Mapping[str, Any]) -> list[Part]:
     for place, picture in enumerate(data):
         if not isinstance(picture, str):
             raise BadRequest(f"inputs[0].data[{place}] must be a picture's base64 text")
-    return [Part(f"inputs[0].data[{place}]", {**options, "image": picture}) for place, picture in enumerate(data)]
+    return {f"inputs[0].data[{place}]": {**options, "image": picture} for place, picture in enumerate(data)}
 
 
 def _parameters(holder: Mapping[str, Any], place: str) -> dict[str, Any]:

@@ -1,10 +1,9 @@
 """Reads the bytes and the options of a row's pictures.
 
 A row is multipart or gRPC, with the picture in ``data``, ``body`` or ``image`` and the options in further parts; or the
-picture alone, with the options in ``X-Explain-<Option>`` headers; or JSON; or a KServe envelope of several pictures. A
-picture may be base64 text or a data URI wherever bytes are valid, and packed with gzip. A repeated option or JSON key
-is refused where TorchServe, which keeps the last of equal parts and headers, and of JSON that it parses, lets it be
-seen.
+picture alone, with the options in ``X-Explain-<Option>`` headers; or JSON, also as text; or a KServe envelope. Wherever
+bytes are valid, a picture may be base64 text or a data URI, and packed with gzip. A repeated option or JSON key is
+refused where it can be seen: TorchServe keeps the last of equal parts, headers and keys of JSON that it parses.
 """
 
 import base64
@@ -58,16 +57,16 @@ def parse_row(row: Row, defaults: Options) -> Request:
     envelope = _open(row)
     _check_spellings(row.options)
     accept = accepted(row.accept)
-    if accept != JSON and envelope.parts[0].place:
+    if accept != JSON and "" not in envelope.parts:
         raise BadRequest(f"{accept} is the form of one picture's answer, valid is Accept: {JSON}")
     asked = []
-    for part in envelope.parts:
-        with locating(part.place):
-            fields = dict(part.fields)
+    for place, fields in envelope.parts.items():
+        with locating(place):
             _check_spellings(fields)
-            image = _take_image(fields)
-            options = parse_options({**row.options, **fields}, defaults)
-            asked.append(Asked(image=image, image_hash=hash_image(image), options=options, place=part.place))
+            given = dict(fields)
+            image = _take_image(given)
+            options = parse_options({**row.options, **given}, defaults)
+            asked.append(Asked(image=image, image_hash=hash_image(image), options=options, place=place))
     return Request(asked, accept, envelope)
 
 

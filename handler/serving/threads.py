@@ -14,8 +14,6 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 _PAUSE = 10.0  # seconds between two looks
-_CGROUPS = Path("/sys/fs/cgroup")
-_OWN_GROUP = Path("/proc/self/cgroup")
 
 
 class Share:
@@ -57,9 +55,9 @@ def usable_cores() -> int:
     return max(1, min([len(os.sched_getaffinity(0)), *map(int, cpu_limits())]))
 
 
-def cpu_limits(cgroups: Path = _CGROUPS, own_group: Path = _OWN_GROUP) -> Iterator[float]:
+def cpu_limits(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[float]:
     """Yields the CPU limits, in CPUs, of this process's control group and of the groups around it, versions 1 and 2."""
-    for line in _read(own_group).splitlines():
+    for line in _read(own).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "cpu", "cpu,cpuacct", "cpuacct,cpu"):
             continue
