@@ -77,10 +77,9 @@ def _spelt(text: str) -> str:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="python -m export" if Path(sys.argv[0]).name == "__main__.py" else _NAME,
-        description="Packs classifiers for TorchServe, exports ONNX graphs, and predicts and explains with graphs.",
-    )
+    program = "python -m export" if Path(sys.argv[0]).name == "__main__.py" else _NAME
+    does = "Packs classifiers for TorchServe, exports ONNX graphs, and predicts and explains with graphs."
+    parser = ArgumentParser(program, description=does)
     parser.add_argument("--version", action="version", version=f"{_NAME} {_version()}")
     debug = "show the traceback of a mistake, too"
     parser.add_argument("--debug", action="store_true", help=debug)

@@ -27,9 +27,11 @@ _EXPLAINED = ("image", "index", "label", "logit", "probability", "method", "laye
 _SHEET = ".explained.png"
 _STDIN = Path("-")
 _Told = tuple[Any, Iterable[Iterable[Any]], Sequence[str]]  # an answer as JSON, as rows of a table, and as lines
+_Ask = Callable[[Path, bytes], _Told]  # by a picture's path and content
+_Tell = Callable[[str], None]
 
 
-def predict(options: Namespace, tell: Callable[[str], None]) -> int:
+def predict(options: Namespace, tell: _Tell) -> int:
     """Prints the predictions for each picture and returns the exit status; ``tell`` prints a mistake."""
     model = GraphModel(options.model)
     model.check(**({} if options.top_k is None else {"top_k": options.top_k}))
@@ -42,7 +44,7 @@ def predict(options: Namespace, tell: Callable[[str], None]) -> int:
     return _print_each(find_pictures(options.images), ask, options.form, _PREDICTED, tell)
 
 
-def explain(options: Namespace, tell: Callable[[str], None]) -> int:
+def explain(options: Namespace, tell: _Tell) -> int:
     """Writes a sheet for each picture, or prints the answers; see ``predict``."""
     model = GraphModel(options.model)
     if not model.card.maps:
@@ -104,13 +106,7 @@ def sheet_files(found: dict[Path, Path], folder: Path) -> dict[Path, Path]:
     return files
 
 
-def _print_each(
-    found: dict[Path, Path],
-    ask: Callable[[Path, bytes], _Told],
-    form: str | None,
-    columns: Sequence[str],
-    tell: Callable[[str], None],
-) -> int:
+def _print_each(found: dict[Path, Path], ask: _Ask, form: str | None, columns: Sequence[str], tell: _Tell) -> int:
     """Prints the answer about each picture, as "json", a "csv" table or lines; a mistake keeps none from the others."""
     quieten()  # a mistake is printed once, without the decoder's own warnings
     status, before, table = 0, "{", csv.writer(sys.stdout, lineterminator="\n")
@@ -121,7 +117,10 @@ def _print_each(
     for count, path in enumerate(found):
         draw(f"[{'#' * (20 * count // len(found)):20}] {count}/{len(found)} {path}")
         try:
-            answer, rows, lines = ask(path, _read(path))
+            if path.is_dir():
+                raise ValueError(f"the folder holds no picture, valid are files of {', '.join(FORMATS)}")
+            data = sys.stdin.buffer.read() if path == _STDIN else path.read_bytes()
+            answer, rows, lines = ask(path, data)
         except (OSError, ServiceError, ValueError) as error:
             draw()
             tell(f"{getattr(error, 'filename', None) or path}: {getattr(error, 'strerror', None) or error}")
@@ -138,9 +137,3 @@ def _print_each(
     if form == "json":
         print("}" if before == "," else "{}")
     return status
-
-
-def _read(path: Path) -> bytes:
-    if path.is_dir():
-        raise ValueError(f"the folder holds no picture, valid are files of {', '.join(FORMATS)}")
-    return sys.stdin.buffer.read() if path == _STDIN else path.read_bytes()

@@ -50,9 +50,8 @@ def load_service(
 ) -> Service:
     """Makes the service of an unpacked archive, and explains a picture of zeros, so that the first request is fast.
 
-    Name and version are those that the model has on the server; ``config`` is the parsed ``model-config.yaml``, and
-    ``running`` counts the workers that serve the model, 0 where that is not known. A ModelError says why the archive or
-    its settings cannot be used.
+    Name and version are those of the model on the server, ``config`` is the parsed ``model-config.yaml``, ``running``
+    is that of ``Share``. A ModelError says why the archive or its settings cannot be used.
     """
     quieten()
     settings = read_settings((config or {}).get("explain"))
@@ -69,10 +68,9 @@ def load_service(
 
 
 def load_archive(path: Path, architecture: str | None = None, device: str | torch.device = "cpu") -> Model:
-    """Loads a TorchServe archive of ``make archive``, with the engine that its settings choose.
+    """Loads a TorchServe archive, with the engine that its settings choose; a ModelError says why it cannot be used.
 
-    A custom archive's ``architecture`` must be given, which allows its code to run, and be importable. A ModelError
-    says that the file is no archive of this project, or why its content cannot be used.
+    A custom archive's ``architecture`` must be given, which allows its code to run, and be importable.
     """
     if not path.is_file():
         raise ModelError(f"archive {path} does not exist; `make archive` writes archives")
@@ -111,11 +109,8 @@ def _load(
         logger.warning("%s runs pictures one by one: %s", name, classifier.alone)
     choice = choose_engine(settings.engine, folder, classifier, threads)
     card = replace(describe_model(classifier, choice.engine, name, version), graphs=choice.graphs)
-    logger.info(
-        "%s is ready: %s on %s, layer %s, engine %s with %d threads, graphs: %s",
-        *(name, card.architecture, device, card.default_layer, choice.engine.name, threads),
-        ", ".join(choice.graphs) or "none",
-    )
+    engine = f"engine {choice.engine.name} with {threads} threads, graphs: {', '.join(choice.graphs) or 'none'}"
+    logger.info("%s is ready: %s on %s, layer %s, %s", name, card.architecture, device, card.default_layer, engine)
     return choice, card
 
 

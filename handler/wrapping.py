@@ -170,8 +170,7 @@ def _paths(module: nn.Module, layer: Layer | Sequence[Layer] | None) -> list[str
     """The layers, with module paths in the place of modules."""
     paths = {id(part): path for path, part in module.named_modules()}
     wanted = [] if layer is None else list(layer) if isinstance(layer, (list, tuple)) else [layer]
-    foreign = [part for part in wanted if not isinstance(part, str) and id(part) not in paths]
-    if foreign:
+    if foreign := [part for part in wanted if not isinstance(part, str) and id(part) not in paths]:
         raise ModelError(f"the layer {shown(foreign[0])} is no module of the network, valid are its modules and paths")
     return [part if isinstance(part, str) else paths[id(part)] for part in wanted]
 

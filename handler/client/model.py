@@ -20,8 +20,7 @@ from handler.serving.explainer import Explainer
 from handler.serving.jobs import CheckedOptions, job_of
 
 Pixels = npt.NDArray[np.uint8]
-# a file's path, an encoded picture, uint8 (H, W, C), or a Pillow image
-Picture = str | Path | bytes | Pixels | Image.Image
+Picture = str | Path | bytes | Pixels | Image.Image  # a file's path, an encoded picture, or uint8 (H, W, C)
 
 
 class Model:

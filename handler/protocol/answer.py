@@ -59,13 +59,10 @@ def json_answer(content: Mapping[str, Any], outcome: str = OK) -> Answer:
 
 
 def error_answer(error: Exception) -> Answer:
-    """The answer to a row that is refused, or that failed on the server: that exception is in the log only.
-
-    The body repeats the status, because gRPC has no status per row.
-    """
+    """The answer to a row that is refused, or that failed on the server, which the log alone tells."""
     status, phrase, kind = 500, "Internal Server Error", FAILURE
     message = "the explanation failed on the server; see its log"
     if isinstance(error, RequestError):
         status, phrase, kind, message = error.status, error.phrase, type(error).__name__, str(error)
-    body = json.dumps({"code": status, "type": kind, "message": message}).encode()
+    body = json.dumps({"code": status, "type": kind, "message": message}).encode()  # gRPC has no status per row
     return Answer(body=body, content_type=JSON, status=status, phrase=phrase, outcome=kind)

@@ -26,8 +26,7 @@ BINARY_REFUSED = f"{_NO_BINARY}: {_V2}"  # of V2's binary tensor extension, whos
 def open_kserve(body: Mapping[str, Any], explain: bool) -> Envelope | None:
     """Reads a KServe request; None for a JSON body that has neither ``instances`` nor ``inputs``.
 
-    A request to an address for explanations is answered by V1's ``explanations``, too. BadRequest says which part of
-    the body does not have the protocol's form, or is not understood.
+    ``explain`` adds V1's ``explanations`` to the answer. BadRequest says what is not valid, or not understood.
     """
     if "instances" in body:
         _only(body, ("instances",), "a V1 request")
@@ -85,9 +84,8 @@ def _tensor(inputs: Any, options: Mapping[str, Any]) -> dict[str, dict[str, Any]
     _check_length(data, "inputs[0].data", _V2)
     if tensor.get("shape") != [len(data)]:
         raise BadRequest(f"inputs[0].shape is {shown(tensor.get('shape'))}, valid is [{len(data)}], as data has")
-    for place, picture in enumerate(data):
-        if not isinstance(picture, str):
-            raise BadRequest(f"inputs[0].data[{place}] must be a picture's base64 text")
+    if wrong := [place for place, picture in enumerate(data) if not isinstance(picture, str)]:
+        raise BadRequest(f"inputs[0].data[{wrong[0]}] must be a picture's base64 text")
     return {f"inputs[0].data[{place}]": {**options, "image": picture} for place, picture in enumerate(data)}
 
 
@@ -98,9 +96,8 @@ def _parameters(holder: Mapping[str, Any], place: str) -> dict[str, Any]:
         raise BadRequest(f"{place} must be an object of options")
     if parameters.get("binary_data_output") or "binary_data_size" in parameters:
         raise BadRequest(f"{place}: {_NO_BINARY}")
-    for name in parameters:
-        if name in ("image", "data", "body"):
-            raise BadRequest(f"{place} holds {name}, but options are valid there; pictures go under data of the tensor")
+    if held := [name for name in parameters if name in ("image", "data", "body")]:
+        raise BadRequest(f"{place} holds {held[0]}, but options are valid there; pictures go under data of the tensor")
     return {name: value for name, value in parameters.items() if name != "binary_data_output"}
 
 
@@ -122,6 +119,5 @@ def _check_length(items: Any, name: str, example: str) -> None:
 
 
 def _only(given: Mapping[str, Any], valid: Sequence[str], where: str) -> None:
-    unknown = next((key for key in given if key not in valid), None)
-    if unknown is not None:
-        raise BadRequest(f"{where} has no {shown(unknown)}, valid are {', '.join(valid)}")
+    if unknown := [key for key in given if key not in valid]:
+        raise BadRequest(f"{where} has no {shown(unknown[0])}, valid are {', '.join(valid)}")

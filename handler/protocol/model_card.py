@@ -82,12 +82,8 @@ class ModelCard:
 
     def map_names(self, options: Options) -> tuple[str, ...]:
         """Names of the maps that the options ask for; Unprocessable says why a map cannot be made."""
-        refusals = {
-            name: why
-            for name, why in self.refusals.items()
-            if MAP_KINDS[name].channels > 1
-            or not METHODS[self.resolved(options).method].attention  # which needs no layer
-        }
+        attention = METHODS[self.resolved(options).method].attention  # which needs no layer
+        refusals = {name: why for name, why in self.refusals.items() if MAP_KINDS[name].channels > 1 or not attention}
         if options.maps is None or options.maps == ALL_MAPS:
             return tuple(name for name in (MAPS if options.maps else DEFAULT_MAPS) if name not in refusals)
         for name in options.maps:

@@ -1,7 +1,4 @@
-"""The options of a request, read from text, bytes or JSON values.
-
-Values that depend on the model (labels, layers, number of classes) are checked against the ``ModelCard`` afterwards.
-"""
+"""The options of a request, read from text, bytes or JSON; the ``ModelCard`` checks what depends on the model."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -20,9 +17,7 @@ ALL_MAPS = ("all",)  # all maps that the model can make
 SMOOTHINGS = ("augment", "eigen")  # as pytorch-grad-cam's aug_smooth and eigen_smooth
 SIZES = ("layer", "input", "image")
 ENCODINGS = ("png", "npy", "list")
-COLORMAPS = {
-    name.removeprefix("COLORMAP_").lower(): getattr(cv2, name) for name in dir(cv2) if name.startswith("COLORMAP_")
-}
+COLORMAPS = {name[9:].lower(): value for name, value in sorted(vars(cv2).items()) if name.startswith("COLORMAP_")}
 MAX_LAYERS = 8
 MAX_TARGETS = 10
 _MOST_PARTS = 100  # of a text of targets, between its commas

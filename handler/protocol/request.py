@@ -50,10 +50,7 @@ class Request:
 
 
 def parse_row(row: Row, defaults: Options) -> Request:
-    """Reads one row; the defaults are the values of the options that the row does not give.
-
-    BadRequest says that it has no picture, bad base64, malformed JSON, an unknown option or a bad value.
-    """
+    """Reads one row, with defaults for the options that it does not give; BadRequest says what is not valid in it."""
     envelope = _open(row)
     _check_spellings(row.options)
     accept = accepted(row.accept)
@@ -171,11 +168,7 @@ def _from_base64(value: str | bytes) -> bytes:
 
 
 def accepted(header: str) -> str:
-    """The answer's content type by an ``Accept`` header: the type out of ``FORMS`` that the client prefers, else JSON.
-
-    The type of the higher quality is preferred; at equal quality a type that is named goes before a type that a ``*``
-    covers.
-    """
+    """The type out of ``FORMS`` that an ``Accept`` header prefers, by quality, then a name before ``*``; else JSON."""
     forms = dict.fromkeys(FORMS, (0.0, 0))  # quality, how specific
     for item in (header or "*/*").lower().split(","):
         media, *parameters = (part.strip() for part in item.split(";"))

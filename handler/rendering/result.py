@@ -104,7 +104,7 @@ class Result:
         return probabilities(self.logits, self.model.get("activation", ""))
 
     def draw(self, explanation: int = 0, name: str | None = None) -> Picture:
-        """Draws a map of the explanation with this index, as the server does: uint8 RGB (H, W, 3), see ``draw_map``.
+        """Draws a map of an explanation, by its index, as the server does: uint8 RGB (H, W, 3), see ``draw_map``.
 
         Without a name it is Grad-CAM, or the first map if that was not made. BadRequest says that there is none.
         """
@@ -215,9 +215,7 @@ class Result:
         return f'<p>{lines}</p><img alt="explanations" src="data:image/png;base64,{picture}">'
 
 
-def _each(
-    describe: Callable[[str, Map], dict[str, Any]], maps: Mapping[str, Map], painters: Executor | None
-) -> dict[str, dict[str, Any]]:
+def _each(describe: Callable[[str, Map], Any], maps: Mapping[str, Map], painters: Executor | None) -> dict[str, Any]:
     """Describes maps by name; threads help, because compression and hashes release the interpreter's lock."""
     run = painters.map if painters else map
     return dict(zip(maps, run(describe, maps, maps.values()), strict=True))

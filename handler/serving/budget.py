@@ -46,10 +46,9 @@ class Budget:
         copies = 1 + len(AUGMENTATIONS) if "augment" in canvas.options.smooth else 1
         self._explained += targets * copies if maps else 0
         if self._explained > MOST_EXPLANATIONS:
-            raise TooLarge(
-                f"the request asks for {self._explained} explanations or more, valid are at most {MOST_EXPLANATIONS} "
-                "in all, and smooth=augment makes six of each; send its pictures in several requests"
-            )
+            valid = f"valid are at most {MOST_EXPLANATIONS} in all, and smooth=augment makes six of each"
+            asked = f"the request asks for {self._explained} explanations or more"
+            raise TooLarge(f"{asked}, {valid}; send its pictures in several requests")
         height, width = (canvas.seen.picture if canvas.upload is None else canvas.upload).shape[:2]
         drawn = [name for name in maps if MAP_KINDS[name].channels > 1 or canvas.options.size != "layer"]
         if canvas.options.encoding == "png":

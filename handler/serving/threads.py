@@ -1,7 +1,4 @@
-"""The number of threads of an engine: workers x threads = cores. It is decided here alone.
-
-An operator may start and end workers at any time, so that each worker looks now and then how many run.
-"""
+"""The number of threads of an engine: workers x threads = cores; each worker looks now and then how many run."""
 
 import logging
 import os

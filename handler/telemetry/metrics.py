@@ -1,7 +1,6 @@
 """Counters, histograms and a gauge, which a front hands to its server.
 
-``deploy/metrics.yaml`` declares every name, with its labels in the order of ``LABELS``. Label values come from fixed
-sets, so that no client can add series of metrics, or lines to TorchServe's metrics protocol.
+Label values come from fixed sets, so that no client can add series, or lines to TorchServe's metrics protocol.
 """
 
 from collections import Counter
