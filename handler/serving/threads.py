@@ -17,7 +17,7 @@ class Share:
     """The threads of a worker's engine, at least 1."""
 
     def __init__(self, wanted: int, config: Mapping[str, Any], running: Callable[[], int] = lambda: 0) -> None:
-        """With ``wanted``, the setting ``explain.threads``, 0, the workers share out the cores.
+        """Takes the setting ``explain.threads``; if it is 0, the workers share out the cores.
 
         ``config`` is the parsed ``model-config.yaml``, which says how many workers are started; ``running`` counts
         those that run, 0 where that is not known, and the share never changes.
