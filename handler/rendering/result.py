@@ -128,8 +128,9 @@ class Result:
                 drawn = explanation.maps[name]
                 if drawn.values.shape[:2] != (height, width):  # gradcam at the layer's size
                     drawn = replace(drawn, values=scale(resize(drawn.values, height, width)))
-                title, method = MAP_KINDS[name].title, explanation.method or "gradcam"
-                title = title.replace(METHODS["gradcam"].title, METHODS[method].title)
+                title = MAP_KINDS[name].title
+                if explanation.method:  # the title of the formula that the map was made by
+                    title = title.replace(METHODS["gradcam"].title, METHODS[explanation.method].title)
                 row.append((title, draw_map(name, drawn, canvas)))
             rows.append(row)
         return sheet(rows)
