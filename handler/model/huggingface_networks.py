@@ -19,7 +19,6 @@ from torch import nn
 
 from handler.errors import ModelError, in_one_line
 from handler.model.checkpoint import Checkpoint
-from handler.model.registry import ASSUMED
 from handler.picture.preprocess import Pixels, Preprocessing, preprocess
 
 _EQUAL = 1e-6  # the most difference of normalised values
@@ -62,14 +61,15 @@ def declare(architecture: str) -> Checkpoint:
             how, flipped, beside = None, False, ""
     for part in ("_name_or_path", "id2label", "label2id"):
         known.pop(part, None)
-    told = f"as {name}'s image processor has it{beside}"
     return Checkpoint(
         architecture=f"hf/{name}",
         labels=labels,
         preprocessing=how,
-        state={},
         options={"config": known, "flipped": flipped},
-        origins={"labels": f"as {name}'s configuration has them", "preprocessing": f"{told}: {ASSUMED}"},
+        origins={
+            "labels": f"as {name}'s configuration has them",
+            "preprocessing": f"as {name}'s image processor has it{beside}",
+        },
     )
 
 
@@ -86,8 +86,7 @@ def find(architecture: str, weights: str | None) -> Checkpoint:
         )
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"{architecture} has no weights for {', '.join(missing[:3])}: it is no trained classifier")
-    told = {part: origin.removesuffix(f": {ASSUMED}") for part, origin in found.origins.items()}
-    return replace(found, state=module.state_dict(), origins=told)
+    return replace(found, state=module.state_dict())
 
 
 def build(checkpoint: Checkpoint) -> nn.Module:

@@ -1,6 +1,7 @@
 """Torchvision's registry of classifiers: builders, weights and their preprocessing, and what its networks need."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torchvision
@@ -12,7 +13,6 @@ from handler.picture.preprocess import Preprocessing
 
 INPUT_TRANSFORMERS = ("googlenet", "inception_v3")  # networks that normalise their input again, if asked to
 PARTS = ("labels", "preprocessing", "transform_input")  # of a checkpoint's description, whose origins are noted
-ASSUMED = "assumed, say preprocessing= if yours were trained otherwise"
 _TAKEN = "as torchvision's weights have it: assumed, say transform_input=0 if yours were trained without it"
 
 
@@ -44,7 +44,7 @@ def preprocessing_of(weights: Any) -> Preprocessing:
     )
 
 
-def download(architecture: str, weights: str | None) -> Checkpoint:
+def find(architecture: str, weights: str | None) -> Checkpoint:
     """The checkpoint of weights of the registry; the ModelError says which there are, or what to do offline."""
     builder_of(architecture)
     if weights is None:
@@ -62,12 +62,11 @@ def download(architecture: str, weights: str | None) -> Checkpoint:
             f"the weights of {architecture} could not be downloaded from {chosen.url} ({error}); "
             "download the file elsewhere, and give it as checkpoint= together with labels="
         ) from error
-    return Checkpoint(
-        architecture=architecture,
+    return replace(
+        declare(architecture),
         labels=list(chosen.meta["categories"]),
         preprocessing=preprocessing_of(chosen),
         state=dict(state),
-        options=_options_of_weights(architecture),
         origins=dict.fromkeys(PARTS, f"as torchvision's {chosen.name} weights have it"),
     )
 
@@ -75,16 +74,13 @@ def download(architecture: str, weights: str | None) -> Checkpoint:
 def declare(architecture: str) -> Checkpoint:
     """What is assumed of a plain state dict: that it was trained as torchvision's newest weights were."""
     usual = torchvision.models.get_model_weights(architecture)["DEFAULT"]
+    said = f"as torchvision's {usual.name} weights have it"
     return Checkpoint(
         architecture=architecture,
-        labels=None,
         preprocessing=preprocessing_of(usual),
-        state={},
-        options=_options_of_weights(architecture),
-        origins={
-            "preprocessing": f"as torchvision's {usual.name} weights have it: {ASSUMED}",
-            "transform_input": _TAKEN,
-        },
+        # torchvision sets this option of the builder only if it loads the weights, which need it
+        options={"transform_input": True} if architecture in INPUT_TRANSFORMERS else {},
+        origins={"preprocessing": said, "transform_input": _TAKEN},
     )
 
 
@@ -110,8 +106,3 @@ def build(checkpoint: Checkpoint) -> nn.Module:
         same = {name: getattr(first, name) for name in ("kernel_size", "stride", "padding", "dilation")}
         module.set_submodule(path, nn.Conv2d(how.channels, first.out_channels, bias=first.bias is not None, **same))
     return module
-
-
-def _options_of_weights(architecture: str) -> dict[str, Any]:
-    """The builder's options that torchvision's weights need; torchvision sets them only if it loads the weights."""
-    return {"transform_input": True} if architecture in INPUT_TRANSFORMERS else {}

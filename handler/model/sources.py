@@ -18,6 +18,8 @@ from handler.model.registry import INPUT_TRANSFORMERS, PARTS
 from handler.picture.preprocess import Preprocessing
 from handler.picture.preprocess_text import said_over
 
+_ASSUMED = "assumed, say preprocessing= if yours were trained otherwise"
+
 
 def load_classifier(architecture: str | None = None, *, device: str | torch.device = "cpu", **said: Any) -> Classifier:
     """Builds the classifier of ``find_checkpoint``, which has the same arguments and errors, on a torch device."""
@@ -36,26 +38,18 @@ def find_checkpoint(
     head: str = "",
     output: str = "",
 ) -> Checkpoint:
-    """Finds a checkpoint among torchvision's weights, in a file or by code, and completes it.
+    """Finds a checkpoint in a file or among its maker's weights, and completes it by the arguments, which go first.
 
-    Args:
-        architecture: a name of torchvision's registry, or ``package.module:factory``; a registry's name may be left out
-            if the checkpoint has it.
-        weights: "DEFAULT" or another name of torchvision's weights for the architecture; torchvision downloads them.
-        checkpoint: a safetensors file or a state dict, instead of ``weights``. A factory whose module has a function
-            ``weights`` needs neither.
-        state: key of the state dict that is meant in a checkpoint of ``torch.save`` with several, "model_ema".
-        labels: a label per class; may be left out if weights or checkpoint have labels.
-        preprocessing: a ``Preprocessing``, or as text the parts in which it differs from that of weights or checkpoint,
-            "resize=256 crop=224"; see ``handler.picture.preprocess_text``.
-        transform_input: whether a GoogLeNet or Inception normalises its input again, as torchvision's weights need;
-            None: as the checkpoint says, True for a plain state dict.
-        head: "softmax", "sigmoid" or "binary", see ``handler.model.reading.find_reading``; empty: as the checkpoint
-            says, or what the network's last module shows.
-        output: key, attribute or index of the scores, of a network that returns several tensors.
+    ``architecture``, a name of ``handler.model.makers``, may be left out if the checkpoint has it, but not if it is
+    code. ``checkpoint`` is a safetensors file or a state dict, ``state`` the key of the one that is meant among several
+    ("model_ema"). Without it, ``weights`` are "DEFAULT" or another name of torchvision's, which downloads them, or None
+    for a maker with weights of its own. ``labels`` has one per class. ``preprocessing`` as text names the parts that
+    differ from what is known, "resize=256 crop=224", see ``handler.picture.preprocess_text``. ``transform_input`` says
+    whether a GoogLeNet or Inception normalises its input again, as torchvision's weights need; None: as the checkpoint
+    says, True for a plain state dict. ``head`` and ``output`` are those of ``handler.model.reading.find_reading``;
+    empty: as the checkpoint says, or as the network shows.
 
-    Raises:
-        ModelError: an argument is missing, unknown or contradicts another; the message says what is valid.
+    The ModelError of an argument that is missing, unknown or contradicts another says what is valid.
     """
     maker = None if architecture is None else maker_of(architecture)
     if maker is None or checkpoint is not None:
@@ -80,8 +74,7 @@ def complete(
 ) -> Checkpoint:
     """Completes a checkpoint's description, overrides it by the arguments, and notes the origin of each part.
 
-    What neither says comes from torchvision's registry, or from the module of a custom architecture. Arguments and
-    errors are those of ``find_checkpoint``.
+    What neither says comes from the maker. Arguments and errors are those of ``find_checkpoint``.
     """
     name = architecture or checkpoint.architecture
     if name is None:
@@ -100,7 +93,8 @@ def complete(
     if not checkpoint.origins and (how is None or not names or not checkpoint.architecture):
         known = maker.declare(name)
         if how is None:
-            how, origins["preprocessing"] = known.preprocessing, known.origins["preprocessing"]
+            how, assumed = known.preprocessing, "" if maker.runs_code else f": {_ASSUMED}"
+            origins["preprocessing"] = known.origins["preprocessing"] + assumed
         if not names:
             names, origins["labels"] = known.labels, known.origins.get("labels", "")
         if not checkpoint.architecture:
@@ -108,7 +102,7 @@ def complete(
             origins["transform_input"] = known.origins.get("transform_input", "")
     if labels:
         origins["labels"] = "as said"
-    module = maker.declared_in(name)
+    module = name.partition(":")[0] if maker.runs_code else ""
     if not names:
         who, define = (name, f", or define LABELS in {module}") if module else ("the checkpoint", "")
         raise ModelError(f"{who} does not say its labels: give one per score, labels={define}")
@@ -131,10 +125,8 @@ def read_labels(path: Path) -> list[str]:
     """Reads a label per class, in the order of the scores, from a text file, one per line, or from JSON.
 
     JSON may be a list of labels, or an object from index to label as in TorchServe's ``index_to_name.json``, where a
-    label may also be a list whose last entry is the name (``{"0": ["n01440764", "tench"]}``).
-
-    Raises:
-        ModelError: there is no such file, the file has another form, a label is empty, or indices have gaps.
+    label may also be a list whose last entry is the name (``{"0": ["n01440764", "tench"]}``). A ModelError says what is
+    wrong with the file.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

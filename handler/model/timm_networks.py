@@ -13,7 +13,6 @@ from torch import nn
 
 from handler.errors import ModelError, in_one_line
 from handler.model.checkpoint import Checkpoint
-from handler.model.registry import ASSUMED
 from handler.picture.preprocess import Preprocessing
 
 _Known = tuple[str, dict[str, Any], dict[str, Any]]
@@ -48,14 +47,12 @@ def check(architecture: str) -> _Known:
 def declare(architecture: str) -> Checkpoint:
     """What timm knows of the name: labels of ImageNet by the number of scores, and the preprocessing."""
     name, known, options = check(architecture)
-    told = dict.fromkeys(("labels", "preprocessing"), f"as timm's {name} weights have it: {ASSUMED}")
     return Checkpoint(
         architecture=f"timm/{name}",
         labels=_labels(known),
         preprocessing=_preprocessing(known),
-        state={},
         options=options,
-        origins=told,
+        origins=dict.fromkeys(("labels", "preprocessing"), f"as timm's {name} weights have it"),
     )
 
 
@@ -74,8 +71,7 @@ def find(architecture: str, weights: str | None) -> Checkpoint:
             f"https://huggingface.co/{check(architecture)[1].get('hf_hub_id')} elsewhere, and say "
             "model=timm/local-dir:FOLDER, or checkpoint=FILE; or set HF_HOME to a cache that has them"
         ) from error
-    told = {part: origin.removesuffix(f": {ASSUMED}") for part, origin in found.origins.items()}
-    return replace(found, state=state, origins=told)
+    return replace(found, state=state)
 
 
 def build(checkpoint: Checkpoint) -> nn.Module:
