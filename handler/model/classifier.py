@@ -54,15 +54,10 @@ class Classifier(Network):
 
 
 def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> Classifier:
-    """Builds the classifier of a complete checkpoint, in eval mode and frozen.
+    """Builds the classifier of a complete checkpoint, in eval mode and frozen, on a torch device.
 
-    Args:
-        checkpoint: with labels and preprocessing, see ``handler.model.sources.find_checkpoint``.
-        device: torch device.
-
-    Raises:
-        ModelError: the checkpoint is not complete, its weights do not fit the architecture or the labels, or the
-            network is refused, see ``of_module``.
+    Raises ModelError if the checkpoint is not complete, see ``handler.model.sources.find_checkpoint``, if its weights
+    do not fit the architecture or the labels, or if the network is refused, see ``of_module``.
     """
     if checkpoint.architecture is None or checkpoint.labels is None or checkpoint.preprocessing is None:
         raise ModelError("the checkpoint does not say its architecture, labels and preprocessing")
@@ -88,17 +83,10 @@ def of_module(
     preprocessing: Preprocessing,
     reading: Reading = _AS_RETURNED,
 ) -> Classifier:
-    """Looks at a network in memory.
+    """Looks at a network in memory, which is in eval mode and frozen; it is run, and left as it is.
 
-    Args:
-        module: in eval mode, all parameters frozen; it is run, and left as it is.
-        architecture: for the messages.
-        labels: one per class; None names the classes by their indices.
-        preprocessing: whose ``shape`` the pictures have that it is looked at with.
-        reading: which is attached to the network.
-
-    Raises:
-        ModelError: it does not answer with one logit per class, or has no layer with a map.
+    Without labels, the classes are named by their indices. The reading is attached to the network already. Raises
+    ModelError if the network does not answer with one logit per class, or has no layer with a map.
     """
     shape = preprocessing.shape
     with full_precision():

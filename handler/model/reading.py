@@ -3,16 +3,13 @@
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from handler.autograd.torch_engine import device_of
 from handler.errors import ModelError
 from handler.model.custom_architecture import described
-from handler.model.layers.scenes import scenes
 from handler.model.scores import answer
 
 HEADS = ("softmax", "sigmoid", "binary")
@@ -33,7 +30,8 @@ class Reading:
         """Makes a network return its scores, by hooks that stay until the stack is closed; its weights stay as well."""
         stack = ExitStack()
         if self.end:
-            stack.callback(module.get_submodule(self.end).register_forward_hook(_given).remove)
+            end = module.get_submodule(self.end)
+            stack.callback(end.register_forward_hook(lambda _module, given, _returned: given[0]).remove)
         if self.output or self.binary:
             stack.callback(module.register_forward_hook(self._read).remove)
         return stack
@@ -46,32 +44,26 @@ class Reading:
 def find_reading(
     module: nn.Module, architecture: str, shape: tuple[int, int, int], classes: int | None, head: str, output: str
 ) -> Reading:
-    """Runs a network, and finds out how its scores are read.
+    """Runs a network in eval mode on a picture (C, H, W), and finds out how its scores are read.
 
-    Args:
-        module: in eval mode.
-        architecture: for the messages.
-        shape: (C, H, W) of the pictures.
-        classes: number of labels; None allows any number.
-        head: "softmax"; "sigmoid", by which each class has a probability of its own; "binary", a sigmoid of one score,
-            which is that of the second of two labels, or of the only label; empty takes the network's last activation.
-        output: key, attribute or index of the scores in what the network returns; empty if there is one tensor.
-
-    Raises:
-        ModelError: the network fails, has no such output, or has several and none is named; or the head does not fit.
+    ``classes`` is the number of labels; None allows any number. ``head`` is "softmax"; "sigmoid", by which each class
+    has a probability of its own; "binary", a sigmoid of one score, which is that of the second of two labels, or of the
+    only label; empty takes the network's last activation. ``output`` is the key, attribute or index of the scores in
+    what the network returns; empty if there is one tensor. A ModelError says that the network fails, has no such
+    output, or has several and none is named, or that the head does not fit.
     """
     if head not in ("", *HEADS):
         raise ModelError(f"head={head} is not valid, valid are {', '.join(HEADS)}")
-    ends: dict[str, list[Any]] = {path: [] for path, part in module.named_modules() if type(part) in _HEAD_OF}
+    paths = {part: path for path, part in module.named_modules() if type(part) in _HEAD_OF}
+    seen: dict[nn.Module, list[Any]] = {part: [] for part in paths}
     with ExitStack() as stack:
-        for path, found in ends.items():
-            stack.callback(module.get_submodule(path).register_forward_hook(partial(_note, found)).remove)
-        returned = answer(module, scenes(1, shape, seed=2).to(device_of(module)), architecture)
-    scores, output = _chosen(returned, output, architecture)
-    last = [path for path, found in ends.items() if path and len(found) == 1 and found[0] is scores]
-    end = next((path for path in last if getattr(module.get_submodule(path), "dim", 1) in (None, 1, -1)), "")
-    part = module.get_submodule(end) if end else None
-    own, count = _HEAD_OF[type(part)] if part else "", scores.numel() if isinstance(scores, Tensor) else 0
+        for part in paths:
+            stack.callback(part.register_forward_hook(lambda part, _, returned: seen[part].append(returned)).remove)
+        scores, output = _chosen(answer(module, architecture, shape), output, architecture)
+    last = [part for part, found in seen.items() if part is not module and len(found) == 1 and found[0] is scores]
+    part = next((part for part in last if getattr(part, "dim", 1) in (None, 1, -1)), None)
+    end, own = (paths[part], _HEAD_OF[type(part)]) if part else ("", "")
+    count = scores.numel() if isinstance(scores, Tensor) else 0
     if own and head and (own == "softmax") != (head == "softmax"):
         raise ModelError(f"architecture {architecture} ends in {described(part)} ({end}), so head={own} is valid")
     if head == "binary" and (count != 1 or classes not in (None, 1, 2)):
@@ -83,14 +75,6 @@ def find_reading(
     words += [f"before the {type(part).__name__} at {end}"] * bool(end) + ["the score s as (-s, s)"] * binary
     head = own or head.replace("binary", "sigmoid") or "softmax"
     return Reading(head=head, output=output, end=end, binary=binary, words=", ".join(words))
-
-
-def _note(found: list[Any], _module: nn.Module, _given: Any, returned: Any) -> None:
-    found.append(returned)
-
-
-def _given(_module: nn.Module, given: tuple[Any, ...], _returned: Any) -> Any:
-    return given[0]
 
 
 def _named(returned: Any) -> dict[str, Any]:

@@ -14,27 +14,11 @@ from handler.model.custom_architecture import described
 from handler.model.layers.scenes import scenes
 
 _SHAPING = (
-    "View",
-    "UnsafeView",
-    "Squeeze",
-    "Unsqueeze",
-    "Permute",
-    "Transpose",
-    "Clone",
-    "Alias",
-    "ToCopy",
-    "Slice",
-    "Cat",
+    *("View", "UnsafeView", "Squeeze", "Unsqueeze", "Permute", "Transpose", "Clone", "Alias"),
+    *("ToCopy", "Slice", "Cat"),
 )
 _SATURATING = 1e4  # factor of an ordinary picture
 _AT_AN_END = 1e-2  # the most distance from 0 or 1 of a saturated sigmoid
-_MODULES = {
-    "softmax": "Softmax(1)",
-    "log-softmax": "LogSoftmax(1)",
-    "sigmoid": "Sigmoid()",
-    "log-sigmoid": "LogSigmoid()",
-}
-_LOGITS = "valid are logits, which Grad-CAM is defined on"
 
 
 def check_scores(
@@ -42,19 +26,14 @@ def check_scores(
 ) -> int:
     """Checks that a network answers pictures (C, H, W) with one finite logit per label, and counts them.
 
-    ``classes`` is the number of labels; None allows any number of scores. ``head`` is "softmax" or "sigmoid".
-
-    Raises:
-        ModelError: the network fails or answers otherwise; the message says how, and what is valid.
+    ``classes`` is the number of labels; None allows any number of scores. ``head`` is "softmax" or "sigmoid". A
+    ModelError says how the network fails or answers otherwise, and what is valid.
     """
-    device = device_of(module)
-    if device.type == "meta":
+    if device_of(module).type == "meta":
         raise ModelError(f"architecture {architecture} has no weights: its tensors are on the device meta")
-    picture = scenes(1, shape, seed=2).to(device)
-    scores = answer(module, picture, architecture)
+    scores = answer(module, architecture, shape)
     scores = scores.clone() if isinstance(scores, Tensor) else scores  # a network may answer with its own memory
-    fault = _fault(scores, classes, lambda factor: answer(module, factor * picture, architecture), head)
-    if fault:
+    if fault := _fault(scores, classes, lambda factor: answer(module, architecture, shape, factor), head):
         raise ModelError(f"architecture {architecture} {fault}")
     return int(scores.shape[1])
 
@@ -81,32 +60,30 @@ def _fault(scores: Any, classes: int | None, run: Callable[[float], Tensor], hea
             "or head=binary, the sigmoid of one score"
         )
     if end := _end(scores, run(_SATURATING)):
-        right = "sigmoid (binary for one score)" if "sigmoid" in end else "softmax"
+        right, axis = ("sigmoid (binary for one score)", "") if "sigmoid" in end else ("softmax", "1")
         return (
-            f"ends in a {end}; {_LOGITS}: remove the {end}, or let it be the network's last module, such as "
-            f"nn.{_MODULES[end]}; head={right} computes the probabilities from the logits"
+            f"ends in a {end}; valid are logits, which Grad-CAM is defined on: remove the {end}, or let it be the "
+            f"network's last module, such as nn.{end.title().replace('-', '')}({axis}); head={right} computes the "
+            "probabilities from the logits"
         )
     return ""
 
 
-def answer(module: nn.Module, picture: Tensor, architecture: str) -> Any:
-    """What a network returns for pictures, recorded by autograd; its exception becomes a ModelError."""
+def answer(module: nn.Module, architecture: str, shape: tuple[int, int, int], factor: float = 1) -> Any:
+    """What a network returns for a picture (C, H, W), times a factor; recorded by autograd, or a ModelError."""
+    picture = factor * scenes(1, shape, seed=2).to(device_of(module))
     try:
         with torch.inference_mode(False), torch.enable_grad(), differentiable(module):
             return module(picture.clone().requires_grad_().clone())
     except Exception as error:  # foreign code can raise any exception
-        shape = tuple(picture.shape)
         raise ModelError(
-            f"architecture {architecture} fails on a picture {shape} ({in_one_line(error)}); "
-            f"valid is a network that takes float32 (N, {', '.join(map(str, shape[1:]))})"
+            f"architecture {architecture} fails on a picture {(1, *shape)} ({in_one_line(error)}); "
+            f"valid is a network that takes float32 (N, {', '.join(map(str, shape))})"
         ) from error
 
 
 def _end(scores: Tensor, saturated: Tensor) -> str:
-    """The name of the function that made the scores (1, K) of logits; empty if the scores are logits.
-
-    ``saturated`` (1, K) are the scores of a picture with very large values.
-    """
+    """The function that made the scores (1, K), and those of a picture with very large values; empty for logits."""
     node = scores.grad_fn
     while node is not None and operation(node) in _SHAPING:
         node = node.next_functions[-1][0]
