@@ -13,11 +13,7 @@ class NotExportableError(ModelError):
 
 @contextmanager
 def network_code(doing: str) -> Iterator[None]:
-    """Turns exceptions of the network's own code, which may raise anything, into one kind.
-
-    Raises:
-        NotExportableError: the network's code raised an exception; the message begins with ``doing`` and has the cause.
-    """
+    """Turns what the network's own code raises into a NotExportableError that begins with ``doing``, with the cause."""
     try:
         yield
     except ModelError:

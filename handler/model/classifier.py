@@ -152,10 +152,9 @@ def _some(names: list[str]) -> str:
 def in_fast_layout(classifier: Classifier) -> Classifier:
     """Puts the weights, in place, into the memory layout in which PyTorch is fastest on a CPU; values and shapes stay.
 
-    That is channels-last, which activations and gradients follow. Measured on two cores: predictions and explanations
-    of resnet18, resnet50 and mobilenet_v2 take 4 to 26 % less time, explanations of ShuffleNets 5 to 16 % more, because
-    of the gradients of channel shuffles. ShuffleNets keep their layout, as do networks on a GPU and those that
-    are not torchvision's, whose code may call ``view`` on activations, which fails in this layout.
+    That is channels-last. Measured on two cores: resnet18, resnet50 and mobilenet_v2 take 4 to 26 % less time,
+    explanations of ShuffleNets 5 to 16 % more, because of the gradients of channel shuffles. ShuffleNets keep their
+    layout, as do networks on a GPU and those of other makers, whose code may call ``view``, which fails in this layout.
     """
     tried = maker_of(classifier.architecture).tried and not classifier.architecture.startswith("shufflenet")
     if classifier.device.type == "cpu" and tried:

@@ -82,13 +82,13 @@ def build(checkpoint: Checkpoint) -> nn.Module:
         )
     if next(module.parameters(), None) is None:
         raise ModelError(f"architecture {architecture} has no weights, valid is a network with parameters")
-    plain = _not_compiled(module)
+    module = _not_compiled(module)
     if how is not None:
-        _give_shapes(plain, architecture, how.shape)
-    return plain
+        _give_shapes(module, architecture, how.shape)
+    return module
 
 
-def _not_compiled(module: Any) -> nn.Module:
+def _not_compiled(module: Any) -> Any:
     """The network with torch.compile undone, because hooks do not run in compiled code."""
     while type(module).__name__ == "OptimizedModule":  # isinstance would import torch._dynamo, which takes seconds
         module = module._orig_mod
@@ -97,8 +97,7 @@ def _not_compiled(module: Any) -> nn.Module:
             module._modules[name] = _not_compiled(child)
     if module._compiled_call_impl is not None:  # Module.compile was called
         module._compiled_call_impl = None
-    found: nn.Module = module
-    return found
+    return module
 
 
 def _give_shapes(module: nn.Module, architecture: str, shape: tuple[int, int, int]) -> None:
@@ -181,7 +180,6 @@ def _declared(module: ModuleType, name: str, valid: str) -> list[str] | None:
 
 def described(value: Any) -> str:
     """A value's type in words, for messages: "a list", "the class Network"."""
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
     name = type(value).__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+    article = "an" if name[0].lower() in "aeiou" else "a"
+    return f"the class {value.__name__}" if isinstance(value, type) else f"{article} {name}"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +105,9 @@ def build(checkpoint: Checkpoint) -> nn.Module:
 
 
 def _measured(processor: Any) -> tuple[Preprocessing | None, bool, str]:
-    """Finds the preprocessing that equals a processor, by what it answers to pictures.
+    """Finds the preprocessing that equals a processor, by what it answers to pictures; None if none comes near.
 
-    Returns:
-        The preprocessing, or None if none comes within a grey level; whether the processor puts blue first; and what is
-        to be said of the rest.
+    Also returns whether the processor puts blue first, and what is to be said of the rest.
     """
 
     def run(picture: Pixels) -> Floats:
@@ -119,11 +118,10 @@ def _measured(processor: Any) -> tuple[Preprocessing | None, bool, str]:
     _, height, width = black.shape
     low, high = (found[:, height // 2, width // 2].astype(np.float64) for found in (black, white))
     draw = np.random.default_rng(0).integers
-    pictures = [
-        np.kron(draw(0, 256, (*size, 3)), np.ones((15, 15, 1))).astype(np.uint8) for size in ((16, 32), (23, 17))
-    ]
+    coarse = [draw(0, 256, (rows, columns, 3)).astype(np.uint8) for rows, columns in ((16, 32), (23, 17))]
+    pictures = [picture.repeat(15, 0).repeat(15, 1) for picture in coarse]
     wanted = [run(picture) for picture in pictures]
-    best: tuple[float, bool, Preprocessing | None] = (np.inf, False, None)
+    fits: list[tuple[float, bool, Preprocessing]] = []  # difference, whether blue is first
     for form, margin in product(_FORMS, range(max(height, width) // 2)):
         how = Preprocessing(
             resize_size=(height + margin, width + margin),
@@ -136,13 +134,12 @@ def _measured(processor: Any) -> tuple[Preprocessing | None, bool, str]:
         found = [preprocess(picture, how).tensor for picture in pictures]
         for step in (1, -1):
             off = max(_distance(theirs[::step], ours) for theirs, ours in zip(wanted, found, strict=True))
-            if off < best[0]:
-                best = off, step == -1, how
-        if best[0] <= _EQUAL:
+            fits.append((off, step == -1, how))
+        if min(fits, key=itemgetter(0))[0] <= _EQUAL:
             break
-    off, flipped, fitting = best
+    off, flipped, fitting = min(fits, key=itemgetter(0))
     levels = 255 * off / float((high - low).max())
-    if fitting is None or levels > _MOST_LEVELS:
+    if levels > _MOST_LEVELS:
         return None, False, ""
     beside = "" if off <= _EQUAL else f", whose own pictures differ by up to {levels:.1f} grey levels"
     if fitting.crop_mode == "center" or (fitting.resized[0] - height) % 2:

@@ -1,6 +1,5 @@
 """Torchvision's registry of classifiers: builders, weights and their preprocessing, and what its networks need."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -21,15 +20,14 @@ def known_architectures() -> list[str]:
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
-def builder_of(architecture: str) -> Callable[..., nn.Module]:
+def builder_of(architecture: str) -> Any:
     """The function that builds a network of the registry; the ModelError lists all names."""
     if architecture not in known_architectures():
         raise ModelError(
             f"architecture {architecture!r} is no torchvision classifier, valid are "
             f"{', '.join(known_architectures())}; code of your own is architecture=package.module:factory"
         )
-    builder: Callable[..., nn.Module] = torchvision.models.get_model_builder(architecture)
-    return builder
+    return torchvision.models.get_model_builder(architecture)
 
 
 def preprocessing_of(weights: Any) -> Preprocessing:
@@ -94,7 +92,7 @@ def build(checkpoint: Checkpoint) -> nn.Module:
     if architecture.startswith("vit_"):
         options["image_size"] = how.crop_size
     try:
-        module = builder_of(architecture)(weights=None, num_classes=len(checkpoint.labels or []), **options)
+        module: nn.Module = builder_of(architecture)(weights=None, num_classes=len(checkpoint.labels or []), **options)
     except (TypeError, ValueError, AssertionError) as error:  # options and side come from the checkpoint
         detail = f" and options {checkpoint.options}" if checkpoint.options else ""
         raise ModelError(

@@ -18,8 +18,6 @@ from handler.model.registry import INPUT_TRANSFORMERS, PARTS
 from handler.picture.preprocess import Preprocessing
 from handler.picture.preprocess_text import said_over
 
-_ASSUMED = "assumed, say preprocessing= if yours were trained otherwise"
-
 
 def load_classifier(architecture: str | None = None, *, device: str | torch.device = "cpu", **said: Any) -> Classifier:
     """Builds the classifier of ``find_checkpoint``, which has the same arguments and errors, on a torch device."""
@@ -51,15 +49,14 @@ def find_checkpoint(
 
     The ModelError of an argument that is missing, unknown or contradicts another says what is valid.
     """
-    maker = None if architecture is None else maker_of(architecture)
-    if maker is None or checkpoint is not None:
-        if (weights is None) == (checkpoint is None):
-            raise ModelError("give either torchvision's weights, weights=DEFAULT, or a file, checkpoint=")
-        if checkpoint is None:
-            raise ModelError("weights belong to an architecture: give its name, such as architecture=resnet18")
-        found = read_checkpoint(Path(checkpoint), state)
+    if architecture is not None and checkpoint is None:
+        found = maker_of(architecture).find(architecture, weights)
+    elif (weights is None) == (checkpoint is None):
+        raise ModelError("give either torchvision's weights, weights=DEFAULT, or a file, checkpoint=")
+    elif checkpoint is None:
+        raise ModelError("weights belong to an architecture: give its name, such as architecture=resnet18")
     else:
-        found = maker.find(str(architecture), weights)
+        found = read_checkpoint(Path(checkpoint), state)
     found = replace(found, head=head or found.head, output=output or found.output)
     name = found.architecture if checkpoint is None else architecture
     return complete(found, name, labels, preprocessing, transform_input)
@@ -90,24 +87,23 @@ def complete(
     origins = {part: checkpoint.origins.get(part, "as the checkpoint says") for part in PARTS}
     how, options, names = checkpoint.preprocessing, checkpoint.options, labels or checkpoint.labels
     # what a maker found says its origins, and has what there is
-    if not checkpoint.origins and (how is None or not names or not checkpoint.architecture):
+    if not checkpoint.origins and not (how and names and checkpoint.architecture):
         known = maker.declare(name)
-        if how is None:
-            how, assumed = known.preprocessing, "" if maker.runs_code else f": {_ASSUMED}"
-            origins["preprocessing"] = known.origins["preprocessing"] + assumed
-        if not names:
-            names, origins["labels"] = known.labels, known.origins.get("labels", "")
+        said = {"preprocessing": how, "labels": names, "transform_input": checkpoint.architecture}
+        origins |= {part: known.origins.get(part, "") for part, value in said.items() if not value}
+        if not (how or maker.runs_code):
+            origins["preprocessing"] += ": assumed, say preprocessing= if yours were trained otherwise"
+        how, names = how or known.preprocessing, names or known.labels
         if not checkpoint.architecture:
             name, options = str(known.architecture), known.options
-            origins["transform_input"] = known.origins.get("transform_input", "")
     if labels:
         origins["labels"] = "as said"
     module = name.partition(":")[0] if maker.runs_code else ""
     if not names:
         who, define = (name, f", or define LABELS in {module}") if module else ("the checkpoint", "")
         raise ModelError(f"{who} does not say its labels: give one per score, labels={define}")
-    if said := preprocessing.strip() if isinstance(preprocessing, str) else preprocessing:
-        how, origins["preprocessing"] = said_over(said, how, origins["preprocessing"])
+    if isinstance(preprocessing, Preprocessing) or preprocessing.strip():
+        how, origins["preprocessing"] = said_over(preprocessing, how, origins["preprocessing"])
     if how is None:
         example = '{"resize_size": 256, "crop_size": 224, "mean": [0, 0, 0], "std": [1, 1, 1]}'
         raise ModelError(
@@ -130,24 +126,18 @@ def read_labels(path: Path) -> list[str]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"labels {path} cannot be read: {error}") from error
-    labels = _from_json(path, text) if path.suffix == ".json" else [line.strip() for line in text.rstrip().splitlines()]
+        lines = [line.strip() for line in text.rstrip().splitlines()]
+        labels: Any = json.loads(text) if path.suffix == ".json" else lines
+    except (OSError, ValueError) as error:
+        what = "are not valid JSON" if isinstance(error, json.JSONDecodeError) else "cannot be read"
+        raise ModelError(f"labels {path} {what}: {error}") from error
+    if isinstance(labels, dict):
+        if sorted(labels) != sorted(str(index) for index in range(len(labels))):
+            raise ModelError(f"labels {path}: the indices must be 0 to {len(labels) - 1} without gaps")
+        labels = [labels[str(index)] for index in range(len(labels))]
+        labels = [entry[-1] if isinstance(entry, list) and entry else entry for entry in labels]
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ModelError(f"labels {path}: valid is a JSON list of names, or an object from index to name")
     if not labels or not all(labels):
         raise ModelError(f"labels {path}: valid is one non-empty label per class")
     return labels
-
-
-def _from_json(path: Path, text: str) -> list[str]:
-    try:
-        parsed: Any = json.loads(text)
-    except ValueError as error:
-        raise ModelError(f"labels {path} are not valid JSON: {error}") from error
-    if isinstance(parsed, dict):
-        if sorted(parsed) != sorted(str(index) for index in range(len(parsed))):
-            raise ModelError(f"labels {path}: the indices must be 0 to {len(parsed) - 1} without gaps")
-        parsed = [parsed[str(index)] for index in range(len(parsed))]
-        parsed = [entry[-1] if isinstance(entry, list) and entry else entry for entry in parsed]
-    if not isinstance(parsed, list) or not all(isinstance(label, str) for label in parsed):
-        raise ModelError(f"labels {path}: valid is a JSON list of names, or an object from index to name")
-    return parsed

@@ -15,15 +15,11 @@ from handler.errors import ModelError, in_one_line
 from handler.model.checkpoint import Checkpoint
 from handler.picture.preprocess import Preprocessing
 
-_Known = tuple[str, dict[str, Any], dict[str, Any]]
 
-
-def check(architecture: str) -> _Known:
+def check(architecture: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """The name in timm's registry, what is known of its weights, and the network's options; all without the weights.
 
-    Raises:
-        ModelError: timm has no such name, and the message names those that are spelt alike; or the folder or repository
-            cannot be read.
+    The ModelError of a name that timm lacks names those that are spelt alike.
     """
     import timm
     from timm.models import _hub
@@ -105,8 +101,7 @@ def _preprocessing(known: dict[str, Any]) -> Preprocessing | None:
     from timm.data import resolve_data_config
 
     how = resolve_data_config(pretrained_cfg=known, use_test_size=True)
-    height, width = how["input_size"][1:]
-    crop_pct = how["crop_pct"]
+    (_, height, width), crop_pct = how["input_size"], how["crop_pct"]
     if crop_pct > 1:  # timm puts a black border around the picture
         return None
     return Preprocessing(
