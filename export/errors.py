@@ -1,6 +1,7 @@
 """The error of a network that cannot become an ONNX graph, and how its message is made."""
 
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,11 +26,8 @@ def network_code(doing: str) -> Iterator[None]:
 
 def first_line(error: Exception) -> str:
     """The first line of an exporter's or a tracer's message, or the operators that ONNX lacks."""
-    operators = sorted(set(re.findall(r"<OpOverload\(op='([^']+)'", _chain(error))))
+    said = "".join(traceback.format_exception(error))  # with its causes
+    operators = sorted(set(re.findall(r"<OpOverload\(op='([^']+)'", said)))
     if operators:
         return f"ONNX has no operator for {', '.join(operators)}"[:300]
     return in_one_line(error)
-
-
-def _chain(error: BaseException | None) -> str:
-    return "" if error is None else f"{error}\n{_chain(error.__cause__)}"

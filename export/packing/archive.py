@@ -108,14 +108,11 @@ def assumptions(checkpoint: Checkpoint, classifier: Classifier) -> list[str]:
 
 def _pack_source(architecture: str, pack: Iterable[str], stage: Path, report: Callable[[str], None]) -> None:
     maker = maker_of(architecture)
-    sources = maker.sources(architecture)
-    if sources:
+    if sources := maker.sources(architecture):
         pack_sources(architecture, [*sources, *pack], stage, report)
     elif tuple(pack):
         raise ModelError(f"{architecture} needs no source: pack= is for code of your own")
-    if maker.tried:
-        return
-    foreign = check_alone(stage, architecture)
+    foreign = [] if maker.tried else check_alone(stage, architecture)
     if maker.package in foreign:  # which brings the others along
         installed = importlib.metadata.version(maker.package)
         report(f"not in the archive, so install it on the server: {maker.package}=={installed}")

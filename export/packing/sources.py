@@ -10,7 +10,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from itertools import accumulate
@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from handler.errors import ModelError
+from handler.errors import ModelError, foreign_code
 
 _OURS = ("handler", "export", "torchserve_entry", "__main__")
 _REFUSED = "handler.errors.ModelError: "  # how the last line of a traceback begins
@@ -74,8 +74,15 @@ def pack_sources(architecture: str, names: Iterable[str], stage: Path, report: C
 
 def _all_of(name: str) -> Files:
     """A package's folder, or a module's file, with the ``__init__.py`` of the packages above."""
-    _check_name(name)
     *above, last = name.split(".")
+    top = [*above, last][0]
+    if top in _OURS:
+        raise ModelError(f"{name} cannot be packed: {top} is this project's own name, valid is another")
+    if top in server_libraries():
+        raise ModelError(
+            f"{name} cannot be packed: it would replace the server's own {top}; valid are names that are neither in "
+            "the standard library nor in what the server has installed"
+        )
     spec = _spec(name)
     folders = spec.submodule_search_locations
     # without __init__.py, which is empty where the folder has none, the server's package of that name would go first
@@ -100,22 +107,9 @@ def _all_of(name: str) -> Files:
     return files
 
 
-def _check_name(name: str) -> None:
-    top = name.partition(".")[0]
-    if top in _OURS:
-        raise ModelError(f"{name} cannot be packed: {top} is this project's own name, valid is another")
-    if top in server_libraries():
-        raise ModelError(
-            f"{name} cannot be packed: it would replace the server's own {top}; valid are names that are neither in "
-            "the standard library nor in what the server has installed"
-        )
-
-
 def _spec(name: str) -> ModuleSpec:
-    try:
+    with foreign_code(f"{name} cannot be packed: it cannot be found"):  # the packages above are imported
         spec = importlib.util.find_spec(name)
-    except (Exception, SystemExit) as error:  # the packages above are imported, which may raise anything
-        raise ModelError(f"{name} cannot be packed: it cannot be found ({error})") from error
     if spec is None:
         raise ModelError(f"{name} cannot be packed: it cannot be found; valid are importable packages and modules")
     return spec
@@ -124,43 +118,34 @@ def _spec(name: str) -> ModuleSpec:
 @functools.cache
 def server_libraries() -> frozenset[str]:
     """The importable names that every server has: of the standard library, of ``ROOTS`` and of their dependencies."""
-    distributions: set[str] = set()
-    waiting = [canonicalize_name(root) for root in ROOTS]
-    while waiting:
-        name = waiting.pop()
-        if name in distributions:
-            continue
-        distributions.add(name)
+    distributions = [canonicalize_name(root) for root in ROOTS]
+    for name in distributions:  # which grows
         with suppress(importlib.metadata.PackageNotFoundError):
-            for requirement in map(Requirement, importlib.metadata.requires(name) or []):
-                if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                    waiting.append(canonicalize_name(requirement.name))
+            needed = map(Requirement, importlib.metadata.requires(name) or [])
+            names = [one.name for one in needed if not one.marker or one.marker.evaluate({"extra": ""})]
+            distributions += {*map(canonicalize_name, names)} - {*distributions}
     installed = importlib.metadata.packages_distributions()
-    found = {name for name, owners in installed.items() if distributions & set(map(canonicalize_name, owners))}
+    found = {name for name, owners in installed.items() if set(distributions) & set(map(canonicalize_name, owners))}
     return frozenset(found | sys.stdlib_module_names | {"cv2"})
 
 
-def check_alone(stage: Path, architecture: str) -> Sequence[str]:
+def check_alone(stage: Path, architecture: str) -> list[str]:
     """Builds the network as the server will, in a new process that sees no source but that in the folder.
 
     Returns the packages that the network's code needs, and that are neither packed nor on every server. A ModelError
     says why the network cannot be built from the packed source.
     """
     installed, packed = importlib.metadata.packages_distributions(), {path.stem for path in stage.iterdir()}
-    with suppress(ModelError):
-        return _imported(stage, architecture, sorted(set(installed) - server_libraries() - packed))
-    return _imported(stage, architecture)
-
-
-def _imported(stage: Path, architecture: str, hidden: Sequence[str] = ()) -> Sequence[str]:
-    # -B: no .pyc files beside the source
-    command = [sys.executable, "-I", "-B", "-c", _LOAD, str(stage.resolve()), *hidden]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        words = done.stderr.strip().splitlines() or ["without a word"]
-        raise ModelError(
-            f"{architecture} does not run with the source that is packed ({words[-1].removeprefix(_REFUSED)}); "
-            "name what is missing (pack=package), or in PACKED in its module"
-        )
-    loaded = json.loads(done.stdout.strip().splitlines()[-1])
-    return sorted(name for name in loaded if name not in server_libraries() and not name.startswith("_"))
+    foreign = sorted(set(installed) - server_libraries() - packed)
+    for hidden in (foreign, []):  # without the foreign packages, and if that fails with them
+        # -B: no .pyc files beside the source
+        command = [sys.executable, "-I", "-B", "-c", _LOAD, str(stage.resolve()), *hidden]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            loaded = json.loads(done.stdout.strip().splitlines()[-1])
+            return sorted(name for name in loaded if name not in server_libraries() and not name.startswith("_"))
+    words = done.stderr.strip().splitlines() or ["without a word"]
+    raise ModelError(
+        f"{architecture} does not run with the source that is packed ({words[-1].removeprefix(_REFUSED)}); "
+        "name what is missing (pack=package), or in PACKED in its module"
+    )

@@ -34,7 +34,6 @@ _FOREIGN = {  # how files begin that are no checkpoints, and what they are
     rb"version https://git-lfs": "is a Git LFS pointer and not the file itself, which `git lfs pull` fetches",
     rb"\s*<(!doctype|html|\?xml)": "is a web page and not the file that the page offers; download that",
 }
-_COMPILED = "_orig_mod."  # torch.compile adds it to the names of weights, at any place
 _DENSENETS_OLD_NAMES = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
@@ -55,17 +54,11 @@ class Checkpoint:
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint as safetensors, whole or not at all."""
-    metadata = dict(checkpoint.notes)
-    for name, write in _WRITTEN.items():
-        if value := getattr(checkpoint, name):
-            metadata[name] = write(value)
-    state, addresses = {}, set()
-    for name, value in checkpoint.state.items():
-        shared = value.untyped_storage().data_ptr() in addresses  # which safetensors refuses
-        state[name] = value.clone(memory_format=torch.contiguous_format) if shared else value.contiguous()
-        addresses.add(value.untyped_storage().data_ptr())
+    told = {name: write(value) for name, write in _WRITTEN.items() if (value := getattr(checkpoint, name))}
+    # copies, because safetensors refuses weights that share memory
+    state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in checkpoint.state.items()}
     with whole_file(path) as unfinished:
-        save_file(state, unfinished, metadata)
+        save_file(state, unfinished, checkpoint.notes | told)
 
 
 def read_checkpoint(path: Path, state: str | None = None) -> Checkpoint:
@@ -96,7 +89,7 @@ def names_in(network: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tens
     The names are the file's own, unless more weights fit by name and shape without a common prefix (``module.``),
     without torch.compile's additions, and with DenseNet's old ``norm.1`` as ``norm1``.
     """
-    bare = {name: _DENSENETS_OLD_NAMES.sub(r"\1\2", name.replace(_COMPILED, "")) for name in state}
+    bare = {name: _DENSENETS_OLD_NAMES.sub(r"\1\2", name.replace("_orig_mod.", "")) for name in state}
     shared = os.path.commonprefix(list(bare.values()))
     cuts = [0, *(dot.end() for dot in re.finditer(r"\.", shared))]
     choices = [{name: name for name in state}, *({name: new[cut:] for name, new in bare.items()} for cut in cuts)]

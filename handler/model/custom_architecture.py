@@ -10,7 +10,7 @@ import importlib
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from handler.errors import ModelError, in_one_line
+from handler.errors import ModelError, foreign_code
 from handler.model.checkpoint import Checkpoint
 from handler.picture.preprocess import Preprocessing
 
@@ -30,16 +30,12 @@ def load_module(architecture: str) -> ModuleType:
     if not _SPECIFICATION.fullmatch(architecture):
         raise ModelError(f"architecture {architecture!r} is not valid, valid is package.module:factory")
     name = architecture.partition(":")[0]
-    try:
+    valid = "valid is a module in the current folder, on PYTHONPATH or installed"
+    with foreign_code(f"architecture {architecture}: {name} cannot be imported", valid):
         return importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # foreign code can raise any exception
-        raise ModelError(
-            f"architecture {architecture}: {name} cannot be imported ({type(error).__name__}: {error}); "
-            "valid is a module in the current folder, on PYTHONPATH or installed"
-        ) from error
 
 
-def find_factory(architecture: str) -> Callable[..., Any]:
+def find_factory(architecture: str) -> Any:
     """The function or class that makes the network; raises ModelError if there is none, or it cannot be called."""
     found: Any = load_module(architecture)
     path = architecture.partition(":")[2]
@@ -55,8 +51,7 @@ def find_factory(architecture: str) -> Callable[..., Any]:
             f"architecture {architecture}: {path} is {described(found)} and cannot be called, "
             "valid is a function or class that returns a torch.nn.Module"
         )
-    factory: Callable[..., Any] = found
-    return factory
+    return found
 
 
 def build(checkpoint: Checkpoint) -> nn.Module:
@@ -68,10 +63,8 @@ def build(checkpoint: Checkpoint) -> nn.Module:
     architecture, how = str(checkpoint.architecture), checkpoint.preprocessing
     factory = find_factory(architecture)
     counted = {"num_classes": len(checkpoint.labels)} if checkpoint.labels else {}
-    try:
+    with foreign_code(f"architecture {architecture} fails"):
         module = factory(**(counted if "num_classes" in inspect.signature(factory).parameters else {}))
-    except Exception as error:  # foreign code can raise any exception
-        raise ModelError(f"architecture {architecture} fails ({in_one_line(error)})") from error
     if not isinstance(module, nn.Module):
         raise ModelError(f"architecture {architecture} returns {described(module)}, valid is a torch.nn.Module")
     scripted = next((path for path, part in module.named_modules() if isinstance(part, torch.jit.ScriptModule)), None)
@@ -108,13 +101,8 @@ def _give_shapes(module: nn.Module, architecture: str, shape: tuple[int, int, in
 
     if not shapeless():
         return
-    try:
-        with torch.no_grad():
-            module.eval()(torch.zeros(1, *shape))
-    except Exception as error:  # foreign code can raise any exception
-        raise ModelError(
-            f"architecture {architecture} is lazy and fails on a picture {(1, *shape)} ({in_one_line(error)})"
-        ) from error
+    with foreign_code(f"architecture {architecture} is lazy and fails on a picture {(1, *shape)}"), torch.no_grad():
+        module.eval()(torch.zeros(1, *shape))
     if left := shapeless():
         raise ModelError(
             f"architecture {architecture} is lazy, and after a picture {', '.join(left[:3])} still have no shape; "
@@ -139,15 +127,12 @@ def find(architecture: str, torchvisions: str | None) -> Checkpoint:
             f"architecture {architecture} comes without weights: give a file, checkpoint=, "
             f"or define weights() in {module.__name__}, which returns a state dict"
         )
-    try:
+    with foreign_code(f"{module.__name__}.weights() fails"):
         state = weights()
-    except Exception as error:  # foreign code can raise any exception
-        raise ModelError(f"{module.__name__}.weights() fails ({type(error).__name__}: {error})") from error
     values = state.values() if isinstance(state, Mapping) else ()
     if not values or not all(isinstance(value, torch.Tensor) for value in values):
         raise ModelError(f"weights() returns {described(state)}, valid is a state dict: a mapping of names to tensors")
-    detached = {str(name): value.detach() for name, value in state.items()}
-    return replace(declare(architecture), state=detached)
+    return replace(declare(architecture), state={str(name): value.detach() for name, value in state.items()})
 
 
 def declare(architecture: str) -> Checkpoint:

@@ -5,8 +5,6 @@ without the folder. What the image processor does to a picture is measured, beca
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
 from operator import itemgetter
@@ -14,40 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from torch import nn
 
-from handler.errors import ModelError, in_one_line
+from handler.errors import ModelError, foreign_code
+from handler.explanation.evidence import Floats
 from handler.model.checkpoint import Checkpoint
 from handler.picture.preprocess import Pixels, Preprocessing, preprocess
 
+_VALID = (
+    "valid is an image classifier: a folder that save_pretrained wrote, or an id of the hub, which is downloaded or "
+    "lies in the cache at HF_HOME"
+)
 _EQUAL = 1e-6  # the most difference of normalised values
 _MOST_LEVELS = 1.5  # the most difference in grey levels: the library's backends round differently
 _FORMS: list[dict[str, Any]] = [{"crop_mode": "squash"}, {}, {"crop_first": True}]
-
-Floats = npt.NDArray[np.float32]
-
-
-@contextmanager
-def _guarded(architecture: str) -> Iterator[str]:
-    """Gives the folder or the id; raises ModelError for whatever the library raises inside the block."""
-    try:
-        yield architecture.partition("/")[2]
-    except ModelError:
-        raise
-    except Exception as error:  # of the network, of files and of their content
-        raise ModelError(
-            f"{architecture} could not be loaded ({in_one_line(error)}); valid is an image classifier: a folder that "
-            "save_pretrained wrote, or an id of the hub, which is downloaded or lies in the cache at HF_HOME"
-        ) from error
 
 
 def declare(architecture: str) -> Checkpoint:
     """What the configuration and the image processor say, without the weights."""
     from transformers import AutoConfig, AutoImageProcessor
 
-    with _guarded(architecture) as place:
+    place = architecture.partition("/")[2]
+    with foreign_code(f"{architecture} could not be loaded", _VALID):
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         if config.model_type == "timm_wrapper":
             raise ModelError(f"{architecture} is timm's: valid is model=timm/hf-hub:ID, or timm/local-dir:FOLDER")
@@ -81,9 +68,9 @@ def find(architecture: str, weights: str | None) -> Checkpoint:
     if weights not in (None, "DEFAULT"):
         raise ModelError(f"weights {weights!r} are torchvision's; {architecture} has its own, valid is weights=DEFAULT")
     found = declare(architecture)
-    with _guarded(architecture) as place:
+    with foreign_code(f"{architecture} could not be loaded", _VALID):
         module, report = AutoModelForImageClassification.from_pretrained(
-            place, output_loading_info=True, trust_remote_code=False
+            architecture.partition("/")[2], output_loading_info=True, trust_remote_code=False
         )
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"{architecture} has no weights for {', '.join(missing[:3])}: it is no trained classifier")
@@ -94,7 +81,7 @@ def build(checkpoint: Checkpoint) -> nn.Module:
     """The network of a complete checkpoint, from the configuration in its options; its logits are its scores."""
     from transformers import AutoConfig, AutoModelForImageClassification
 
-    with _guarded(str(checkpoint.architecture)):
+    with foreign_code(f"{checkpoint.architecture} could not be loaded", _VALID):
         config = AutoConfig.for_model(**checkpoint.options["config"])
         config.num_labels = len(checkpoint.labels or [])
         module: nn.Module = AutoModelForImageClassification.from_config(config, trust_remote_code=False)

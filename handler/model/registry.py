@@ -6,7 +6,7 @@ from typing import Any
 import torchvision
 from torch import nn
 
-from handler.errors import ModelError
+from handler.errors import ModelError, foreign_code
 from handler.model.checkpoint import Checkpoint
 from handler.picture.preprocess import Preprocessing
 
@@ -53,13 +53,9 @@ def find(architecture: str, weights: str | None) -> Checkpoint:
             f"weights {weights!r} do not exist for {architecture}, valid are {', '.join(choices.__members__)}"
         )
     chosen = choices[weights]
-    try:
+    elsewhere = "download the file elsewhere, and give it as checkpoint= together with labels="
+    with foreign_code(f"the weights of {architecture} could not be downloaded from {chosen.url}", elsewhere):
         state = chosen.get_state_dict(progress=True, check_hash=True)
-    except OSError as error:  # URLError and HTTPError are OSErrors
-        raise ModelError(
-            f"the weights of {architecture} could not be downloaded from {chosen.url} ({error}); "
-            "download the file elsewhere, and give it as checkpoint= together with labels="
-        ) from error
     return replace(
         declare(architecture),
         labels=list(chosen.meta["categories"]),
@@ -72,13 +68,12 @@ def find(architecture: str, weights: str | None) -> Checkpoint:
 def declare(architecture: str) -> Checkpoint:
     """What is assumed of a plain state dict: that it was trained as torchvision's newest weights were."""
     usual = torchvision.models.get_model_weights(architecture)["DEFAULT"]
-    said = f"as torchvision's {usual.name} weights have it"
     return Checkpoint(
         architecture=architecture,
         preprocessing=preprocessing_of(usual),
         # torchvision sets this option of the builder only if it loads the weights, which need it
         options={"transform_input": True} if architecture in INPUT_TRANSFORMERS else {},
-        origins={"preprocessing": said, "transform_input": _TAKEN},
+        origins={"preprocessing": f"as torchvision's {usual.name} weights have it", "transform_input": _TAKEN},
     )
 
 
@@ -91,14 +86,9 @@ def build(checkpoint: Checkpoint) -> nn.Module:
         options["init_weights"] = False
     if architecture.startswith("vit_"):
         options["image_size"] = how.crop_size
-    try:
+    detail = f" and options {checkpoint.options}" if checkpoint.options else ""  # of the checkpoint, as the side
+    with foreign_code(f"{architecture} cannot be built for pictures of {how.crop_size} pixels{detail}"):
         module: nn.Module = builder_of(architecture)(weights=None, num_classes=len(checkpoint.labels or []), **options)
-    except (TypeError, ValueError, AssertionError) as error:  # options and side come from the checkpoint
-        detail = f" and options {checkpoint.options}" if checkpoint.options else ""
-        raise ModelError(
-            f"{architecture} cannot be built for pictures of {how.crop_size} pixels{detail} "
-            f"({type(error).__name__}: {error})"
-        ) from error
     if how.channels != 3:  # the first convolution takes these channels, as people change it for their own pictures
         path, first = next((path, part) for path, part in module.named_modules() if isinstance(part, nn.Conv2d))
         same = {name: getattr(first, name) for name in ("kernel_size", "stride", "padding", "dilation")}

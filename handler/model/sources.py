@@ -40,13 +40,11 @@ def find_checkpoint(
 
     ``architecture``, a name of ``handler.model.makers``, may be left out if the checkpoint has it, but not if it is
     code. ``checkpoint`` is a safetensors file or a state dict, ``state`` the key of the one that is meant among several
-    ("model_ema"). Without it, ``weights`` are "DEFAULT" or another name of torchvision's, which downloads them, or None
-    for a maker with weights of its own. ``labels`` has one per class. ``preprocessing`` as text names the parts that
-    differ from what is known, "resize=256 crop=224", see ``handler.picture.preprocess_text``. ``transform_input`` says
-    whether a GoogLeNet or Inception normalises its input again, as torchvision's weights need; None: as the checkpoint
-    says, True for a plain state dict. ``head`` and ``output`` are those of ``handler.model.reading.find_reading``;
-    empty: as the checkpoint says, or as the network shows.
-
+    ("model_ema"). Without it, ``weights`` are "DEFAULT" or another name of torchvision's, or None for a maker's own.
+    ``labels`` has one per class. ``preprocessing`` as text names the parts that differ from what is known, see
+    ``handler.picture.preprocess_text``. ``transform_input`` says whether a GoogLeNet or Inception normalises its input
+    again, as torchvision's weights need; None: as the checkpoint says, True for a plain state dict. ``head`` and
+    ``output`` are those of ``handler.model.reading.find_reading``; empty: as the checkpoint says, or the network shows.
     The ModelError of an argument that is missing, unknown or contradicts another says what is valid.
     """
     if architecture is not None and checkpoint is None:

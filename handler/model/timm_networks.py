@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from handler.errors import ModelError, in_one_line
+from handler.errors import ModelError, foreign_code
 from handler.model.checkpoint import Checkpoint
 from handler.picture.preprocess import Preprocessing
 
@@ -28,10 +28,8 @@ def check(architecture: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     source, _, place = name.partition(":")
     if source in ("local-dir", "hf-hub"):
         read = _hub.load_model_config_from_path if source == "local-dir" else _hub.load_model_config_from_hf
-        try:
+        with foreign_code(f"{architecture} cannot be read by timm"):
             known, name, options = read(place)
-        except Exception as error:  # of the network, of files and of their content
-            raise ModelError(f"{architecture} cannot be read by timm ({in_one_line(error)})") from error
         return name, known, dict(options)
     names = [*timm.list_models(), *timm.list_pretrained()]
     if name not in names:
@@ -42,10 +40,16 @@ def check(architecture: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
 
 def declare(architecture: str) -> Checkpoint:
     """What timm knows of the name: labels of ImageNet by the number of scores, and the preprocessing."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
     name, known, options = check(architecture)
+    described, subset = known.get("label_descriptions") or {}, infer_imagenet_subset(known)
+    labels = [str(described.get(label, label)) for label in known.get("label_names") or ()]
+    if subset and not labels:
+        labels = list(ImageNetInfo(subset).label_descriptions())
     return Checkpoint(
         architecture=f"timm/{name}",
-        labels=_labels(known),
+        labels=labels or None,
         preprocessing=_preprocessing(known),
         options=options,
         origins=dict.fromkeys(("labels", "preprocessing"), f"as timm's {name} weights have it"),
@@ -59,14 +63,12 @@ def find(architecture: str, weights: str | None) -> Checkpoint:
     if weights not in (None, "DEFAULT"):
         raise ModelError(f"weights {weights!r} are torchvision's; {architecture} has its own, valid is weights=DEFAULT")
     found = declare(architecture)
-    try:
+    elsewhere = (
+        f"download the files of https://huggingface.co/{check(architecture)[1].get('hf_hub_id')} elsewhere, and say "
+        "model=timm/local-dir:FOLDER, or checkpoint=FILE; or set HF_HOME to a cache that has them"
+    )
+    with foreign_code(f"the weights of {architecture} could not be loaded", elsewhere):
         state = timm.create_model(architecture.partition("/")[2], pretrained=True).state_dict()
-    except Exception as error:  # of the network, of files and of their content
-        raise ModelError(
-            f"the weights of {architecture} could not be loaded ({in_one_line(error)}); download the files of "
-            f"https://huggingface.co/{check(architecture)[1].get('hf_hub_id')} elsewhere, and say "
-            "model=timm/local-dir:FOLDER, or checkpoint=FILE; or set HF_HOME to a cache that has them"
-        ) from error
     return replace(found, state=state)
 
 
@@ -80,21 +82,9 @@ def build(checkpoint: Checkpoint) -> nn.Module:
     known = timm.get_pretrained_cfg(name)
     if "img_size" in options or (known and known.fixed_input_size and known.input_size[1:] != how.size):
         options["img_size"] = how.size
-    try:
+    with foreign_code(f"{name} cannot be built for pictures {how.shape}"):  # options and size are the checkpoint's
         module: nn.Module = timm.create_model(name, pretrained=False, **options)
-    except Exception as error:  # options and size come from the checkpoint
-        raise ModelError(f"{name} cannot be built for pictures {how.shape} ({in_one_line(error)})") from error
     return module
-
-
-def _labels(known: dict[str, Any]) -> list[str] | None:
-    from timm.data import ImageNetInfo, infer_imagenet_subset
-
-    if names := known.get("label_names"):
-        described = known.get("label_descriptions") or {}
-        return [str(described.get(name, name)) for name in names]
-    subset = infer_imagenet_subset(known)
-    return list(ImageNetInfo(subset).label_descriptions()) if subset else None
 
 
 def _preprocessing(known: dict[str, Any]) -> Preprocessing | None:
