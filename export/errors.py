@@ -27,7 +27,6 @@ def network_code(doing: str) -> Iterator[None]:
 def first_line(error: Exception) -> str:
     """The first line of an exporter's or a tracer's message, or the operators that ONNX lacks."""
     said = "".join(traceback.format_exception(error))  # with its causes
-    operators = sorted(set(re.findall(r"<OpOverload\(op='([^']+)'", said)))
-    if operators:
+    if operators := sorted(set(re.findall(r"<OpOverload\(op='([^']+)'", said))):
         return f"ONNX has no operator for {', '.join(operators)}"[:300]
     return in_one_line(error)

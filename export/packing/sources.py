@@ -75,7 +75,7 @@ def pack_sources(architecture: str, names: Iterable[str], stage: Path, report: C
 def _all_of(name: str) -> Files:
     """A package's folder, or a module's file, with the ``__init__.py`` of the packages above."""
     *above, last = name.split(".")
-    top = [*above, last][0]
+    top = name.partition(".")[0]
     if top in _OURS:
         raise ModelError(f"{name} cannot be packed: {top} is this project's own name, valid is another")
     if top in server_libraries():

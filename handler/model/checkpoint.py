@@ -148,11 +148,10 @@ def _read_state_dict(path: Path, chosen: str | None) -> dict[str, torch.Tensor]:
     found = _state_dicts(loaded)
     if not found:
         raise ModelError(f"checkpoint {path} holds no state dict (a mapping of parameter names to tensors)")
+    meant = [place for place in found if chosen in (None, *place.split("/"))]
     if chosen is None:
-        plain = [place for place in found if "ema" not in place.lower()] or list(found)
+        plain = [place for place in found if "ema" not in place.lower()] or meant
         meant = [place for place in plain if {*place.split("/")[1:]} <= {*_WRAPPERS}] or plain
-    else:
-        meant = [place for place in found if chosen in place.split("/")]
     if len(meant) != 1:
         raise ModelError(
             f"checkpoint {path} holds the state dicts {', '.join(found)}; valid is state= with a key of one of them"

@@ -110,8 +110,7 @@ def build_network(checkpoint: Checkpoint) -> nn.Module:
 
 
 def _load_state(module: nn.Module, checkpoint: Checkpoint) -> None:
-    expected = module.state_dict()
-    classes = len(checkpoint.labels or [])
+    expected, classes = module.state_dict(), len(checkpoint.labels or [])
     own = names_in(expected, checkpoint.state)
     for name, value in checkpoint.state.items():
         wanted = expected.get(own[name], value).shape

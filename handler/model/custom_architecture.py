@@ -37,8 +37,7 @@ def load_module(architecture: str) -> ModuleType:
 
 def find_factory(architecture: str) -> Any:
     """The function or class that makes the network; raises ModelError if there is none, or it cannot be called."""
-    found: Any = load_module(architecture)
-    path = architecture.partition(":")[2]
+    found, path = load_module(architecture), architecture.partition(":")[2]
     for name in path.split("."):
         if not hasattr(found, name):
             public = sorted(known for known, value in vars(found).items() if callable(value) and known[0] != "_")
@@ -75,10 +74,10 @@ def build(checkpoint: Checkpoint) -> nn.Module:
         )
     if next(module.parameters(), None) is None:
         raise ModelError(f"architecture {architecture} has no weights, valid is a network with parameters")
-    module = _not_compiled(module)
+    plain: nn.Module = _not_compiled(module)
     if how is not None:
-        _give_shapes(module, architecture, how.shape)
-    return module
+        _give_shapes(plain, architecture, how.shape)
+    return plain
 
 
 def _not_compiled(module: Any) -> Any:
@@ -140,24 +139,20 @@ def declare(architecture: str) -> Checkpoint:
     module = load_module(architecture)
     labels, how = _declared(module, "LABELS", "texts, one per score"), getattr(module, "PREPROCESSING", None)
     if how is not None and not isinstance(how, Preprocessing):
-        try:
+        with foreign_code(f"{module.__name__}.PREPROCESSING is not valid"):
             how = Preprocessing.from_json(json.dumps(how))
-        except (TypeError, ValueError) as error:
-            raise ModelError(f"{module.__name__}.PREPROCESSING is not valid: {error}") from error
     origins = dict.fromkeys(("labels", "preprocessing"), f"as {module.__name__} declares it")
-    return Checkpoint(architecture=architecture, labels=labels, preprocessing=how, origins=origins)
+    return Checkpoint(architecture=architecture, labels=labels or None, preprocessing=how, origins=origins)
 
 
 def sources(architecture: str) -> list[str]:
     """The factory's package, or its module if there is none, and the module's ``PACKED``."""
     module = load_module(architecture)
-    return [module.__package__ or module.__name__, *(_declared(module, "PACKED", "packages' names") or [])]
+    return [module.__package__ or module.__name__, *_declared(module, "PACKED", "packages' names")]
 
 
-def _declared(module: ModuleType, name: str, valid: str) -> list[str] | None:
-    values = getattr(module, name, None)
-    if values is None:
-        return None
+def _declared(module: ModuleType, name: str, valid: str) -> list[str]:
+    values = getattr(module, name, None) or []
     if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
         raise ModelError(f"{module.__name__}.{name} must be a list of {valid}")
     return list(values)

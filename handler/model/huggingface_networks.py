@@ -42,9 +42,8 @@ def declare(architecture: str) -> Checkpoint:
         known = json.loads(config.to_json_string(use_diff=False))
         labels = [str(config.id2label[index]) for index in range(config.num_labels)]
         try:
-            how, flipped, beside = _measured(
-                AutoImageProcessor.from_pretrained(place, backend="pil", trust_remote_code=False)
-            )
+            processor = AutoImageProcessor.from_pretrained(place, backend="pil", trust_remote_code=False)
+            how, flipped, beside = _measured(processor)
         except (OSError, ValueError):  # there is none, or it makes no pictures
             how, flipped, beside = None, False, ""
     for part in ("_name_or_path", "id2label", "label2id"):
