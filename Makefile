@@ -72,6 +72,7 @@ help: ## list the targets
 	@echo
 	@echo "archive takes SIGN=key.pem, too;"
 	@echo "archive, export, explanation, gradcam and attention take MODEL=resnet18 WEIGHTS=DEFAULT, or CHECKPOINT=file LABELS=file, and NAME=name;"
+	@echo "MODEL=timm/NAME and MODEL=hf/FOLDER-OR-ID are networks of timm and Hugging Face;"
 	@echo "or ARCH=package.module:factory for a network of your own, with PACK=package for what else its code imports;"
 	@echo "or ONNX=model.onnx LABELS=file PREPROCESS='mean=… std=…' for a classifier of which no code exists;"
 	@echo "PREPROCESS='resize=256 crop=224 mean=0.5,0.5,0.5 std=0.5,0.5,0.5 interpolation=bicubic crop_first=true', or a part of it, goes"
@@ -167,7 +168,7 @@ stop: $(READY) ## stop the server that `make serve` started
 
 finetune: $(READY) ## fine-tune a classifier on the pictures in DATA=folder (train/ and val/): writes and resumes out/finetune/
 	@test -n '$(DATA)' || { echo "error: name a folder with train/ and val/, a folder per class in both: DATA=folder"; exit 2; }
-	@test -z '$(ARCH)' || { echo "error: finetune trains torchvision's networks (MODEL=), not ARCH=$(ARCH)"; exit 2; }
+	@test -z '$(ARCH)' || { echo "error: finetune trains networks of libraries (MODEL=), not ARCH=$(ARCH)"; exit 2; }
 	$(PY) -m examples.finetune '$(DATA)' $(if $(MODEL),--model '$(MODEL)') $(if $(WEIGHTS),--weights '$(WEIGHTS)') \
 	    $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') $(if $(EPOCHS),--epochs '$(EPOCHS)') \
 	    $(if $(BATCH),--batch-size '$(BATCH)') $(if $(SEED),--seed '$(SEED)') --out '$(OUT)' $(FINETUNE)
@@ -178,7 +179,7 @@ train: $(READY) ## train the embedded model anew (about 40 minutes on two cores)
 bench: $(READY) ## measure this project side by side with its peers, see benchmarks/RESULTS.md (an hour or two)
 	$(PY) -m benchmarks $(BENCH)
 
-zoo: $(READY) ## run every torchvision classifier through everything, see docs/ZOO.md (an hour or two; resumable)
+zoo: $(READY) ## run every classifier of torchvision, timm's families and Hugging Face through everything, see docs/ZOO.md (hours; resumable)
 	$(PY) -m tests.zoo --docs docs $(ZOO)
 
 evaluate: $(READY) ## judge every map method on drawn scenes and photographs, see docs/QUALITY.md (about 20 minutes on two cores)

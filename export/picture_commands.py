@@ -6,8 +6,7 @@ import json
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +22,7 @@ from handler.rendering.result import Prediction, Result
 
 OPTIONS = ("target", "maps", "method", "size", "encoding")  # of a request, that ``explain`` takes
 _PREDICTED = ("image", "index", "label", "probability")
-_EXPLAINED = (*_PREDICTED, "logit", "method", "layer", "map", "max", "degenerate")
+_EXPLAINED = ("image", "index", "label", "logit", "probability", "method", "layer", "map", "max", "degenerate")
 _SHEET = ".explained.png"
 _STDIN = Path("-")
 _Found = TypeVar("_Found")
@@ -33,14 +32,15 @@ def predict(options: Namespace, tell: Callable[[str], None]) -> int:
     """Prints the predictions for each picture and returns the exit status; ``tell`` prints a mistake."""
     model = GraphModel(options.model)
     model.check(**({} if options.top_k is None else {"top_k": options.top_k}))
-    with _printing(options.form, _PREDICTED) as show:
+    printer = _Printer(options.form, _PREDICTED)
 
-        def tell_classes(path: Path, best: Sequence[Prediction]) -> None:
-            made = [asdict(one) for one in best]
-            lines = [str(path), *(f"  {one.probability:6.3f}  {one.label}" for one in best)]
-            show(path, made, [list(one.values()) for one in made], lines)
+    def show(path: Path, best: Sequence[Prediction]) -> None:
+        made = [asdict(one) for one in best]
+        lines = [str(path), *(f"  {one.probability:6.3f}  {one.label}" for one in best)]
+        printer.show(path, made, [one.values() for one in made], lines)
 
-        return _each(find_pictures(options.images), lambda data: model.predict(data, options.top_k), tell_classes, tell)
+    status = _each(find_pictures(options.images), lambda data: model.predict(data, options.top_k), show, tell)
+    return printer.end(status)
 
 
 def explain(options: Namespace, tell: Callable[[str], None]) -> int:
@@ -60,53 +60,53 @@ def explain(options: Namespace, tell: Callable[[str], None]) -> int:
     present = [path for path in files.values() if path.exists()]
     if present and not options.overwrite:
         raise FileExistsError(f"{present[0]} is there already; give another folder with --out, or say --overwrite")
-    with _printing(options.form, _EXPLAINED) as show:
+    printer = _Printer(options.form, _EXPLAINED)
 
-        def keep(path: Path, result: Result) -> None:
-            if path in files:
-                write_whole(files[path], encode_png(result.sheet()))
-            answer = result.to_dict() if options.form == "json" else {}
-            show(path, answer, list(_rows(result)), [f"wrote {files.get(path)}"])
+    def show(path: Path, result: Result) -> None:
+        if path in files:
+            write_whole(files[path], encode_png(result.sheet()))
+        answer = result.to_dict() if options.form == "json" else {}
+        printer.show(path, answer, _rows(result), [f"wrote {files.get(path)}"])
 
-        return _each(found, lambda data: model.explain(data, **said), keep, tell)
+    return printer.end(_each(found, lambda data: model.explain(data, **said), show, tell))
 
 
-def _rows(result: Result) -> Iterator[list[Any]]:
+def _rows(result: Result) -> list[list[Any]]:
     """A line of the table for each map."""
-    for one in result.explanations:
-        target, layers = one.target, " ".join(one.layers)
-        for name, made in one.maps.items():
-            about = [target.index, target.label, target.probability, target.logit, one.method, layers]
-            yield [*about, name, made.maximum, made.degenerate]
+    return [
+        [*asdict(one.target).values(), one.method, " ".join(one.layers), name, made.maximum, made.degenerate]
+        for one in result.explanations
+        for name, made in one.maps.items()
+    ]
 
 
 def find_pictures(said: Sequence[str]) -> dict[Path, Path]:
     """The pictures that files, folders, patterns and ``-`` name, to their path below the folder that was named."""
     endings = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
     found: dict[Path, Path] = {}
-    for name in said:
-        path, inside = Path(name), list[Path]()
+    for path in map(Path, said):
+        inside = [path]
         if path.is_dir():
             inside = [one for one in sorted(path.rglob("*")) if one.suffix.lower() in endings and one.is_file()]
-            inside = [one for one in inside if not one.name.endswith(_SHEET)]
+            inside = [one for one in inside if not one.name.endswith(_SHEET)] or [path]
         elif not path.exists():
-            inside = [Path(one) for one in sorted(glob.glob(name, recursive=True)) if Path(one).is_file()]
-        known = {one: one.relative_to(path) if path.is_dir() else Path(one.name) for one in inside}
-        found |= known or {path: Path("stdin") if path == _STDIN else Path(path.name)}
+            inside = [one for one in map(Path, sorted(glob.glob(str(path), recursive=True))) if one.is_file()] or [path]
+        short = {one: one.relative_to(path) if path.is_dir() else Path(one.name) for one in inside}
+        found |= {_STDIN: Path("stdin")} if path == _STDIN else short
     return found
 
 
 def sheet_files(found: dict[Path, Path], folder: Path) -> dict[Path, Path]:
-    """The file of each picture's sheet; pictures of one name are told apart by their folders, then by their endings."""
+    """The file of each picture's sheet; pictures of one name are told apart by their folders and endings."""
     files: dict[Path, Path] = {}
     alike: dict[Path, list[Path]] = {}
     for path, short in found.items():
-        alike.setdefault(short.with_suffix(""), []).append(path)
+        alike.setdefault(short.with_suffix("") if short.name else short, []).append(path)
     for name, paths in alike.items():
         shared = os.path.commonpath([path.absolute().parent for path in paths])
         for path in paths:
             below = name if len(paths) == 1 else path.absolute().relative_to(shared)
-            files[path] = folder / below.with_name(below.name + _SHEET)
+            files[path] = folder / below.parent / (below.name + _SHEET)
     if len(set(files.values())) < len(files):
         raise ValueError("two of the pictures have the same name, so that one explanation would overwrite the other's")
     return files
@@ -152,23 +152,25 @@ def _read(path: Path) -> bytes:
     return sys.stdin.buffer.read() if path == _STDIN else path.read_bytes()
 
 
-@contextmanager
-def _printing(form: str | None, columns: Sequence[str]) -> Iterator[Callable[..., None]]:
-    """Yields what prints a picture's answer: as JSON, as lines of a table, or as lines of text."""
-    table, before = csv.writer(sys.stdout, lineterminator="\n"), "{"
+class _Printer:
+    """Prints answers as JSON, as a table with commas, or as lines of text."""
 
-    def show(path: Path, answer: Any, rows: Sequence[Sequence[Any]], lines: Sequence[str]) -> None:
-        nonlocal before
-        if form == "json":
-            print(f"{before}{json.dumps(str(path))}: {json.dumps(answer)}", flush=True)
-            before = ","
-        elif form == "csv":
-            table.writerows([path, *row] for row in rows)
+    def __init__(self, form: str | None, columns: Sequence[str]) -> None:
+        self._form, self._before = form, "{"
+        self._table = csv.writer(sys.stdout, lineterminator="\n")
+        if form == "csv":
+            self._table.writerow(columns)
+
+    def show(self, path: Path, answer: Any, rows: Iterable[Iterable[Any]], lines: Sequence[str]) -> None:
+        if self._form == "csv":
+            self._table.writerows([path, *row] for row in rows)
+        elif self._form == "json":
+            print(f"{self._before}{json.dumps(str(path))}: {json.dumps(answer)}", flush=True)
+            self._before = ","
         else:
             print(*lines, sep="\n", flush=True)
 
-    if form == "csv":
-        table.writerow(columns)
-    yield show
-    if form == "json":
-        print("}" if before == "," else "{}")
+    def end(self, status: int) -> int:
+        if self._form == "json":
+            print("}" if self._before == "," else "{}")
+        return status

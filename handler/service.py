@@ -30,15 +30,11 @@ class Service:
 
     def answer_batch(self, rows: Sequence[Row]) -> list[Answer]:
         """Answers each row of a batch: pictures, probes (``…/healthz``) and questions about the model."""
-        self._share.follow(self._use_threads)
+        self._share.follow(self._choice.use_threads)
         answers = [self._answer_without_picture(row) for row in rows]
         pictures = [row for row, answer in zip(rows, answers, strict=True) if answer is None]
         explained = iter(self._answering.answer_batch(pictures))
         return [answer or next(explained) for answer in answers]
-
-    def _use_threads(self, threads: int) -> None:
-        self._choice.use_threads(threads)
-        self._answering.use_threads(threads)
 
     def _answer_without_picture(self, row: Row) -> Answer | None:
         """The answer to a row without a picture; None for a row with fields, whatever its headers say."""

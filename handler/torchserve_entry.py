@@ -6,6 +6,7 @@ TorchServe needs exactly one class in it, with ``initialize`` and ``handle``.
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,13 @@ def running_workers() -> int:
     """The worker processes of this process's server and model, this one included; 0 where it is no worker."""
 
     def place(process: psutil.Process) -> str:
-        try:
+        with suppress(psutil.Error):  # it may have ended
             return process.cwd() if any(part.endswith(_WORKER) for part in process.cmdline()) else ""
-        except psutil.Error:  # it has ended
-            return ""
+        return ""
 
-    server, own = psutil.Process().parent(), place(psutil.Process())
-    return sum(place(process) == own for process in server.children()) if server and own else 0
+    own = psutil.Process()
+    here, server = place(own), own.parent()
+    return sum(place(process) == here for process in server.children()) if here and server else 0
 
 
 def _as_sent(header: str) -> str:

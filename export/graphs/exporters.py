@@ -1,7 +1,7 @@
 """Exports graphs as ONNX files: traced, compared with PyTorch, and written with their description, or not at all."""
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -129,7 +129,7 @@ The outputs are ``logits``, and for each layer, say ``stage3``, ``activations.st
 ``gradcam.stage3``. Some layers of a network may lie before others: all share one forward and one backward pass.
 """
 
-EXPORTERS = {
+EXPORTERS: dict[str, Callable[[Classifier, Path], list[Verdict]]] = {
     KIND_PREDICTION: export_prediction,
     KIND_GRADCAM: export_gradcam,
     KIND_EXPLANATION: export_explanation,

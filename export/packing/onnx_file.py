@@ -70,7 +70,7 @@ def read_onnx(path: Path, labels: list[str] | None, preprocessing: str, output: 
     pictures = scenes(3 * count, how.shape, seed=5)
     given = pictures.movedim(1, 3).contiguous().numpy() if turned else pictures.numpy()
     try:
-        model = _apart(path, model, picture, score)
+        model = _apart(model, picture, score)
         graph = _simplified(model, picture, score, given, shape[0], turned)
         network = OnnxNetwork(graph.SerializeToString()).float().eval().requires_grad_(False)
         found = np.concatenate([network(one).numpy() for one in pictures.split(1)])
@@ -146,20 +146,20 @@ def _dependent(graph: onnx.GraphProto, picture: str, score: str) -> list[onnx.No
     return found[::-1]
 
 
-def _apart(path: Path, model: onnx.ModelProto, picture: str, score: str) -> onnx.ModelProto:
+def _apart(model: onnx.ModelProto, picture: str, score: str) -> onnx.ModelProto:
     """The model with further operators taken apart; raises ModelError if unsupported ones are left."""
     left: set[tuple[str, str]] = set()
-    while True:
+    before: set[tuple[str, str]] | None = None
+    while left != before:
+        before = left
+        for kind in before - {("", _DYNAMIC)}:
+            with suppress(Exception):  # the inliner knows not every type; its exceptions have no common base
+                typed = onnx.shape_inference.infer_shapes(model)
+                model = onnx.inliner.inline_selected_functions(typed, [kind], inline_schema_functions=True)
         kinds = {
             (node.domain.removeprefix("ai.onnx"), node.op_type) for node in _dependent(model.graph, picture, score)
         }
-        found = {kind for kind in kinds if kind[0] or kind[1] not in SUPPORTED}
-        if found <= left:
-            break
-        left = found
-        for kind in found - {("", _DYNAMIC)}:
-            with suppress(Exception):  # the inliner knows not every type; its exceptions have no common base
-                model = onnx.inliner.inline_selected_functions(model, [kind], inline_schema_functions=True)
+        left = {(domain, kind) for domain, kind in kinds if domain or kind not in SUPPORTED}
     if left:
         named = ", ".join(sorted(".".join(filter(None, kind)) for kind in left))
         raise ModelError(f"the operators {named} are not supported; valid are {', '.join(sorted(SUPPORTED))}")

@@ -55,19 +55,15 @@ class Attention(nn.Module):
             weight_bias: (3 · C), the product's bias.
             merge: the layer that mixes the heads' results.
             heads: the number of heads, a divisor of C.
-            scale: multiplies q · kᵀ, unless there is a ``cosine_scale``.
+            scale: multiplies q · kᵀ.
             bias: (…, heads, T, T), added to the scores.
             cosine_scale: (heads, 1, 1), multiplies the cosine of q and k, which takes the place of q · kᵀ.
         """
         super().__init__()
-        scales = (scale if cosine_scale is None else 1.0, 1.0, 1.0)
-        weights = [part * by for part, by in zip(weight.chunk(3), scales, strict=True)]
-        biases = (
-            [None] * 3
-            if weight_bias is None
-            else [part * by for part, by in zip(weight_bias.chunk(3), scales, strict=True)]
-        )
-        self.query, self.key, self.value = map(_linear, weights, biases)
+        scales = torch.ones_like(weight[:, 0])
+        scales[: len(scales) // 3] = scale
+        biases = [None] * 3 if weight_bias is None else (weight_bias * scales).chunk(3)
+        self.query, self.key, self.value = map(_linear, (weight * scales[:, None]).chunk(3), biases)
         self.merge = merge
         self.heads = heads
         self.register_buffer("bias", bias)
@@ -199,12 +195,12 @@ def _window_attention(layer: ShiftedWindowAttention, size: tuple[int, int]) -> W
     if any(shift):
         bias = bias + _mask(size, window, shift)[:, None].to(bias)
     qkv, weight_bias, cosine_scale = layer.qkv, layer.qkv.bias, None
+    scale = (qkv.in_features // layer.num_heads) ** -0.5
     if isinstance(layer, ShiftedWindowAttentionV2):
-        cosine_scale = layer.logit_scale.clamp(max=math.log(_LARGEST_SCALE)).exp()
+        scale, cosine_scale = 1.0, layer.logit_scale.clamp(max=math.log(_LARGEST_SCALE)).exp()
         if weight_bias is not None:
             query, key, value = weight_bias.chunk(3)
             weight_bias = torch.cat([query, torch.zeros_like(key), value])
-    scale = (qkv.in_features // layer.num_heads) ** -0.5
     constants = {"scale": scale, "bias": bias, "cosine_scale": cosine_scale}
     attention = Attention(qkv.weight, weight_bias, layer.proj, layer.num_heads, **constants)
     return WindowAttention(attention, size, window, shift)
@@ -231,7 +227,7 @@ def _unit_length(vectors: Tensor) -> Tensor:
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=weight.dtype, device=weight.device)
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     layer.weight = nn.Parameter(weight.clone())
     if bias is not None:
         layer.bias = nn.Parameter(bias.clone())

@@ -23,12 +23,10 @@ def pad_channels(network: fx.GraphModule) -> int:
     """
     layers, count = called_once(network), 0
     for node, first in layers.items():
-        if not isinstance(first, nn.Conv2d) or first.groups > 1 or first.out_channels % MULTIPLE == 0:
+        way = _way_to_dense(layers, node)
+        if not way or not isinstance(first, nn.Conv2d) or first.groups > 1 or first.out_channels % MULTIPLE == 0:
             continue
-        *between, last = _way_to_dense(layers, node) or [None]
-        if last is None:
-            continue
-        more = -first.out_channels % MULTIPLE
+        (*between, last), more = way, -first.out_channels % MULTIPLE
         for convolution in (first, *between):
             _add_outputs(convolution, more)
         last.weight = _padded(last.weight, (0, 0, 0, 0, 0, more))

@@ -42,20 +42,16 @@ def rule(operator: Any) -> Callable[[Rule], Rule]:
 def backward_rules(*, poles: bool = True) -> dict[Any, Rule]:
     """The decomposition table for ``make_fx``: operator overload to function.
 
-    The table has the rules of this module, and torch's own decompositions of all other backward operators.
+    The table has the rules of this module, and torch's own of all other backward operators, and of one that ONNX lacks.
     ``poles`` says whether gradients can be infinite, see ``export.tracing.poles``.
     """
     own = {
         operator: partial(function, poles=poles) if "poles" in inspect.signature(function).parameters else function
         for operator, function in _RULES.items()
     }
-    torchs = {name: how for name, how in global_decomposition_table["post_autograd"].items() if _is_served(str(name))}
-    return {**torchs, **own}
-
-
-def _is_served(operator: str) -> bool:
-    """Whether torch's own decomposition is taken: of backward operators, and of one that ONNX lacks."""
-    return "backward" in operator or operator == "aten.roll.default"
+    known = global_decomposition_table["post_autograd"]
+    torchs = {operator: known[operator] for operator in known if "backward" in str(operator)}
+    return {aten.roll.default: known[aten.roll.default], **torchs, **own}
 
 
 @rule(aten.convolution_backward.default)

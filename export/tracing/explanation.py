@@ -67,8 +67,6 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
         tape = record(
             classifier.module, example, Needs(layers=(classifier.default_layer,), saliency=True), classifier.views
         )
-        if tape.scores.grad_fn is None:
-            raise Unprocessable("its scores have no gradient: forward runs under no_grad, or detaches what it found")
         poles = has_poles(tape.scores)
         needs = needs_of_kind(classifier, kind)
         views = {layer: classifier.views.get(layer, CHANNELS_FIRST) for layer in needs.layers}

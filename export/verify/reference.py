@@ -45,8 +45,9 @@ def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -
         if "target" in inputs:  # float32 says which class is at the top
             doubled["target"] = np.where(inputs["target"] < 0, found["logits"].argmax(axis=1), inputs["target"])
             doubled["weights"] = inputs["weights"]
+        doubling = replace(classifier, module=copy_of(classifier.module).double())
         with InDoublePrecision():  # type: ignore[no-untyped-call]
-            return _eager(replace(classifier, module=copy_of(classifier.module).double()), kind, doubled)
+            return _eager(doubling, kind, doubled)
 
     def fresh(rng: np.random.Generator, count: int) -> Inputs:
         pictures = {"input": fresh_pictures(rng, count, classifier.preprocessing)}

@@ -128,7 +128,7 @@ def _measured(processor: Any) -> tuple[Preprocessing | None, bool, str]:
     if levels > _MOST_LEVELS:
         return None, False, ""
     beside = "" if off <= _EQUAL else f", whose own pictures differ by up to {levels:.1f} grey levels"
-    if fitting.crop_mode == "center" or (fitting.resized[0] - height) % 2:
+    if not fitting.crop_first and (fitting.crop_mode == "center" or (fitting.resized[0] - height) % 2):
         beside += ", whose crops lie one pixel further up or left where a margin is odd"
     return fitting, flipped, beside
 

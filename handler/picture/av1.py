@@ -1,8 +1,8 @@
 """Finds the sizes of an AVIF file's frames, which may be far above the size that its header says.
 
-A decoder allocates and decodes what the AV1 sequence header says, and then scales the picture to the header's size.
-Items (``iloc``) and the first chunk of each track (``stco``, ``co64``) are looked for in the whole file. A file with
-more of anything than encoders write is refused: to read it would take longer than to decode a picture.
+A decoder decodes frames as large as AV1's sequence headers say, the later ones too, and scales a frame to the size that
+the file's header says. Items (``iloc``) and the first chunk of each track (``stco``, ``co64``) are looked for in the
+whole file. What has more parts than encoders write is refused: to read it would take longer than to decode a picture.
 """
 
 import io
@@ -11,9 +11,8 @@ from collections.abc import Iterator
 
 from handler.errors import BadRequest, TooLarge
 
-_MOST_BOXES, _MOST_ITEMS, _MOST_EXTENTS, _MOST_UNITS = 16, 1000, 8, 100
-_SEQUENCE_HEADER = 1  # a kind of the units that AV1 data consist of
-_LONGEST_HEADER = 128  # bytes, with room to spare
+_MOST_BOXES, _MOST_ITEMS, _MOST_EXTENTS, _MOST_UNITS = 16, 1000, 8, 500
+_SEQUENCE_HEADER, _HEADER_BYTES = 1, 128  # a kind of the units that AV1 data consist of; the longest header and more
 
 
 def check_frames(data: bytes, max_pixels: int) -> None:
@@ -24,9 +23,7 @@ def check_frames(data: bytes, max_pixels: int) -> None:
         _check(left >= 0)
         for width, height in _frames(item):
             if width * height > max_pixels:
-                raise TooLarge(
-                    f"the AVIF picture has frames of {width}x{height} pixels, valid are at most {max_pixels}"
-                )
+                raise TooLarge(f"the AVIF has frames of {width}x{height} pixels, valid are at most {max_pixels}")
 
 
 def _check(usual: bool) -> None:
@@ -37,59 +34,56 @@ def _check(usual: bool) -> None:
 def _items(data: bytes) -> Iterator[bytes]:
     """Yields the stretches of the file that a decoder may read frames from."""
     file = io.BytesIO(data)
+
+    def number(size: int) -> int:
+        return int.from_bytes(file.read(size), "big")
+
     for count, box in enumerate(re.finditer(b"stco|co64|iloc", data)):
         _check(count < _MOST_BOXES)
         file.seek(box.end())
         if box[0] != b"iloc":
-            _number(file, 8)
-            yield data[_number(file, 4 if box[0] == b"stco" else 8) :]
+            number(8)
+            yield data[number(4 if box[0] == b"stco" else 8) :]
             continue
-        version, sizes = _number(file, 4) >> 24, _number(file, 2)
+        version, sizes = number(4) >> 24, number(2)
         of_id = 4 if version == 2 else 2
-        items = _number(file, of_id)
+        items = number(of_id)
         _check(items <= _MOST_ITEMS)
         for _ in range(items):
-            _number(file, of_id)
-            method = _number(file, 2) & 15 if version else 0
-            _number(file, 2)  # of another file
-            start = _number(file, sizes >> 4 & 15) + (data.find(b"idat") + 4 if method == 1 else 0)
-            extents = _number(file, 2)
+            number(of_id)
+            in_idat = version and number(2) & 15 == 1
+            number(2)  # the file that the item is in
+            start = number(sizes >> 4 & 15) + (data.find(b"idat") + 4 if in_idat else 0)
+            extents, item = number(2), b""
             _check(extents <= _MOST_EXTENTS)
-            item = b""
             for _ in range(extents):
-                _number(file, sizes & 15 if version else 0)
-                place, size = start + _number(file, sizes >> 12), _number(file, sizes >> 8 & 15)
+                number(sizes & 15 if version else 0)
+                place, size = start + number(sizes >> 12), number(sizes >> 8 & 15)
                 item += data[place : place + size if size else None]
             yield item
 
 
-def _number(file: io.BytesIO, size: int) -> int:
-    return int.from_bytes(file.read(size), "big")
-
-
 def _frames(item: bytes) -> Iterator[tuple[int, int]]:
     """Yields the largest width and height that each sequence header of AV1 data allows."""
-    place, found = 0, False
+    place = 0
     for _ in range(_MOST_UNITS):
         if place >= len(item):
             return
-        header = item[place]
+        header, size = item[place], 0
         place += 1 + (header >> 2 & 1)
-        size = 0
         for shift in range(0, 56, 7) if header & 2 else ():
             byte = item[place] if place < len(item) else 0
             place, size = place + 1, size | (byte & 127) << shift
             if byte < 128:
                 break
         if header >> 3 & 15 == _SEQUENCE_HEADER:
-            found = True
-            yield _size_of(item[place : place + _LONGEST_HEADER])
+            yield _size_of(item[place : place + _HEADER_BYTES])
         place += size if header & 2 else len(item)
-    _check(found)
+    _check(False)
 
 
 def _size_of(sequence_header: bytes) -> tuple[int, int]:
-    bits = io.StringIO("".join(f"{byte:08b}" for byte in sequence_header.ljust(_LONGEST_HEADER, b"\0")))
+    bits = io.StringIO("".join(f"{byte:08b}" for byte in sequence_header.ljust(_HEADER_BYTES, b"\0")))
 
     def take(count: int) -> int:
         return int(bits.read(count), 2)

@@ -18,6 +18,7 @@ Unusual pictures:
 """
 
 import io
+import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -37,11 +38,11 @@ from handler.picture.bombs import check_chunks, check_scans, chunks, without_pro
 
 with suppress(ImportError):  # its licence (libheif, x265) is not everyone's: no extra of this project installs it
     import_module("pillow_heif").register_heif_opener()
-_OPTIONAL = {  # format: whether it can be read, how its files begin behind four bytes, what reads it
+OPTIONAL = {  # format: whether it can be read, how its files begin behind four bytes, what reads it
     "AVIF": ("avif" in features.modules and features.check("avif"), (b"ftypav",), "Pillow 11.3 or newer"),
     "HEIF": ("HEIF" in Image.OPEN, (b"ftyphe", b"ftypmi", b"ftypms"), "the package pillow-heif"),
 }
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", *(kind for kind, (known, *_) in _OPTIONAL.items() if known))
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", *(kind for kind, (known, *_) in OPTIONAL.items() if known))
 DEFAULT_MAX_PIXELS = 50_000_000
 LONGEST_SIDE = 65_535  # pixels; JPEG's own limit
 
@@ -60,11 +61,13 @@ UPRIGHT: Mapping[int, Callable[[Any], Any]] = {  # by EXIF's orientation
 
 
 def quieten() -> None:
-    """Silences the warnings of Pillow and cv2 about bad files, for the whole process: they would fill a server's log.
+    """Silences warnings of Pillow, cv2 and pydicom about bad files, for the whole process: they would fill a log.
 
     ``decode`` limits pixels itself, so that Pillow's warning says nothing new. Lines of libpng and libjpeg stay.
     """
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", module="pydicom")
+    logging.getLogger("pydicom").setLevel(logging.ERROR)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
@@ -133,7 +136,7 @@ def _read_header(data: bytes, max_pixels: int) -> tuple[Image.Image, int, str, i
     except UnidentifiedImageError as error:
         text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in data[:8])
         first = f"the first bytes are {data[:8].hex(' ')} ({text})" if data else "there are no bytes"
-        for kind, (known, beginnings, needed) in _OPTIONAL.items():
+        for kind, (known, beginnings, needed) in OPTIONAL.items():
             first = f"{kind} needs {needed}" if not known and data[4:10] in beginnings else first
         raise NotAnImage(
             f"not a picture that can be read: {first}, valid are {', '.join(FORMATS)} with {_VALUES}"
@@ -193,7 +196,7 @@ def _differs_in_cv2(header: Image.Image, data: bytes) -> bool:
     return (
         header.mode == "CMYK"
         or header.mode.startswith("I;16")
-        or header.format in ("GIF", "TIFF", *_OPTIONAL)
+        or header.format in ("GIF", "TIFF", *OPTIONAL)
         or (header.format == "BMP" and header.mode == "RGB")
         or (header.format == "PNG" and any(kind in _BEYOND_CV2 for kind, _, _ in chunks(data)))
     )

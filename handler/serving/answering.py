@@ -45,14 +45,10 @@ class Answering:
 
     def __init__(self, explainer: Explainer, settings: Settings, threads: int = 1) -> None:
         """Starts the threads that draw; the engine's own threads rest meanwhile."""
-        self.use_threads(threads)
+        self._painters = ThreadPoolExecutor(threads, "painter")
         self._explainer = explainer
         self._settings = settings
         self._key = read_key(settings.receipt_key, "private") if settings.receipt_key else None
-
-    def use_threads(self, threads: int) -> None:
-        """Draws with so many threads from the next batch on."""
-        self._painters = ThreadPoolExecutor(threads, "painter")
 
     def answer_batch(self, rows: Sequence[Row]) -> list[Answer]:
         """Answers the rows, each with one answer, in their order."""

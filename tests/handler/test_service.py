@@ -15,7 +15,7 @@ from handler.protocol.row import Row
 from handler.protocol.signature import is_signed, read_key
 from handler.service import Service
 from handler.serving.settings import Settings
-from handler.serving.threads import Share
+from handler.serving.threads import Share, usable_cores
 from tests.support.engines import CARD, BrightnessEngine, picture, rows_of
 
 GRAPHS = {"prediction": "ab" * 32}
@@ -57,6 +57,7 @@ def test_the_probe_says_what_answers_and_how_much_was_computed(service):
             "model": CARD.summary("test"),
             "engines": ENGINES,
             "pictures": {"computed": 2, "not_finite": 0},
+            "threads": usable_cores(),
         },
     )
 
@@ -119,4 +120,3 @@ def test_threads_follow_the_workers_before_a_batch_whatever_it_asks_for(monkeypa
     served = Service(replace(CHOICE, use_threads=used.append), CARD, Settings(), share)
     assert served.answer_batch([Row(fields={}, path="healthz")])[0].status == 200
     assert used == [3]
-    assert served._answering._painters._max_workers == 3

@@ -41,13 +41,13 @@ def random_network(network: str, side: int | None = None) -> Classifier:
     """A classifier with random weights; the same one for the same arguments."""
     if group_of(network) == "torchvision":
         return random_classifier(network, side)
-    bare = _bare(network, side)
+    found = bare(network, side)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module = build_network(bare).eval()
-        assert bare.preprocessing is not None
-        enliven(module, torch.randn(_PICTURES, *bare.preprocessing.shape), 0, CLASSES)
-    return build_classifier(replace(bare, state=dict(module.state_dict())))
+        module = build_network(found).eval()
+        assert found.preprocessing is not None
+        enliven(module, torch.randn(_PICTURES, *found.preprocessing.shape), 0, CLASSES)
+    return build_classifier(replace(found, state=dict(module.state_dict())))
 
 
 def shapes_of(network: str, side: int | None = None) -> torch.nn.Module:
@@ -55,7 +55,7 @@ def shapes_of(network: str, side: int | None = None) -> torch.nn.Module:
     make = (
         (lambda: build(network, side_of(network, side)))
         if "/" not in network
-        else lambda: build_network(_bare(network, side))
+        else lambda: build_network(bare(network, side))
     )
     try:
         with torch.device("meta"):
@@ -64,7 +64,7 @@ def shapes_of(network: str, side: int | None = None) -> torch.nn.Module:
         return make().eval().to("meta")
 
 
-def _bare(network: str, side: int | None) -> Checkpoint:
+def bare(network: str, side: int | None = None) -> Checkpoint:
     """The description of a network of timm or Hugging Face, without weights."""
     group, _, name = network.partition("/")
     pixels = side_of(network, side)

@@ -72,7 +72,12 @@ def look_at(architecture: str, side: int | None = None) -> dict[str, Any]:
         row["guided"] = {"refused": str(error)}
     engine = TorchEngine(in_fast_layout(classifier))
     # by plain autograd, in the engine's layout: in another one a ReLU near zero may open
-    cells = {"channel_axis": view.channel_axis - 1, "grid": view.grid, "first": view.first_token}
+    cells = {
+        "channel_axis": view.channel_axis - 1,
+        "grid": view.grid,
+        "first": view.first_token,
+        "element": view.element,
+    }
     truth = [(one, explain(classifier.module, torch.from_numpy(one), layer, **cells)) for one in pictures]
     if "refused" in row["guided"]:
         truth = [(one, replace(found, guided=None)) for one, found in truth]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ def explain(
     channel_axis: int = 0,
     grid: tuple[int, int] | None = None,
     first: int = 0,
+    element: int = 0,
 ) -> Found:
     """Grad-CAM at a layer, the gradient at the input, and the guided one.
 
@@ -37,13 +39,15 @@ def explain(
         channel_axis: of the channels in what the layer returns for one picture.
         grid: height and width of the cells, where they share an axis.
         first: place of the first cell on that axis; class tokens stand before it.
+        element: place of the tensor in an output of several.
     """
     kept: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        several = isinstance(output, tuple)
-        kept.append((output[0] if several else output).clone())
-        return (kept[-1].clone(), *output[1:]) if several else kept[-1].clone()
+        tensors, form = tree_flatten(output)
+        kept.append(tensors[element].clone())
+        tensors[element] = kept[-1].clone()
+        return tree_unflatten(tensors, form)
 
     picture = picture.clone().requires_grad_(True)
     hook = module.get_submodule(layer).register_forward_hook(keep)

@@ -88,10 +88,11 @@ def _layer(
     said |= {what.name: what for what in node.attribute}
     said = {name: onnx.helper.get_attribute_value(what) for name, what in said.items()}
     said = {name: value.decode() if isinstance(value, bytes) else value for name, value in said.items()}
+    own = [_tensor(constants[name]) if name in constants else None for name in node.input]
     other = [f"{name}={said[name]}" for name, value in _ONLY.items() if said.get(name, value) != value]
     other += ["several outputs"] if any(node.output[1:]) and kind not in _SEVERAL else []
+    other += ["training_mode"] if kind == "Dropout" and any(own[2:]) else []
     flat = "Softmax" in kind and opset < 13 and math.prod(shape[said["axis"] % max(1, len(shape)) + 1 :]) > 1
-    own = [_tensor(constants[name]) if name in constants else None for name in node.input]
     module = None if other else _module(kind, said, own, shape)
     if flat or (module is None and (other or kind not in OPERATORS)):
         raise NotImplementedError(f"{kind} with {other[0] if other else 'these inputs'} is not supported")

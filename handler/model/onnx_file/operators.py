@@ -120,6 +120,14 @@ def _quantize(x: Tensor, scale: float, zero: int = 0, *, limits: tuple[int, int]
 
 
 _TYPES = {6: torch.int32, 7: torch.int64, 9: torch.bool}  # by ONNX's numbers; real numbers stay as precise as they are
+
+
+def _dequantize(x: Tensor, *_: Any, **__: Any) -> Tensor:
+    if not x.is_floating_point():
+        raise NotImplementedError("DequantizeLinear of other numbers than QuantizeLinear's is not supported")
+    return x
+
+
 POINTWISE: dict[str, Function] = {
     **_named(
         torch, "Abs Acos Acosh Asin Asinh Atan Atanh Ceil Cos Cosh Erf Exp Floor Log Neg Reciprocal Round Sigmoid"
@@ -160,7 +168,7 @@ OPERATORS: dict[str, Function] = {
     "GlobalMaxPool": lambda x: x.amax([*range(2, x.dim())], keepdim=True),
     "Cast": lambda x, to, **_: x.to(_TYPES[to]) if to in _TYPES else x.float() if not x.is_floating_point() else x,
     "QuantizeLinear": _quantize,
-    "DequantizeLinear": lambda x, *_, **__: x,
+    "DequantizeLinear": _dequantize,
     "Reshape": _reshape,
     "Flatten": lambda x, axis: x.reshape(math.prod(x.shape[:axis]), -1),
     "Squeeze": lambda x, axes=None: x.squeeze(axes or [*range(1, x.dim())]),

@@ -42,6 +42,7 @@ def size_of(width, height):
 
 
 STILL = bits((0, 3), (1, 1), (1, 1), (8, 5), *size_of(4000, 3000))  # the header of a still picture
+TINY = bits((0, 3), (1, 1), (1, 1), (8, 5), *size_of(10, 10))
 POINTS = bits(  # two operating points with a tier and a delay each
     *((0, 5), (0, 1), (1, 1), (1, 5)), *(((0, 12), (9, 5), (1, 1), (1, 1), (3, 4)) * 2), *size_of(4000, 3000)
 )
@@ -81,7 +82,7 @@ FILES = {
     "in several parts": item(unit(1, STILL), parts=4),
     "a track": track(unit(1, STILL)),
     "a track far behind": track(unit(1, STILL), b"co64"),
-    "a second header": item(unit(1, bits((0, 3), (1, 1), (1, 1), (8, 5), *size_of(10, 10))) + unit(1, STILL)),
+    "a second header": item(unit(1, TINY) + unit(1, STILL)),
 }
 
 
@@ -105,13 +106,14 @@ def test_a_header_that_understates_the_frames_is_refused_before_they_are_decoded
 
 UNITS = unit(2) * 2000
 HOSTILE = {
-    "many boxes": b"iloc" * 100,
+    "many boxes": box(b"iloc", bytes(8)) * 100,
     "many items": box(b"iloc", bytes([2, 0, 0, 0, 0x44, 0]), b"\xff" * 4),
     "many parts": box(b"iloc", bytes([0, 0, 0, 0, 0x44, 0]), struct.pack(">HHHH", 1, 1, 0, 60000)),
     "many units": item(UNITS + unit(1, STILL)),
     "items that overlap": box(
         b"iloc", bytes([0, 0, 0, 0, 0, 0]), struct.pack(">H", 9), struct.pack(">HHH", 1, 0, 1) * 9, bytes(9)
     ),
+    "a second header behind many units": item(unit(1, TINY) + UNITS + unit(1, STILL)),
     "times": item(unit(1, bits((0, 3), (1, 1), (0, 1), (1, 1)))),
 }
 

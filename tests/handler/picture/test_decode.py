@@ -509,8 +509,8 @@ def test_a_refusal_says_what_is_valid(data, kind, said):
     ],
 )
 def test_a_format_whose_decoder_is_not_there_is_told_with_what_has_it(monkeypatch, brand, needed):
-    absent = {kind: (False, *rest) for kind, (_, *rest) in decoding._OPTIONAL.items()}
-    monkeypatch.setattr(decoding, "_OPTIONAL", absent)
+    absent = {kind: (False, *rest) for kind, (_, *rest) in decoding.OPTIONAL.items()}
+    monkeypatch.setattr(decoding, "OPTIONAL", absent)
     monkeypatch.setattr(decoding, "FORMATS", ("PNG",))
     with pytest.raises(NotAnImage) as refused:
         decode(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic")

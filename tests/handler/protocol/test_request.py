@@ -75,6 +75,20 @@ def test_a_body_unpacks_to_as_much_as_may_come_unpacked_and_no_more():
             parse({field: gzip.compress(bytes(MOST_UNPACKED + 1))})
 
 
+def test_no_more_is_unpacked_than_tells_that_it_is_too_much(monkeypatch):
+    given = []
+
+    class Stream:
+        def decompress(self, data, max_length):
+            given.append(max_length)
+            return bytes(max_length)
+
+    monkeypatch.setattr(zlib, "decompressobj", lambda **_: Stream())
+    with pytest.raises(TooLarge):
+        parse({"body": gzip.compress(b"")})
+    assert given == [MOST_UNPACKED + 1]
+
+
 def test_options_are_never_unpacked(monkeypatch):
     monkeypatch.setattr(zlib, "decompressobj", lambda **_: pytest.fail("an option was unpacked"))
     with pytest.raises(BadRequest, match="option target is not valid UTF-8"):
