@@ -23,23 +23,19 @@ _NUMPY = b"\x93NUMPY"
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _TIFF = {b"II*\0": "<", b"MM\0*": ">"}  # how files begin, and their order of bytes
 _KEPT = (Tag.Compression, Tag.FillOrder, Tag.RowsPerStrip, Tag.TileLength)
-_PLACES = ((Tag.StripOffsets, Tag.StripByteCounts), (Tag.TileOffsets, Tag.TileByteCounts))
+_PLACES = (Tag.StripOffsets, Tag.StripByteCounts, Tag.TileOffsets, Tag.TileByteCounts)
 
 
 def read_picture(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, channels: int = 3) -> Pixels:
     """Decodes a picture to uint8 (H, W, C) with that many channels, upright; errors are those of ``decode``."""
     if data.startswith(_NUMPY):
-        found = _read_array(data, max_pixels)
-    elif is_dicom(data) or channels in (1, 3):
-        found = in_colours(read_dicom(data, max_pixels) if is_dicom(data) else decode(data, max_pixels), channels)
-    elif data[:4] in _TIFF:
-        found = _read_tiff(data, max_pixels)
-    else:
-        decode(data, max_pixels)  # which refuses what is no picture
+        return _read_array(data, max_pixels, channels)
+    if data[:4] in _TIFF and channels not in (1, 3):
+        return _read_tiff(data, max_pixels, channels)
+    pixels = read_dicom(data, max_pixels) if is_dicom(data) else decode(data, max_pixels)
+    if channels not in (1, 3):
         raise BadRequest(f"the network takes {channels} bands, valid are TIFF and NumPy files (.npy) with so many")
-    if found.shape[2] != channels:
-        raise BadRequest(f"the picture has {_counted(found.shape[2])}, and the network takes {channels}")
-    return found
+    return in_colours(pixels, channels)
 
 
 def in_colours(pixels: Pixels, channels: int) -> Pixels:
@@ -49,11 +45,12 @@ def in_colours(pixels: Pixels, channels: int) -> Pixels:
     return pixels.repeat(3, axis=2) if channels == 3 and pixels.shape[2] == 1 else pixels
 
 
-def _counted(bands: int) -> str:
-    return f"{bands} band{'s' * (bands != 1)}"
+def _check_bands(bands: int, channels: int) -> None:
+    if bands != channels:
+        raise BadRequest(f"the picture has {bands} band{'s' * (bands != 1)}, and the network takes {channels}")
 
 
-def _read_array(data: bytes, max_pixels: int) -> Pixels:
+def _read_array(data: bytes, max_pixels: int, channels: int) -> Pixels:
     try:
         file = io.BytesIO(data)
         shape, _, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
@@ -61,6 +58,7 @@ def _read_array(data: bytes, max_pixels: int) -> Pixels:
         raise BadRequest("the NumPy file's header is truncated or corrupt") from error
     if dtype != np.uint8 or len(shape) not in (2, 3) or 0 in shape:
         raise NotAnImage(f"the NumPy file holds {dtype} {shape}, valid is uint8 (H, W) or (H, W, C)")
+    _check_bands((*shape, 1)[2], channels)
     check_pixels(shape[0], shape[1], max_pixels)
     try:
         return np.ascontiguousarray(np.load(io.BytesIO(data), allow_pickle=False).reshape(*shape[:2], -1))
@@ -68,7 +66,7 @@ def _read_array(data: bytes, max_pixels: int) -> Pixels:
         raise BadRequest("the NumPy file is truncated or corrupt") from error
 
 
-def _read_tiff(data: bytes, max_pixels: int) -> Pixels:
+def _read_tiff(data: bytes, max_pixels: int, channels: int) -> Pixels:
     """The first page of a TIFF with any number of bands, which Pillow reads as grey ones beside each other."""
     try:
         tags = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
@@ -84,6 +82,7 @@ def _read_tiff(data: bytes, max_pixels: int) -> Pixels:
         raise NotAnImage(
             "the TIFF picture's bands are valid as whole numbers of 8 bits, without a sign and without JPEG"
         )
+    _check_bands(bands, channels)
     for height, width in (size, tile):
         check_pixels(height, width, max_pixels)
     try:
@@ -98,6 +97,10 @@ def _read_samples(data: bytes, tags: Mapping[int, Any], size: tuple[int, int], b
     (height, width), order = size, _TIFF[data[:4]]
     planes = bands if tags.get(Tag.PlanarConfiguration) == 2 else 1
     beside = bands // planes  # bands whose values lie beside each other
+    down, across = tags.get(Tag.TileLength, tags.get(Tag.RowsPerStrip, height)), tags.get(Tag.TileWidth, width)
+    parts = planes * -(-height // down) * -(-width // across)
+    if any(np.size(tags[tag]) != parts for tag in _PLACES if tag in tags):
+        raise ValueError("parts are missing, which Pillow would leave black")
     found = []
     for plane in range(planes):
         known: dict[int, Any] = {tag: np.ravel(tags[tag]) for tag in _KEPT if tag in tags}
@@ -105,7 +108,7 @@ def _read_samples(data: bytes, tags: Mapping[int, Any], size: tuple[int, int], b
         known |= {Tag.PhotometricInterpretation: [1], Tag.SamplesPerPixel: [1]}
         if Tag.TileWidth in tags:
             known[Tag.TileWidth] = np.ravel(tags[Tag.TileWidth]) * beside
-        for tag in (tag for pair in _PLACES for tag in pair if tag in tags):
+        for tag in (tag for tag in _PLACES if tag in tags):
             known[tag] = np.split(np.ravel(tags[tag]), planes)[plane]
         file = data[:4] + struct.pack(f"{order}I", len(data)) + data[8:] + _directory(order, known, len(data))
         with Image.open(io.BytesIO(file), formats=("TIFF",)) as image:
@@ -113,9 +116,7 @@ def _read_samples(data: bytes, tags: Mapping[int, Any], size: tuple[int, int], b
     pixels = np.concatenate(found, axis=2)
     if tags.get(Tag.Predictor) != 2:
         return pixels
-    starts = np.arange(0, width, int(np.ravel(tags.get(Tag.TileWidth, width))[0]))[
-        1:
-    ]  # differences begin anew in a tile
+    starts = np.arange(0, width, across)[1:]  # differences begin anew in a tile
     return np.concatenate([part.cumsum(1, np.uint8) for part in np.split(pixels, starts, axis=1)], axis=1)
 
 

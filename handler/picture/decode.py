@@ -18,6 +18,7 @@ Unusual pictures:
 """
 
 import io
+import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -60,11 +61,13 @@ UPRIGHT: Mapping[int, Callable[[Any], Any]] = {  # by EXIF's orientation
 
 
 def quieten() -> None:
-    """Silences the warnings of Pillow and cv2 about bad files, for the whole process: they would fill a server's log.
+    """Silences warnings of Pillow, cv2 and pydicom about bad files, for the whole process: they would fill a log.
 
     ``decode`` limits pixels itself, so that Pillow's warning says nothing new. Lines of libpng and libjpeg stay.
     """
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", module="pydicom")
+    logging.getLogger("pydicom").setLevel(logging.ERROR)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 

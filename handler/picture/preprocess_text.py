@@ -91,8 +91,8 @@ def _fields(said: dict[str, Any], known: Preprocessing | None, text: str) -> dic
             values = fields.get(name, getattr(known, name, ()))
             if len(values) not in (0, 1, count) or not 0 < count <= MOST_CHANNELS:
                 raise ModelError(
-                    f"preprocessing={text!r} has {count} channels, 1 to {MOST_CHANNELS} are valid, and {len(values)} "
-                    f"values of {name}; say {name}= with one value, or one per channel"
+                    f"preprocessing={text!r} has {count} channels and {len(values)} values of {name}, valid are 1 to "
+                    f"{MOST_CHANNELS} channels, and {name}= with a value for each or one for all"
                 )
             if values:
                 fields[name] = values * count if len(values) == 1 else values

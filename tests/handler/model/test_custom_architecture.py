@@ -70,7 +70,7 @@ def test_a_factory_that_is_none_is_refused(ownnet, tmp_path, architecture, said)
 @pytest.mark.parametrize(
     ("factory", "labels", "said"),
     [
-        ("tuple_of_scores", 3, r"answers with a tuple, valid is one tensor of float32 scores \(N, 3\)"),
+        ("tuple_of_scores", 3, r"answers with a tuple; valid is output= with the name of the scores: 0 \(1, 3\), 1 "),
         ("maps", 3, r"answers one picture with torch.float32 \(1, 3, 32, 32\), valid is"),
         ("infinite", 3, "not finite"),
         ("ends_in_softmax", 3, "ends in a softmax; valid are logits"),
