@@ -25,12 +25,6 @@ _UNIT_SIZE = re.compile(rb"[\x80-\xff]{0,7}[\0-\x7f]")
 _FRAME_SIZE = re.compile(r".{4}(?:1.{5}|0{8}.{12}(?:00.{3}|(?:01|1.).{4}))(.{4})(.{4})(.{32})")
 
 
-def check_scans(data: bytes) -> None:
-    """Raises TooLarge if a JPEG has more than ``MOST_SCANS`` scans."""
-    if (scans := count_scans(data)) > MOST_SCANS:
-        raise TooLarge(f"the JPEG picture has more than {scans - 1} scans, valid are at most {MOST_SCANS}")
-
-
 def count_scans(data: bytes) -> int:
     """Counts the scans of a JPEG up to the end of the image, at most one beyond ``MOST_SCANS``."""
     scans, offset = 0, 2

@@ -1,20 +1,8 @@
-"""Decodes the bytes of an upload to an upright RGB picture.
+"""Decodes the bytes of an upload to an upright RGB picture, whose pixels equal Pillow's to the last bit.
 
-The pixels equal Pillow's to the last bit: cv2 decodes JPEGs to the same, in half the time, and Pillow the rest. Pillow
-reads the header first, so that size and format are checked before a pixel is decoded; ``bombs.py`` checks what the
-header does not tell.
-
-Unusual pictures:
-
-* Grey and palette pictures become RGB. The first frame of an animation or page of a TIFF is taken; an animated PNG
-  with a still picture shows the still picture.
-* Transparency is dropped, as by Pillow's ``convert("RGB")``: the colours stored under transparent pixels show.
-* The highest 8 bits of 12-bit and 16-bit values are taken. (Pillow's ``convert("RGB")`` clips 16-bit grey pictures to
-  white, and reads those whose 0 is white as if it were black.)
-* Values with a sign, with a fraction or of 32 bits are refused, because no range says what black and white are. TIFFs
-  with uncompressed planes that are not of 8 bits are refused, because Pillow misreads them.
-* AVIF is read where Pillow is of version 11.3 or newer, HEIC where the package pillow-heif is installed.
-* The orientation in EXIF or XMP is applied, whatever type it is written as; an unreadable orientation is ignored.
+cv2 decodes JPEGs to the same pixels, in half the time, and Pillow the rest. Pillow reads the header first, so that size
+and format are checked before a pixel is decoded; ``bombs.py`` checks what the header does not tell. docs/API.md says
+what becomes of transparency, of animations and of values of more than 8 bits.
 """
 
 import io
@@ -33,7 +21,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 from PIL.ExifTags import Base as Tag
 
 from handler.errors import BadRequest, NotAnImage, TooLarge, in_one_line
-from handler.picture.bombs import check_frames, check_scans
+from handler.picture.bombs import MOST_SCANS, check_frames, count_scans
 
 with suppress(ImportError):  # its licence (libheif, x265) is not everyone's: no extra of this project installs it
     import_module("pillow_heif").register_heif_opener()
@@ -73,30 +61,29 @@ def quieten() -> None:
 def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Decodes a picture to uint8 RGB (H, W, 3), upright.
 
-    Raises:
-        NotAnImage: the format is none of ``FORMATS`` (the message names the first bytes), or the values do not say what
-            they look like.
-        TooLarge: more than ``max_pixels`` pixels, a side above ``LONGEST_SIDE``, or more scans than any encoder writes;
-            no pixel was decoded.
-        BadRequest: the file is truncated or corrupt.
+    NotAnImage says that the format is none of ``FORMATS``, with the first bytes, or that the values do not say what
+    they look like. TooLarge, before a pixel is decoded, says that there are more than ``max_pixels``, a side above
+    ``LONGEST_SIDE``, or more scans than any encoder writes; BadRequest that the file is truncated or corrupt.
     """
-    header, tile, unclear = _read_header(data, max_pixels)
-    check_pixels(header.height, header.width, max_pixels)
+    image, tile, unclear = _open(data, max_pixels)
+    check_pixels(image.height, image.width, max_pixels)
     if tile > max_pixels:
         raise TooLarge(f"the picture's tiles have {tile} pixels, valid are at most {max_pixels}")
     if unclear:
-        raise NotAnImage(f"the {header.format} picture {unclear}")
-    if header.format in _JPEG:
-        check_scans(data)
-    elif header.format == "AVIF":
+        raise NotAnImage(f"the {image.format} picture {unclear}")
+    if image.format in _JPEG and count_scans(data) > MOST_SCANS:
+        raise TooLarge(f"the JPEG picture has more than {MOST_SCANS} scans, valid are at most {MOST_SCANS}")
+    if image.format == "AVIF":
         check_frames(data, max_pixels)
     try:
-        if header.format in _JPEG and header.mode != "CMYK":  # which cv2 converts one grey level off
+        if image.format in _JPEG and image.mode != "CMYK":  # which cv2 converts one grey level off
             how = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-            return _upright(cv2.imdecode(np.frombuffer(data, np.uint8), how), header)  # None cannot be turned
-        return _decode_with_pillow(data, max_pixels)
+            return _upright(cv2.imdecode(np.frombuffer(data, np.uint8), how), image)  # None cannot be turned
+        with pillows_limit(max_pixels):  # a TIFF's tiles are judged once more when it is loaded
+            image.load()
+        return _pixels(image)
     except Exception as error:  # both raise exceptions of many types
-        raise BadRequest(f"the {header.format} picture is truncated or corrupt and cannot be decoded") from error
+        raise BadRequest(f"the {image.format} picture is truncated or corrupt and cannot be decoded") from error
 
 
 def check_pixels(height: int, width: int, max_pixels: int) -> None:
@@ -118,17 +105,13 @@ def pillows_limit(pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _read_header(data: bytes, max_pixels: int) -> tuple[Image.Image, int, str]:
-    """Opens a picture without decoding a pixel.
-
-    Returned are the closed image, the pixels of a TIFF's tile (0 without tiles), and why the values do not say what
-    they look like, empty if they do.
-    """
+def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, int, str]:
+    """The image, not decoded yet; the pixels of a TIFF's tile, 0 without tiles; what ``_unclear`` says."""
     try:
-        with pillows_limit(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            tags = _tags(image)
-            tile = int(tags.get(Tag.TileWidth, 0)) * int(tags.get(Tag.TileLength, 0))
-            return image, tile, _unclear(image)
+        with pillows_limit(max_pixels):
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        tags = _tags(image)
+        return image, int(tags.get(Tag.TileWidth, 0)) * int(tags.get(Tag.TileLength, 0)), _unclear(image)
     except UnidentifiedImageError as error:
         text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in data[:8])
         first = f"the first bytes are {data[:8].hex(' ')} ({text})" if data else "there are no bytes"
@@ -171,20 +154,11 @@ def _upright(pixels: npt.NDArray[Any], image: Image.Image) -> npt.NDArray[np.uin
     return np.ascontiguousarray(turn(pixels), np.uint8)
 
 
-def _decode_with_pillow(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
-    with pillows_limit(max_pixels):  # a TIFF's tiles are judged once more when it is loaded
-        opened = Image.open(io.BytesIO(data), formats=FORMATS)
-        opened.load()
-    with opened as image:
-        return _pixels(image)
-
-
 def from_pillow(image: Image.Image) -> npt.NDArray[np.uint8]:
     """Converts a Pillow image to uint8 RGB (H, W, 3), upright, as ``decode`` converts the file.
 
-    Raises:
-        NotAnImage: the values do not say what they look like.
-        BadRequest: the image has no pixels, or Pillow cannot load or convert it.
+    NotAnImage says that the values do not say what they look like, BadRequest that there are no pixels, or that Pillow
+    cannot load or convert them.
     """
     try:
         image.load()
@@ -205,7 +179,10 @@ def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def _of_8_bits(image: Image.Image) -> Image.Image:
-    """The picture in a mode that Pillow converts to RGB right: values of 16 bits become their highest 8 bits."""
+    """The picture in a mode that Pillow converts to RGB right: values of 16 bits become their highest 8 bits.
+
+    Pillow would clip these to white, and read those whose 0 is white as if it were black.
+    """
     if image.mode in ("La", "P"):  # Pillow would refuse the first, and warn of a transparent palette
         return image.convert("LA" if image.mode == "La" else "RGBA")
     if not image.mode.startswith("I;16"):

@@ -75,7 +75,7 @@ class Preprocessing:
                 "the larger"
             )
         numbers = all(map(_are_numbers, (self.mean, self.std)))
-        if not (numbers and len(self.mean) == len(self.std) <= MOST_CHANNELS and min(self.std) > 0):
+        if not (numbers and 0 < len(self.mean) == len(self.std) <= MOST_CHANNELS and min(self.std) > 0):
             raise ValueError(
                 f"mean {self.mean!r} and std {self.std!r} must have a number for each channel, 1 to {MOST_CHANNELS}, "
                 "std above 0"
@@ -104,8 +104,7 @@ class Preprocessing:
     def normalise(self, image: Pixels) -> npt.NDArray[np.float32]:
         """Scales uint8 pixels (H, W, C) to [0, 1] and normalises them to float32 (C, H, W)."""
         scaled = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
-        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        table = np.asarray((scaled - mean) / std, np.float32)  # (256, C)
+        table = (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)  # (256, C)
         values = cv2.LUT(image, table[:, None]).reshape(image.shape)  # without an axis of 1
         return np.ascontiguousarray(values.transpose(2, 0, 1), np.float32)
 
@@ -118,12 +117,9 @@ class Preprocessing:
             share = f" of {self.size[0]}/{self.resized[0]} of its side" if self.crop_size != self.resize_size else ""
             steps = f"centre {form}{share} cropped, resized to {side} {filtered}"
         else:
-            shorter = self.crop_mode == "center" and isinstance(self.resize_size, int)
-            way = (
-                f"{_CROP_MODES[self.crop_mode]} {resized}"
-                if not shorter
-                else f"shorter side resized to {self.resize_size}"
-            )
+            way = f"{_CROP_MODES[self.crop_mode]} {resized}"
+            if self.crop_mode == "center" and isinstance(self.resize_size, int):
+                way = f"shorter side resized to {self.resize_size}"
             borders = " with borders of the mean colour" if self.crop_mode == "border" else ""
             steps = f"{way} {filtered}, centre crop of {side}{borders}"
         return f"{steps}, values in [0, 1] minus {list(self.mean)}, divided by {list(self.std)}"
@@ -152,10 +148,8 @@ def _pair(size: Size) -> tuple[int, int]:
 
 
 def _are_numbers(values: Any) -> bool:
-    """Whether it is a tuple of finite numbers, at least of one."""
-    if not isinstance(values, tuple):
-        return False
-    return bool(values) and all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
+    """Whether it is a tuple of finite numbers."""
+    return isinstance(values, tuple) and all(isinstance(one, (int, float)) and math.isfinite(one) for one in values)
 
 
 @dataclass(frozen=True)

@@ -525,9 +525,10 @@ def test_a_format_whose_decoder_is_not_there_is_told_with_what_has_it(monkeypatc
 def test_a_side_that_no_camera_makes_is_refused_by_the_header(monkeypatch, size):
     longest = encoded(Image.new("L", tuple(side - (side > 1) for side in size), 7), "PNG")
     assert np.unique(decode(longest)).tolist() == [7]
-    monkeypatch.setattr(decoding, "_decode_with_pillow", None)
+    larger = encoded(Image.new("L", size), "PNG")
+    monkeypatch.setattr(Image.Image, "load", None)
     with pytest.raises(TooLarge, match=f"{size[0]}x{size[1]}, valid are sides of at most 65535"):
-        decode(encoded(Image.new("L", size), "PNG"))
+        decode(larger)
 
 
 def test_a_server_is_quiet_about_bad_files_and_nothing_else():
