@@ -146,7 +146,7 @@ def _unclear(image: Image.Image) -> str:
     return ""
 
 
-def _upright(pixels: npt.NDArray[Any], image: Image.Image) -> npt.NDArray[np.uint8]:
+def _upright(pixels: Any, image: Image.Image) -> npt.NDArray[np.uint8]:
     """Applies EXIF's orientation, if one can be read; Pillow turns a TIFF upright when it loads the pixels."""
     turn: Callable[[Any], Any] = np.asarray
     with suppress(Exception):  # as above; the picture is good even if the metadata are bad
@@ -183,7 +183,7 @@ def _of_8_bits(image: Image.Image) -> Image.Image:
 
     Pillow would clip these to white, and read those whose 0 is white as if it were black.
     """
-    if image.mode in ("La", "P"):  # Pillow would refuse the first, and warn of a transparent palette
+    if image.mode == "La" or isinstance(image.info.get("transparency"), bytes):  # of palettes Pillow would warn
         return image.convert("LA" if image.mode == "La" else "RGBA")
     if not image.mode.startswith("I;16"):
         return image

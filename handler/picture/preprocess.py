@@ -104,7 +104,8 @@ class Preprocessing:
     def normalise(self, image: Pixels) -> npt.NDArray[np.float32]:
         """Scales uint8 pixels (H, W, C) to [0, 1] and normalises them to float32 (C, H, W)."""
         scaled = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
-        table = (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)  # (256, C)
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        table: npt.NDArray[np.float32] = (scaled - mean) / std  # (256, C)
         values = cv2.LUT(image, table[:, None]).reshape(image.shape)  # without an axis of 1
         return np.ascontiguousarray(values.transpose(2, 0, 1), np.float32)
 

@@ -132,7 +132,10 @@ class Result:
                 drawn = explanation.maps[name]
                 if drawn.values.shape[:2] != (height, width):  # gradcam at the layer's size
                     drawn = replace(drawn, values=scale(resize(drawn.values, height, width)))
-                row.append((_caption(name, explanation.method), draw_map(name, drawn, canvas)))
+                title = MAP_KINDS[name].title
+                if explanation.method:  # the title of the formula that the map was made by
+                    title = title.replace(METHODS["gradcam"].title, METHODS[explanation.method].title)
+                row.append((title, draw_map(name, drawn, canvas)))
             rows.append(row)
         return sheet(rows)
 
@@ -226,12 +229,6 @@ def _each(
     """Describes maps by name; threads help, because compression and hashes release the interpreter's lock."""
     run = painters.map if painters else map
     return dict(zip(maps, run(describe, maps, maps.values()), strict=True))
-
-
-def _caption(name: str, method: str | None) -> str:
-    """A map's title, with the title of the formula that it was made by."""
-    title = MAP_KINDS[name].title
-    return title.replace(METHODS["gradcam"].title, METHODS[method].title) if method else title
 
 
 def observe_result(result: Result, stages_ms: Mapping[str, float]) -> Observation:
