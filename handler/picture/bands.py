@@ -16,10 +16,10 @@ from PIL.ExifTags import Base as Tag
 
 from handler.errors import BadRequest, NotAnImage
 from handler.picture.decode import DEFAULT_MAX_PIXELS, UPRIGHT, check_pixels, decode, pillows_limit
-from handler.picture.dicom import is_dicom, read_dicom
+from handler.picture.dicom import read_dicom
 from handler.picture.preprocess import Pixels, by_band
 
-_NUMPY = b"\x93NUMPY"
+_NUMPY, _DICOM = b"\x93NUMPY", b"DICM"  # the second behind a preamble of 128 bytes
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _TIFF = {b"II*\0": "<", b"MM\0*": ">"}  # how files begin, and their order of bytes
 _KEPT = (Tag.ImageLength, Tag.Compression, Tag.FillOrder, Tag.RowsPerStrip, Tag.TileLength)
@@ -32,7 +32,7 @@ def read_picture(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, channels: in
         return _read_array(data, max_pixels, channels)
     if data[:4] in _TIFF and channels not in (1, 3):
         return _read_tiff(data, max_pixels, channels)
-    pixels = read_dicom(data, max_pixels) if is_dicom(data) else decode(data, max_pixels)
+    pixels = read_dicom(data, max_pixels) if data[128:132] == _DICOM else decode(data, max_pixels)
     if channels not in (1, 3):
         raise BadRequest(f"the network takes {channels} bands, valid are TIFF and NumPy files (.npy) with so many")
     return in_colours(pixels, channels)

@@ -41,9 +41,11 @@ def count_scans(data: bytes) -> int:
 def check_frames(data: bytes, max_pixels: int) -> None:
     """Raises TooLarge for AVIF frames of more than ``max_pixels``, BadRequest if they are not told as encoders do."""
     for count, item in enumerate(_items(data)):
+        if count == _MOST_ITEMS:
+            raise BadRequest(_UNUSUAL)
         for header in _sequence_headers(item):
             found = _FRAME_SIZE.match("".join(f"{byte:08b}" for byte in header.ljust(16, b"\0")))
-            if not found or count == _MOST_ITEMS:
+            if not found:
                 raise BadRequest(_UNUSUAL)
             wide, high = int(found[1], 2) + 1, int(found[2], 2) + 1  # bits
             width, height = int(found[3][:wide], 2) + 1, int(found[3][wide : wide + high], 2) + 1
@@ -72,7 +74,7 @@ def _items(data: bytes) -> Iterator[memoryview]:
             _, method, _, base, parts, _, start, length = map(int.from_bytes, fields)
             if parts != 1:
                 raise BadRequest(_UNUSUAL)
-            yield view[base + start + inside * (method & 15 == 1) :][: length or None]
+            yield view[base + start + (inside if method & 15 == 1 else 0) :][: length or None]
 
 
 def _sequence_headers(item: memoryview) -> Iterator[bytes]:

@@ -160,17 +160,16 @@ def from_pillow(image: Image.Image) -> npt.NDArray[np.uint8]:
     NotAnImage says that the values do not say what they look like, BadRequest that there are no pixels, or that Pillow
     cannot load or convert them.
     """
+    if not image.width * image.height:
+        raise BadRequest(f"the Pillow image has {image.width}x{image.height} pixels, valid is at least one")
     try:
         image.load()
         unclear = _unclear(image)
-        pixels = np.zeros((0, 0, 3), np.uint8) if unclear else _pixels(image)
+        if not unclear:
+            return _pixels(image)
     except Exception as error:  # as above
         raise BadRequest(f"the Pillow image of mode {image.mode} cannot be read ({in_one_line(error)})") from error
-    if unclear:
-        raise NotAnImage(f"the Pillow image of mode {image.mode} {unclear}")
-    if not pixels.size:
-        raise BadRequest(f"the Pillow image has {image.width}x{image.height} pixels, valid is at least one")
-    return pixels
+    raise NotAnImage(f"the Pillow image of mode {image.mode} {unclear}")
 
 
 def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:

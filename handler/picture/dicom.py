@@ -12,11 +12,6 @@ _GREY = ("MONOCHROME1", "MONOCHROME2")  # in the first, 0 is white
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # the syntax of compressed files, which unpack to any size
 
 
-def is_dicom(data: bytes) -> bool:
-    """Whether an upload has DICOM's mark behind its preamble."""
-    return data[128:132] == b"DICM"
-
-
 def read_dicom(data: bytes, max_pixels: int) -> Pixels:
     """Decodes the first frame to uint8 grey or RGB, (H, W, 1 or 3).
 

@@ -81,8 +81,7 @@ def draw_map(name: str, drawn: Map, canvas: Canvas) -> npt.NDArray[np.uint8]:
         if canvas.upload is None:
             return picture
         whole = np.zeros((*canvas.upload.shape[:2], 4), np.uint8)
-        seen = onto_region(picture.astype(np.float32), crop)
-        whole[region] = np.dstack([seen, np.full(seen.shape[:2], 255)]).astype(np.uint8)
+        whole[region] = cv2.cvtColor(onto_region(picture.astype(np.float32), crop).astype(np.uint8), cv2.COLOR_RGB2RGBA)
         return whole
     weight, colormap = canvas.options.overlay.image_weight, canvas.options.overlay.colormap
     if canvas.upload is None:

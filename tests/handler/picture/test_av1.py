@@ -112,6 +112,7 @@ HOSTILE = {
     "many items": box(b"iloc", bytes([2, 0, 0, 0, 0x44, 0]), b"\xff" * 4),
     "many parts": box(b"iloc", bytes([0, 0, 0, 0, 0x44, 0]), struct.pack(">HHHH", 1, 1, 0, 60000)),
     "many units": item(UNITS + unit(1, STILL)),
+    "many tracks": b"stco" * 20_000,
     "in several parts": item(unit(1, STILL), parts=4),
     "several operating points": item(unit(1, POINTS)),
     "delays": item(unit(1, DELAYS)),
