@@ -80,6 +80,8 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.
             how = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
             return _upright(cv2.imdecode(np.frombuffer(data, np.uint8), how), image)  # None cannot be turned
         with pillows_limit(max_pixels):  # a TIFF's tiles are judged once more when it is loaded
+            if image.format == "PNG":  # whose checksums Pillow reads for this alone
+                Image.open(io.BytesIO(data), formats=FORMATS).verify()
             image.load()
         return _pixels(image)
     except Exception as error:  # both raise exceptions of many types
