@@ -171,7 +171,7 @@ def _showing(model: onnx.ModelProto, names: Iterable[str]) -> Run:
     shown = copy.deepcopy(model)
     del shown.graph.output[:]
     shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name)
-    return graph_run(shown)
+    return graph_run(shown.SerializeToString())
 
 
 def _simplified(
