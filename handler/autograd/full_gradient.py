@@ -11,21 +11,18 @@ from handler.autograd.backward_contract import alike_in_memory
 from handler.autograd.differentiable import differentiable
 from handler.errors import Unprocessable
 
-_EPSILON = 1e-7  # as in pytorch-grad-cam
-
 
 def summed(module: nn.Module, pictures: Tensor, seeds: Tensor) -> list[Tensor]:
-    """FullGrad's sums (N, h, w) for each size of layers, see ``handler.explanation.full_gradients``.
+    """FullGrad's sums (N, h, w) for each size of layers, of normalised pictures (N, C, H, W), see ``fullgrad``.
 
-    ``pictures`` are (N, C, H, W), normalised, ``seeds`` (N, K) the weights of the scores. Raises Unprocessable if no
-    layer has such a bias, or the score does not depend on the input.
+    ``seeds`` (N, K) weight the scores. Unprocessable are networks without a bias, or whose scores ignore the input.
     """
     sums: dict[torch.Size, Tensor] = {}
 
     def add(product: Tensor) -> None:
         values = product.detach().abs()
         values = values - values.amin((2, 3), keepdim=True)
-        scaled = (values / (_EPSILON + values.amax((2, 3), keepdim=True))).sum(1)
+        scaled = (values / (1e-7 + values.amax((2, 3), keepdim=True))).sum(1)
         sums[scaled.shape] = sums[scaled.shape] + scaled if scaled.shape in sums else scaled
 
     each_product(module, pictures, seeds, add)

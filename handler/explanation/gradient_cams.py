@@ -1,11 +1,8 @@
 """Class activation maps from a layer's activations and the gradients of the target's score there.
 
-``A_k`` is channel k of the activation, ``y`` the score that is explained, ``g_k = dy/dA_k`` its gradient, ``i`` a cell,
-and ``n`` the number of cells. Every formula costs one forward and one backward pass. The formulas are written in
-operations that NumPy arrays and torch tensors share, so that they serve both engines and can be traced into a graph.
-
-All functions take the activation (N, C, h, w) and the gradient (N, C, h, w), and return the unscaled maps (N, h, w).
-``combine`` makes the map of the weighted activations (N, C, h, w): their sum over the channels, or another projection.
+``A_k`` is channel k of the activation, ``y`` the score that is explained, ``g_k = dy/dA_k`` its gradient, ``i`` one of
+``n`` cells. ``combine`` makes the map of the weighted activations (N, C, h, w), by their sum or another projection.
+A formula costs one forward and one backward pass, and uses what NumPy and torch share, so that graphs can hold it, too.
 """
 
 from collections.abc import Callable
@@ -113,10 +110,8 @@ def cam(activation: Array, gradient: Array, combine: Combine = signed_sum) -> Ar
 
     ``map = sum_k w_k A_k``, so that ``mean_i(map)`` and the head's bias add up to the score (Zhou et al. 2016, arXiv
     1512.04150). The weight is read from the gradient, ``w_k = n g_k``, which is the same at all cells of such a head.
-    Choose it where such a head allows it and the map should add up to the score.
-
-    Raises:
-        Unprocessable: the gradient differs between the cells of a channel, so that the head is another one.
+    Choose it where such a head allows it and the map should add up to the score. A gradient that differs between the
+    cells of a channel, so that the head is another one, is Unprocessable.
     """
     mean = _mean(gradient)
     if abs(gradient - mean).max() > _CONSTANT * abs(gradient).max():

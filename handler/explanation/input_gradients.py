@@ -1,9 +1,12 @@
-"""Maps from the input's gradient, averaged over many changed pictures; each takes a forward and a backward pass.
+"""Maps that need no layer, and whose cells are the input's pixels: of gradients at the input, and at every bias.
 
 ``x`` is the network's input (C, H, W), normalised, so that 0 is the mean colour; ``g(x)`` is the gradient of the score
-that is explained with respect to it. The cells of these maps (1, H, W) are the input's pixels; they need no layer.
+that is explained with respect to it. Maps are (1, H, W); each of many changed pictures takes a pass in both directions.
 """
 
+from collections.abc import Iterable
+
+import cv2
 import numpy as np
 
 from handler.explanation.evidence import Floats
@@ -53,6 +56,23 @@ def smoothgrad(_activation: None, _gradient: None, probe: Probe, seed: int = 0) 
         return np.asarray(probe.picture + deviation * rng.standard_normal(probe.picture.shape, np.float32))
 
     return np.asarray(np.abs(probe.mean_gradient(noisy)).max(axis=0, keepdims=True))
+
+
+def fullgrad(sums: Iterable[Floats], height: int, width: int) -> Floats:
+    """FullGrad: the gradients of the whole network, at the input and at every bias.
+
+    ``map = sum_c s(|x_c g_c|) + sum_l sum_k s(|b_lk g_lk|)``, x the input, ``b_lk`` the bias of channel k of layer l, g
+    the score's gradients, s the scaling to [0, 1] and to the input's size (Srinivas and Fleuret 2019, arXiv 1905.00780,
+    as in pytorch-grad-cam; the authors' code scales all channels of a layer together). One forward and one backward
+    pass. Layers are ``Conv2d`` with a bias and ``BatchNorm2d``, whose mean belongs to its bias: in a ReLU network the
+    products of these, of the input, and of all other biases, which have no cells and no share of the map, add up to the
+    score. Choose it where no layer shows all: it needs none, and has the input's resolution.
+
+    ``sums`` are (N, h, w) for each size of layers, the input's included: the scaled products, summed over the channels;
+    the result is unscaled, (N, height, width).
+    """
+    upsampled = [[cv2.resize(one, (width, height)) for one in values] for values in sums]
+    return np.asarray(np.sum(upsampled, axis=0), np.float32)
 
 
 def _positive(attribution: Floats) -> Floats:

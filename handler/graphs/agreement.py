@@ -1,7 +1,6 @@
 """Compares the evidence of graphs and hooks for one fixed picture, at start-up.
 
-The graphs were verified when they were written. The comparison finds later changes: another ONNX Runtime, another CPU
-with other kernels, a damaged file that still loads.
+Graphs are verified when they are written; this finds another ONNX Runtime or CPU, or damage with which a file loads.
 """
 
 from collections.abc import Iterator
@@ -16,9 +15,8 @@ from handler.graphs.onnx_engine import OnnxEngine
 from handler.picture.preprocess import Preprocessing
 
 TOLERANCE = 1e-4  # of the largest value: several times the difference of float32 sums in another order
-# Where a ReLU's input is within rounding of zero, the gate can open in one engine and stay closed in the other. A gate
-# in an early layer changes a few pixels much, a gate in a late layer changes all pixels a little. So a small share of
-# the pixels may differ by more than a tolerance; with other weights, or without the guided rule, most pixels would.
+# Where a ReLU's input is within rounding of zero, the gate can open in one engine alone, which changes a few pixels
+# much, in an early layer, or all pixels a little, in a late one. With other weights, most pixels would differ much.
 GATE_TOLERANCE = 0.02  # of the largest value
 GATE_SHARE = 0.01  # share of the pixels that may differ by more
 
@@ -63,15 +61,16 @@ def _differing(found: Evidence, reference: Evidence) -> Iterator[str]:
     for path, layer in found.layers.items():
         yield from _beyond(f"activation at {path}", layer.activation, reference.layers[path].activation)
         yield from _beyond(f"gradient at {path}", layer.gradient, reference.layers[path].gradient)
-    if found.guided is not None and reference.guided is not None:
-        yield from _beyond("guided gradient", found.guided, reference.guided, GATE_TOLERANCE, GATE_SHARE)
-        if found.coverage != reference.coverage:
-            yield f"guided are {found.coverage or 'unknown activations'}, not {reference.coverage}"
-    if found.attention is not None and reference.attention is not None:
-        yield from _beyond("maps of attention", found.attention, reference.attention)
-    if found.saliency is not None and reference.saliency is not None:
-        gated = (GATE_TOLERANCE, GATE_SHARE) if reference.coverage else ()  # a network without a ReLU has no gates
-        yield from _beyond("saliency", found.saliency, reference.saliency, *gated)
+    if found.guided is not None and found.coverage != reference.coverage:
+        yield f"guided are {found.coverage or 'unknown activations'}, not {reference.coverage}"
+    gated = (GATE_TOLERANCE, GATE_SHARE) if reference.coverage else ()  # a network without a ReLU has no gates
+    for part, name, limits in (
+        ("guided", "guided gradient", gated),
+        ("attention", "maps of attention", ()),
+        ("saliency", "saliency", gated),
+    ):
+        if (values := getattr(found, part)) is not None:
+            yield from _beyond(name, values, getattr(reference, part), *limits)
 
 
 def _beyond(
