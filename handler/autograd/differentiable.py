@@ -21,10 +21,7 @@ from torch.utils import checkpoint
 
 @contextmanager
 def differentiable(module: nn.Module) -> Iterator[None]:
-    """Inside the block, autograd records all operations of the network in this thread, but no changes of buffers.
-
-    Other threads run as usual, but wait if they enter a block, too.
-    """
+    """Inside the block, autograd records all but changes of buffers in this thread; others wait if they enter, too."""
     with _ONE_THREAD, ExitStack() as stack:
         stack.callback(_release_buffers, module)
         for owner, name, replacement in _REPLACED:

@@ -13,10 +13,7 @@ from handler.errors import Unprocessable
 
 
 def summed(module: nn.Module, pictures: Tensor, seeds: Tensor) -> list[Tensor]:
-    """FullGrad's sums (N, h, w) for each size of layers, of normalised pictures (N, C, H, W), see ``fullgrad``.
-
-    ``seeds`` (N, K) weight the scores. Unprocessable are networks without a bias, or whose scores ignore the input.
-    """
+    """FullGrad's sums (N, h, w) for each size of layers, see ``fullgrad``; ``seeds`` (N, K) weight the scores."""
     sums: dict[torch.Size, Tensor] = {}
 
     def add(product: Tensor) -> None:
@@ -30,7 +27,7 @@ def summed(module: nn.Module, pictures: Tensor, seeds: Tensor) -> list[Tensor]:
 
 
 def each_product(module: nn.Module, pictures: Tensor, seeds: Tensor, take: Callable[[Tensor], None]) -> None:
-    """Gives ``take`` each product (N, C, h, w) of a bias, or of the input, with the gradient there."""
+    """Gives ``take`` each product (N, C, h, w) of gradient and bias, or input; Unprocessable if there is none."""
     biases = {part: bias for part in module.modules() if (bias := _bias(part)) is not None}
     if not biases:
         raise Unprocessable("fullgrad needs a convolution with a bias or a batch norm, and this network has none")

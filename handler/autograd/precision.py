@@ -19,10 +19,7 @@ _OPERATIONS: tuple[Any, ...] = (
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Inside the block, convolutions and matrix products compute in float32, whatever the process has chosen.
-
-    PyTorch keeps this choice per process: other threads compute in float32, too, until the block ends.
-    """
+    """Inside the block, convolutions and matrix products compute in float32, in all threads of the process."""
     with ExitStack() as stack:
         for operation in _OPERATIONS:
             stack.callback(setattr, operation, "fp32_precision", operation.fp32_precision)

@@ -1,7 +1,4 @@
-"""The explanation in torch: a forward pass, then gradients at the layers and at the input.
-
-The torch engine runs these functions, and the explanation graph is a trace of them: there is no second definition.
-"""
+"""The explanation in torch, which the torch engine runs, and of which the explanation graph is a trace."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -69,10 +66,7 @@ def record(module: nn.Module, pictures: Tensor, needs: Needs, views: Mapping[str
 
 
 def differentiate(tape: Tape, score: Tensor) -> Gradients:
-    """The gradients of a scalar made of the tape's scores: by a plain pass and, with gates, a guided pass.
-
-    A score that does not depend on a layer or on the input is Unprocessable.
-    """
+    """The gradients of a scalar of the tape's scores; Unprocessable if it does not depend on a layer or the input."""
     wanted = [(f"layer {path!r}", run) for path, runs in tape.runs.items() for run in runs]
     if tape.needs.saliency:
         wanted.append(("the input", tape.pictures))

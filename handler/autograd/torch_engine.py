@@ -128,10 +128,7 @@ class TorchEngine:
 
 
 def _rounds(evidence: Evidence, seeds: Floats) -> Iterator[tuple[Indices, Floats]]:
-    """Splits M pairs into rounds that hold no row twice: first the first targets of all rows, then the second ones.
-
-    Yields the pairs of each round, and the weights (N, K) of the rows' scores, out of ``seeds`` (M, K), or 0.
-    """
+    """Yields M pairs in rounds without a row twice, each with the rows' weights (N, K), of ``seeds`` (M, K) or 0."""
     rows = evidence.rows
     turns = np.array([np.count_nonzero(rows[:pair] == row) for pair, row in enumerate(rows)], int)
     for turn in range(max(turns, default=0) + 1):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import cv2
@@ -11,7 +12,9 @@ from handler.explanation.activation_cams import principal_component
 from handler.explanation.evidence import Evidence, Floats, Needs
 from handler.explanation.methods import METHODS, Method
 from handler.explanation.probe import Probe
-from handler.explanation.smoothing import averaged
+
+# whether the network's input is mirrored, and the factor of its values, as in pytorch-grad-cam's ``aug_smooth``
+AUGMENTATIONS = list(product((False, True), (1.0, 0.9, 1.1)))[1:]  # without the first, which is the picture itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +80,7 @@ def make_maps(
 
     ``at_layer`` leaves gradcam at the layer's size (h, w), instead of the input's (H, W); ``eigen`` takes the principal
     component of the weighted channels instead of their sum; ``changed`` is the evidence of the picture's changed copies
-    for the same class, one pair each, whose maps are averaged with the picture's, see ``smoothing``; methods that take
+    for the same class, one pair each, whose maps are averaged with the picture's, see ``averaged``; methods that take
     a probe ask it about changed pictures. Raises ValueError if the evidence lacks a gradient at the input, and
     Unprocessable if the method is not defined at a layer.
     """
@@ -149,3 +152,16 @@ def combine(maps: Sequence[Floats], height: int, width: int) -> Floats:
     """Scales, resizes and averages unscaled maps (h, w) of any sizes; the average, scaled, is (height, width)."""
     upsampled = [resize(scale(values), height, width) for values in maps]
     return scale(np.mean(np.stack(upsampled), axis=0).clip(min=0))
+
+
+def augmented(tensor: Floats) -> Floats:
+    """The changed copies (5, 3, H, W) of a network's input (C, H, W), in the order of ``AUGMENTATIONS``."""
+    either = {False: tensor, True: tensor[:, :, ::-1]}
+    return np.stack([either[mirrored] * np.float32(factor) for mirrored, factor in AUGMENTATIONS])
+
+
+def averaged(plain: Floats, changed: Sequence[Floats]) -> Floats:
+    """Averages a picture's map (h, w) and the maps of its changed copies, which are mirrored back; stays on [0, 1]."""
+    pairs = zip(AUGMENTATIONS, changed, strict=True)
+    straight = [values[:, ::-1] if mirrored else values for (mirrored, _), values in pairs]
+    return np.asarray(np.mean([plain, *straight], axis=0), np.float32)

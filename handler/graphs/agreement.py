@@ -22,10 +22,7 @@ GATE_SHARE = 0.01  # share of the pixels that may differ by more
 
 
 def disagreements(graphs: OnnxEngine, hooks: Engine, preprocessing: Preprocessing) -> list[str]:
-    """Runs both engines on the fixed picture, for the top class and for class 0.
-
-    Returns a line for each output that differs, with the graph and the difference; none if the engines agree.
-    """
+    """A line for each output in which a graph and hooks differ on the fixed picture, for the top class or class 0."""
     picture, targets = fixed_picture(preprocessing)[None].repeat(2, axis=0), [[TOP], [0]]
     layers = {KIND_LAYERS: graphs.layers}
     held = {kind: needs_of(KINDS[kind].maps, layers.get(kind, graphs.layers[:1])) for kind in graphs.files}
@@ -64,27 +61,21 @@ def _differing(found: Evidence, reference: Evidence) -> Iterator[str]:
     if found.guided is not None and found.coverage != reference.coverage:
         yield f"guided are {found.coverage or 'unknown activations'}, not {reference.coverage}"
     gated = (GATE_TOLERANCE, GATE_SHARE) if reference.coverage else ()  # a network without a ReLU has no gates
-    for part, name, limits in (
-        ("guided", "guided gradient", gated),
-        ("attention", "maps of attention", ()),
-        ("saliency", "saliency", gated),
-    ):
+    for part, name in (("guided", "guided gradient"), ("attention", "maps of attention"), ("saliency", "saliency")):
         if (values := getattr(found, part)) is not None:
-            yield from _beyond(name, values, getattr(reference, part), *limits)
+            yield from _beyond(name, values, getattr(reference, part), *(gated if part != "attention" else ()))
 
 
-def _beyond(
-    name: str, found: Floats, reference: Floats, tolerance: float = TOLERANCE, share: float = 0.0
-) -> Iterator[str]:
-    """Yields a line if more than ``share`` of the values differ by more than ``tolerance`` of the largest value."""
+def _beyond(name: str, found: Floats, reference: Floats, tolerance: float = TOLERANCE, share: float = 0) -> list[str]:
+    """A line if more than ``share`` of the values differ by more than ``tolerance`` of the largest value."""
     if found.shape != reference.shape:
-        yield f"{name} has shape {found.shape}, not {reference.shape}"
-        return
+        return [f"{name} has shape {found.shape}, not {reference.shape}"]
     largest = float(np.abs(reference).max())
     error = np.abs(found.astype(np.float64) - reference)
     beyond = 1 - float((error <= tolerance * largest).mean())  # NaN is beyond
-    if not beyond <= share:
-        yield (
-            f"{name} differs by up to {float(error.max()):.2e} where values reach {largest:.2e}; {beyond:.2%} of the "
-            f"values differ by more than {tolerance:.0e} of that, allowed are {share:.2%}"
-        )
+    if beyond <= share:
+        return []
+    return [
+        f"{name} differs by up to {float(error.max()):.2e} where values reach {largest:.2e}; {beyond:.2%} of the "
+        f"values differ by more than {tolerance:.0e} of that, allowed are {share:.2%}"
+    ]

@@ -1,7 +1,4 @@
-"""The fast engine, without PyTorch: ONNX graphs that were traced from the eager explanation and compared with it.
-
-A graph takes one target per picture; the targets of a picture that has several share the forward pass.
-"""
+"""The fast engine, without PyTorch: ONNX graphs that were traced from the eager explanation and compared with it."""
 
 import time
 from dataclasses import replace
@@ -61,8 +58,7 @@ class OnnxEngine:
     def run(self, inputs: Floats, targets: Targets, needs: Needs) -> Evidence:
         """See ``Engine.run``. An explanation runs forward and backward at once; ``explain_ms`` is the time of both.
 
-        Where no single graph holds the evidence at layers and at the input, a graph for each runs. Unprocessable says
-        what the graphs hold.
+        Where no single graph holds the evidence at layers and at the input, a graph for each runs.
         """
         parts = [(self._held(part), part) for part in self._parts(needs)]
         (graph, part), *others = parts
@@ -152,12 +148,9 @@ def _outputs_of(needs: Needs, known: GraphDescription) -> list[str]:
 
 
 def _run(graph: GraphSession, inputs: Floats, rows: Indices, of_pairs: Arrays, names: list[str]) -> dict[str, Floats]:
-    """The outputs (M, …) by name for ``inputs[rows]`` (M, C, H, W) and the pairs' other inputs (M, …).
-
-    It runs in chunks, of pictures with one target each, or of all targets of one picture.
-    """
+    """The outputs (M, …) by name for ``inputs[rows]`` (M, C, H, W) and the pairs' other inputs (M, …)."""
     counts, parts = np.bincount(rows)[rows], []
-    alone = np.flatnonzero(counts == 1)
+    alone = np.flatnonzero(counts == 1)  # a chunk has pictures with one target each, or all targets of one picture
     chunks = [alone[start : start + _AT_ONCE] for start in range(0, len(alone), _AT_ONCE)]
     chunks += [np.flatnonzero(rows == row) for row in np.unique(rows[counts > 1])]
     for chunk in chunks:

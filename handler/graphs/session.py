@@ -32,11 +32,7 @@ class GraphSession:
 
     @classmethod
     def open(cls, path: Path, kind: str | None = None, *, threads: int = 0) -> "GraphSession":
-        """Opens a graph that this project wrote, of a kind, a key of ``KINDS``, or with None of any kind.
-
-        A ModelError says that the file does not exist, is no ONNX graph of this project, is too new for this ONNX
-        Runtime, is of another kind, or does not have its kind's inputs and outputs.
-        """
+        """Opens a graph of a kind, a key of ``KINDS``, or of any; a ModelError says why the file is no such graph."""
         if not path.is_file():
             commands = "`shufflenet-cam prediction`, `explanation` and `gradcam`"
             raise ModelError(f"graph {path} does not exist; {commands} write graphs")
@@ -65,10 +61,7 @@ class GraphSession:
         return found
 
     def infer_targets(self, picture: Floats, of_targets: Arrays, outputs: Sequence[str]) -> list[Floats]:
-        """The wanted outputs (M, …) for one picture (1, C, H, W), and the other inputs (M, …) of its M targets.
-
-        What depends on the picture alone is computed once, see ``handler.graphs.split``, if the graph can be split.
-        """
+        """The outputs (M, …) of a picture (1, C, H, W) and M targets' inputs (M, …); they share work, see ``split``."""
         count = len(of_targets["target"])
         rows = [{name: values[row : row + 1] for name, values in of_targets.items()} for row in range(count)]
         if self._halves is None:
@@ -86,10 +79,7 @@ class GraphSession:
 
     @cached_property
     def _halves(self) -> tuple[Any, Any] | None:
-        """Two sessions, opened for the first picture with several targets; None if the graph cannot be split.
-
-        That takes the package onnx, weights in the graph's own file, and the file that was opened.
-        """
+        """The halves of ``split``; None without onnx, with a file of weights, or for a file that has changed."""
         try:
             import onnx
 

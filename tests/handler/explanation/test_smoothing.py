@@ -10,8 +10,8 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 import handler
 from handler.errors import BadRequest, Unprocessable
+from handler.explanation.maps import AUGMENTATIONS, augmented, averaged
 from handler.explanation.methods import METHODS
-from handler.explanation.smoothing import AUGMENTATIONS, augmented, averaged
 from tests.support.models import random_classifier, random_inputs
 
 SIDE = 64
