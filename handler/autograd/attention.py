@@ -61,9 +61,8 @@ def attend(module: nn.Module, pictures: Tensor, layout: AttentionLayout, *, by_b
             leaves[view.element] = torch.cat([made[-1], *means], view.batch_axis)
         return tree_unflatten(leaves, structure)
 
-    with ExitStack() as stack:
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention has no softmax
-        stack.enter_context(differentiable(module))
+    # fused attention has no softmax
+    with ExitStack() as stack, sdpa_kernel(SDPBackend.MATH), differentiable(module):
         for path in layout.blocks if by_block else ():
             stack.callback(module.get_submodule(path).register_forward_hook(part).remove)
         rows = module(pictures.detach().requires_grad_().clone())
@@ -86,5 +85,4 @@ def relevance(attended: Attended, layout: AttentionLayout, method: Method, seeds
         read = torch.zeros_like(attention[0][:1, 0, :1])  # (1, 1, T)
         read[:, :, list(layout.read)] = 1 / len(layout.read)
         tokens = method.formula(attention, gradients, read)
-        maps: Tensor = replace(layout.view, batch_axis=0, channel_axis=2).to_maps(tokens[:, :, None])[:, 0]
-    return maps
+        return replace(layout.view, batch_axis=0, channel_axis=2).to_maps(tokens[:, :, None])[:, 0]

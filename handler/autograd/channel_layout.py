@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from torch import Tensor, cat
 
-Mirroring = tuple[bool, bool]  # upside down, left to right
-
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelLayout:
@@ -21,8 +19,8 @@ class ChannelLayout:
     first_token: int = 0  # index of the first cell on a shared axis
     transposed: bool = False  # the columns' axis comes before the rows' axis, or the cells are in column order
     element: int = 0  # index of the tensor in an output of several, in the order of torch.utils._pytree
-    # the mirroring of each of the layer's runs; None for a run on which a later run of the layer depends
-    runs: tuple[Mirroring | None, ...] = ((False, False),)
+    # whether each of the layer's runs is upside down, and left to right; None if a later run of the layer depends on it
+    runs: tuple[tuple[bool, bool] | None, ...] = ((False, False),)
 
     @property
     def counted(self) -> int:

@@ -85,8 +85,6 @@ _NOT_COMPUTED = (  # these operations change no values, or draw random values
     *("detach_", "requires_grad_", "squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_"),
     *("as_strided_", "bernoulli_"),
 )
-
-
 _ONE_THREAD = threading.RLock()
 _REPLACED: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
     (torch.inference_mode, "__enter__", lambda *_: None),

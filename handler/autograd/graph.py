@@ -48,5 +48,4 @@ def arriving(changes: Mapping[Node, Callable[[Tensor], Tensor]]) -> Iterator[Non
 
 def operation(node: Node) -> str:
     """The name of a node's operation: ``Relu`` for ReluBackward0, the class's name for a custom function."""
-    name: str = node.name()
-    return name.partition("Backward")[0]
+    return str(node.name()).partition("Backward")[0]

@@ -114,5 +114,4 @@ def probabilities(logits: Floats, head: str) -> Floats:
 
 def best_classes(probabilities: Floats, count: int) -> list[int]:
     """The indices of the ``count`` highest probabilities (K,), best first; ties go to the lower index."""
-    best: list[int] = np.argsort(-probabilities, kind="stable")[:count].tolist()
-    return best
+    return [int(index) for index in np.argsort(-probabilities, kind="stable")[:count]]

@@ -13,8 +13,6 @@ from handler.errors import Unprocessable
 Array = Any  # a NumPy array or a torch tensor
 Combine = Callable[[Array], Array]
 
-_CONSTANT = 1e-3  # of the largest gradient: the most by which rounding makes equal gradients differ
-
 
 def positive_sum(weighted: Array) -> Array:
     """The sum over the channels, negative values cut off: (N, C, h, w) to (N, h, w)."""
@@ -99,8 +97,8 @@ def shapleycam(activation: Array, gradient: Array, curvature: Array, combine: Co
 
     ``map = relu(sum_k mean_i(g_k - (H A)_k / 2) A_k)``, ``H`` the Hessian of the score with respect to the layer's
     activation (Cai 2025, arXiv 2501.06261). A second backward pass finds ``H A``; ReLU and max-pooling have no
-    curvature, so that the map is Grad-CAM's where nothing else lies behind the layer.
-    Choose it where a smooth part lies behind the layer: attention, a normalisation of the picture's own values, SiLU.
+    curvature: choose it where a smooth part lies behind the layer, such as attention, a normalisation of the picture's
+    own values, or SiLU; elsewhere the map is Grad-CAM's.
     """
     return gradcam(activation, gradient - 0.5 * curvature, combine)
 
@@ -114,7 +112,7 @@ def cam(activation: Array, gradient: Array, combine: Combine = signed_sum) -> Ar
     cells of a channel, so that the head is another one, is Unprocessable.
     """
     mean = _mean(gradient)
-    if abs(gradient - mean).max() > _CONSTANT * abs(gradient).max():
+    if abs(gradient - mean).max() > 1e-3 * abs(gradient).max():  # rounding makes equal gradients differ by less
         raise Unprocessable(
             "method cam is defined at the last layer before an average over the cells and a linear head, and this "
             "layer's gradient differs between cells; valid here are the other methods"

@@ -1,8 +1,8 @@
 """What the network's answers say of a map: deletion and insertion curves, against random orders of the same grain.
 
-The protocol is that of RISE (Petsiuk et al. 2018, arXiv 1806.07421, ``evaluation.py``): pixels go in the map's order,
-brightest first; the probability is that of one class, by the network's head; deletion leaves zeros of the normalised
-space, insertion begins with a blurred picture. What differs from it stands with each function.
+The protocol is RISE's (Petsiuk et al. 2018, arXiv 1806.07421, ``evaluation.py``), which leaves the order of equal
+pixels open: pixels go in the map's order, brightest first; the probability is that of one class, by the network's head;
+deletion leaves zeros of the normalised space, insertion begins with a blurred picture.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,10 +37,7 @@ class Trust:
 
 
 def pixel_order(values: Floats, ties: Indices | None = None) -> Indices:
-    """The flat indices (H * W,) of the pixels of a map (H, W) of any range, brightest first.
-
-    Pixels of equal value keep the order ``ties`` (None: row by row); RISE's order in large regions of 0 is unstable.
-    """
+    """The flat indices (H * W,) of a map's pixels (H, W), brightest first, equal ones as in ``ties``, or by rows."""
     flat = values.ravel()
     return np.argsort(-flat, kind="stable") if ties is None else ties[np.argsort(-flat[ties], kind="stable")]
 

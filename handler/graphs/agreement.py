@@ -1,7 +1,4 @@
-"""Compares the evidence of graphs and hooks for one fixed picture, at start-up.
-
-Graphs are verified when they are written; this finds another ONNX Runtime or CPU, or damage with which a file loads.
-"""
+"""Compares graphs with hooks for one fixed picture, at start-up: ONNX Runtime, CPU or file can have changed."""
 
 from collections.abc import Iterator
 

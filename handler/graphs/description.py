@@ -45,8 +45,6 @@ KINDS = {
     KIND_LAYERS: GraphKind(file="model.layers.onnx", outputs=("logits",), maps=("gradcam",)),
     KIND_BEHIND: GraphKind(file="model.behind.onnx", inputs=("input", "activations"), optional=(), outputs=("logits",)),
 }
-
-
 _REQUIRED = ("labels", "kind", "architecture", "preprocessing", "weights_sha256")  # without a default
 _READ: dict[str, Callable[[str], Any]] = {  # fields that are no text
     **dict.fromkeys(("labels", "versions"), json.loads),

@@ -36,7 +36,7 @@ class GraphSession:
         if not path.is_file():
             commands = "`shufflenet-cam prediction`, `explanation` and `gradcam`"
             raise ModelError(f"graph {path} does not exist; {commands} write graphs")
-        session = _load(path, path, threads)
+        session = _load(path, str(path), threads)
         try:
             description = GraphDescription.from_properties(session.get_modelmeta().custom_metadata_map)
         except ModelError as error:
@@ -57,8 +57,7 @@ class GraphSession:
 
     def infer(self, inputs: Arrays, outputs: Sequence[str]) -> list[Floats]:
         """The wanted outputs for an array for each of the graph's inputs, by name; the first axis is the batch."""
-        found: list[Floats] = self.session.run(list(outputs), dict(inputs))
-        return found
+        return list(self.session.run(list(outputs), dict(inputs)))
 
     def infer_targets(self, picture: Floats, of_targets: Arrays, outputs: Sequence[str]) -> list[Floats]:
         """The outputs (M, …) of a picture (1, C, H, W) and M targets' inputs (M, …); they share work, see ``split``."""
@@ -109,7 +108,7 @@ def _hashed(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _load(path: Path, model: Path | bytes, threads: int) -> Any:
+def _load(path: Path, model: str | bytes, threads: int) -> Any:
     """Opens a file, or the content of a graph that was made of it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -118,8 +117,7 @@ def _load(path: Path, model: Path | bytes, threads: int) -> Any:
     # threads spin during a run, which is faster, and stop afterwards, where they would halve torch's speed
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
-        content = model if isinstance(model, bytes) else str(model)
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no other common base
         raise ModelError(f"graph {path} cannot be loaded by ONNX Runtime: {_explained(str(error))}") from error
 
