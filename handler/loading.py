@@ -20,7 +20,7 @@ from handler.errors import ModelError, RequestError, Unprocessable, in_one_line
 from handler.explanation.evidence import TOP, Engine, Needs
 from handler.explanation.maps import MAP_KINDS, needs_of
 from handler.explanation.methods import ATTENTION_METHODS
-from handler.graphs.choice import Choice
+from handler.graphs.auto_engine import Choice
 from handler.model.checkpoint import read_checkpoint
 from handler.model.classifier import Classifier, build_classifier, in_fast_layout
 from handler.model.makers import maker_of

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from handler.errors import TooLarge
-from handler.explanation.maps import MAP_KINDS
-from handler.explanation.smoothing import AUGMENTATIONS
+from handler.explanation.maps import AUGMENTATIONS, MAP_KINDS
 from handler.rendering.canvas import Canvas
 
 _BYTES_PER_NUMBER = {"npy": 16 / 3, "list": 8.0}  # of encoded text; most lists take more
