@@ -14,19 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.maxvit import RelativePositionalMultiHeadAttention
-from torchvision.models.swin_transformer import (
-    PatchMerging,
-    PatchMergingV2,
-    ShiftedWindowAttention,
-    ShiftedWindowAttentionV2,
-)
+from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2
 from torchvision.models.vision_transformer import EncoderBlock
 
 from export.simplify.copying import copy_of
 from export.simplify.flatten import NotApplicable
 
-_SIZED = ShiftedWindowAttention | PatchMerging | PatchMergingV2  # what is replaced by modules for maps of one size
-_REPLACED = _SIZED | RelativePositionalMultiHeadAttention | EncoderBlock
+_REPLACED = ShiftedWindowAttention | RelativePositionalMultiHeadAttention | EncoderBlock
 _MASKED = -100.0  # torchvision's score for tokens that are neighbours because of the shift only
 _LARGEST_SCALE = 100.0  # torchvision's limit for cosine attention
 
@@ -126,28 +120,6 @@ class WindowAttention(nn.Module):
         return moved[:, :height, :width] if any(self.missing) else moved
 
 
-class JoinedPatches(nn.Module):
-    """Joins the channels of each 2 by 2 cells by reshaping instead of strided slices, then mixes them."""
-
-    def __init__(self, merging: PatchMerging | PatchMergingV2, size: tuple[int, int]) -> None:
-        """Takes torchvision's layer and the size (rows, columns) of the layer's map, in cells."""
-        super().__init__()
-        self.norm = merging.norm
-        self.reduction = merging.reduction
-        self.norm_first = isinstance(merging, PatchMerging)
-        self.missing = [cells % 2 for cells in size]
-        self.size = [-(-cells // 2) for cells in size]
-
-    def forward(self, cells: Tensor) -> Tensor:
-        """(N, H, W, C) to (N, H/2, W/2, 2C)."""
-        if any(self.missing):
-            cells = F.pad(cells, (0, 0, 0, self.missing[1], 0, self.missing[0]))
-        patches = cells.reshape(-1, self.size[0], 2, self.size[1], 2, cells.shape[3])
-        joined = patches.permute(0, 1, 3, 4, 2, 5).flatten(3)  # in a patch: down the first column, then the second
-        found: Tensor = self.reduction(self.norm(joined)) if self.norm_first else self.norm(self.reduction(joined))
-        return found
-
-
 def with_constants(module: nn.Module, example: Tensor) -> nn.Module:
     """A copy in which the classes of this module replace the attention of torchvision's transformers.
 
@@ -161,15 +133,13 @@ def with_constants(module: nn.Module, example: Tensor) -> nn.Module:
     changed = copy_of(module)
     sizes: dict[nn.Module, tuple[int, int]] = {}  # rows and columns of the maps (N, H, W, C) that arrive at layers
     for layer in changed.modules():
-        if isinstance(layer, _SIZED):  # which do not stay, and neither do their hooks
+        if isinstance(layer, ShiftedWindowAttention):  # which do not stay, and neither do their hooks
             layer.register_forward_pre_hook(lambda layer, inputs: sizes.update({layer: inputs[0].shape[1:3]}))
     with torch.no_grad():
         changed(example)
     for path, layer in list(changed.named_modules()):
         if isinstance(layer, ShiftedWindowAttention):
             changed.set_submodule(path, _window_attention(layer, sizes[layer]))
-        elif isinstance(layer, PatchMerging | PatchMergingV2):
-            changed.set_submodule(path, JoinedPatches(layer, sizes[layer]))
         elif isinstance(layer, RelativePositionalMultiHeadAttention):
             changed.set_submodule(path, _relative_attention(layer))
         elif isinstance(layer, EncoderBlock) and isinstance(layer.self_attention, nn.MultiheadAttention):

@@ -9,11 +9,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 import torch
 from onnxscript.optimizer import fold_constants_ir
-from onnxscript.rewriter import RewritePass
 from torch import nn
 
 from export.errors import NotExportableError, first_line
-from export.tracing.flat_scatter import FLAT_SCATTER
 from export.tracing.trace import FIXED_BATCH
 
 OPSET = 18  # the exporter's own; `make old-runtimes` runs it with ONNX Runtime 1.15, 1.17 and 1.20
@@ -69,7 +67,6 @@ def _tidied(model: ir.Model) -> ir.Model:
     common_passes.InlinePass()(model)
     fold_constants_ir(model)
     for apply in (
-        RewritePass([FLAT_SCATTER]),
         common_passes.RemoveUnusedNodesPass(),
         common_passes.RemoveUnusedOpsetsPass(),
         common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
