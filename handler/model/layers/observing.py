@@ -32,15 +32,12 @@ def observe(module: nn.Module, pictures: Tensor, visit: Callable[[Place, Tensor]
         leaves, structure = tree_flatten(output)
         run = runs[path]
         runs[path] += 1
-        replaced = [
-            visit(Place(path, element, run), leaf) if isinstance(leaf, Tensor) else None
-            for element, leaf in enumerate(leaves)
+        places = (Place(path, element, run) for element in range(len(leaves)))
+        new = [
+            visit(place, leaf) if isinstance(leaf, Tensor) else None for place, leaf in zip(places, leaves, strict=True)
         ]
-        if all(new is None for new in replaced):
-            return None
-        return tree_unflatten(
-            [leaf if new is None else new for leaf, new in zip(leaves, replaced, strict=True)], structure
-        )
+        kept = [leaf if other is None else other for leaf, other in zip(leaves, new, strict=True)]
+        return None if all(other is None for other in new) else tree_unflatten(kept, structure)
 
     with ExitStack() as stack:
         stack.enter_context(differentiable(module))
