@@ -1,11 +1,8 @@
 """Attention in which biases, masks and scales, which do not depend on the picture, are constants.
 
-torchvision's modules compute queries, keys and values in one product and select from it, and make the masks of shifted
-windows anew in every run; the backward passes of both are scatters. Here queries, keys and values have a linear layer
-each, and masks are part of the bias.
-
-Vision transformer: Dosovitskiy et al. 2021, arXiv 2010.11929. Swin: Liu et al. 2021, arXiv 2103.14030, and (cosine
-attention) 2022, arXiv 2111.09883. MaxViT: Tu et al. 2022, arXiv 2204.01697.
+torchvision's modules compute queries, keys and values in one product, and the masks of shifted windows in every run;
+the backward passes of both are scatters. Here queries, keys and values have a layer each, and masks are in the bias.
+ViT: Dosovitskiy et al., arXiv 2010.11929; Swin: Liu et al., 2103.14030, 2111.09883; MaxViT: Tu et al., 2204.01697.
 """
 
 import math
@@ -42,24 +39,17 @@ class Attention(nn.Module):
         bias: Tensor | None = None,
         cosine_scale: Tensor | None = None,
     ) -> None:
-        """Splits the product that gives queries, keys and values.
+        """Splits the product with ``weight`` (3 · C, C) and ``weight_bias`` (3 · C): queries, keys and values.
 
-        Args:
-            weight: (3 · C, C), the product's weight: queries, keys and values.
-            weight_bias: (3 · C), the product's bias.
-            merge: the layer that mixes the heads' results.
-            heads: the number of heads, a divisor of C.
-            scale: multiplies q · kᵀ.
-            bias: (…, heads, T, T), added to the scores.
-            cosine_scale: (heads, 1, 1), multiplies the cosine of q and k, which takes the place of q · kᵀ.
+        ``merge`` mixes the results of the heads. ``scale`` multiplies q · kᵀ, and ``bias`` (…, heads, T, T) is added to
+        it. With ``cosine_scale`` (heads, 1, 1), which multiplies it, the cosine of q and k takes the place of q · kᵀ.
         """
         super().__init__()
         scales = torch.ones_like(weight[:, 0])
         scales[: len(scales) // 3] = scale
-        biases = [None] * 3 if weight_bias is None else (weight_bias * scales).chunk(3)
+        biases = (torch.zeros_like(scales) if weight_bias is None else weight_bias * scales).chunk(3)
         self.query, self.key, self.value = map(_linear, (weight * scales[:, None]).chunk(3), biases)
-        self.merge = merge
-        self.heads = heads
+        self.merge, self.heads = merge, heads
         self.register_buffer("bias", bias)
         self.register_buffer("cosine_scale", cosine_scale)
 
@@ -96,10 +86,7 @@ class WindowAttention(nn.Module):
     def __init__(self, attention: Attention, size: tuple[int, int], window: list[int], shift: list[int]) -> None:
         """Takes the sizes of the map, of the windows and of the shift, each (rows, columns), in cells."""
         super().__init__()
-        self.attention = attention
-        self.size = size
-        self.window = window
-        self.shift = shift
+        self.attention, self.size, self.window, self.shift = attention, size, window, shift
         self.missing = [-cells % side for cells, side in zip(size, window, strict=True)]  # up to whole windows
 
     def forward(self, cells: Tensor) -> Tensor:
@@ -123,10 +110,7 @@ class WindowAttention(nn.Module):
 def with_constants(module: nn.Module, example: Tensor) -> nn.Module:
     """A copy in which the classes of this module replace the attention of torchvision's transformers.
 
-    The copy takes pictures of the example's size alone.
-
-    Raises:
-        NotApplicable: the network has no such layers.
+    The copy takes pictures of the example's size alone. NotApplicable if the network has no such layers.
     """
     if not any(isinstance(layer, _REPLACED) for layer in module.modules()):
         raise NotApplicable("there is nothing to change")
@@ -141,20 +125,14 @@ def with_constants(module: nn.Module, example: Tensor) -> nn.Module:
         if isinstance(layer, ShiftedWindowAttention):
             changed.set_submodule(path, _window_attention(layer, sizes[layer]))
         elif isinstance(layer, RelativePositionalMultiHeadAttention):
-            changed.set_submodule(path, _relative_attention(layer))
-        elif isinstance(layer, EncoderBlock) and isinstance(layer.self_attention, nn.MultiheadAttention):
-            changed.set_submodule(f"{path}.self_attention", _self_attention(layer.self_attention))
+            qkv, bias = layer.to_qkv, layer.get_relative_positional_bias()
+            new = Attention(qkv.weight, qkv.bias, layer.merge, layer.n_heads, scale=layer.scale_factor, bias=bias)
+            changed.set_submodule(path, new)
+        elif isinstance(layer, EncoderBlock) and isinstance(own := layer.self_attention, nn.MultiheadAttention):
+            scale = 1 / math.sqrt(own.embed_dim // own.num_heads)
+            new = SelfAttention(own.in_proj_weight, own.in_proj_bias, own.out_proj, own.num_heads, scale=scale)
+            changed.set_submodule(f"{path}.self_attention", new)
     return changed.eval().requires_grad_(False)
-
-
-def _self_attention(layer: nn.MultiheadAttention) -> SelfAttention:
-    scale = 1 / math.sqrt(layer.embed_dim // layer.num_heads)
-    return SelfAttention(layer.in_proj_weight, layer.in_proj_bias, layer.out_proj, layer.num_heads, scale=scale)
-
-
-def _relative_attention(layer: RelativePositionalMultiHeadAttention) -> Attention:
-    qkv, bias = layer.to_qkv, layer.get_relative_positional_bias()
-    return Attention(qkv.weight, qkv.bias, layer.merge, layer.n_heads, scale=layer.scale_factor, bias=bias)
 
 
 def _window_attention(layer: ShiftedWindowAttention, size: tuple[int, int]) -> WindowAttention:
@@ -196,9 +174,7 @@ def _unit_length(vectors: Tensor) -> Tensor:
     return vectors * (vectors * vectors).sum(-1, keepdim=True).clamp(min=1e-24).rsqrt()
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    layer.weight = nn.Parameter(weight.clone())
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.clone())
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.weight, layer.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
     return layer

@@ -25,10 +25,8 @@ def flatten(module: nn.Module, *layers: str) -> fx.GraphModule:
     """A copy of a network as one graph of calls of its leaf modules; the modules keep their paths.
 
     Activations in place return a new tensor, unless others read the tensor that they change, or share its memory.
-    ``MARK.format(0)`` returns the output of the first of ``layers``.
-
-    Raises:
-        NotApplicable: the network cannot be traced, keeps what it computes, or a layer does not run.
+    ``MARK.format(0)`` returns the output of the first of ``layers``. NotApplicable if the network cannot be traced,
+    keeps what it computes, or a layer does not run.
     """
     root = _with_hooks(copy_of(module))
     marks = {MARK.format(number): layer for number, layer in enumerate(layers)}

@@ -63,11 +63,7 @@ def simplified(module: nn.Module, views: Mapping[str, ChannelLayout], example: t
 
 
 def rewritten(network: nn.Module, rewrite: Callable[[fx.GraphModule], int]) -> fx.GraphModule:
-    """A copy of a flat network that ``rewrite`` changed in place.
-
-    Raises:
-        NotApplicable: the network is not flat, or nothing was changed.
-    """
+    """A copy of a network that ``rewrite`` changed in place; NotApplicable if it is not flat, or if nothing changed."""
     if not isinstance(network, fx.GraphModule):
         raise NotApplicable("the network is not flat, because an earlier step did not apply")
     changed = copy_of(network)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 import torch
 from onnxscript.optimizer import fold_constants_ir
-from torch import nn
+from torch import Tensor, nn
 
 from export.errors import NotExportableError, first_line
 from export.tracing.trace import FIXED_BATCH
@@ -18,20 +18,13 @@ OPSET = 18  # the exporter's own; `make old-runtimes` runs it with ONNX Runtime 
 
 
 def to_onnx(
-    module: nn.Module,
-    example: tuple[torch.Tensor, ...],
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    *,
-    rewrites: bool,
+    module: nn.Module, example: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str], *, rewrites: bool
 ) -> onnx.ModelProto:
     """Exports a module in eval mode; the first dimension of every input is the same dynamic batch.
 
     The ``example`` of the inputs has a batch of at least 2, because torch.export takes a batch of 1 for a constant.
-    ``rewrites`` says whether the exporter's own optimiser runs, which also folds batch norms.
-
-    Raises:
-        NotExportableError: the exporter fails, or the network works on a batch of the example's size only.
+    ``rewrites`` says whether the exporter's own optimiser runs, which also folds batch norms. Raises NotExportableError
+    if the exporter fails, or the network works on a batch of the example's size only.
     """
     batch = torch.export.Dim("batch")
     with warnings.catch_warnings():

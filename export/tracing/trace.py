@@ -27,11 +27,8 @@ def trace_batch(
     """Traces ``function(*example)``; the first dimension of all inputs is one symbol, all other sizes are numbers.
 
     The first dimension of the ``example`` is at least 2, because 1 is taken for a constant. ``decompositions`` are the
-    functions that replace operator overloads.
-
-    Raises:
-        ValueError: the function works on a batch of the example's size only.
-        Exception: whatever a function raises that branches on values.
+    functions that replace operator overloads. Raises ValueError if the function works on a batch of the example's size
+    only, and whatever a function raises that branches on values.
     """
     shapes = ShapeEnv()
     fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=shapes)

@@ -34,15 +34,18 @@ _TIE = 0.02  # difference of shares that counts as none
 
 def parts(height: int, width: int) -> Iterator[tuple[slice, slice]]:
     """Yields rows and columns of the parts to change: bands from top to bottom, from left to right, then the edges."""
-    for first, end in ((0, BANDS), (BANDS, BANDS + 2)):
-        yield from ((strip, slice(None)) for strip in _strips(height)[first:end])
-        yield from ((slice(None), strip) for strip in _strips(width)[first:end])
+    for strips in (_bands, _edges):
+        yield from ((strip, slice(None)) for strip in strips(height))
+        yield from ((slice(None), strip) for strip in strips(width))
 
 
-def _strips(side: int) -> list[slice]:
-    """The bands of a side, and its two edges."""
-    edge, ends = max(1, side // EDGE), [round(number * side / BANDS) for number in range(BANDS + 1)]
-    return [*(slice(*pair) for pair in pairwise(ends)), slice(0, edge), slice(side - edge, side)]
+def _bands(side: int) -> list[slice]:
+    return [slice(*pair) for pair in pairwise(round(number * side / BANDS) for number in range(BANDS + 1))]
+
+
+def _edges(side: int) -> list[slice]:
+    edge = max(1, side // EDGE)
+    return [slice(0, edge), slice(side - edge, side)]
 
 
 @dataclass(frozen=True, kw_only=True)
