@@ -93,10 +93,7 @@ def _write(classifier: Classifier, path: Path, kind: str) -> list[Verdict]:
         if kind == kinds.KIND_EXPLANATION and not coverage:
             kind = kinds.KIND_SALIENCY
         graph = trace_explanation(classifier, kind)
-        names, outputs = (
-            (*kinds.KINDS[kind].inputs, *kinds.KINDS[kind].optional),
-            _description(classifier, kind).outputs,
-        )
+        names, outputs = kinds.KINDS[kind].inputs + kinds.KINDS[kind].optional, _description(classifier, kind).outputs
         model = to_onnx(graph, example_of(classifier, kind), names, outputs, rewrites=False)
         if "weights" in names:
             _give_default(model.graph, "weights", np.zeros((1, len(classifier.labels)), np.float32))

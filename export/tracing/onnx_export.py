@@ -96,8 +96,5 @@ def _floor_pools(graph: onnx.GraphProto) -> None:
         schema, before, after = onnx.defs.get_schema(node.op_type, OPSET), node.input[0], node.output[0]
         ceil.i = 0
         floor = onnx.shape_inference.infer_node_outputs(schema, node, {before: types[before]})[after]
-        ceil.i = int(_sizes(floor) != _sizes(types[after]))
-
-
-def _sizes(tensor: onnx.TypeProto) -> list[int]:
-    return [size.dim_value for size in tensor.tensor_type.shape.dim]
+        sizes = [[size.dim_value for size in tensor.tensor_type.shape.dim] for tensor in (floor, types[after])]
+        ceil.i = int(sizes[0] != sizes[1])

@@ -32,7 +32,11 @@ def trace_batch(
     """
     shapes = ShapeEnv()
     fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=shapes)
-    inputs = [_with_symbolic_batch(fake, tensor, f"input_{number}") for number, tensor in enumerate(example)]
+    inputs = []
+    for number, tensor in enumerate(example):
+        sizes = [DimDynamic.DUCK] + [DimDynamic.STATIC] * (tensor.dim() - 1)  # equal batches share their symbol
+        context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
+        inputs.append(fake.from_tensor(tensor, symbolic_context=context, source=ConstantSource(f"input_{number}")))
     with ExitStack() as stack:
         # fused attention has no backward operator that could be replaced
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -48,12 +52,6 @@ def trace_batch(
     if any(batch.node.expr.is_number for batch in batches):
         raise ValueError(FIXED_BATCH.format(batches[0]))
     return graph
-
-
-def _with_symbolic_batch(fake: FakeTensorMode, tensor: Tensor, name: str) -> Tensor:
-    sizes = [DimDynamic.DUCK] + [DimDynamic.STATIC] * (tensor.dim() - 1)  # equal batches share their symbol
-    context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
-    return fake.from_tensor(tensor, symbolic_context=context, source=ConstantSource(name))
 
 
 class _GlobalPoolingAsMean(TorchFunctionMode):

@@ -62,9 +62,7 @@ def find_layers(module: nn.Module, architecture: str, shape: tuple[int, int, int
     pictures = [picture[None] for picture in scenes(3, shape).to(device_of(module))]
     look = Look(module, architecture, pictures)
     axes, alone = run_together(module, pictures)
-    by_first_axis = {
-        place: 0 if output.shape[0] == 1 else why_no_rows(output) for place, output in look.outputs.items()
-    }
+    by_first_axis = {place: 0 if one.shape[0] == 1 else why_no_rows(one) for place, one in look.outputs.items()}
     if not alone and goes_by_values(module, pictures[0]):
         alone = "its code reads values that come from the picture, and may run otherwise for another picture"
         with torch.no_grad():
@@ -116,18 +114,14 @@ def _layouts(look: Look, axes: Mapping[Place, int | str]) -> dict[Place, Channel
     batch_axes: dict[Place, int] = {}
     for place, axis in axes.items():
         output = look.outputs[place]
+        usual = axis == 0 and output.dim() == 4 and min(output.shape[2:]) > 1
         if isinstance(axis, str):
             found[place] = axis
         elif place not in look.gradients:
             found[place] = "the scores do not depend on it"
         elif sum(size > 1 for size in output.shape) < 2:
             found[place] = "it has one cell"
-        elif (
-            axis == 0
-            and output.dim() == 4
-            and min(output.shape[2:]) > 1
-            and keeps_arrangement(output.grad_fn, look.picture_node, known)
-        ):
+        elif usual and keeps_arrangement(output.grad_fn, look.picture_node, known):
             known.add(output.grad_fn)
             found[place] = ChannelLayout(element=place.element)
         else:
