@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from export.errors import NotExportableError, network_code
@@ -24,7 +23,7 @@ from export.verify.runtime import graph_run, run_of
 from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of
 from handler.errors import ModelError, Unprocessable
-from handler.explanation.evidence import TOP
+from handler.explanation.evidence import TOP, Floats
 from handler.graphs import description as kinds
 from handler.graphs.folder import check_origin
 from handler.graphs.session import GraphSession, weights_file
@@ -50,25 +49,13 @@ def _coverage(classifier: Classifier) -> str:
     return str(evidence.coverage)
 
 
-def _check_takes_batches(classifier: Classifier) -> None:
-    if classifier.alone:
-        raise NotExportableError(f"graphs take batches, and pictures must be run one by one: {classifier.alone}")
-
-
 def export_prediction(classifier: Classifier, path: Path) -> list[Verdict]:
     """Writes the graph if it equals PyTorch on fresh pictures; after a failure no file is left, nor an older one.
 
     The input is ``input`` (N, C, H, W), normalised pictures; the outputs are ``logits`` and ``probabilities`` (N, K).
     Arguments, result and errors are those of ``export_explanation``.
     """
-    with no_older_file(path):
-        _check_takes_batches(classifier)
-        try:
-            return write_verified(trace_prediction(classifier), path, classifier, kinds.KIND_PREDICTION)
-        except (NotExportableError, VerificationError):  # the exporter lacks operators that the rules have
-            with suppress(NotExportableError, VerificationError):
-                return write_verified(trace_prediction(classifier, rules=True), path, classifier, kinds.KIND_PREDICTION)
-            raise
+    return _write(classifier, path, kinds.KIND_PREDICTION)
 
 
 def export_explanation(classifier: Classifier, path: Path) -> list[Verdict]:
@@ -88,7 +75,15 @@ def export_explanation(classifier: Classifier, path: Path) -> list[Verdict]:
 
 def _write(classifier: Classifier, path: Path, kind: str) -> list[Verdict]:
     with no_older_file(path):
-        _check_takes_batches(classifier)
+        if classifier.alone:
+            raise NotExportableError(f"graphs take batches, and pictures must be run one by one: {classifier.alone}")
+        if kind == kinds.KIND_PREDICTION:
+            try:
+                return write_verified(trace_prediction(classifier), path, classifier, kind)
+            except (NotExportableError, VerificationError):  # the exporter lacks operators that the rules have
+                with suppress(NotExportableError, VerificationError):
+                    return write_verified(trace_prediction(classifier, rules=True), path, classifier, kind)
+                raise
         coverage = _coverage(classifier) if kind == kinds.KIND_EXPLANATION else ""
         if kind == kinds.KIND_EXPLANATION and not coverage:
             kind = kinds.KIND_SALIENCY
@@ -100,38 +95,32 @@ def _write(classifier: Classifier, path: Path, kind: str) -> list[Verdict]:
         return write_verified(model, path, classifier, kind, coverage=coverage, simplified=graph.meta[STEPS])
 
 
-export_gradcam = partial(_write, kind=kinds.KIND_GRADCAM)
+EXPORTERS: dict[str, Callable[[Classifier, Path], list[Verdict]]] = {
+    kind: partial(_write, kind=kind) for kind in kinds.KINDS
+}
+
+export_gradcam = EXPORTERS[kinds.KIND_GRADCAM]
 """Writes the graph of ``export_explanation`` without the gradient at the input, which takes most of the time."""
 
-export_saliency = partial(_write, kind=kinds.KIND_SALIENCY)
+export_saliency = EXPORTERS[kinds.KIND_SALIENCY]
 """Writes the graph of ``export_explanation`` with the plain gradient at the input, whatever the activations are."""
 
-export_attention = partial(_write, kind=kinds.KIND_ATTENTION)
+export_attention = EXPORTERS[kinds.KIND_ATTENTION]
 """Writes a graph as ``export_explanation`` does, whose outputs are scores and the maps of ``ATTENTION_METHODS``."""
 
-export_behind = partial(_write, kind=kinds.KIND_BEHIND)
+export_behind = EXPORTERS[kinds.KIND_BEHIND]
 """Writes the graph of what lies behind the default layer as ``export_explanation`` does.
 
 The inputs are ``activations`` (N, C, h, w), in the place of the layer's own, and ``input`` (1, C, H, W), the picture,
 which only networks with a way around the layer look at. The output is ``logits`` (N, K).
 """
 
-export_layers = partial(_write, kind=kinds.KIND_LAYERS)
+export_layers = EXPORTERS[kinds.KIND_LAYERS]
 """Writes a graph as ``export_explanation`` does, with the evidence at the default layer and the further layers.
 
 The outputs are ``logits``, and for each layer, say ``stage3``, ``activations.stage3``, ``gradients.stage3`` and
 ``gradcam.stage3``. Some layers of a network may lie before others: all share one forward and one backward pass.
 """
-
-EXPORTERS: dict[str, Callable[[Classifier, Path], list[Verdict]]] = {
-    kinds.KIND_PREDICTION: export_prediction,
-    kinds.KIND_GRADCAM: export_gradcam,
-    kinds.KIND_EXPLANATION: export_explanation,
-    kinds.KIND_SALIENCY: export_saliency,
-    kinds.KIND_ATTENTION: export_attention,
-    kinds.KIND_LAYERS: export_layers,
-    kinds.KIND_BEHIND: export_behind,
-}
 
 
 def _description(classifier: Classifier, kind: str) -> kinds.GraphDescription:
@@ -140,7 +129,7 @@ def _description(classifier: Classifier, kind: str) -> kinds.GraphDescription:
     return kinds.GraphDescription(**known, kind=kind, further_layers=further)
 
 
-def _give_default(graph: onnx.GraphProto, name: str, default: npt.NDArray[np.float32]) -> None:
+def _give_default(graph: onnx.GraphProto, name: str, default: Floats) -> None:
     """Makes an input optional; its first dimension gets a name of its own, because the default has one row only."""
     constants, alone = {tensor.name for tensor in graph.initializer}, {name}
     for node in graph.node:

@@ -6,6 +6,7 @@ ViT: Dosovitskiy et al., arXiv 2010.11929; Swin: Liu et al., 2103.14030, 2111.09
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,9 +74,7 @@ class Attention(nn.Module):
 class SelfAttention(Attention):
     """Replaces an ``nn.MultiheadAttention`` that is called with the same tokens three times."""
 
-    def forward(  # type: ignore[override]
-        self, query: Tensor, _key: Tensor, _value: Tensor, need_weights: bool = False
-    ) -> tuple[Tensor, None]:
+    def forward(self, query: Tensor, *_others: Any, need_weights: bool = False) -> tuple[Tensor, None]:  # type: ignore[override]
         """(N, T, C) to (N, T, C); the weights are None."""
         return super().forward(query), None
 
@@ -156,17 +155,13 @@ def _window_attention(layer: ShiftedWindowAttention, size: tuple[int, int]) -> W
 
 def _mask(size: tuple[int, int], window: list[int], shift: list[int]) -> Tensor:
     """(windows, T, T): 0 between tokens of the same part of the map, ``_MASKED`` between tokens of different parts."""
-    rows, columns = (_parts(-(-size[i] // window[i]) * window[i], window[i], shift[i]) for i in range(2))
-    part = 3 * rows[:, None] + columns[None, :]  # the part that each cell of the shifted map belongs to
+    sides = [-(-cells // side) * side for cells, side in zip(size, window, strict=True)]
+    # whether the shift brought a row or column from the other edge: 4 parts
+    rows, columns = (torch.arange(side) >= side - step for side, step in zip(sides, shift, strict=True))
+    part = 2 * rows[:, None] + columns[None, :]
     windows = part.reshape(len(rows) // window[0], window[0], len(columns) // window[1], window[1])
     tokens = windows.permute(0, 2, 1, 3).reshape(-1, window[0] * window[1])
     return torch.where(tokens[:, None, :] == tokens[:, :, None], 0.0, _MASKED)
-
-
-def _parts(cells: int, window: int, shift: int) -> Tensor:
-    """(cells,): 0 before the last window, 2 for cells that the shift brought from the other edge, 1 between these."""
-    place = torch.arange(cells)
-    return (place >= cells - window).long() + (place >= cells - shift).long() if shift else torch.zeros_like(place)
 
 
 def _unit_length(vectors: Tensor) -> Tensor:

@@ -69,16 +69,14 @@ def convolution_backward(
         return found, None, None
     size, kernel = inputs.shape[2:], weight.shape[2:]
     padding = padding * (len(size) // len(padding))  # "valid" is [0]
-    reach = [dilation[i] * (kernel[i] - 1) for i in range(len(size))]
-    around = [reach[i] - padding[i] for i in range(len(size))]
+    axes = range(len(size))
+    reach = [dilation[i] * (kernel[i] - 1) for i in axes]
+    around = [reach[i] - padding[i] for i in axes]
     strided, depthwise = any(step > 1 for step in stride), groups == inputs.shape[1] > 1
     small = all(cells == 1 for cells in kernel) and not any(padding)
     direct = not strided or (not poles and (depthwise or small))
     if len(size) != 2 or min(around) < 0 or not direct:
-        missing = [
-            size[i] - ((gradient.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + reach[i] + 1)
-            for i in range(len(size))
-        ]
+        missing = [size[i] - ((gradient.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + reach[i] + 1) for i in axes]
         spread = aten.convolution(gradient, weight, None, stride, padding, dilation, True, missing, groups)
         return spread, None, None
     mirrored = _transposed_kernel(weight, groups)

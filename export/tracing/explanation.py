@@ -67,8 +67,8 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
             plain = Needs(layers=(classifier.default_layer,), saliency=True)
             poles = has_poles(record(module, inputs[0], plain, classifier.views).scores)
             found = simplified(module, views, inputs[0])
-            needs, views = replace(needs, layers=found.layers), dict(zip(found.layers, views.values(), strict=True))
-            explain = (_behind if kind == KIND_BEHIND else _explain)(found.network, needs, views)
+            needs = replace(needs, layers=tuple(found.views))
+            explain = (_behind if kind == KIND_BEHIND else _explain)(found.network, needs, found.views)
             steps = found.steps
     with network_code(f"{name} cannot be traced"):
         graph = trace_batch(explain, inputs, backward_rules(poles=poles))

@@ -57,9 +57,7 @@ def trace_batch(
 class _GlobalPoolingAsMean(TorchFunctionMode):
     """Global average pooling as a mean: ATen's own uses strides of channels-last maps, which ONNX does not have."""
 
-    def __torch_function__(
-        self, function: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function is F.adaptive_avg_pool2d and (*args, *kwargs.values())[1] in (1, (1, 1), [1, 1]):
             return args[0].mean((2, 3), keepdim=True)

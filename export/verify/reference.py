@@ -109,9 +109,7 @@ class InDoublePrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
     So it is even in networks that call ``.float()``, use autocast or make float32 tensors.
     """
 
-    def __torch_dispatch__(
-        self, function: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return function(*tree_map(_widened, args), **tree_map(_widened, kwargs or {}))
 
 

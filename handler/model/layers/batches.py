@@ -1,7 +1,7 @@
 """Tests whether the pictures of a batch depend on each other: in the scores, in layers' outputs, in gradients."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -34,9 +34,7 @@ class _ValueWatch(TorchFunctionMode):
         # tensors that come from the picture without a gradient, by identity, which holds while they are kept alive
         self._values: dict[int, Tensor] = {}
 
-    def __torch_function__(
-        self, function: Any, _types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
         given = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
         if any(tensor.requires_grad or id(tensor) in self._values for tensor in given):

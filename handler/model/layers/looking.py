@@ -61,7 +61,7 @@ class Look:
             return False
         left: list[Tensor] = []
         with ExitStack() as stack:
-            stack.callback(output.register_hook(torch.zeros_like).remove)
+            stack.callback(output.register_hook(torch.zeros_like).remove)  # type: ignore[no-untyped-call]
             keep = passed.register_prehook(lambda arriving: left.append(view.to_maps(arriving[0], len(view.runs) - 1)))
             stack.callback(keep.remove)
             self._gradients([self._picture])
