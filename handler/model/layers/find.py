@@ -109,9 +109,7 @@ def _layouts(look: Look, axes: Mapping[Place, int | str]) -> dict[Place, Channel
     """The layout of each tensor, by the operations that made it or else measured, or why it has no map."""
     found: dict[Place, ChannelLayout | str] = {}
     known: set[Node] = set()
-    # how much each cell changes with each part of the picture, by axis that may be the channels' axis
-    changes: dict[Place, dict[int, list[Floats]]] = {}
-    batch_axes: dict[Place, int] = {}
+    unknown: dict[Place, int] = {}
     for place, axis in axes.items():
         output = look.outputs[place]
         usual = axis == 0 and output.dim() == 4 and min(output.shape[2:]) > 1
@@ -125,11 +123,19 @@ def _layouts(look: Look, axes: Mapping[Place, int | str]) -> dict[Place, Channel
             known.add(output.grad_fn)
             found[place] = ChannelLayout(element=place.element)
         else:
-            changes[place], batch_axes[place] = {}, axis
+            unknown[place] = axis
+    return found | _measured(look, unknown)
+
+
+def _measured(look: Look, axes: Mapping[Place, int]) -> dict[Place, ChannelLayout | str]:
+    """The layout of each tensor, by the tensor's batch axis, or why it has no map; parts of the picture are changed."""
+    found: dict[Place, ChannelLayout | str] = {}
+    # how much each cell changes with each part of the picture, by axis that may be the channels' axis
+    changes: dict[Place, dict[int, list[Floats]]] = {place: {} for place in axes}
 
     def visit(place: Place, output: Tensor) -> None:
         if place in changes and output.shape == look.outputs[place].shape:
-            change = (output.float() - look.outputs[place].detach().float()).select(batch_axes[place], 0)
+            change = (output.float() - look.outputs[place].detach().float()).select(axes[place], 0)
             for axis in range(change.dim()):
                 changes[place].setdefault(axis, []).append(change.norm(dim=axis).double().cpu().numpy())
 
@@ -138,7 +144,7 @@ def _layouts(look: Look, axes: Mapping[Place, int | str]) -> dict[Place, Channel
         for rows, columns in parts(*first.shape[2:]) if changes else ():
             observe(look.module, nudged(first, rows, columns), visit)
     for place, changed in changes.items():
-        cells, axis = find_cells(changed, first.shape[3] / first.shape[2]), batch_axes[place]
+        cells, axis = find_cells(changed, first.shape[3] / first.shape[2]), axes[place]
         found[place] = "its cells do not follow the picture's content from edge to edge"
         if cells is not None:
             found[place] = ChannelLayout(
