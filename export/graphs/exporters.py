@@ -39,14 +39,11 @@ def explanation_kind(classifier: Classifier) -> str:
 
 def _coverage(classifier: Classifier) -> str:
     """How many activations guided backpropagation reaches, as text; empty for a network without a ReLU."""
-    with network_code(f"{classifier.architecture} cannot be explained"):
-        try:
-            needs = needs_of_kind(classifier, kinds.KIND_EXPLANATION)
-            blank = np.zeros((1, *classifier.preprocessing.shape), np.float32)
-            evidence = TorchEngine(classifier).run(blank, [[TOP]], needs)
-        except Unprocessable:
-            return ""
-    return str(evidence.coverage)
+    with network_code(f"{classifier.architecture} cannot be explained"), suppress(Unprocessable):
+        needs = needs_of_kind(classifier, kinds.KIND_EXPLANATION)
+        blank = np.zeros((1, *classifier.preprocessing.shape), np.float32)
+        return str(TorchEngine(classifier).run(blank, [[TOP]], needs).coverage)
+    return ""
 
 
 def export_prediction(classifier: Classifier, path: Path) -> list[Verdict]:

@@ -158,10 +158,7 @@ def adaptive_max_pool2d(inputs: Tensor, output_size: Sequence[int]) -> tuple[Ten
 
 
 def _filled(size: int, count: int) -> list[list[int]]:
-    """The cells of adaptive pooling's windows, from floor(k·n/m) up to ceil((k+1)·n/m) of n.
-
-    They are filled up to the same number by repeating each window's first cell.
-    """
+    """The cells of adaptive pooling's windows, floor(k·n/m) to ceil((k+1)·n/m) of n, filled up by their first cells."""
     windows = [list(range(k * size // count, -(-(k + 1) * size // count))) for k in range(count)]
     most = max(map(len, windows))
     return [window[:1] * (most - len(window)) + window for window in windows]
@@ -216,10 +213,7 @@ def cumprod(inputs: Tensor, dim: int) -> Tensor:
 def grid_sampler_backward(
     gradient: Tensor, inputs: Tensor, grid: Tensor, mode: int, padding: int, aligned: bool, mask: list[bool]
 ) -> tuple[Tensor, Tensor]:
-    """dL/dx and dL/d grid (N, h, w, 2) of bilinear sampling with zeros outside, by the four cells around each place.
-
-    Another interpolation or padding raises NotImplementedError.
-    """
+    """dL/dx and dL/d grid (N, h, w, 2) of bilinear sampling with zeros outside, by the four cells around each place."""
     if mode or padding:
         raise NotImplementedError("sampling other than bilinear, with zeros outside")
     size = torch.tensor([inputs.shape[3], inputs.shape[2]], dtype=grid.dtype)

@@ -52,10 +52,7 @@ def example_of(classifier: Classifier, kind: str = KIND_EXPLANATION) -> tuple[to
 
 
 def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> fx.GraphModule:
-    """Traces a kind of graph, mostly the explanation of pictures, targets and class weights, with a symbolic batch.
-
-    Raises NoRuleError, or NotExportableError if the network cannot be traced.
-    """
+    """Traces a kind of graph with a symbolic batch; raises NoRuleError, or NotExportableError if it fails elsewhere."""
     module, name, inputs = classifier.module, classifier.architecture, example_of(classifier, kind)
     steps: tuple[str, ...] = ()
     with network_code(f"{name} cannot be explained"):

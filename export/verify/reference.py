@@ -104,10 +104,7 @@ def _explained(classifier: Classifier, kind: str, picture: Floats, target: int, 
 
 
 class InDoublePrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Inside the block every operator takes and returns float64 instead of other floating-point types.
-
-    So it is even in networks that call ``.float()``, use autocast or make float32 tensors.
-    """
+    """Makes every operator take and return float64, even in networks that call ``.float()`` or use autocast."""
 
     def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return function(*tree_map(_widened, args), **tree_map(_widened, kwargs or {}))

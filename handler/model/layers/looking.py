@@ -19,10 +19,7 @@ class Look:
     """A run of a single picture: layers' outputs, gradients and the autograd graph."""
 
     def __init__(self, module: nn.Module, architecture: str, pictures: Sequence[Tensor]) -> None:
-        """Runs a network in eval mode on the first of the pictures (1, C, H, W).
-
-        Raises ModelError if the network fails, or if its scores have no gradient at the picture.
-        """
+        """Runs a network in eval mode on the first of the pictures (1, C, H, W); ModelError if it gives no gradient."""
         self.module, self.pictures = module, pictures
         failing = f"architecture {architecture} fails where gradients are recorded"
         # fused attention would hide its softmax
