@@ -1,6 +1,7 @@
 """Exports graphs as ONNX files: traced, compared with PyTorch, and written with their description, or not at all."""
 
 import platform
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -13,7 +14,6 @@ import numpy as np
 import onnx
 
 from export.errors import NotExportableError, network_code
-from export.graphs.files import whole_graph
 from export.tracing.explanation import STEPS, example_of, needs_of_kind, trace_explanation
 from export.tracing.onnx_export import to_onnx
 from export.tracing.prediction import trace_prediction
@@ -29,6 +29,7 @@ from handler.graphs.folder import check_origin
 from handler.graphs.session import GraphSession, weights_file
 from handler.model.classifier import Classifier
 
+LARGEST = 2**31 - 2**26  # bytes of weights in the graph's own file, which protobuf limits to 2 GB
 _PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")  # whose versions a graph notes
 
 
@@ -152,11 +153,15 @@ def no_older_file(path: Path) -> Iterator[None]:
 def write_verified(
     model: onnx.ModelProto, path: Path, classifier: Classifier, kind: str, **noted: Any
 ) -> list[Verdict]:
-    """Compares a graph with PyTorch, describes the graph in its metadata, ``noted`` included, and writes it.
+    """Compares a graph with PyTorch, describes the graph in its metadata, ``noted`` included, and writes it whole.
 
     Raises NotExportableError if ONNX Runtime does not load the graph, and VerificationError if it differs from PyTorch.
     """
-    with whole_graph(model, path) as unfinished:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="graph-", dir=path.parent) as folder:
+        unfinished = Path(folder, path.name)
+        external = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LARGEST
+        onnx.save(model, unfinished, save_as_external_data=external, location=weights_file(path).name)
         checks = verify_graph(graph_run(unfinished), classifier, kind)
         description = replace(
             _description(classifier, kind),
@@ -168,6 +173,9 @@ def write_verified(
         onnx.helper.set_model_props(described, description.to_properties())
         onnx.save(described, unfinished)
         onnx.checker.check_model(unfinished, full_check=True)
+        weights_file(path).unlink(missing_ok=True)
+        for file in sorted(Path(folder).iterdir(), reverse=True):  # the weights first
+            file.replace(path.with_name(file.name))
     return checks
 
 

@@ -85,9 +85,7 @@ class _MarkingTracer(fx.Tracer):
 
 def _make_functional(network: fx.GraphModule) -> None:
     nodes = network.graph.nodes
-    called: dict[fx.Node, Any] = {
-        node: network.get_submodule(node.target) for node in nodes if node.op == "call_module"
-    }
+    called: dict[Any, Any] = {node: network.get_submodule(node.target) for node in nodes if node.op == "call_module"}
     in_place = [node for node in nodes if getattr(called.get(node), "inplace", node.kwargs.get("inplace"))]
     kept = {node.target for node in in_place if not _changes_for_itself(node)}
     for node in in_place:

@@ -30,14 +30,13 @@ def observe(module: nn.Module, pictures: Tensor, visit: Callable[[Place, Tensor]
 
     def hook(path: str, _layer: nn.Module, _inputs: Any, output: Any) -> Any:
         leaves, structure = tree_flatten(output)
-        run = runs[path]
+        new = {}
+        for element, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor) and (other := visit(Place(path, element, runs[path]), leaf)) is not None:
+                new[element] = other
         runs[path] += 1
-        places = (Place(path, element, run) for element in range(len(leaves)))
-        new = [
-            visit(place, leaf) if isinstance(leaf, Tensor) else None for place, leaf in zip(places, leaves, strict=True)
-        ]
-        kept = [leaf if other is None else other for leaf, other in zip(leaves, new, strict=True)]
-        return None if all(other is None for other in new) else tree_unflatten(kept, structure)
+        changed = [new.get(element, leaf) for element, leaf in enumerate(leaves)]
+        return tree_unflatten(changed, structure) if new else None
 
     with ExitStack() as stack:
         stack.enter_context(differentiable(module))
