@@ -12,7 +12,7 @@ LOWEST := .venv-lowest
 LOWEST_READY := $(LOWEST)/.ready
 
 # What is packed and exported: the embedded model, unless MODEL, ARCH, WEIGHTS or CHECKPOINT say otherwise.
-NAME   ?= $(or $(lastword $(subst :, ,$(subst /, ,$(or $(MODEL),$(ARCH))))),$(basename $(notdir $(ONNX))),shufflenet_cam)
+NAME   ?= $(or $(lastword $(subst :, ,$(subst /, ,$(or $(MODEL),$(ARCH),$(basename $(ONNX)))))),shufflenet_cam)
 MODEL  ?=
 ARCH   ?=
 ONNX   ?=

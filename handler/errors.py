@@ -10,8 +10,7 @@
     │   └── NotFinite           422  a picture for which the network's scores or evidence are NaN or infinite
     └── ModelError              the model, its weights or settings: raised at start-up or export, not for a row
 
-Messages say what was wrong and what is valid. They go into the body only: the reason phrase is fixed ASCII text,
-because TorchServe's wire format breaks on other text.
+Messages say what was wrong and what is valid. They go into the body only: TorchServe's reason phrase is fixed text.
 """
 
 import re

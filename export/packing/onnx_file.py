@@ -23,13 +23,13 @@ from handler.errors import ModelError, in_one_line
 from handler.graphs.description import GraphDescription
 from handler.model.checkpoint import Checkpoint
 from handler.model.layers.scenes import scenes
-from handler.model.onnx_file.network import SUPPORTED, WEIGHT, OnnxNetwork
+from handler.model.onnx_network import SUPPORTED, WEIGHT, OnnxNetwork
 from handler.picture.preprocess import MOST_CHANNELS
 from handler.picture.preprocess_text import said_over
 
 _FLOAT = onnx.TensorProto.FLOAT
 _ENDS = ("Softmax", "LogSoftmax", "Sigmoid")
-_SHAPING = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast")  # pass scores on
+_PASSING = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "QuantizeLinear", "DequantizeLinear")
 _OF_SHAPES = ("Shape", "Size")  # whose results depend on no picture's values
 _ALIKE, _ALIKE_IF_QUANTISED = 1e-3, 0.1  # most difference from the file's scores, relative to the largest
 _DYNAMIC = "DynamicQuantizeLinear"  # is refused, although it could be taken apart
@@ -73,7 +73,7 @@ def read_onnx(path: Path, labels: list[str] | None, preprocessing: str, output: 
         model = _apart(model, picture, score)
         graph = _simplified(model, picture, score, given, shape[0], turned)
         network = OnnxNetwork(graph.SerializeToString()).float().eval().requires_grad_(False)
-        found = np.concatenate([network(one).numpy() for one in pictures.split(1)])
+        found = np.concatenate([network(one).numpy() for one in pictures[:, None]])
         run = _showing(model, [score])
         wanted = np.concatenate([run({picture: rows})[score] for rows in np.split(given, 3)]).reshape(found.shape)
     except ModelError as error:
@@ -90,17 +90,18 @@ def read_onnx(path: Path, labels: list[str] | None, preprocessing: str, output: 
     notes = {"onnx_file": f"{path.name}, sha256 {sha256}; within {difference:.1e} of ONNX Runtime's largest score"}
     notes |= {"onnx_quantised": "rounds as the file does, and gradients pass as if it did not"} if quantised else {}
     if end:  # is cut off again where the network is read, and described there
-        axis = {} if end == "Sigmoid" else {"axis": 1}
-        graph.graph.node.append(helper.make_node(end, [graph.graph.output[0].name], ["probabilities"], **axis))
+        last = helper.make_node(end, [graph.graph.output[0].name], ["probabilities"])
+        last.attribute.extend([] if end == "Sigmoid" else [helper.make_attribute("axis", 1)])
+        graph.graph.node.append(last)
         graph.graph.output[0].name = "probabilities"
     state = network.state_dict()
     for tensor in graph.graph.initializer:
         if tensor.data_type == _FLOAT and np.prod(tensor.dims) > WEIGHT:
             tensor.ClearField("raw_data")
     state["onnx_graph"] = torch.frombuffer(bytearray(graph.SerializeToString()), dtype=torch.uint8)
-    known = {"architecture": f"onnx/{path.name}", "labels": names, "preprocessing": how}
-    origins = dict.fromkeys(known, "as said, or as the file says" if own else "as said")
-    return Checkpoint(**known, state=state, notes=notes, origins=origins)
+    name, said_by = f"onnx/{path.name}", "as said, or as the file says" if own else "as said"
+    origins = {"labels": said_by, "preprocessing": said_by}
+    return Checkpoint(architecture=name, labels=names, preprocessing=how, state=state, notes=notes, origins=origins)
 
 
 def _picture(path: Path, graph: onnx.GraphProto) -> tuple[str, list[int]]:
@@ -124,7 +125,7 @@ def _score(path: Path, graph: onnx.GraphProto, output: str) -> tuple[str, str]:
         raise ModelError(f"{path} has the outputs {', '.join(names)}; valid is output= with the one of the scores")
     makers = {name: node for node in graph.node for name in node.output}
     name = output or names[0]
-    while name in makers and makers[name].op_type in _SHAPING:
+    while name in makers and makers[name].op_type in _PASSING:
         name = makers[name].input[0]
     end = makers[name] if name in makers and makers[name].op_type in _ENDS else None
     return (end.input[0], end.op_type) if end else (output or names[0], "")
@@ -156,9 +157,8 @@ def _apart(model: onnx.ModelProto, picture: str, score: str) -> onnx.ModelProto:
             with suppress(Exception):  # the inliner knows not every type; its exceptions have no common base
                 typed = onnx.shape_inference.infer_shapes(model)
                 model = onnx.inliner.inline_selected_functions(typed, [kind], inline_schema_functions=True)
-        kinds = {
-            (node.domain.removeprefix("ai.onnx"), node.op_type) for node in _dependent(model.graph, picture, score)
-        }
+        nodes = _dependent(model.graph, picture, score)
+        kinds = {("" if node.domain == "ai.onnx" else node.domain, node.op_type) for node in nodes}
         left = {(domain, kind) for domain, kind in kinds if domain or kind not in SUPPORTED}
     if left:
         named = ", ".join(sorted(".".join(filter(None, kind)) for kind in left))
@@ -187,7 +187,7 @@ def _simplified(
     made = {name for node in model.graph.node for name in node.output}
     shapes = {node.input[1] for node in nodes if node.op_type == "Reshape"}
     values = _showing(model, made)({picture: given[: fixed or 1]})
-    constants |= values | {picture: given[:1]}
+    constants |= {**values, picture: given[:1]}
     grown = dict(constants)
     with suppress(VerificationError):  # it takes one picture, whatever its input says
         grown |= {} if fixed else _showing(model, shapes & made)({picture: given[:2]})
@@ -202,17 +202,21 @@ def _simplified(
             constants[name] = np.where(each & (sizes > 0), -1 - sizes // abs(fixed or 1), sizes)
     entry, result = picture, score
     if turned:
-        nodes.insert(0, helper.make_node("Transpose", [entry := "pictures"], [picture], perm=[0, 2, 3, 1]))
+        entry = "pictures"
+        for node in nodes:  # as the file turns them back, at its beginning
+            if node.op_type == "Transpose" and node.input[0] == picture and [*node.attribute[0].ints] == [0, 3, 1, 2]:
+                node.CopyFrom(helper.make_node("Identity", [entry], node.output, node.name))
+        if any(picture in node.input for node in nodes):
+            nodes.insert(0, helper.make_node("Transpose", [entry], [picture], perm=[0, 2, 3, 1]))
     if values[score].ndim > 2:
         nodes.append(helper.make_node("Flatten", [score], [result := "scores"], axis=1))
     known = {name for node in nodes for name in node.output} | {entry, ""}
     used = {name: constants[name] for node in nodes for name in node.input if name not in known}
-    real = {
-        name: value.astype(np.float32) if np.issubdtype(value.dtype, np.floating) else value
-        for name, value in used.items()
-    }
+    real = {name for name, value in used.items() if np.issubdtype(value.dtype, np.floating)}
     infos = [helper.make_tensor_value_info(name, _FLOAT, constants[name].shape) for name in known & {*constants}]
-    ends = [[helper.make_tensor_value_info(name, _FLOAT, [None] * rank)] for name, rank in ((entry, 4), (result, 2))]
-    tensors = [numpy_helper.from_array(value, name) for name, value in real.items()]
-    graph = helper.make_graph(nodes, "classifier", *ends, tensors, value_info=infos)
+    start, end = (
+        helper.make_tensor_value_info(name, _FLOAT, [None] * rank) for name, rank in ((entry, 4), (result, 2))
+    )
+    tensors = [numpy_helper.from_array(v.astype(np.float32) if n in real else v, n) for n, v in used.items()]
+    graph = helper.make_graph(nodes, "classifier", [start], [end], tensors, value_info=infos)
     return helper.make_model(graph, opset_imports=model.opset_import)

@@ -7,7 +7,7 @@ from torch import fx, nn
 
 from export.simplify.copying import copy_of
 from handler.errors import in_one_line
-from handler.model.onnx_file.network import Operator
+from handler.model.onnx_network import Operator
 
 MARK = "explained_layer_{}"  # the module of a flat graph that returns the output of a layer, by the layer's number
 _VIEWS = {"chunk", "split", "view", "reshape", "transpose", "permute", "contiguous", "flatten", "getitem", "squeeze"}

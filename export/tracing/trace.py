@@ -59,6 +59,7 @@ class _GlobalPoolingAsMean(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if function is F.adaptive_avg_pool2d and (*args, *kwargs.values())[1] in (1, (1, 1), [1, 1]):
-            return args[0].mean((2, 3), keepdim=True)
+        axes = {F.adaptive_avg_pool1d: (-1,), F.adaptive_avg_pool2d: (-2, -1)}.get(function)
+        if axes and (*args, *kwargs.values())[1] in (1, (1,), [1], (1, 1), [1, 1]):
+            return args[0].mean(axes, keepdim=True)
         return function(*args, **kwargs)

@@ -87,8 +87,7 @@ def _not_compiled(module: Any) -> Any:
     for name, child in module._modules.items():
         if child is not None:
             module._modules[name] = _not_compiled(child)
-    if module._compiled_call_impl is not None:  # Module.compile was called
-        module._compiled_call_impl = None
+    module._compiled_call_impl = None  # of Module.compile, if it was called
     return module
 
 

@@ -11,7 +11,6 @@ from torch import nn
 from handler.errors import ModelError
 from handler.model import custom_architecture, huggingface_networks, registry, timm_networks
 from handler.model.checkpoint import Checkpoint
-from handler.model.onnx_file.network import OnnxNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +37,12 @@ def _no_code(architecture: str, *_: object) -> Checkpoint:
     raise ModelError(f"{architecture} is made of an ONNX file: give the file, onnx=model.onnx")
 
 
+def _of_graph(checkpoint: Checkpoint) -> nn.Module:
+    from handler.model.onnx_network import OnnxNetwork  # other networks do not need the package onnx
+
+    return OnnxNetwork(checkpoint.state["onnx_graph"].numpy().tobytes())
+
+
 _TORCHVISION = _maker(registry, check=registry.builder_of, tried=True)
 _CUSTOM = _maker(
     custom_architecture, check=custom_architecture.find_factory, sources=custom_architecture.sources, runs_code=True
@@ -45,11 +50,7 @@ _CUSTOM = _maker(
 _MAKERS = {  # by what stands before the first slash of a name
     "timm": _maker(timm_networks, check=timm_networks.check, sources=lambda _: ["timm"], package="timm"),
     "hf": _maker(huggingface_networks, package="transformers"),  # a checkpoint has all that it needs of the folder
-    "onnx": Maker(
-        find=_no_code,
-        declare=_no_code,
-        build=lambda checkpoint: OnnxNetwork(checkpoint.state["onnx_graph"].numpy().tobytes()),
-    ),
+    "onnx": Maker(find=_no_code, declare=_no_code, build=_of_graph),
 }
 
 

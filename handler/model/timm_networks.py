@@ -63,10 +63,12 @@ def find(architecture: str, weights: str | None) -> Checkpoint:
     if weights not in (None, "DEFAULT"):
         raise ModelError(f"weights {weights!r} are torchvision's; {architecture} has its own, valid is weights=DEFAULT")
     found = declare(architecture)
-    elsewhere = (
-        f"download the files of https://huggingface.co/{check(architecture)[1].get('hf_hub_id')} elsewhere, and say "
-        "model=timm/local-dir:FOLDER, or checkpoint=FILE; or set HF_HOME to a cache that has them"
-    )
+    place, elsewhere = check(architecture)[1].get("hf_hub_id"), "give a file, checkpoint="
+    if place:
+        elsewhere = (
+            f"download the files of https://huggingface.co/{place} elsewhere, and say model=timm/local-dir:FOLDER, or "
+            "set HF_HOME to a cache that has them"
+        )
     with foreign_code(f"the weights of {architecture} could not be loaded", elsewhere):
         state = timm.create_model(architecture.partition("/")[2], pretrained=True).state_dict()
     return replace(found, state=state)

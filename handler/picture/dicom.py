@@ -12,21 +12,12 @@ _GREY = ("MONOCHROME1", "MONOCHROME2")  # in the first, 0 is white
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # the syntax of compressed files, which unpack to any size
 
 
-def is_dicom(data: bytes) -> bool:
-    """Whether an upload has DICOM's mark behind its preamble."""
-    return data[128:132] == b"DICM"
-
-
 def read_dicom(data: bytes, max_pixels: int) -> Pixels:
     """Decodes the first frame to uint8 grey or RGB, (H, W, 1 or 3).
 
     Grey values go through the file's rescaling, and its window or table; without these, the frame's lowest value is
-    black and its highest white.
-
-    Raises:
-        NotAnImage: pydicom is not installed, or the values are neither grey nor colours of 8 bits.
-        TooLarge: more than ``max_pixels`` pixels; no pixel was decoded.
-        BadRequest: the file is truncated, corrupt or compressed in a way that pydicom cannot undo here.
+    black and its highest white. NotAnImage says that pydicom is not installed, or that the values are neither grey nor
+    colours of 8 bits; BadRequest that pydicom cannot read or decode the file; the other error is ``check_pixels``'s.
     """
     try:
         from pydicom import dcmread
@@ -51,13 +42,13 @@ def read_dicom(data: bytes, max_pixels: int) -> Pixels:
         if kind not in _GREY:
             return np.ascontiguousarray(frame, np.uint8)
         values = apply_modality_lut(frame, file)
-        seen, low, high = values, values.min(), values.max()
-        if "VOILUTSequence" in file:
-            seen, low, high = apply_voi_lut(values, file), 0, 2 ** int(file.VOILUTSequence[0].LUTDescriptor[2]) - 1
-        elif "WindowWidth" in file:
-            ends = np.array([-1e9, 1e9])  # far beyond both ends of a window
-            with np.errstate(over="ignore"):
-                seen, (low, high) = apply_voi_lut(values, file), apply_voi_lut(ends, file)
+        with np.errstate(over="ignore"):
+            seen = apply_voi_lut(values, file)
+            if "VOILUTSequence" in file:
+                low, high = 0, 2 ** int(file.VOILUTSequence[0].LUTDescriptor[2]) - 1
+            else:  # far beyond both ends of a window, or the frame's own ends
+                ends = [-1e9, 1e9] if "WindowWidth" in file else [values.min(), values.max()]
+                low, high = apply_voi_lut(np.array(ends), file)
         grey = np.rint((seen.astype(np.float64) - low) / max(float(high) - float(low), 1e-9) * 255).clip(0, 255)
     except Exception as error:
         raise BadRequest(f"the DICOM picture cannot be decoded ({in_one_line(error)})") from error

@@ -50,6 +50,7 @@ NOT_RUN = {
     ],
     "tests/deploy/test_signing.py runs them": ["openssl…", "make archive SIGN=key.pem"],
     "they take a reader's own files": [
+        "make archive ONNX=model.onnx LABELS=labels.txt PREPROCESS=…",
         "make archive MODEL=resnet18 CHECKPOINT=mine.pth LABELS=labels.txt",
         "make archive MODEL=timm/resnet50d CHECKPOINT=mine.pth LABELS=labels.txt",
         "make archive MODEL=resnet50 CHECKPOINT=mine.pth LABELS=labels.txt PREPROCESS=…",

@@ -86,7 +86,7 @@ def look_at(architecture: str, side: int | None = None) -> dict[str, Any]:
         folder = Path(name)
         row["graphs"] = graphs = _graphs(classifier, folder)
         usable = [kind for kind, its in graphs.items() if "refused" not in its]
-        if usable:
+        if set(usable) - {KIND_PREDICTION}:
             onnx = OnnxEngine(open_graphs(folder, origin_of(classifier), threads=torch.get_num_threads()))
             row["engines"]["onnx"] = _errors(onnx, layer, truth)
             row["times"] = _times(pictures[0], folder, usable)

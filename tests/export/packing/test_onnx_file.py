@@ -10,6 +10,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
+from torchvision.ops import Permute
 
 from export.__main__ import main
 from export.graphs.exporters import export_explanation, export_prediction
@@ -128,6 +129,7 @@ def test_a_keras_network_with_channels_last_and_a_softmax_is_explained(tmp_path)
     probabilities = scores_of(KERAS, pictures.permute(0, 2, 3, 1).numpy())
     assert np.allclose(classifier.module(pictures).softmax(1), probabilities, atol=1e-6)
     assert (classifier.reading.head, classifier.reading.words) == ("softmax", "before the Softmax at probabilities")
+    assert not any(isinstance(part, Permute) for part in classifier.module.modules())  # it turns the pictures back
     assert checkpoint.notes["onnx_file"].startswith(
         f"keras.onnx, sha256 {hashlib.sha256(KERAS.read_bytes()).hexdigest()}; within "
     )
@@ -157,15 +159,15 @@ def test_sizes_that_depend_on_the_batch_are_computed_for_each_batch(tmp_path):
         CONVOLUTION,
         node("Shape", "maps", "shape"),
         node("Gather", "shape zero", "n"),
-        node("Concat", "n rest", "sizes", axis=0),
-        node("Reshape", "maps sizes", "heads"),
-        node("ReduceMean", "heads", "pooled", axes=[2], keepdims=0),
         node("Mul", "n four", "each"),
+        node("Concat", "each rest", "sizes", axis=0),
+        node("Reshape", "maps sizes", "parts"),
+        node("ReduceMean", "parts", "pooled", axes=[2], keepdims=0),
         node("Concat", "n eight", "joined", axis=0),
         node("Reshape", "pooled joined", "means"),
         node("MatMul", "means w2"),
     ]
-    more = {"zero": [0], "rest": [4, -1, 2], "four": [4], "eight": [8]}
+    more = {"zero": [0], "rest": [2, -1], "four": [4], "eight": [8]}
     constants = CONSTANTS | {name: np.array(value) for name, value in more.items()}
     classifier = build_classifier(
         read_onnx(graph_file(tmp_path / "m.onnx", nodes, constants=constants), LABELS, SCALED)
@@ -202,6 +204,24 @@ def test_a_quantised_file_answers_as_onnx_runtime_does_and_has_gradients(tmp_pat
     assert np.allclose(classifier.module(pictures), scores_of(path, pictures.numpy()), atol=1e-3)
     assert "rounds as the file does" in checkpoint.notes["onnx_quantised"]
     assert gradcam_of(classifier, pictures.numpy()).max() > 0
+
+
+ROUNDED = [node("QuantizeLinear", "p s zero", "q"), node("DequantizeLinear", "q s zero")]
+
+
+@pytest.mark.parametrize(("kind", "head"), [("Softmax", "softmax"), ("LogSoftmax", "softmax"), ("Sigmoid", "sigmoid")])
+@pytest.mark.parametrize("behind", [[node("Identity", "p")], [node("Unsqueeze", "p axes")], ROUNDED])
+def test_a_last_activation_is_read_before_it(tmp_path, kind, head, behind):
+    nodes = [CONVOLUTION, HEAD[0], node("MatMul", "means w2", "s0"), node(kind, "s0", "p"), *behind]
+    more = {"s": np.float32(0.01), "zero": np.uint8(0), "axes": np.array([2, 3])}
+    path = graph_file(tmp_path / "m.onnx", nodes, constants=CONSTANTS | more, outputs=["scores"])
+    classifier = build_classifier(read_onnx(path, LABELS, SCALED))
+    assert (classifier.reading.head, classifier.reading.words) == (head, f"before the {kind} at probabilities")
+    model = onnx.load(path)
+    model.graph.output[0].name = "s0"
+    onnx.save(model, path)
+    pictures = scenes(2, (3, SIDE, SIDE), seed=8)
+    assert np.allclose(classifier.module(pictures), scores_of(path, pictures.numpy()), atol=1e-5)
 
 
 def test_operators_that_are_functions_of_others_are_taken_apart(tmp_path):

@@ -140,6 +140,12 @@ def test_a_download_that_fails_says_what_to_do():
     assert "HF_HOME" in str(said.value)
 
 
+def test_a_folder_without_weights_says_what_to_do(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"could not be loaded \(.*; give a file, checkpoint="):
+        find_checkpoint(f"timm/local-dir:{folder}")
+
+
 def test_torchvisions_weights_are_not_timms():
     with pytest.raises(ModelError, match="weights 'IMAGENET1K_V1' are torchvision's"):
         find_checkpoint("timm/test_resnet", weights="IMAGENET1K_V1")

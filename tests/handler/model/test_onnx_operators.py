@@ -9,7 +9,7 @@ import torch
 from onnx import numpy_helper
 from onnx.backend.test.case.node import collect_testcases
 
-from handler.model.onnx_file.network import SUPPORTED, OnnxNetwork
+from handler.model.onnx_network import SUPPORTED, OnnxNetwork
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,6 @@ lists.
 import functools
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -28,21 +27,19 @@ def _reduced(function: Function) -> Function:
 
 
 def _pooled(kind: str, fill: float) -> Function:
-    def operator(x: Tensor, *, kernel_shape: Any, pads: Any, strides: Any, dilations: Any, **said: Any) -> Tensor:
-        half, ceil, included = len(kernel_shape), bool(said.get("ceil_mode")), bool(said.get("count_include_pad", 1))
-        average, equal = kind == "avg_pool", pads[:half] == pads[half:]
-        if (average and max(dilations) > 1) or (ceil and not equal):
+    def operator(x: Tensor, *, kernel_shape: Any, pads: Any, strides: Any, dilations: Any, **said: Any) -> Any:
+        axes, ceil, included = len(kernel_shape), bool(said.get("ceil_mode")), bool(said.get("count_include_pad", 1))
+        average, before, behind = kind == "avg_pool", pads[:axes], pads[axes:]
+        if (average and max(dilations) > 1) or (ceil and before != behind):
             raise NotImplementedError(f"{kind} with {dilations=}, {pads=} and {ceil=} is not supported")
-        inside = pads[:half] if equal else 0
-        function = partial(getattr(F, f"{kind}{half}d"), kernel_size=kernel_shape, stride=strides, padding=inside)
-        function = partial(
-            function, ceil_mode=ceil, **({"count_include_pad": included} if average else {"dilation": dilations})
-        )
-        padded = [
-            part if equal else _pad(part, [0, 0, *pads[:half], 0, 0, *pads[half:]], fill)
-            for part in (x, torch.ones_like(x[:1]))
-        ]
-        return function(padded[0]) if equal or included else function(padded[0]) / function(padded[1])
+        how = {"count_include_pad": included} if average else {"dilation": dilations}
+        how |= {"ceil_mode": ceil, "padding": before if before == behind else 0}
+
+        def pool(part: Tensor) -> Any:
+            padded = part if before == behind else _pad(part, [0, 0, *before, 0, 0, *behind], fill)
+            return getattr(F, f"{kind}{axes}d")(padded, kernel_shape, strides, **how)
+
+        return pool(x) if included or before == behind else pool(x) / pool(torch.ones_like(x[:1]))
 
     return operator
 
@@ -113,8 +110,10 @@ def _resize(X: Tensor, *given: Any, mode: str, **said: Any) -> Tensor:
     return F.interpolate(X, after, mode=kind, align_corners=None if mode == "nearest" else how == "align_corners")
 
 
-def _quantize(x: Tensor, scale: float, zero: int = 0, *, limits: tuple[int, int], **_: Any) -> Tensor:
+def _quantize(x: Tensor, scale: Any, zero: Any = 0, *, limits: tuple[int, int], **_: Any) -> Tensor:
     """Rounds as the file does, in real numbers: clipped values have no gradient, the others as if not rounded."""
+    if not isinstance(scale, float) or not isinstance(zero, int):
+        raise NotImplementedError("QuantizeLinear with a scale for each channel is not supported")
     clipped = x.clamp(*((limit - zero) * scale for limit in limits))
     return clipped + ((clipped / scale).round() * scale - clipped).detach()
 
@@ -147,9 +146,7 @@ OPERATORS: dict[str, Function] = {
     **{f"Reduce{name}": _reduced(f) for name, f in _named(torch, "Mean Sum Max:amax Min:amin LogSumExp").items()},
     "ReduceL2": _reduced(lambda data, axes, keep: data.square().sum(axes, keep).sqrt()),
     "ArgMax": lambda data, axis, keepdims, **_: data.argmax(axis, bool(keepdims)),
-    "Clip": lambda x, low=None, high=None, min=None, max=None: x.clamp(
-        min if low is None else low, max if high is None else high
-    ),
+    "Clip": lambda x, a=None, b=None, min=None, max=None: x.clamp(min if a is None else a, max if b is None else b),
     "LeakyRelu": lambda x, alpha: F.leaky_relu(x, alpha),
     "Elu": lambda x, alpha: F.elu(x, alpha),
     "Selu": lambda x, alpha, gamma: gamma * F.elu(x, alpha),

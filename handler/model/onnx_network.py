@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from torchvision.ops import Permute
 
-from handler.model.onnx_file.operators import OPERATORS, POINTWISE, Function
+from handler.model.onnx_operators import OPERATORS, POINTWISE, Function
 
 WEIGHT = 64  # numbers: a longer constant of real numbers is a weight, which a graph may have without values
 PER_PICTURE = -2  # sizes of a Reshape that are for each picture: -2 is one, -3 are two, …
@@ -69,6 +69,8 @@ class OnnxNetwork(nn.Module):
             self.add_module(path, layer)
             taken = [name for name in node.input if name and name not in constants]
             self._steps.append((path, taken, list(node.output), node.op_type in _SEVERAL))
+        last = {name: path for path, taken, _, _ in self._steps for name in taken}
+        self._done = {path: [name for name in taken if last[name] == path] for path, taken, _, _ in self._steps}
 
     def forward(self, pictures: Tensor) -> Any:
         """(N, C, H, W), normalised, to the scores."""
@@ -77,6 +79,8 @@ class OnnxNetwork(nn.Module):
             layer, arguments = getattr(self, path), [values[name] for name in taken]
             made = layer(pictures.shape[0], *arguments) if isinstance(layer, Operator) else layer(*arguments)
             values |= zip(given, made if several else (made,), strict=False)
+            for name in {*self._done[path]} - {self._ends[1]}:  # frees memory
+                del values[name]
         return values[self._ends[1]]
 
 
@@ -84,16 +88,16 @@ def _layer(
     node: onnx.NodeProto, opset: int, constants: Mapping[str, onnx.TensorProto], shape: Sequence[int]
 ) -> nn.Module:
     kind, schema = node.op_type, onnx.defs.get_schema(node.op_type, opset)
-    said = {name: what.default_value for name, what in schema.attributes.items() if what.default_value.name}
-    said |= {what.name: what for what in node.attribute}
-    said = {name: onnx.helper.get_attribute_value(what) for name, what in said.items()}
-    said = {name: value.decode() if isinstance(value, bytes) else value for name, value in said.items()}
+    found = {name: what.default_value for name, what in schema.attributes.items() if what.default_value.name}
+    found |= {what.name: what for what in node.attribute}
+    values = {name: onnx.helper.get_attribute_value(what) for name, what in found.items()}
+    said: Said = {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
     own = [_tensor(constants[name]) if name in constants else None for name in node.input]
     other = [f"{name}={said[name]}" for name, value in _ONLY.items() if said.get(name, value) != value]
     other += ["several outputs"] if any(node.output[1:]) and kind not in _SEVERAL else []
     other += ["training_mode"] if kind == "Dropout" and any(own[2:]) else []
     flat = "Softmax" in kind and opset < 13 and math.prod(shape[said["axis"] % max(1, len(shape)) + 1 :]) > 1
-    module = None if other else _module(kind, said, own, shape)
+    module: nn.Module | None = None if other else _module(kind, said, own, shape)
     if flat or (module is None and (other or kind not in OPERATORS)):
         raise NotImplementedError(f"{kind} with {other[0] if other else 'these inputs'} is not supported")
     if module is not None:
@@ -117,14 +121,14 @@ def _tensor(tensor: onnx.TensorProto) -> Tensor:
 
 
 def _plain(kind: str, value: Tensor | None) -> Any:
-    """A constant as an operator takes it: see ``handler.model.onnx_file.operators``."""
+    """A constant as an operator takes it: see ``handler.model.onnx_operators``."""
     if value is None or not value.dim():
         return value if value is None else value.item()
     numbers = not value.is_floating_point() or kind in ("Resize", "Upsample")
     return value.tolist() if numbers and value.dim() == 1 and kind not in POINTWISE else value
 
 
-def _module(kind: str, said: Said, own: Sequence[Any], shape: Sequence[int]) -> nn.Module | None:
+def _module(kind: str, said: Said, own: Sequence[Any], shape: Sequence[int]) -> Any:
     """The module of torch for a node whose further inputs are constants, if there is one; settles the padding."""
     weight, bias, *further = (*own[1:], None, None)
     if kernel := said.get("kernel_shape") or (list(weight.shape[2:]) if kind == "Conv" and weight is not None else []):
@@ -147,7 +151,8 @@ def _module(kind: str, said: Said, own: Sequence[Any], shape: Sequence[int]) -> 
     if kind in ("Gemm", "MatMul") and weight is not None and weight.dim() == 2:
         weight = said.get("alpha", 1.0) * (weight if said.get("transB") else weight.T.contiguous())
         bias = None if bias is None else (said["beta"] * bias).expand(1, len(weight))[0]
-        return _filled(nn.Linear(*reversed(weight.shape), bias is not None, device="meta"), weight=weight, bias=bias)
+        linear = nn.Linear(weight.shape[1], len(weight), bias is not None, device="meta")
+        return _filled(linear, weight=weight, bias=bias)
     if kind == "BatchNormalization" and weight is not None:
         norm = getattr(nn, f"BatchNorm{max(1, len(shape) - 2)}d")(len(weight), said["epsilon"])
         return _filled(norm, weight=weight, bias=bias, running_mean=further[0], running_var=further[1])
