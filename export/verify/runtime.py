@@ -12,7 +12,7 @@ from export.verify.compare import Floats, Inputs, Outputs, Run, VerificationErro
 
 
 def graph_run(model: Path | bytes) -> Run:
-    """Runs a graph, a file or its content, with ONNX Runtime on the CPU; NotExportableError if that does not load it."""
+    """Runs a graph, a file or its content, with ONNX Runtime on the CPU; NotExportableError if it does not load."""
     options = onnxruntime.SessionOptions()
     options.enable_cpu_mem_arena = False  # an arena would keep the largest batch's memory to the end
     options.log_severity_level = 4  # silence, because failures are raised
