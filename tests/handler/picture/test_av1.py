@@ -97,7 +97,9 @@ def test_frames_are_counted_wherever_they_lie(name):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"subsampling": "4:4:4"}, {"save_all": True, "append_images": [NOISE]}], ids=str
+    "options",
+    [{}, {"subsampling": "4:4:4"}, {"save_all": True, "append_images": [NOISE]}],
+    ids=["still", "4:4:4", "two frames"],
 )
 def test_a_header_that_understates_the_frames_is_refused_before_they_are_decoded(options, no_decoding):
     real, said = (struct.pack(">II", *size) for size in ((64, 48), (8, 8)))
