@@ -25,6 +25,7 @@ CLASSIFIER = SimpleNamespace(
     weights_sha256="0" * 64,
     default_layer="last",
     default_method="gradcam",
+    reading=SimpleNamespace(head="softmax"),
 )
 CHECKS = [Check(output="logits", batch=1, max_error=0, share_beyond=0, tolerance=Tolerance(1e-4))]
 
