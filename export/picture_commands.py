@@ -2,14 +2,16 @@
 
 import csv
 import glob
+import io
 import json
 import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from PIL import Image
 
@@ -18,39 +20,36 @@ from handler.client.graph import GraphModel
 from handler.errors import ModelError, ServiceError
 from handler.picture.decode import FORMATS, quieten
 from handler.rendering.render import encode_png
-from handler.rendering.result import Prediction, Result
 
 OPTIONS = ("target", "maps", "method", "size", "encoding")  # of a request, that ``explain`` takes
 _PREDICTED = ("image", "index", "label", "probability")
 _EXPLAINED = ("image", "index", "label", "logit", "probability", "method", "layer", "map", "max", "degenerate")
 _SHEET = ".explained.png"
 _STDIN = Path("-")
-_Found = TypeVar("_Found")
+_Told = tuple[Any, Iterable[Iterable[Any]], Sequence[str]]  # an answer as JSON, as rows of a table, and as lines
+_Ask = Callable[[Path, bytes], _Told]  # by a picture's path and content
+_Tell = Callable[[str], None]
 
 
-def predict(options: Namespace, tell: Callable[[str], None]) -> int:
+def predict(options: Namespace, tell: _Tell) -> int:
     """Prints the predictions for each picture and returns the exit status; ``tell`` prints a mistake."""
     model = GraphModel(options.model)
     model.check(**({} if options.top_k is None else {"top_k": options.top_k}))
-    printer = _Printer(options.form, _PREDICTED)
 
-    def show(path: Path, best: Sequence[Prediction]) -> None:
-        made = [asdict(one) for one in best]
-        lines = [str(path), *(f"  {one.probability:6.3f}  {one.label}" for one in best)]
-        printer.show(path, made, [one.values() for one in made], lines)
+    def ask(path: Path, data: bytes) -> _Told:
+        best = [asdict(one) for one in model.predict(data, options.top_k)]
+        lines = [f"  {one['probability']:6.3f}  {one['label']}" for one in best]
+        return best, [one.values() for one in best], [str(path), *lines]
 
-    status = _each(find_pictures(options.images), lambda data: model.predict(data, options.top_k), show, tell)
-    return printer.end(status)
+    return _print_each(find_pictures(options.images), ask, options.form, _PREDICTED, tell)
 
 
-def explain(options: Namespace, tell: Callable[[str], None]) -> int:
+def explain(options: Namespace, tell: _Tell) -> int:
     """Writes a sheet for each picture, or prints the answers; see ``predict``."""
     model = GraphModel(options.model)
     if not model.card.maps:
-        raise ModelError(
-            f"graph {options.model} holds predictions only; "
-            "`shufflenet-cam explanation` and `gradcam` write explanations"
-        )
+        writing = "`shufflenet-cam explanation` and `gradcam` write explanations"
+        raise ModelError(f"graph {options.model} holds predictions only; {writing}")
     said = {name: getattr(options, name) for name in OPTIONS if getattr(options, name) is not None}
     if options.form != "json" and {"size", "encoding"} & said.keys():
         raise ValueError("--size and --encoding are of the maps that --json prints; a sheet has the input's size")
@@ -60,24 +59,19 @@ def explain(options: Namespace, tell: Callable[[str], None]) -> int:
     present = [path for path in files.values() if path.exists()]
     if present and not options.overwrite:
         raise FileExistsError(f"{present[0]} is there already; give another folder with --out, or say --overwrite")
-    printer = _Printer(options.form, _EXPLAINED)
 
-    def show(path: Path, result: Result) -> None:
+    def ask(path: Path, data: bytes) -> _Told:
+        result = model.explain(data, **said)
         if path in files:
             write_whole(files[path], encode_png(result.sheet()))
-        answer = result.to_dict() if options.form == "json" else {}
-        printer.show(path, answer, _rows(result), [f"wrote {files.get(path)}"])
+        rows = (
+            [*asdict(one.target).values(), one.method, " ".join(one.layers), name, made.maximum, made.degenerate]
+            for one in result.explanations
+            for name, made in one.maps.items()
+        )
+        return result.to_dict() if options.form == "json" else {}, rows, [f"wrote {files.get(path)}"]
 
-    return printer.end(_each(found, lambda data: model.explain(data, **said), show, tell))
-
-
-def _rows(result: Result) -> list[list[Any]]:
-    """A line of the table for each map."""
-    return [
-        [*asdict(one.target).values(), one.method, " ".join(one.layers), name, made.maximum, made.degenerate]
-        for one in result.explanations
-        for name, made in one.maps.items()
-    ]
+    return _print_each(found, ask, options.form, _EXPLAINED, tell)
 
 
 def find_pictures(said: Sequence[str]) -> dict[Path, Path]:
@@ -112,65 +106,34 @@ def sheet_files(found: dict[Path, Path], folder: Path) -> dict[Path, Path]:
     return files
 
 
-def _each(
-    found: dict[Path, Path],
-    ask: Callable[[bytes], _Found],
-    show: Callable[[Path, _Found], None],
-    tell: Callable[[str], None],
-) -> int:
-    """Asks about every picture, tells a mistake for each that has no answer, and returns the exit status."""
+def _print_each(found: dict[Path, Path], ask: _Ask, form: str | None, columns: Sequence[str], tell: _Tell) -> int:
+    """Prints the answer about each picture, as "json", a "csv" table or lines; a mistake keeps none from the others."""
     quieten()  # a mistake is printed once, without the decoder's own warnings
-    status = 0
+    status, before, table = 0, "{", csv.writer(sys.stdout, lineterminator="\n")
     has_bar = sys.stderr.isatty() and len(found) > 1
-
-    def draw(bar: str = "") -> None:
-        if has_bar:
-            print(f"\r\033[K{bar}", end="", file=sys.stderr, flush=True)
-
+    draw = partial(print, "\r\033[K", sep="", end="", file=sys.stderr if has_bar else io.StringIO(), flush=True)
+    if form == "csv":
+        table.writerow(columns)
     for count, path in enumerate(found):
         draw(f"[{'#' * (20 * count // len(found)):20}] {count}/{len(found)} {path}")
         try:
-            answer = ask(_read(path))
+            if path.is_dir():
+                raise ValueError(f"the folder holds no picture, valid are files of {', '.join(FORMATS)}")
+            data = sys.stdin.buffer.read() if path == _STDIN else path.read_bytes()
+            answer, rows, lines = ask(path, data)
+        except (OSError, ServiceError, ValueError) as error:
             draw()
-            show(path, answer)
+            tell(f"{getattr(error, 'filename', None) or path}: {getattr(error, 'strerror', None) or error}")
+            status = 2
             continue
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            mistake = f"{error.filename or path}: {error.strerror or error}"
-        except (ServiceError, ValueError) as error:
-            mistake = f"{path}: {error}"
         draw()
-        tell(mistake)
-        status = 2
-    return status
-
-
-def _read(path: Path) -> bytes:
-    if path.is_dir():
-        raise ValueError(f"the folder holds no picture, valid are files of {', '.join(FORMATS)}")
-    return sys.stdin.buffer.read() if path == _STDIN else path.read_bytes()
-
-
-class _Printer:
-    """Prints answers as JSON, as a table with commas, or as lines of text."""
-
-    def __init__(self, form: str | None, columns: Sequence[str]) -> None:
-        self._form, self._before = form, "{"
-        self._table = csv.writer(sys.stdout, lineterminator="\n")
         if form == "csv":
-            self._table.writerow(columns)
-
-    def show(self, path: Path, answer: Any, rows: Iterable[Iterable[Any]], lines: Sequence[str]) -> None:
-        if self._form == "csv":
-            self._table.writerows([path, *row] for row in rows)
-        elif self._form == "json":
-            print(f"{self._before}{json.dumps(str(path))}: {json.dumps(answer)}", flush=True)
-            self._before = ","
+            table.writerows([path, *row] for row in rows)
+        elif form == "json":
+            print(f"{before}{json.dumps(str(path))}: {json.dumps(answer)}", flush=True)
+            before = ","
         else:
             print(*lines, sep="\n", flush=True)
-
-    def end(self, status: int) -> int:
-        if self._form == "json":
-            print("}" if self._before == "," else "{}")
-        return status
+    if form == "json":
+        print("}" if before == "," else "{}")
+    return status

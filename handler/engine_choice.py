@@ -6,8 +6,7 @@ from pathlib import Path
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import ModelError
 from handler.graphs.agreement import disagreements
-from handler.graphs.auto_engine import AutoEngine
-from handler.graphs.choice import Choice
+from handler.graphs.auto_engine import AutoEngine, Choice
 from handler.graphs.description import Origin
 from handler.graphs.folder import find_graphs, open_graphs
 from handler.graphs.onnx_engine import OnnxEngine

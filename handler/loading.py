@@ -17,16 +17,15 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.client.model import Model
 from handler.engine_choice import choose_engine
 from handler.errors import ModelError, RequestError, Unprocessable, in_one_line
-from handler.explanation.evidence import TOP, Engine, Floats, Needs
+from handler.explanation.evidence import TOP, Engine, Needs
 from handler.explanation.maps import MAP_KINDS, needs_of
 from handler.explanation.methods import ATTENTION_METHODS
-from handler.graphs.choice import Choice
+from handler.graphs.auto_engine import Choice
 from handler.model.checkpoint import read_checkpoint
 from handler.model.classifier import Classifier, build_classifier, in_fast_layout
 from handler.model.makers import maker_of
 from handler.model.sources import load_classifier
 from handler.picture.decode import quieten
-from handler.picture.preprocess import Preprocessing
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options
 from handler.service import Service
@@ -51,9 +50,8 @@ def load_service(
 ) -> Service:
     """Makes the service of an unpacked archive, and explains a picture of zeros, so that the first request is fast.
 
-    Name and version are those that the model has on the server; ``config`` is the parsed ``model-config.yaml``, and
-    ``running`` counts the workers that serve the model, 0 where that is not known. A ModelError says why the archive or
-    its settings cannot be used.
+    Name and version are those of the model on the server, ``config`` is the parsed ``model-config.yaml``, ``running``
+    is that of ``Share``. A ModelError says why the archive or its settings cannot be used.
     """
     quieten()
     settings = read_settings((config or {}).get("explain"))
@@ -61,20 +59,18 @@ def load_service(
     torch.set_num_threads(share.threads)
     choice, card = _load(folder, name, version, settings, share.threads, device)
     check_defaults(settings.defaults, card, choice.engine)
-    of_graphs = choice.use_threads
 
     def use_threads(threads: int) -> None:
         torch.set_num_threads(threads)
-        of_graphs(threads)
+        choice.use_threads(threads)
 
     return Service(replace(choice, use_threads=use_threads), card, settings, share)
 
 
 def load_archive(path: Path, architecture: str | None = None, device: str | torch.device = "cpu") -> Model:
-    """Loads a TorchServe archive of ``make archive``, with the engine that its settings choose.
+    """Loads a TorchServe archive, with the engine that its settings choose; a ModelError says why it cannot be used.
 
-    A custom archive's ``architecture`` must be given, which allows its code to run, and be importable. A ModelError
-    says that the file is no archive of this project, or why its content cannot be used.
+    A custom archive's ``architecture`` must be given, which allows its code to run, and be importable.
     """
     if not path.is_file():
         raise ModelError(f"archive {path} does not exist; `make archive` writes archives")
@@ -113,33 +109,29 @@ def _load(
         logger.warning("%s runs pictures one by one: %s", name, classifier.alone)
     choice = choose_engine(settings.engine, folder, classifier, threads)
     card = replace(describe_model(classifier, choice.engine, name, version), graphs=choice.graphs)
-    logger.info(
-        "%s is ready: %s on %s, layer %s, engine %s with %d threads, graphs: %s",
-        *(name, card.architecture, device, card.default_layer, choice.engine.name, threads),
-        ", ".join(choice.graphs) or "none",
-    )
+    engine = f"engine {choice.engine.name} with {threads} threads, graphs: {', '.join(choice.graphs) or 'none'}"
+    logger.info("%s is ready: %s on %s, layer %s, %s", name, card.architecture, device, card.default_layer, engine)
     return choice, card
 
 
 def check_defaults(defaults: Options, card: ModelCard, engine: Engine) -> None:
     """Explains a picture of zeros; a ModelError names the default option that is not valid, and what is."""
     try:
-        engine.run(_blank(card.preprocessing), [[TOP]], CheckedOptions.of(defaults, card).needs)
+        blank = np.zeros((1, *card.preprocessing.shape), np.float32)
+        engine.run(blank, [[TOP]], CheckedOptions.of(defaults, card).needs)
     except RequestError as error:
         raise ModelError(f"model-config.yaml: explain.defaults: {error}") from error
 
 
 def describe_model(classifier: Classifier, engine: Engine, name: str, version: str) -> ModelCard:
     """Makes the card of a classifier; explains a picture of zeros to find out which maps the engine can make."""
-    blank, layer = _blank(classifier.preprocessing), classifier.default_layer
+    blank = np.zeros((1, *classifier.preprocessing.shape), np.float32)
     coverage: str | None = None
     refusals: dict[str, str] = {}
-    wanted = {kind: needs_of([kind], [layer]) for kind in MAP_KINDS}
-    wanted |= {_ATTENTION: Needs(attention=ATTENTION_METHODS[-1])}
-    for kind, needs in wanted.items():
+    wanted = {kind: needs_of([kind], [classifier.default_layer]) for kind in MAP_KINDS}
+    for kind, needs in {**wanted, _ATTENTION: Needs(attention=ATTENTION_METHODS[-1])}.items():
         try:
-            evidence = engine.run(blank, [[TOP]], needs)
-            coverage = evidence.coverage or coverage
+            coverage = engine.run(blank, [[TOP]], needs).coverage or coverage
         except Unprocessable as error:
             refusals[kind] = str(error)
     shared = {field.name for field in fields(ModelCard)} & {field.name for field in fields(Classifier)}
@@ -154,7 +146,3 @@ def describe_model(classifier: Classifier, engine: Engine, name: str, version: s
         refusals=refusals,
         default_method=classifier.default_method,
     )
-
-
-def _blank(how: Preprocessing) -> Floats:
-    return np.zeros((1, *how.shape), np.float32)

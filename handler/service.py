@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from handler.errors import NotFound
-from handler.graphs.choice import Choice
+from handler.graphs.auto_engine import Choice
 from handler.protocol.answer import PROBE, Answer, error_answer, json_answer
 from handler.protocol.model_card import ModelCard
 from handler.protocol.row import Row

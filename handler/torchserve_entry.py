@@ -29,16 +29,13 @@ _WORKER = "model_service_worker.py"  # runs in the folder of the unpacked archiv
 
 
 def read_row(fields: Mapping[str, Any], headers: Mapping[str, Any]) -> Row:
-    """Translates a request of TorchServe; the fields are those of ``Row``.
+    """Translates a request of TorchServe, which itself sets the headers for path, explanations and descriptions.
 
-    TorchServe adds the headers of multipart parts, as dictionaries under the parts' names; they are ignored, so that a
-    part named "Accept" changes nothing. TorchServe itself sets the headers for path, explanations and descriptions,
-    whatever a client sends.
+    It adds the headers of multipart parts, as dictionaries under the parts' names; they are ignored, so that a part
+    named "Accept" changes nothing.
     """
-    texts: dict[str, str] = {}
-    for name, value in headers.items():
-        if isinstance(value, str):
-            texts.setdefault(name.lower(), value)
+    said = {name: value for name, value in headers.items() if isinstance(value, str)}
+    texts = {name.lower(): said[name] for name in reversed(said)}  # the first value under a name of any spelling
     size = texts.get("content-length", "")  # TorchServe checked it
     return Row(
         fields=fields,
@@ -46,11 +43,7 @@ def read_row(fields: Mapping[str, Any], headers: Mapping[str, Any]) -> Row:
         path=texts.get("url_path", "").strip("/"),
         explains=texts.get("explain") == "True",
         describes=texts.get("describe") == "True",
-        options={
-            name[len(_OPTION) :]: _as_sent(value)
-            for name, value in headers.items()
-            if isinstance(value, str) and name.lower().startswith(_OPTION)
-        },
+        options={name[len(_OPTION) :]: _as_sent(said[name]) for name in said if name.lower().startswith(_OPTION)},
         content_type=texts.get("content-type", ""),
         encoding=texts.get("content-encoding", ""),
         size=int(size) if size.isascii() and size.isdigit() and len(size) < 12 else None,
@@ -90,14 +83,9 @@ class ExplainedClassifier:
         properties = context.system_properties
         gpu = properties.get("gpu_id")
         device = f"cuda:{gpu}" if torch.cuda.is_available() and gpu is not None else "cpu"
-        self._service = load_service(
-            Path(properties["model_dir"]),
-            context.model_name,  # the registered name, which may differ from the archive's
-            context.manifest["model"]["modelVersion"],
-            context.model_yaml_config,
-            device,
-            running_workers,
-        )
+        name = context.model_name  # the registered one, which may differ from the archive's
+        folder, version = Path(properties["model_dir"]), context.manifest["model"]["modelVersion"]
+        self._service = load_service(folder, name, version, context.model_yaml_config, device, running_workers)
         keep_on_one_line()  # not before: a traceback at start-up is easier to read on several lines
 
     def handle(self, data: Sequence[dict[str, Any]], context: Any) -> list[bytes]:

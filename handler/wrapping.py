@@ -43,22 +43,17 @@ class WrappedModel(Model):
         head: str = "",
         output: str = "",
     ) -> None:
-        """Makes a model of a network in memory, which is not changed.
+        """Makes a model of a network in memory, a classifier in eval mode with float32 weights, which is not changed.
 
-        Args:
-            module: a classifier in eval mode, with float32 weights, which maps pictures (N, C, H, W) to scores (N, K).
-            layer: the layer of the maps, if a call names none: a module path or a module of the network, or several,
-                whose maps are averaged. None: the last layer on every path from the picture to the scores.
-            labels: a label per class; None names the classes by their indices.
-            preprocessing: makes the network's input of a picture: a ``Preprocessing`` or its text, ``"resize=256
-                crop=224 mean=0.485,0.456,0.406 std=0.229,0.224,0.225"``. With None, the model takes tensors alone.
-            head: "softmax", "sigmoid" or "binary", see ``find_reading``; empty: what the network's last module shows.
-            output: key, attribute or index of the scores, of a network that returns several tensors.
+        The module maps pictures (N, C, H, W) to scores (N, K). ``layer`` is the layer of the maps, if a call names
+        none: a module path or a module of the network, or several, whose maps are averaged; with None the last layer on
+        every path from the picture to the scores. ``labels`` are one per class; None names the classes by their
+        indices. ``preprocessing`` makes the network's input of a picture: a ``Preprocessing`` or its text,
+        ``"resize=256 crop=224 mean=0.485,0.456,0.406 std=0.229,0.224,0.225"``; with None, the model takes tensors
+        alone. ``head`` and ``output`` are those of ``find_reading``.
 
-        Raises:
-            ModelError: the network is in training mode, is not in float32, does not answer with one logit per class, or
-                has no layer with a map; or labels, layer or preprocessing do not fit. Without preprocessing, the
-                network is run, and refused, by the first call.
+        A ModelError says that the network is in training mode, is not in float32, does not answer with one logit per
+        class, or has no layer with a map, or what does not fit. Without preprocessing, the first call runs the network.
         """
         _check_network(module)
         self._module = module
@@ -129,10 +124,8 @@ class WrappedModel(Model):
             elif self._how is not None:
                 shapes.add(self._how.shape)
             else:
-                raise BadRequest(
-                    f"{type(picture).__name__} needs preprocessing=, which makes the network's input; without it, "
-                    "valid are tensors (C, H, W)"
-                )
+                what = f"{type(picture).__name__} needs preprocessing=, which makes the network's input"
+                raise BadRequest(f"{what}; without it, valid are tensors (C, H, W)")
         if len(shapes) > 1:
             raise BadRequest("tensors and pictures of several sizes are no batch, valid are those of one size")
         return shapes.pop()
@@ -177,8 +170,7 @@ def _paths(module: nn.Module, layer: Layer | Sequence[Layer] | None) -> list[str
     """The layers, with module paths in the place of modules."""
     paths = {id(part): path for path, part in module.named_modules()}
     wanted = [] if layer is None else list(layer) if isinstance(layer, (list, tuple)) else [layer]
-    foreign = [part for part in wanted if not isinstance(part, str) and id(part) not in paths]
-    if foreign:
+    if foreign := [part for part in wanted if not isinstance(part, str) and id(part) not in paths]:
         raise ModelError(f"the layer {shown(foreign[0])} is no module of the network, valid are its modules and paths")
     return [part if isinstance(part, str) else paths[id(part)] for part in wanted]
 
@@ -190,9 +182,8 @@ def _check_network(module: nn.Module) -> None:
         raise ModelError("the network is in training mode; call eval() first")
     kinds = {weight.dtype for weight in module.parameters() if weight.is_floating_point()}
     if kinds - {torch.float32}:
-        raise ModelError(
-            f"the network has weights of {', '.join(sorted(map(str, kinds)))}, valid is float32: call float()"
-        )
+        held = ", ".join(sorted(map(str, kinds)))
+        raise ModelError(f"the network has weights of {held}, valid is float32: call float()")
 
 
 def _checked_labels(labels: Sequence[str] | None) -> list[str] | None:
@@ -207,10 +198,8 @@ def _checked_labels(labels: Sequence[str] | None) -> list[str] | None:
 def _checked(tensor: torch.Tensor) -> Floats:
     shaped = tensor.dim() == 3 and tensor.shape[0] <= MOST_CHANNELS and tensor.numel()
     if not shaped or not tensor.is_floating_point():
-        raise BadRequest(
-            f"a tensor {tensor.dtype} {tuple(tensor.shape)} is no picture, valid are float (C, H, W) with 1 to "
-            f"{MOST_CHANNELS} channels, or (N, C, H, W)"
-        )
+        valid = f"valid are float (C, H, W) with 1 to {MOST_CHANNELS} channels, or (N, C, H, W)"
+        raise BadRequest(f"a tensor {tensor.dtype} {tuple(tensor.shape)} is no picture, {valid}")
     return np.array(tensor.detach().float().cpu().numpy())
 
 

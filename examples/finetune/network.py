@@ -56,9 +56,8 @@ def find_start(
         ModelError: a name is unknown, the download fails, or the file is no checkpoint.
     """
     if checkpoint is None and weights == RANDOM:
-        bare = Checkpoint(architecture=None, labels=None, preprocessing=None, state={})
         again = False if architecture in INPUT_TRANSFORMERS else None  # as without torchvision's weights
-        found = complete(bare, architecture, labels, transform_input=again)
+        found = complete(Checkpoint(), architecture, labels, transform_input=again)
     else:
         chosen = None if checkpoint else weights
         found = find_checkpoint(architecture, weights=chosen, checkpoint=checkpoint, labels=labels)

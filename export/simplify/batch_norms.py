@@ -7,10 +7,7 @@ from export.simplify.flatten import called_once
 
 
 def fold_batch_norms(network: fx.GraphModule) -> int:
-    """Folds the batch norms that alone read a convolution, in place, and counts them; both must be called once.
-
-    The network is flat, see ``flatten``.
-    """
+    """Folds a flat network's batch norms that alone read a convolution, both called once, in place; counts them."""
     layers, count = called_once(network), 0
     for node, norm in layers.items():
         before = node.args[0]

@@ -25,10 +25,8 @@ def flatten(module: nn.Module, *layers: str) -> fx.GraphModule:
     """A copy of a network as one graph of calls of its leaf modules; the modules keep their paths.
 
     Activations in place return a new tensor, unless others read the tensor that they change, or share its memory.
-    ``MARK.format(0)`` returns the output of the first of ``layers``.
-
-    Raises:
-        NotApplicable: the network cannot be traced, keeps what it computes, or a layer does not run.
+    ``MARK.format(0)`` returns the output of the first of ``layers``. NotApplicable if the network cannot be traced,
+    keeps what it computes, or a layer does not run.
     """
     root = _with_hooks(copy_of(module))
     marks = {MARK.format(number): layer for number, layer in enumerate(layers)}
@@ -86,22 +84,18 @@ class _MarkingTracer(fx.Tracer):
 
 
 def _make_functional(network: fx.GraphModule) -> None:
-    in_place = [node for node in network.graph.nodes if _in_place(network, node)]
+    nodes = network.graph.nodes
+    called: dict[Any, Any] = {node: network.get_submodule(node.target) for node in nodes if node.op == "call_module"}
+    in_place = [node for node in nodes if getattr(called.get(node), "inplace", node.kwargs.get("inplace"))]
     kept = {node.target for node in in_place if not _changes_for_itself(node)}
     for node in in_place:
         if node.target in kept:
             continue
-        if node.op == "call_module":
-            network.get_submodule(str(node.target)).inplace = False  # type: ignore[assignment]
+        if node in called:
+            called[node].inplace = False
         else:
             node.kwargs = {**node.kwargs, "inplace": False}
     network.recompile()
-
-
-def _in_place(network: fx.GraphModule, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return bool(getattr(network.get_submodule(str(node.target)), "inplace", False))
-    return bool(node.kwargs.get("inplace"))
 
 
 def _changes_for_itself(node: fx.Node) -> bool:

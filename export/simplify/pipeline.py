@@ -29,7 +29,7 @@ class Simplified:
     """A copy of a network."""
 
     network: nn.Module
-    layers: tuple[str, ...]  # paths of the modules in ``network`` that return the layers' outputs
+    views: Mapping[str, ChannelLayout]  # by the paths of the modules in ``network`` that return the layers' outputs
     steps: tuple[str, ...]  # the steps that were applied, in words
 
 
@@ -39,8 +39,8 @@ def simplified(module: nn.Module, views: Mapping[str, ChannelLayout], example: t
     A step is left out if it does not fit the network, or if it changes scores, evidence or the guided gradient of the
     ``example``, pictures (N, C, H, W), N at least 2. ``views`` are the layers whose own output matters.
     """
-    best, paths = without_parametrizations(copy_of(module).eval().requires_grad_(False)), tuple(views)
-    marks = tuple(MARK.format(number) for number in range(len(paths)))
+    best, marked = without_parametrizations(copy_of(module).eval().requires_grad_(False)), views
+    by_mark = {MARK.format(number): view for number, view in enumerate(views.values())}
     expected = _answers(best, views, example)
     steps: tuple[tuple[str, Callable[[nn.Module], nn.Module]], ...] = (
         ("attention simplified", lambda network: with_constants(network, example)),
@@ -52,22 +52,18 @@ def simplified(module: nn.Module, views: Mapping[str, ChannelLayout], example: t
     for name, step in steps:
         try:
             changed = step(best)
-            then = marks if isinstance(changed, fx.GraphModule) else tuple(views)
-            _check_alike(changed, dict(zip(then, views.values(), strict=True)), example, expected)
+            then = by_mark if isinstance(changed, fx.GraphModule) else views
+            _check_alike(changed, then, example, expected)
         except NotApplicable as why:
             logger.info("not %s: %s", name, why)
             continue
-        best, paths = changed, then
+        best, marked = changed, then
         done.append(name)
-    return Simplified(best, paths, tuple(done))
+    return Simplified(best, marked, tuple(done))
 
 
 def rewritten(network: nn.Module, rewrite: Callable[[fx.GraphModule], int]) -> fx.GraphModule:
-    """A copy of a flat network that ``rewrite`` changed in place.
-
-    Raises:
-        NotApplicable: the network is not flat, or nothing was changed.
-    """
+    """A copy of a network that ``rewrite`` changed in place; NotApplicable if it is not flat, or if nothing changed."""
     if not isinstance(network, fx.GraphModule):
         raise NotApplicable("the network is not flat, because an earlier step did not apply")
     changed = copy_of(network)

@@ -1,12 +1,8 @@
 """Replaces ATen's backward operators, which ONNX lacks, by forward operators: one short function per rule.
 
-A trace of the explanation (``make_fx``) contains backward operators. ``backward_rules`` is the decomposition table that
-replaces them by convolutions, matrix products, comparisons and sums, which every ONNX runtime has. The rules define
-gradients at inputs only, because parameters are frozen.
-
-Runtimes are fastest at products with masks and matrices of zeros and ones. Such a product is NaN where zero meets an
-infinite gradient, and PyTorch has zero there; so rules with a parameter ``poles`` use other operators where gradients
-can be infinite.
+The rules define gradients at inputs only, because parameters are frozen. Runtimes are fastest at products with masks
+and matrices of zeros and ones. Such a product is NaN where zero meets an infinite gradient, and PyTorch has zero there;
+so rules with a parameter ``poles`` use other operators where gradients can be infinite.
 """
 
 import inspect
@@ -56,30 +52,16 @@ def backward_rules(*, poles: bool = True) -> dict[Any, Rule]:
 
 @rule(aten.convolution_backward.default)
 def convolution_backward(
-    gradient: Tensor,
-    inputs: Tensor,
-    weight: Tensor,
-    _bias_sizes: list[int] | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    transposed: bool,
-    _output_padding: list[int],
-    groups: int,
-    output_mask: list[bool],
-    *,
-    poles: bool,
+    gradient: Tensor, inputs: Tensor, weight: Tensor, *options: Any, poles: bool
 ) -> tuple[Tensor | None, None, None]:
-    """dL/dx of a convolution.
+    """dL/dx of a convolution; the gradient at the weight or the bias is a NotImplementedError.
 
     At stride 1 dL/dx is a convolution with the transposed, flipped kernel, which runtimes compute two to three times
     faster than a transposed convolution. The same convolution serves larger strides in two cases: depthwise
     convolutions take gradients with zeros between them, and kernels of one cell get the zeros afterwards. Every other
     case is a transposed convolution.
-
-    Raises:
-        NotImplementedError: the gradient at the weight or the bias is asked for.
     """
+    _bias_sizes, stride, padding, dilation, transposed, _output_padding, groups, output_mask = options
     if output_mask[1] or output_mask[2]:
         raise NotImplementedError("the gradient at weights")
     if transposed:
@@ -87,16 +69,14 @@ def convolution_backward(
         return found, None, None
     size, kernel = inputs.shape[2:], weight.shape[2:]
     padding = padding * (len(size) // len(padding))  # "valid" is [0]
-    reach = [dilation[i] * (kernel[i] - 1) for i in range(len(size))]
-    around = [reach[i] - padding[i] for i in range(len(size))]
+    axes = range(len(size))
+    reach = [dilation[i] * (kernel[i] - 1) for i in axes]
+    around = [reach[i] - padding[i] for i in axes]
     strided, depthwise = any(step > 1 for step in stride), groups == inputs.shape[1] > 1
     small = all(cells == 1 for cells in kernel) and not any(padding)
     direct = not strided or (not poles and (depthwise or small))
     if len(size) != 2 or min(around) < 0 or not direct:
-        missing = [
-            size[i] - ((gradient.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + reach[i] + 1)
-            for i in range(len(size))
-        ]
+        missing = [size[i] - ((gradient.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + reach[i] + 1) for i in axes]
         spread = aten.convolution(gradient, weight, None, stride, padding, dilation, True, missing, groups)
         return spread, None, None
     mirrored = _transposed_kernel(weight, groups)
@@ -178,10 +158,7 @@ def adaptive_max_pool2d(inputs: Tensor, output_size: Sequence[int]) -> tuple[Ten
 
 
 def _filled(size: int, count: int) -> list[list[int]]:
-    """The cells of adaptive pooling's windows, from floor(k·n/m) up to ceil((k+1)·n/m) of n.
-
-    They are filled up to the same number by repeating each window's first cell.
-    """
+    """The cells of adaptive pooling's windows, floor(k·n/m) to ceil((k+1)·n/m) of n, filled up by their first cells."""
     windows = [list(range(k * size // count, -(-(k + 1) * size // count))) for k in range(count)]
     most = max(map(len, windows))
     return [window[:1] * (most - len(window)) + window for window in windows]
@@ -190,10 +167,8 @@ def _filled(size: int, count: int) -> list[list[int]]:
 def _resampled(forward: Rule, gradient: Tensor, *given: Any, poles: bool) -> Tensor:
     """dL/dx of an operator that is linear, and separable by the axes of maps (N, C, *size): pooling, padding, resizing.
 
-    ``given`` are the inputs and options, or, of resizing, the output's size, the input's shape and options.
-
-    Raises:
-        NotImplementedError: the operator is not separable.
+    ``given`` are the inputs and options, or, of resizing, the output's size, the input's shape and options. An operator
+    that is not separable raises NotImplementedError.
     """
     if isinstance(given[0], Tensor):
         size, options = list(given[0].shape[2:]), given[1:] or (gradient.shape[2:],)  # adaptive pooling has no options
@@ -238,11 +213,7 @@ def cumprod(inputs: Tensor, dim: int) -> Tensor:
 def grid_sampler_backward(
     gradient: Tensor, inputs: Tensor, grid: Tensor, mode: int, padding: int, aligned: bool, mask: list[bool]
 ) -> tuple[Tensor, Tensor]:
-    """dL/dx and dL/d grid (N, h, w, 2) of bilinear sampling with zeros outside, by the four cells around each place.
-
-    Raises:
-        NotImplementedError: another interpolation or padding.
-    """
+    """dL/dx and dL/d grid (N, h, w, 2) of bilinear sampling with zeros outside, by the four cells around each place."""
     if mode or padding:
         raise NotImplementedError("sampling other than bilinear, with zeros outside")
     size = torch.tensor([inputs.shape[3], inputs.shape[2]], dtype=grid.dtype)

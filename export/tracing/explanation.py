@@ -13,7 +13,6 @@ from torch import fx, nn
 from export.errors import NotExportableError, network_code
 from export.simplify.pipeline import simplified
 from export.tracing.backward_rules import backward_rules
-from export.tracing.exportable import check_exportable
 from export.tracing.gate_biases import gate_by_bias
 from export.tracing.poles import has_poles
 from export.tracing.trace import trace_batch
@@ -53,46 +52,30 @@ def example_of(classifier: Classifier, kind: str = KIND_EXPLANATION) -> tuple[to
 
 
 def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> fx.GraphModule:
-    """Traces a kind of graph, mostly the explanation of pictures, targets and class weights, with a symbolic batch.
-
-    Raises:
-        NoRuleError: the trace has backward operators without a rule.
-        NotExportableError: the network cannot be traced.
-    """
-    check_exportable(classifier)
-    example, *_ = example_of(classifier)
-    with network_code(f"{classifier.architecture} cannot be explained"):
+    """Traces a kind of graph with a symbolic batch; raises NoRuleError, or NotExportableError if it fails elsewhere."""
+    module, name, inputs = classifier.module, classifier.architecture, example_of(classifier, kind)
+    steps: tuple[str, ...] = ()
+    with network_code(f"{name} cannot be explained"):
         if kind == KIND_ATTENTION:
-            return _traced(classifier, _attention(classifier), example_of(classifier), poles=True)
-        tape = record(
-            classifier.module, example, Needs(layers=(classifier.default_layer,), saliency=True), classifier.views
-        )
-        poles = has_poles(tape.scores)
-        needs = needs_of_kind(classifier, kind)
-        views = {layer: classifier.views.get(layer, CHANNELS_FIRST) for layer in needs.layers}
-        found = simplified(classifier.module, views, example)
-    needs, views = replace(needs, layers=found.layers), dict(zip(found.layers, views.values(), strict=True))
-    explain = (_behind if kind == KIND_BEHIND else _explain)(found.network, needs, views)
-    return _traced(classifier, explain, example_of(classifier, kind), poles=poles, steps=found.steps)
-
-
-def _traced(
-    classifier: Classifier,
-    explain: Explain,
-    inputs: tuple[torch.Tensor, ...],
-    *,
-    poles: bool,
-    steps: tuple[str, ...] = (),
-) -> fx.GraphModule:
-    with network_code(f"{classifier.architecture} cannot be traced"):
+            explain, poles = _attention(classifier), True
+        else:
+            needs = needs_of_kind(classifier, kind)
+            views = {layer: classifier.views.get(layer, CHANNELS_FIRST) for layer in needs.layers}
+            plain = Needs(layers=(classifier.default_layer,), saliency=True)
+            poles = has_poles(record(module, inputs[0], plain, classifier.views).scores)
+            found = simplified(module, views, inputs[0])
+            needs = replace(needs, layers=tuple(found.views))
+            explain = (_behind if kind == KIND_BEHIND else _explain)(found.network, needs, found.views)
+            steps = found.steps
+    with network_code(f"{name} cannot be traced"):
         graph = trace_batch(explain, inputs, backward_rules(poles=poles))
     gate_by_bias(graph)
     graph.meta[STEPS] = steps
     left = sorted({str(node.target) for node in graph.graph.nodes if "backward" in str(node.target)})
     if left:
-        where = _origins(classifier.module, inputs[0])
-        named = ", ".join(f"{name} (of {where.get(_stem(name), 'no module of its own')})" for name in left)
-        raise NoRuleError(f"the explanation of {classifier.architecture} needs {named}, without a rule")
+        where = _origins(module, inputs[0])
+        named = ", ".join(f"{operator} (of {where.get(_stem(operator), 'no module of its own')})" for operator in left)
+        raise NoRuleError(f"the explanation of {name} needs {named}, without a rule")
     return graph
 
 

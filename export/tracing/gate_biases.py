@@ -6,6 +6,7 @@ import torch
 from torch import fx
 
 aten = torch.ops.aten
+_COPIES = aten.detach.default, aten.clone.default
 
 
 def gate_by_bias(module: fx.GraphModule) -> int:
@@ -71,14 +72,14 @@ def _gated(gate: Any) -> tuple[Any, bool] | None:
     if not _is(low, aten.gt.Scalar) or not _is(high, aten.lt.Scalar) or low.args[0] is not high.args[0]:
         return None
     before = _original(low.args[0])
-    copies = [before, *(user for user in before.users if _is_copy_of(user))]
+    copies = [before, *(user for user in before.users if _is(user, *_COPIES))]
     outputs = [user for copy in copies for user in copy.users if _is(user, aten.hardtanh.default)]
     found = [output for output in outputs if tuple(output.args[1:]) == (0.0, 6.0) == (low.args[1], high.args[1])]
     return (found[0], True) if found else None
 
 
-def _is(value: Any, target: Any) -> bool:
-    return isinstance(value, fx.Node) and value.op == "call_function" and value.target == target
+def _is(value: Any, *targets: Any) -> bool:
+    return isinstance(value, fx.Node) and value.op == "call_function" and value.target in targets
 
 
 def _is_convolved(value: Any) -> bool:
@@ -88,11 +89,7 @@ def _is_convolved(value: Any) -> bool:
     return _is(value, aten.convolution.default)
 
 
-def _original(value: fx.Node) -> fx.Node:
-    while _is_copy_of(value):
-        value = value.args[0]  # type: ignore[assignment]
-    return value
-
-
-def _is_copy_of(value: Any) -> bool:
-    return _is(value, aten.detach.default) or _is(value, aten.clone.default)
+def _original(value: Any) -> fx.Node:
+    while _is(value, *_COPIES):
+        value = value.args[0]
+    return value  # type: ignore[no-any-return]

@@ -9,31 +9,22 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 import torch
 from onnxscript.optimizer import fold_constants_ir
-from onnxscript.rewriter import RewritePass
-from torch import nn
+from torch import Tensor, nn
 
 from export.errors import NotExportableError, first_line
-from export.tracing.flat_scatter import FLAT_SCATTER
 from export.tracing.trace import FIXED_BATCH
 
 OPSET = 18  # the exporter's own; `make old-runtimes` runs it with ONNX Runtime 1.15, 1.17 and 1.20
 
 
 def to_onnx(
-    module: nn.Module,
-    example: tuple[torch.Tensor, ...],
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    *,
-    rewrites: bool,
+    module: nn.Module, example: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str], *, rewrites: bool
 ) -> onnx.ModelProto:
     """Exports a module in eval mode; the first dimension of every input is the same dynamic batch.
 
     The ``example`` of the inputs has a batch of at least 2, because torch.export takes a batch of 1 for a constant.
-    ``rewrites`` says whether the exporter's own optimiser runs, which also folds batch norms.
-
-    Raises:
-        NotExportableError: the exporter fails, or the network works on a batch of the example's size only.
+    ``rewrites`` says whether the exporter's own optimiser runs, which also folds batch norms. Raises NotExportableError
+    if the exporter fails, or the network works on a batch of the example's size only.
     """
     batch = torch.export.Dim("batch")
     with warnings.catch_warnings():
@@ -69,7 +60,6 @@ def _tidied(model: ir.Model) -> ir.Model:
     common_passes.InlinePass()(model)
     fold_constants_ir(model)
     for apply in (
-        RewritePass([FLAT_SCATTER]),
         common_passes.RemoveUnusedNodesPass(),
         common_passes.RemoveUnusedOpsetsPass(),
         common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -106,8 +96,5 @@ def _floor_pools(graph: onnx.GraphProto) -> None:
         schema, before, after = onnx.defs.get_schema(node.op_type, OPSET), node.input[0], node.output[0]
         ceil.i = 0
         floor = onnx.shape_inference.infer_node_outputs(schema, node, {before: types[before]})[after]
-        ceil.i = int(_sizes(floor) != _sizes(types[after]))
-
-
-def _sizes(tensor: onnx.TypeProto) -> list[int]:
-    return [size.dim_value for size in tensor.tensor_type.shape.dim]
+        sizes = [[size.dim_value for size in tensor.tensor_type.shape.dim] for tensor in (floor, types[after])]
+        ceil.i = int(sizes[0] != sizes[1])

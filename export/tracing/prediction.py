@@ -6,7 +6,6 @@ from torch import nn
 
 from export.errors import network_code
 from export.tracing.backward_rules import backward_rules
-from export.tracing.exportable import check_exportable
 from export.tracing.onnx_export import to_onnx
 from export.tracing.trace import trace_batch
 from handler.graphs.description import KIND_PREDICTION, KINDS
@@ -30,11 +29,8 @@ def trace_prediction(classifier: Classifier, *, rules: bool = False) -> onnx.Mod
     """Exports the network with its probabilities; inputs and outputs are those of ``export_prediction``.
 
     With ``rules`` the network is traced as explanations are, operator by operator: slower graphs of more networks.
-
-    Raises:
-        NotExportableError: the network cannot be exported.
+    Raises NotExportableError if the network cannot be exported.
     """
-    check_exportable(classifier)
     example = torch.randn(2, *classifier.preprocessing.shape, generator=torch.Generator().manual_seed(0))
     module: nn.Module = PredictionGraph(classifier.module, classifier.reading.head).eval()
     kind, inputs = KINDS[KIND_PREDICTION], (example.to(classifier.device),)

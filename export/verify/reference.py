@@ -33,11 +33,7 @@ _WIDER = dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.flo
 
 
 def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -> list[Verdict]:
-    """Compares a graph of a kind with PyTorch on fresh pictures and targets, see ``verify``.
-
-    Raises:
-        VerificationError: the graph differs from PyTorch.
-    """
+    """Compares a graph of a kind with PyTorch on fresh pictures and targets, see ``verify``."""
     predicts = kind == KIND_PREDICTION
 
     def exact(inputs: Inputs, found: Outputs) -> Outputs:
@@ -77,9 +73,12 @@ def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -
 
 
 def _eager(classifier: Classifier, kind: str, inputs: Inputs) -> Outputs:
-    """Explains picture by picture, so that no picture of a batch can have a part in another's answer."""
+    """PyTorch's outputs; it explains picture by picture, so that no picture can have a part in another's answer."""
     if kind == KIND_PREDICTION:
-        return _predicted(classifier, inputs["input"])
+        pictures = torch.from_numpy(inputs["input"]).to(classifier.device)
+        with torch.no_grad(), network_code(f"{classifier.architecture} fails on a batch of {len(pictures)}"):
+            found = PredictionGraph(classifier.module, classifier.reading.head)(pictures)
+        return {name: value.cpu().numpy() for name, value in zip(KINDS[kind].outputs, found, strict=True)}
     if kind == KIND_BEHIND:
         engine, picture = TorchEngine(classifier), inputs["input"][:1]
         scores = [engine.behind(picture, classifier.default_layer, one[None]) for one in inputs["activations"]]
@@ -87,14 +86,6 @@ def _eager(classifier: Classifier, kind: str, inputs: Inputs) -> Outputs:
     asked = zip(inputs["input"], inputs["target"].tolist(), inputs["weights"], strict=True)
     rows = [_explained(classifier, kind, *row) for row in asked]
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-
-
-def _predicted(classifier: Classifier, pictures: Floats) -> Outputs:
-    with torch.no_grad(), network_code(f"{classifier.architecture} fails on a batch of {len(pictures)}"):
-        outputs = PredictionGraph(classifier.module, classifier.reading.head)(
-            torch.from_numpy(pictures).to(classifier.device)
-        )
-    return {name: value.cpu().numpy() for name, value in zip(KINDS[KIND_PREDICTION].outputs, outputs, strict=True)}
 
 
 def _explained(classifier: Classifier, kind: str, picture: Floats, target: int, weights: Floats) -> Outputs:
@@ -113,14 +104,9 @@ def _explained(classifier: Classifier, kind: str, picture: Floats, target: int, 
 
 
 class InDoublePrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Inside the block every operator takes and returns float64 instead of other floating-point types.
+    """Makes every operator take and return float64, even in networks that call ``.float()`` or use autocast."""
 
-    So it is even in networks that call ``.float()``, use autocast or make float32 tensors.
-    """
-
-    def __torch_dispatch__(
-        self, function: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return function(*tree_map(_widened, args), **tree_map(_widened, kwargs or {}))
 
 

@@ -1,11 +1,9 @@
-"""The explanation in torch: a forward pass, then gradients at the layers and at the input.
-
-The torch engine runs these functions, and the explanation graph is a trace of them: there is no second definition.
-"""
+"""The explanation in torch, which the torch engine runs, and of which the explanation graph is a trace."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,17 +61,12 @@ def record(module: nn.Module, pictures: Tensor, needs: Needs, views: Mapping[str
             raise Unprocessable(f"layer {path!r} does not run in eval mode, so that it has no map")
         if found != known:
             raise Unprocessable(f"layer {path!r} runs {found} times for this picture and has a map if it runs {known}")
-    gates = find_gates(scores) if needs.guided else None
-    return Tape(
-        scores=scores, pictures=pictures, runs={path: kept[path] for path in needs.layers}, gates=gates, needs=needs
-    )
+    gates, runs = find_gates(scores) if needs.guided else None, {path: kept[path] for path in needs.layers}
+    return Tape(scores=scores, pictures=pictures, runs=runs, gates=gates, needs=needs)
 
 
 def differentiate(tape: Tape, score: Tensor) -> Gradients:
-    """Computes the gradients of a scalar made of the tape's scores: by a plain pass and, with gates, a guided pass.
-
-    Raises Unprocessable if the score does not depend on a layer or on the input.
-    """
+    """The gradients of a scalar of the tape's scores; Unprocessable if it does not depend on a layer or the input."""
     wanted = [(f"layer {path!r}", run) for path, runs in tape.runs.items() for run in runs]
     if tape.needs.saliency:
         wanted.append(("the input", tape.pictures))
@@ -104,10 +97,10 @@ def _curvature(runs: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tens
 def _gradients(score: Tensor, wanted: Sequence[tuple[str, Tensor]], *, again: bool = False) -> Sequence[Tensor]:
     if not wanted:
         return []
-    if not score.requires_grad:
-        raise Unprocessable(f"the scores do not depend on {wanted[0][0]}, so that it has no gradient")
-    at = [tensor for _, tensor in wanted]
-    found = torch.autograd.grad(score, at, retain_graph=True, create_graph=again, allow_unused=True)
+    found: Sequence[Any] = [None] * len(wanted)
+    if score.requires_grad:
+        at = [tensor for _, tensor in wanted]
+        found = torch.autograd.grad(score, at, retain_graph=True, create_graph=again, allow_unused=True)
     for (name, _), gradient in zip(wanted, found, strict=True):
         if gradient is None:
             raise Unprocessable(f"the scores do not depend on {name}, so that it has no gradient")

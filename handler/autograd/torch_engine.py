@@ -1,7 +1,4 @@
-"""The reference engine: the classifier in eval mode, with hooks for activations and gradients.
-
-A batch takes one forward pass, however many targets its rows have.
-"""
+"""The reference engine, with hooks; a batch takes one forward pass, however many targets its rows have."""
 
 import threading
 import time
@@ -15,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from handler.autograd.attention import AttentionLayout, attend, relevance
-from handler.autograd.behind import scores_behind
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.full_gradient import summed
+from handler.autograd.hooks import scores_behind
 from handler.autograd.precision import full_precision
 from handler.autograd.tape import differentiate, record
 from handler.errors import Unprocessable
 from handler.explanation.class_weights import Pairs
 from handler.explanation.evidence import FULL_GRADIENT, Evidence, Floats, Indices, LayerEvidence, Needs, Targets, joined
-from handler.explanation.full_gradients import fullgrad
+from handler.explanation.input_gradients import fullgrad
 from handler.explanation.methods import METHODS, OF_BLOCKS, Method
 
 
@@ -58,10 +55,7 @@ class TorchEngine:
         self._one_at_a_time = threading.Lock()
 
     def run(self, inputs: Floats, targets: Targets, needs: Needs) -> Evidence:
-        """See ``Engine.run``; the model is left as it was, also after an exception.
-
-        Unprocessable are networks without a ReLU to guide, and layers that do not exist or that no score depends on.
-        """
+        """See ``Engine.run``; the model is left as it was, also after an exception."""
         # gradients are recorded here whatever mode the caller is in, no_grad and inference_mode included
         with self._one_at_a_time, full_precision(), torch.inference_mode(False), torch.enable_grad():
             batch = torch.from_numpy(inputs).to(self._network.device)
@@ -89,17 +83,10 @@ class TorchEngine:
     def _scored(self, batch: Tensor, targets: Targets, scores: Tensor, started: float) -> tuple[Evidence, Floats]:
         """The evidence of a forward pass that gave these scores, and the weights (M, K) of the pairs' scores."""
         logits = _numpy(scores)
-        infer_ms = (time.perf_counter() - started) * 1e3
+        spent = (time.perf_counter() - started) * 1e3
         pairs = Pairs.of(targets, logits.shape[1])
-        classes = pairs.classes(logits[pairs.rows])
-        evidence = Evidence(
-            logits=logits,
-            input_size=batch.shape[2:],
-            rows=pairs.rows,
-            classes=classes,
-            infer_ms=infer_ms,
-            engine=self.name,
-        )
+        classes, size = pairs.classes(logits[pairs.rows]), batch.shape[2:]
+        evidence = Evidence(logits=logits, input_size=size, rows=pairs.rows, classes=classes, infer_ms=spent)
         return evidence, pairs.seeds(classes)
 
     def _explain(self, batch: Tensor, targets: Targets, needs: Needs) -> tuple[Evidence, Floats]:
@@ -124,14 +111,8 @@ class TorchEngine:
             path: LayerEvidence(_numpy(activation)[rows], found["layers"][path], found["curvature"].get(path))
             for path, activation in tape.layers.items()
         }
-        evidence = replace(
-            evidence,
-            layers=layers,
-            coverage=tape.gates.coverage if tape.gates else None,
-            explain_ms=(time.perf_counter() - started) * 1e3,
-            **found["at_input"],
-        )
-        return evidence, seeds
+        coverage, spent = tape.gates.coverage if tape.gates else None, (time.perf_counter() - started) * 1e3
+        return replace(evidence, layers=layers, coverage=coverage, explain_ms=spent, **found["at_input"]), seeds
 
     def _attend(self, batch: Tensor, evidence: Evidence, seeds: Floats, method: Method) -> Evidence:
         """Adds maps of attention, by a pass of their own, so that the other evidence is the same as without them."""
@@ -147,11 +128,7 @@ class TorchEngine:
 
 
 def _rounds(evidence: Evidence, seeds: Floats) -> Iterator[tuple[Indices, Floats]]:
-    """Splits M pairs into rounds that hold no row twice: first the first targets of all rows, then the second ones.
-
-    Yields the pairs of each round, and the weights (N, K) of the rows' scores: those of the pairs, ``seeds`` (M, K), or
-    0 for a row without a pair.
-    """
+    """Yields M pairs in rounds without a row twice, each with the rows' weights (N, K), of ``seeds`` (M, K) or 0."""
     rows = evidence.rows
     turns = np.array([np.count_nonzero(rows[:pair] == row) for pair, row in enumerate(rows)], int)
     for turn in range(max(turns, default=0) + 1):

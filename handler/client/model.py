@@ -20,8 +20,7 @@ from handler.serving.explainer import Explainer
 from handler.serving.jobs import CheckedOptions, job_of
 
 Pixels = npt.NDArray[np.uint8]
-# a file's path, an encoded picture, uint8 (H, W, C), or a Pillow image
-Picture = str | Path | bytes | Pixels | Image.Image
+Picture = str | Path | bytes | Pixels | Image.Image  # a file's path, an encoded picture, or uint8 (H, W, C)
 
 
 class Model:
@@ -38,15 +37,9 @@ class Model:
     def explain(self, picture: Picture, **options: Any) -> Result:
         """Predicts, and explains the prediction or other targets.
 
-        Args:
-            picture: a file's path, an encoded picture, uint8 (H, W, C), or a Pillow image.
-            options: as in requests to the server: ``target="tabby"``, ``maps=["gradcam"]``, ``layer="conv5"``, …
-
-        Raises:
-            RequestError: the picture cannot be decoded, an option is invalid, or scores or evidence are not finite; the
-                message says what is valid.
-            OSError: the file cannot be read.
-            ModelError: the engine failed on this picture.
+        Options are those of requests to the server: ``target="tabby"``, ``maps=["gradcam"]``, ``layer="conv5"``, … A
+        RequestError says that the picture cannot be decoded, that an option is invalid, and what is valid, or that
+        scores or evidence are not finite; an OSError that the file cannot be read, a ModelError that the engine failed.
         """
         (result,) = self.explain_batch([picture], **options)
         return result
@@ -62,10 +55,8 @@ class Model:
         chosen = [options] * len(pictures) if targets is None else [{**options, "target": target} for target in targets]
         if len(chosen) != len(pictures):
             raise BadRequest(f"{len(chosen)} targets for {len(pictures)} pictures, valid is one for each")
-        jobs = [
-            job_of(self._parsed(given), self.card, *self._read(picture))
-            for picture, given in zip(pictures, chosen, strict=True)
-        ]
+        asked = zip(chosen, pictures, strict=True)
+        jobs = [job_of(self._parsed(given), self.card, *self._read(picture)) for given, picture in asked]
         found: dict[int, Result] = {}
         for job, outcome in self._explainer.explain_all(jobs):
             if isinstance(outcome, ServiceError):
@@ -76,10 +67,7 @@ class Model:
         return [found[id(job)] for job in jobs]
 
     def predict(self, picture: Picture, top_k: int | None = None) -> Sequence[Prediction]:
-        """Predicts the ``top_k`` most probable classes, best first; None: five, or all if there are fewer.
-
-        Errors are those of ``explain``.
-        """
+        """Predicts the ``top_k`` most probable classes, best first; None: five, or all if there are fewer."""
         options = {} if top_k is None else {"top_k": top_k}
         return self.explain(picture, maps="none", **options).predictions
 

@@ -40,8 +40,7 @@ def replay(
 ) -> tuple[dict[str, str], list[str]]:
     """Explains a picture as a receipt says, and compares the two receipts; arrays may be ``tolerance`` apart.
 
-    Returns a verdict in words for each part of the receipt, and the parts that make it another answer. Errors are those
-    of ``Model.explain``; BadRequest also says that the receipt is not complete.
+    Returns a verdict for each part, and the parts that make it another answer. Errors are those of ``Model.explain``.
     """
     try:
         now = json.loads(json.dumps(model.explain(picture, **receipt["options"]).receipt()))

@@ -30,10 +30,7 @@ class Mixture:
         return self.contrast is None and not self.against and not self.similar
 
     def resolved(self, logits: Floats) -> "Mixture":
-        """The same mixture, with indices for ``TOP`` and ``SECOND`` by the logits (K,).
-
-        Raises Unprocessable if the class is held against itself.
-        """
+        """``TOP`` and ``SECOND`` become indices by the logits (K,); a class against itself is Unprocessable."""
         top, second = best_classes(logits, 2) if len(logits) > 1 else (0, None)
         target = top if self.target == TOP else self.target
         words = {None: None, TOP: top, SECOND: second if target == top else top}
@@ -53,22 +50,13 @@ class Mixture:
         if self.contrast is not None:
             weights[self.contrast] -= 1
         if self.similar:
-            weights += _finer(logits, self.target, self.similar)
+            near = best_classes(-np.abs(logits - logits[self.target]), self.similar + 1)
+            similar = [index for index in near if index != self.target][: self.similar]
+            scores, shares = logits[similar], softmax(logits[similar])
+            # FinerCAM's ``-q_j (1 + y_j - sum_i q_i y_i)``, the gradient of ``-sum_j q_j y_j``, q the softmax over the
+            # similar classes j (Zhang et al. 2025, arXiv 2501.11309, alpha 1, and pytorch-grad-cam)
+            weights[similar] -= shares * (1 + scores - shares @ scores)
         return -weights if self.against else weights
-
-
-def _finer(logits: Floats, target: int, count: int) -> Floats:
-    """FinerCAM's weights of the classes whose scores are the nearest to the target's.
-
-    The gradient of ``-sum_j q_j y_j`` with respect to the scores, ``q`` the softmax over the similar classes j:
-    ``-q_j (1 + y_j - sum_i q_i y_i)`` (Zhang et al. 2025, arXiv 2501.11309, alpha 1, and pytorch-grad-cam).
-    """
-    near = best_classes(-np.abs(logits - logits[target]), count + 1)
-    similar = [index for index in near if index != target][:count]
-    weights, scores = np.zeros(len(logits), np.float32), logits[similar]
-    shares = softmax(scores)
-    weights[similar] = -shares * (1 + scores - shares @ scores)
-    return weights
 
 
 @dataclass(frozen=True)
@@ -92,9 +80,8 @@ class Pairs:
             elif TOP <= target < classes:
                 wanted[pair] = target
             else:
-                raise BadRequest(
-                    f"target {target} is not valid, valid are 0 to {classes - 1} and {TOP} for the top class"
-                )
+                valid = f"0 to {classes - 1} and {TOP} for the top class"
+                raise BadRequest(f"target {target} is not valid, valid are {valid}")
         return cls(np.array([row for row, _ in flat], np.int64), wanted, weights)
 
     def classes(self, logits: Floats) -> Indices:

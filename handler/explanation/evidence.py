@@ -57,7 +57,7 @@ class Evidence:
     guided: Floats | None = None  # (M, C, H, W) guided gradient at the input
     saliency: Floats | None = None  # (M, C, H, W) plain gradient at the input
     attention: Floats | None = None  # (M, h, w) unscaled maps made of attention
-    full_gradient: Floats | None = None  # (M, H, W) unscaled maps, see ``full_gradients``
+    full_gradient: Floats | None = None  # (M, H, W) unscaled maps, see ``fullgrad``
     coverage: str | None = None  # how many activations were guided: "57 of 57 activations"
     infer_ms: float = 0.0  # forward pass
     # backward passes; an engine that runs forward and backward at once counts both here and leaves infer_ms at 0
@@ -73,26 +73,18 @@ class Engine(Protocol):
     def run(self, inputs: Floats, targets: Targets, needs: Needs) -> Evidence:
         """Scores inputs (N, C, H, W), and computes the evidence for the targets of each of the N rows.
 
-        Raises:
-            Unprocessable: the model or the engine has no such evidence.
-            BadRequest: a target is neither ``TOP`` nor a class, nor a weight for each class.
+        Unprocessable is evidence that model or engine lack, BadRequest a target that is not one of ``EngineTarget``.
         """
-        ...
 
     def behind(self, inputs: Floats, layer: str, activations: Floats) -> Floats:
-        """The logits (P, K) of a picture (1, C, H, W) if a layer, a module path, had other activations (P, C, h, w).
-
-        Raises Unprocessable if the engine has no such scores.
-        """
-        ...
+        """The logits (P, K) of a picture (1, C, H, W) if a layer, a module path, had other activations (P, C, h, w)."""
 
 
 def joined(parts: Sequence[Evidence]) -> Evidence:
     """Joins the evidence of runs with equal needs into the evidence of one run for all inputs; times add up."""
-    starts = np.cumsum([0, *(len(part.logits) for part in parts)])[:-1]
-    whole: Evidence = _concatenated(
-        [replace(part, rows=part.rows + start) for part, start in zip(parts, starts, strict=True)]
-    )
+    starts = np.cumsum([0, *(len(part.logits) for part in parts[:-1])])
+    moved = [replace(part, rows=part.rows + start) for part, start in zip(parts, starts, strict=True)]
+    whole: Evidence = _concatenated(moved)
     return replace(
         whole,
         layers={path: _concatenated([part.layers[path] for part in parts]) for path in whole.layers},
@@ -122,5 +114,4 @@ def probabilities(logits: Floats, head: str) -> Floats:
 
 def best_classes(probabilities: Floats, count: int) -> list[int]:
     """The indices of the ``count`` highest probabilities (K,), best first; ties go to the lower index."""
-    best: list[int] = np.argsort(-probabilities, kind="stable")[:count].tolist()
-    return best
+    return [int(index) for index in np.argsort(-probabilities, kind="stable")[:count]]

@@ -15,10 +15,7 @@ def check_scores(logits: Floats) -> None:
 
 
 def check_evidence(evidence: Evidence, pair: int) -> None:
-    """Raises NotFinite, which names the array, if a value of a pair's evidence is NaN or infinite.
-
-    Each value is checked, because a map can be finite although a value is not.
-    """
+    """Raises NotFinite, which names the array, for a value of a pair's evidence; its map can be finite all the same."""
     for path, layer in evidence.layers.items():
         _check(f"activations at layer {path}", layer.activation[pair])
         _check(f"gradients at layer {path}", layer.gradient[pair])

@@ -1,19 +1,14 @@
-"""The methods that make a map of a layer's evidence, by the name that requests use."""
+"""The methods that make a map of a layer's evidence, by the name that requests use.
+
+A formula takes activation and gradient (N, C, h, w) and returns unscaled maps (N, h, w). Where it needs no layer, both
+are None; over attention it takes other arrays, see ``attention_maps``. Its further parameters say what it takes, too.
+"""
 
 from collections.abc import Callable
-from functools import cache
 from inspect import signature
 from typing import Any, NamedTuple
 
-from handler.explanation import (
-    activation_cams,
-    attention_maps,
-    behind_cams,
-    full_gradients,
-    gradient_cams,
-    input_gradients,
-    masking_cams,
-)
+from handler.explanation import activation_cams, attention_maps, gradient_cams, input_gradients, masking_cams
 from handler.explanation.class_weights import SIMILAR
 from handler.explanation.evidence import BEHIND, CURVATURE, FULL_GRADIENT
 
@@ -25,7 +20,7 @@ class Method(NamedTuple):
     """A formula and its properties."""
 
     title: str  # on a sheet
-    formula: Callable[..., Any]  # activation and gradient (N, C, h, w) to unscaled maps (N, h, w); or of ``attention``
+    formula: Callable[..., Any]
     of_class: bool = True  # depends on the class
     similar: int = 0  # number of similar classes that the gradient holds the class against, see ``class_weights``
     at_layer: bool = True  # a map of a layer's cells
@@ -40,12 +35,7 @@ class Method(NamedTuple):
 
     def takes(self, parameter: str) -> bool:
         """Whether the formula takes ``seed``, as random ones do, or ``combine``, as those that weight channels do."""
-        return parameter in _parameters(self.formula)
-
-
-@cache
-def _parameters(formula: Callable[..., Any]) -> frozenset[str]:
-    return frozenset(signature(formula).parameters)
+        return parameter in signature(self.formula).parameters
 
 
 METHODS = {
@@ -64,11 +54,11 @@ METHODS = {
     "fem": Method("FEM", activation_cams.fem, of_class=False),
     "randomcam": Method("RandomCAM", activation_cams.random_cam, of_class=False),
     "scorecam": Method("Score-CAM", masking_cams.scorecam, passes=256),
-    "ablationcam": Method("Ablation-CAM", behind_cams.ablationcam, passes=257, beside=BEHIND),
-    "reciprocam": Method("Recipro-CAM", behind_cams.reciprocam, passes=197, beside=BEHIND),
+    "ablationcam": Method("Ablation-CAM", masking_cams.ablationcam, passes=257, beside=BEHIND),
+    "reciprocam": Method("Recipro-CAM", masking_cams.reciprocam, passes=197, beside=BEHIND),
     "occlusion": Method("occlusion", masking_cams.occlusion, at_layer=False, passes=197),
     "rise": Method("RISE", masking_cams.rise, at_layer=False, passes=256),
-    "fullgrad": Method("FullGrad", full_gradients.fullgrad, at_layer=False, beside=FULL_GRADIENT),
+    "fullgrad": Method("FullGrad", input_gradients.fullgrad, at_layer=False, beside=FULL_GRADIENT),
     "integrated_gradients": Method(
         "Integrated Gradients", input_gradients.integrated_gradients, at_layer=False, passes=32
     ),

@@ -1,7 +1,7 @@
 """The metadata of an exported graph in the ONNX file: enough to use the graph without this project."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -39,18 +39,18 @@ KINDS = {
         maps=("gradcam", "guided_backprop", "guided_gradcam"),
     ),
     KIND_SALIENCY: GraphKind(
-        file="model.saliency.onnx",
-        outputs=("logits", *AT_LAYER, "saliency"),
-        maps=("gradcam", "saliency"),
+        file="model.saliency.onnx", outputs=("logits", *AT_LAYER, "saliency"), maps=("gradcam", "saliency")
     ),
     KIND_ATTENTION: GraphKind(file="model.attention.onnx", outputs=("logits", *ATTENTION_METHODS)),
     KIND_LAYERS: GraphKind(file="model.layers.onnx", outputs=("logits",), maps=("gradcam",)),
     KIND_BEHIND: GraphKind(file="model.behind.onnx", inputs=("input", "activations"), optional=(), outputs=("logits",)),
 }
-
-
 _REQUIRED = ("labels", "kind", "architecture", "preprocessing", "weights_sha256")  # without a default
-_TUPLES = ("further_layers", "simplified")
+_READ: dict[str, Callable[[str], Any]] = {  # fields that are no text
+    **dict.fromkeys(("labels", "versions"), json.loads),
+    **dict.fromkeys(("further_layers", "simplified"), lambda text: tuple(json.loads(text))),
+    "preprocessing": Preprocessing.from_json,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,12 +102,10 @@ class GraphDescription(Origin):
         try:
             found: dict[str, Any] = {name: properties[name] for name in _REQUIRED}
             found |= {field.name: properties[field.name] for field in fields(cls) if field.name in properties}
-            found |= {name: json.loads(found[name]) for name in ("labels", "versions") if name in found}
-            found |= {name: tuple(json.loads(found[name])) for name in _TUPLES if name in found}
+            found |= {name: read(found[name]) for name, read in _READ.items() if name in found}
             if not isinstance(found["labels"], list) or not isinstance(found.get("versions", {}), dict):
                 raise ValueError("labels must be a list, versions an object")
-            return cls(**{**found, "preprocessing": Preprocessing.from_json(found["preprocessing"])})
+            return cls(**found)
         except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(
-                f"the graph does not describe itself ({error}); make it with `shufflenet-cam prediction`"
-            ) from error
+            advice = "make it with `shufflenet-cam prediction`"
+            raise ModelError(f"the graph does not describe itself ({error}); {advice}") from error

@@ -14,10 +14,7 @@ def find_graphs(folder: Path) -> dict[str, Path]:
 
 
 def open_graphs(folder: Path, origin: Origin, *, threads: int) -> dict[str, GraphSession]:
-    """Opens all graphs in the folder of an unpacked archive, at least one, by kind; ``threads`` are those of a run.
-
-    Raises ModelError if the folder has no graph, or a graph cannot be used; the message names the file and says why.
-    """
+    """Opens the graphs of an unpacked archive, at least one, by kind; a ModelError names one that is refused."""
     paths = find_graphs(folder)
     if not paths:
         raise ModelError(f"{folder} holds no graph, valid are {', '.join(known.file for known in KINDS.values())}")

@@ -1,8 +1,4 @@
-"""The fast engine, without PyTorch: ONNX graphs that were traced from the eager explanation and compared with it.
-
-The graphs hold predictions, and evidence at the layers that they were made for. A graph takes one target per picture;
-the targets of a picture that has several share the forward pass.
-"""
+"""The fast engine, without PyTorch: ONNX graphs that were traced from the eager explanation and compared with it."""
 
 import time
 from dataclasses import replace
@@ -21,7 +17,7 @@ _AT_ONCE = 16  # pictures in a run: limits the memory of a batch with many targe
 
 
 class OnnxEngine:
-    """Predictions, and evidence at the layer that the graphs were made for. Runs may overlap."""
+    """Predictions, and evidence at the layers that the graphs were made for. Runs may overlap."""
 
     name = "onnx"
 
@@ -48,9 +44,7 @@ class OnnxEngine:
     def held(self) -> str:
         """The evidence that the graphs hold, in the words of the options."""
         parts = ["maps none"]
-        at_layer = [kind for kind in KINDS if kind in self._graphs and KINDS[kind].maps]
-        if at_layer:
-            maps = dict.fromkeys(name for kind in at_layer for name in KINDS[kind].maps)
+        if maps := dict.fromkeys(name for kind in KINDS if kind in self._graphs for name in KINDS[kind].maps):
             where = "layer" if len(self.layers) == 1 else "layers"
             parts.append(f"maps {', '.join(maps)} at {where} {', '.join(self.layers)}")
         if KIND_ATTENTION in self._graphs:
@@ -64,8 +58,7 @@ class OnnxEngine:
     def run(self, inputs: Floats, targets: Targets, needs: Needs) -> Evidence:
         """See ``Engine.run``. An explanation runs forward and backward at once; ``explain_ms`` is the time of both.
 
-        Where no single graph holds the evidence at layers and at the input, a graph for each runs. Unprocessable says
-        what the graphs hold.
+        Where no single graph holds the evidence at layers and at the input, a graph for each runs.
         """
         parts = [(self._held(part), part) for part in self._parts(needs)]
         (graph, part), *others = parts
@@ -114,14 +107,9 @@ def _predict(graph: GraphSession, inputs: Floats, asked: Pairs) -> Evidence:
     started = time.perf_counter()
     of_pairs = {"target": np.full(len(inputs), TOP)} if "target" in KINDS[graph.description.kind].inputs else {}
     logits = _run(graph, inputs, np.arange(len(inputs)), of_pairs, ["logits"])["logits"]
-    return Evidence(
-        logits=logits,
-        input_size=inputs.shape[2:],
-        rows=asked.rows,
-        classes=asked.classes(logits[asked.rows]),
-        infer_ms=(time.perf_counter() - started) * 1e3,
-        engine=OnnxEngine.name,
-    )
+    classes, size = asked.classes(logits[asked.rows]), inputs.shape[2:]
+    found = Evidence(logits=logits, input_size=size, rows=asked.rows, classes=classes, engine=OnnxEngine.name)
+    return replace(found, infer_ms=(time.perf_counter() - started) * 1e3)
 
 
 def _explain(graph: GraphSession, inputs: Floats, pairs: Pairs, asked: Pairs, needs: Needs) -> Evidence:
@@ -160,25 +148,19 @@ def _outputs_of(needs: Needs, known: GraphDescription) -> list[str]:
 
 
 def _run(graph: GraphSession, inputs: Floats, rows: Indices, of_pairs: Arrays, names: list[str]) -> dict[str, Floats]:
-    """Runs ``inputs[rows]`` (M, C, H, W) and the pairs' other inputs (M, …) in chunks; outputs (M, …) by name.
-
-    A chunk has pictures with one target each, or all targets of one picture.
-    """
-    counts = np.bincount(rows)[rows]
-    alone, several = np.flatnonzero(counts == 1), np.unique(rows[counts > 1])
+    """The outputs (M, …) by name for ``inputs[rows]`` (M, C, H, W) and the pairs' other inputs (M, …)."""
+    counts, parts = np.bincount(rows)[rows], []
+    alone = np.flatnonzero(counts == 1)  # a chunk has pictures with one target each, or all targets of one picture
     chunks = [alone[start : start + _AT_ONCE] for start in range(0, len(alone), _AT_ONCE)]
-    parts = []
+    chunks += [np.flatnonzero(rows == row) for row in np.unique(rows[counts > 1])]
     for chunk in chunks:
-        pictures = inputs if len(chunk) == len(inputs) else inputs[rows[chunk]]  # copies only where it must
-        parts.append(graph.infer({"input": pictures, **_taken(of_pairs, chunk)}, names))
-    for row in several:
-        chunks.append(np.flatnonzero(rows == row))
-        parts.append(graph.infer_targets(inputs[row : row + 1], _taken(of_pairs, chunks[-1]), names))
+        given = {name: values[chunk] for name, values in of_pairs.items()}
+        if counts[chunk[0]] > 1:
+            parts.append(graph.infer_targets(inputs[rows[chunk[:1]]], given, names))
+        else:
+            pictures = inputs if len(chunk) == len(inputs) else inputs[rows[chunk]]  # copies only where it must
+            parts.append(graph.infer({"input": pictures, **given}, names))
     if len(parts) == 1:  # most batches; copies would take longer than small parts of the graph
         return dict(zip(names, parts[0], strict=True))
     order = np.concatenate(chunks).argsort()
     return {name: np.concatenate(values)[order] for name, values in zip(names, zip(*parts, strict=True), strict=True)}
-
-
-def _taken(of_pairs: Arrays, chunk: Indices) -> Arrays:
-    return {name: values[chunk] for name, values in of_pairs.items()}

@@ -12,12 +12,11 @@ from handler.autograd.attention import AttentionLayout
 from handler.autograd.channel_layout import CHANNELS_FIRST
 from handler.autograd.precision import full_precision
 from handler.autograd.torch_engine import Network
-from handler.errors import ModelError, in_one_line
+from handler.errors import ModelError, foreign_code
 from handler.model.checkpoint import Checkpoint, hash_state, names_in, training_only
 from handler.model.layers.find import find_layers
 from handler.model.makers import maker_of
-from handler.model.reading import Reading, find_reading
-from handler.model.scores import check_scores
+from handler.model.reading import Reading, check_scores, find_reading
 from handler.picture.preprocess import Preprocessing
 
 _AS_RETURNED = Reading()
@@ -54,15 +53,10 @@ class Classifier(Network):
 
 
 def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> Classifier:
-    """Builds the classifier of a complete checkpoint, in eval mode and frozen.
+    """Builds the classifier of a complete checkpoint, in eval mode and frozen, on a torch device.
 
-    Args:
-        checkpoint: with labels and preprocessing, see ``handler.model.sources.find_checkpoint``.
-        device: torch device.
-
-    Raises:
-        ModelError: the checkpoint is not complete, its weights do not fit the architecture or the labels, or the
-            network is refused, see ``of_module``.
+    Raises ModelError if the checkpoint is not complete, see ``handler.model.sources.find_checkpoint``, if its weights
+    do not fit the architecture or the labels, or if the network is refused, see ``of_module``.
     """
     if checkpoint.architecture is None or checkpoint.labels is None or checkpoint.preprocessing is None:
         raise ModelError("the checkpoint does not say its architecture, labels and preprocessing")
@@ -70,15 +64,12 @@ def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu")
     _load_state(module, checkpoint)
     module = module.float().eval().requires_grad_(False)
     weights = hash_state(module)  # before the network runs, which may change a buffer
-    try:
+    with foreign_code(f"the network cannot be moved to the device {str(device)!r}"):
         module = module.to(device)
-    except (RuntimeError, AssertionError) as error:  # PyTorch's own for devices that do not exist
-        raise ModelError(f"the network cannot be moved to the device {str(device)!r} ({in_one_line(error)})") from error
     name, labels, how = checkpoint.architecture, checkpoint.labels, checkpoint.preprocessing
     reading = find_reading(module, name, how.shape, len(labels), checkpoint.head, checkpoint.output)
     reading.attach(module)
-    classifier = of_module(module, name, labels, how, reading)
-    return replace(classifier, weights_sha256=weights)
+    return replace(of_module(module, name, labels, how, reading), weights_sha256=weights)
 
 
 def of_module(
@@ -88,17 +79,10 @@ def of_module(
     preprocessing: Preprocessing,
     reading: Reading = _AS_RETURNED,
 ) -> Classifier:
-    """Looks at a network in memory.
+    """Looks at a network in memory, which is in eval mode and frozen; it is run, and left as it is.
 
-    Args:
-        module: in eval mode, all parameters frozen; it is run, and left as it is.
-        architecture: for the messages.
-        labels: one per class; None names the classes by their indices.
-        preprocessing: whose ``shape`` the pictures have that it is looked at with.
-        reading: which is attached to the network.
-
-    Raises:
-        ModelError: it does not answer with one logit per class, or has no layer with a map.
+    Without labels, the classes are named by their indices. The reading is attached to the network already. Raises
+    ModelError if the network does not answer with one logit per class, or has no layer with a map.
     """
     shape = preprocessing.shape
     with full_precision():
@@ -126,8 +110,7 @@ def build_network(checkpoint: Checkpoint) -> nn.Module:
 
 
 def _load_state(module: nn.Module, checkpoint: Checkpoint) -> None:
-    expected = module.state_dict()
-    classes = len(checkpoint.labels or [])
+    expected, classes = module.state_dict(), len(checkpoint.labels or [])
     own = names_in(expected, checkpoint.state)
     for name, value in checkpoint.state.items():
         wanted = expected.get(own[name], value).shape
@@ -144,10 +127,8 @@ def _load_state(module: nn.Module, checkpoint: Checkpoint) -> None:
     state: Any = OrderedDict((own[name], value) for name, value in checkpoint.state.items())
     # MNASNet needs its version number, which files of tensors do not keep; batch norms work without one
     state._metadata = {"": getattr(expected, "_metadata", {}).get("", {})}
-    try:
+    with foreign_code(f"{checkpoint.architecture} does not take the weights"):  # its hooks can raise any exception
         missing, _ = module.load_state_dict(state, strict=False)
-    except Exception as error:  # the network's own hooks can raise any exception
-        raise ModelError(f"{checkpoint.architecture} does not take the weights ({in_one_line(error)})") from error
     missing = [name for name in missing if not name.startswith(training_only(module))]
     unknown = [name for name, new in own.items() if new not in expected]
     if missing or unknown:
@@ -164,10 +145,9 @@ def _some(names: list[str]) -> str:
 def in_fast_layout(classifier: Classifier) -> Classifier:
     """Puts the weights, in place, into the memory layout in which PyTorch is fastest on a CPU; values and shapes stay.
 
-    That is channels-last, which activations and gradients follow. Measured on two cores: predictions and explanations
-    of resnet18, resnet50 and mobilenet_v2 take 4 to 26 % less time, explanations of ShuffleNets 5 to 16 % more, because
-    of the gradients of channel shuffles. ShuffleNets keep their layout, as do networks on a GPU and those that
-    are not torchvision's, whose code may call ``view`` on activations, which fails in this layout.
+    That is channels-last. Measured on two cores: resnet18, resnet50 and mobilenet_v2 take 4 to 26 % less time. Networks
+    on a GPU keep their layout, as do ShuffleNets, whose explanations would take 5 to 16 % more, because of channel
+    shuffles, and networks of other makers, whose code may call ``view``, which fails in this layout.
     """
     tried = maker_of(classifier.architecture).tried and not classifier.architecture.startswith("shufflenet")
     if classifier.device.type == "cpu" and tried:

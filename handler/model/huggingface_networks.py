@@ -5,67 +5,58 @@ without the folder. What the image processor does to a picture is measured, beca
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import product
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from torch import nn
 
-from handler.errors import ModelError, in_one_line
+from handler.errors import ModelError, foreign_code
+from handler.explanation.evidence import Floats
 from handler.model.checkpoint import Checkpoint
-from handler.model.registry import ASSUMED
 from handler.picture.preprocess import Pixels, Preprocessing, preprocess
 
+_VALID = (
+    "valid is an image classifier: a folder that save_pretrained wrote, or an id of the hub, which is downloaded or "
+    "lies in the cache at HF_HOME"
+)
 _EQUAL = 1e-6  # the most difference of normalised values
 _MOST_LEVELS = 1.5  # the most difference in grey levels: the library's backends round differently
 _FORMS: list[dict[str, Any]] = [{"crop_mode": "squash"}, {}, {"crop_first": True}]
-
-Floats = npt.NDArray[np.float32]
-_Measured = tuple[Preprocessing | None, bool, str]
-
-
-@contextmanager
-def _guarded(architecture: str) -> Iterator[str]:
-    """Gives the folder or the id; raises ModelError for whatever the library raises inside the block."""
-    try:
-        yield architecture.partition("/")[2]
-    except ModelError:
-        raise
-    except Exception as error:  # of the network, of files and of their content
-        raise ModelError(
-            f"{architecture} could not be loaded ({in_one_line(error)}); valid is an image classifier: a folder that "
-            "save_pretrained wrote, or an id of the hub, which is downloaded or lies in the cache at HF_HOME"
-        ) from error
 
 
 def declare(architecture: str) -> Checkpoint:
     """What the configuration and the image processor say, without the weights."""
     from transformers import AutoConfig, AutoImageProcessor
 
-    with _guarded(architecture) as place:
+    place = architecture.partition("/")[2]
+    with foreign_code(f"{architecture} could not be loaded", _VALID):
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         if config.model_type == "timm_wrapper":
             raise ModelError(f"{architecture} is timm's: valid is model=timm/hf-hub:ID, or timm/local-dir:FOLDER")
         name = Path(place).resolve().name if Path(place).is_dir() else place
         known = json.loads(config.to_json_string(use_diff=False))
         labels = [str(config.id2label[index]) for index in range(config.num_labels)]
-        how, flipped, beside = cast(_Measured, (None, False, ""))
-        with suppress(OSError, ValueError):  # there is no image processor, or it makes no pictures
+        try:
             processor = AutoImageProcessor.from_pretrained(place, backend="pil", trust_remote_code=False)
             how, flipped, beside = _measured(processor)
+        except (OSError, ValueError):  # there is none, or it makes no pictures
+            how, flipped, beside = None, False, ""
     for part in ("_name_or_path", "id2label", "label2id"):
         known.pop(part, None)
-    told = f"as {name}'s image processor has it{beside}: {ASSUMED}"
-    origins = {"labels": f"as {name}'s configuration has them", "preprocessing": told}
-    options = {"config": known, "flipped": flipped}
     return Checkpoint(
-        architecture=f"hf/{name}", labels=labels, preprocessing=how, state={}, options=options, origins=origins
+        architecture=f"hf/{name}",
+        labels=labels,
+        preprocessing=how,
+        options={"config": known, "flipped": flipped},
+        origins={
+            "labels": f"as {name}'s configuration has them",
+            "preprocessing": f"as {name}'s image processor has it{beside}",
+        },
     )
 
 
@@ -76,21 +67,20 @@ def find(architecture: str, weights: str | None) -> Checkpoint:
     if weights not in (None, "DEFAULT"):
         raise ModelError(f"weights {weights!r} are torchvision's; {architecture} has its own, valid is weights=DEFAULT")
     found = declare(architecture)
-    with _guarded(architecture) as place:
+    with foreign_code(f"{architecture} could not be loaded", _VALID):
         module, report = AutoModelForImageClassification.from_pretrained(
-            place, output_loading_info=True, trust_remote_code=False
+            architecture.partition("/")[2], output_loading_info=True, trust_remote_code=False
         )
     if missing := sorted(report["missing_keys"]):
         raise ModelError(f"{architecture} has no weights for {', '.join(missing[:3])}: it is no trained classifier")
-    told = {part: origin.removesuffix(f": {ASSUMED}") for part, origin in found.origins.items()}
-    return replace(found, state=module.state_dict(), origins=told)
+    return replace(found, state=module.state_dict())
 
 
 def build(checkpoint: Checkpoint) -> nn.Module:
     """The network of a complete checkpoint, from the configuration in its options; its logits are its scores."""
     from transformers import AutoConfig, AutoModelForImageClassification
 
-    with _guarded(str(checkpoint.architecture)):
+    with foreign_code(f"{checkpoint.architecture} could not be loaded", _VALID):
         config = AutoConfig.for_model(**checkpoint.options["config"])
         config.num_labels = len(checkpoint.labels or [])
         module: nn.Module = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
@@ -100,8 +90,11 @@ def build(checkpoint: Checkpoint) -> nn.Module:
     return module
 
 
-def _measured(processor: Any) -> _Measured:
-    """The preprocessing that equals a processor on pictures, or None; whether blue is first; and what differs."""
+def _measured(processor: Any) -> tuple[Preprocessing | None, bool, str]:
+    """Finds the preprocessing that equals a processor, by what it answers to pictures; None if none comes near.
+
+    Also returns whether the processor puts blue first, and what is to be said of the rest.
+    """
 
     def run(picture: Pixels) -> Floats:
         (found,) = processor(images=Image.fromarray(picture), return_tensors="np")["pixel_values"]
@@ -111,11 +104,10 @@ def _measured(processor: Any) -> _Measured:
     _, height, width = black.shape
     low, high = (found[:, height // 2, width // 2].astype(np.float64) for found in (black, white))
     draw = np.random.default_rng(0).integers
-    pictures = [
-        np.kron(draw(0, 256, (*size, 3)), np.ones((15, 15, 1))).astype(np.uint8) for size in ((16, 32), (23, 17))
-    ]
+    coarse = [draw(0, 256, (rows, columns, 3)).astype(np.uint8) for rows, columns in ((16, 32), (23, 17))]
+    pictures = [picture.repeat(15, 0).repeat(15, 1) for picture in coarse]
     wanted = [run(picture) for picture in pictures]
-    best: tuple[float, bool, Preprocessing | None] = (np.inf, False, None)
+    fits: list[tuple[float, bool, Preprocessing]] = []  # difference, whether blue is first
     for form, margin in product(_FORMS, range(max(height, width) // 2)):
         how = Preprocessing(
             resize_size=(height + margin, width + margin),
@@ -128,13 +120,12 @@ def _measured(processor: Any) -> _Measured:
         found = [preprocess(picture, how).tensor for picture in pictures]
         for step in (1, -1):
             off = max(_distance(theirs[::step], ours) for theirs, ours in zip(wanted, found, strict=True))
-            if off < best[0]:
-                best = off, step == -1, how
-        if best[0] <= _EQUAL:
+            fits.append((off, step == -1, how))
+        if min(fits, key=itemgetter(0))[0] <= _EQUAL:
             break
-    off, flipped, fitting = best
+    off, flipped, fitting = min(fits, key=itemgetter(0))
     levels = 255 * off / float((high - low).max())
-    if fitting is None or levels > _MOST_LEVELS:
+    if levels > _MOST_LEVELS:
         return None, False, ""
     beside = "" if off <= _EQUAL else f", whose own pictures differ by up to {levels:.1f} grey levels"
     if not fitting.crop_first and (fitting.crop_mode == "center" or (fitting.resized[0] - height) % 2):

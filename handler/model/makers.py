@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -16,20 +17,20 @@ from handler.model.checkpoint import Checkpoint
 class Maker:
     """What makes the networks of one kind of name; each function raises ModelError for what is not there."""
 
-    check: Callable[[str], object]  # refuses a name that does not exist
+    check: Callable[[str], object] = lambda _: None  # refuses a name that does not exist
     # the maker's own weights, described; takes the name, and that of torchvision's weights or None
     find: Callable[[str, str | None], Checkpoint]
     declare: Callable[[str], Checkpoint]  # what is assumed of a plain state dict, without weights
     build: Callable[[Checkpoint], nn.Module]  # of a complete checkpoint, with new weights
     sources: Callable[[str], list[str]] = lambda _: []  # packages and modules that travel in the archive
-    declared_in: Callable[[str], str] = lambda _: ""  # the module in which people may declare what is missing
     package: str = ""  # what must be installed, here and on the server unless its source travels
     runs_code: bool = False  # whether building runs code that the user must have named
     tried: bool = False  # whether all of its networks were: no graph differs, and channels-last layouts work
 
 
-def _made_by(module: Any, check: Callable[[str], object], **more: Any) -> Maker:
-    return Maker(check=check, find=module.find, declare=module.declare, build=module.build, **more)
+def _maker(module: ModuleType, **further: Any) -> Maker:
+    """The maker whose functions are those of a module."""
+    return Maker(find=module.find, declare=module.declare, build=module.build, **further)
 
 
 def _no_code(architecture: str, *_: object) -> Checkpoint:
@@ -42,27 +43,22 @@ def _of_graph(checkpoint: Checkpoint) -> nn.Module:
     return OnnxNetwork(checkpoint.state["onnx_graph"].numpy().tobytes())
 
 
-_TORCHVISION = _made_by(registry, registry.builder_of, tried=True)
-_CUSTOM = _made_by(
-    custom_architecture,
-    custom_architecture.find_factory,
-    sources=custom_architecture.sources,
-    declared_in=custom_architecture.module_name,
-    runs_code=True,
+_TORCHVISION = _maker(registry, check=registry.builder_of, tried=True)
+_CUSTOM = _maker(
+    custom_architecture, check=custom_architecture.find_factory, sources=custom_architecture.sources, runs_code=True
 )
 _MAKERS = {  # by what stands before the first slash of a name
-    "onnx": Maker(check=lambda _: None, find=_no_code, declare=_no_code, build=_of_graph),
-    "timm": _made_by(timm_networks, timm_networks.check, package="timm", sources=lambda _: ["timm"]),
-    # a checkpoint has all that it needs of the folder
-    "hf": _made_by(huggingface_networks, lambda _: None, package="transformers"),
+    "timm": _maker(timm_networks, check=timm_networks.check, sources=lambda _: ["timm"], package="timm"),
+    "hf": _maker(huggingface_networks, package="transformers"),  # a checkpoint has all that it needs of the folder
+    "onnx": Maker(find=_no_code, declare=_no_code, build=_of_graph),
 }
 
 
 def maker_of(architecture: str) -> Maker:
-    """The maker for a name: ``KIND/NAME`` with a kind of the table, ``package.module:factory``, or torchvision's.
+    """The maker of an architecture's networks; raises ModelError if its package is not installed.
 
-    Raises:
-        ModelError: the maker's package is not installed.
+    Names are ``KIND/NAME`` with a kind of the table, ``package.module:factory`` for a custom architecture, and else
+    torchvision's.
     """
     usual = _CUSTOM if ":" in architecture else _TORCHVISION
     maker = _MAKERS.get(architecture.partition("/")[0], usual)

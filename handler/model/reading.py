@@ -1,22 +1,31 @@
-"""How scores are read from what a network returns: which output, without a last activation, one score as two."""
+"""How scores are read from what a network returns, and whether they are one finite logit per label.
 
-from collections.abc import Mapping
+A reading says which output has the scores, leaves out a last activation, and makes two scores of one.
+"""
+
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from handler.autograd.differentiable import differentiable
+from handler.autograd.graph import operation
 from handler.autograd.torch_engine import device_of
-from handler.errors import ModelError
+from handler.errors import ModelError, foreign_code
 from handler.model.custom_architecture import described
 from handler.model.layers.scenes import scenes
-from handler.model.scores import answer
 
 HEADS = ("softmax", "sigmoid", "binary")
 _HEAD_OF = {nn.Softmax: "softmax", nn.LogSoftmax: "softmax", nn.Sigmoid: "sigmoid", nn.LogSigmoid: "sigmoid"}
+_SHAPING = (
+    *("View", "UnsafeView", "Squeeze", "Unsqueeze", "Permute", "Transpose", "Clone", "Alias"),
+    *("ToCopy", "Slice", "Cat"),
+)
+_SATURATING = 1e4  # factor of an ordinary picture
+_AT_AN_END = 1e-2  # the most distance from 0 or 1 of a saturated sigmoid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,33 +56,26 @@ class Reading:
 def find_reading(
     module: nn.Module, architecture: str, shape: tuple[int, int, int], classes: int | None, head: str, output: str
 ) -> Reading:
-    """Runs a network, and finds out how its scores are read.
+    """Runs a network in eval mode on a picture (C, H, W), and finds out how its scores are read.
 
-    Args:
-        module: in eval mode.
-        architecture: for the messages.
-        shape: (C, H, W) of the pictures.
-        classes: number of labels; None allows any number.
-        head: "softmax"; "sigmoid", by which each class has a probability of its own; "binary", a sigmoid of one score,
-            which is that of the second of two labels, or of the only label; empty takes the network's last activation.
-        output: key, attribute or index of the scores in what the network returns; empty if there is one tensor.
-
-    Raises:
-        ModelError: the network fails, has no such output, or has several and none is named; or the head does not fit.
+    ``classes`` is the number of labels; None allows any number. ``head`` is "softmax"; "sigmoid", by which each class
+    has a probability of its own; "binary", a sigmoid of one score, which is that of the second of two labels, or of the
+    only label; empty takes the network's last activation. ``output`` is the key, attribute or index of the scores in
+    what the network returns; empty if there is one tensor. A ModelError says that the network fails, has no such
+    output, or has several and none is named, or that the head does not fit.
     """
     if head not in ("", *HEADS):
         raise ModelError(f"head={head} is not valid, valid are {', '.join(HEADS)}")
-    ends: dict[str, list[Any]] = {path: [] for path, part in module.named_modules() if type(part) in _HEAD_OF}
+    paths = {part: path for path, part in module.named_modules() if type(part) in _HEAD_OF}
+    seen: dict[nn.Module, list[Any]] = {part: [] for part in paths}
     with ExitStack() as stack:
-        for path, found in ends.items():
-            note = partial(lambda kept, _module, _given, returned: kept.append(returned), found)
-            stack.callback(module.get_submodule(path).register_forward_hook(note).remove)
-        returned = answer(module, scenes(1, shape, seed=2).to(device_of(module)), architecture)
-    scores, output = _chosen(returned, output, architecture)
-    last = [path for path, found in ends.items() if path and [*map(id, found)] == [id(scores)]]
-    end = next((path for path in last if getattr(module.get_submodule(path), "dim", 1) in (None, 1, -1)), "")
-    part = module.get_submodule(end) if end else None
-    own, count = _HEAD_OF[type(part)] if part else "", scores.numel() if isinstance(scores, Tensor) else 0
+        for part in paths:
+            stack.callback(part.register_forward_hook(lambda part, _, returned: seen[part].append(returned)).remove)
+        scores, output = _chosen(answer(module, architecture, shape), output, architecture)
+    last = [part for part, found in seen.items() if part is not module and len(found) == 1 and found[0] is scores]
+    part = next((part for part in last if getattr(part, "dim", 1) in (None, 1, -1)), None)
+    end, own = (paths[part], _HEAD_OF[type(part)]) if part else ("", "")
+    count = scores.numel() if isinstance(scores, Tensor) else 0
     if own and head and (own == "softmax") != (head == "softmax"):
         raise ModelError(f"architecture {architecture} ends in {described(part)} ({end}), so head={own} is valid")
     if head == "binary" and (count != 1 or classes not in (None, 1, 2)):
@@ -112,3 +114,82 @@ def _chosen(returned: Any, output: str, architecture: str) -> tuple[Any, str]:
     valid = f"valid is output= with the name of the scores: {shapes}" if shapes else "leave output= out"
     what = f"has no output {output!r} in {described(returned)}" if output else f"answers with {described(returned)}"
     raise ModelError(f"architecture {architecture} {what}; {valid}")
+
+
+def check_scores(
+    module: nn.Module, architecture: str, shape: tuple[int, int, int], classes: int | None, *, head: str = "softmax"
+) -> int:
+    """Checks that a network answers pictures (C, H, W) with one finite logit per label, and counts them.
+
+    ``classes`` is the number of labels; None allows any number of scores. ``head`` is "softmax" or "sigmoid". A
+    ModelError says how the network fails or answers otherwise, and what is valid.
+    """
+    if device_of(module).type == "meta":
+        raise ModelError(f"architecture {architecture} has no weights: its tensors are on the device meta")
+    scores = answer(module, architecture, shape)
+    scores = scores.clone() if isinstance(scores, Tensor) else scores  # a network may answer with its own memory
+    if fault := _fault(scores, classes, lambda factor: answer(module, architecture, shape, factor), head):
+        raise ModelError(f"architecture {architecture} {fault}")
+    return int(scores.shape[1])
+
+
+def _fault(scores: Any, classes: int | None, run: Callable[[float], Tensor], head: str) -> str:
+    """What is wrong with a picture's scores, and what is valid; empty if nothing is. Runs the picture times factors."""
+    valid = f"valid is one tensor of float32 scores (N, {classes or 'K'}), one score per label"
+    if not isinstance(scores, Tensor):
+        return f"answers with {described(scores)}, {valid}"
+    if scores.dim() != 2 or scores.shape[0] != 1 or not scores.is_floating_point():
+        return f"answers one picture with {scores.dtype} {tuple(scores.shape)}, {valid}"
+    if classes not in (None, scores.shape[1]):
+        return f"scores {scores.shape[1]} classes, but there are {classes} labels; {valid}"
+    if not bool(scores.isfinite().all()):
+        return f"answers a picture with scores that are not finite; {valid}"
+    if not torch.allclose(scores, run(1), rtol=1e-4, atol=1e-5):
+        return (
+            "answers the same picture differently each time, even in eval mode; valid is a network that neither draws "
+            "random numbers nor changes its own state: F.dropout needs training=self.training"
+        )
+    if scores.shape[1] == 1 and head == "softmax":
+        return (
+            "has one score, and a softmax of one score is always 1; valid are at least two classes with a score each, "
+            "or head=binary, the sigmoid of one score"
+        )
+    if end := _end(scores, run(_SATURATING)):
+        right, axis = ("sigmoid (binary for one score)", "") if "sigmoid" in end else ("softmax", "1")
+        return (
+            f"ends in a {end}; valid are logits, which Grad-CAM is defined on: remove the {end}, or let it be the "
+            f"network's last module, such as nn.{end.title().replace('-', '')}({axis}); head={right} computes the "
+            "probabilities from the logits"
+        )
+    return ""
+
+
+def answer(module: nn.Module, architecture: str, shape: tuple[int, int, int], factor: float = 1) -> Any:
+    """What a network returns for a picture (C, H, W), times a factor; recorded by autograd, or a ModelError."""
+    picture = factor * scenes(1, shape, seed=2).to(device_of(module))
+    what = f"architecture {architecture} fails on a picture {(1, *shape)}"
+    failing = foreign_code(what, f"valid is a network that takes float32 (N, {', '.join(map(str, shape))})")
+    with failing, torch.inference_mode(False), torch.enable_grad(), differentiable(module):
+        return module(picture.clone().requires_grad_().clone())
+
+
+def _end(scores: Tensor, saturated: Tensor) -> str:
+    """The function that made the scores (1, K), and those of a picture with very large values; empty for logits."""
+    node = scores.grad_fn
+    while node is not None and operation(node) in _SHAPING:
+        node = node.next_functions[-1][0]
+    last = "" if node is None else operation(node)
+    both = torch.cat([scores, saturated]).detach().double()
+    if both.shape[1] == 2 and torch.equal(both[:, 0], -both[:, 1]):  # one score s as (-s, s)
+        both = both[:, 1:]
+    scores, several = both[:1], both.shape[1] > 1
+    if last == "Softmax" or several and bool((scores >= 0).all() and (scores.sum(1) - 1).abs().max() < 1e-4):
+        return "softmax"
+    if last == "LogSoftmax" or several and bool(scores.logsumexp(1).abs().max() < 1e-4):
+        return "log-softmax"
+    if last == "LogSigmoid":
+        return "log-sigmoid"
+    at_ends = (both[1:] - both[1:].round()).abs().max() < _AT_AN_END
+    if last in ("Sigmoid", "Hardsigmoid") or bool((both >= 0).all() and (both <= 1).all() and both.any() and at_ends):
+        return "sigmoid"
+    return ""

@@ -1,18 +1,17 @@
 """Torchvision's registry of classifiers: builders, weights and their preprocessing, and what its networks need."""
 
-from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torchvision
 from torch import nn
 
-from handler.errors import ModelError
+from handler.errors import ModelError, foreign_code
 from handler.model.checkpoint import Checkpoint
 from handler.picture.preprocess import Preprocessing
 
 INPUT_TRANSFORMERS = ("googlenet", "inception_v3")  # networks that normalise their input again, if asked to
 PARTS = ("labels", "preprocessing", "transform_input")  # of a checkpoint's description, whose origins are noted
-ASSUMED = "assumed, say preprocessing= if yours were trained otherwise"
 _TAKEN = "as torchvision's weights have it: assumed, say transform_input=0 if yours were trained without it"
 
 
@@ -21,15 +20,14 @@ def known_architectures() -> list[str]:
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
-def builder_of(architecture: str) -> Callable[..., nn.Module]:
+def builder_of(architecture: str) -> Any:
     """The function that builds a network of the registry; the ModelError lists all names."""
     if architecture not in known_architectures():
         raise ModelError(
             f"architecture {architecture!r} is no torchvision classifier, valid are "
             f"{', '.join(known_architectures())}; code of your own is architecture=package.module:factory"
         )
-    builder: Callable[..., nn.Module] = torchvision.models.get_model_builder(architecture)
-    return builder
+    return torchvision.models.get_model_builder(architecture)
 
 
 def preprocessing_of(weights: Any) -> Preprocessing:
@@ -55,19 +53,14 @@ def find(architecture: str, weights: str | None) -> Checkpoint:
             f"weights {weights!r} do not exist for {architecture}, valid are {', '.join(choices.__members__)}"
         )
     chosen = choices[weights]
-    try:
+    elsewhere = "download the file elsewhere, and give it as checkpoint= together with labels="
+    with foreign_code(f"the weights of {architecture} could not be downloaded from {chosen.url}", elsewhere):
         state = chosen.get_state_dict(progress=True, check_hash=True)
-    except OSError as error:  # URLError and HTTPError are OSErrors
-        raise ModelError(
-            f"the weights of {architecture} could not be downloaded from {chosen.url} ({error}); "
-            "download the file elsewhere, and give it as checkpoint= together with labels="
-        ) from error
-    return Checkpoint(
-        architecture=architecture,
+    return replace(
+        declare(architecture),
         labels=list(chosen.meta["categories"]),
         preprocessing=preprocessing_of(chosen),
         state=dict(state),
-        options=_options_of_weights(architecture),
         origins=dict.fromkeys(PARTS, f"as torchvision's {chosen.name} weights have it"),
     )
 
@@ -77,14 +70,10 @@ def declare(architecture: str) -> Checkpoint:
     usual = torchvision.models.get_model_weights(architecture)["DEFAULT"]
     return Checkpoint(
         architecture=architecture,
-        labels=None,
         preprocessing=preprocessing_of(usual),
-        state={},
-        options=_options_of_weights(architecture),
-        origins={
-            "preprocessing": f"as torchvision's {usual.name} weights have it: {ASSUMED}",
-            "transform_input": _TAKEN,
-        },
+        # torchvision sets this option of the builder only if it loads the weights, which need it
+        options={"transform_input": True} if architecture in INPUT_TRANSFORMERS else {},
+        origins={"preprocessing": f"as torchvision's {usual.name} weights have it", "transform_input": _TAKEN},
     )
 
 
@@ -97,21 +86,11 @@ def build(checkpoint: Checkpoint) -> nn.Module:
         options["init_weights"] = False
     if architecture.startswith("vit_"):
         options["image_size"] = how.crop_size
-    try:
-        module = builder_of(architecture)(weights=None, num_classes=len(checkpoint.labels or []), **options)
-    except (TypeError, ValueError, AssertionError) as error:  # options and side come from the checkpoint
-        detail = f" and options {checkpoint.options}" if checkpoint.options else ""
-        raise ModelError(
-            f"{architecture} cannot be built for pictures of {how.crop_size} pixels{detail} "
-            f"({type(error).__name__}: {error})"
-        ) from error
+    detail = f" and options {checkpoint.options}" if checkpoint.options else ""  # of the checkpoint, as the side
+    with foreign_code(f"{architecture} cannot be built for pictures of {how.crop_size} pixels{detail}"):
+        module: nn.Module = builder_of(architecture)(weights=None, num_classes=len(checkpoint.labels or []), **options)
     if how.channels != 3:  # the first convolution takes these channels, as people change it for their own pictures
         path, first = next((path, part) for path, part in module.named_modules() if isinstance(part, nn.Conv2d))
         same = {name: getattr(first, name) for name in ("kernel_size", "stride", "padding", "dilation")}
         module.set_submodule(path, nn.Conv2d(how.channels, first.out_channels, bias=first.bias is not None, **same))
     return module
-
-
-def _options_of_weights(architecture: str) -> dict[str, Any]:
-    """The builder's options that torchvision's weights need; torchvision sets them only if it loads the weights."""
-    return {"transform_input": True} if architecture in INPUT_TRANSFORMERS else {}

@@ -36,36 +36,25 @@ def find_checkpoint(
     head: str = "",
     output: str = "",
 ) -> Checkpoint:
-    """Finds a checkpoint among torchvision's weights, in a file or by code, and completes it.
+    """Finds a checkpoint in a file or among its maker's weights, and completes it by the arguments, which go first.
 
-    Args:
-        architecture: a name of torchvision's registry, or ``package.module:factory``; a registry's name may be left out
-            if the checkpoint has it.
-        weights: "DEFAULT" or another name of torchvision's weights for the architecture; torchvision downloads them.
-        checkpoint: a safetensors file or a state dict, instead of ``weights``. A factory whose module has a function
-            ``weights`` needs neither.
-        state: key of the state dict that is meant in a checkpoint of ``torch.save`` with several, "model_ema".
-        labels: a label per class; may be left out if weights or checkpoint have labels.
-        preprocessing: a ``Preprocessing``, or as text the parts in which it differs from that of weights or checkpoint,
-            "resize=256 crop=224"; see ``handler.picture.preprocess_text``.
-        transform_input: whether a GoogLeNet or Inception normalises its input again, as torchvision's weights need;
-            None: as the checkpoint says, True for a plain state dict.
-        head: "softmax", "sigmoid" or "binary", see ``handler.model.reading.find_reading``; empty: as the checkpoint
-            says, or what the network's last module shows.
-        output: key, attribute or index of the scores, of a network that returns several tensors.
-
-    Raises:
-        ModelError: an argument is missing, unknown or contradicts another; the message says what is valid.
+    ``architecture``, a name of ``handler.model.makers``, may be left out if the checkpoint has it, but not if it is
+    code. ``checkpoint`` is a safetensors file or a state dict, ``state`` the key of the one that is meant among several
+    ("model_ema"). Without it, ``weights`` are "DEFAULT" or another name of torchvision's, or None for a maker's own.
+    ``labels`` has one per class. ``preprocessing`` as text names the parts that differ from what is known, see
+    ``handler.picture.preprocess_text``. ``transform_input`` says whether a GoogLeNet or Inception normalises its input
+    again, as torchvision's weights need; None: as the checkpoint says, True for a plain state dict. ``head`` and
+    ``output`` are those of ``handler.model.reading.find_reading``; empty: as the checkpoint says, or the network shows.
+    The ModelError of an argument that is missing, unknown or contradicts another says what is valid.
     """
-    maker = None if architecture is None else maker_of(architecture)
-    if maker is None or checkpoint is not None:
-        if (weights is None) == (checkpoint is None):
-            raise ModelError("give either torchvision's weights, weights=DEFAULT, or a file, checkpoint=")
-        if checkpoint is None:
-            raise ModelError("weights belong to an architecture: give its name, such as architecture=resnet18")
-        found = read_checkpoint(Path(checkpoint), state)
+    if architecture is not None and checkpoint is None:
+        found = maker_of(architecture).find(architecture, weights)
+    elif (weights is None) == (checkpoint is None):
+        raise ModelError("give either torchvision's weights, weights=DEFAULT, or a file, checkpoint=")
+    elif checkpoint is None:
+        raise ModelError("weights belong to an architecture: give its name, such as architecture=resnet18")
     else:
-        found = maker.find(str(architecture), weights)
+        found = read_checkpoint(Path(checkpoint), state)
     found = replace(found, head=head or found.head, output=output or found.output)
     name = found.architecture if checkpoint is None else architecture
     return complete(found, name, labels, preprocessing, transform_input)
@@ -80,8 +69,7 @@ def complete(
 ) -> Checkpoint:
     """Completes a checkpoint's description, overrides it by the arguments, and notes the origin of each part.
 
-    What neither says comes from torchvision's registry, or from the module of a custom architecture. Arguments and
-    errors are those of ``find_checkpoint``.
+    What neither says comes from the maker. Arguments and errors are those of ``find_checkpoint``.
     """
     name = architecture or checkpoint.architecture
     if name is None:
@@ -97,23 +85,23 @@ def complete(
     origins = {part: checkpoint.origins.get(part, "as the checkpoint says") for part in PARTS}
     how, options, names = checkpoint.preprocessing, checkpoint.options, labels or checkpoint.labels
     # what a maker found says its origins, and has what there is
-    if not checkpoint.origins and (how is None or not names or not checkpoint.architecture):
+    if not checkpoint.origins and not (how and names and checkpoint.architecture):
         known = maker.declare(name)
-        if how is None:
-            how, origins["preprocessing"] = known.preprocessing, known.origins["preprocessing"]
-        if not names:
-            names, origins["labels"] = known.labels, known.origins.get("labels", "")
+        said = {"preprocessing": how, "labels": names, "transform_input": checkpoint.architecture}
+        origins |= {part: known.origins.get(part, "") for part, value in said.items() if not value}
+        if not (how or maker.runs_code):
+            origins["preprocessing"] += ": assumed, say preprocessing= if yours were trained otherwise"
+        how, names = how or known.preprocessing, names or known.labels
         if not checkpoint.architecture:
             name, options = str(known.architecture), known.options
-            origins["transform_input"] = known.origins.get("transform_input", "")
     if labels:
         origins["labels"] = "as said"
-    module = maker.declared_in(name)
+    module = name.partition(":")[0] if maker.runs_code else ""
     if not names:
         who, define = (name, f", or define LABELS in {module}") if module else ("the checkpoint", "")
         raise ModelError(f"{who} does not say its labels: give one per score, labels={define}")
-    if said := preprocessing.strip() if isinstance(preprocessing, str) else preprocessing:
-        how, origins["preprocessing"] = said_over(said, how, origins["preprocessing"])
+    if isinstance(preprocessing, Preprocessing) or preprocessing.strip():
+        how, origins["preprocessing"] = said_over(preprocessing, how, origins["preprocessing"])
     if how is None:
         example = '{"resize_size": 256, "crop_size": 224, "mean": [0, 0, 0], "std": [1, 1, 1]}'
         raise ModelError(
@@ -131,31 +119,23 @@ def read_labels(path: Path) -> list[str]:
     """Reads a label per class, in the order of the scores, from a text file, one per line, or from JSON.
 
     JSON may be a list of labels, or an object from index to label as in TorchServe's ``index_to_name.json``, where a
-    label may also be a list whose last entry is the name (``{"0": ["n01440764", "tench"]}``).
-
-    Raises:
-        ModelError: there is no such file, the file has another form, a label is empty, or indices have gaps.
+    label may also be a list whose last entry is the name (``{"0": ["n01440764", "tench"]}``). A ModelError says what is
+    wrong with the file.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"labels {path} cannot be read: {error}") from error
-    labels = _from_json(path, text) if path.suffix == ".json" else [line.strip() for line in text.rstrip().splitlines()]
+        lines = [line.strip() for line in text.rstrip().splitlines()]
+        labels: Any = json.loads(text) if path.suffix == ".json" else lines
+    except (OSError, ValueError) as error:
+        what = "are not valid JSON" if isinstance(error, json.JSONDecodeError) else "cannot be read"
+        raise ModelError(f"labels {path} {what}: {error}") from error
+    if isinstance(labels, dict):
+        if sorted(labels) != sorted(str(index) for index in range(len(labels))):
+            raise ModelError(f"labels {path}: the indices must be 0 to {len(labels) - 1} without gaps")
+        labels = [labels[str(index)] for index in range(len(labels))]
+        labels = [entry[-1] if isinstance(entry, list) and entry else entry for entry in labels]
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ModelError(f"labels {path}: valid is a JSON list of names, or an object from index to name")
     if not labels or not all(labels):
         raise ModelError(f"labels {path}: valid is one non-empty label per class")
     return labels
-
-
-def _from_json(path: Path, text: str) -> list[str]:
-    try:
-        parsed: Any = json.loads(text)
-    except ValueError as error:
-        raise ModelError(f"labels {path} are not valid JSON: {error}") from error
-    if isinstance(parsed, dict):
-        if sorted(parsed) != sorted(str(index) for index in range(len(parsed))):
-            raise ModelError(f"labels {path}: the indices must be 0 to {len(parsed) - 1} without gaps")
-        parsed = [parsed[str(index)] for index in range(len(parsed))]
-        parsed = [entry[-1] if isinstance(entry, list) and entry else entry for entry in parsed]
-    if not isinstance(parsed, list) or not all(isinstance(label, str) for label in parsed):
-        raise ModelError(f"labels {path}: valid is a JSON list of names, or an object from index to name")
-    return parsed

@@ -11,19 +11,15 @@ from typing import Any
 
 from torch import nn
 
-from handler.errors import ModelError, in_one_line
+from handler.errors import ModelError, foreign_code
 from handler.model.checkpoint import Checkpoint
-from handler.model.registry import ASSUMED
 from handler.picture.preprocess import Preprocessing
 
-_Known = tuple[str, dict[str, Any], dict[str, Any]]
 
+def check(architecture: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The name in timm's registry, what is known of its weights, and the network's options; all without the weights.
 
-def check(architecture: str) -> _Known:
-    """The name in timm's registry, what is known of its weights, and the network's options.
-
-    Raises:
-        ModelError: timm has no such name, and the message names near ones; or the folder or repository is not readable.
+    The ModelError of a name that timm lacks names those that are spelt alike.
     """
     import timm
     from timm.models import _hub
@@ -32,10 +28,8 @@ def check(architecture: str) -> _Known:
     source, _, place = name.partition(":")
     if source in ("local-dir", "hf-hub"):
         read = _hub.load_model_config_from_path if source == "local-dir" else _hub.load_model_config_from_hf
-        try:
+        with foreign_code(f"{architecture} cannot be read by timm"):
             known, name, options = read(place)
-        except Exception as error:  # of the network, of files and of their content
-            raise ModelError(f"{architecture} cannot be read by timm ({in_one_line(error)})") from error
         return name, known, dict(options)
     names = [*timm.list_models(), *timm.list_pretrained()]
     if name not in names:
@@ -46,11 +40,19 @@ def check(architecture: str) -> _Known:
 
 def declare(architecture: str) -> Checkpoint:
     """What timm knows of the name: labels of ImageNet by the number of scores, and the preprocessing."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
     name, known, options = check(architecture)
-    told = dict.fromkeys(("labels", "preprocessing"), f"as timm's {name} weights have it: {ASSUMED}")
-    labels, how = _labels(known), _preprocessing(known)
+    described, subset = known.get("label_descriptions") or {}, infer_imagenet_subset(known)
+    labels = [str(described.get(label, label)) for label in known.get("label_names") or ()]
+    if subset and not labels:
+        labels = list(ImageNetInfo(subset).label_descriptions())
     return Checkpoint(
-        architecture=f"timm/{name}", labels=labels, preprocessing=how, state={}, options=options, origins=told
+        architecture=f"timm/{name}",
+        labels=labels or None,
+        preprocessing=_preprocessing(known),
+        options=options,
+        origins=dict.fromkeys(("labels", "preprocessing"), f"as timm's {name} weights have it"),
     )
 
 
@@ -61,19 +63,15 @@ def find(architecture: str, weights: str | None) -> Checkpoint:
     if weights not in (None, "DEFAULT"):
         raise ModelError(f"weights {weights!r} are torchvision's; {architecture} has its own, valid is weights=DEFAULT")
     found = declare(architecture)
-    try:
-        state = timm.create_model(architecture.partition("/")[2], pretrained=True).state_dict()
-    except Exception as error:  # of the network, of files and of their content
-        place = check(architecture)[1].get("hf_hub_id")
+    place, elsewhere = check(architecture)[1].get("hf_hub_id"), "give a file, checkpoint="
+    if place:
         elsewhere = (
-            f"download the files of https://huggingface.co/{place} elsewhere, and say model=timm/local-dir:FOLDER"
+            f"download the files of https://huggingface.co/{place} elsewhere, and say model=timm/local-dir:FOLDER, or "
+            "set HF_HOME to a cache that has them"
         )
-        offline = f"; {elsewhere}, or set HF_HOME to a cache that has them" if place else "; give a file, checkpoint="
-        raise ModelError(
-            f"the weights of {architecture} could not be loaded ({in_one_line(error)}){offline}"
-        ) from error
-    told = {part: origin.removesuffix(f": {ASSUMED}") for part, origin in found.origins.items()}
-    return replace(found, state=state, origins=told)
+    with foreign_code(f"the weights of {architecture} could not be loaded", elsewhere):
+        state = timm.create_model(architecture.partition("/")[2], pretrained=True).state_dict()
+    return replace(found, state=state)
 
 
 def build(checkpoint: Checkpoint) -> nn.Module:
@@ -86,29 +84,16 @@ def build(checkpoint: Checkpoint) -> nn.Module:
     known = timm.get_pretrained_cfg(name)
     if "img_size" in options or (known and known.fixed_input_size and known.input_size[1:] != how.size):
         options["img_size"] = how.size
-    try:
+    with foreign_code(f"{name} cannot be built for pictures {how.shape}"):  # options and size are the checkpoint's
         module: nn.Module = timm.create_model(name, pretrained=False, **options)
-    except Exception as error:  # options and size come from the checkpoint
-        raise ModelError(f"{name} cannot be built for pictures {how.shape} ({in_one_line(error)})") from error
     return module
-
-
-def _labels(known: dict[str, Any]) -> list[str] | None:
-    from timm.data import ImageNetInfo, infer_imagenet_subset
-
-    if names := known.get("label_names"):
-        described = known.get("label_descriptions") or {}
-        return [str(described.get(name, name)) for name in names]
-    subset = infer_imagenet_subset(known)
-    return list(ImageNetInfo(subset).label_descriptions()) if subset else None
 
 
 def _preprocessing(known: dict[str, Any]) -> Preprocessing | None:
     from timm.data import resolve_data_config
 
     how = resolve_data_config(pretrained_cfg=known, use_test_size=True)
-    height, width = how["input_size"][1:]
-    crop_pct = how["crop_pct"]
+    (_, height, width), crop_pct = how["input_size"], how["crop_pct"]
     if crop_pct > 1:  # timm puts a black border around the picture
         return None
     return Preprocessing(

@@ -16,13 +16,13 @@ from PIL.ExifTags import Base as Tag
 
 from handler.errors import BadRequest, NotAnImage
 from handler.picture.decode import DEFAULT_MAX_PIXELS, UPRIGHT, check_pixels, decode, pillows_limit
-from handler.picture.dicom import MARK, read_dicom
+from handler.picture.dicom import read_dicom
 from handler.picture.preprocess import Pixels, by_band
 
-_NUMPY = b"\x93NUMPY"
+_NUMPY, _DICOM = b"\x93NUMPY", b"DICM"  # the second behind a preamble of 128 bytes
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _TIFF = {b"II*\0": "<", b"MM\0*": ">"}  # how files begin, and their order of bytes
-_KEPT = (Tag.Compression, Tag.FillOrder, Tag.RowsPerStrip, Tag.TileLength)
+_KEPT = (Tag.ImageLength, Tag.Compression, Tag.FillOrder, Tag.RowsPerStrip, Tag.TileLength)
 _PLACES = (Tag.StripOffsets, Tag.StripByteCounts, Tag.TileOffsets, Tag.TileByteCounts)
 
 
@@ -32,7 +32,7 @@ def read_picture(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, channels: in
         return _read_array(data, max_pixels, channels)
     if data[:4] in _TIFF and channels not in (1, 3):
         return _read_tiff(data, max_pixels, channels)
-    pixels = read_dicom(data, max_pixels) if data[128:132] == MARK else decode(data, max_pixels)
+    pixels = read_dicom(data, max_pixels) if data[128:132] == _DICOM else decode(data, max_pixels)
     if channels not in (1, 3):
         raise BadRequest(f"the network takes {channels} bands, valid are TIFF and NumPy files (.npy) with so many")
     return in_colours(pixels, channels)
@@ -98,18 +98,13 @@ def _read_samples(data: bytes, tags: Mapping[int, Any], size: tuple[int, int], b
     planes = bands if tags.get(Tag.PlanarConfiguration) == 2 else 1
     beside = bands // planes  # bands whose values lie beside each other
     down, across = tags.get(Tag.TileLength, tags.get(Tag.RowsPerStrip, height)), tags.get(Tag.TileWidth, width)
-    parts = planes * -(-height // down) * -(-width // across)
-    if any(np.size(tags[tag]) != parts for tag in _PLACES if tag in tags):
-        raise ValueError("parts are missing, which Pillow would leave black")
+    parts = (planes, -(-height // down) * -(-width // across))  # must all be there: Pillow would leave others black
+    grey: dict[int, Any] = {Tag.BitsPerSample: [8], Tag.PhotometricInterpretation: [1], Tag.SamplesPerPixel: [1]}
+    grey |= {tag: np.ravel(tags[tag]) for tag in _KEPT if tag in tags}
+    grey |= {tag: np.ravel(tags[tag]) * beside for tag in (Tag.ImageWidth, Tag.TileWidth) if tag in tags}
     found = []
     for plane in range(planes):
-        known: dict[int, Any] = {tag: np.ravel(tags[tag]) for tag in _KEPT if tag in tags}
-        known |= {Tag.ImageWidth: [width * beside], Tag.ImageLength: [height], Tag.BitsPerSample: [8]}
-        known |= {Tag.PhotometricInterpretation: [1], Tag.SamplesPerPixel: [1]}
-        if Tag.TileWidth in tags:
-            known[Tag.TileWidth] = np.ravel(tags[Tag.TileWidth]) * beside
-        for tag in (tag for tag in _PLACES if tag in tags):
-            known[tag] = np.split(np.ravel(tags[tag]), planes)[plane]
+        known = grey | {tag: np.reshape(tags[tag], parts)[plane] for tag in _PLACES if tag in tags}
         file = data[:4] + struct.pack(f"{order}I", len(data)) + data[8:] + _directory(order, known, len(data))
         with Image.open(io.BytesIO(file), formats=("TIFF",)) as image:
             found.append(np.asarray(image).reshape(height, width, beside))

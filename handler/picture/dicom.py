@@ -8,7 +8,6 @@ from handler.errors import BadRequest, NotAnImage, in_one_line
 from handler.picture.decode import check_pixels
 from handler.picture.preprocess import Pixels
 
-MARK = b"DICM"  # behind 128 bytes
 _GREY = ("MONOCHROME1", "MONOCHROME2")  # in the first, 0 is white
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # the syntax of compressed files, which unpack to any size
 
@@ -17,12 +16,8 @@ def read_dicom(data: bytes, max_pixels: int) -> Pixels:
     """Decodes the first frame to uint8 grey or RGB, (H, W, 1 or 3).
 
     Grey values go through the file's rescaling, and its window or table; without these, the frame's lowest value is
-    black and its highest white.
-
-    Raises:
-        NotAnImage: pydicom is not installed, or the values are neither grey nor colours of 8 bits.
-        TooLarge: more than ``max_pixels`` pixels; no pixel was decoded.
-        BadRequest: the file is truncated, corrupt or compressed in a way that pydicom cannot undo here.
+    black and its highest white. NotAnImage says that pydicom is not installed, or that the values are neither grey nor
+    colours of 8 bits; BadRequest that pydicom cannot read or decode the file; the other error is ``check_pixels``'s.
     """
     try:
         from pydicom import dcmread

@@ -24,7 +24,11 @@ MOST_CHANNELS = 16
 _FILTERS = {
     name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 }
-_CROP_MODES = ("center", "squash", "border")
+_CROP_MODES = {  # what a description says of them
+    "center": "resized to cover",
+    "squash": "both sides resized to",
+    "border": "resized to fit into",
+}
 _AREA = "area"  # cv2's INTER_AREA: averages pixels when it shrinks a picture, interpolates when it enlarges one
 _LARGEST_WHOLE_RESIZE = 32_000_000  # pixels; above, only the crop is resized: 1x30000 would become 256x7680000
 
@@ -37,9 +41,7 @@ class Preprocessing:
     it covers ``resize_size``. With ``crop_first`` the same share of the picture is cropped before it is resized, at
     whole pixels of the upload. ``crop_mode`` is timm's: "squash" resizes both sides to ``resize_size``, "border"
     resizes the picture until it fits into ``resize_size``, and fills the rest of the crop with the mean colour.
-
-    Raises:
-        ValueError: a field has another type or is out of range.
+    ValueError says which field has another type or is out of range.
     """
 
     resize_size: Size  # pixels of the shorter side after resizing, or height and width that are covered
@@ -57,20 +59,23 @@ class Preprocessing:
                 object.__setattr__(self, name, size[0])
         if type(self.crop_first) is not bool:
             raise ValueError(f"crop_first {self.crop_first!r} must be true or false")
-        filters, modes = (*_FILTERS, *[_AREA] * self.crop_first), _CROP_MODES[: 1 if self.crop_first else None]
-        for name, said, valid in (("interpolation", self.interpolation, filters), ("crop_mode", self.crop_mode, modes)):
-            if said not in valid:
-                hints = {_AREA: " (area goes with crop_first)"} | dict.fromkeys(_CROP_MODES, " (with crop_first)")
-                raise ValueError(f"{name} {said!r} is not one of {', '.join(valid)}{hints.get(said, '')}")
-        pairs = [_pair(size) for size in (self.resize_size, self.crop_size)]
-        whole = all(len(pair) == 2 and {*map(type, pair)} == {int} for pair in pairs)
-        if not whole or not all(0 < crop <= resize for resize, crop in zip(*pairs, strict=True)):
+        valid = [*_FILTERS, *([_AREA] if self.crop_first else [])]
+        if self.interpolation not in valid:
+            hint = " (area goes with crop_first)" if self.interpolation == _AREA else ""
+            raise ValueError(f"interpolation {self.interpolation!r} is not one of {', '.join(valid)}{hint}")
+        modes = [*_CROP_MODES][: 1 if self.crop_first else None]
+        if self.crop_mode not in modes:
+            hint = " (the others go without crop_first)" if self.crop_first else ""
+            raise ValueError(f"crop_mode {self.crop_mode!r} is not one of {', '.join(modes)}{hint}")
+        sizes = (self.resize_size, self.crop_size)
+        whole = all(len(pair) == 2 and all(type(side) is int for side in pair) for pair in map(_pair, sizes))
+        if not whole or not all(0 < crop <= resize for resize, crop in zip(*map(_pair, sizes), strict=True)):
             raise ValueError(
                 f"resize_size and crop_size {(self.resize_size, self.crop_size)} must be whole numbers, or pairs of "
                 "height and width, crop_size not the larger"
             )
-        numbers = _numbers(self.mean) and _numbers(self.std) and len(self.mean) == len(self.std) <= MOST_CHANNELS
-        if not numbers or min(self.std) <= 0:
+        numbers = all(map(_are_numbers, (self.mean, self.std)))
+        if not (numbers and 0 < len(self.mean) == len(self.std) <= MOST_CHANNELS and min(self.std) > 0):
             raise ValueError(
                 f"mean {self.mean!r} and std {self.std!r} must have a number for each channel, 1 to {MOST_CHANNELS}, "
                 "std above 0"
@@ -100,24 +105,24 @@ class Preprocessing:
         """Scales uint8 pixels (H, W, C) to [0, 1] and normalises them to float32 (C, H, W)."""
         scaled = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        table = np.asarray((scaled - mean) / std, np.float32)  # (256, C)
+        table: npt.NDArray[np.float32] = (scaled - mean) / std  # (256, C)
         values = cv2.LUT(image, table[:, None]).reshape(image.shape)  # without an axis of 1
         return np.ascontiguousarray(values.transpose(2, 0, 1), np.float32)
 
     def describe(self) -> str:
         """The steps in words, for people."""
-        side, resized = (f"{height}x{width}" for height, width in (self.size, self.resized))
+        side, resized = "{}x{}".format(*self.size), "{}x{}".format(*self.resized)
         filtered = f"({self.interpolation}, antialiased)"
         if self.crop_first:
-            share = "" if self.size == self.resized else f" of {self.size[0]}/{self.resized[0]} of its side"
-            form = "square" if self.size[0] == self.size[1] else f"rectangle of the ratio {side}"
+            form = "square" if self.crop_size == self.size[0] else f"rectangle of the ratio {side}"
+            share = f" of {self.size[0]}/{self.resized[0]} of its side" if self.crop_size != self.resize_size else ""
             steps = f"centre {form}{share} cropped, resized to {side} {filtered}"
         else:
-            covers = isinstance(self.resize_size, tuple)
-            center = f"resized to cover {resized}" if covers else f"shorter side resized to {self.resize_size}"
-            ways = {"squash": f"both sides resized to {resized}", "border": f"resized to fit into {resized}"}
-            border = " with borders of the mean colour" if self.crop_mode == "border" else ""
-            steps = f"{ways.get(self.crop_mode, center)} {filtered}, centre crop of {side}{border}"
+            way = f"{_CROP_MODES[self.crop_mode]} {resized}"
+            if self.crop_mode == "center" and isinstance(self.resize_size, int):
+                way = f"shorter side resized to {self.resize_size}"
+            borders = " with borders of the mean colour" if self.crop_mode == "border" else ""
+            steps = f"{way} {filtered}, centre crop of {side}{borders}"
         return f"{steps}, values in [0, 1] minus {list(self.mean)}, divided by {list(self.std)}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -130,11 +135,7 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, text: str) -> "Preprocessing":
-        """Reads the text that ``to_json`` wrote.
-
-        Raises:
-            ValueError: the text is no JSON, or fields are missing, unknown or out of range.
-        """
+        """Reads what ``to_json`` wrote; ValueError if it is no JSON or fields are missing, unknown or out of range."""
         values = json.loads(text)
         known = {field.name for field in fields(cls)}
         if not isinstance(values, dict) or not {"resize_size", "crop_size", "mean", "std"} <= set(values) <= known:
@@ -147,10 +148,9 @@ def _pair(size: Size) -> tuple[int, int]:
     return size if isinstance(size, tuple) else (size, size)
 
 
-def _numbers(values: Any) -> bool:
-    if not isinstance(values, tuple) or not values:
-        return False
-    return all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
+def _are_numbers(values: Any) -> bool:
+    """Whether it is a tuple of finite numbers."""
+    return isinstance(values, tuple) and all(isinstance(one, (int, float)) and math.isfinite(one) for one in values)
 
 
 @dataclass(frozen=True)
@@ -176,18 +176,28 @@ class Input:
 
 def preprocess(image: Pixels, how: Preprocessing) -> Input:
     """Resizes, crops and normalises a picture, uint8 (H, W, C), of at least one pixel."""
-    if how.crop_first:
-        return _crop_then_resize(image, how)
+    picture, box = (_crop_then_resize if how.crop_first else _resize_then_crop)(image, how)
+    return Input(how.normalise(picture), picture, Crop(image.shape[:2], box))
+
+
+def _crop_then_resize(image: Pixels, how: Preprocessing) -> tuple[Pixels, Box]:
+    (height, width), (rows, columns) = image.shape[:2], how.resized
+    part, whole = (height, rows) if height * columns <= width * rows else (width, columns)  # of the side that limits
+    down, across = (max(1, side * part // whole) for side in how.size)
+    top, left = (height - down) // 2, (width - across) // 2
+    cut = image[top : top + down, left : left + across]
+    return _resize(cut, how.size, how.interpolation), (top, left, top + down, left + across)
+
+
+def _resize_then_crop(image: Pixels, how: Preprocessing) -> tuple[Pixels, Box]:
     (height, width), (down, across) = image.shape[:2], how.size
     rows, columns = _resized_size(height, width, how)
     top, left = _start(rows, down), _start(columns, across)
     tall, wide = height / rows, width / columns  # upload pixels per resized pixel
-    crop = (top * tall, left * wide, (top + down) * tall, (left + across) * wide)
+    box = (top * tall, left * wide, (top + down) * tall, (left + across) * wide)
     if how.crop_mode == "center" and rows * columns > _LARGEST_WHOLE_RESIZE:
-        picture = _crop_in_two_passes(image, crop, how.size, _FILTERS[how.interpolation])
-    else:
-        picture = _cut(_resize(image, (rows, columns), _FILTERS[how.interpolation]), top, left, how)
-    return Input(how.normalise(picture), picture, Crop((height, width), crop))
+        return _resize_box(image, box, how), box
+    return _cut(_resize(image, (rows, columns), how.interpolation), top, left, how), box
 
 
 def _resized_size(height: int, width: int, how: Preprocessing) -> tuple[int, int]:
@@ -218,8 +228,11 @@ def by_band(function: Callable[[Any], Any], values: npt.NDArray[Any]) -> npt.NDA
     return np.stack([function(np.ascontiguousarray(values[:, :, band])) for band in range(values.shape[2])], axis=2)
 
 
-def _resize(image: Pixels, size: tuple[int, int], method: Image.Resampling, box: Box | None = None) -> Pixels:
+def _resize(image: Pixels, size: tuple[int, int], interpolation: str, box: Box | None = None) -> Pixels:
     """Resizes a picture (H, W, C), or the box in it: left, top, right and bottom."""
+    if interpolation == _AREA:
+        return by_band(lambda band: cv2.resize(band, size[::-1], interpolation=cv2.INTER_AREA), image)
+    method = _FILTERS[interpolation]
     return by_band(lambda band: np.asarray(Image.fromarray(band).resize(size[::-1], method, box)), image)
 
 
@@ -227,32 +240,16 @@ def _cut(image: Pixels, top: int, left: int, how: Preprocessing) -> Pixels:
     """The crop of a resized picture; the mean colour lies beyond the picture's edges."""
     height, width = how.size
     inside = image[max(0, top) : top + height, max(0, left) : left + width]
-    if inside.shape[:2] == how.size:
-        return np.ascontiguousarray(inside)
-    whole = np.empty((height, width, how.channels), np.uint8)
-    whole[:] = [min(max(round(255 * value), 0), 255) for value in how.mean]
+    whole = np.full((height, width, how.channels), np.rint(255 * np.array(how.mean)).clip(0, 255), np.uint8)
     whole[max(0, -top) :, max(0, -left) :][: inside.shape[0], : inside.shape[1]] = inside
     return whole
 
 
-def _crop_then_resize(image: Pixels, how: Preprocessing) -> Input:
-    (height, width), (rows, columns) = image.shape[:2], how.resized
-    part, whole = (height, rows) if height * columns <= width * rows else (width, columns)  # of the side that limits
-    down, across = (max(1, side * part // whole) for side in how.size)
-    top, left = (height - down) // 2, (width - across) // 2
-    cut = image[top : top + down, left : left + across]
-    if how.interpolation == _AREA:
-        picture = by_band(lambda band: cv2.resize(band, how.size[::-1], interpolation=cv2.INTER_AREA), cut)
-    else:
-        picture = _resize(cut, how.size, _FILTERS[how.interpolation])
-    return Input(how.normalise(picture), picture, Crop((height, width), (top, left, top + down, left + across)))
-
-
-def _crop_in_two_passes(image: Pixels, crop: Box, size: tuple[int, int], method: Image.Resampling) -> Pixels:
-    """Resizes the crop alone from the rows that the filter reaches, columns first, as Pillow does."""
-    top, left, bottom, right = crop
-    height, width = image.shape[:2]
-    reach = 4 * (int((bottom - top) / size[0]) + 2)
-    first, last = max(0, int(top) - reach), min(height, int(bottom) + 1 + reach)
-    narrow = _resize(image[first:last], (last - first, size[1]), method, (left, 0, min(right, width), last - first))
-    return _resize(narrow, size, method, (0, top - first, size[1], min(bottom, height) - first))
+def _resize_box(image: Pixels, box: Box, how: Preprocessing) -> Pixels:
+    """Resizes the box alone, from the pixels that the filter reaches."""
+    (top, left, bottom, right), (height, width) = box, image.shape[:2]
+    reach = 4 * int(max((bottom - top) / how.size[0], (right - left) / how.size[1]) + 2)
+    above, before = max(0, int(top) - reach), max(0, int(left) - reach)
+    near = image[above : int(bottom) + reach, before : int(right) + reach]
+    inside = (left - before, top - above, min(right, width) - before, min(bottom, height) - above)
+    return _resize(near, how.size, how.interpolation, inside)

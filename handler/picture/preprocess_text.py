@@ -29,16 +29,9 @@ def read_flag(text: str, name: str) -> bool:
 def said_over(text: Preprocessing | str, known: Preprocessing | None, origin: str) -> tuple[Preprocessing, str]:
     """Reads preprocessing from ``name=value`` pairs; the known preprocessing fills in the names they leave out.
 
-    Args:
-        text: pairs, separated by blanks; blanks around ``=`` and ``,`` are allowed. A ``Preprocessing`` stays as it is.
-        known: the known preprocessing; without it the text must name resize, crop, mean and std.
-        origin: where the known preprocessing comes from, in words.
-
-    Returns:
-        The preprocessing, and where it comes from, in words.
-
-    Raises:
-        ModelError: a name is unknown or missing, or a value is invalid; the message lists the valid names and values.
+    Pairs are separated by blanks; blanks around ``=`` and ``,`` are allowed. Without a known preprocessing, which comes
+    from ``origin``, the text must name resize, crop, mean and std. A ``Preprocessing`` stays as it is. Returned are the
+    preprocessing and where it comes from, in words. A ModelError names what is unknown, missing or invalid.
     """
     if isinstance(text, Preprocessing):
         return text, "as said"
@@ -51,17 +44,16 @@ def said_over(text: Preprocessing | str, known: Preprocessing | None, origin: st
             said[name] = _read(name, value, text)
         except ValueError as error:
             raise ModelError(f"preprocessing={text!r}: {name}={value} is no number, {_VALID}") from error
-    names = list(said)
     fields = _fields(said, known, text)
-    if known is None and not set(_NEEDED) <= set(fields):
-        missing = ", ".join(name for name in _NEEDED if name not in fields)
-        raise ModelError(f"preprocessing={text!r} lacks {missing}, which nothing else says; {_VALID}")
+    missing = [name for name in _NEEDED if name not in fields]
+    if known is None and missing:
+        raise ModelError(f"preprocessing={text!r} lacks {', '.join(missing)}, which nothing else says; {_VALID}")
     renamed = {f"{name}_size" if name in _SIZES else name: value for name, value in fields.items()}
     try:
         how = Preprocessing(**{**(asdict(known) if known else {}), **renamed})
     except ValueError as error:
         raise ModelError(f"preprocessing={text!r}: {error}; {_VALID}") from error
-    return how, "as said" if set(_NEEDED) <= set(names) else f"{', '.join(names)} as said, the rest {origin}"
+    return how, "as said" if set(_NEEDED) <= set(said) else f"{', '.join(said)} as said, the rest {origin}"
 
 
 def _read(name: str, value: str, text: str) -> Any:

@@ -1,15 +1,12 @@
 """Reads the bytes and the options of a row's pictures.
 
-A row has one of four forms: multipart or gRPC, with the picture in ``data``, ``body`` or ``image`` and the options in
-further parts; the picture alone as the body, with the options in ``X-Explain-<Option>`` headers; JSON, with the picture
-in base64; or a KServe envelope with several such pictures. A picture may be base64 text or a data URI wherever bytes
-are valid, JSON may come as text, and a body or the picture of a form may be packed with gzip. An option or a JSON key
-that is repeated is refused where it can be seen: of equal parts and headers, and of equal keys of JSON that it parses
-itself, TorchServe keeps the last.
+A row is multipart or gRPC, with the picture in ``data``, ``body`` or ``image`` and the options in further parts; or the
+picture alone, with the options in ``X-Explain-<Option>`` headers; or JSON, also as text; or a KServe envelope. Wherever
+bytes are valid, a picture may be base64 text or a data URI, and packed with gzip. A repeated option or JSON key is
+refused where it can be seen: TorchServe keeps the last of equal parts, headers and keys of JSON that it parses.
 """
 
 import base64
-import binascii
 import json
 import zlib
 from collections.abc import Iterable, Sequence
@@ -53,24 +50,20 @@ class Request:
 
 
 def parse_row(row: Row, defaults: Options) -> Request:
-    """Reads one row; the defaults are the values of the options that the row does not give.
-
-    Raises:
-        BadRequest: the row has no picture, bad base64, malformed JSON, an unknown option or a bad value.
-    """
+    """Reads one row, with defaults for the options that it does not give; BadRequest says what is not valid in it."""
     envelope = _open(row)
     _check_spellings(row.options)
     accept = accepted(row.accept)
-    if accept != JSON and envelope.parts[0].place:
+    if accept != JSON and "" not in envelope.parts:
         raise BadRequest(f"{accept} is the form of one picture's answer, valid is Accept: {JSON}")
     asked = []
-    for part in envelope.parts:
-        with locating(part.place):
-            fields = dict(part.fields)
+    for place, fields in envelope.parts.items():
+        with locating(place):
             _check_spellings(fields)
-            image = _take_image(fields)
-            options = parse_options({**row.options, **fields}, defaults)
-            asked.append(Asked(image=image, image_hash=hash_image(image), options=options, place=part.place))
+            given = dict(fields)
+            image = _take_image(given)
+            options = parse_options({**row.options, **given}, defaults)
+            asked.append(Asked(image=image, image_hash=hash_image(image), options=options, place=place))
     return Request(asked, accept, envelope)
 
 
@@ -78,9 +71,8 @@ def _open(row: Row) -> Envelope:
     """The envelope with the fields of the row's pictures."""
     packed = row.encoding.strip().lower()
     if packed not in ("", "identity", "gzip") or (packed == "gzip" and not row.fields):
-        raise BadRequest(
-            f"Content-Encoding {shown(packed)} of this body cannot be read, valid is gzip, and not of a form"
-        )
+        valid = "valid is gzip, and not of a form"
+        raise BadRequest(f"Content-Encoding {shown(packed)} of this body cannot be read, {valid}")
     fields = {name: _unpacked(value) if name in IMAGE_FIELDS else value for name, value in row.fields.items()}
     if set(fields) != {"body"}:
         if "x-www-form-urlencoded" in row.content_type.lower():  # there a plus is a blank, unless it was escaped
@@ -148,10 +140,8 @@ def _take_image(fields: dict[str, Any]) -> bytes:
     value = fields.pop(present[0])
     if isinstance(value, dict) and set(value) == {"b64"}:
         value = value["b64"]
-    if isinstance(value, str):
+    if isinstance(value, str) or _is_text(value):
         value = _from_base64(value)
-    elif _is_text(value):
-        value = _of_text(value)
     if not isinstance(value, bytes):
         raise BadRequest(f"{present[0]} must hold a picture or its base64 text; {_FORMS}")
     if not value:
@@ -163,33 +153,22 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, bytes) and value.isascii()  # no picture is
 
 
-def _of_text(text: bytes) -> bytes:
-    """The picture of a form's or a body's text; text that is no base64 is refused later, by its first bytes."""
-    try:
-        return _from_base64(text.decode())
-    except BadRequest:
-        if text.startswith(b"data:"):
-            raise
-        return text
-
-
-def _from_base64(text: str) -> bytes:
+def _from_base64(value: str | bytes) -> bytes:
+    """The picture in base64 or a data URI; a body that is neither is refused later, by its first bytes."""
+    text = value.decode() if isinstance(value, bytes) else value
     prefix, comma, rest = text.partition(",")
     encoded = rest if comma and prefix.startswith("data:") else text
     try:
         return base64.b64decode("".join(encoded.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadRequest(
-            f"the picture is text and not valid base64 ({error}); valid is the base64 of a picture file"
-        ) from error
+    except ValueError as error:
+        if isinstance(value, bytes) and not text.startswith("data:"):
+            return value
+        valid = "valid is the base64 of a picture file"
+        raise BadRequest(f"the picture is text and not valid base64 ({error}); {valid}") from error
 
 
 def accepted(header: str) -> str:
-    """The answer's content type by an ``Accept`` header: the type out of ``FORMS`` that the client prefers, else JSON.
-
-    The type of the higher quality is preferred; at equal quality a type that is named goes before a type that a ``*``
-    covers.
-    """
+    """The type out of ``FORMS`` that an ``Accept`` header prefers, by quality, then a name before ``*``; else JSON."""
     forms = dict.fromkeys(FORMS, (0.0, 0))  # quality, how specific
     for item in (header or "*/*").lower().split(","):
         media, *parameters = (part.strip() for part in item.split(";"))

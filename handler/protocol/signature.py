@@ -10,11 +10,7 @@ from handler.errors import ModelError, in_one_line
 
 
 def read_key(path: Path | str, half: str) -> Any:
-    """Reads the half "private" or "public" of a key.
-
-    Raises:
-        ModelError: the file holds no such key, or one with a password; or ``cryptography`` is not installed.
-    """
+    """Reads the half "private" or "public" of a key; a ModelError says why it cannot be used."""
     try:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519

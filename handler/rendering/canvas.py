@@ -42,14 +42,9 @@ def encode_map(name: str, drawn: Map, canvas: Canvas) -> dict[str, Any]:
     else:
         values = values_on(canvas, drawn)
         shape, data = values.shape, encode_npy(values) if encoding == "npy" else encode_list(values)
-    content = {
-        "encoding": encoding,
-        "shape": list(shape),
-        "data": data,
-        "max": drawn.maximum,
-        "degenerate": drawn.degenerate,
-    }
-    return content if drawn.coverage is None else {**content, "coverage": drawn.coverage}
+    content = {"encoding": encoding, "shape": [*shape], "data": data}
+    told = {} if drawn.coverage is None else {"coverage": drawn.coverage}
+    return {**content, "max": drawn.maximum, "degenerate": drawn.degenerate, **told}
 
 
 def encode_npy(values: npt.NDArray[np.float32]) -> str:
@@ -75,22 +70,18 @@ def values_on(canvas: Canvas, drawn: Map) -> Floats:
 
 
 def draw_map(name: str, drawn: Map, canvas: Canvas) -> npt.NDArray[np.uint8]:
-    """Draws a map: gradcam is blended into the picture, gradients are drawn in relief on grey.
+    """Draws a map, uint8 RGB (H, W, 3): gradcam is blended into the picture, gradients are drawn in relief on grey.
 
-    At the upload's size, pixels that the network did not see are dark grey (gradcam) or transparent (gradients).
-
-    Returns:
-        uint8 RGB (H, W, 3); RGBA (H, W, 4) for gradients at the upload's size.
+    At the upload's size, pixels that the network did not see are dark grey (gradcam) or transparent (gradients, whose
+    picture then is RGBA).
     """
-    crop = canvas.seen.crop
-    region = seen_region(crop)
+    crop, region = canvas.seen.crop, seen_region(canvas.seen.crop)
     if MAP_KINDS[name].channels > 1:
         picture = deprocess(three_bands(drawn.values))
         if canvas.upload is None:
             return picture
         whole = np.zeros((*canvas.upload.shape[:2], 4), np.uint8)
-        seen = onto_region(picture.astype(np.float32), crop)
-        whole[region] = np.dstack([seen, np.full(seen.shape[:2], 255)]).astype(np.uint8)
+        whole[region] = cv2.cvtColor(onto_region(picture.astype(np.float32), crop).astype(np.uint8), cv2.COLOR_RGB2RGBA)
         return whole
     weight, colormap = canvas.options.overlay.image_weight, canvas.options.overlay.colormap
     if canvas.upload is None:

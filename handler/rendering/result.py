@@ -64,9 +64,9 @@ class Explanation:
     trust: Trust | None = None  # None unless it was asked for
 
     def title(self, width: int) -> str:
-        """The classes, as a caption: ``heart 0.61``, ``against heart 0.61`` or ``heart 0.61, not ring 0.20``.
+        """The classes as a caption, ``against heart 0.61`` or ``heart 0.61, not ring 0.20``, cut to a width in pixels.
 
-        Labels are cut, not below 8 letters, where the caption is wider than these pixels.
+        Labels keep at least 8 letters.
         """
         classes = [found for found in (self.target, self.contrast) if found]
 
@@ -104,10 +104,9 @@ class Result:
         return probabilities(self.logits, self.model.get("activation", ""))
 
     def draw(self, explanation: int = 0, name: str | None = None) -> Picture:
-        """Draws a map as the server does: uint8 RGB (H, W, 3), see ``draw_map``.
+        """Draws a map of an explanation, by its index, as the server does: uint8 RGB (H, W, 3), see ``draw_map``.
 
-        ``explanation`` is an index into ``explanations``, the name one of its maps; None is Grad-CAM, or the first map
-        if Grad-CAM was not made. BadRequest says that there is no such explanation or map.
+        Without a name it is Grad-CAM, or the first map if that was not made. BadRequest says that there is none.
         """
         if not 0 <= explanation < len(self.explanations):
             raise BadRequest(f"there are {len(self.explanations)} explanations, none has the index {explanation}")
@@ -118,10 +117,7 @@ class Result:
         return draw_map(name, maps[name], self.canvas)
 
     def sheet(self) -> Picture:
-        """Draws a row per target: the network's crop and the target's maps, all at the crop's size, with captions.
-
-        Raises BadRequest if no map was asked for.
-        """
+        """Draws a row per target: the crop and its maps, at its size, with captions; BadRequest says that none is."""
         if not self.explanations:
             raise BadRequest("the result has no map to draw; ask for maps")
         canvas, height, width = replace(self.canvas, upload=None), *self.canvas.seen.picture.shape[:2]
@@ -132,7 +128,10 @@ class Result:
                 drawn = explanation.maps[name]
                 if drawn.values.shape[:2] != (height, width):  # gradcam at the layer's size
                     drawn = replace(drawn, values=scale(resize(drawn.values, height, width)))
-                row.append((_caption(name, explanation.method), draw_map(name, drawn, canvas)))
+                title = MAP_KINDS[name].title
+                if explanation.method:  # the title of the formula that the map was made by
+                    title = title.replace(METHODS["gradcam"].title, METHODS[explanation.method].title)
+                row.append((title, draw_map(name, drawn, canvas)))
             rows.append(row)
         return sheet(rows)
 
@@ -176,33 +175,30 @@ class Result:
     def to_npz(self, receipt: Mapping[str, Any] | None = None) -> bytes:
         """The arrays as a compressed ``.npz`` file, in which no time is written: equal results give equal bytes.
 
-        ``logits`` and ``probabilities`` are (K,), ``targets`` the class indices (T,) of the explanations, and every map
-        by its name is (T, …), as ``maps[name].values`` or, with ``size="image"``, at the upload's size. ``receipt``
-        is the argument as JSON text, or the result's own receipt.
+        ``logits`` and ``probabilities`` are (K,), ``targets`` the class indices (T,), and every map by its name is
+        (T, …), as its ``values`` or, with ``size="image"``, at the upload's size. ``receipt`` is a JSON text.
         """
-        maps: dict[str, Any] = {
-            name: np.stack([values_on(self.canvas, explanation.maps[name]) for explanation in self.explanations])
-            for name in (self.explanations[0].maps if self.explanations else ())
-        }
-        targets = np.array([explanation.target.index for explanation in self.explanations], np.int64)
-        maps["receipt"] = np.array(json.dumps(receipt or self.receipt()))
+        made = self.explanations
+        arrays: dict[str, Any] = {"logits": self.logits, "probabilities": self.probabilities}
+        arrays["targets"] = np.array([one.target.index for one in made], np.int64)
+        for name in made[0].maps if made else ():
+            arrays[name] = np.stack([values_on(self.canvas, one.maps[name]) for one in made])
         file = io.BytesIO()
-        np.savez_compressed(file, logits=self.logits, probabilities=self.probabilities, targets=targets, **maps)
+        np.savez_compressed(file, **arrays, receipt=np.array(json.dumps(receipt or self.receipt())))
         return file.getvalue()
 
     def save(self, folder: Path | str, *, overwrite: bool = False) -> list[Path]:
         """Writes the sheet, ``sheet.png``, and each map's picture, ``<class index>_<map>.png``, into a folder.
 
-        The folder is made if it does not exist. Returns the files, the sheet first; none if no map was asked for. Where
-        a file exists already, FileExistsError says so and none is written, unless ``overwrite`` allows it.
+        Returns the files, the sheet first; none if no map was asked for. Where a file exists already, FileExistsError
+        says so and none is written, unless ``overwrite`` allows it.
         """
         if not self.explanations:
             return []
-        folder = Path(folder)
-        pictures = {folder / "sheet.png": encode_png(self.sheet())}
+        pictures = {Path(folder, "sheet.png"): encode_png(self.sheet())}
         for place, explanation in enumerate(self.explanations):
             for name in explanation.maps:
-                path = folder / f"{explanation.target.index}_{name}.png"
+                path = Path(folder, f"{explanation.target.index}_{name}.png")
                 pictures[path] = encode_png(self.draw(place, name), smooth=MAP_KINDS[name].channels == 1)
         present = [path for path in pictures if path.exists()]
         if present and not overwrite:
@@ -220,18 +216,10 @@ class Result:
         return f'<p>{lines}</p><img alt="explanations" src="data:image/png;base64,{picture}">'
 
 
-def _each(
-    describe: Callable[[str, Map], dict[str, Any]], maps: Mapping[str, Map], painters: Executor | None
-) -> dict[str, dict[str, Any]]:
+def _each(describe: Callable[[str, Map], Any], maps: Mapping[str, Map], painters: Executor | None) -> dict[str, Any]:
     """Describes maps by name; threads help, because compression and hashes release the interpreter's lock."""
     run = painters.map if painters else map
     return dict(zip(maps, run(describe, maps, maps.values()), strict=True))
-
-
-def _caption(name: str, method: str | None) -> str:
-    """A map's title, with the title of the formula that it was made by."""
-    title = MAP_KINDS[name].title
-    return title.replace(METHODS["gradcam"].title, METHODS[method].title) if method else title
 
 
 def observe_result(result: Result, stages_ms: Mapping[str, float]) -> Observation:

@@ -131,11 +131,7 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
 
 
 def job_of(options: Options, card: ModelCard, seen: Input, image_hash: ImageHash, upload: Picture | None = None) -> Job:
-    """Makes a job without a request, for callers in the same process, whose cost is not limited.
-
-    For maps of the upload's size, ``upload`` is the whole picture, uint8 RGB (H, W, 3); for errors see
-    ``CheckedOptions.of``.
-    """
+    """Makes a job without a request, whose cost is not limited; maps of the upload's size need the upload (H, W, C)."""
     checked = CheckedOptions.of(options, card)
     canvas = Canvas(seen, upload if options.size == "image" else None, checked.options)
     return Job(**vars(checked), canvas=canvas, image_hash=image_hash)

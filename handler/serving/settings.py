@@ -30,8 +30,7 @@ def read_settings(section: Mapping[str, Any] | None) -> Settings:
         raise ModelError(f"model-config.yaml: explain must be a mapping, not {section!r}")
     values = dict(section or {})
     known = [field.name for field in fields(Settings)]
-    unknown = [str(key) for key in values if key not in known]
-    if unknown:
+    if unknown := [str(key) for key in values if key not in known]:
         raise ModelError(f"model-config.yaml: explain.{unknown[0]} does not exist, valid are {', '.join(known)}")
     try:
         defaults = parse_options(dict(values.pop("defaults", None) or {}), Options())

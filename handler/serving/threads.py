@@ -1,7 +1,4 @@
-"""The number of threads of an engine: workers x threads = cores. It is decided here alone.
-
-An operator may start and end workers at any time, so that each worker looks now and then how many run.
-"""
+"""The number of threads of an engine: workers x threads = cores; each worker looks now and then how many run."""
 
 import logging
 import os
@@ -14,20 +11,16 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 _PAUSE = 10.0  # seconds between two looks
-_CGROUPS = Path("/sys/fs/cgroup")
-_OWN_GROUP = Path("/proc/self/cgroup")
 
 
 class Share:
     """The threads of a worker's engine, at least 1."""
 
     def __init__(self, wanted: int, config: Mapping[str, Any], running: Callable[[], int] = lambda: 0) -> None:
-        """With ``wanted`` 0, the workers share out the cores.
+        """Takes the setting ``explain.threads``; if it is 0, the workers share out the cores.
 
-        Args:
-            wanted: the setting ``explain.threads``.
-            config: the parsed ``model-config.yaml``, which says how many workers are started.
-            running: counts the workers that run; 0 where that is not known, and the share never changes.
+        ``config`` is the parsed ``model-config.yaml``, which says how many workers are started; ``running`` counts
+        those that run, 0 where that is not known, and the share never changes.
         """
         self._wanted, self._running, self._next_look = wanted, running, time.monotonic() + _PAUSE
         named = [config.get(key) for key in ("maxWorkers", "minWorkers")]
@@ -41,11 +34,10 @@ class Share:
             return
         self._next_look = time.monotonic() + _PAUSE
         workers = self._running()
-        threads = _share(workers) if workers else self.threads
-        if threads != self.threads:
-            logger.info("%d workers run: each has %d threads now", workers, threads)
-            self.threads = threads
-            resize(threads)
+        if workers and _share(workers) != self.threads:
+            self.threads = _share(workers)
+            logger.info("%d workers run: each has %d threads now", workers, self.threads)
+            resize(self.threads)
 
 
 def _share(workers: int) -> int:
@@ -57,13 +49,12 @@ def usable_cores() -> int:
 
     A limit of 2.5 CPUs counts as 2: with a third thread, all threads would be stopped when the quota is used up.
     """
-    bound = len(os.sched_getaffinity(0))
-    return max(1, min([bound, *(int(limit) for limit in cpu_limits())]))
+    return max(1, min([len(os.sched_getaffinity(0)), *map(int, cpu_limits())]))
 
 
-def cpu_limits(cgroups: Path = _CGROUPS, own_group: Path = _OWN_GROUP) -> Iterator[float]:
+def cpu_limits(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[float]:
     """Yields the CPU limits, in CPUs, of this process's control group and of the groups around it, versions 1 and 2."""
-    for line in _read(own_group).splitlines():
+    for line in _read(own).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "cpu", "cpu,cpuacct", "cpuacct,cpu"):
             continue

@@ -8,7 +8,7 @@ import pytest
 
 from handler.client.replay import read_receipt
 from handler.errors import ModelError
-from handler.graphs.choice import Choice
+from handler.graphs.auto_engine import Choice
 from handler.protocol.answer import FORMS, OK, PROBE
 from handler.protocol.options import Options
 from handler.protocol.row import Row

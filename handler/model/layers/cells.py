@@ -106,13 +106,10 @@ def _arrangements(channel_axis: int, changed: Floats, ratio: float) -> Iterator[
 
 def _grids(count: int, ratio: float) -> list[tuple[int, int]]:
     """The heights and widths of cells among that many tokens, as the picture's or turned; patches may end within it."""
-    tall = [(rows, columns) for rows in range(2, count // 2 + 1) for columns in _near(rows * ratio)]
+    nearest = math.floor, math.ceil
+    tall = [(rows, near(rows * ratio)) for rows in range(2, count // 2 + 1) for near in nearest]
     shapes = dict.fromkeys(grid for pair in tall for grid in (pair, pair[::-1]))
     return [(h, w) for h, w in shapes if w > 1 and h * w <= count <= h * w + min(_MOST_OTHER_TOKENS, h * w - 1)]
-
-
-def _near(number: float) -> range:
-    return range(math.floor(number), math.ceil(number) + 1)
 
 
 def _orientations(channel_axis: int, changed: Floats, *, shared_axis: bool, first: int) -> Iterator[Cells]:

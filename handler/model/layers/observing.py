@@ -30,17 +30,13 @@ def observe(module: nn.Module, pictures: Tensor, visit: Callable[[Place, Tensor]
 
     def hook(path: str, _layer: nn.Module, _inputs: Any, output: Any) -> Any:
         leaves, structure = tree_flatten(output)
-        run = runs[path]
+        new = {}
+        for element, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor) and (other := visit(Place(path, element, runs[path]), leaf)) is not None:
+                new[element] = other
         runs[path] += 1
-        replaced = [
-            visit(Place(path, element, run), leaf) if isinstance(leaf, Tensor) else None
-            for element, leaf in enumerate(leaves)
-        ]
-        if all(new is None for new in replaced):
-            return None
-        return tree_unflatten(
-            [leaf if new is None else new for leaf, new in zip(leaves, replaced, strict=True)], structure
-        )
+        changed = [new.get(element, leaf) for element, leaf in enumerate(leaves)]
+        return tree_unflatten(changed, structure) if new else None
 
     with ExitStack() as stack:
         stack.enter_context(differentiable(module))

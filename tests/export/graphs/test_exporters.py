@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from export.graphs import exporters, files
+from export.graphs import exporters
 from export.graphs.exporters import export_explanation, no_older_file, reverify, write_verified
 from export.verify.compare import Check, Tolerance, VerificationError
 from handler.graphs.description import KIND_PREDICTION, GraphDescription
@@ -93,7 +93,7 @@ def test_weights_too_large_for_one_file_go_to_a_second_one(tmp_path, monkeypatch
     path, data = tmp_path / "a.onnx", tmp_path / "a.onnx.data"
     export_explanation(network, path)
     whole = GraphSession.open(path)
-    monkeypatch.setattr(files, "LARGEST", 1000)
+    monkeypatch.setattr(exporters, "LARGEST", 1000)
     export_explanation(network, path)
     apart = GraphSession.open(path)
     assert {*tmp_path.iterdir()} == {path, data}

@@ -337,3 +337,18 @@ def test_a_trace_with_a_symbolic_batch_serves_every_batch():
 def test_a_function_that_is_made_for_one_batch_size_is_refused():
     with pytest.raises(ValueError, match="it works on a batch of 2 only"):
         trace_batch(lambda x: x.reshape(2, 3), [pictures(2, 3)], {})
+
+
+@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool1d(1), nn.AdaptiveAvgPool1d((1,))])
+def test_global_pooling_of_tokens_is_traced_without_strides(pool):
+    """ATen's own sets the strides of maps that are channels last, as tokens behind a transpose are."""
+
+    def gradient(tokens):
+        tokens = tokens.detach().requires_grad_(True)
+        (found,) = torch.autograd.grad(pool(tokens.transpose(1, 2)).flatten(1).square().sum(), tokens)
+        return found
+
+    tokens = torch.randn(2, 9, 5)
+    graph = trace_batch(gradient, (tokens,), backward_rules())
+    assert not [node for node in graph.graph.nodes if "strided" in str(node.target)]
+    torch.testing.assert_close(graph(tokens), gradient(tokens))

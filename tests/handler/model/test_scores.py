@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from handler.errors import ModelError
-from handler.model.scores import check_scores
+from handler.model.reading import check_scores
 
 SIDE = 16
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from handler.errors import BadRequest, TooLarge
-from handler.picture.av1 import check_frames
+from handler.picture.bombs import check_frames
 from handler.picture.decode import decode
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
@@ -43,9 +43,12 @@ def size_of(width, height):
 
 STILL = bits((0, 3), (1, 1), (1, 1), (8, 5), *size_of(4000, 3000))  # the header of a still picture
 TINY = bits((0, 3), (1, 1), (1, 1), (8, 5), *size_of(10, 10))
-POINTS = bits(  # two operating points with a tier and a delay each
-    *((0, 5), (0, 1), (1, 1), (1, 5)), *(((0, 12), (9, 5), (1, 1), (1, 1), (3, 4)) * 2), *size_of(4000, 3000)
+POINT, HIGH_POINT = (
+    bits((0, 5), (0, 1), (0, 1), (0, 5), *point, *size_of(4000, 3000))
+    for point in ((((0, 12), (5, 5))), ((0, 12), (9, 5), (1, 1)))
 )
+POINTS = bits((0, 5), (0, 1), (0, 1), (1, 5), *(((0, 12), (5, 5)) * 2), *size_of(4000, 3000))
+DELAYS = bits((0, 5), (0, 1), (1, 1), (0, 5), (0, 12), (5, 5), (0, 1), *size_of(4000, 3000))
 
 
 def item(data, version=0, method=0, parts=1):
@@ -75,11 +78,11 @@ FILES = {
     "an item": item(unit(1, STILL)),
     "behind other units": item(unit(2) + unit(5, b"abc") + unit(1, STILL)),
     "an extended header": item(unit(1, STILL, b"\0")),
-    "operating points": item(unit(1, POINTS)),
+    "one operating point": item(unit(1, POINT)),
+    "one operating point of a high level": item(unit(1, HIGH_POINT)),
     "version 1": item(unit(1, STILL), version=1),
     "version 2": item(unit(1, STILL), version=2),
     "inside the box of data": item(unit(1, STILL), version=1, method=1),
-    "in several parts": item(unit(1, STILL), parts=4),
     "a track": track(unit(1, STILL)),
     "a track far behind": track(unit(1, STILL), b"co64"),
     "a second header": item(unit(1, TINY) + unit(1, STILL)),
@@ -94,7 +97,9 @@ def test_frames_are_counted_wherever_they_lie(name):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"subsampling": "4:4:4"}, {"save_all": True, "append_images": [NOISE]}], ids=str
+    "options",
+    [{}, {"subsampling": "4:4:4"}, {"save_all": True, "append_images": [NOISE]}],
+    ids=["still", "4:4:4", "two frames"],
 )
 def test_a_header_that_understates_the_frames_is_refused_before_they_are_decoded(options, no_decoding):
     real, said = (struct.pack(">II", *size) for size in ((64, 48), (8, 8)))
@@ -106,14 +111,15 @@ def test_a_header_that_understates_the_frames_is_refused_before_they_are_decoded
 
 UNITS = unit(2) * 2000
 HOSTILE = {
-    "many boxes": box(b"iloc", bytes(8)) * 100,
+    "many boxes": box(b"iloc", bytes(8)) * 2000,
     "many items": box(b"iloc", bytes([2, 0, 0, 0, 0x44, 0]), b"\xff" * 4),
     "many parts": box(b"iloc", bytes([0, 0, 0, 0, 0x44, 0]), struct.pack(">HHHH", 1, 1, 0, 60000)),
     "many units": item(UNITS + unit(1, STILL)),
-    "items that overlap": box(
-        b"iloc", bytes([0, 0, 0, 0, 0, 0]), struct.pack(">H", 9), struct.pack(">HHH", 1, 0, 1) * 9, bytes(9)
-    ),
     "a second header behind many units": item(unit(1, TINY) + UNITS + unit(1, STILL)),
+    "many tracks": b"stco" * 20_000,
+    "in several parts": item(unit(1, STILL), parts=4),
+    "several operating points": item(unit(1, POINTS)),
+    "delays": item(unit(1, DELAYS)),
     "times": item(unit(1, bits((0, 3), (1, 1), (0, 1), (1, 1)))),
 }
 
@@ -126,6 +132,11 @@ def test_what_no_encoder_writes_is_refused_at_once(name):
 
 def test_sizes_without_an_end_take_no_time_and_no_memory():
     check_frames(item(b"\x12" + b"\x80" * 5_000_000), 1)
+
+
+def test_items_that_overlap_take_no_time_and_no_memory():
+    whole = struct.pack(">HHH", 1, 0, 1) * 999
+    check_frames(box(b"iloc", bytes(6), struct.pack(">H", 999), whole) + bytes(5_000_000), 1)
 
 
 def test_data_that_are_no_frames_are_passed_over():

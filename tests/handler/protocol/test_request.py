@@ -37,10 +37,10 @@ def parse(fields, **said):
         {"data": TEXT.encode()},
         {"data": bytearray(f"data:image/png;base64,{TEXT}\r\n".encode())},
         {"image": f"data:image/png;base64,{TEXT}"},
-        {"body": gzip.compress(PICTURE)},
-        {"data": bytearray(gzip.compress(PICTURE))},
-        {"data": gzip.compress(TEXT.encode())},
-        {"body": gzip.compress(b'{"image": "' + TEXT.encode() + b'"}')},
+        {"body": gzip.compress(PICTURE, mtime=0)},
+        {"data": bytearray(gzip.compress(PICTURE, mtime=0))},
+        {"data": gzip.compress(TEXT.encode(), mtime=0)},
+        {"body": gzip.compress(b'{"image": "' + TEXT.encode() + b'"}', mtime=0)},
     ],
 )
 def test_the_picture_is_found_in_every_form(row):
@@ -69,10 +69,10 @@ def test_a_plus_of_base64_in_a_urlencoded_form_is_no_blank():
 def test_a_body_unpacks_to_as_much_as_may_come_unpacked_and_no_more():
     (limit,) = [line for line in (ROOT / "config.properties").read_text().splitlines() if "max_request_size=" in line]
     assert limit == f"max_request_size={MOST_UNPACKED}"
-    assert len(parse({"body": gzip.compress(bytes(MOST_UNPACKED))}).asked[0].image) == MOST_UNPACKED
+    assert len(parse({"body": gzip.compress(bytes(MOST_UNPACKED), mtime=0)}).asked[0].image) == MOST_UNPACKED
     for field in ("body", "data", "image"):
         with pytest.raises(TooLarge, match=f"more than {MOST_UNPACKED} bytes"):
-            parse({field: gzip.compress(bytes(MOST_UNPACKED + 1))})
+            parse({field: gzip.compress(bytes(MOST_UNPACKED + 1), mtime=0)})
 
 
 def test_no_more_is_unpacked_than_tells_that_it_is_too_much(monkeypatch):
@@ -85,14 +85,14 @@ def test_no_more_is_unpacked_than_tells_that_it_is_too_much(monkeypatch):
 
     monkeypatch.setattr(zlib, "decompressobj", lambda **_: Stream())
     with pytest.raises(TooLarge):
-        parse({"body": gzip.compress(b"")})
+        parse({"body": gzip.compress(b"", mtime=0)})
     assert given == [MOST_UNPACKED + 1]
 
 
 def test_options_are_never_unpacked(monkeypatch):
     monkeypatch.setattr(zlib, "decompressobj", lambda **_: pytest.fail("an option was unpacked"))
     with pytest.raises(BadRequest, match="option target is not valid UTF-8"):
-        parse({"data": PICTURE, "target": gzip.compress(bytes(9))})
+        parse({"data": PICTURE, "target": gzip.compress(bytes(9), mtime=0)})
 
 
 @pytest.mark.parametrize("encoding", ["br", "deflate", "gzip, gzip", "zstd"])
@@ -106,7 +106,7 @@ def test_a_packed_form_is_refused_for_it_because_the_server_finds_no_parts():
         BadRequest, match="Content-Encoding 'gzip' of this body cannot be read, valid is .* not of a form"
     ):
         parse({}, encoding="GZIP", content_type="multipart/form-data; boundary=x")
-    assert parse({"body": gzip.compress(PICTURE)}, encoding="gzip").asked[0].image == PICTURE
+    assert parse({"body": gzip.compress(PICTURE, mtime=0)}, encoding="gzip").asked[0].image == PICTURE
     assert parse({"body": PICTURE}, encoding="identity").asked[0].image == PICTURE
 
 
@@ -145,8 +145,8 @@ FORMS = (
             "malformed JSON: 'image' is there twice, valid is once",
         ),
         ({"data": PICTURE, "top_k": b"1", "Top-K": b"2"}, "'top_k' is there twice, valid is once"),
-        ({"body": gzip.compress(PICTURE)[:-9]}, "the gzip body is truncated or has further parts and cannot"),
-        ({"body": gzip.compress(PICTURE) * 2}, "the gzip body is truncated or has further parts and cannot"),
+        ({"body": gzip.compress(PICTURE, mtime=0)[:-9]}, "the gzip body is truncated or has further parts and cannot"),
+        ({"body": gzip.compress(PICTURE, mtime=0) * 2}, "the gzip body is truncated or has further parts and cannot"),
         ({"data": b"\x1f\x8b\x08junk that is none"}, "the gzip body is corrupt and cannot be unpacked"),
         ({"data": "§"}, "the picture is text and not valid base64 ("),
         ({"data": f"image/png;base64,{TEXT}"}, "the picture is text and not valid base64 ("),
