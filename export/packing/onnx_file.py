@@ -6,10 +6,12 @@ node.
 
 import copy
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -68,10 +70,9 @@ def read_onnx(path: Path, labels: list[str] | None, preprocessing: str, output: 
         found = np.concatenate([network(one).numpy() for one in pictures[:, None]])
         run = _showing(model, [score])
         wanted = np.concatenate([run({picture: rows})[score] for rows in np.split(given, 3)]).reshape(found.shape)
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
     except Exception as error:  # torch's exceptions have no common base
-        raise ModelError(f"{path} cannot be computed by PyTorch: {in_one_line(error)}") from error
+        why = error if isinstance(error, ModelError) else f"PyTorch cannot compute it: {in_one_line(error)}"
+        raise ModelError(f"{path}: {why}") from error
     quantised = any(node.op_type == "QuantizeLinear" for node in graph.graph.node)
     difference = float(np.abs(found - wanted).max() / (np.abs(wanted).max() or 1))
     if not difference <= (_ALIKE_IF_QUANTISED if quantised else _ALIKE):
@@ -127,20 +128,18 @@ def _dependent(graph: onnx.GraphProto, picture: str, score: str) -> list[onnx.No
 
 
 def _apart(model: onnx.ModelProto, picture: str, score: str) -> onnx.ModelProto:
-    """The model with further operators taken apart; raises ModelError if unsupported ones are left."""
-    left, before = {("", "")}, set[tuple[str, str]]()
-    while left != before:
-        before = left
-        for kind in before - {("", ""), ("", "DynamicQuantizeLinear")}:  # in real numbers, its result would not round
+    """Takes operators apart that are functions of others; raises ModelError if unsupported ones are left."""
+    before = set[tuple[str, str]]()
+    supported = {*itertools.product(("", "ai.onnx"), SUPPORTED)}
+    while left := {(node.domain, node.op_type) for node in _dependent(model.graph, picture, score)} - supported:
+        if left == before:
+            named = ", ".join(sorted(".".join(filter(None, kind)) for kind in left))
+            raise ModelError(f"the operators {named} are not supported; valid are {', '.join(sorted(SUPPORTED))}")
+        for kind in left - {("", "DynamicQuantizeLinear")}:  # which would not round, in real numbers
             with suppress(Exception):  # the inliner knows not every type; its exceptions have no common base
                 typed = onnx.shape_inference.infer_shapes(model)
                 model = onnx.inliner.inline_selected_functions(typed, [kind], inline_schema_functions=True)
-        nodes = _dependent(model.graph, picture, score)
-        kinds = {("" if node.domain == "ai.onnx" else node.domain, node.op_type) for node in nodes}
-        left = kinds - {("", kind) for kind in SUPPORTED}
-    if left:
-        named = ", ".join(sorted(".".join(filter(None, kind)) for kind in left))
-        raise ModelError(f"the operators {named} are not supported; valid are {', '.join(sorted(SUPPORTED))}")
+        before = left
     return model
 
 
@@ -189,7 +188,7 @@ def _simplified(
     made = {entry, *(name for node in nodes for name in node.output)}
     used = {name: constants[name] for node in nodes for name in node.input if name and name not in made}
     tensors = [numpy_helper.from_array(v.astype("f4") if v.dtype.kind == "f" else v, n) for n, v in used.items()]
-    shapes = {name: np.shape(constants.get(name)) for name in made}
+    shapes = {name: constants[name].shape if name in constants else () for name in made}
     infos = {name: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shapes[name]) for name in made}
     ends = [infos[entry]], [infos[result]]
     graph = helper.make_graph(nodes, "classifier", *ends, tensors, value_info=[*infos.values()])
@@ -200,7 +199,7 @@ def _stored(model: onnx.ModelProto, end: str) -> torch.Tensor:
     """The graph as the checkpoint has it, which has the weights; ``end`` is cut off again where the network is read."""
     graph = model.graph
     if end:
-        axis = {} if end == "Sigmoid" else {"axis": 1}
+        axis: dict[str, Any] = {} if end == "Sigmoid" else {"axis": 1}
         graph.node.append(helper.make_node(end, [graph.output[0].name], ["probabilities"], **axis))
         graph.output[0].name = "probabilities"
     for tensor in graph.initializer:

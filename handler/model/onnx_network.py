@@ -1,7 +1,7 @@
 """A torch network from a graph of ONNX: a module per node, at the node's name."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -13,20 +13,26 @@ from torchvision.ops import Permute
 from handler.model.onnx_operators import OPERATORS, POINTWISE, Function, in_pairs
 
 WEIGHT = 64  # numbers: a longer constant of real numbers is a weight, which a graph may have without values
-_ALONE = {"Identity": nn.Identity, "Dropout": nn.Identity, "Sigmoid": nn.Sigmoid}  # modules without arguments
 _DEFAULT = {  # attributes of which only the default is supported
     *("training_mode", "exclude_outside", "antialias", "cubic_coeff_a", "keep_aspect_ratio_policy"),
     *("block_size", "noop_with_empty_axes", "transA"),
 }
-SUPPORTED = frozenset((*OPERATORS, *_ALONE, "Conv", "BatchNormalization", "Gemm", "Softmax", "LogSoftmax"))
-
-Said = dict[str, Any]
+_MODULES: dict[str, Callable[[dict[str, Any]], nn.Module]] = {  # modules without weights, of a node's attributes
+    "Identity": lambda _: nn.Identity(),
+    "Dropout": lambda _: nn.Identity(),
+    "Sigmoid": lambda _: nn.Sigmoid(),
+    "Softmax": lambda said: nn.Softmax(said["axis"]),
+    "LogSoftmax": lambda said: nn.LogSoftmax(said["axis"]),
+    "GlobalAveragePool": lambda _: nn.AdaptiveAvgPool2d(1),
+    "Transpose": lambda said: Permute(said["perm"]),
+}
+SUPPORTED = frozenset((*OPERATORS, *_MODULES, "Conv", "BatchNormalization", "Gemm"))
 
 
 class Operator(nn.Module):
     """A node: a function of tensors that other nodes make, its constants and its attributes."""
 
-    def __init__(self, function: Function, inputs: Sequence[Any], said: Said) -> None:
+    def __init__(self, function: Function, inputs: Sequence[Any], said: dict[str, Any]) -> None:
         """Inputs are tensors, numbers, lists of numbers, or "" for what other nodes make."""
         super().__init__()
         self._function, self._said, self._inputs = function, said, list(inputs)
@@ -84,7 +90,7 @@ def _layer(
     other = [f"{name}={value}" for name, value in given.items() if name in _DEFAULT and value != defaults[name]]
     other += ["several outputs"] * (kind != "Split" and any(node.output[1:]))
     said = {name: value.decode() if isinstance(value, bytes) else value for name, value in (defaults | given).items()}
-    own = [_tensor(constants[name]) if name in constants else None for name in node.input]
+    own: list[Any] = [_tensor(constants[name]) if name in constants else "" if name else None for name in node.input]
     module: nn.Module | None = None if other else _module(kind, said, own, shape)
     if module is not None:
         return module
@@ -93,12 +99,9 @@ def _layer(
     if kind == "Split":
         said["count"] = len(node.output)
     if kind == "QuantizeLinear":
-        said["limits"] = torch.iinfo(own[2].dtype if len(own) > 2 else torch.uint8)
-    inputs = [
-        _plain(kind, value) if name in constants or not name else ""
-        for name, value in zip(node.input, own, strict=True)
-    ]
-    return Operator(OPERATORS[kind], inputs, said)
+        kept = torch.iinfo(own[2].dtype if len(own) > 2 else torch.uint8)
+        said["limits"] = (kept.min, kept.max)
+    return Operator(OPERATORS[kind], [_plain(kind, value) for value in own], said)
 
 
 def _tensor(tensor: onnx.TensorProto) -> Tensor:
@@ -106,47 +109,48 @@ def _tensor(tensor: onnx.TensorProto) -> Tensor:
     return torch.zeros(*tensor.dims) if without else torch.from_numpy(numpy_helper.to_array(tensor).copy())
 
 
-def _plain(kind: str, value: Tensor | None) -> Any:
+def _plain(kind: str, value: Any) -> Any:
     """A constant as an operator takes it: see ``handler.model.onnx_operators``."""
-    if value is None or not value.dim():
-        return value if value is None else value.item()
+    if not isinstance(value, Tensor) or not value.dim():
+        return value.item() if isinstance(value, Tensor) else value
     numbers = not value.is_floating_point() or kind in ("Resize", "Upsample")
     return value.tolist() if numbers and value.dim() == 1 and kind not in POINTWISE else value
 
 
-def _module(kind: str, said: Said, own: Sequence[Any], shape: Sequence[int]) -> Any:
+def _module(kind: str, said: dict[str, Any], own: Sequence[Any], shape: Sequence[int]) -> nn.Module | None:
     """The module of torch for a node whose further inputs are constants, if there is one; settles the padding."""
-    weight, bias, *further = (*own[1:], None, None)
+    weights = [value for value in own[1:] if isinstance(value, Tensor)]
     if "auto_pad" in said:
-        _settle_padding(said, weight, shape)
-    if kind == "Conv" and weight is not None:
-        kernel, pads = said["kernel_shape"], said["pads"]
-        axes = len(kernel)
-        even = pads[:axes] == pads[axes:]
-        sizes = (weight.shape[1] * said["group"], len(weight), kernel, said["strides"], pads[:axes] if even else 0)
-        layer = getattr(nn, f"Conv{axes}d")(*sizes, said["dilations"], said["group"], bias is not None, device="meta")
-        layer = _filled(layer, weight=weight, bias=bias)
-        return layer if even else nn.Sequential(getattr(nn, f"ConstantPad{axes}d")(in_pairs(pads), 0.0), layer)
-    if kind in ("Gemm", "MatMul") and weight is not None and weight.dim() == 2:
-        weight = said.get("alpha", 1.0) * (weight if said.get("transB") else weight.T.contiguous())
-        bias = None if bias is None else (said["beta"] * bias).expand(1, len(weight))[0]
-        linear = nn.Linear(weight.shape[1], len(weight), bias is not None, device="meta")
-        return _filled(linear, weight=weight, bias=bias)
-    if kind == "BatchNormalization" and weight is not None:
-        norm = getattr(nn, f"BatchNorm{max(1, len(shape) - 2)}d")(len(weight), said["epsilon"])
-        return _filled(norm, weight=weight, bias=bias, running_mean=further[0], running_var=further[1])
-    if kind == "GlobalAveragePool" and len(shape) == 4:
-        return nn.AdaptiveAvgPool2d(1)
-    if kind == "Transpose" and "perm" in said:
-        return Permute(said["perm"])
-    if kind in ("Softmax", "LogSoftmax"):
-        return getattr(nn, kind)(said["axis"])
-    return _ALONE[kind]() if kind in _ALONE and len(own) < 3 else None  # a third input of Dropout is for training
+        _settle_padding(said, weights, shape)
+    if kind in _MODULES and len(own) < 3:  # a third input of Dropout is for training
+        return _MODULES[kind](said)
+    if not weights or len(weights) < len([value for value in own[1:] if value is not None]):
+        return None
+    biased, (outputs, inputs, *_) = len(weights) > 1, (*weights[0].shape, 0, 0)
+    padding: list[nn.Module] = []  # that torch's convolutions do not have
+    layer: nn.Module
+    if kind == "Conv":
+        axes, pads = len(said["kernel_shape"]), said["pads"]
+        if pads[:axes] != pads[axes:]:
+            padding, pads = [getattr(nn, f"ConstantPad{axes}d")(in_pairs(pads), 0.0)], [0] * axes
+        sizes = (inputs * said["group"], outputs, said["kernel_shape"], said["strides"], pads[:axes], said["dilations"])
+        layer = getattr(nn, f"Conv{axes}d")(*sizes, said["group"], biased, device="meta")
+    elif kind == "BatchNormalization":
+        layer = getattr(nn, f"BatchNorm{max(1, len(shape) - 2)}d")(outputs, said["epsilon"])
+    elif kind in ("Gemm", "MatMul") and weights[0].dim() == 2:
+        weights[0] = said.get("alpha", 1.0) * (weights[0] if said.get("transB") else weights[0].T.contiguous())
+        weights[1:] = [(said["beta"] * bias).expand(1, len(weights[0]))[0] for bias in weights[1:]]
+        layer = nn.Linear(weights[0].shape[1], len(weights[0]), biased, device="meta")
+    else:
+        return None
+    names = ("weight", "bias", "running_mean", "running_var")
+    layer.load_state_dict(dict(zip(names, weights, strict=False)), strict=False, assign=True)
+    return nn.Sequential(*padding, layer) if padding else layer
 
 
-def _settle_padding(said: Said, weight: Tensor | None, shape: Sequence[int]) -> None:
+def _settle_padding(said: dict[str, Any], weights: Sequence[Tensor], shape: Sequence[int]) -> None:
     """Writes the sizes of a convolution's or a pooling's windows, which a file may leave out, into its attributes."""
-    kernel = said.setdefault("kernel_shape", [*weight.shape[2:]] if weight is not None else [])
+    kernel = said.setdefault("kernel_shape", [*weights[0].shape[2:]] if weights else [])
     strides, dilations = (said.setdefault(name, [1] * len(kernel)) for name in ("strides", "dilations"))
     said.setdefault("pads", [0] * 2 * len(kernel))
     if said["auto_pad"].startswith("SAME"):  # ceil(size / stride) windows
@@ -154,10 +158,3 @@ def _settle_padding(said: Said, weight: Tensor | None, shape: Sequence[int]) -> 
         total = [max(0, (-(-size // step) - 1) * step + far * (k - 1) + 1 - size) for size, k, step, far in windows]
         less, more = [pad // 2 for pad in total], [pad - pad // 2 for pad in total]
         said["pads"] = [*less, *more] if said["auto_pad"] == "SAME_UPPER" else [*more, *less]
-
-
-def _filled(module: nn.Module, **tensors: Tensor | None) -> nn.Module:
-    for name, tensor in tensors.items():
-        if tensor is not None:
-            setattr(module, name, nn.Parameter(tensor) if name in module._parameters else tensor)
-    return module

@@ -63,23 +63,15 @@ def _concat(*parts: Tensor, axis: int) -> Tensor:
     return torch.cat([part.expand(batch, *part.shape[1:]) for part in parts], axis)
 
 
+def _at(data: Tensor, indices: Any, axis: int) -> Tensor:
+    return data[(slice(None),) * (axis % data.dim()) + (indices,)]
+
+
 def _slice(data: Tensor, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> Tensor:
     for i, axis in enumerate(axes or range(len(starts))):
         part = slice(starts[i], ends[i], steps[i] if steps else 1)
-        if part.step > 0:
-            data = data[(slice(None),) * (axis % data.dim()) + (part,)]
-        else:  # torch has no negative steps
-            chosen = torch.tensor(range(data.shape[axis])[part], dtype=torch.long, device=data.device)
-            data = data.index_select(axis, chosen)
+        data = _at(data, part if part.step > 0 else [*range(data.shape[axis])[part]], axis)  # torch has no step back
     return data
-
-
-def _gather(data: Tensor, indices: Any, axis: int) -> Tensor:
-    if isinstance(indices, int):
-        return data.select(axis, indices)
-    where, axis = torch.as_tensor(indices, device=data.device), axis % data.dim()
-    picked = data.index_select(axis, where.flatten().long() % data.shape[axis])
-    return picked.reshape(*data.shape[:axis], *where.shape, *data.shape[axis + 1 :])
 
 
 def _pad(data: Tensor, pads: Any, fill: Any = None, *, mode: str = "constant", value: float = 0.0) -> Any:
@@ -107,11 +99,11 @@ def _resize(X: Tensor, *given: Any, mode: str, **said: Any) -> Tensor:
     return F.interpolate(X, [int(size) for size in after], mode=kind, align_corners=corners)
 
 
-def _quantize(x: Tensor, scale: Any, zero: Any = 0, *, limits: torch.iinfo, **_: Any) -> Tensor:
+def _quantize(x: Tensor, scale: Any, zero: Any = 0, *, limits: tuple[int, int], **_: Any) -> Tensor:
     """Rounds as the file does, in real numbers: clipped values have no gradient, the others as if not rounded."""
     if not isinstance(scale, float):
         raise NotImplementedError("QuantizeLinear with a scale for each channel is not supported")
-    clipped = x.clamp((limits.min - zero) * scale, (limits.max - zero) * scale)
+    clipped = x.clamp(*((limit - zero) * scale for limit in limits))
     return clipped + ((clipped / scale).round() * scale - clipped).detach()
 
 
@@ -134,14 +126,11 @@ OPERATORS: dict[str, Function] = {
     "Selu": lambda x, alpha, gamma: gamma * F.elu(x, alpha),
     "HardSigmoid": lambda x, alpha, beta: (alpha * x + beta).clamp(0, 1),
     "LRN": lambda x, size, alpha, beta, bias: F.local_response_norm(x, size, alpha, beta, bias),
-    "LayerNormalization": lambda x, scale, bias=0.0, *, axis, epsilon, **_: (
-        F.layer_norm(x, x.shape[axis:], eps=epsilon) * scale + bias
-    ),
+    "LayerNormalization": lambda x, w, b=None, *, axis, epsilon, **_: F.layer_norm(x, x.shape[axis:], w, b, epsilon),
     "InstanceNormalization": lambda x, scale, bias, epsilon: F.instance_norm(x, weight=scale, bias=bias, eps=epsilon),
     "Einsum": lambda *parts, equation: torch.einsum(equation, *parts),
     "AveragePool": _pooled("avg_pool", 0.0),
     "MaxPool": _pooled("max_pool", -math.inf),
-    "GlobalAveragePool": lambda x: x.mean([*range(2, x.dim())], keepdim=True),
     "GlobalMaxPool": lambda x: x.amax([*range(2, x.dim())], keepdim=True),
     "Cast": lambda x, to, **_: x.to(_TYPES[to]) if to in _TYPES else x.float() if not x.is_floating_point() else x,
     "QuantizeLinear": _quantize,
@@ -150,13 +139,12 @@ OPERATORS: dict[str, Function] = {
     "Flatten": lambda x, axis: x.reshape(math.prod(x.shape[:axis]), -1),
     "Squeeze": lambda x, axes=None: x.squeeze(axes or [*range(1, x.dim())]),
     "Unsqueeze": lambda x, axes: functools.reduce(torch.unsqueeze, sorted(a % (x.dim() + len(axes)) for a in axes), x),
-    "Transpose": lambda x, perm=None: x.permute(perm or [*reversed(range(x.dim()))]),
     "Expand": lambda x, shape: x.expand([-1 if size == 1 else size for size in shape]),
     "Tile": lambda x, repeats: x.repeat(repeats),
     "Concat": _concat,
     "Split": lambda x, split=None, *, axis, count, **_: x.split(split or -(-x.shape[axis] // count), axis),
     "Slice": _slice,
-    "Gather": _gather,
+    "Gather": _at,
     "Pad": _pad,
     "Resize": _resize,
     "Upsample": _resize,
