@@ -256,7 +256,7 @@ def _ask(options: Namespace) -> int:
 def _replay(options: Namespace) -> int:
     from handler.client.replay import read_receipt, replay
     from handler.front_door import load
-    from handler.protocol.signature import is_signed, read_key
+    from handler.protocol.receipt import is_signed, read_key
 
     key = read_key(options.public_key, "public") if options.public_key else None
     receipt = read_receipt(options.receipt.read_bytes())

@@ -26,7 +26,6 @@ from handler.explanation.gradient_cams import gradcam
 from handler.explanation.methods import ATTENTION_METHODS, METHODS, OF_BLOCKS
 from handler.graphs.description import KIND_ATTENTION, KIND_BEHIND, KIND_EXPLANATION, KIND_LAYERS, KIND_SALIENCY
 from handler.model.classifier import Classifier
-from handler.model.layers.observing import Place, observe
 
 Explain = Callable[..., tuple[torch.Tensor, ...]]  # pictures, targets and class weights to the outputs
 STEPS = "simplified"  # in the metadata of a traced graph: the steps of ``export.simplify`` that were applied before
@@ -73,9 +72,7 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
     graph.meta[STEPS] = steps
     left = sorted({str(node.target) for node in graph.graph.nodes if "backward" in str(node.target)})
     if left:
-        where = _origins(module, inputs[0])
-        named = ", ".join(f"{operator} (of {where.get(_stem(operator), 'no module of its own')})" for operator in left)
-        raise NoRuleError(f"the explanation of {name} needs {named}, without a rule")
+        raise NoRuleError(f"the explanation of {name} needs {', '.join(left)}, without a rule")
     return graph
 
 
@@ -123,20 +120,3 @@ def _seeds(scores: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) ->
     chosen = torch.where(target == TOP, scores.argmax(dim=1), classes)
     of_class = torch.zeros_like(scores).scatter(1, chosen[:, None], 1.0)
     return torch.where(weights.abs().amax(dim=1, keepdim=True) > 0, weights, of_class)
-
-
-def _origins(module: nn.Module, example: torch.Tensor) -> dict[str, str]:
-    """The first module whose last step is an operator, by the operator's stem."""
-    found: dict[str, str] = {}
-
-    def note(place: Place, output: torch.Tensor) -> None:
-        if output.grad_fn is not None:
-            found.setdefault(_stem(output.grad_fn.name()), place.path)
-
-    observe(module, example.clone().requires_grad_(), note)
-    return found
-
-
-def _stem(operator: str) -> str:
-    """``aten.max_pool2d_backward.default`` and ``MaxPool2DBackward0`` to ``maxpool2d``."""
-    return operator.removeprefix("aten.").lower().partition("backward")[0].replace("_", "")

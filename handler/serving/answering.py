@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from handler.errors import RequestError, locating
 from handler.protocol.answer import JSON, NPZ, PNG, Answer, Observation, error_answer, json_text
 from handler.protocol.envelope import Written
-from handler.protocol.receipt import HEADER
+from handler.protocol.receipt import HEADER, read_key, sign
 from handler.protocol.request import Request, parse_row
 from handler.protocol.row import Row
-from handler.protocol.signature import read_key, sign
 from handler.rendering.render import encode_png, png_with
 from handler.rendering.result import Result, observe_result
 from handler.serving.budget import check_size

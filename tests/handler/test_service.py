@@ -11,8 +11,8 @@ from handler.errors import ModelError
 from handler.graphs.auto_engine import Choice
 from handler.protocol.answer import FORMS, OK, PROBE
 from handler.protocol.options import Options
+from handler.protocol.receipt import is_signed, read_key
 from handler.protocol.row import Row
-from handler.protocol.signature import is_signed, read_key
 from handler.service import Service
 from handler.serving.settings import Settings
 from handler.serving.threads import Share, usable_cores
