@@ -187,7 +187,11 @@ def _checkpoint(options: Namespace) -> "Checkpoint":
     if options.onnx:
         from export.packing.onnx_file import read_onnx
 
-        if given := ", ".join(name for name in ("model", "arch", "weights", "checkpoint") if getattr(options, name)):
+        if given := ", ".join(
+            name
+            for name in ("model", "arch", "weights", "checkpoint", "state", "transform_input")
+            if getattr(options, name)
+        ):
             raise ModelError(f"onnx={options.onnx} is the whole classifier, and {given} cannot be given with it")
         return complete(replace(read_onnx(options.onnx, labels, how, options.output), head=options.head))
     said = {name: getattr(options, name) for name in ("weights", "checkpoint", "state", "head", "output")}

@@ -1,7 +1,6 @@
 """The error of a network that cannot become an ONNX graph, and how its message is made."""
 
 import re
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,7 +25,9 @@ def network_code(doing: str) -> Iterator[None]:
 
 def first_line(error: Exception) -> str:
     """The first line of an exporter's or a tracer's message, or the operators that ONNX lacks."""
-    said = "".join(traceback.format_exception(error))  # with its causes
+    said, cause = "", error
+    while cause is not None:
+        said, cause = f"{said}{cause}\n", cause.__cause__
     if operators := sorted(set(re.findall(r"<OpOverload\(op='([^']+)'", said))):
         return f"ONNX has no operator for {', '.join(operators)}"[:300]
     return in_one_line(error)

@@ -97,9 +97,10 @@ def sheet_files(found: dict[Path, Path], folder: Path) -> dict[Path, Path]:
     for path, short in found.items():
         alike.setdefault(short.with_suffix("") if short.name else short, []).append(path)
     for name, paths in alike.items():
-        shared = os.path.commonpath([path.absolute().parent for path in paths])
+        whole = {path: Path(os.path.abspath(path)) for path in paths}
+        shared = os.path.commonpath([path.parent for path in whole.values()])
         for path in paths:
-            below = name if len(paths) == 1 else path.absolute().relative_to(shared)
+            below = name if len(paths) == 1 else whole[path].relative_to(shared)
             files[path] = folder / below.parent / (below.name + _SHEET)
     if len(set(files.values())) < len(files):
         raise ValueError("two of the pictures have the same name, so that one explanation would overwrite the other's")

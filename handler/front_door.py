@@ -35,7 +35,8 @@ def load(
     code to run, a custom ``architecture``. A ModelError says why the file cannot be used, or which argument does not
     belong to its kind.
     """
-    said = {name: value for name, value in locals().items() if name != "source" and value is not None}
+    given = dict(locals())
+    said = {name: value for name, value in given.items() if name != "source" and value is not None}
     path = Path(source)
     kind = path.suffix.lower()
     if foreign := ", ".join(name for name in said if name not in _ARGUMENTS.get(kind, said)):

@@ -59,9 +59,11 @@ def running_workers() -> int:
             return process.cwd() if any(part.endswith(_WORKER) for part in process.cmdline()) else ""
         return ""
 
-    own = psutil.Process()
-    here, server = place(own), own.parent()
-    return sum(place(process) == here for process in server.children()) if here and server else 0
+    with suppress(psutil.Error):
+        own = psutil.Process()
+        here, server = place(own), own.parent()
+        return sum(place(process) == here for process in server.children()) if here and server else 0
+    return 0
 
 
 def _as_sent(header: str) -> str:

@@ -100,26 +100,6 @@ EXPORTERS: dict[str, Callable[[Classifier, Path], list[Verdict]]] = {
 export_gradcam = EXPORTERS[kinds.KIND_GRADCAM]
 """Writes the graph of ``export_explanation`` without the gradient at the input, which takes most of the time."""
 
-export_saliency = EXPORTERS[kinds.KIND_SALIENCY]
-"""Writes the graph of ``export_explanation`` with the plain gradient at the input, whatever the activations are."""
-
-export_attention = EXPORTERS[kinds.KIND_ATTENTION]
-"""Writes a graph as ``export_explanation`` does, whose outputs are scores and the maps of ``ATTENTION_METHODS``."""
-
-export_behind = EXPORTERS[kinds.KIND_BEHIND]
-"""Writes the graph of what lies behind the default layer as ``export_explanation`` does.
-
-The inputs are ``activations`` (N, C, h, w), in the place of the layer's own, and ``input`` (1, C, H, W), the picture,
-which only networks with a way around the layer look at. The output is ``logits`` (N, K).
-"""
-
-export_layers = EXPORTERS[kinds.KIND_LAYERS]
-"""Writes a graph as ``export_explanation`` does, with the evidence at the default layer and the further layers.
-
-The outputs are ``logits``, and for each layer, say ``stage3``, ``activations.stage3``, ``gradients.stage3`` and
-``gradcam.stage3``. Some layers of a network may lie before others: all share one forward and one backward pass.
-"""
-
 
 def _description(classifier: Classifier, kind: str) -> kinds.GraphDescription:
     further = classifier.further_layers if kind == kinds.KIND_LAYERS else ()

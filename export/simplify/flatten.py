@@ -62,7 +62,8 @@ def _with_hooks(root: nn.Module) -> nn.Module:
     def forward(self: nn.Module, pictures: Any) -> Any:
         returned = own.forward(self, pictures)
         for hook in hooks:
-            returned = hook(self, (pictures,), returned)
+            changed = hook(self, (pictures,), returned)
+            returned = returned if changed is None else changed
         return returned
 
     if hooks:

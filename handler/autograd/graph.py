@@ -10,7 +10,7 @@ Node = Any  # torch.autograd.graph.Node, whose subclasses have no types
 
 
 def nodes(*roots: Node | None, without: Collection[Node] = ()) -> Iterator[Node]:
-    """Yields the nodes that gradients reach from the roots, these first, on paths that avoid the nodes ``without``."""
+    """Yields the roots and the nodes that gradients reach from them, on paths that avoid the nodes ``without``."""
     waiting = [root for root in dict.fromkeys(roots) if root is not None and root not in without]
     seen = {None, *without, *waiting}
     while waiting:

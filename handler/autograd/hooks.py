@@ -39,7 +39,7 @@ def captured(
 
 
 def replaced(module: nn.Module, layer: str, maps: Tensor, view: ChannelLayout) -> AbstractContextManager[Any]:
-    """Inside the block, a layer returns P copies with other maps (P, C, h, w), of all its runs, of its own output."""
+    """Until the block ends, a layer returns its output P times, with other maps (P, C, h, w) of all its runs."""
     parts = iter(maps.chunk(view.counted, dim=1))
 
     def replacing(output: Tensor, run: int) -> Tensor:
@@ -74,7 +74,7 @@ def scores_behind(module: nn.Module, picture: Tensor, layer: str, maps: Tensor, 
 def _changed_runs(
     module: nn.Module, layer: str, view: ChannelLayout, changed: Callable[[Tensor, int], Tensor]
 ) -> AbstractContextManager[Any]:
-    """Inside the block, a hook changes a layer's output in each of the runs that have maps."""
+    """Until the block ends, a hook changes a layer's output in each of the runs that have maps."""
     finished = 0
 
     def hook(_module: nn.Module, inputs: Any, output: Any) -> Any:

@@ -131,7 +131,7 @@ def _rounds(evidence: Evidence, seeds: Floats) -> Iterator[tuple[Indices, Floats
     """Yields M pairs in rounds without a row twice, each with the rows' weights (N, K), of ``seeds`` (M, K) or 0."""
     rows = evidence.rows
     turns = np.array([np.count_nonzero(rows[:pair] == row) for pair, row in enumerate(rows)], int)
-    for turn in range(max(turns, default=0) + 1):
+    for turn in range(max(turns, default=0) + 1):  # at least one, which gives the arrays their shapes
         pairs = np.flatnonzero(turns == turn)
         of_rows = np.zeros_like(evidence.logits)
         of_rows[rows[pairs]] = seeds[pairs]

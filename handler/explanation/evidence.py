@@ -77,7 +77,7 @@ class Engine(Protocol):
         """
 
     def behind(self, inputs: Floats, layer: str, activations: Floats) -> Floats:
-        """The logits (P, K) of a picture (1, C, H, W) if a layer, a module path, had other activations (P, C, h, w)."""
+        """The logits (P, K) of a picture (1, C, H, W) with other activations (P, C, h, w) of a layer, or Unprocessable."""
 
 
 def joined(parts: Sequence[Evidence]) -> Evidence:

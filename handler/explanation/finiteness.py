@@ -26,7 +26,7 @@ def check_evidence(evidence: Evidence, pair: int) -> None:
 
 
 def check_maps(maps: Mapping[str, Map]) -> None:
-    """Raises NotFinite, which names the map, for a map that exceeds float32, as its evidence need not do."""
+    """Raises NotFinite, which names the map, for a map whose maximum is not finite, as its evidence may be."""
     for name, made in maps.items():
         _check(f"values of {name}", np.asarray(made.maximum))
 

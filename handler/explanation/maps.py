@@ -155,7 +155,7 @@ def combine(maps: Sequence[Floats], height: int, width: int) -> Floats:
 
 
 def augmented(tensor: Floats) -> Floats:
-    """The changed copies (5, 3, H, W) of a network's input (C, H, W), in the order of ``AUGMENTATIONS``."""
+    """The changed copies (5, C, H, W) of a network's input (C, H, W), in the order of ``AUGMENTATIONS``."""
     either = {False: tensor, True: tensor[:, :, ::-1]}
     return np.stack([either[mirrored] * np.float32(factor) for mirrored, factor in AUGMENTATIONS])
 

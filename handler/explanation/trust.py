@@ -61,12 +61,12 @@ def insertion(tensor: Floats, order: Indices, steps: int | Sequence[float]) -> F
 
 
 def blurred(tensor: Floats) -> Floats:
-    """A picture (C, H, W) blurred by 11 pixels of a Gaussian of deviation 5, whose cut tails RISE folds into it."""
+    """A picture (C, H, W) blurred by 11 pixels of a Gaussian of deviation 5, without its tails; zeros lie beyond."""
     return np.stack([cv2.GaussianBlur(channel, (11, 11), 5.0, borderType=cv2.BORDER_CONSTANT) for channel in tensor])
 
 
 def auc(probabilities: Floats, shares: Sequence[float] | None = None) -> Floats:
-    """The area (…) under curves (…, steps + 1) by the trapezoid rule, as RISE's, which has equal steps (None)."""
+    """The mean (…) of curves (…, steps + 1) by the trapezoid rule, as RISE's, which has equal steps (None)."""
     widths = np.diff(np.linspace(0, 1, probabilities.shape[-1]) if shares is None else shares)
     return np.asarray((probabilities[..., 1:] + probabilities[..., :-1]) / 2 @ widths)
 
@@ -75,7 +75,7 @@ def random_orders(cells: tuple[int, ...], size: tuple[int, ...], pairs: int, see
     """``2 * pairs`` random orders (H * W,): of maps uniform on [0, 1) in cells (h, w), upsampled to (H, W) as a map is.
 
     Networks answer to holes at single random pixels as to noise. The second order of a pair is the first one backwards,
-    so that its mean AUC is exact, the mean of the whole and the empty picture, for linear answers and equal steps.
+    so that, for linear answers and equal steps, its mean AUC is exactly the mean of the whole and the empty picture.
     """
     rng = np.random.default_rng(seed)
     drawn = [pixel_order(resize(rng.random(cells, np.float32), *size)) for _ in range(pairs)]

@@ -68,7 +68,10 @@ class OnnxEngine:
             return _predict(graph, inputs, asked)
         pairs = Pairs.of([wanted or (TOP,) for wanted in targets], classes)  # a row without a target has scores, too
         found = _explain(graph, inputs, pairs, asked, part)
-        for graph, part in others:  # of the same classes, where scores within rounding are the best
+        for (
+            graph,
+            part,
+        ) in others:  # asked for the classes that were found: of scores within rounding, each has its best
             pairs.wanted[np.isin(pairs.rows, asked.rows)] = found.classes
             other = _explain(graph, inputs, pairs, asked, part)
             found = replace(found, layers=other.layers, explain_ms=found.explain_ms + other.explain_ms)

@@ -51,7 +51,7 @@ class GraphSession:
         """The graph with another number of threads, which takes a new session; itself if its file is another now."""
         try:
             opened = GraphSession.open(self.path, threads=threads)
-        except ModelError:
+        except (ModelError, OSError):
             return self
         return opened if opened.sha256 == self.sha256 else self
 
@@ -84,11 +84,12 @@ class GraphSession:
 
             from handler.graphs.split import split
 
-            if weights_file(self.path).exists() or _hashed(self.path) != self.sha256:
+            content = self.path.read_bytes()
+            if weights_file(self.path).exists() or hashlib.sha256(content).hexdigest() != self.sha256:
                 return None
             first, second = (
                 _load(self.path, half.SerializeToString(), self.threads) if half.graph.output else None
-                for half in split(onnx.load(self.path))
+                for half in split(onnx.load_from_string(content))
             )
         except (ImportError, OSError, ValueError, ModelError):
             return None

@@ -11,6 +11,7 @@ import inspect
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -62,8 +63,11 @@ def build(checkpoint: Checkpoint) -> nn.Module:
     architecture, how = str(checkpoint.architecture), checkpoint.preprocessing
     factory = find_factory(architecture)
     counted = {"num_classes": len(checkpoint.labels)} if checkpoint.labels else {}
+    takes: Any = ()
+    with suppress(ValueError):  # built-in callables have no signature
+        takes = inspect.signature(factory).parameters
     with foreign_code(f"architecture {architecture} fails"):
-        module = factory(**(counted if "num_classes" in inspect.signature(factory).parameters else {}))
+        module = factory(**(counted if "num_classes" in takes else {}))
     if not isinstance(module, nn.Module):
         raise ModelError(f"architecture {architecture} returns {described(module)}, valid is a torch.nn.Module")
     scripted = next((path for path, part in module.named_modules() if isinstance(part, torch.jit.ScriptModule)), None)
@@ -151,7 +155,8 @@ def sources(architecture: str) -> list[str]:
 
 
 def _declared(module: ModuleType, name: str, valid: str) -> list[str]:
-    values = getattr(module, name, None) or []
+    values = getattr(module, name, None)
+    values = [] if values is None else values
     if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
         raise ModelError(f"{module.__name__}.{name} must be a list of {valid}")
     return list(values)

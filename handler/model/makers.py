@@ -40,6 +40,8 @@ def _no_code(architecture: str, *_: object) -> Checkpoint:
 def _of_graph(checkpoint: Checkpoint) -> nn.Module:
     from handler.model.onnx_network import OnnxNetwork  # other networks do not need the package onnx
 
+    if "onnx_graph" not in checkpoint.state:
+        _no_code(str(checkpoint.architecture))
     return OnnxNetwork(checkpoint.state["onnx_graph"].numpy().tobytes())
 
 

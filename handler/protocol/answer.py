@@ -59,7 +59,7 @@ def json_answer(content: Mapping[str, Any], outcome: str = OK) -> Answer:
 
 
 def error_answer(error: Exception) -> Answer:
-    """The answer to a row that is refused, or that failed on the server, which the log alone tells."""
+    """The answer to a row that is refused, or that failed on the server; such an exception is in the log alone."""
     status, phrase, kind = 500, "Internal Server Error", FAILURE
     message = "the explanation failed on the server; see its log"
     if isinstance(error, RequestError):

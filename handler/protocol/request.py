@@ -9,7 +9,7 @@ refused where it can be seen: TorchServe keeps the last of equal parts, headers 
 import base64
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,17 +52,17 @@ class Request:
 def parse_row(row: Row, defaults: Options) -> Request:
     """Reads one row, with defaults for the options that it does not give; BadRequest says what is not valid in it."""
     envelope = _open(row)
-    _check_spellings(row.options)
+    headers = _by_name(row.options)
     accept = accepted(row.accept)
     if accept != JSON and "" not in envelope.parts:
         raise BadRequest(f"{accept} is the form of one picture's answer, valid is Accept: {JSON}")
     asked = []
     for place, fields in envelope.parts.items():
         with locating(place):
-            _check_spellings(fields)
-            given = dict(fields)
+            given, names = dict(fields), _by_name(fields)
             image = _take_image(given)
-            options = parse_options({**row.options, **given}, defaults)
+            others = {name: value for name, value in headers.items() if name not in names}
+            options = parse_options(others | given, defaults)
             asked.append(Asked(image=image, image_hash=hash_image(image), options=options, place=place))
     return Request(asked, accept, envelope)
 
@@ -117,9 +117,9 @@ def _parsed(body: bytes) -> Any:
         raise BadRequest(f"malformed JSON: {str(error)[:200]}") from error
 
 
-def _check_spellings(names: Iterable[str]) -> None:
-    """Refuses an option that is there in two spellings, as Target and target."""
-    _named_once((name.lower().replace("-", "_"), name) for name in names)
+def _by_name(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options in one spelling; refuses an option that is there in two, as Target and target."""
+    return _named_once((name.lower().replace("-", "_"), value) for name, value in given.items())
 
 
 def _named_once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

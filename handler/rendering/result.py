@@ -117,7 +117,7 @@ class Result:
         return draw_map(name, maps[name], self.canvas)
 
     def sheet(self) -> Picture:
-        """Draws a row per target: the crop and its maps, at its size, with captions; BadRequest says that none is."""
+        """Draws a row per target: the crop and its maps, at its size, with captions; BadRequest if there is no map."""
         if not self.explanations:
             raise BadRequest("the result has no map to draw; ask for maps")
         canvas, height, width = replace(self.canvas, upload=None), *self.canvas.seen.picture.shape[:2]
