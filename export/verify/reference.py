@@ -104,7 +104,7 @@ def _explained(classifier: Classifier, kind: str, picture: Floats, target: int, 
 
 
 class InDoublePrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Makes operators compute in float64 instead of other floating-point types, even behind ``.float()`` or autocast."""
+    """Makes operators compute in float64 instead of other real types, also behind ``.float()`` and autocast."""
 
     def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return function(*tree_map(_widened, args), **tree_map(_widened, kwargs or {}))

@@ -21,7 +21,7 @@ from torch.utils import checkpoint
 
 @contextmanager
 def differentiable(module: nn.Module) -> Iterator[None]:
-    """Inside the block, autograd records this thread's operations but changes of buffers; one thread at a time enters."""
+    """Inside the block, which one thread enters, autograd records that thread's operations but changes of buffers."""
     with _ONE_THREAD, ExitStack() as stack:
         stack.callback(_release_buffers, module)
         for owner, name, replacement in _REPLACED:
