@@ -25,9 +25,9 @@ def network_code(doing: str) -> Iterator[None]:
 
 def first_line(error: Exception) -> str:
     """The first line of an exporter's or a tracer's message, or the operators that ONNX lacks."""
-    said, cause = "", error
+    said, cause = str(error), error.__cause__
     while cause is not None:
-        said, cause = f"{said}{cause}\n", cause.__cause__
+        said, cause = f"{said}\n{cause}", cause.__cause__
     if operators := sorted(set(re.findall(r"<OpOverload\(op='([^']+)'", said))):
         return f"ONNX has no operator for {', '.join(operators)}"[:300]
     return in_one_line(error)

@@ -77,7 +77,7 @@ class Engine(Protocol):
         """
 
     def behind(self, inputs: Floats, layer: str, activations: Floats) -> Floats:
-        """The logits (P, K) of a picture (1, C, H, W) with a layer's activations (P, C, h, w) changed, or Unprocessable."""
+        """The logits (P, K) of a picture (1, C, H, W) with other activations (P, C, h, w), or Unprocessable."""
 
 
 def joined(parts: Sequence[Evidence]) -> Evidence:

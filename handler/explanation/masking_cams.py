@@ -61,8 +61,8 @@ def ablationcam(activation: Floats, _gradient: Floats, probe: Probe, combine: Co
     """Ablation-CAM: channels weighted by how far the score falls without them.
 
     ``map = relu(sum_k w_k A_k)``, ``w_k = (y(A) - y(A without k)) / |y(A)|``, channel k set to 0 (Desai and Ramaswamy
-    2020, doi 10.1109/WACV45572.2020.9093360). They and pytorch-grad-cam divide by ``y``, which turns maps round where it
-    is negative; the latter sets channels that can be negative to -1e7. A pass for each channel, and one: of more
+    2020, doi 10.1109/WACV45572.2020.9093360). They and pytorch-grad-cam divide by ``y``, which turns maps round where
+    it is negative; the latter sets channels that can be negative to -1e7. A pass for each channel, and one: of more
     channels than passes those with the largest sums are taken. Choose it where gradients vanish or saturate.
     """
     channels = activation[0]  # (C, h, w)
