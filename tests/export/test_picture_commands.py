@@ -125,6 +125,7 @@ def test_sheets_keep_the_place_of_the_picture_in_its_folder(graph, pictures, cap
         (["a/1.png", "b/1.png", "a/deep/1.png"], {"a/1.png", "b/1.png", "a/deep/1.png"}),
         (["b/2.JPG", "b/2.png", "b/1.png"], {"2.JPG", "2.png", "1"}),
         (["b/1.png", "./b/1.png"], {"1"}),
+        (["a/deep/../1.png", "b/1.png"], {"a/1.png", "b/1.png"}),
         (["-", "b/1.png"], {"stdin", "1"}),
     ],
 )

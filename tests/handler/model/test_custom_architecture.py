@@ -1,3 +1,5 @@
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -173,6 +175,25 @@ def test_weights_that_two_layers_share_are_stored(importable, tmp_path):
     write_checkpoint(tmp_path / "tied.safetensors", find_checkpoint("tied:network"))
     state = read_checkpoint(tmp_path / "tied.safetensors").state
     assert torch.equal(state["0.weight"], state["2.weight"])
+
+
+@pytest.mark.usefixtures("ownnet")
+def test_a_factory_without_a_signature_is_called_without_arguments(monkeypatch):
+    def none(_factory):
+        raise ValueError("no signature found")  # as of callables that are written in C
+
+    monkeypatch.setattr(inspect, "signature", none)
+    assert built("ownnet.net:fixed", labels=list("abcde")).head.out_features == 3
+
+
+@pytest.mark.parametrize("labels", ["numpy.array(['a', 'b'])", "0", "''"])
+def test_declared_labels_that_are_no_list_are_refused(importable, labels):
+    (importable / "declares.py").write_text(
+        f"import numpy\nfrom torch import nn\nLABELS = {labels}\n\ndef factory():\n    return nn.Conv2d(3, 2, 1)\n"
+        "\ndef weights():\n    return factory().state_dict()\n"
+    )
+    with pytest.raises(ModelError, match="^declares.LABELS must be a list of texts"):
+        find_checkpoint("declares:factory")
 
 
 COMPILED = """

@@ -57,6 +57,7 @@ def test_headers_that_name_an_option_twice_are_refused_and_a_field_goes_before_a
     with pytest.raises(BadRequest, match="'top_k' is there twice"):
         parse({"data": PICTURE}, options={"top-k": "3", "TOP_K": "4"})
     assert parse({"data": PICTURE, "Top_K": b"5"}, options={"top-k": "3"}).asked[0].options.top_k == 5
+    assert parse({"data": PICTURE, "size": b"layer"}, options={"Size": "huge"}).asked[0].options.size == "layer"
 
 
 def test_a_plus_of_base64_in_a_urlencoded_form_is_no_blank():
