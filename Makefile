@@ -12,9 +12,10 @@ LOWEST := .venv-lowest
 LOWEST_READY := $(LOWEST)/.ready
 
 # What is packed and exported: the embedded model, unless MODEL, ARCH, WEIGHTS or CHECKPOINT say otherwise.
-NAME   ?= $(or $(MODEL),$(lastword $(subst :, ,$(ARCH))),shufflenet_cam)
+NAME   ?= $(or $(lastword $(subst :, ,$(subst /, ,$(or $(MODEL),$(ARCH),$(basename $(ONNX)))))),shufflenet_cam)
 MODEL  ?=
 ARCH   ?=
+ONNX   ?=
 PACK   ?=
 GRAPHS ?=
 LAYERS ?=
@@ -23,11 +24,17 @@ STATE ?=
 LABELS ?=
 PREPROCESS ?=
 TRANSFORM_INPUT ?=
-CHECKPOINT ?= $(if $(MODEL)$(ARCH)$(WEIGHTS),,examples/shapes/shapes.safetensors)
+INPUT ?=
+CHANNELS ?=
+HEAD ?=
+OUTPUT ?=
+CHECKPOINT ?= $(if $(MODEL)$(ARCH)$(WEIGHTS)$(ONNX),,examples/shapes/shapes.safetensors)
 SOURCE := $(if $(MODEL),--model '$(MODEL)') $(if $(ARCH),--arch '$(ARCH)') $(if $(WEIGHTS),--weights '$(WEIGHTS)') \
-          $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') $(if $(LABELS),--labels '$(LABELS)') $(if $(STATE),--state '$(STATE)') \
+          $(if $(ONNX),--onnx '$(ONNX)') $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') $(if $(LABELS),--labels '$(LABELS)') $(if $(STATE),--state '$(STATE)') \
           $(if $(strip $(PREPROCESS)),--preprocess '$(PREPROCESS)') \
-          $(if $(strip $(TRANSFORM_INPUT)),--transform-input '$(TRANSFORM_INPUT)')
+          $(if $(strip $(TRANSFORM_INPUT)),--transform-input '$(TRANSFORM_INPUT)') \
+          $(if $(strip $(INPUT)),--input '$(INPUT)') $(if $(strip $(CHANNELS)),--channels '$(CHANNELS)') \
+          $(if $(strip $(HEAD)),--head '$(HEAD)') $(if $(strip $(OUTPUT)),--output '$(OUTPUT)')
 # 0 packs no ONNX graphs into the archive
 SIDECAR ?= 1
 # a private Ed25519 key in PEM, which signs the archive: writes model_store/NAME.mar.sig
@@ -48,13 +55,13 @@ FINETUNE ?=
 TOGETHER := -n 2 --dist loadfile -m "not server"
 SERVERS := -m server
 
-# load, soak, faults and fuzz: the embedded model, packed first, whatever else lies in the model store
+# load, soak, faults and fuzz: the embedded model, packed first into a store of its own
 REQUESTS ?= 10000
 CONCURRENCY ?= 32
 MINUTES ?= 60
 FAULTS ?=
 RELIABILITY := $(PY) -m benchmarks.reliability
-PACK_EMBEDDED = $(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
+PACK_EMBEDDED = $(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors --store out/reliability/store
 
 .DEFAULT_GOAL := help
 .PHONY: help setup check docs test test-fast coverage mutants lowest demo demo-photo archive export explanation gradcam attention serve stop finetune train bench zoo evaluate soundness old-runtimes fuzz load soak soak-10 faults lock clean
@@ -65,9 +72,13 @@ help: ## list the targets
 	@echo
 	@echo "archive takes SIGN=key.pem, too;"
 	@echo "archive, export, explanation, gradcam and attention take MODEL=resnet18 WEIGHTS=DEFAULT, or CHECKPOINT=file LABELS=file, and NAME=name;"
+	@echo "MODEL=timm/NAME and MODEL=hf/FOLDER-OR-ID are networks of timm and Hugging Face;"
 	@echo "or ARCH=package.module:factory for a network of your own, with PACK=package for what else its code imports;"
+	@echo "or ONNX=model.onnx LABELS=file PREPROCESS='mean=… std=…' for a classifier of which no code exists;"
 	@echo "PREPROCESS='resize=256 crop=224 mean=0.5,0.5,0.5 std=0.5,0.5,0.5 interpolation=bicubic crop_first=true', or a part of it, goes"
 	@echo "over what the weights say of their pictures; TRANSFORM_INPUT=0 is for a GoogLeNet or Inception that was trained without its own;"
+	@echo "INPUT=384x192 (height x width) and CHANNELS=4 are for networks whose pictures are no squares, or not RGB;"
+	@echo "HEAD=sigmoid is for classes that do not exclude each other, HEAD=binary for one score, OUTPUT=name for one of several outputs;"
 	@echo "by default they take the embedded model. NAME is MODEL or the factory if given, else shufflenet_cam; serve takes"
 	@echo "NAME, MODEL and ARCH, too. finetune takes DATA=folder, MODEL, WEIGHTS or CHECKPOINT to start from, EPOCHS, BATCH,"
 	@echo "SEED, OUT, and FINETUNE='--freeze …'."
@@ -126,11 +137,11 @@ lowest: $(LOWEST_READY) ## install the wheel beside the oldest packages that pyp
 	$(PY) -m pytest tests/export/test_wheel.py
 
 demo: $(READY) ## pack and serve the embedded model, post two pictures, show what comes back, stop
-	$(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors
+	$(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors --store out/demo/store
 	$(PY) -m examples.demo
 
 demo-photo: $(READY) ## serve real ImageNet weights, explain two photographs, draw them side by side, stop (STRIP=docs/photo.png: the picture in README)
-	$(PY) -m export archive --name efficientnet_lite0 --arch examples.efficientnet_lite0.network:efficientnet_lite0
+	$(PY) -m export archive --name efficientnet_lite0 --arch examples.efficientnet_lite0.network:efficientnet_lite0 --store out/demo-photo/store
 	$(PY) -m examples.efficientnet_lite0.demo --strip '$(STRIP)'
 
 archive: $(READY) ## write model_store/NAME.mar for TorchServe, ONNX graphs included (SIDECAR=0 leaves them out, GRAPHS="behind attention saliency" adds these, LAYERS="stage3 stage4" lets the graphs answer for these layers)
@@ -157,7 +168,7 @@ stop: $(READY) ## stop the server that `make serve` started
 
 finetune: $(READY) ## fine-tune a classifier on the pictures in DATA=folder (train/ and val/): writes and resumes out/finetune/
 	@test -n '$(DATA)' || { echo "error: name a folder with train/ and val/, a folder per class in both: DATA=folder"; exit 2; }
-	@test -z '$(ARCH)' || { echo "error: finetune trains torchvision's networks (MODEL=), not ARCH=$(ARCH)"; exit 2; }
+	@test -z '$(ARCH)' || { echo "error: finetune trains networks of libraries (MODEL=), not ARCH=$(ARCH)"; exit 2; }
 	$(PY) -m examples.finetune '$(DATA)' $(if $(MODEL),--model '$(MODEL)') $(if $(WEIGHTS),--weights '$(WEIGHTS)') \
 	    $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') $(if $(EPOCHS),--epochs '$(EPOCHS)') \
 	    $(if $(BATCH),--batch-size '$(BATCH)') $(if $(SEED),--seed '$(SEED)') --out '$(OUT)' $(FINETUNE)
@@ -168,7 +179,7 @@ train: $(READY) ## train the embedded model anew (about 40 minutes on two cores)
 bench: $(READY) ## measure this project side by side with its peers, see benchmarks/RESULTS.md (an hour or two)
 	$(PY) -m benchmarks $(BENCH)
 
-zoo: $(READY) ## run every torchvision classifier through everything, see docs/ZOO.md (an hour or two; resumable)
+zoo: $(READY) ## run every classifier of torchvision, timm's families and Hugging Face through everything, see docs/ZOO.md (hours; resumable)
 	$(PY) -m tests.zoo --docs docs $(ZOO)
 
 evaluate: $(READY) ## judge every map method on drawn scenes and photographs, see docs/QUALITY.md (about 20 minutes on two cores)

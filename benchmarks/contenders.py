@@ -145,12 +145,13 @@ def ours_torch(work: Work, task: str, threads: int) -> Call:
 
 def ours_onnx(work: Work, task: str, threads: int) -> Call:
     """``OnnxEngine`` on the graphs that travel in the archive; without torch."""
-    from handler.graphs.folder import Origin
+    from handler.graphs.description import Origin
+    from handler.graphs.folder import open_graphs
     from handler.graphs.onnx_engine import OnnxEngine
 
     known = {name: getattr(work, name) for name in ("weights_sha256", "labels", "preprocessing")}
-    engine = OnnxEngine.open(work.folder, Origin(architecture=work.network, **known), threads=threads)
-    return _engine_call(engine, work.layer, task)
+    graphs = open_graphs(work.folder, Origin(architecture=work.network, **known), threads=threads)
+    return _engine_call(OnnxEngine(graphs), work.layer, task)
 
 
 def _engine_call(engine: Engine, layer: str, task: str) -> Call:

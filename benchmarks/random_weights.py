@@ -36,9 +36,9 @@ def random_classifier(architecture: str, side: int | None = None, seed: int = 0,
     how = preprocessing_of(architecture, side)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # also for what is not drawn anew, and for the pictures that calibrate
-        module = build(architecture, how.crop_size, classes)
+        module = build(architecture, how.size[0], classes)
         fields = fresh_pictures(np.random.default_rng(1000 + seed), _PICTURES - 1, how)
-        noise = torch.randn(1, 3, how.crop_size, how.crop_size)
+        noise = torch.randn(1, *how.shape)
         enliven(module, torch.cat([torch.from_numpy(fields), noise]), seed, classes)
     labels = [f"class {index}" for index in range(classes)]
     state = module.state_dict()

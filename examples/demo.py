@@ -47,16 +47,19 @@ def explain(server: LocalServer, name: str, target: str, output: Path) -> None:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="shufflenet_cam", help="archive in the model store (default: %(default)s)")
+    parser.add_argument("--model", default="shufflenet_cam", help="archive in the store (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("out/demo"), help="folder (default: %(default)s)")
+    store = Path("out/demo/store")  # of its own: model_store is for archives of the user
+    parser.add_argument("--store", type=Path, default=store, help="of the archive (default: %(default)s)")
     options = parser.parse_args()
-    return run_command(lambda: _show(options.model, options.output), "the server is stopped")
+    return run_command(lambda: _show(options.model, options.store, options.output), "the server is stopped")
 
 
-def _show(model: str, output: Path) -> None:
+def _show(model: str, store: Path, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     print("starting TorchServe on free ports …", flush=True)
-    with temporary_server(Path("config.properties"), model, output / "logs") as server:
+    settings = {"model_store": str(store), "load_models": f"{model}.mar"}
+    with temporary_server(Path("config.properties"), model, output / "logs", settings) as server:
         print(f"ready: {server.address}")
         for name, target in PICTURES.items():
             explain(server, name, target, output)

@@ -3,17 +3,16 @@
 Each command imports what it needs, so that ``predict`` and ``explain`` run where torch is not installed.
 """
 
-import json
 import os
 import re
 import sys
 import traceback
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from handler.errors import ModelError, ServiceError, in_one_line
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 _NAME = "shufflenet-cam"  # of the distribution and of its command
 _ARGUMENT = re.compile(
-    r"\b(architecture|weights|checkpoint|labels|preprocess|transform_input|pack)(?:ing)?=('[^']*'|[\w.:]*)"
+    r"\b(architecture|weights|checkpoint|onnx|labels|preprocess|transform_input|pack|head|output)(?:ing)?=('[^']*'|[\w.:]*)"
 )
 
 _EXPORTS = {  # kind of graph, which is also the command's name, to the command's help
@@ -38,12 +37,8 @@ _EXPORTS = {  # kind of graph, which is also the command's name, to the command'
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and prints each mistake as one line on standard error; ``--debug`` adds the traceback.
 
-    Args:
-        arguments: the words behind the command's name; None takes those that the process was started with.
-
-    Returns:
-        The exit status: 0, 1 for a graph that ``verify`` or an answer that ``replay`` finds to differ, 2 for a mistake,
-        and 130 for an interruption.
+    Returns the exit status: 0, 1 for a graph that ``verify`` or an answer that ``replay`` finds to differ, 2 for a
+    mistake, and 130 for an interruption.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -68,34 +63,30 @@ def _tell(mistake: str, options: Namespace) -> None:
 
 
 def _spelt(text: str) -> str:
-    """The text, with the arguments of Python functions as the caller of this command writes them."""
-    return _ARGUMENT.sub(_as_option, text)
+    """The text, with the arguments of Python functions as the caller writes them: variables of make, or options."""
 
+    def option(argument: re.Match[str]) -> str:
+        name, value = argument.groups()
+        if name == "architecture":
+            name = "arch" if ":" in value and "/" not in value else "model"
+        if "MAKELEVEL" in os.environ:
+            return f"{name.upper()}={value}"
+        return f"--{name.replace('_', '-')}" + (f" {value}" if value else "")
 
-def _as_option(argument: re.Match[str]) -> str:
-    """An argument as a variable of ``make`` or as an option."""
-    name, value = argument.groups()
-    if name == "architecture":
-        name = "arch" if ":" in value else "model"
-    if "MAKELEVEL" in os.environ:
-        return f"{name.upper()}={value}"
-    return f"--{name.replace('_', '-')}" + (f" {value}" if value else "")
+    return _ARGUMENT.sub(option, text)
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="python -m export" if Path(sys.argv[0]).name == "__main__.py" else _NAME,
-        description="Packs classifiers for TorchServe, exports ONNX graphs, and predicts and explains with graphs.",
-    )
+    program = "python -m export" if Path(sys.argv[0]).name == "__main__.py" else _NAME
+    does = "Packs classifiers for TorchServe, exports ONNX graphs, and predicts and explains with graphs."
+    parser = ArgumentParser(program, description=does)
     parser.add_argument("--version", action="version", version=f"{_NAME} {_version()}")
     debug = "show the traceback of a mistake, too"
     parser.add_argument("--debug", action="store_true", help=debug)
     parser.set_defaults(extra="export")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(
-        run: Callable[..., object], name: str, does: str, *parents: ArgumentParser, **said: str
-    ) -> ArgumentParser:
+    def command(run: Callable[..., Any], name: str, does: str, *parents: ArgumentParser, **said: str) -> ArgumentParser:
         added = commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.", parents=parents)
         added.set_defaults(command=run, **said)
         return added
@@ -107,13 +98,16 @@ def _parser() -> ArgumentParser:
     verify = command(_verify, "verify", "compare a written ONNX graph with the classifier it was made from", source)
     verify.add_argument("file", type=Path, metavar="FILE.onnx", help="graph that this program wrote")
     verify.add_argument("--seed", type=int, default=2, help="seed of the pictures; exports use 1 (default: 2)")
-    predict = command(_predict, "predict", "predict pictures with an ONNX graph; runs without torch", graph)
+    predict = command(_ask, "predict", "predict pictures with an ONNX graph; runs without torch", graph, kind="predict")
     predict.add_argument("--top-k", type=int, help="classes to show (default: 5, or all if there are fewer)")
-    predict.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    explain = command(_explain, "explain", "explain pictures with an ONNX graph; runs without torch", graph)
-    explain.add_argument("--target", default="top", help="classes: top, a label or an index, several with commas")
-    explain.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures (default: %(default)s)")
-    explain.add_argument("--overwrite", action="store_true", help="replace pictures that are there already")
+    explain = command(_ask, "explain", "explain pictures with an ONNX graph; runs without torch", graph, kind="explain")
+    explain.add_argument("--target", help="classes: top, a label or an index, several with commas (default: top)")
+    explain.add_argument("--maps", help="maps, several with commas: gradcam, guided_backprop, … (default: the graph's)")
+    explain.add_argument("--method", help="formula of the map at the layer: gradcam, … (default: the model's)")
+    explain.add_argument("--size", help="of maps in --json: layer, input or image (default: input)")
+    explain.add_argument("--encoding", help="of maps in --json: png, npy or list (default: png)")
+    explain.add_argument("--out", type=Path, default=Path("out"), help="folder for the sheets (default: %(default)s)")
+    explain.add_argument("--overwrite", action="store_true", help="replace sheets that are there already")
     does = "compute an answer anew from its receipt, and say what is equal"
     _add_replay_arguments(command(_replay, "replay", does, extra="client"))
     for added in commands.choices.values():
@@ -124,24 +118,13 @@ def _parser() -> ArgumentParser:
 def _add_archive_arguments(archive: ArgumentParser) -> None:
     archive.add_argument("--version", default="1.0", help="version of the model on the server (default: %(default)s)")
     archive.add_argument("--config", type=Path, help="model-config.yaml to pack (default: handler/model-config.yaml)")
-    archive.add_argument("--no-sidecar", action="store_true", help="pack no ONNX graphs: quicker, and slower to serve")
-    archive.add_argument(
-        "--graphs",
-        action="append",
-        default=[],
-        choices=("behind", "attention", "saliency"),
-        help="pack this, too; repeatable",
-    )
-    archive.add_argument(
-        "--layers",
-        action="append",
-        default=[],
-        metavar="LAYER",
-        help="layer for the graphs, too, e.g. stage3; repeatable",
-    )
-    archive.add_argument(
-        "--pack", action="append", default=[], metavar="PACKAGE", help="further package that --arch needs; repeatable"
-    )
+    without = "pack no ONNX graphs: quicker, and slower to serve"
+    archive.add_argument("--no-sidecar", dest="sidecar", action="store_false", help=without)
+    graphs = ("behind", "attention", "saliency")
+    several: Any = {"action": "append", "default": []}
+    archive.add_argument("--graphs", **several, choices=graphs, help="pack this, too; repeatable")
+    archive.add_argument("--layers", **several, metavar="LAYER", help="layer for the graphs, too; repeatable")
+    archive.add_argument("--pack", **several, metavar="PACKAGE", help="package that --arch needs, too; repeatable")
 
 
 def _add_replay_arguments(again: ArgumentParser) -> None:
@@ -156,26 +139,27 @@ def _add_replay_arguments(again: ArgumentParser) -> None:
 def _shared_arguments() -> list[ArgumentParser]:
     """What several commands take: where a classifier comes from, where files of it go, and a graph with pictures."""
     source, written, graph = parsers = [ArgumentParser(add_help=False) for _ in range(3)]
-    source.add_argument("--model", help="torchvision architecture, e.g. resnet18; a checkpoint may say it itself")
+    source.add_argument("--model", help="resnet18 of torchvision, timm/NAME, hf/FOLDER-OR-ID; a checkpoint may say it")
     source.add_argument("--arch", metavar="PACKAGE.MODULE:FACTORY", help="a network of your own, instead of --model")
     source.add_argument("--weights", help="torchvision weights to download: DEFAULT or a name")
     source.add_argument("--checkpoint", type=Path, help="safetensors or state dict, instead of --weights")
+    source.add_argument("--onnx", type=Path, metavar="FILE.onnx", help="a classifier of which no code exists, alone")
     source.add_argument("--state", metavar="KEY", help="state dict that is meant, if the checkpoint has several")
     source.add_argument("--labels", type=Path, help="one label per line, or JSON; weights and checkpoints may say them")
-    source.add_argument(
-        "--preprocess",
-        default="",
-        metavar="'NAME=VALUE …'",
-        help="resize, crop, mean, std, interpolation, crop_first: overrides what weights or checkpoint say",
-    )
-    source.add_argument(
-        "--transform-input", metavar="0|1", help="whether a googlenet or inception_v3 normalises its input once more"
-    )
+    how = "resize, crop, mean, std, interpolation, crop_first, crop_mode: overrides what weights or checkpoint say"
+    source.add_argument("--preprocess", default="", metavar="'NAME=VALUE …'", help=how)
+    source.add_argument("--head", default="", help="softmax (default), sigmoid: independent classes, binary: one score")
+    source.add_argument("--output", default="", help="key, attribute or index of the scores among several outputs")
+    source.add_argument("--input", metavar="SIZE", help="pixels of the network's input: 384, or HEIGHTxWIDTH: 384x192")
+    source.add_argument("--channels", metavar="1…16", help="of the network's input: 1 for grey pictures (default: 3)")
+    twice = "whether a googlenet or inception_v3 normalises its input once more"
+    source.add_argument("--transform-input", metavar="0|1", help=twice)
     written.add_argument("--name", default="shufflenet_cam", help="name of model and file (default: %(default)s)")
     written.add_argument("--store", type=Path, default=Path("model_store"), help="folder (default: %(default)s)")
-    graph.add_argument(
-        "images", type=Path, nargs="+", metavar="IMAGE", help="picture file: JPEG, PNG, WebP, BMP, GIF, TIFF"
-    )
+    graph.add_argument("images", nargs="+", metavar="IMAGE", help="picture file, folder, pattern, - for standard input")
+    form = graph.add_mutually_exclusive_group()
+    form.add_argument("--json", dest="form", action="store_const", const="json", help="print answers as JSON")
+    form.add_argument("--csv", dest="form", action="store_const", const="csv", help="print a table with commas")
     graph.add_argument("--model", type=Path, required=True, metavar="FILE.onnx", help="graph that this program wrote")
     graph.set_defaults(extra="client")
     return parsers
@@ -189,28 +173,31 @@ def _version() -> str:
 
 
 def _checkpoint(options: Namespace) -> "Checkpoint":
-    from handler.model.sources import find_checkpoint, read_labels
+    from handler.model.sources import complete, find_checkpoint, read_labels
     from handler.picture.preprocess_text import read_flag
 
+    registered, own = "architecture=resnet18", "architecture=package.module:factory"
     if options.model and options.arch:
-        raise ModelError(
-            "give either a torchvision network, architecture=resnet18, or your own, architecture=package.module:factory"
-        )
+        raise ModelError(f"give either a torchvision network, {registered}, or your own, {own}")
     if options.arch and ":" not in options.arch:
-        raise ModelError(
-            f"{options.arch!r} is no code, valid is architecture=package.module:factory; one of torchvision's networks "
-            "is architecture=resnet18"
-        )
-    flag = options.transform_input
-    return find_checkpoint(
-        options.model or options.arch,
-        weights=options.weights,
-        checkpoint=options.checkpoint,
-        state=options.state,
-        labels=read_labels(options.labels) if options.labels else None,
-        preprocessing=options.preprocess,
-        transform_input=read_flag(flag, "transform_input") if flag else None,
-    )
+        raise ModelError(f"{options.arch!r} is no code, valid is {own}; one of torchvision's networks is {registered}")
+    labels = read_labels(options.labels) if options.labels else None
+    further = {"input": options.input, "channels": options.channels}
+    how = " ".join([options.preprocess, *(f"{name}={value}" for name, value in further.items() if value)])
+    if options.onnx:
+        from export.packing.onnx_file import read_onnx
+
+        if given := ", ".join(
+            name
+            for name in ("model", "arch", "weights", "checkpoint", "state", "transform_input")
+            if getattr(options, name)
+        ):
+            raise ModelError(f"onnx={options.onnx} is the whole classifier, and {given} cannot be given with it")
+        return complete(replace(read_onnx(options.onnx, labels, how, options.output), head=options.head))
+    said = {name: getattr(options, name) for name in ("weights", "checkpoint", "state", "head", "output")}
+    if options.transform_input:
+        said["transform_input"] = read_flag(options.transform_input, "transform_input")
+    return find_checkpoint(options.model or options.arch, labels=labels, preprocessing=how, **said)
 
 
 def _classifier(options: Namespace) -> "Classifier":
@@ -228,18 +215,9 @@ def _archive(options: Namespace) -> None:
     from export.packing.archive import DEFAULT_CONFIG, write_archive
 
     checkpoint = _checkpoint(options)
-    path = write_archive(
-        checkpoint,
-        options.store,
-        options.name,
-        options.version,
-        options.config or DEFAULT_CONFIG,
-        sidecar=not options.no_sidecar,
-        graphs=options.graphs,
-        layers=options.layers,
-        pack=options.pack,
-        report=lambda line: print(_spelt(line), flush=True),
-    )
+    where = options.store, options.name, options.version, options.config or DEFAULT_CONFIG
+    said = {name: getattr(options, name) for name in ("sidecar", "graphs", "layers", "pack")}
+    path = write_archive(checkpoint, *where, **said, report=lambda line: print(_spelt(line), flush=True))
     _print_written(path, checkpoint)
 
 
@@ -273,55 +251,16 @@ def _verify(options: Namespace) -> int:
     return 0
 
 
-def _predict(options: Namespace) -> int:
-    from handler.client.graph import GraphModel
+def _ask(options: Namespace) -> int:
+    from export.picture_commands import explain, predict
 
-    model = GraphModel(options.model)
-    model.check(**({} if options.top_k is None else {"top_k": options.top_k}))
-    predictions = {}
-
-    def predict(path: Path, image: bytes) -> None:
-        best = model.predict(image, options.top_k)
-        predictions[str(path)] = [asdict(prediction) for prediction in best]
-        if not options.json:
-            print(path, *(f"  {found.probability:6.3f}  {found.label}" for found in best), sep="\n", flush=True)
-
-    status = _for_each(options, predict)
-    if options.json:
-        print(json.dumps(predictions, indent=2))
-    return status
-
-
-def _explain(options: Namespace) -> int:
-    from handler.atomic_write import write_whole
-    from handler.client.graph import GraphModel
-    from handler.rendering.render import encode_png
-
-    files = {image: options.out / f"{image.stem}.explained.png" for image in options.images}
-    if len(set(files.values())) < len(options.images):
-        raise ValueError("two of the pictures have the same name, so that one explanation would overwrite the other's")
-    present = [path for path in files.values() if path.exists()]
-    if present and not options.overwrite:
-        raise FileExistsError(f"{present[0]} is there already; give another folder with --out, or say --overwrite")
-    model = GraphModel(options.model)
-    if not model.card.maps:
-        raise ModelError(
-            f"graph {options.model} holds predictions only; "
-            "`shufflenet-cam explanation` and `gradcam` write explanations"
-        )
-    model.check(target=options.target)
-
-    def explain(path: Path, image: bytes) -> None:
-        write_whole(files[path], encode_png(model.explain(image, target=options.target).sheet()))
-        print(f"wrote {files[path]}", flush=True)
-
-    return _for_each(options, explain)
+    return (predict if options.kind == "predict" else explain)(options, lambda mistake: _tell(mistake, options))
 
 
 def _replay(options: Namespace) -> int:
     from handler.client.replay import read_receipt, replay
     from handler.front_door import load
-    from handler.protocol.signature import is_signed, read_key
+    from handler.protocol.receipt import is_signed, read_key
 
     key = read_key(options.public_key, "public") if options.public_key else None
     receipt = read_receipt(options.receipt.read_bytes())
@@ -334,24 +273,6 @@ def _replay(options: Namespace) -> int:
     print(*(f"{part:32} {verdict}" for part, verdict in verdicts.items()), sep="\n")
     print(f"changed: {', '.join(changed)}" if changed else "the answer is equal")
     return 1 if changed else 0
-
-
-def _for_each(options: Namespace, answer: Callable[[Path, bytes], None]) -> int:
-    """Answers every picture, prints a mistake for each that cannot be answered, and returns the exit status."""
-    from handler.picture.decode import quieten
-
-    quieten()  # a mistake is printed once, without the decoder's own warnings
-    status = 0
-    for path in options.images:
-        try:
-            answer(path, path.read_bytes())
-        except OSError as error:
-            _tell(f"{error.filename or path}: {error.strerror or error}", options)
-            status = 2
-        except (ServiceError, ValueError) as error:
-            _tell(f"{path}: {error}", options)
-            status = 2
-    return status
 
 
 if __name__ == "__main__":

@@ -13,11 +13,7 @@ class NotExportableError(ModelError):
 
 @contextmanager
 def network_code(doing: str) -> Iterator[None]:
-    """Turns exceptions of the network's own code, which may raise anything, into one kind.
-
-    Raises:
-        NotExportableError: the network's code raised an exception; the message begins with ``doing`` and has the cause.
-    """
+    """Turns what the network's own code raises into a NotExportableError that begins with ``doing``, with the cause."""
     try:
         yield
     except ModelError:
@@ -29,11 +25,9 @@ def network_code(doing: str) -> Iterator[None]:
 
 def first_line(error: Exception) -> str:
     """The first line of an exporter's or a tracer's message, or the operators that ONNX lacks."""
-    operators = sorted(set(re.findall(r"<OpOverload\(op='([^']+)'", _chain(error))))
-    if operators:
+    said, cause = str(error), error.__cause__
+    while cause is not None:
+        said, cause = f"{said}\n{cause}", cause.__cause__
+    if operators := sorted(set(re.findall(r"<OpOverload\(op='([^']+)'", said))):
         return f"ONNX has no operator for {', '.join(operators)}"[:300]
     return in_one_line(error)
-
-
-def _chain(error: BaseException | None) -> str:
-    return "" if error is None else f"{error}\n{_chain(error.__cause__)}"

@@ -6,9 +6,9 @@ from pathlib import Path
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import ModelError
 from handler.graphs.agreement import disagreements
-from handler.graphs.auto_engine import AutoEngine
-from handler.graphs.choice import Choice
-from handler.graphs.folder import Origin, find_graphs
+from handler.graphs.auto_engine import AutoEngine, Choice
+from handler.graphs.description import Origin
+from handler.graphs.folder import find_graphs, open_graphs
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.model.checkpoint import hash_state
 from handler.model.classifier import Classifier, in_fast_layout
@@ -19,10 +19,8 @@ logger = logging.getLogger(__name__)
 def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: int) -> Choice:
     """Opens the engine that is wanted for an archive unpacked to the folder; ``threads`` are those of a graph's run.
 
-    "torch" are hooks alone, "onnx" graphs alone, "auto" graphs where they suffice and hooks elsewhere.
-
-    Raises:
-        ModelError: a graph cannot be used; with "onnx" also if there is no graph, or the graphs differ from PyTorch.
+    "torch" are hooks alone, "onnx" graphs alone, "auto" graphs where they suffice and hooks elsewhere. ModelError
+    says why a graph cannot be used; with "onnx" also that there is none, or that the graphs differ from PyTorch.
     """
     hooks = TorchEngine(in_fast_layout(classifier))
     if wanted == "torch":
@@ -35,11 +33,11 @@ def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: in
     if reason and wanted == "auto":
         logger.info("engine torch answers: %s", reason)
         return Choice(engine=hooks, configured=wanted, reason=reason)
-    graphs = OnnxEngine.open(folder, origin_of(classifier), threads=threads)
+    graphs = OnnxEngine(open_graphs(folder, origin_of(classifier), threads=threads))
     differing = disagreements(graphs, hooks, classifier.preprocessing)
     if not differing:
         engine = graphs if wanted == "onnx" else AutoEngine(graphs, hooks)
-        return Choice(engine=engine, configured=wanted, graphs=graphs.files)
+        return Choice(engine=engine, configured=wanted, graphs=graphs.files, use_threads=graphs.use_threads)
     reason = f"the graphs differ from PyTorch: {'; '.join(differing)}"
     if wanted == "onnx":
         raise ModelError(f"{reason}; export them anew, or set explain.engine to torch")
@@ -54,4 +52,5 @@ def origin_of(classifier: Classifier) -> Origin:
         weights_sha256=classifier.weights_sha256 or hash_state(classifier.module),
         labels=classifier.labels,
         preprocessing=classifier.preprocessing,
+        head=classifier.reading.head,
     )

@@ -10,8 +10,7 @@
     │   └── NotFinite           422  a picture for which the network's scores or evidence are NaN or infinite
     └── ModelError              the model, its weights or settings: raised at start-up or export, not for a row
 
-Messages say what was wrong and what is valid. They go into the body only: the reason phrase is fixed ASCII text,
-because TorchServe's wire format breaks on other text.
+Messages say what was wrong and what is valid. They go into the body only: TorchServe's reason phrase is fixed text.
 """
 
 import re
@@ -95,3 +94,14 @@ def in_one_line(error: BaseException) -> str:
         error = error.__cause__
     said = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
     return ": ".join([type(error).__name__, *said[:1]])[:300]
+
+
+@contextmanager
+def foreign_code(what: str, valid: str = "") -> Iterator[None]:
+    """Turns whatever foreign code raises in the block into a ModelError: what failed, the cause, and what is valid."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"{what} ({in_one_line(error)})" + (f"; {valid}" if valid else "")) from error

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from handler.client.graph import GraphModel
 from handler.client.model import Model
@@ -23,35 +23,24 @@ def load(
     labels: Sequence[str] | None = None,
     preprocessing: Preprocessing | str | None = None,
     transform_input: bool | None = None,
+    head: str | None = None,
+    output: str | None = None,
     device: "torch.device | str | None" = None,
 ) -> Model:
     """Loads a model from a file; PyTorch is imported only for checkpoints and archives.
 
-    Args:
-        source: an ONNX graph or a TorchServe archive of this project, or a checkpoint: safetensors or a state dict.
-        architecture: of a checkpoint that does not say it, "resnet18"; of custom code, "package.module:factory", also
-            for an archive, which allows the code to run.
-        labels: of a checkpoint, one per score.
-        preprocessing: of a checkpoint: a ``Preprocessing`` or its text, see ``preprocess_text``.
-        transform_input: of a checkpoint of a GoogLeNet or Inception, see ``handler.model.sources.find_checkpoint``.
-        device: torch device of a checkpoint's or archive's network; None is the CPU.
-
-    Raises:
-        ModelError: the file cannot be used, or an argument does not belong to its kind; the message says why and what
-            is valid.
+    The source is an ONNX graph or a TorchServe archive of this project, or a checkpoint: safetensors or a state dict.
+    The other arguments describe a checkpoint, as those of ``handler.model.sources.find_checkpoint`` do, on a torch
+    device; None leaves them to the file, and the network to the CPU. An archive takes the device and, which allows its
+    code to run, a custom ``architecture``. A ModelError says why the file cannot be used, or which argument does not
+    belong to its kind.
     """
-    given: dict[str, Any] = {
-        "architecture": architecture,
-        "labels": labels,
-        "preprocessing": preprocessing,
-        "transform_input": transform_input,
-        "device": device,
-    }
-    path, said = Path(source), {name: value for name, value in given.items() if value is not None}
+    given = dict(locals())
+    said = {name: value for name, value in given.items() if name != "source" and value is not None}
+    path = Path(source)
     kind = path.suffix.lower()
-    foreign = [name for name in said if name not in _ARGUMENTS.get(kind, said)]
-    if foreign:
-        raise ModelError(f"{path} says this itself: {', '.join(foreign)} cannot be given with a file {kind}")
+    if foreign := ", ".join(name for name in said if name not in _ARGUMENTS.get(kind, said)):
+        raise ModelError(f"{path} says this itself: {foreign} cannot be given with a file {kind}")
     if kind == _GRAPH:
         return GraphModel(path)
     from handler.loading import load_archive, load_checkpoint

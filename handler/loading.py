@@ -4,8 +4,8 @@ import json
 import logging
 import tempfile
 import zipfile
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,22 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.client.model import Model
 from handler.engine_choice import choose_engine
 from handler.errors import ModelError, RequestError, Unprocessable, in_one_line
-from handler.explanation.evidence import TOP, Engine, Floats, Needs
+from handler.explanation.evidence import TOP, Engine, Needs
 from handler.explanation.maps import MAP_KINDS, needs_of
 from handler.explanation.methods import ATTENTION_METHODS
-from handler.graphs.choice import Choice
+from handler.graphs.auto_engine import Choice
 from handler.model.checkpoint import read_checkpoint
 from handler.model.classifier import Classifier, build_classifier, in_fast_layout
-from handler.model.custom_architecture import is_custom
+from handler.model.makers import maker_of
 from handler.model.sources import load_classifier
 from handler.picture.decode import quieten
-from handler.picture.preprocess import Preprocessing
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options
 from handler.service import Service
 from handler.serving.explainer import Explainer
 from handler.serving.jobs import CheckedOptions
 from handler.serving.settings import Settings, read_settings
-from handler.serving.threads import threads_per_worker
+from handler.serving.threads import Share
 
 logger = logging.getLogger(__name__)
 
@@ -42,31 +41,36 @@ CHECKPOINT_NAME = "model.safetensors"  # the checkpoint's name in an archive
 
 
 def load_service(
-    folder: Path, name: str, version: str, config: Mapping[str, Any] | None = None, device: str | torch.device = "cpu"
+    folder: Path,
+    name: str,
+    version: str,
+    config: Mapping[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+    running: Callable[[], int] = lambda: 0,
 ) -> Service:
     """Makes the service of an unpacked archive, and explains a picture of zeros, so that the first request is fast.
 
-    Name and version are those that the model has on the server; ``config`` is the parsed ``model-config.yaml``.
-
-    Raises:
-        ModelError: the archive or its settings cannot be used; the message says why.
+    Name and version are those of the model on the server, ``config`` is the parsed ``model-config.yaml``, ``running``
+    is that of ``Share``. A ModelError says why the archive or its settings cannot be used.
     """
     quieten()
     settings = read_settings((config or {}).get("explain"))
-    threads = threads_per_worker(settings.threads, config or {})
-    torch.set_num_threads(threads)
-    choice, card = _load(folder, name, version, settings, threads, device)
+    share = Share(settings.threads, config or {}, running)
+    torch.set_num_threads(share.threads)
+    choice, card = _load(folder, name, version, settings, share.threads, device)
     check_defaults(settings.defaults, card, choice.engine)
-    return Service(choice, card, settings, threads)
+
+    def use_threads(threads: int) -> None:
+        torch.set_num_threads(threads)
+        choice.use_threads(threads)
+
+    return Service(replace(choice, use_threads=use_threads), card, settings, share)
 
 
 def load_archive(path: Path, architecture: str | None = None, device: str | torch.device = "cpu") -> Model:
-    """Loads a TorchServe archive of ``make archive``, with the engine that its settings choose.
+    """Loads a TorchServe archive, with the engine that its settings choose; a ModelError says why it cannot be used.
 
     A custom archive's ``architecture`` must be given, which allows its code to run, and be importable.
-
-    Raises:
-        ModelError: the file is no archive of this project, or its content cannot be used.
     """
     if not path.is_file():
         raise ModelError(f"archive {path} does not exist; `make archive` writes archives")
@@ -81,7 +85,7 @@ def load_archive(path: Path, architecture: str | None = None, device: str | torc
             packed = str(read_checkpoint(folder / CHECKPOINT_NAME).architecture)
         except (OSError, KeyError, TypeError, AttributeError, ValueError, zipfile.BadZipFile, yaml.YAMLError) as error:
             raise ModelError(f"{path} is no TorchServe archive of this project: {in_one_line(error)}") from error
-        if packed != architecture and (is_custom(packed) or architecture):
+        if packed != architecture and (maker_of(packed).runs_code or architecture):
             raise ModelError(f"the archive is of {packed}; valid is architecture={packed!r}, which lets its code run")
         settings = read_settings(section)
         choice, card = _load(folder, name, version, settings, torch.get_num_threads(), device)
@@ -89,11 +93,7 @@ def load_archive(path: Path, architecture: str | None = None, device: str | torc
 
 
 def load_checkpoint(path: Path, **said: Any) -> Model:
-    """Loads a checkpoint, safetensors or a state dict, with the torch engine; for ``said`` see ``load_classifier``.
-
-    Raises:
-        ModelError: the file does not exist, or the description is incomplete or contradicts itself.
-    """
+    """Loads a checkpoint, safetensors or a state dict, with the torch engine; ``load_classifier`` tells the errors."""
     classifier = load_classifier(checkpoint=path, **said)
     engine = TorchEngine(in_fast_layout(classifier))
     return Model(Explainer(engine, describe_model(classifier, engine, path.name.partition(".")[0], "checkpoint")))
@@ -109,53 +109,40 @@ def _load(
         logger.warning("%s runs pictures one by one: %s", name, classifier.alone)
     choice = choose_engine(settings.engine, folder, classifier, threads)
     card = replace(describe_model(classifier, choice.engine, name, version), graphs=choice.graphs)
-    logger.info(
-        "%s is ready: %s on %s, layer %s, engine %s with %d threads, graphs: %s",
-        *(name, card.architecture, device, card.default_layer, choice.engine.name, threads),
-        ", ".join(choice.graphs) or "none",
-    )
+    engine = f"engine {choice.engine.name} with {threads} threads, graphs: {', '.join(choice.graphs) or 'none'}"
+    logger.info("%s is ready: %s on %s, layer %s, %s", name, card.architecture, device, card.default_layer, engine)
     return choice, card
 
 
 def check_defaults(defaults: Options, card: ModelCard, engine: Engine) -> None:
     """Explains a picture of zeros; a ModelError names the default option that is not valid, and what is."""
     try:
-        engine.run(_blank(card.preprocessing), [[TOP]], CheckedOptions.of(defaults, card).needs)
+        blank = np.zeros((1, *card.preprocessing.shape), np.float32)
+        engine.run(blank, [[TOP]], CheckedOptions.of(defaults, card).needs)
     except RequestError as error:
         raise ModelError(f"model-config.yaml: explain.defaults: {error}") from error
 
 
 def describe_model(classifier: Classifier, engine: Engine, name: str, version: str) -> ModelCard:
     """Makes the card of a classifier; explains a picture of zeros to find out which maps the engine can make."""
-    blank, layer = _blank(classifier.preprocessing), classifier.default_layer
+    blank = np.zeros((1, *classifier.preprocessing.shape), np.float32)
     coverage: str | None = None
     refusals: dict[str, str] = {}
-    wanted = {kind: needs_of([kind], [layer]) for kind in MAP_KINDS}
-    wanted |= {_ATTENTION: Needs(attention=ATTENTION_METHODS[-1])}
-    for kind, needs in wanted.items():
+    wanted = {kind: needs_of([kind], [classifier.default_layer]) for kind in MAP_KINDS}
+    for kind, needs in {**wanted, _ATTENTION: Needs(attention=ATTENTION_METHODS[-1])}.items():
         try:
-            evidence = engine.run(blank, [[TOP]], needs)
-            coverage = evidence.coverage or coverage
+            coverage = engine.run(blank, [[TOP]], needs).coverage or coverage
         except Unprocessable as error:
             refusals[kind] = str(error)
+    shared = {field.name for field in fields(ModelCard)} & {field.name for field in fields(Classifier)}
     return ModelCard(
+        **{known: getattr(classifier, known) for known in shared},
         name=name,
         version=version,
-        architecture=classifier.architecture,
-        labels=classifier.labels,
-        preprocessing=classifier.preprocessing,
-        default_layer=layer,
-        layers=classifier.layers,
+        head=classifier.reading.head,
+        scores=classifier.reading.words,
         guided_coverage=coverage,
         refused_attention=refusals.pop(_ATTENTION, ""),
         refusals=refusals,
-        layer_rule=classifier.layer_rule,
         default_method=classifier.default_method,
-        refused_layers=classifier.refused_layers,
-        alone=classifier.alone,
-        weights_sha256=classifier.weights_sha256,
     )
-
-
-def _blank(how: Preprocessing) -> Floats:
-    return np.zeros((1, 3, how.crop_size, how.crop_size), np.float32)

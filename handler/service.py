@@ -3,31 +3,34 @@
 from collections.abc import Sequence
 
 from handler.errors import NotFound
-from handler.graphs.choice import Choice
+from handler.graphs.auto_engine import Choice
 from handler.protocol.answer import PROBE, Answer, error_answer, json_answer
 from handler.protocol.model_card import ModelCard
 from handler.protocol.row import Row
 from handler.serving.answering import Answering
 from handler.serving.explainer import Explainer
 from handler.serving.settings import Settings
+from handler.serving.threads import Share
 from handler.telemetry.metrics import ENGINE_DISAGREEMENTS, Metrics
 
 
 class Service:
     """A loaded model."""
 
-    def __init__(self, choice: Choice, card: ModelCard, settings: Settings, threads: int = 1) -> None:
-        """Takes the parts of a loaded model, and the number of threads that draw."""
+    def __init__(self, choice: Choice, card: ModelCard, settings: Settings, share: Share | None = None) -> None:
+        """Takes the parts of a loaded model, and the worker's share of the threads."""
+        self._share = share or Share(settings.threads, {})
         self._choice = choice
         self._card = card
         self._explainer = Explainer(choice.engine, card)
-        self._answering = Answering(self._explainer, settings, threads)
+        self._answering = Answering(self._explainer, settings, self._share.threads)
         self.metrics = Metrics()  # a front reports them
         # counted at 0, too: rate() does not see the first increase of a series that begins with it
         self.metrics.count(ENGINE_DISAGREEMENTS, len(choice.disagreements))
 
     def answer_batch(self, rows: Sequence[Row]) -> list[Answer]:
         """Answers each row of a batch: pictures, probes (``…/healthz``) and questions about the model."""
+        self._share.follow(self._choice.use_threads)
         answers = [self._answer_without_picture(row) for row in rows]
         pictures = [row for row, answer in zip(rows, answers, strict=True) if answer is None]
         explained = iter(self._answering.answer_batch(pictures))
@@ -43,7 +46,7 @@ class Service:
         if row.path == "healthz":
             summary = self._card.summary(self._choice.engine.name)
             state = {"status": "ready", "model": summary, "engines": self._choice.to_dict()}
-            return json_answer({**state, "pictures": self._explainer.pictures}, PROBE)
+            return json_answer({**state, "pictures": self._explainer.pictures, "threads": self._share.threads}, PROBE)
         if row.path:
             return error_answer(NotFound("nothing answers below the model's path but healthz"))
         return None

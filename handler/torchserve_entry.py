@@ -6,9 +6,11 @@ TorchServe needs exactly one class in it, with ``initialize`` and ``handle``.
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from ts.metrics.dimension import Dimension
 from ts.metrics.metric_type_enum import MetricTypes
@@ -23,19 +25,17 @@ from handler.telemetry.request_log import keep_on_one_line, request_line
 logger = logging.getLogger(__name__)
 
 _OPTION = "x-explain-"  # prefix of the headers with options
+_WORKER = "model_service_worker.py"  # runs in the folder of the unpacked archive
 
 
 def read_row(fields: Mapping[str, Any], headers: Mapping[str, Any]) -> Row:
-    """Translates a request of TorchServe; the fields are those of ``Row``.
+    """Translates a request of TorchServe, which itself sets the headers for path, explanations and descriptions.
 
-    TorchServe adds the headers of multipart parts, as dictionaries under the parts' names; they are ignored, so that a
-    part named "Accept" changes nothing. TorchServe itself sets the headers for path, explanations and descriptions,
-    whatever a client sends.
+    It adds the headers of multipart parts, as dictionaries under the parts' names; they are ignored, so that a part
+    named "Accept" changes nothing.
     """
-    texts: dict[str, str] = {}
-    for name, value in headers.items():
-        if isinstance(value, str):
-            texts.setdefault(name.lower(), value)
+    said = {name: value for name, value in headers.items() if isinstance(value, str)}
+    texts = {name.lower(): said[name] for name in reversed(said)}  # the first value under a name of any spelling
     size = texts.get("content-length", "")  # TorchServe checked it
     return Row(
         fields=fields,
@@ -43,11 +43,35 @@ def read_row(fields: Mapping[str, Any], headers: Mapping[str, Any]) -> Row:
         path=texts.get("url_path", "").strip("/"),
         explains=texts.get("explain") == "True",
         describes=texts.get("describe") == "True",
-        options={name.removeprefix(_OPTION): value for name, value in texts.items() if name.startswith(_OPTION)},
+        options={name[len(_OPTION) :]: _as_sent(said[name]) for name in said if name.lower().startswith(_OPTION)},
         content_type=texts.get("content-type", ""),
+        encoding=texts.get("content-encoding", ""),
         size=int(size) if size.isascii() and size.isdigit() and len(size) < 12 else None,
         json_size=texts.get("inference-header-content-length"),
     )
+
+
+def running_workers() -> int:
+    """The worker processes of this process's server and model, this one included; 0 where it is no worker."""
+
+    def place(process: psutil.Process) -> str:
+        with suppress(psutil.Error):  # it may have ended
+            return process.cwd() if any(part.endswith(_WORKER) for part in process.cmdline()) else ""
+        return ""
+
+    with suppress(psutil.Error):
+        own = psutil.Process()
+        here, server = place(own), own.parent()
+        return sum(place(process) == here for process in server.children()) if here and server else 0
+    return 0
+
+
+def _as_sent(header: str) -> str:
+    """A header's text; TorchServe reads each byte as a character of Latin-1, and clients write UTF-8."""
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeError:
+        return header
 
 
 class ExplainedClassifier:
@@ -61,13 +85,9 @@ class ExplainedClassifier:
         properties = context.system_properties
         gpu = properties.get("gpu_id")
         device = f"cuda:{gpu}" if torch.cuda.is_available() and gpu is not None else "cpu"
-        self._service = load_service(
-            Path(properties["model_dir"]),
-            context.model_name,  # the registered name, which may differ from the archive's
-            context.manifest["model"]["modelVersion"],
-            context.model_yaml_config,
-            device,
-        )
+        name = context.model_name  # the registered one, which may differ from the archive's
+        folder, version = Path(properties["model_dir"]), context.manifest["model"]["modelVersion"]
+        self._service = load_service(folder, name, version, context.model_yaml_config, device, running_workers)
         keep_on_one_line()  # not before: a traceback at start-up is easier to read on several lines
 
     def handle(self, data: Sequence[dict[str, Any]], context: Any) -> list[bytes]:

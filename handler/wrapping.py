@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, overload
 
@@ -15,8 +15,9 @@ from handler.client.model import Model, Picture, Pixels
 from handler.errors import BadRequest, ModelError
 from handler.explanation.evidence import Floats
 from handler.loading import describe_model
-from handler.model.classifier import Classifier, of_module
-from handler.picture.preprocess import Crop, Input, Preprocessing
+from handler.model.classifier import of_module
+from handler.model.reading import Reading, find_reading
+from handler.picture.preprocess import MOST_CHANNELS, Crop, Input, Preprocessing
 from handler.picture.preprocess_text import said_over
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import shown
@@ -26,6 +27,7 @@ from handler.serving.explainer import Explainer
 
 Layer = str | nn.Module
 Pictures = Picture | torch.Tensor
+Shape = tuple[int, int, int]  # C, H, W
 
 
 class WrappedModel(Model):
@@ -38,21 +40,20 @@ class WrappedModel(Model):
         layer: Layer | Sequence[Layer] | None = None,
         labels: Sequence[str] | None = None,
         preprocessing: Preprocessing | str | None = None,
+        head: str = "",
+        output: str = "",
     ) -> None:
-        """Makes a model of a network in memory, which is not changed.
+        """Makes a model of a network in memory, a classifier in eval mode with float32 weights, which is not changed.
 
-        Args:
-            module: a classifier in eval mode, with float32 weights, which maps pictures (N, 3, H, H) to scores (N, K).
-            layer: the layer of the maps, if a call names none: a module path or a module of the network, or several,
-                whose maps are averaged. None: the last layer on every path from the picture to the scores.
-            labels: a label per class; None names the classes by their indices.
-            preprocessing: makes the network's input of a picture: a ``Preprocessing`` or its text, ``"resize=256
-                crop=224 mean=0.485,0.456,0.406 std=0.229,0.224,0.225"``. With None, the model takes tensors alone.
+        The module maps pictures (N, C, H, W) to scores (N, K). ``layer`` is the layer of the maps, if a call names
+        none: a module path or a module of the network, or several, whose maps are averaged; with None the last layer on
+        every path from the picture to the scores. ``labels`` are one per class; None names the classes by their
+        indices. ``preprocessing`` makes the network's input of a picture: a ``Preprocessing`` or its text,
+        ``"resize=256 crop=224 mean=0.485,0.456,0.406 std=0.229,0.224,0.225"``; with None, the model takes tensors
+        alone. ``head`` and ``output`` are those of ``find_reading``.
 
-        Raises:
-            ModelError: the network is in training mode, is not in float32, does not answer with one logit per class, or
-                has no layer with a map; or labels, layer or preprocessing do not fit. Without preprocessing, the
-                network is run, and refused, by the first call.
+        A ModelError says that the network is in training mode, is not in float32, does not answer with one logit per
+        class, or has no layer with a map, or what does not fit. Without preprocessing, the first call runs the network.
         """
         _check_network(module)
         self._module = module
@@ -61,18 +62,15 @@ class WrappedModel(Model):
         if preprocessing is not None and not isinstance(preprocessing, (str, Preprocessing)):
             raise ModelError(f"preprocessing {shown(preprocessing)} is not valid, valid is a Preprocessing or its text")
         self._how = None if preprocessing is None else said_over(preprocessing, None, "")[0]
-        self._explainers: dict[int, Explainer] = {}  # by the side of the network's input, in pixels
+        self._head, self._output, self._reading = head, output, Reading()
+        self._explainers: dict[Shape, Explainer] = {}  # by the shape of the network's input
         self._one_at_a_time = threading.RLock()  # engines for several sides share the network and its hooks
         if self._how is not None:
-            super().__init__(self._explainer_for(self._how.crop_size))
+            super().__init__(self._explainer_for(self._how.shape))
 
     @property
     def card(self) -> ModelCard:
-        """The card of the network.
-
-        Raises:
-            ModelError: the model has neither preprocessing nor explained a tensor yet.
-        """
+        """The card of the network; raises ModelError if it has neither preprocessing nor explained a tensor yet."""
         if not self._explainers:
             raise ModelError("the network has seen no picture yet; say preprocessing=, or explain a tensor first")
         return next(iter(self._explainers.values())).card
@@ -84,24 +82,17 @@ class WrappedModel(Model):
     def explain(self, picture: torch.Tensor, **options: Any) -> Any: ...
 
     def explain(self, picture: Pictures, **options: Any) -> Any:
-        """Predicts, and explains the prediction or other targets.
+        """Predicts and explains as ``Model.explain``, with the same options and errors.
 
-        Args:
-            picture: as for ``Model.explain``, or a tensor (3, H, H) or (N, 3, H, H), which is the network's input.
-            options: as for ``Model.explain``.
-
-        Returns:
-            A ``Result``; a list of N results for a tensor (N, 3, H, H).
-
-        Raises:
-            RequestError, OSError, ModelError: as ``Model.explain``.
+        A tensor (C, H, W) or (N, C, H, W) is the network's input. Returns a ``Result``; a list of N results for a
+        tensor (N, C, H, W).
         """
         if isinstance(picture, torch.Tensor) and picture.dim() == 4:
             return self.explain_batch(list(picture), **options)
         return self.explain_batch([picture], **options)[0]
 
     def predict(self, picture: Pictures, top_k: int | None = None) -> Any:
-        """Predicts the most probable classes, as ``Model.predict``; a list of N for a tensor (N, 3, H, H)."""
+        """Predicts the most probable classes, as ``Model.predict``; a list of N for a tensor (N, C, H, W)."""
         if isinstance(picture, torch.Tensor) and picture.dim() == 4:
             return [self.predict(row, top_k) for row in picture]
         return super().predict(picture, top_k)  # type: ignore[arg-type]
@@ -109,12 +100,10 @@ class WrappedModel(Model):
     def explain_batch(
         self, pictures: Iterable[Pictures], targets: Iterable[int | str] | None = None, **options: Any
     ) -> list[Result]:
-        """As ``Model.explain_batch``, for pictures or tensors (3, H, H); a tensor (N, 3, H, H) is a batch.
+        """As ``Model.explain_batch``, for pictures or tensors (C, H, W); a tensor (N, C, H, W) is a batch.
 
-        Raises:
-            BadRequest: tensors of several sizes, or pictures without preprocessing.
-            ModelError: the network is in training mode.
-            RequestError, OSError, ModelError: as ``Model.explain``.
+        BadRequest are also tensors of several sizes and pictures without preprocessing, ModelError a network in
+        training mode.
         """
         given = list(pictures)
         if not given:
@@ -122,25 +111,24 @@ class WrappedModel(Model):
         layer = options.get("layer", "auto")
         options["layer"] = self._layers or "auto" if layer == "auto" else _paths(self._module, layer)
         with self._one_at_a_time, _frozen(self._module):
-            self._explainer = self._explainer_for(self._side(given))
-            return super().explain_batch(given, targets, **options)  # type: ignore[arg-type]
+            self._explainer = self._explainer_for(self._shape(given))
+            with self._reading.attach(self._module):
+                return super().explain_batch(given, targets, **options)  # type: ignore[arg-type]
 
-    def _side(self, pictures: Sequence[Pictures]) -> int:
-        """The side of the network's input for these pictures."""
-        sides = set()
+    def _shape(self, pictures: Sequence[Pictures]) -> Shape:
+        """The shape of the network's input for these pictures."""
+        shapes: set[Shape] = set()
         for picture in pictures:
             if isinstance(picture, torch.Tensor):
-                sides.add(len(_checked(picture)[0]))
+                shapes.add(_checked(picture).shape)
             elif self._how is not None:
-                sides.add(self._how.crop_size)
+                shapes.add(self._how.shape)
             else:
-                raise BadRequest(
-                    f"{type(picture).__name__} needs preprocessing=, which makes the network's input; without it, "
-                    "valid are tensors (3, H, H)"
-                )
-        if len(sides) > 1:
+                what = f"{type(picture).__name__} needs preprocessing=, which makes the network's input"
+                raise BadRequest(f"{what}; without it, valid are tensors (C, H, W)")
+        if len(shapes) > 1:
             raise BadRequest("tensors and pictures of several sizes are no batch, valid are those of one size")
-        return sides.pop()
+        return shapes.pop()
 
     def _read(self, picture: Pictures) -> tuple[Input, ImageHash, Pixels]:
         if not isinstance(picture, torch.Tensor):
@@ -150,38 +138,39 @@ class WrappedModel(Model):
         return Input(values, drawn, Crop(values.shape[1:], whole)), hash_image(values.tobytes()), drawn
 
     def _shown(self, values: Floats) -> Pixels:
-        """A tensor (3, H, H) as uint8 RGB (H, H, 3): the normalisation is undone or, if unknown, values are scaled."""
-        if self._how is not None:
-            mean, std = (np.asarray(three, np.float32)[:, None, None] for three in (self._how.mean, self._how.std))
+        """A tensor (C, H, W) as uint8 (H, W, C): the normalisation is undone or, if unknown, values are scaled."""
+        if self._how is not None and self._how.channels == len(values):
+            mean, std = (np.asarray(each, np.float32)[:, None, None] for each in (self._how.mean, self._how.std))
             scaled = values * std + mean
         else:
             scaled = (values - values.min()) / max(float(np.ptp(values)), 1e-7)
         return np.ascontiguousarray((scaled.clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0))
 
-    def _explainer_for(self, side: int) -> Explainer:
-        if side not in self._explainers:
-            how = self._how
-            if how is None or how.crop_size != side:  # tensors alone, whose values stay as they are
-                how = Preprocessing(resize_size=side, crop_size=side, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-            with _frozen(self._module):
-                classifier = of_module(self._module, type(self._module).__name__, self._labels, how)
-                classifier = replace(classifier, default_layer=self._default_layer(classifier))
+    def _explainer_for(self, shape: Shape) -> Explainer:
+        if shape not in self._explainers:
+            how, (channels, size) = self._how, (shape[0], shape[1:])
+            if how is None or how.shape != shape:  # tensors alone, whose values stay as they are
+                mean, std = (0.0,) * channels, (1.0,) * channels
+                how = Preprocessing(resize_size=size, crop_size=size, mean=mean, std=std)
+            name, classes = type(self._module).__name__, len(self._labels) if self._labels else None
+            with _frozen(self._module), ExitStack() as stack:
+                reading = find_reading(self._module, name, shape, classes, self._head, self._output)
+                stack.enter_context(reading.attach(self._module))
+                classifier = of_module(self._module, name, self._labels, how, reading)
+                classifier.check_layers(self._layers)
+                classifier = replace(classifier, default_layer=[*self._layers, classifier.default_layer][0])
                 engine = TorchEngine(classifier)
-                card = describe_model(classifier, engine, type(self._module).__name__, "in memory")
-            self._explainers[side] = Explainer(engine, card)
-        return self._explainers[side]
-
-    def _default_layer(self, classifier: Classifier) -> str:
-        classifier.check_layers(self._layers)
-        return self._layers[0] if self._layers else classifier.default_layer
+                card = describe_model(classifier, engine, name, "in memory")
+            self._reading = reading
+            self._explainers[shape] = Explainer(engine, card)
+        return self._explainers[shape]
 
 
 def _paths(module: nn.Module, layer: Layer | Sequence[Layer] | None) -> list[str]:
     """The layers, with module paths in the place of modules."""
     paths = {id(part): path for path, part in module.named_modules()}
     wanted = [] if layer is None else list(layer) if isinstance(layer, (list, tuple)) else [layer]
-    foreign = [part for part in wanted if not isinstance(part, str) and id(part) not in paths]
-    if foreign:
+    if foreign := [part for part in wanted if not isinstance(part, str) and id(part) not in paths]:
         raise ModelError(f"the layer {shown(foreign[0])} is no module of the network, valid are its modules and paths")
     return [part if isinstance(part, str) else paths[id(part)] for part in wanted]
 
@@ -193,9 +182,8 @@ def _check_network(module: nn.Module) -> None:
         raise ModelError("the network is in training mode; call eval() first")
     kinds = {weight.dtype for weight in module.parameters() if weight.is_floating_point()}
     if kinds - {torch.float32}:
-        raise ModelError(
-            f"the network has weights of {', '.join(sorted(map(str, kinds)))}, valid is float32: call float()"
-        )
+        held = ", ".join(sorted(map(str, kinds)))
+        raise ModelError(f"the network has weights of {held}, valid is float32: call float()")
 
 
 def _checked_labels(labels: Sequence[str] | None) -> list[str] | None:
@@ -208,12 +196,10 @@ def _checked_labels(labels: Sequence[str] | None) -> list[str] | None:
 
 
 def _checked(tensor: torch.Tensor) -> Floats:
-    square = tensor.dim() == 3 and tensor.shape[0] == 3 and tensor.shape[1] == tensor.shape[2] > 0
-    if not square or not tensor.is_floating_point():
-        raise BadRequest(
-            f"a tensor {tensor.dtype} {tuple(tensor.shape)} is no picture, valid are square pictures: float (3, H, H), "
-            "or (N, 3, H, H)"
-        )
+    shaped = tensor.dim() == 3 and tensor.shape[0] <= MOST_CHANNELS and tensor.numel()
+    if not shaped or not tensor.is_floating_point():
+        valid = f"valid are float (C, H, W) with 1 to {MOST_CHANNELS} channels, or (N, C, H, W)"
+        raise BadRequest(f"a tensor {tensor.dtype} {tuple(tensor.shape)} is no picture, {valid}")
     return np.array(tensor.detach().float().cpu().numpy())
 
 
@@ -223,8 +209,7 @@ def _frozen(module: nn.Module) -> Iterator[None]:
     _check_network(module)
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
+        module.requires_grad_(False)
         yield
     finally:
         for parameter in trained:

@@ -105,11 +105,10 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails the test as soon as anything decodes pixels."""
 
     import cv2
-
-    from handler.picture import decode as decoding
+    from PIL import ImageFile
 
     def reached(*_args: object, **_options: object) -> None:
         pytest.fail("decoding was reached")
 
     monkeypatch.setattr(cv2, "imdecode", reached)
-    monkeypatch.setattr(decoding, "_decode_with_pillow", reached)
+    monkeypatch.setattr(ImageFile.ImageFile, "load_prepare", reached)

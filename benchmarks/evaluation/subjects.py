@@ -55,7 +55,7 @@ def mask_of(boxes: Sequence[Box], crop: Crop, side: int) -> Mask:
 
 def drawn(count: int, objects: int, sizes: tuple[float, float], how: Preprocessing) -> list[Picture]:
     """Drawn pictures with objects of different classes, each from its own seed."""
-    pictures, side = [], how.crop_size
+    pictures, side = [], how.size[0]
     for index in range(count):
         picture = draw_random(np.random.default_rng([SEED, PARTS[objects], index]), objects, side, sizes)
         crop = Crop((side, side), (0, 0, side, side))
@@ -69,7 +69,7 @@ def photographs(how: Preprocessing) -> list[Picture]:
     pictures = []
     for entry in known_photographs():
         seen = preprocess(decode(photograph(entry["name"])), how)
-        mask = mask_of(entry["boxes"], seen.crop, how.crop_size)
+        mask = mask_of(entry["boxes"], seen.crop, how.size[0])
         pictures.append(Picture(seen.tensor, {entry["class"]: mask} if mask.any() else {}))
     return pictures
 

@@ -43,7 +43,8 @@ def ways(passes: int | None = None) -> list[Way]:
     methods = []
     for name, known in METHODS.items():
         options = Options(maps=(_CAM,), method=name, passes=passes if known.passes else None)
-        fine, masking = known.formula in vars(input_gradients).values(), bool(known.passes)
+        masking = bool(known.passes)
+        fine = masking and known.formula in vars(input_gradients).values()
         maps = partial(_explained, options)
         methods.append(Way(name=name, title=known.title, maps=maps, fine=fine, masking=masking))
     kinds = [

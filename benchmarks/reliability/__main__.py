@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("what", choices=_RUNS)
     add("--model", default="shufflenet_cam", help="name of the archive")
-    add("--store", type=Path, default="model_store", help="its folder")
+    add("--store", type=Path, default="out/reliability/store", help="its folder")
     add("--config", type=Path, default="config.properties", help="settings")
     add("--records", "--folder", type=Path, default="out/reliability", help="folder to write them to")
     add("--docs", type=Path, default="docs", help="where the report goes")

@@ -50,21 +50,24 @@ def stack(sheets: Sequence[bytes]) -> bytes:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m examples.efficientnet_lite0.demo", description=__doc__)
-    parser.add_argument(
-        "--model", default="efficientnet_lite0", help="archive in the model store (default: %(default)s)"
-    )
+    parser.add_argument("--model", default="efficientnet_lite0", help="archive in the store (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("out/demo-photo"), help="folder (default: %(default)s)")
+    store = Path("out/demo-photo/store")  # of its own: model_store is for archives of the user
+    parser.add_argument("--store", type=Path, default=store, help="of the archive (default: %(default)s)")
     parser.add_argument(
         "--strip", type=Path, default=Path("out/demo-photo/strip.png"), help="to write (default: %(default)s)"
     )
     options = parser.parse_args()
-    return run_command(lambda: _show(options.model, options.output, options.strip), "the server is stopped")
+    return run_command(
+        lambda: _show(options.model, options.store, options.output, options.strip), "the server is stopped"
+    )
 
 
-def _show(model: str, output: Path, strip: Path) -> None:
+def _show(model: str, store: Path, output: Path, strip: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     print("starting TorchServe on free ports …", flush=True)
-    with temporary_server(Path("config.properties"), model, output / "logs") as server:
+    settings = {"model_store": str(store), "load_models": f"{model}.mar"}
+    with temporary_server(Path("config.properties"), model, output / "logs", settings) as server:
         print(f"ready: {server.address}")
         drawn = stack([explain(server, name, output) for name in NAMES])
         print("\nstopping the server")

@@ -1,4 +1,4 @@
-"""Fine-tunes any torchvision classifier on a folder of pictures, and leaves what `make archive` packs.
+"""Fine-tunes a classifier of any of the libraries on a folder of pictures, and leaves what `make archive` packs.
 
     python -m examples.finetune data --model shufflenet_v2_x2_0
     make archive CHECKPOINT=out/finetune/best.safetensors LABELS=out/finetune/labels.txt

@@ -21,9 +21,9 @@ from torchvision.models.vision_transformer import VisionTransformer, interpolate
 
 from examples.finetune.errors import FineTuningError
 from handler.errors import ModelError
-from handler.model.checkpoint import Checkpoint, names_in
+from handler.model.checkpoint import Checkpoint, names_in, training_only
 from handler.model.classifier import build_network
-from handler.model.registry import training_only
+from handler.model.registry import INPUT_TRANSFORMERS
 from handler.model.sources import complete, find_checkpoint
 
 RANDOM = "none"  # takes the place of a name of weights
@@ -46,8 +46,8 @@ def find_start(
     """The checkpoint that training starts from: the weights, and the description of the served model.
 
     Args:
-        architecture: a name of torchvision's registry; may be left out if the checkpoint says it.
-        weights: the name of torchvision's weights, or ``RANDOM``; unused with a checkpoint.
+        architecture: its name, see ``handler.model.makers``; may be left out if the checkpoint says it.
+        weights: the name of torchvision's weights, DEFAULT or ``RANDOM``; unused with a checkpoint.
         checkpoint: a state dict or a safetensors file.
         labels: the data's classes.
         size: side of the crop in pixels; None for the size that the weights were made for.
@@ -56,9 +56,8 @@ def find_start(
         ModelError: a name is unknown, the download fails, or the file is no checkpoint.
     """
     if checkpoint is None and weights == RANDOM:
-        found = complete(
-            Checkpoint(architecture=architecture, labels=None, preprocessing=None, state={}), labels=labels
-        )
+        again = False if architecture in INPUT_TRANSFORMERS else None  # as without torchvision's weights
+        found = complete(Checkpoint(), architecture, labels, transform_input=again)
     else:
         chosen = None if checkpoint else weights
         found = find_checkpoint(architecture, weights=chosen, checkpoint=checkpoint, labels=labels)
@@ -66,7 +65,7 @@ def find_start(
     if size is None or how is None:
         return found
     return replace(
-        found, preprocessing=replace(how, crop_size=size, resize_size=round(size * how.resize_size / how.crop_size))
+        found, preprocessing=replace(how, crop_size=size, resize_size=round(size * how.resized[0] / how.size[0]))
     )
 
 
@@ -111,13 +110,14 @@ def _head(start: Checkpoint) -> frozenset[str]:
 
 def _try_out(start: Checkpoint) -> None:
     """Runs the forward pass of a training step, with shapes only."""
-    side = start.preprocessing.crop_size if start.preprocessing else 224
+    shape = start.preprocessing.shape if start.preprocessing else (3, 224, 224)
+    pixels = "x".join(map(str, shape[1:]))
     try:
         with torch.no_grad():
-            output = _shapes(start).train()(torch.empty(2, 3, side, side, device="meta"))
+            output = _shapes(start).train()(torch.empty(2, *shape, device="meta"))
     except (RuntimeError, ValueError, AssertionError, IndexError, ModelError) as error:
         raise FineTuningError(
-            f"{start.architecture} cannot be trained on pictures of {side}x{side} pixels ({_first_line(error)}); "
+            f"{start.architecture} cannot be trained on pictures of {pixels} pixels ({_first_line(error)}); "
             "valid is what its weights were made for (leave out --size), or larger"
         ) from error
     scores = output[0] if isinstance(output, tuple) else output

@@ -24,10 +24,11 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     )
     start = parser.add_argument_group("the network")
     start.add_argument(
-        "--model", help=f"torchvision architecture (default: the checkpoint's, else {SEEDS_ARCHITECTURE})"
+        "--model",
+        help=f"resnet18, timm/NAME or hf/FOLDER-OR-ID (default: the checkpoint's, else {SEEDS_ARCHITECTURE})",
     )
     source = start.add_mutually_exclusive_group()
-    source.add_argument("--weights", default="DEFAULT", help=f"torchvision's weights to start from, or {RANDOM!r}")
+    source.add_argument("--weights", default="DEFAULT", help=f"the library's weights to start from, or {RANDOM!r}")
     source.add_argument("--checkpoint", type=Path, metavar="FILE", help="a state dict to start from, or safetensors")
     start.add_argument(
         "--freeze", action="store_true", help="train the head only: the rest is a fixed feature extractor"

@@ -50,7 +50,7 @@ SCHEDULE = (
     Phase(side=128, sizes=(SIZES[0] * 224 / 128, 0.9), pictures=140_000, highest_rate=1.2e-2),  # pixels as at 224
     Phase(side=224, sizes=(SIZES[0], 0.75), pictures=40_000, highest_rate=6e-3),
     Phase(side=224, sizes=SIZES, pictures=16_000, highest_rate=2e-3),
-    Phase(side=PREPROCESSING.crop_size, sizes=SIZES, pictures=8_000, highest_rate=1e-3),
+    Phase(side=PREPROCESSING.size[0], sizes=SIZES, pictures=8_000, highest_rate=1e-3),
 )
 
 
@@ -112,7 +112,7 @@ def _train_phase(model: nn.Module, phase: Phase, seed: int, start: int) -> None:
 @torch.inference_mode()
 def held_out_accuracy(model: nn.Module, seed: int, count: int) -> float:
     """Share of ``count`` held-out pictures of the served size whose class the model names right."""
-    drawings = Drawings(HELD_OUT, seed, 0, count, PREPROCESSING.crop_size)
+    drawings = Drawings(HELD_OUT, seed, 0, count, PREPROCESSING.size[0])
     loader = DataLoader(drawings, batch_size=64, num_workers=1)
     right = sum(int((model(images).argmax(1) == targets).sum()) for images, targets in tqdm(loader, desc="held out"))
     return right / count

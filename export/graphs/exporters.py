@@ -1,171 +1,113 @@
 """Exports graphs as ONNX files: traced, compared with PyTorch, and written with their description, or not at all."""
 
 import platform
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from export.errors import NotExportableError, network_code
 from export.tracing.explanation import STEPS, example_of, needs_of_kind, trace_explanation
-from export.tracing.exportable import check_exportable
 from export.tracing.onnx_export import to_onnx
 from export.tracing.prediction import trace_prediction
 from export.verify.compare import Verdict, VerificationError, table
 from export.verify.reference import verify_graph
 from export.verify.runtime import graph_run, run_of
-from handler.atomic_write import write_whole
 from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of
 from handler.errors import ModelError, Unprocessable
-from handler.explanation.evidence import TOP
-from handler.graphs.description import (
-    KIND_ATTENTION,
-    KIND_BEHIND,
-    KIND_EXPLANATION,
-    KIND_GRADCAM,
-    KIND_LAYERS,
-    KIND_PREDICTION,
-    KIND_SALIENCY,
-    KINDS,
-    GraphDescription,
-)
+from handler.explanation.evidence import TOP, Floats
+from handler.graphs import description as kinds
 from handler.graphs.folder import check_origin
-from handler.graphs.session import GraphSession
+from handler.graphs.session import GraphSession, weights_file
 from handler.model.classifier import Classifier
 
+LARGEST = 2**31 - 2**26  # bytes of weights in the graph's own file, which protobuf limits to 2 GB
 _PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")  # whose versions a graph notes
 
 
 def explanation_kind(classifier: Classifier) -> str:
     """``KIND_EXPLANATION``, or ``KIND_SALIENCY`` for a network without a ReLU, or NotExportableError if it fails."""
-    return KIND_EXPLANATION if _coverage(classifier) else KIND_SALIENCY
+    return kinds.KIND_EXPLANATION if _coverage(classifier) else kinds.KIND_SALIENCY
 
 
 def _coverage(classifier: Classifier) -> str:
     """How many activations guided backpropagation reaches, as text; empty for a network without a ReLU."""
-    side = classifier.preprocessing.crop_size
-    with network_code(f"{classifier.architecture} cannot be explained"):
-        try:
-            needs = needs_of_kind(classifier, KIND_EXPLANATION)
-            evidence = TorchEngine(classifier).run(np.zeros((1, 3, side, side), np.float32), [[TOP]], needs)
-        except Unprocessable:
-            return ""
-    return str(evidence.coverage)
+    with network_code(f"{classifier.architecture} cannot be explained"), suppress(Unprocessable):
+        needs = needs_of_kind(classifier, kinds.KIND_EXPLANATION)
+        blank = np.zeros((1, *classifier.preprocessing.shape), np.float32)
+        return str(TorchEngine(classifier).run(blank, [[TOP]], needs).coverage)
+    return ""
 
 
 def export_prediction(classifier: Classifier, path: Path) -> list[Verdict]:
     """Writes the graph if it equals PyTorch on fresh pictures; after a failure no file is left, nor an older one.
 
-    The input is ``input`` (N, 3, H, W), normalised pictures; the outputs are ``logits`` and ``probabilities`` (N, K).
+    The input is ``input`` (N, C, H, W), normalised pictures; the outputs are ``logits`` and ``probabilities`` (N, K).
     Arguments, result and errors are those of ``export_explanation``.
     """
-    with no_older_file(path):
-        try:
-            return write_verified(trace_prediction(classifier), path, classifier, KIND_PREDICTION)
-        except (NotExportableError, VerificationError):  # the exporter lacks operators that the rules have
-            with suppress(NotExportableError, VerificationError):
-                return write_verified(trace_prediction(classifier, rules=True), path, classifier, KIND_PREDICTION)
-            raise
+    return _write(classifier, path, kinds.KIND_PREDICTION)
 
 
 def export_explanation(classifier: Classifier, path: Path) -> list[Verdict]:
     """Writes the graph if it equals PyTorch on fresh pictures; after a failure no file is left, nor an older one.
 
-    The inputs are ``input`` (N, 3, H, W), normalised pictures, ``target`` (N), int64 class indices, of which -1 is the
+    The inputs are ``input`` (N, C, H, W), normalised pictures, ``target`` (N), int64 class indices, of which -1 is the
     picture's top class, and, optional, ``weights`` (N, K), class weights: a row with a value other than 0 takes the
     place of its target, and the evidence is that for the weighted sum of the scores. The outputs are ``logits`` (N, K),
     ``activations`` and ``gradients`` (N, C, h, w) of the default layer, ``gradcam`` (N, h, w), unscaled, and
-    ``guided_backprop`` (N, 3, H, W). The graph of a network without a ReLU has the plain gradient ``saliency``
-    (N, 3, H, W) instead of ``guided_backprop``.
-
-    Args:
-        classifier: left as it is.
-        path: of the file, which is overwritten.
-
-    Returns:
-        The comparison, one entry per output and batch size.
-
-    Raises:
-        NotExportableError: the network cannot be traced, has an operator that ONNX lacks, or is too large for one file.
-        VerificationError: the graph differs from PyTorch.
+    ``guided_backprop`` (N, C, H, W). The graph of a network without a ReLU has the plain gradient ``saliency``
+    (N, C, H, W) instead of ``guided_backprop``. The result is the comparison, one entry per output and batch size.
+    Raises NotExportableError if the network cannot be traced or has an operator that ONNX lacks, and VerificationError
+    if the graph differs from PyTorch.
     """
+    return _write(classifier, path, kinds.KIND_EXPLANATION)
+
+
+def _write(classifier: Classifier, path: Path, kind: str) -> list[Verdict]:
     with no_older_file(path):
-        check_exportable(classifier)
-        coverage = _coverage(classifier)
-        return _write(classifier, path, KIND_EXPLANATION if coverage else KIND_SALIENCY, coverage)
+        if classifier.alone:
+            raise NotExportableError(f"graphs take batches, and pictures must be run one by one: {classifier.alone}")
+        if kind == kinds.KIND_PREDICTION:
+            try:
+                return write_verified(trace_prediction(classifier), path, classifier, kind)
+            except (NotExportableError, VerificationError):  # the exporter lacks operators that the rules have
+                with suppress(NotExportableError, VerificationError):
+                    return write_verified(trace_prediction(classifier, rules=True), path, classifier, kind)
+                raise
+        coverage = _coverage(classifier) if kind == kinds.KIND_EXPLANATION else ""
+        if kind == kinds.KIND_EXPLANATION and not coverage:
+            kind = kinds.KIND_SALIENCY
+        graph = trace_explanation(classifier, kind)
+        names, outputs = kinds.KINDS[kind].inputs + kinds.KINDS[kind].optional, _description(classifier, kind).outputs
+        model = to_onnx(graph, example_of(classifier, kind), names, outputs, rewrites=False)
+        if "weights" in names:
+            _give_default(model.graph, "weights", np.zeros((1, len(classifier.labels)), np.float32))
+        return write_verified(model, path, classifier, kind, coverage=coverage, simplified=graph.meta[STEPS])
 
 
-def export_gradcam(classifier: Classifier, path: Path) -> list[Verdict]:
-    """Writes the graph of ``export_explanation`` without the gradient at the input, which takes most of the time."""
-    with no_older_file(path):
-        return _write(classifier, path, KIND_GRADCAM)
-
-
-def export_saliency(classifier: Classifier, path: Path) -> list[Verdict]:
-    """Writes the graph of ``export_explanation`` with the plain gradient at the input, whatever the activations are."""
-    with no_older_file(path):
-        return _write(classifier, path, KIND_SALIENCY)
-
-
-def export_attention(classifier: Classifier, path: Path) -> list[Verdict]:
-    """Writes a graph as ``export_explanation`` does, whose outputs are scores and the maps of ``ATTENTION_METHODS``."""
-    with no_older_file(path):
-        return _write(classifier, path, KIND_ATTENTION)
-
-
-def export_behind(classifier: Classifier, path: Path) -> list[Verdict]:
-    """Writes the graph of what lies behind the default layer if it equals PyTorch, as ``export_explanation`` does.
-
-    The inputs are ``activations`` (N, C, h, w), in the place of the layer's own, and ``input`` (1, 3, H, W), the
-    picture, which only networks with a way around the layer look at. The output is ``logits`` (N, K).
-    """
-    with no_older_file(path):
-        return _write(classifier, path, KIND_BEHIND)
-
-
-def export_layers(classifier: Classifier, path: Path) -> list[Verdict]:
-    """Writes a graph as ``export_explanation`` does, with the evidence at the default layer and the further layers.
-
-    The outputs are ``logits``, and for each layer, say ``stage3``, ``activations.stage3``, ``gradients.stage3`` and
-    ``gradcam.stage3``. Some layers of a network may lie before others: all share one forward and one backward pass.
-    """
-    with no_older_file(path):
-        return _write(classifier, path, KIND_LAYERS)
-
-
-EXPORTERS = {
-    KIND_PREDICTION: export_prediction,
-    KIND_GRADCAM: export_gradcam,
-    KIND_EXPLANATION: export_explanation,
-    KIND_SALIENCY: export_saliency,
-    KIND_ATTENTION: export_attention,
-    KIND_LAYERS: export_layers,
-    KIND_BEHIND: export_behind,
+EXPORTERS: dict[str, Callable[[Classifier, Path], list[Verdict]]] = {
+    kind: partial(_write, kind=kind) for kind in kinds.KINDS
 }
 
-
-def _write(classifier: Classifier, path: Path, kind: str, coverage: str = "") -> list[Verdict]:
-    graph = trace_explanation(classifier, kind)
-    names, outputs = (*KINDS[kind].inputs, *KINDS[kind].optional), _description(classifier, kind).outputs
-    model = to_onnx(graph, example_of(classifier, kind), names, outputs, rewrites=False)
-    if "weights" in names:
-        _give_default(model.graph, "weights", np.zeros((1, len(classifier.labels)), np.float32))
-    return write_verified(model, path, classifier, kind, coverage=coverage, simplified=graph.meta[STEPS])
+export_gradcam = EXPORTERS[kinds.KIND_GRADCAM]
+"""Writes the graph of ``export_explanation`` without the gradient at the input, which takes most of the time."""
 
 
-def _description(classifier: Classifier, kind: str) -> GraphDescription:
-    further = classifier.further_layers if kind == KIND_LAYERS else ()
+def _description(classifier: Classifier, kind: str) -> kinds.GraphDescription:
+    further = classifier.further_layers if kind == kinds.KIND_LAYERS else ()
     known = {**vars(origin_of(classifier)), "method": classifier.default_method, "layer": classifier.default_layer}
-    return GraphDescription(**known, kind=kind, further_layers=further)
+    return kinds.GraphDescription(**known, kind=kind, further_layers=further)
 
 
-def _give_default(graph: onnx.GraphProto, name: str, default: npt.NDArray[np.float32]) -> None:
+def _give_default(graph: onnx.GraphProto, name: str, default: Floats) -> None:
     """Makes an input optional; its first dimension gets a name of its own, because the default has one row only."""
     constants, alone = {tensor.name for tensor in graph.initializer}, {name}
     for node in graph.node:
@@ -183,39 +125,37 @@ def no_older_file(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        path.unlink(missing_ok=True)
+        for file in (path, weights_file(path)):
+            file.unlink(missing_ok=True)
         raise
 
 
 def write_verified(
-    model: onnx.ModelProto,
-    path: Path,
-    classifier: Classifier,
-    kind: str,
-    *,
-    coverage: str = "",
-    simplified: Sequence[str] = (),
+    model: onnx.ModelProto, path: Path, classifier: Classifier, kind: str, **noted: Any
 ) -> list[Verdict]:
-    """Compares a graph with PyTorch, describes the graph in its metadata and writes it.
+    """Compares a graph with PyTorch, describes the graph in its metadata, ``noted`` included, and writes it whole.
 
-    ``coverage`` says how many activations guided backpropagation reaches, ``simplified`` which steps of
-    ``export.simplify`` were applied, in words.
-
-    Raises:
-        NotExportableError: ONNX Runtime does not load the graph.
-        VerificationError: the graph differs from PyTorch.
+    Raises NotExportableError if ONNX Runtime does not load the graph, and VerificationError if it differs from PyTorch.
     """
-    checks = verify_graph(graph_run(model), classifier, kind)
-    description = replace(
-        _description(classifier, kind),
-        versions={"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
-        verification=table(checks),
-        coverage=coverage,
-        simplified=tuple(simplified),
-    )
-    onnx.helper.set_model_props(model, description.to_properties())
-    onnx.checker.check_model(model, full_check=True)
-    write_whole(path, model.SerializeToString())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="graph-", dir=path.parent) as folder:
+        unfinished = Path(folder, path.name)
+        external = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LARGEST
+        onnx.save(model, unfinished, save_as_external_data=external, location=weights_file(path).name)
+        checks = verify_graph(graph_run(unfinished), classifier, kind)
+        description = replace(
+            _description(classifier, kind),
+            versions={"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
+            verification=table(checks),
+            **noted,
+        )
+        described = onnx.load(unfinished, load_external_data=False)
+        onnx.helper.set_model_props(described, description.to_properties())
+        onnx.save(described, unfinished)
+        onnx.checker.check_model(unfinished, full_check=True)
+        weights_file(path).unlink(missing_ok=True)
+        for file in sorted(Path(folder).iterdir(), reverse=True):  # the weights first
+            file.replace(path.with_name(file.name))
     return checks
 
 
@@ -223,18 +163,13 @@ def reverify(path: Path, classifier: Classifier, seed: int = 2) -> list[Verdict]
     """Compares a written graph of any kind with PyTorch once more, on fresh pictures (see ``batch_sizes``).
 
     A difference means that the file was changed since, or that another ONNX Runtime or machine computes something else.
-    The export's seed, 1, would find nothing new.
-
-    Raises:
-        VerificationError: the graph differs from PyTorch.
-        ModelError: the file is no graph, or the graph was made from another classifier or for another layer.
+    The export's seed, 1, would find nothing new. Raises VerificationError if the graph differs, and ModelError if the
+    file is no graph, or the graph was made from another classifier or for another layer.
     """
     graph = GraphSession.open(path)
     description = graph.description
     check_origin(path, description, origin_of(classifier))
-    if description.kind != KIND_PREDICTION and description.layer != classifier.default_layer:
+    if description.kind != kinds.KIND_PREDICTION and description.layer != classifier.default_layer:
         raise ModelError(f"graph {path} was made for layer {description.layer}, not for {classifier.default_layer}")
-    names = description.outputs
-    classifier = replace(classifier, further_layers=description.further_layers)
-    run = run_of(names, lambda inputs: graph.infer(inputs, names))
-    return verify_graph(run, classifier, description.kind, seed)
+    run = run_of(description.outputs, lambda inputs: graph.infer(inputs, description.outputs))
+    return verify_graph(run, replace(classifier, further_layers=description.further_layers), description.kind, seed)

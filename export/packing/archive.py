@@ -1,17 +1,17 @@
 """Packs a classifier, its ONNX graphs and the package ``handler`` into a TorchServe archive."""
 
+import importlib.metadata
 import logging
-import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import yaml
+from model_archiver.model_archiver_config import ModelArchiverConfig
+from model_archiver.model_packaging_utils import ModelExportUtils
 
 import handler
 from export.errors import NotExportableError
@@ -25,7 +25,7 @@ from handler.graphs.description import KIND_GRADCAM, KIND_LAYERS, KIND_PREDICTIO
 from handler.loading import CHECKPOINT_NAME, check_defaults, describe_model
 from handler.model.checkpoint import Checkpoint, write_checkpoint
 from handler.model.classifier import Classifier, build_classifier
-from handler.model.custom_architecture import is_custom
+from handler.model.makers import maker_of
 from handler.serving.settings import Settings, read_settings
 from handler.serving.threads import usable_cores
 
@@ -49,25 +49,14 @@ def write_archive(
     pack: Iterable[str] = (),
     report: Callable[[str], None] = logger.info,
 ) -> Path:
-    """Writes ``store/name.mar``, whole or not at all, and returns its path.
+    """Writes ``store/name.mar`` of a complete checkpoint, whole or not at all, and returns its path.
 
     The classifier is built, the settings are read and the engine is opened before the archive is made, so that a model
-    that cannot work on the server fails here.
-
-    Args:
-        checkpoint: complete, see ``find_checkpoint``.
-        store: folder for the archive, made if it is missing.
-        name: of the model on the server.
-        version: of the model on the server.
-        config: the ``model-config.yaml`` to pack.
-        sidecar: whether the ONNX graphs are exported and packed, too; ignored where ``explain.engine`` is torch.
-        graphs: kinds of graphs to pack beside the usual ones.
-        layers: module paths of layers that the graphs answer for beside the default layer.
-        pack: packages and modules that a custom architecture needs besides the factory's package.
-        report: takes lines about the assumptions and the progress.
-
-    Raises:
-        ModelError: the model, its settings or its name cannot be served, or a graph differs from PyTorch.
+    that cannot work on the server fails here, as a ModelError. ``name`` and ``version`` are the model's on the server,
+    ``config`` is the ``model-config.yaml`` to pack. Without ``sidecar``, or where ``explain.engine`` is torch, no ONNX
+    graphs are made; ``graphs`` are kinds to pack beside the usual ones, ``layers`` module paths that the graphs answer
+    for beside the default layer, and ``pack`` packages and modules that a custom architecture needs besides its own.
+    ``report`` takes lines about the assumptions and the progress.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*(?<!\.mar)", name):
         raise ModelError(f"name {name!r} is not valid, valid are letters, digits, '_', '-' and '.', without .mar")
@@ -82,21 +71,20 @@ def write_archive(
     hooks = TorchEngine(classifier)
     check_defaults(settings.defaults, describe_model(classifier, hooks, name, version), hooks)
     store.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="archive-", dir=store) as folder:
-        work = Path(folder)
-        stage = work / "stage"
+    with tempfile.TemporaryDirectory(prefix="archive-", dir=store) as work:
+        stage = Path(work, "stage")
         shutil.copytree(_PACKAGE, stage / "handler", ignore=shutil.ignore_patterns("__pycache__", "*.yaml", _ENTRY))
         write_checkpoint(stage / CHECKPOINT_NAME, checkpoint)
-        _pack_custom(classifier.architecture, pack, stage, report)
+        _pack_source(classifier.architecture, pack, stage, report)
         if sidecar and settings.engine != "torch":
             write_sidecar(classifier, stage, report, [*graphs, *([KIND_LAYERS] if classifier.further_layers else [])])
         engine = choose_engine(settings.engine, stage, classifier, usable_cores()).engine  # as the server will
         check_defaults(settings.defaults, describe_model(classifier, engine, name, version), engine)
-        shutil.copy(config, work / DEFAULT_CONFIG.name)
-        _run_archiver(work, stage, name, version)
-        archive = store / f"{name}.mar"
-        os.replace(work / archive.name, archive)
-    return archive
+        shutil.copy(config, stage / DEFAULT_CONFIG.name)
+        shutil.copy(_PACKAGE / _ENTRY, stage)
+        entries = ModelArchiverConfig(name, _ENTRY, version, config_file=DEFAULT_CONFIG.name)
+        ModelExportUtils.archive(work, name, stage, ModelExportUtils.generate_manifest_json(entries))
+        return Path(work, f"{name}.mar").replace(store / f"{name}.mar")
 
 
 def assumptions(checkpoint: Checkpoint, classifier: Classifier) -> list[str]:
@@ -107,24 +95,28 @@ def assumptions(checkpoint: Checkpoint, classifier: Classifier) -> list[str]:
         applied = "normalised once more" if checkpoint.options.get("transform_input") else "none"
         lines.append(f"input transform: {applied}; {said['transform_input']}")
     channels, height, width = classifier.layers[classifier.default_layer]
-    alone = [f"pictures are run one by one, without graphs: {classifier.alone}"] if classifier.alone else []
-    return [
-        *lines,
-        "probabilities: the softmax of the scores",
+    words = f" ({classifier.reading.words})" if classifier.reading.words else ""
+    lines += [
+        f"probabilities: the {classifier.reading.head} of the scores{words}",
         f"labels: {len(classifier.labels)}; {said['labels']}",
         f"layer: {classifier.default_layer}, {channels} channels of {height}x{width} cells; {classifier.layer_rule}",
-        *alone,
     ]
+    if classifier.alone:
+        lines.append(f"pictures are run one by one, without graphs: {classifier.alone}")
+    return lines + [f"{name}: {text}" for name, text in checkpoint.notes.items() if name.startswith("onnx")]
 
 
-def _pack_custom(architecture: str, pack: Iterable[str], stage: Path, report: Callable[[str], None]) -> None:
-    if not is_custom(architecture):
-        if tuple(pack):
-            raise ModelError(f"{architecture} is torchvision's and needs no source: pack= is for code of your own")
-        return
-    pack_sources(architecture, pack, stage, report)
-    foreign = check_alone(stage, architecture)
-    if foreign:
+def _pack_source(architecture: str, pack: Iterable[str], stage: Path, report: Callable[[str], None]) -> None:
+    maker = maker_of(architecture)
+    if sources := maker.sources(architecture):
+        pack_sources(architecture, [*sources, *pack], stage, report)
+    elif tuple(pack):
+        raise ModelError(f"{architecture} needs no source: pack= is for code of your own")
+    foreign = [] if maker.tried else check_alone(stage, architecture)
+    if maker.package in foreign:  # which brings the others along
+        installed = importlib.metadata.version(maker.package)
+        report(f"not in the archive, so install it on the server: {maker.package}=={installed}")
+    elif foreign:
         report(f"not in the archive, so install it on the server or name it in pack=: {', '.join(foreign)}")
 
 
@@ -133,11 +125,8 @@ def write_sidecar(
 ) -> None:
     """Writes the ONNX graphs that travel in the archive: of predictions and maps, and further kinds, each verified.
 
-    ``report`` takes lines about the progress, and about each graph that cannot be made.
-
-    Raises:
-        VerificationError: a graph of torchvision's architecture differs from PyTorch, which is a mistake of this
-            project; a custom architecture's graph that differs is left out.
+    ``report`` is told of each graph that cannot be made, or differs from PyTorch, and so is left out; but a difference
+    for torchvision's architectures is a mistake of this project, and raises VerificationError.
     """
     if classifier.alone:
         report(f"the archive goes without graphs, which take batches: {classifier.alone}")
@@ -155,7 +144,7 @@ def write_sidecar(
         except NotExportableError as error:
             report(f"the archive goes without {KINDS[kind].file}: {error}")
         except VerificationError as error:
-            if not is_custom(classifier.architecture):
+            if maker_of(classifier.architecture).tried:
                 raise
             report(f"the archive goes without {KINDS[kind].file}, PyTorch answers instead: {error.summary}")
 
@@ -168,17 +157,3 @@ def _read_config(config: Path) -> Settings:
     if not isinstance(content, dict):
         raise ModelError(f"{config} must be a YAML mapping")
     return read_settings(content.get("explain"))
-
-
-def _run_archiver(work: Path, stage: Path, name: str, version: str) -> None:
-    command = [sys.executable, "-m", "model_archiver.model_packaging"]
-    command += ["--model-name", name, "--version", version, "--export-path", str(work)]
-    command += ["--handler", str(_PACKAGE / _ENTRY), "--extra-files", str(stage)]
-    command += ["--config-file", str(work / DEFAULT_CONFIG.name)]
-    # the archiver first empties $TMPDIR/<model-name>, so it gets a TMPDIR that holds nothing else
-    temporary = work / "tmp"
-    temporary.mkdir()
-    environment = {**os.environ, "TMPDIR": str(temporary)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0 or not (work / f"{name}.mar").is_file():
-        raise ModelError(f"torch-model-archiver failed:\n{done.stderr[-2000:]}")

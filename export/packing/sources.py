@@ -1,29 +1,28 @@
-"""Packs the source of a custom architecture into an archive, and shows that the network runs with what is packed.
+"""Packs the source of an architecture into an archive, and shows that the network runs with what is packed.
 
 The source of ``a.b.net:factory`` is the folder of the innermost package, ``a/b``, and the ``__init__.py`` above, so
-that ``import a.b.net`` works beside the archive's other files. The source of a module without a package is one file.
-Further packages and modules travel if they are named.
+that ``import a.b.net`` works beside the archive's other files; without a package, it is the module's one file.
 """
 
 import functools
 import importlib.metadata
 import importlib.util
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib.machinery import ModuleSpec
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from handler.errors import ModelError
-from handler.model.custom_architecture import declared_packages, module_name
+from handler.errors import ModelError, foreign_code
 
 _OURS = ("handler", "export", "torchserve_entry", "__main__")
+_REFUSED = "handler.errors.ModelError: "  # how the last line of a traceback begins
 _MOST_BYTES = 50_000_000  # limit for all source; weights travel as the checkpoint
 
 # the extra "serve" of pyproject.toml, as far as an archive's worker imports it
@@ -40,13 +39,10 @@ stage = sys.argv[1]
 sys.path.insert(0, stage)
 from handler.model.checkpoint import read_checkpoint
 from handler.model.classifier import build_classifier
-from handler.errors import ModelError
 from handler.loading import CHECKPOINT_NAME
 before = set(sys.modules)  # what every worker loads
-try:
-    build_classifier(read_checkpoint(Path(stage) / CHECKPOINT_NAME))
-except ModelError as error:
-    sys.exit(f"refused: {error}")
+sys.modules.update(dict.fromkeys(set(sys.argv[2:]) - before))  # their import fails
+build_classifier(read_checkpoint(Path(stage) / CHECKPOINT_NAME))
 tops = {name.partition(".")[0] for name in set(sys.modules) - before}
 files = {name: getattr(sys.modules.get(name), "__file__", None) for name in tops}
 packed = Path(stage).resolve()
@@ -57,16 +53,10 @@ print(json.dumps(outside))
 Files = dict[PurePosixPath, Path | None]  # place in the archive to file here; None makes an empty file
 
 
-def pack_sources(architecture: str, further: Iterable[str], stage: Path, report: Callable[[str], None]) -> None:
-    """Copies the factory's package, the packages that the factory's module declares, and further ones to a folder.
-
-    Raises:
-        ModelError: a name cannot be packed, or the files are too large for source; the message says what is valid.
-    """
-    module = module_name(architecture)
-    in_package_file = _spec(module).submodule_search_locations  # the factory stands in a package's __init__.py
-    files = _all_of(module if in_package_file else module.rpartition(".")[0] or module)
-    for name in dict.fromkeys([*declared_packages(architecture), *further]):
+def pack_sources(architecture: str, names: Iterable[str], stage: Path, report: Callable[[str], None]) -> None:
+    """Copies packages and modules, those of the architecture's code, to a folder; a ModelError says why not."""
+    files: Files = {}
+    for name in dict.fromkeys(names):
         files |= _all_of(name)
     sizes = {place: file.stat().st_size if file else 0 for place, file in files.items()}
     if sum(sizes.values()) > _MOST_BYTES:
@@ -84,44 +74,7 @@ def pack_sources(architecture: str, further: Iterable[str], stage: Path, report:
 
 def _all_of(name: str) -> Files:
     """A package's folder, or a module's file, with the ``__init__.py`` of the packages above."""
-    _check_name(name)
-    spec = _spec(name)
-    above = PurePosixPath(*name.split(".")[:-1])
-    files: Files = {}
-    for depth in range(1, len(above.parts) + 1):
-        files |= _package_file(".".join(above.parts[:depth]))
-    folders = spec.submodule_search_locations
-    if folders is None:
-        source = Path(spec.origin or "")
-        if source.suffix != ".py" or not source.is_file():
-            raise ModelError(f"{name} cannot be packed: it has no source file, but {spec.origin}")
-        return files | {above / source.name: source}
-    # without __init__.py, which is empty where the folder has none, the server's package of that name would go first
-    files |= _package_file(name)
-    for folder in folders:
-        files |= {above / name.split(".")[-1] / place: file for place, file in _files_below(Path(folder)).items()}
-    return files
-
-
-def _package_file(package: str) -> Files:
-    spec = _spec(package)
-    return {PurePosixPath(*package.split("."), "__init__.py"): Path(spec.origin) if spec.origin else None}
-
-
-def _files_below(folder: Path) -> dict[PurePosixPath, Path]:
-    found = {}
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name != "__pycache__" and not name.startswith("."))
-        for path in (Path(parent, name) for name in folders):
-            if path.is_symlink():
-                raise ModelError(f"{path} is a link to a folder and cannot be packed, valid are folders")
-        for path in (Path(parent, name) for name in sorted(names)):
-            if path.suffix != ".pyc" and not path.name.startswith("."):
-                found[PurePosixPath(path.relative_to(folder))] = path
-    return found
-
-
-def _check_name(name: str) -> None:
+    *above, last = name.split(".")
     top = name.partition(".")[0]
     if top in _OURS:
         raise ModelError(f"{name} cannot be packed: {top} is this project's own name, valid is another")
@@ -130,13 +83,33 @@ def _check_name(name: str) -> None:
             f"{name} cannot be packed: it would replace the server's own {top}; valid are names that are neither in "
             "the standard library nor in what the server has installed"
         )
+    spec = _spec(name)
+    folders = spec.submodule_search_locations
+    # without __init__.py, which is empty where the folder has none, the server's package of that name would go first
+    files: Files = {}
+    for package in accumulate(above if folders is None else [*above, last], "{}.{}".format):
+        origin = _spec(package).origin
+        files[PurePosixPath(*package.split("."), "__init__.py")] = Path(origin) if origin else None
+    if folders is None:
+        source = Path(spec.origin or "")
+        if source.suffix != ".py" or not source.is_file():
+            raise ModelError(f"{name} cannot be packed: it has no source file, but {spec.origin}")
+        files[PurePosixPath(*above, source.name)] = source
+    for folder in map(Path, folders or ()):
+        for path in sorted(folder.rglob("*")):
+            place = path.relative_to(folder)
+            if path.suffix == ".pyc" or any(part == "__pycache__" or part[0] == "." for part in place.parts):
+                continue
+            if path.is_dir() and path.is_symlink():
+                raise ModelError(f"{path} is a link to a folder and cannot be packed, valid are folders")
+            if not path.is_dir():
+                files[PurePosixPath(*above, last, place)] = path
+    return files
 
 
 def _spec(name: str) -> ModuleSpec:
-    try:
+    with foreign_code(f"{name} cannot be packed: it cannot be found"):  # the packages above are imported
         spec = importlib.util.find_spec(name)
-    except (Exception, SystemExit) as error:  # the packages above are imported, which may raise anything
-        raise ModelError(f"{name} cannot be packed: it cannot be found ({error})") from error
     if spec is None:
         raise ModelError(f"{name} cannot be packed: it cannot be found; valid are importable packages and modules")
     return spec
@@ -145,39 +118,34 @@ def _spec(name: str) -> ModuleSpec:
 @functools.cache
 def server_libraries() -> frozenset[str]:
     """The importable names that every server has: of the standard library, of ``ROOTS`` and of their dependencies."""
-    distributions: set[str] = set()
-    waiting = [canonicalize_name(root) for root in ROOTS]
-    while waiting:
-        name = waiting.pop()
-        if name in distributions:
-            continue
-        distributions.add(name)
+    distributions = [canonicalize_name(root) for root in ROOTS]
+    for name in distributions:  # which grows
         with suppress(importlib.metadata.PackageNotFoundError):
-            for requirement in map(Requirement, importlib.metadata.requires(name) or []):
-                if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                    waiting.append(canonicalize_name(requirement.name))
+            needed = map(Requirement, importlib.metadata.requires(name) or [])
+            names = [one.name for one in needed if not one.marker or one.marker.evaluate({"extra": ""})]
+            distributions += {*map(canonicalize_name, names)} - {*distributions}
     installed = importlib.metadata.packages_distributions()
-    found = {name for name, owners in installed.items() if distributions & set(map(canonicalize_name, owners))}
+    found = {name for name, owners in installed.items() if set(distributions) & set(map(canonicalize_name, owners))}
     return frozenset(found | sys.stdlib_module_names | {"cv2"})
 
 
-def check_alone(stage: Path, architecture: str) -> Sequence[str]:
+def check_alone(stage: Path, architecture: str) -> list[str]:
     """Builds the network as the server will, in a new process that sees no source but that in the folder.
 
-    Returns:
-        The packages that the network's code imports, and that are neither packed nor on every server.
-
-    Raises:
-        ModelError: the network cannot be built from the packed source.
+    Returns the packages that the network's code needs, and that are neither packed nor on every server. A ModelError
+    says why the network cannot be built from the packed source.
     """
-    # -B: no .pyc files beside the source
-    command = [sys.executable, "-I", "-B", "-c", _LOAD, str(stage.resolve())]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        words = done.stderr.strip().splitlines() or ["without a word"]
-        raise ModelError(
-            f"{architecture} does not run with the source that is packed ({words[-1].removeprefix('refused: ')}); "
-            "name what is missing (pack=package), or in PACKED in its module"
-        )
-    loaded = json.loads(done.stdout.strip().splitlines()[-1])
-    return sorted(name for name in loaded if name not in server_libraries() and not name.startswith("_"))
+    installed, packed = importlib.metadata.packages_distributions(), {path.stem for path in stage.iterdir()}
+    foreign = sorted(set(installed) - server_libraries() - packed)
+    for hidden in (foreign, []):  # without the foreign packages, and if that fails with them
+        # -B: no .pyc files beside the source
+        command = [sys.executable, "-I", "-B", "-c", _LOAD, str(stage.resolve()), *hidden]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            loaded = json.loads(done.stdout.strip().splitlines()[-1])
+            return sorted(name for name in loaded if name not in server_libraries() and not name.startswith("_"))
+    words = done.stderr.strip().splitlines() or ["without a word"]
+    raise ModelError(
+        f"{architecture} does not run with the source that is packed ({words[-1].removeprefix(_REFUSED)}); "
+        "name what is missing (pack=package), or in PACKED in its module"
+    )

@@ -1,32 +1,24 @@
 """Attention in which biases, masks and scales, which do not depend on the picture, are constants.
 
-torchvision's modules compute queries, keys and values in one product and select from it, and make the masks of shifted
-windows anew in every run; the backward passes of both are scatters. Here queries, keys and values have a linear layer
-each, and masks are part of the bias.
-
-Vision transformer: Dosovitskiy et al. 2021, arXiv 2010.11929. Swin: Liu et al. 2021, arXiv 2103.14030, and (cosine
-attention) 2022, arXiv 2111.09883. MaxViT: Tu et al. 2022, arXiv 2204.01697.
+torchvision's modules compute queries, keys and values in one product, and the masks of shifted windows in every run;
+the backward passes of both are scatters. Here queries, keys and values have a layer each, and masks are in the bias.
+ViT: Dosovitskiy et al., arXiv 2010.11929; Swin: Liu et al., 2103.14030, 2111.09883; MaxViT: Tu et al., 2204.01697.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.maxvit import RelativePositionalMultiHeadAttention
-from torchvision.models.swin_transformer import (
-    PatchMerging,
-    PatchMergingV2,
-    ShiftedWindowAttention,
-    ShiftedWindowAttentionV2,
-)
+from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2
 from torchvision.models.vision_transformer import EncoderBlock
 
 from export.simplify.copying import copy_of
 from export.simplify.flatten import NotApplicable
 
-_SIZED = ShiftedWindowAttention | PatchMerging | PatchMergingV2  # what is replaced by modules for maps of one size
-_REPLACED = _SIZED | RelativePositionalMultiHeadAttention | EncoderBlock
+_REPLACED = ShiftedWindowAttention | RelativePositionalMultiHeadAttention | EncoderBlock
 _MASKED = -100.0  # torchvision's score for tokens that are neighbours because of the shift only
 _LARGEST_SCALE = 100.0  # torchvision's limit for cosine attention
 
@@ -48,28 +40,17 @@ class Attention(nn.Module):
         bias: Tensor | None = None,
         cosine_scale: Tensor | None = None,
     ) -> None:
-        """Splits the product that gives queries, keys and values.
+        """Splits the product with ``weight`` (3 · C, C) and ``weight_bias`` (3 · C): queries, keys and values.
 
-        Args:
-            weight: (3 · C, C), the product's weight: queries, keys and values.
-            weight_bias: (3 · C), the product's bias.
-            merge: the layer that mixes the heads' results.
-            heads: the number of heads, a divisor of C.
-            scale: multiplies q · kᵀ, unless there is a ``cosine_scale``.
-            bias: (…, heads, T, T), added to the scores.
-            cosine_scale: (heads, 1, 1), multiplies the cosine of q and k, which takes the place of q · kᵀ.
+        ``merge`` mixes the results of the heads. ``scale`` multiplies q · kᵀ, and ``bias`` (…, heads, T, T) is added to
+        it. With ``cosine_scale`` (heads, 1, 1), which multiplies it, the cosine of q and k takes the place of q · kᵀ.
         """
         super().__init__()
-        scales = (scale if cosine_scale is None else 1.0, 1.0, 1.0)
-        weights = [part * by for part, by in zip(weight.chunk(3), scales, strict=True)]
-        biases = (
-            [None] * 3
-            if weight_bias is None
-            else [part * by for part, by in zip(weight_bias.chunk(3), scales, strict=True)]
-        )
-        self.query, self.key, self.value = map(_linear, weights, biases)
-        self.merge = merge
-        self.heads = heads
+        scales = torch.ones_like(weight[:, 0])
+        scales[: len(scales) // 3] = scale
+        biases = (torch.zeros_like(scales) if weight_bias is None else weight_bias * scales).chunk(3)
+        self.query, self.key, self.value = map(_linear, (weight * scales[:, None]).chunk(3), biases)
+        self.merge, self.heads = merge, heads
         self.register_buffer("bias", bias)
         self.register_buffer("cosine_scale", cosine_scale)
 
@@ -93,9 +74,7 @@ class Attention(nn.Module):
 class SelfAttention(Attention):
     """Replaces an ``nn.MultiheadAttention`` that is called with the same tokens three times."""
 
-    def forward(  # type: ignore[override]
-        self, query: Tensor, _key: Tensor, _value: Tensor, need_weights: bool = False
-    ) -> tuple[Tensor, None]:
+    def forward(self, query: Tensor, *_others: Any, need_weights: bool = False) -> tuple[Tensor, None]:  # type: ignore[override]
         """(N, T, C) to (N, T, C); the weights are None."""
         return super().forward(query), None
 
@@ -106,10 +85,7 @@ class WindowAttention(nn.Module):
     def __init__(self, attention: Attention, size: tuple[int, int], window: list[int], shift: list[int]) -> None:
         """Takes the sizes of the map, of the windows and of the shift, each (rows, columns), in cells."""
         super().__init__()
-        self.attention = attention
-        self.size = size
-        self.window = window
-        self.shift = shift
+        self.attention, self.size, self.window, self.shift = attention, size, window, shift
         self.missing = [-cells % side for cells, side in zip(size, window, strict=True)]  # up to whole windows
 
     def forward(self, cells: Tensor) -> Tensor:
@@ -130,65 +106,32 @@ class WindowAttention(nn.Module):
         return moved[:, :height, :width] if any(self.missing) else moved
 
 
-class JoinedPatches(nn.Module):
-    """Joins the channels of each 2 by 2 cells by reshaping instead of strided slices, then mixes them."""
-
-    def __init__(self, merging: PatchMerging | PatchMergingV2, size: tuple[int, int]) -> None:
-        """Takes torchvision's layer and the size (rows, columns) of the layer's map, in cells."""
-        super().__init__()
-        self.norm = merging.norm
-        self.reduction = merging.reduction
-        self.norm_first = isinstance(merging, PatchMerging)
-        self.missing = [cells % 2 for cells in size]
-        self.size = [-(-cells // 2) for cells in size]
-
-    def forward(self, cells: Tensor) -> Tensor:
-        """(N, H, W, C) to (N, H/2, W/2, 2C)."""
-        if any(self.missing):
-            cells = F.pad(cells, (0, 0, 0, self.missing[1], 0, self.missing[0]))
-        patches = cells.reshape(-1, self.size[0], 2, self.size[1], 2, cells.shape[3])
-        joined = patches.permute(0, 1, 3, 4, 2, 5).flatten(3)  # in a patch: down the first column, then the second
-        found: Tensor = self.reduction(self.norm(joined)) if self.norm_first else self.norm(self.reduction(joined))
-        return found
-
-
 def with_constants(module: nn.Module, example: Tensor) -> nn.Module:
     """A copy in which the classes of this module replace the attention of torchvision's transformers.
 
-    The copy takes pictures of the example's size alone.
-
-    Raises:
-        NotApplicable: the network has no such layers.
+    The copy takes pictures of the example's size alone. NotApplicable if the network has no such layers.
     """
     if not any(isinstance(layer, _REPLACED) for layer in module.modules()):
         raise NotApplicable("there is nothing to change")
     changed = copy_of(module)
     sizes: dict[nn.Module, tuple[int, int]] = {}  # rows and columns of the maps (N, H, W, C) that arrive at layers
     for layer in changed.modules():
-        if isinstance(layer, _SIZED):  # which do not stay, and neither do their hooks
+        if isinstance(layer, ShiftedWindowAttention):  # which do not stay, and neither do their hooks
             layer.register_forward_pre_hook(lambda layer, inputs: sizes.update({layer: inputs[0].shape[1:3]}))
     with torch.no_grad():
         changed(example)
     for path, layer in list(changed.named_modules()):
         if isinstance(layer, ShiftedWindowAttention):
             changed.set_submodule(path, _window_attention(layer, sizes[layer]))
-        elif isinstance(layer, PatchMerging | PatchMergingV2):
-            changed.set_submodule(path, JoinedPatches(layer, sizes[layer]))
         elif isinstance(layer, RelativePositionalMultiHeadAttention):
-            changed.set_submodule(path, _relative_attention(layer))
-        elif isinstance(layer, EncoderBlock) and isinstance(layer.self_attention, nn.MultiheadAttention):
-            changed.set_submodule(f"{path}.self_attention", _self_attention(layer.self_attention))
+            qkv, bias = layer.to_qkv, layer.get_relative_positional_bias()
+            new = Attention(qkv.weight, qkv.bias, layer.merge, layer.n_heads, scale=layer.scale_factor, bias=bias)
+            changed.set_submodule(path, new)
+        elif isinstance(layer, EncoderBlock) and isinstance(own := layer.self_attention, nn.MultiheadAttention):
+            scale = 1 / math.sqrt(own.embed_dim // own.num_heads)
+            new = SelfAttention(own.in_proj_weight, own.in_proj_bias, own.out_proj, own.num_heads, scale=scale)
+            changed.set_submodule(f"{path}.self_attention", new)
     return changed.eval().requires_grad_(False)
-
-
-def _self_attention(layer: nn.MultiheadAttention) -> SelfAttention:
-    scale = 1 / math.sqrt(layer.embed_dim // layer.num_heads)
-    return SelfAttention(layer.in_proj_weight, layer.in_proj_bias, layer.out_proj, layer.num_heads, scale=scale)
-
-
-def _relative_attention(layer: RelativePositionalMultiHeadAttention) -> Attention:
-    qkv, bias = layer.to_qkv, layer.get_relative_positional_bias()
-    return Attention(qkv.weight, qkv.bias, layer.merge, layer.n_heads, scale=layer.scale_factor, bias=bias)
 
 
 def _window_attention(layer: ShiftedWindowAttention, size: tuple[int, int]) -> WindowAttention:
@@ -199,12 +142,12 @@ def _window_attention(layer: ShiftedWindowAttention, size: tuple[int, int]) -> W
     if any(shift):
         bias = bias + _mask(size, window, shift)[:, None].to(bias)
     qkv, weight_bias, cosine_scale = layer.qkv, layer.qkv.bias, None
+    scale = (qkv.in_features // layer.num_heads) ** -0.5
     if isinstance(layer, ShiftedWindowAttentionV2):
-        cosine_scale = layer.logit_scale.clamp(max=math.log(_LARGEST_SCALE)).exp()
+        scale, cosine_scale = 1.0, layer.logit_scale.clamp(max=math.log(_LARGEST_SCALE)).exp()
         if weight_bias is not None:
             query, key, value = weight_bias.chunk(3)
             weight_bias = torch.cat([query, torch.zeros_like(key), value])
-    scale = (qkv.in_features // layer.num_heads) ** -0.5
     constants = {"scale": scale, "bias": bias, "cosine_scale": cosine_scale}
     attention = Attention(qkv.weight, weight_bias, layer.proj, layer.num_heads, **constants)
     return WindowAttention(attention, size, window, shift)
@@ -212,17 +155,13 @@ def _window_attention(layer: ShiftedWindowAttention, size: tuple[int, int]) -> W
 
 def _mask(size: tuple[int, int], window: list[int], shift: list[int]) -> Tensor:
     """(windows, T, T): 0 between tokens of the same part of the map, ``_MASKED`` between tokens of different parts."""
-    rows, columns = (_parts(-(-size[i] // window[i]) * window[i], window[i], shift[i]) for i in range(2))
-    part = 3 * rows[:, None] + columns[None, :]  # the part that each cell of the shifted map belongs to
+    sides = [-(-cells // side) * side for cells, side in zip(size, window, strict=True)]
+    # whether the shift brought a row or column from the other edge: 4 parts
+    rows, columns = (torch.arange(side) >= side - step for side, step in zip(sides, shift, strict=True))
+    part = 2 * rows[:, None] + columns[None, :]
     windows = part.reshape(len(rows) // window[0], window[0], len(columns) // window[1], window[1])
     tokens = windows.permute(0, 2, 1, 3).reshape(-1, window[0] * window[1])
     return torch.where(tokens[:, None, :] == tokens[:, :, None], 0.0, _MASKED)
-
-
-def _parts(cells: int, window: int, shift: int) -> Tensor:
-    """(cells,): 0 before the last window, 2 for cells that the shift brought from the other edge, 1 between these."""
-    place = torch.arange(cells)
-    return (place >= cells - window).long() + (place >= cells - shift).long() if shift else torch.zeros_like(place)
 
 
 def _unit_length(vectors: Tensor) -> Tensor:
@@ -230,9 +169,7 @@ def _unit_length(vectors: Tensor) -> Tensor:
     return vectors * (vectors * vectors).sum(-1, keepdim=True).clamp(min=1e-24).rsqrt()
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=weight.dtype, device=weight.device)
-    layer.weight = nn.Parameter(weight.clone())
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.clone())
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.weight, layer.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
     return layer

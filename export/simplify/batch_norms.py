@@ -3,14 +3,11 @@
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from export.simplify.channels import called_once
+from export.simplify.flatten import called_once
 
 
 def fold_batch_norms(network: fx.GraphModule) -> int:
-    """Folds the batch norms that alone read a convolution, in place, and counts them; both must be called once.
-
-    The network is flat, see ``flatten``.
-    """
+    """Folds a flat network's batch norms that alone read a convolution, both called once, in place; counts them."""
     layers, count = called_once(network), 0
     for node, norm in layers.items():
         before = node.args[0]

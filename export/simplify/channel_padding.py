@@ -3,11 +3,15 @@
 Exact: an added channel is zero behind a convolution and its ReLU, and the next convolution multiplies it by zero.
 """
 
-from torch import fx, nn
+from collections.abc import Mapping
 
-from export.simplify.channels import NOTHING, behind, called_once, reorder_inputs, reorder_outputs, way_to_dense
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from export.simplify.flatten import called_once
 
 MULTIPLE = 16  # float32 values in an AVX-512 register; ONNX Runtime's blocked layout has 8 or 16 channels in a block
+_ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.Identity)  # the layers that keep zeros zero and mix no values
 
 
 def pad_channels(network: fx.GraphModule) -> int:
@@ -19,12 +23,49 @@ def pad_channels(network: fx.GraphModule) -> int:
     """
     layers, count = called_once(network), 0
     for node, first in layers.items():
-        way = way_to_dense(layers, behind(node))
+        way = _way_to_dense(layers, node)
         if not way or not isinstance(first, nn.Conv2d) or first.groups > 1 or first.out_channels % MULTIPLE == 0:
             continue
-        wide = [*range(first.out_channels), *[NOTHING] * (-first.out_channels % MULTIPLE)]
-        for layer in (first, *way[:-1]):
-            reorder_outputs(layer, wide)
-        reorder_inputs(way[-1], wide)
+        (*between, last), more = way, -first.out_channels % MULTIPLE
+        for convolution in (first, *between):
+            _add_outputs(convolution, more)
+        last.weight = _padded(last.weight, (0, 0, 0, 0, 0, more))
+        last.in_channels += more
         count += 1
     return count
+
+
+def _way_to_dense(layers: Mapping[fx.Node, nn.Module], node: fx.Node) -> list[nn.Conv2d]:
+    """The convolutions behind a node up to the first dense one, which reads all channels; that one included.
+
+    The list is empty if anything but activations and depthwise convolutions comes first, or a second reader.
+    """
+    way: list[nn.Conv2d] = []
+    while len(node.users) == 1:
+        (node,) = node.users
+        layer = layers.get(node)
+        if isinstance(layer, nn.Conv2d) and (layer.groups == 1 or _is_depthwise(layer)):
+            way.append(layer)
+            if layer.groups == 1:
+                return way
+        elif type(layer) not in _ELEMENTWISE:
+            break
+    return []
+
+
+def _is_depthwise(layer: nn.Conv2d) -> bool:
+    """Whether every output channel reads the one input channel of its own number."""
+    return 1 < layer.groups == layer.in_channels == layer.out_channels
+
+
+def _add_outputs(layer: nn.Conv2d, more: int) -> None:
+    """Adds output channels of zeros; a depthwise convolution gets input channels, too."""
+    if _is_depthwise(layer):
+        layer.in_channels = layer.groups = layer.groups + more
+    layer.weight = _padded(layer.weight, (0, 0, 0, 0, 0, 0, 0, more))
+    layer.bias = None if layer.bias is None else _padded(layer.bias, (0, more))
+    layer.out_channels += more
+
+
+def _padded(values: Tensor, behind: tuple[int, ...]) -> nn.Parameter:
+    return nn.Parameter(F.pad(values.detach(), behind), requires_grad=False)

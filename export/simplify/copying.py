@@ -18,7 +18,11 @@ def copy_of(module: Network) -> Network:
     try:
         return copy.deepcopy(module)
     except Exception:  # the class of a kept object may raise anything
-        return copy.deepcopy(module, _shared(module))
+        apart = ("_parameters", "_buffers", "_modules")
+        kept = [value for layer in module.modules() for name, value in vars(layer).items() if name not in apart]
+        shared = {id(value): value for value in kept if not _copies(value)}
+        detached = {key: value.detach() for key, value in shared.items() if isinstance(value, torch.Tensor)}
+        return copy.deepcopy(module, shared | detached)
 
 
 def without_parametrizations(module: Network) -> Network:
@@ -30,15 +34,6 @@ def without_parametrizations(module: Network) -> Network:
         for name, value in values.items():
             layer.register_parameter(name, nn.Parameter(value, requires_grad=False))
     return module
-
-
-def _shared(module: nn.Module) -> dict[int, Any]:
-    memo: dict[int, Any] = {}
-    for layer in module.modules():
-        for name, value in vars(layer).items():
-            if name not in ("_parameters", "_buffers", "_modules") and not _copies(value):
-                memo[id(value)] = value.detach() if isinstance(value, torch.Tensor) else value
-    return memo
 
 
 def _copies(value: Any) -> bool:

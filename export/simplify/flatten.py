@@ -1,11 +1,13 @@
 """Turns a network into one flat graph that calls its leaf modules, and marks the outputs of explained layers."""
 
+from collections import Counter
 from typing import Any
 
 from torch import fx, nn
 
 from export.simplify.copying import copy_of
 from handler.errors import in_one_line
+from handler.model.onnx_network import Operator
 
 MARK = "explained_layer_{}"  # the module of a flat graph that returns the output of a layer, by the layer's number
 _VIEWS = {"chunk", "split", "view", "reshape", "transpose", "permute", "contiguous", "flatten", "getitem", "squeeze"}
@@ -23,12 +25,10 @@ def flatten(module: nn.Module, *layers: str) -> fx.GraphModule:
     """A copy of a network as one graph of calls of its leaf modules; the modules keep their paths.
 
     Activations in place return a new tensor, unless others read the tensor that they change, or share its memory.
-    ``MARK.format(0)`` returns the output of the first of ``layers``.
-
-    Raises:
-        NotApplicable: the network cannot be traced, keeps what it computes, or a layer does not run.
+    ``MARK.format(0)`` returns the output of the first of ``layers``. NotApplicable if the network cannot be traced,
+    keeps what it computes, or a layer does not run.
     """
-    root = copy_of(module)
+    root = _with_hooks(copy_of(module))
     marks = {MARK.format(number): layer for number, layer in enumerate(layers)}
     tracer = _MarkingTracer({root.get_submodule(layer): mark for mark, layer in marks.items()})
     try:
@@ -47,10 +47,37 @@ def flatten(module: nn.Module, *layers: str) -> fx.GraphModule:
     return network
 
 
+def called_once(network: fx.GraphModule) -> dict[fx.Node, nn.Module]:
+    """The modules that a flat graph calls exactly once, by the node that calls them."""
+    calls = [node for node in network.graph.nodes if node.op == "call_module"]
+    times = Counter(node.target for node in calls)
+    return {node: network.get_submodule(str(node.target)) for node in calls if times[node.target] == 1}
+
+
+def _with_hooks(root: nn.Module) -> nn.Module:
+    """A copied network whose own hooks are part of its forward, the only part of it that torch.fx traces."""
+    hooks, own = list(root._forward_hooks.values()), type(root)
+    root._forward_hooks.clear()
+
+    def forward(self: nn.Module, pictures: Any) -> Any:
+        returned = own.forward(self, pictures)
+        for hook in hooks:
+            changed = hook(self, (pictures,), returned)
+            returned = returned if changed is None else changed
+        return returned
+
+    if hooks:
+        root.__class__ = type(own.__name__, (own,), {"forward": forward})
+    return root
+
+
 class _MarkingTracer(fx.Tracer):
     def __init__(self, marks: dict[nn.Module, str]) -> None:
         super().__init__()
         self._marks = marks
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, Operator) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         output = super().call_module(m, forward, args, kwargs)
@@ -58,22 +85,18 @@ class _MarkingTracer(fx.Tracer):
 
 
 def _make_functional(network: fx.GraphModule) -> None:
-    in_place = [node for node in network.graph.nodes if _in_place(network, node)]
+    nodes = network.graph.nodes
+    called: dict[Any, Any] = {node: network.get_submodule(node.target) for node in nodes if node.op == "call_module"}
+    in_place = [node for node in nodes if getattr(called.get(node), "inplace", node.kwargs.get("inplace"))]
     kept = {node.target for node in in_place if not _changes_for_itself(node)}
     for node in in_place:
         if node.target in kept:
             continue
-        if node.op == "call_module":
-            network.get_submodule(str(node.target)).inplace = False  # type: ignore[assignment]
+        if node in called:
+            called[node].inplace = False
         else:
             node.kwargs = {**node.kwargs, "inplace": False}
     network.recompile()
-
-
-def _in_place(network: fx.GraphModule, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return bool(getattr(network.get_submodule(str(node.target)), "inplace", False))
-    return bool(node.kwargs.get("inplace"))
 
 
 def _changes_for_itself(node: fx.Node) -> bool:

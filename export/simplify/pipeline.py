@@ -13,7 +13,7 @@ from export.simplify.channel_padding import pad_channels
 from export.simplify.copying import copy_of, without_parametrizations
 from export.simplify.flatten import MARK, NotApplicable, flatten
 from handler.autograd.channel_layout import ChannelLayout
-from handler.autograd.tape import Gradients, Tape, differentiate, record
+from handler.autograd.tape import differentiate, record
 from handler.errors import Unprocessable, in_one_line
 from handler.explanation.evidence import Needs
 
@@ -29,23 +29,18 @@ class Simplified:
     """A copy of a network."""
 
     network: nn.Module
-    layers: tuple[str, ...]  # paths of the modules in ``network`` that return the layers' outputs
+    views: Mapping[str, ChannelLayout]  # by the paths of the modules in ``network`` that return the layers' outputs
     steps: tuple[str, ...]  # the steps that were applied, in words
 
 
 def simplified(module: nn.Module, views: Mapping[str, ChannelLayout], example: torch.Tensor) -> Simplified:
-    """A flat copy with attention simplified, batch norms folded and channels padded.
+    """A flat copy of a network in eval mode, with attention simplified, batch norms folded and channels padded.
 
     A step is left out if it does not fit the network, or if it changes scores, evidence or the guided gradient of the
-    example.
-
-    Args:
-        module: in eval mode; left as it is.
-        views: paths of the layers whose own output matters, and how it becomes a map (N, C, h, w).
-        example: pictures (N, 3, H, W), N at least 2.
+    ``example``, pictures (N, C, H, W), N at least 2. ``views`` are the layers whose own output matters.
     """
-    best, paths = without_parametrizations(copy_of(module).eval().requires_grad_(False)), tuple(views)
-    marks = tuple(MARK.format(number) for number in range(len(paths)))
+    best, marked = without_parametrizations(copy_of(module).eval().requires_grad_(False)), views
+    by_mark = {MARK.format(number): view for number, view in enumerate(views.values())}
     expected = _answers(best, views, example)
     steps: tuple[tuple[str, Callable[[nn.Module], nn.Module]], ...] = (
         ("attention simplified", lambda network: with_constants(network, example)),
@@ -57,22 +52,18 @@ def simplified(module: nn.Module, views: Mapping[str, ChannelLayout], example: t
     for name, step in steps:
         try:
             changed = step(best)
-            then = marks if isinstance(changed, fx.GraphModule) else tuple(views)
-            _check_alike(changed, dict(zip(then, views.values(), strict=True)), example, expected)
+            then = by_mark if isinstance(changed, fx.GraphModule) else views
+            _check_alike(changed, then, example, expected)
         except NotApplicable as why:
             logger.info("not %s: %s", name, why)
             continue
-        best, paths = changed, then
+        best, marked = changed, then
         done.append(name)
-    return Simplified(best, paths, tuple(done))
+    return Simplified(best, marked, tuple(done))
 
 
 def rewritten(network: nn.Module, rewrite: Callable[[fx.GraphModule], int]) -> fx.GraphModule:
-    """A copy of a flat network that ``rewrite`` changed in place.
-
-    Raises:
-        NotApplicable: the network is not flat, or nothing was changed.
-    """
+    """A copy of a network that ``rewrite`` changed in place; NotApplicable if it is not flat, or if nothing changed."""
     if not isinstance(network, fx.GraphModule):
         raise NotApplicable("the network is not flat, because an earlier step did not apply")
     changed = copy_of(network)
@@ -86,18 +77,12 @@ def rewritten(network: nn.Module, rewrite: Callable[[fx.GraphModule], int]) -> f
 def _answers(module: nn.Module, views: Mapping[str, ChannelLayout], example: torch.Tensor) -> list[torch.Tensor]:
     """Scores, and for each picture's top class the evidence at the layers and the guided gradient, if it is defined."""
     try:
-        tape, found = _explained(module, views, example, Needs(layers=tuple(views), guided=True))
+        tape = record(module, example, Needs(layers=tuple(views), guided=True), views)
     except Unprocessable:
-        tape, found = _explained(module, views, example, Needs(layers=tuple(views)))
-    answers = [tape.scores, *tape.layers.values(), *found.layers.values()]
-    return [answer.detach() for answer in (*answers, found.guided) if answer is not None]
-
-
-def _explained(
-    module: nn.Module, views: Mapping[str, ChannelLayout], example: torch.Tensor, needs: Needs
-) -> tuple[Tape, Gradients]:
-    tape = record(module, example, needs, views)
-    return tape, differentiate(tape, tape.scores.max(dim=1).values.sum())
+        tape = record(module, example, Needs(layers=tuple(views)), views)
+    found = differentiate(tape, tape.scores.max(dim=1).values.sum())
+    answers = [tape.scores, *tape.layers.values(), *found.layers.values(), *found.at_input.values()]
+    return [answer.detach() for answer in answers]
 
 
 def _check_alike(

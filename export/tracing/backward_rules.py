@@ -1,15 +1,12 @@
 """Replaces ATen's backward operators, which ONNX lacks, by forward operators: one short function per rule.
 
-A trace of the explanation (``make_fx``) contains backward operators. ``backward_rules`` is the decomposition table that
-replaces them by convolutions, matrix products, comparisons and sums, which every ONNX runtime has. The rules define
-gradients at inputs only, because parameters are frozen.
-
-Runtimes are fastest at products with masks and matrices of zeros and ones. Such a product is NaN where zero meets an
-infinite gradient, and PyTorch has zero there; so rules with a parameter ``poles`` use other operators where gradients
-can be infinite.
+The rules define gradients at inputs only, because parameters are frozen. Runtimes are fastest at products with masks
+and matrices of zeros and ones. Such a product is NaN where zero meets an infinite gradient, and PyTorch has zero there;
+so rules with a parameter ``poles`` use other operators where gradients can be infinite.
 """
 
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import zip_longest
@@ -41,48 +38,30 @@ def rule(operator: Any) -> Callable[[Rule], Rule]:
 def backward_rules(*, poles: bool = True) -> dict[Any, Rule]:
     """The decomposition table for ``make_fx``: operator overload to function.
 
-    The table has the rules of this module, and torch's own decompositions of all other backward operators.
+    The table has the rules of this module, and torch's own of all other backward operators, and of one that ONNX lacks.
     ``poles`` says whether gradients can be infinite, see ``export.tracing.poles``.
     """
     own = {
         operator: partial(function, poles=poles) if "poles" in inspect.signature(function).parameters else function
         for operator, function in _RULES.items()
     }
-    torchs = {name: how for name, how in global_decomposition_table["post_autograd"].items() if _is_served(str(name))}
-    return {**torchs, **own}
-
-
-def _is_served(operator: str) -> bool:
-    """Whether torch's own decomposition is taken: of backward operators, and of one that ONNX lacks."""
-    return "backward" in operator or operator == "aten.roll.default"
+    known = global_decomposition_table["post_autograd"]
+    torchs = {operator: known[operator] for operator in known if "backward" in str(operator)}
+    return {aten.roll.default: known[aten.roll.default], **torchs, **own}
 
 
 @rule(aten.convolution_backward.default)
 def convolution_backward(
-    gradient: Tensor,
-    inputs: Tensor,
-    weight: Tensor,
-    _bias_sizes: list[int] | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    transposed: bool,
-    _output_padding: list[int],
-    groups: int,
-    output_mask: list[bool],
-    *,
-    poles: bool,
+    gradient: Tensor, inputs: Tensor, weight: Tensor, *options: Any, poles: bool
 ) -> tuple[Tensor | None, None, None]:
-    """dL/dx of a convolution.
+    """dL/dx of a convolution; the gradient at the weight or the bias is a NotImplementedError.
 
     At stride 1 dL/dx is a convolution with the transposed, flipped kernel, which runtimes compute two to three times
     faster than a transposed convolution. The same convolution serves larger strides in two cases: depthwise
     convolutions take gradients with zeros between them, and kernels of one cell get the zeros afterwards. Every other
     case is a transposed convolution.
-
-    Raises:
-        NotImplementedError: the gradient at the weight or the bias is asked for.
     """
+    _bias_sizes, stride, padding, dilation, transposed, _output_padding, groups, output_mask = options
     if output_mask[1] or output_mask[2]:
         raise NotImplementedError("the gradient at weights")
     if transposed:
@@ -90,16 +69,14 @@ def convolution_backward(
         return found, None, None
     size, kernel = inputs.shape[2:], weight.shape[2:]
     padding = padding * (len(size) // len(padding))  # "valid" is [0]
-    reach = [dilation[i] * (kernel[i] - 1) for i in range(len(size))]
-    around = [reach[i] - padding[i] for i in range(len(size))]
+    axes = range(len(size))
+    reach = [dilation[i] * (kernel[i] - 1) for i in axes]
+    around = [reach[i] - padding[i] for i in axes]
     strided, depthwise = any(step > 1 for step in stride), groups == inputs.shape[1] > 1
     small = all(cells == 1 for cells in kernel) and not any(padding)
     direct = not strided or (not poles and (depthwise or small))
     if len(size) != 2 or min(around) < 0 or not direct:
-        missing = [
-            size[i] - ((gradient.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + reach[i] + 1)
-            for i in range(len(size))
-        ]
+        missing = [size[i] - ((gradient.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + reach[i] + 1) for i in axes]
         spread = aten.convolution(gradient, weight, None, stride, padding, dilation, True, missing, groups)
         return spread, None, None
     mirrored = _transposed_kernel(weight, groups)
@@ -181,10 +158,7 @@ def adaptive_max_pool2d(inputs: Tensor, output_size: Sequence[int]) -> tuple[Ten
 
 
 def _filled(size: int, count: int) -> list[list[int]]:
-    """The cells of adaptive pooling's windows, from floor(k·n/m) up to ceil((k+1)·n/m) of n.
-
-    They are filled up to the same number by repeating each window's first cell.
-    """
+    """The cells of adaptive pooling's windows, floor(k·n/m) to ceil((k+1)·n/m) of n, filled up by their first cells."""
     windows = [list(range(k * size // count, -(-(k + 1) * size // count))) for k in range(count)]
     most = max(map(len, windows))
     return [window[:1] * (most - len(window)) + window for window in windows]
@@ -193,10 +167,8 @@ def _filled(size: int, count: int) -> list[list[int]]:
 def _resampled(forward: Rule, gradient: Tensor, *given: Any, poles: bool) -> Tensor:
     """dL/dx of an operator that is linear, and separable by the axes of maps (N, C, *size): pooling, padding, resizing.
 
-    ``given`` are the inputs and options, or, of resizing, the output's size, the input's shape and options.
-
-    Raises:
-        NotImplementedError: the operator is not separable.
+    ``given`` are the inputs and options, or, of resizing, the output's size, the input's shape and options. An operator
+    that is not separable raises NotImplementedError.
     """
     if isinstance(given[0], Tensor):
         size, options = list(given[0].shape[2:]), given[1:] or (gradient.shape[2:],)  # adaptive pooling has no options
@@ -230,22 +202,42 @@ def avg_pool2d(inputs: Tensor, *options: Any) -> Any:
     return inputs
 
 
+@rule(aten.cumprod.default)
+def cumprod(inputs: Tensor, dim: int) -> Tensor:
+    """The products up to each place of an axis, which ONNX lacks and the gradient of a product needs."""
+    reached = torch.ones(inputs.shape[dim], inputs.shape[dim], dtype=torch.bool).tril()
+    return torch.where(reached, inputs.movedim(dim, -1).unsqueeze(-2), 1.0).prod(-1).movedim(-1, dim)
+
+
+@rule(aten.grid_sampler_2d_backward.default)
+def grid_sampler_backward(
+    gradient: Tensor, inputs: Tensor, grid: Tensor, mode: int, padding: int, aligned: bool, mask: list[bool]
+) -> tuple[Tensor, Tensor]:
+    """dL/dx and dL/d grid (N, h, w, 2) of bilinear sampling with zeros outside, by the four cells around each place."""
+    if mode or padding:
+        raise NotImplementedError("sampling other than bilinear, with zeros outside")
+    size = torch.tensor([inputs.shape[3], inputs.shape[2]], dtype=grid.dtype)
+    half = (size - 1 if aligned else size) / 2
+    place = grid * half + (size - 1) / 2
+    found, slope = torch.zeros_like(inputs).flatten(2), torch.zeros_like(grid)
+    for corner in itertools.product((0.0, 1.0), repeat=2):
+        cell = place.floor() + torch.tensor(corner)
+        part = 1 - (place - cell).abs()
+        inside = ((cell >= 0) & (cell < size)).all(-1).to(grid.dtype)
+        inner = torch.minimum(cell.clamp(min=0), size - 1).to(torch.int64)
+        index = (inner[..., 1] * inputs.shape[3] + inner[..., 0]).flatten(1)[:, None].expand(-1, inputs.shape[1], -1)
+        found = found.scatter_add(2, index, (gradient * (part.prod(-1) * inside)[:, None]).flatten(2))
+        value = (inputs.flatten(2).gather(2, index).reshape(gradient.shape) * gradient).sum(1) * inside
+        slope = slope + (value[..., None] * part.flip(-1) * (2 * torch.tensor(corner) - 1))
+    return found.reshape(inputs.shape), slope * half
+
+
 @rule(aten.unfold_backward.default)
 def unfold_backward(gradient: Tensor, sizes: list[int], dim: int, size: int, step: int, *, poles: bool) -> Tensor:
     """dL/dx of windows along one axis, whose cells are the last axis."""
     starts = [window * step for window in range(gradient.shape[dim])]
     matrix = [[float(cell == start + k) for cell in range(sizes[dim])] for start in starts for k in range(size)]
     return (_gathered if poles else _multiplied)(gradient.movedim(-1, dim + 1).flatten(dim, dim + 1), matrix, dim)
-
-
-@rule(aten._fused_rms_norm_backward.default)
-def rms_norm_backward(
-    gradient: Tensor, inputs: Tensor, shape: list[int], scale: Tensor, weight: Tensor | None, _mask: list[bool]
-) -> tuple[Tensor, None]:
-    """dL/dx of ``x / rms(x) * weight``, whose ``scale`` is ``1 / rms(x)``."""
-    weighted, normed = gradient if weight is None else gradient * weight, inputs * scale
-    mean = (weighted * normed).mean(tuple(range(-len(shape), 0)), keepdim=True)
-    return scale * (weighted - normed * mean), None
 
 
 def _matrices(forward: Rule, size: list[int]) -> list[list[list[float]]]:

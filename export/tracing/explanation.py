@@ -5,7 +5,6 @@ its hooks. The rules of ``backward_rules`` replace the operators that ONNX lacks
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
@@ -14,7 +13,6 @@ from torch import fx, nn
 from export.errors import NotExportableError, network_code
 from export.simplify.pipeline import simplified
 from export.tracing.backward_rules import backward_rules
-from export.tracing.exportable import check_exportable
 from export.tracing.gate_biases import gate_by_bias
 from export.tracing.poles import has_poles
 from export.tracing.trace import trace_batch
@@ -45,56 +43,36 @@ def needs_of_kind(classifier: Classifier, kind: str) -> Needs:
 
 def example_of(classifier: Classifier, kind: str = KIND_EXPLANATION) -> tuple[torch.Tensor, ...]:
     """Two pictures, and the other inputs of a kind of graph, to trace with."""
-    side, rng = classifier.preprocessing.crop_size, torch.Generator().manual_seed(0)
-    pictures = torch.randn(2, 3, side, side, generator=rng)
+    rng = torch.Generator().manual_seed(0)
+    pictures = torch.randn(2, *classifier.preprocessing.shape, generator=rng)
     if kind == KIND_BEHIND:
         return pictures, torch.randn(2, *classifier.layers[classifier.default_layer], generator=rng)
     return pictures, torch.tensor([TOP, 0]), torch.zeros(2, len(classifier.labels))
 
 
 def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> fx.GraphModule:
-    """Traces a kind of graph, mostly the explanation of pictures, targets and class weights, with a symbolic batch.
-
-    Raises:
-        NoRuleError: the trace has backward operators without a rule.
-        NotExportableError: the network cannot be traced, or is too large for one file.
-    """
-    check_exportable(classifier)
-    example, *_ = example_of(classifier)
-    with network_code(f"{classifier.architecture} cannot be explained"):
+    """Traces a kind of graph with a symbolic batch; raises NoRuleError, or NotExportableError if it fails elsewhere."""
+    module, name, inputs = classifier.module, classifier.architecture, example_of(classifier, kind)
+    steps: tuple[str, ...] = ()
+    with network_code(f"{name} cannot be explained"):
         if kind == KIND_ATTENTION:
-            return _traced(classifier, _attention(classifier), example_of(classifier), poles=True)
-        tape = record(
-            classifier.module, example, Needs(layers=(classifier.default_layer,), saliency=True), classifier.views
-        )
-        if tape.scores.grad_fn is None:
-            raise Unprocessable("its scores have no gradient: forward runs under no_grad, or detaches what it found")
-        poles = has_poles(tape.scores)
-        needs = needs_of_kind(classifier, kind)
-        views = {layer: classifier.views.get(layer, CHANNELS_FIRST) for layer in needs.layers}
-        found = simplified(classifier.module, views, example)
-    needs, views = replace(needs, layers=found.layers), dict(zip(found.layers, views.values(), strict=True))
-    explain = (_behind if kind == KIND_BEHIND else _explain)(found.network, needs, views)
-    return _traced(classifier, explain, example_of(classifier, kind), poles=poles, steps=found.steps)
-
-
-def _traced(
-    classifier: Classifier,
-    explain: Explain,
-    inputs: tuple[torch.Tensor, ...],
-    *,
-    poles: bool,
-    steps: tuple[str, ...] = (),
-) -> fx.GraphModule:
-    with network_code(f"{classifier.architecture} cannot be traced"):
+            explain, poles = _attention(classifier), True
+        else:
+            needs = needs_of_kind(classifier, kind)
+            views = {layer: classifier.views.get(layer, CHANNELS_FIRST) for layer in needs.layers}
+            plain = Needs(layers=(classifier.default_layer,), saliency=True)
+            poles = has_poles(record(module, inputs[0], plain, classifier.views).scores)
+            found = simplified(module, views, inputs[0])
+            needs = replace(needs, layers=tuple(found.views))
+            explain = (_behind if kind == KIND_BEHIND else _explain)(found.network, needs, found.views)
+            steps = found.steps
+    with network_code(f"{name} cannot be traced"):
         graph = trace_batch(explain, inputs, backward_rules(poles=poles))
     gate_by_bias(graph)
     graph.meta[STEPS] = steps
     left = sorted({str(node.target) for node in graph.graph.nodes if "backward" in str(node.target)})
     if left:
-        where = _origins(classifier.module, inputs[0])
-        named = ", ".join(f"{name} (of {where.get(_stem(name), 'no module of its own')})" for name in left)
-        raise NoRuleError(f"the explanation of {classifier.architecture} needs {named}, without a rule")
+        raise NoRuleError(f"the explanation of {name} needs {', '.join(left)}, without a rule")
     return graph
 
 
@@ -104,8 +82,7 @@ def _explain(module: nn.Module, needs: Needs, views: Mapping[str, ChannelLayout]
         found = differentiate(tape, (tape.scores * _seeds(tape.scores, target, weights)).sum())
         pairs = [(tape.layers[layer], found.layers[layer]) for layer in needs.layers]
         maps = [(activation.clone(), at_layer, gradcam(activation, at_layer)) for activation, at_layer in pairs]
-        pixels = [gradient for gradient in (found.guided, found.saliency) if gradient is not None]
-        return tape.scores, *(values for of_layer in maps for values in of_layer), *pixels
+        return tape.scores, *(values for of_layer in maps for values in of_layer), *found.at_input.values()
 
     return explain
 
@@ -143,26 +120,3 @@ def _seeds(scores: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) ->
     chosen = torch.where(target == TOP, scores.argmax(dim=1), classes)
     of_class = torch.zeros_like(scores).scatter(1, chosen[:, None], 1.0)
     return torch.where(weights.abs().amax(dim=1, keepdim=True) > 0, weights, of_class)
-
-
-def _origins(module: nn.Module, example: torch.Tensor) -> dict[str, str]:
-    """The first module whose last step is an operator, by the operator's stem."""
-    found: dict[str, str] = {}
-
-    def note(path: str, output: object) -> None:
-        step = output.grad_fn if isinstance(output, torch.Tensor) else None
-        if step is not None:
-            found.setdefault(_stem(step.name()), path)
-
-    with ExitStack() as stack:
-        for path, layer in module.named_modules():
-            if path:
-                hook = layer.register_forward_hook(lambda _1, _2, output, path=path: note(path, output))
-                stack.callback(hook.remove)
-        module(example.clone().requires_grad_(True).clone())
-    return found
-
-
-def _stem(operator: str) -> str:
-    """``aten.max_pool2d_backward.default`` and ``MaxPool2DBackward0`` to ``maxpool2d``."""
-    return operator.removeprefix("aten.").lower().partition("backward")[0].replace("_", "")

@@ -6,10 +6,11 @@ import torch
 from torch import fx
 
 aten = torch.ops.aten
+_COPIES = aten.detach.default, aten.clone.default
 
 
 def gate_by_bias(module: fx.GraphModule) -> int:
-    """``relu(convolution) * gate`` to ``relu(convolution + bias)``, where the bias is 0 or far below zero, in place.
+    """Turns ``relu(convolution) * gate`` into ``relu(convolution + bias)``, the bias 0 or far below zero, and counts.
 
     The gate is ``y > 0`` for the output ``y`` of a ReLU, and ``0 < y < 6`` for that of a ReLU6. The bias is a clipped
     depthwise convolution of ``y`` with kernel 1, or the sum of two for ReLU6. So all values stay in the blocked layout
@@ -17,19 +18,17 @@ def gate_by_bias(module: fx.GraphModule) -> int:
 
     Condition: the ReLU alone reads the convolution's result, or the sum of that and other tensors. Exact for values of
     ``y`` that are 0 or at least 2^-57, and gradients below 2^70.
-
-    Returns:
-        The number of gates.
     """
     graph, count = module.graph, 0
-    for node in _calls(graph, aten.mul.Tensor):
+    products: list[Any] = list(graph.find_nodes(op="call_function", target=aten.mul.Tensor))
+    for node in products:
         rectified, gate = node.args
         found = _gated(gate)
         if not _is(rectified, aten.relu.default) or len(rectified.users) != 1 or found is None:
             continue
         values, six = found
         gradient, shape = rectified.args[0], values.meta["val"].shape
-        if not _is_convolved(gradient) or len(gradient.users) != 1 or not _same(shape, node.meta["val"].shape):
+        if not _is_convolved(gradient) or len(gradient.users) != 1 or str(shape) != str(node.meta["val"].shape):
             continue
         with graph.inserting_before(rectified):
             closed = _closing(graph, values, int(shape[1]), *_ABOVE_ZERO)
@@ -73,18 +72,14 @@ def _gated(gate: Any) -> tuple[Any, bool] | None:
     if not _is(low, aten.gt.Scalar) or not _is(high, aten.lt.Scalar) or low.args[0] is not high.args[0]:
         return None
     before = _original(low.args[0])
-    copies = [before, *(user for user in before.users if _is_copy_of(user))]
+    copies = [before, *(user for user in before.users if _is(user, *_COPIES))]
     outputs = [user for copy in copies for user in copy.users if _is(user, aten.hardtanh.default)]
     found = [output for output in outputs if tuple(output.args[1:]) == (0.0, 6.0) == (low.args[1], high.args[1])]
     return (found[0], True) if found else None
 
 
-def _calls(graph: fx.Graph, target: Any) -> list[Any]:
-    return list(graph.find_nodes(op="call_function", target=target))
-
-
-def _is(value: Any, target: Any) -> bool:
-    return isinstance(value, fx.Node) and value.op == "call_function" and value.target == target
+def _is(value: Any, *targets: Any) -> bool:
+    return isinstance(value, fx.Node) and value.op == "call_function" and value.target in targets
 
 
 def _is_convolved(value: Any) -> bool:
@@ -94,15 +89,7 @@ def _is_convolved(value: Any) -> bool:
     return _is(value, aten.convolution.default)
 
 
-def _original(value: fx.Node) -> fx.Node:
-    while _is_copy_of(value):
-        value = value.args[0]  # type: ignore[assignment]
-    return value
-
-
-def _is_copy_of(value: Any) -> bool:
-    return _is(value, aten.detach.default) or _is(value, aten.clone.default)
-
-
-def _same(shape: Any, other: Any) -> bool:
-    return all(str(left) == str(right) for left, right in zip(shape, other, strict=True))
+def _original(value: Any) -> fx.Node:
+    while _is(value, *_COPIES):
+        value = value.args[0]
+    return value  # type: ignore[no-any-return]

@@ -9,35 +9,22 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 import torch
 from onnxscript.optimizer import fold_constants_ir
-from onnxscript.rewriter import RewritePass
-from torch import nn
+from torch import Tensor, nn
 
 from export.errors import NotExportableError, first_line
-from export.tracing.flat_scatter import FLAT_SCATTER
 from export.tracing.trace import FIXED_BATCH
 
 OPSET = 18  # the exporter's own; `make old-runtimes` runs it with ONNX Runtime 1.15, 1.17 and 1.20
 
 
 def to_onnx(
-    module: nn.Module,
-    example: tuple[torch.Tensor, ...],
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    *,
-    rewrites: bool,
+    module: nn.Module, example: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str], *, rewrites: bool
 ) -> onnx.ModelProto:
-    """Exports a module; the first dimension of every input is the same dynamic batch.
+    """Exports a module in eval mode; the first dimension of every input is the same dynamic batch.
 
-    Args:
-        module: in eval mode.
-        example: the module's inputs, with a batch of at least 2 (torch.export takes a batch of 1 for a constant).
-        inputs: names, in the module's order.
-        outputs: names, in the module's order.
-        rewrites: whether the exporter's own optimiser runs, which also folds batch norms.
-
-    Raises:
-        NotExportableError: the exporter fails, or the network works on a batch of the example's size only.
+    The ``example`` of the inputs has a batch of at least 2, because torch.export takes a batch of 1 for a constant.
+    ``rewrites`` says whether the exporter's own optimiser runs, which also folds batch norms. Raises NotExportableError
+    if the exporter fails, or the network works on a batch of the example's size only.
     """
     batch = torch.export.Dim("batch")
     with warnings.catch_warnings():
@@ -73,7 +60,6 @@ def _tidied(model: ir.Model) -> ir.Model:
     common_passes.InlinePass()(model)
     fold_constants_ir(model)
     for apply in (
-        RewritePass([FLAT_SCATTER]),
         common_passes.RemoveUnusedNodesPass(),
         common_passes.RemoveUnusedOpsetsPass(),
         common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -102,20 +88,13 @@ def _floor_pools(graph: onnx.GraphProto) -> None:
 
     PyTorch drops a window that would begin behind the padded input; ONNX's shape inference counts this window.
     """
-    shapes = {
-        value.name: [size.dim_value for size in value.type.tensor_type.shape.dim]
-        for value in (*graph.input, *graph.output, *graph.value_info)
-    }
+    types = {value.name: value.type for value in (*graph.input, *graph.output, *graph.value_info)}
     for node in graph.node:
-        options = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-        if not options.get("ceil_mode") or node.input[0] not in shapes or node.output[0] not in shapes:
+        ceil = next((attribute for attribute in node.attribute if attribute.name == "ceil_mode"), None)
+        if ceil is None or not ceil.i or node.input[0] not in types or node.output[0] not in types:
             continue
-        axes = len(options["kernel_shape"])
-        ones, pads = [1] * axes, options.get("pads", [0] * 2 * axes)
-        reach = [d * (k - 1) + 1 for d, k in zip(options.get("dilations", ones), options["kernel_shape"], strict=True)]
-        floor = [
-            (size + pads[i] + pads[i + axes] - reach[i]) // options.get("strides", ones)[i] + 1
-            for i, size in enumerate(shapes[node.input[0]][2:])
-        ]
-        if floor == shapes[node.output[0]][2:]:
-            next(attribute for attribute in node.attribute if attribute.name == "ceil_mode").i = 0
+        schema, before, after = onnx.defs.get_schema(node.op_type, OPSET), node.input[0], node.output[0]
+        ceil.i = 0
+        floor = onnx.shape_inference.infer_node_outputs(schema, node, {before: types[before]})[after]
+        sizes = [[size.dim_value for size in tensor.tensor_type.shape.dim] for tensor in (floor, types[after])]
+        ceil.i = int(sizes[0] != sizes[1])

@@ -26,18 +26,17 @@ def trace_batch(
 ) -> fx.GraphModule:
     """Traces ``function(*example)``; the first dimension of all inputs is one symbol, all other sizes are numbers.
 
-    Args:
-        function: takes tensors with the same first dimension and returns a tuple of tensors.
-        example: the function's inputs, at least 2 in the first dimension, because 1 is taken for a constant.
-        decompositions: operator overload to the function that replaces it.
-
-    Raises:
-        ValueError: the function works on a batch of the example's size only.
-        Exception: whatever a function raises that branches on values.
+    The first dimension of the ``example`` is at least 2, because 1 is taken for a constant. ``decompositions`` are the
+    functions that replace operator overloads. Raises ValueError if the function works on a batch of the example's size
+    only, and whatever a function raises that branches on values.
     """
     shapes = ShapeEnv()
     fake = FakeTensorMode(allow_non_fake_inputs=True, shape_env=shapes)
-    inputs = [_with_symbolic_batch(fake, tensor, f"input_{number}") for number, tensor in enumerate(example)]
+    inputs = []
+    for number, tensor in enumerate(example):
+        sizes = [DimDynamic.DUCK] + [DimDynamic.STATIC] * (tensor.dim() - 1)  # equal batches share their symbol
+        context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
+        inputs.append(fake.from_tensor(tensor, symbolic_context=context, source=ConstantSource(f"input_{number}")))
     with ExitStack() as stack:
         # fused attention has no backward operator that could be replaced
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -55,19 +54,12 @@ def trace_batch(
     return graph
 
 
-def _with_symbolic_batch(fake: FakeTensorMode, tensor: Tensor, name: str) -> Tensor:
-    sizes = [DimDynamic.DUCK] + [DimDynamic.STATIC] * (tensor.dim() - 1)  # equal batches share their symbol
-    context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
-    return fake.from_tensor(tensor, symbolic_context=context, source=ConstantSource(name))
-
-
 class _GlobalPoolingAsMean(TorchFunctionMode):
     """Global average pooling as a mean: ATen's own uses strides of channels-last maps, which ONNX does not have."""
 
-    def __torch_function__(
-        self, function: Any, _types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if function is F.adaptive_avg_pool2d and (*args, *kwargs.values())[1] in (1, (1, 1), [1, 1]):
-            return args[0].mean((2, 3), keepdim=True)
+        axes = {F.adaptive_avg_pool1d: (-1,), F.adaptive_avg_pool2d: (-2, -1)}.get(function)
+        if axes and (*args, *kwargs.values())[1] in (1, (1,), [1], (1, 1), [1, 1]):
+            return args[0].mean(axes, keepdim=True)
         return function(*args, **kwargs)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cv2
@@ -10,10 +11,10 @@ import numpy.typing as npt
 
 from export.verify.gate_flips import RoundingCheck
 from handler.errors import ModelError
-from handler.picture.preprocess import Preprocessing
+from handler.picture.preprocess import Preprocessing, by_band
 
 Floats = npt.NDArray[np.float32]
-Inputs = Mapping[str, npt.NDArray[Any]]  # "input" (N, 3, H, W) and the graph's other inputs
+Inputs = Mapping[str, npt.NDArray[Any]]  # "input" (N, C, H, W) and the graph's other inputs
 Outputs = Mapping[str, Floats]
 Run = Callable[[Inputs], Outputs]
 Exact = Callable[[Inputs, Outputs], Outputs]  # takes the outputs of PyTorch's ``Run``, too
@@ -53,9 +54,9 @@ class Check:
 Verdict = Check | RoundingCheck
 
 
-def batch_sizes(side: int) -> tuple[int, ...]:
-    """The batch sizes for pictures of ``side`` pixels a side: 1, 3 and 8, or fewer than 8 where memory has no room."""
-    return (1, 3, max(4, min(8, _MOST_PIXELS // side**2)))
+def batch_sizes(size: tuple[int, int]) -> tuple[int, ...]:
+    """The batch sizes for pictures of a height and width: 1, 3 and 8, or fewer than 8 where memory has no room."""
+    return (1, 3, max(4, min(8, _MOST_PIXELS // (size[0] * size[1]))))
 
 
 class VerificationError(ModelError):
@@ -67,38 +68,32 @@ class VerificationError(ModelError):
 
 
 def compare(expected: Outputs, actual: Outputs, tolerances: Mapping[str, Tolerance]) -> list[Check]:
-    """Compares PyTorch's outputs with the graph's: names, shapes, and the values with a tolerance for each name.
-
-    Raises:
-        VerificationError: names or shapes differ.
-    """
+    """Compares values of PyTorch's outputs with the graph's; a VerificationError says which names or shapes differ."""
     if set(expected) != set(actual):
         raise VerificationError(f"the graph's outputs are {sorted(actual)}, PyTorch's are {sorted(expected)}")
     for name, value in expected.items():
         if actual[name].shape != value.shape:
             raise VerificationError(f"output {name} has shape {actual[name].shape}, PyTorch's has {value.shape}")
-    held = [name for name in tolerances if name in expected]
-    return [_check(name, expected[name], actual[name], tolerances[name]) for name in held]
-
-
-def _check(name: str, expected: Floats, actual: Floats, tolerance: Tolerance) -> Check:
-    error = np.abs(actual.astype(np.float64) - expected)
-    if tolerance.relative:
-        error /= max(float(np.abs(expected).max()), 1e-30)
-    beyond, largest = 1 - float((error <= tolerance.error).mean()), float(error.max())
-    return Check(output=name, batch=len(expected), max_error=largest, share_beyond=beyond, tolerance=tolerance)
+    checks = []
+    for name, held in tolerances.items():
+        if (wanted := expected.get(name)) is not None:
+            error = np.abs(actual[name].astype(np.float64) - wanted)
+            if held.relative:
+                error /= max(float(np.abs(wanted).max()), 1e-30)
+            beyond, most = 1 - float((error <= held.error).mean()), float(error.max())
+            checks.append(Check(output=name, batch=len(wanted), max_error=most, share_beyond=beyond, tolerance=held))
+    return checks
 
 
 def fresh_pictures(rng: np.random.Generator, count: int, how: Preprocessing) -> Floats:
-    """Random colour fields, normalised as ``how`` says: (count, 3, side, side).
+    """Random colour fields, normalised as ``how`` says: (count, C, H, W).
 
     White noise would not do: on it a trained network's scores run into the hundreds, where float32 itself is coarser
     than the tolerance.
     """
-    side = (how.crop_size, how.crop_size)
-    fields = [rng.integers(0, 256, (cells, cells, 3), np.uint8) for cells in rng.integers(3, 12, count)]
-    pictures = [np.asarray(cv2.resize(field, side, interpolation=cv2.INTER_CUBIC), np.uint8) for field in fields]
-    return np.stack([how.normalise(picture) for picture in pictures])
+    fields = [rng.integers(0, 256, (cells, cells, how.channels), np.uint8) for cells in rng.integers(3, 12, count)]
+    enlarge = partial(cv2.resize, dsize=how.size[::-1], interpolation=cv2.INTER_CUBIC)
+    return np.stack([how.normalise(by_band(enlarge, field)) for field in fields])
 
 
 def verify(
@@ -114,20 +109,11 @@ def verify(
 ) -> list[Verdict]:
     """Compares on fresh inputs at several batch sizes; the top class must be the same, too.
 
-    An output that is too far from PyTorch's float32 passes if it is close enough to PyTorch's float64.
-
-    Args:
-        reference: PyTorch in float32.
-        graph: the exported graph.
-        make_inputs: makes a batch from a generator and the batch's size; must not make the export example.
-        tolerances: by output; outputs without one are judged by their rounding, see ``export.verify.gate_flips``.
-        exact: PyTorch in float64, asked only where it decides.
-        seed: of the inputs.
-        gated: outputs that are judged by their rounding if an element is beyond its tolerance.
-        batches: their sizes, see ``batch_sizes``.
-
-    Raises:
-        VerificationError: a check fails; the message has the whole table.
+    An output that is too far from PyTorch's float32, the ``reference``, passes if it is close enough to PyTorch's
+    float64, ``exact``, which is asked only where it decides. ``make_inputs`` makes a batch from a generator and the
+    batch's size, and must not make the export example. Outputs without a tolerance are judged by their rounding, see
+    ``export.verify.gate_flips``, as are ``gated`` outputs if an element is beyond its tolerance. The message of the
+    VerificationError of a check that fails has the whole table.
     """
     rng = np.random.default_rng(seed)
     answers = [(inputs, reference(inputs), graph(inputs)) for inputs in (make_inputs(rng, n) for n in batches)]
@@ -143,10 +129,8 @@ def verify(
         for name in by_rounding:
             judged.append(RoundingCheck.of(name, [(truth[name], own[name], found[name]) for truth, own, found in both]))
     verdicts = [check for check in checks if check.output not in by_rounding] + judged
-    same_top = all(
-        np.array_equal(expected["logits"].argmax(axis=1), actual["logits"].argmax(axis=1))
-        for _, expected, actual in answers
-    )
+    tops = ((expected["logits"].argmax(axis=1), actual["logits"].argmax(axis=1)) for _, expected, actual in answers)
+    same_top = all(np.array_equal(*pair) for pair in tops)
     if not (all(check.passed for check in verdicts) and same_top):
         top = "" if same_top else "the top classes differ\n"
         message = f"the graph differs from PyTorch:\n{top}{table(verdicts)}"

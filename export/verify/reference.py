@@ -1,6 +1,7 @@
 """PyTorch's own answers, and the comparison of graphs of any kind with them."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,26 +33,17 @@ _WIDER = dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.flo
 
 
 def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -> list[Verdict]:
-    """Compares a graph of a kind with PyTorch on fresh pictures and targets, see ``verify``.
-
-    Raises:
-        VerificationError: the graph differs from PyTorch.
-    """
+    """Compares a graph of a kind with PyTorch on fresh pictures and targets, see ``verify``."""
     predicts = kind == KIND_PREDICTION
 
-    def eager(classifier: Classifier) -> Run:
-        if kind == KIND_BEHIND:
-            return _behind(classifier)
-        return _predicted(classifier) if predicts else _explained(classifier, kind)
-
     def exact(inputs: Inputs, found: Outputs) -> Outputs:
-        run = eager(replace(classifier, module=copy_of(classifier.module).double()))
         doubled = {name: inputs[name].astype(np.float64) for name in ("input", "activations") if name in inputs}
         if "target" in inputs:  # float32 says which class is at the top
             doubled["target"] = np.where(inputs["target"] < 0, found["logits"].argmax(axis=1), inputs["target"])
             doubled["weights"] = inputs["weights"]
+        doubling = replace(classifier, module=copy_of(classifier.module).double())
         with InDoublePrecision():  # type: ignore[no-untyped-call]
-            return run(doubled)
+            return _eager(doubling, kind, doubled)
 
     def fresh(rng: np.random.Generator, count: int) -> Inputs:
         pictures = {"input": fresh_pictures(rng, count, classifier.preprocessing)}
@@ -69,77 +61,52 @@ def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -
     endings = ["", *(f".{path}" for path in needs_of_kind(classifier, kind).layers)]
     of_explanations = {f"{name}{ending}": held for name, held in _OF_EXPLANATIONS.items() for ending in endings}
     return verify(
-        eager(classifier),
+        partial(_eager, classifier, kind),
         graph,
         fresh,
         _OF_PREDICTIONS if predicts else of_explanations,
         exact=exact,
         seed=seed,
         gated=[f"{name}{ending}" for name in _GATED for ending in endings],
-        batches=batch_sizes(classifier.preprocessing.crop_size),
+        batches=batch_sizes(classifier.preprocessing.size),
     )
 
 
-def _predicted(classifier: Classifier) -> Run:
-    def run(inputs: Inputs) -> Outputs:
+def _eager(classifier: Classifier, kind: str, inputs: Inputs) -> Outputs:
+    """PyTorch's outputs; it explains picture by picture, so that no picture can have a part in another's answer."""
+    if kind == KIND_PREDICTION:
         pictures = torch.from_numpy(inputs["input"]).to(classifier.device)
         with torch.no_grad(), network_code(f"{classifier.architecture} fails on a batch of {len(pictures)}"):
-            outputs = PredictionGraph(classifier.module)(pictures)
-        return {name: value.cpu().numpy() for name, value in zip(KINDS[KIND_PREDICTION].outputs, outputs, strict=True)}
-
-    return run
-
-
-def _behind(classifier: Classifier) -> Run:
-    def run(inputs: Inputs) -> Outputs:
+            found = PredictionGraph(classifier.module, classifier.reading.head)(pictures)
+        return {name: value.cpu().numpy() for name, value in zip(KINDS[kind].outputs, found, strict=True)}
+    if kind == KIND_BEHIND:
         engine, picture = TorchEngine(classifier), inputs["input"][:1]
-        rows = [engine.behind(picture, classifier.default_layer, one[None]) for one in inputs["activations"]]
-        return {"logits": np.concatenate(rows)}
+        scores = [engine.behind(picture, classifier.default_layer, one[None]) for one in inputs["activations"]]
+        return {"logits": np.concatenate(scores)}
+    asked = zip(inputs["input"], inputs["target"].tolist(), inputs["weights"], strict=True)
+    rows = [_explained(classifier, kind, *row) for row in asked]
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
-    return run
 
-
-def _explained(classifier: Classifier, kind: str) -> Run:
-    """Explains picture by picture, so that no picture of a batch can have a part in another's answer."""
-    engine, needs = TorchEngine(classifier), needs_of_kind(classifier, kind)
-
-    def run_one(picture: Floats, target: int, weights: Floats) -> dict[str, Floats]:
-        with network_code(f"{classifier.architecture} cannot be explained"):
-            asked = [[weights if weights.any() else target]]
-            maps = {
-                name: engine.run(picture[None], asked, Needs(attention=name)).attention
-                for name in KINDS[kind].outputs
-                if name in ATTENTION_METHODS
-            }
-            evidence = engine.run(picture[None], asked, Needs() if maps else needs)
-        if maps:
-            return {"logits": evidence.logits, **{name: values for name, values in maps.items() if values is not None}}
-        outputs = {"logits": evidence.logits}
-        for path, found in evidence.layers.items():
-            at_layer = found.activation, found.gradient, gradcam(found.activation, found.gradient)
-            ending = f".{path}" if kind == KIND_LAYERS else ""
-            outputs |= zip((f"{name}{ending}" for name in AT_LAYER), at_layer, strict=True)
-        pixels = {"guided_backprop": evidence.guided, "saliency": evidence.saliency}
-        return outputs | {name: values for name, values in pixels.items() if values is not None}
-
-    def run(inputs: Inputs) -> Outputs:
-        asked = zip(inputs["input"], inputs["target"].tolist(), inputs["weights"], strict=True)
-        rows = [run_one(*row) for row in asked]
-        return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-
-    return run
+def _explained(classifier: Classifier, kind: str, picture: Floats, target: int, weights: Floats) -> Outputs:
+    engine, asked = TorchEngine(classifier), [[weights if weights.any() else target]]
+    methods = [name for name in KINDS[kind].outputs if name in ATTENTION_METHODS]
+    with network_code(f"{classifier.architecture} cannot be explained"):
+        maps = {name: engine.run(picture[None], asked, Needs(attention=name)).attention for name in methods}
+        evidence = engine.run(picture[None], asked, Needs() if methods else needs_of_kind(classifier, kind))
+    outputs = {"logits": evidence.logits, **maps}
+    for path, found in evidence.layers.items():
+        at_layer = found.activation, found.gradient, gradcam(found.activation, found.gradient)
+        ending = f".{path}" if kind == KIND_LAYERS else ""
+        outputs |= zip((f"{name}{ending}" for name in AT_LAYER), at_layer, strict=True)
+    outputs |= {"guided_backprop": evidence.guided, "saliency": evidence.saliency}
+    return {name: values for name, values in outputs.items() if values is not None}
 
 
 class InDoublePrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Inside the block every operator takes and returns float64 instead of other floating-point types.
+    """Makes operators compute in float64 instead of other real types, also behind ``.float()`` and autocast."""
 
-    So it is even in networks that call ``.float()``, use autocast or make float32 tensors.
-    """
-
-    def __torch_dispatch__(
-        self, function: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Calls an operator with float64 arguments."""
+    def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return function(*tree_map(_widened, args), **tree_map(_widened, kwargs or {}))
 
 

@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-import onnx
 import onnxruntime
 
 from export.errors import NotExportableError
@@ -11,13 +11,13 @@ from export.tracing.onnx_export import OPSET
 from export.verify.compare import Floats, Inputs, Outputs, Run, VerificationError
 
 
-def graph_run(model: onnx.ModelProto) -> Run:
-    """Runs a graph with ONNX Runtime on the CPU; raises NotExportableError if ONNX Runtime does not load it."""
+def graph_run(graph: Path | bytes) -> Run:
+    """Runs a graph or its file in ONNX Runtime on the CPU; a NotExportableError says why it does not load it."""
     options = onnxruntime.SessionOptions()
     options.enable_cpu_mem_arena = False  # an arena would keep the largest batch's memory to the end
     options.log_severity_level = 4  # silence, because failures are raised
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise NotExportableError(f"ONNX Runtime does not take the graph: {_refusal(str(error))}") from error
     names = [output.name for output in session.get_outputs()]

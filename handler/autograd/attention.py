@@ -16,8 +16,6 @@ from handler.autograd.differentiable import differentiable
 from handler.autograd.graph import Node, nodes, operation
 from handler.explanation.methods import ATTENTION_ALONE, Method
 
-_UNSIGNED = 2**64  # autograd shows a negative axis as an unsigned number
-
 
 @dataclass(frozen=True)
 class AttentionLayout:
@@ -39,12 +37,13 @@ class Attended(NamedTuple):
 def attention_nodes(scores: Tensor) -> list[Node]:
     """The nodes of softmax over the last axis of three dimensions or more, in the order of the forward pass."""
     found = [node for node in nodes(scores.grad_fn) if operation(node) in ("Softmax", "SafeSoftmax")]
-    last = [node for node in found if node._saved_dim % _UNSIGNED in (node._saved_result.dim() - 1, _UNSIGNED - 1)]
+    # autograd shows a negative axis as an unsigned number
+    last = [node for node in found if node._saved_dim % 2**64 in (node._saved_result.dim() - 1, 2**64 - 1)]
     return sorted((node for node in last if node._saved_result.dim() > 2), key=lambda node: int(node._sequence_nr()))
 
 
 def attend(module: nn.Module, pictures: Tensor, layout: AttentionLayout, *, by_block: bool) -> Attended:
-    """Runs a network in eval mode once on pictures (N, 3, H, W), and records its attention.
+    """Runs a network in eval mode once on pictures (N, C, H, W), and records its attention.
 
     With ``by_block`` gradients end between the blocks, and the layers behind the last block run on further rows: for
     each block, the mean of its tokens in the place of every token. Their scores are the block's.
@@ -62,9 +61,8 @@ def attend(module: nn.Module, pictures: Tensor, layout: AttentionLayout, *, by_b
             leaves[view.element] = torch.cat([made[-1], *means], view.batch_axis)
         return tree_unflatten(leaves, structure)
 
-    with ExitStack() as stack:
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # fused attention has no softmax
-        stack.enter_context(differentiable(module))
+    # fused attention has no softmax
+    with ExitStack() as stack, sdpa_kernel(SDPBackend.MATH), differentiable(module):
         for path in layout.blocks if by_block else ():
             stack.callback(module.get_submodule(path).register_forward_hook(part).remove)
         rows = module(pictures.detach().requires_grad_().clone())
@@ -75,18 +73,16 @@ def attend(module: nn.Module, pictures: Tensor, layout: AttentionLayout, *, by_b
 def relevance(attended: Attended, layout: AttentionLayout, method: Method, seeds: Tensor) -> Tensor:
     """The unscaled maps (N, h, w) that a method makes of attention, for scores of the weights ``seeds`` (N, K)."""
     gradients: Sequence[Tensor] = ()
-    count = seeds.shape[0]
     if method.attention != ATTENTION_ALONE:
         score = (attended.explained * seeds).sum()
         with alike_in_memory(score):
             gradients = torch.autograd.grad(score, attended.attention, retain_graph=True)
     with torch.no_grad():
-        by_head = [
-            [values.reshape(count, -1, *values.shape[-2:]) for values in part]
+        attention, gradients = (  # (N, heads, T, T) of each block
+            [values.reshape(seeds.shape[0], -1, *values.shape[-2:]) for values in part]
             for part in (attended.attention, gradients)
-        ]
-        read = torch.zeros_like(by_head[0][0][:1, 0, :1])  # (1, 1, T)
+        )
+        read = torch.zeros_like(attention[0][:1, 0, :1])  # (1, 1, T)
         read[:, :, list(layout.read)] = 1 / len(layout.read)
-        tokens = method.formula(*by_head, read)
-        maps: Tensor = replace(layout.view, batch_axis=0, channel_axis=2).to_maps(tokens[:, :, None])[:, 0]
-    return maps
+        tokens = method.formula(attention, gradients, read)
+        return replace(layout.view, batch_axis=0, channel_axis=2).to_maps(tokens[:, :, None])[:, 0]

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from torch import Tensor, cat
 
-Mirroring = tuple[bool, bool]  # upside down, left to right
-
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelLayout:
@@ -21,8 +19,8 @@ class ChannelLayout:
     first_token: int = 0  # index of the first cell on a shared axis
     transposed: bool = False  # the columns' axis comes before the rows' axis, or the cells are in column order
     element: int = 0  # index of the tensor in an output of several, in the order of torch.utils._pytree
-    # the mirroring of each of the layer's runs; None for a run on which a later run of the layer depends
-    runs: tuple[Mirroring | None, ...] = ((False, False),)
+    # whether each of the layer's runs is upside down, and left to right; None if a later run of the layer depends on it
+    runs: tuple[tuple[bool, bool] | None, ...] = ((False, False),)
 
     @property
     def counted(self) -> int:
@@ -31,15 +29,19 @@ class ChannelLayout:
 
     def to_maps(self, output: Tensor, run: int = 0) -> Tensor:
         """The output of a run, an index into ``runs``, as maps (N, C, h, w), in which the picture is not mirrored."""
-        maps = self._cells(output) if self.grid else _permuted(output, self._axes(output))
-        mirrored = self._mirrored_axes(run)
-        return maps.flip(mirrored) if mirrored else maps
+        axes = self._axes(output)
+        if self.grid:
+            height, width = self.grid
+            tokens = output.narrow(axes[2], self.first_token, height * width).permute(axes)
+            maps = tokens.reshape(*tokens.shape[:2], *((width, height) if self.transposed else self.grid))
+            maps = maps.transpose(2, 3) if self.transposed else maps
+        else:
+            maps = _permuted(output, axes)
+        return self._mirrored(maps, run)
 
     def from_maps(self, maps: Tensor, output: Tensor, run: int = 0) -> Tensor:
         """The output of a run with other maps (N, C, h, w), not mirrored; other tokens stay as they are."""
-        mirrored = self._mirrored_axes(run)
-        maps = maps.flip(mirrored) if mirrored else maps
-        axes = self._axes(output)
+        maps, axes = self._mirrored(maps, run), self._axes(output)
         back = [axes.index(axis) for axis in range(len(axes))]
         if self.grid is None:
             return _permuted(maps, back)
@@ -49,22 +51,14 @@ class ChannelLayout:
         parts = output.narrow(axis, 0, first), cells, output.narrow(axis, behind, output.shape[axis] - behind)
         return cat([part for part in parts if part.shape[axis]], dim=axis)
 
-    def _cells(self, output: Tensor) -> Tensor:
-        assert self.grid is not None
-        height, width = self.grid
-        axes = self._axes(output)
-        tokens = output.narrow(axes[2], self.first_token, height * width).permute(axes)
-        if self.transposed:
-            return tokens.reshape(*tokens.shape[:2], width, height).transpose(2, 3)
-        return tokens.reshape(*tokens.shape[:2], height, width)
-
     def _axes(self, output: Tensor) -> list[int]:
         """The output's axes in the order pictures, channels, rows, columns, or pictures, channels, tokens."""
         cells = [axis for axis in range(output.dim()) if axis not in (self.batch_axis, self.channel_axis)]
         return [self.batch_axis, self.channel_axis, *(reversed(cells) if self.transposed else cells)]
 
-    def _mirrored_axes(self, run: int) -> list[int]:
-        return [axis for axis, mirrored in zip((2, 3), self.runs[run] or (), strict=False) if mirrored]
+    def _mirrored(self, maps: Tensor, run: int) -> Tensor:
+        axes = [axis for axis, mirrored in zip((2, 3), self.runs[run] or (), strict=False) if mirrored]
+        return maps.flip(axes) if axes else maps
 
 
 def _permuted(tensor: Tensor, axes: list[int]) -> Tensor:

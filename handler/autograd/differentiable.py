@@ -21,17 +21,12 @@ from torch.utils import checkpoint
 
 @contextmanager
 def differentiable(module: nn.Module) -> Iterator[None]:
-    """Inside the block, autograd records all operations of the network in this thread.
-
-    Other threads run as usual, but wait if they enter a block, too. Buffers that the network changes stay outside the
-    graph.
-    """
+    """Inside the block, which one thread enters, autograd records that thread's operations but changes of buffers."""
     with _ONE_THREAD, ExitStack() as stack:
         stack.callback(_release_buffers, module)
         for owner, name, replacement in _REPLACED:
             if hasattr(owner, name):  # some names depend on PyTorch's version
-                here = _in_this_thread(replacement, getattr(owner, name))
-                stack.enter_context(patch.object(owner, name, here))
+                stack.enter_context(patch.object(owner, name, _in_this_thread(replacement, getattr(owner, name))))
         stack.enter_context(_Visible())
         yield
 
@@ -62,13 +57,11 @@ class _Visible(TorchFunctionMode):
         kwargs = kwargs or {}
         if function is torch._C._set_grad_enabled and args == (False,):
             return None
-        target = args[0] if args else None
-        if not isinstance(target, Tensor) or not target.requires_grad or not target._is_view():
-            return function(*args, **kwargs)
-        twin = _out_of_place(function, args, kwargs)
-        if twin is None:
-            return function(*args, **kwargs)
-        return target.copy_(twin(target.clone()))  # a copy, because an operation may keep its input
+        target: Any = args[0] if args else None
+        on_view = isinstance(target, Tensor) and target.requires_grad and target._is_view()
+        twin = _out_of_place(function, args, kwargs) if on_view else None
+        # works on a copy, because an operation may keep its input
+        return target.copy_(twin(target.clone())) if twin else function(*args, **kwargs)
 
 
 def _out_of_place(
@@ -78,9 +71,7 @@ def _out_of_place(
     name = getattr(function, "__name__", "")
     if name.endswith("_") and not name.endswith("__"):
         twin = getattr(Tensor, name[:-1], None) or getattr(F, name[:-1], None)
-        if twin is None or name in _NOT_COMPUTED:
-            return None
-        return lambda target: twin(target, *args[1:], **kwargs)
+        return (lambda target: twin(target, *args[1:], **kwargs)) if twin and name not in _NOT_COMPUTED else None
     if getattr(function, "__module__", None) != "torch.nn.functional":
         return None
     bound = inspect.signature(function).bind(*args, **kwargs)
@@ -94,27 +85,13 @@ _NOT_COMPUTED = (  # these operations change no values, or draw random values
     *("detach_", "requires_grad_", "squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_"),
     *("as_strided_", "bernoulli_"),
 )
-
-
-def _nothing(*_args: Any) -> None:
-    """Replaces the functions that enter and leave inference mode."""
-
-
-def _directly(function: Callable[..., Any], _preserve_rng_state: bool, *args: Any) -> Any:
-    """Replaces a reentrant checkpoint, which ``torch.autograd.grad`` cannot differentiate."""
-    return function(*args)
-
-
-def _once(*_args: Any, **_kwargs: Any) -> Iterator[None]:
-    """Replaces the generator around a function that is checkpointed without reentry."""
-    return iter([None])
-
-
 _ONE_THREAD = threading.RLock()
 _REPLACED: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
-    (torch.inference_mode, "__enter__", _nothing),
-    (torch.inference_mode, "__exit__", _nothing),
-    (checkpoint.CheckpointFunction, "apply", _directly),
-    (checkpoint, "_checkpoint_without_reentrant_generator", _once),
-    (checkpoint, "_checkpoint_without_reentrant_generator_impl", _once),
+    (torch.inference_mode, "__enter__", lambda *_: None),
+    (torch.inference_mode, "__exit__", lambda *_: None),
+    # a reentrant checkpoint, which ``torch.autograd.grad`` cannot differentiate
+    (checkpoint.CheckpointFunction, "apply", lambda function, _preserve_rng_state, *args: function(*args)),
+    # the generator around a function that is checkpointed without reentry
+    (checkpoint, "_checkpoint_without_reentrant_generator", lambda *_, **_kwargs: iter([None])),
+    (checkpoint, "_checkpoint_without_reentrant_generator_impl", lambda *_, **_kwargs: iter([None])),
 )

@@ -11,23 +11,15 @@ from handler.autograd.backward_contract import alike_in_memory
 from handler.autograd.differentiable import differentiable
 from handler.errors import Unprocessable
 
-_EPSILON = 1e-7  # as in pytorch-grad-cam
-
 
 def summed(module: nn.Module, pictures: Tensor, seeds: Tensor) -> list[Tensor]:
-    """FullGrad's sums (N, h, w) for each size of layers, see ``handler.explanation.full_gradients``.
-
-    ``pictures`` are (N, 3, H, W), normalised, ``seeds`` (N, K) the weights of the scores.
-
-    Raises:
-        Unprocessable: no layer has such a bias, or the score does not depend on the input.
-    """
+    """FullGrad's sums (N, h, w) for each size of layers, see ``fullgrad``; ``seeds`` (N, K) weight the scores."""
     sums: dict[torch.Size, Tensor] = {}
 
     def add(product: Tensor) -> None:
         values = product.detach().abs()
         values = values - values.amin((2, 3), keepdim=True)
-        scaled = (values / (_EPSILON + values.amax((2, 3), keepdim=True))).sum(1)
+        scaled = (values / (1e-7 + values.amax((2, 3), keepdim=True))).sum(1)
         sums[scaled.shape] = sums[scaled.shape] + scaled if scaled.shape in sums else scaled
 
     each_product(module, pictures, seeds, add)
@@ -35,7 +27,7 @@ def summed(module: nn.Module, pictures: Tensor, seeds: Tensor) -> list[Tensor]:
 
 
 def each_product(module: nn.Module, pictures: Tensor, seeds: Tensor, take: Callable[[Tensor], None]) -> None:
-    """Gives ``take`` each product (N, C, h, w) of a bias, or of the input, with the gradient there."""
+    """Gives ``take`` each product (N, C, h, w) of gradient and bias, or input; Unprocessable if there is none."""
     biases = {part: bias for part in module.modules() if (bias := _bias(part)) is not None}
     if not biases:
         raise Unprocessable("fullgrad needs a convolution with a bias or a batch norm, and this network has none")

@@ -1,39 +1,33 @@
 """Guided backpropagation on the autograd graph; the model stays as it is.
 
 ``R_in = 1[x > 0] · 1[R_out > 0] · R_out`` (Springenberg et al. 2015, arXiv 1412.6806). Autograd's ReLU nodes apply the
-first gate; a hook on each node rectifies the arriving gradient, which is the second gate. Functional, in-place and
-reused ReLUs have nodes, too; replacing ``nn.ReLU`` modules would miss them. All spellings of a ReLU are guided: ReLU6,
-``clamp(min=0)``, ``maximum(x, 0)``, ``Threshold(0, 0)``.
-
-Coverage counts every node that is not known to be linear, a custom function for example. Max-pooling is not counted:
-guided backpropagation takes its plain gradient.
+first gate, a hook on each node the second. All ReLUs have nodes, reused ones and those in place, too, however they are
+spelt: ReLU6, ``clamp(min=0)``, ``maximum(x, 0)``, ``Threshold(0, 0)``. Coverage counts every node that is not known to
+be linear, but not max-pooling, whose plain gradient guided backpropagation takes.
 """
 
-import re
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch._subclasses import FakeTensor
+from torch.utils._python_dispatch import _disable_current_modes
 
-from handler.autograd.graph import Node, nodes, operation
+from handler.autograd.graph import Node, arriving, nodes, operation
 from handler.errors import Unprocessable
 
-_LINEAR = frozenset(  # autograd's names of operations that are linear in the input that gradients pass through
-    re.findall(
-        r"\S+",
-        """Add Sub Rsub Neg Mean Sum Nansum Cumsum Clone Copy CopyBackwards torch::autograd::CopySlices ToCopy
+# autograd's names of operations that are linear in the input that gradients pass through
+_LINEAR_NAMES = """Add Sub Rsub Neg Mean Sum Nansum Cumsum Clone Copy CopyBackwards torch::autograd::CopySlices ToCopy
     torch::autograd::AccumulateGrad View UnsafeView Reshape ReshapeAlias Alias AsStrided T Transpose Permute Expand
     Unsqueeze Squeeze Select Slice Split SplitWithSizes UnsafeSplit UnsafeSplitWithSizes Unbind Unfold Diagonal Cat
     Stack BlockDiag Index IndexSelect IndexAdd Gather Scatter ScatterAdd Flip Roll Rot90 Repeat Tril Triu ConstantPadNd
     ReflectionPad1D ReflectionPad2D ReplicationPad1D ReplicationPad2D PixelShuffle PixelUnshuffle ChannelShuffle Im2Col
     Col2Im AvgPool2D AvgPool3D AdaptiveAvgPool2D AdaptiveAvgPool3D MkldnnAdaptiveAvgPool2D UpsampleNearest1D
     UpsampleNearest2D UpsampleNearestExact2D UpsampleLinear1D UpsampleBilinear2D UpsampleBilinear2DAa UpsampleBicubic2D
-    UpsampleBicubic2DAa FftR2C FftC2C FftC2R ViewAsReal ViewAsComplex Real Imag""",
-    )
-)
+    UpsampleBicubic2DAa FftR2C FftC2C FftC2R ViewAsReal ViewAsComplex Real Imag"""
+_LINEAR = frozenset(_LINEAR_NAMES.split())
 _PRODUCTS = {  # operations that are linear unless gradients pass through all of these inputs
     **dict.fromkeys(("Mul", "Mm", "Bmm", "Mv", "Dot", "Convolution"), (0, 1)),
     **dict.fromkeys(("Addmm", "Addmv", "Addbmm", "Baddbmm"), (1, 2)),
@@ -42,18 +36,9 @@ _PRODUCTS = {  # operations that are linear unless gradients pass through all of
 }
 _MAX_POOLING = ("MaxPool2DWithIndices", "MaxPool3DWithIndices", "AdaptiveMaxPool2D", "AdaptiveMaxPool3D")
 _POPULAR_NAMES = {  # activations, by autograd's names
-    "Silu": "SiLU",
-    "Gelu": "GELU",
-    "Elu": "ELU",
-    "Celu": "CELU",
-    "LeakyRelu": "LeakyReLU",
-    "PreluKernel": "PReLU",
+    **{"Silu": "SiLU", "Gelu": "GELU", "Elu": "ELU", "Celu": "CELU", "LeakyRelu": "LeakyReLU", "PreluKernel": "PReLU"},
+    **{name: name for name in ("Hardtanh", "Hardswish", "Mish", "Softplus", "Tanh")},
     "RreluWithNoise": "RReLU",
-    "Hardtanh": "Hardtanh",
-    "Hardswish": "Hardswish",
-    "Mish": "Mish",
-    "Softplus": "Softplus",
-    "Tanh": "Tanh",
 }
 
 
@@ -71,39 +56,26 @@ class Gates:
 
 
 def find_gates(output: torch.Tensor) -> Gates:
-    """Finds the non-linear nodes of the autograd graph of ``output``.
-
-    Raises:
-        Unprocessable: the graph has no ReLU; the message names its activations.
-    """
+    """The non-linear nodes of the autograd graph of ``output``; Unprocessable names them if there is no ReLU."""
     rectifiers, others = [], []
-    for node in nodes(output.grad_fn) if output.grad_fn is not None else ():
+    for node in nodes(output.grad_fn):
         name = operation(node)
-        if name in _RECTIFIERS and _RECTIFIERS[name](node):
+        if name in _LIMITS and _is_zero(_LIMITS[name](node)):
             rectifiers.append(node)
         elif not _is_linear(node, name) and name not in _MAX_POOLING:
             others.append(_POPULAR_NAMES.get(name, name))
     if not rectifiers:
-        activations = set(others) & set(_POPULAR_NAMES.values()) or set(others)
-        found = ", ".join(sorted(activations)) or "no activation"
+        found = sorted(set(others) & set(_POPULAR_NAMES.values()) or set(others)) or ["no activation"]
         raise Unprocessable(
-            f"guided backpropagation is defined for ReLU networks only and this one has {found}; "
+            f"guided backpropagation is defined for ReLU networks only and this one has {', '.join(found)}; "
             "valid maps are gradcam and saliency"
         )
     return Gates(rectifiers, others)
 
 
-@contextmanager
-def guided(gates: Gates) -> Iterator[None]:
+def guided(gates: Gates) -> AbstractContextManager[None]:
     """Inside the block, backward passes through the graph are guided; afterwards they are plain again."""
-    with ExitStack() as stack:
-        for node in gates.rectifiers:
-            stack.callback(node.register_prehook(_rectify).remove)
-        yield
-
-
-def _rectify(arriving: tuple[torch.Tensor | None, ...]) -> tuple[torch.Tensor | None, ...]:
-    return tuple(None if gradient is None else gradient.relu() for gradient in arriving)
+    return arriving(dict.fromkeys(gates.rectifiers, torch.relu))
 
 
 def _is_linear(node: Node, name: str) -> bool:
@@ -121,30 +93,29 @@ def _is_mask(factor: Any) -> bool:
     """Whether a constant factor is a mask of zeros and ones, as in ``x * (x > 0)``, which is not linear in x."""
     if not isinstance(factor, torch.Tensor) or isinstance(factor, FakeTensor) or factor.dim() == 0:
         return False
-    return factor.dtype == torch.bool or bool(((factor == 0) | (factor == 1)).all())
+    with _disable_current_modes():  # a trace would leave open what the constant's values are
+        return factor.dtype == torch.bool or bool(((factor == 0) | (factor == 1)).all())
 
 
 def _is_zero(value: Any) -> bool:
     if isinstance(value, FakeTensor):
-        raise ValueError(
-            "whether a tensor is 0 is not known in a trace; valid spellings of a ReLU are relu, clamp(min=0)"
-        )
+        valid = "valid spellings of a ReLU are relu, clamp(min=0)"
+        raise ValueError(f"whether a tensor is 0 is not known in a trace; {valid}")
     return bool((value == 0).all()) if isinstance(value, torch.Tensor) else bool(value == 0)
 
 
-def _is_maximum_with_zero(node: Node) -> bool:
+def _other_value(node: Node) -> Any:
+    """The constant that a maximum is taken with; None if gradients pass through both inputs."""
     (first, _), (second, _) = node.next_functions
     if first is not None and second is not None:
-        return False
-    return _is_zero(node._saved_other if second is None else node._saved_self)
+        return None
+    return node._saved_other if second is None else node._saved_self
 
 
-_RECTIFIERS: dict[str, Callable[[Node], bool]] = {
-    "Relu": lambda _node: True,
-    "Hardtanh": lambda node: _is_zero(node._saved_min_val),
-    "Clamp": lambda node: _is_zero(node._saved_min),
-    "ClampMin": lambda node: _is_zero(node._saved_min),
-    "Threshold": lambda node: _is_zero(node._saved_threshold),
-    "Maximum": _is_maximum_with_zero,
-    "Fmax": _is_maximum_with_zero,
+_LIMITS: dict[str, Callable[[Node], Any]] = {  # what makes an operation a ReLU if it is 0
+    "Relu": lambda _node: 0,
+    "Hardtanh": lambda node: node._saved_min_val,
+    **dict.fromkeys(("Clamp", "ClampMin"), lambda node: node._saved_min),
+    "Threshold": lambda node: node._saved_threshold,
+    **dict.fromkeys(("Maximum", "Fmax"), _other_value),
 }

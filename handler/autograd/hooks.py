@@ -1,11 +1,11 @@
-"""Captures activations by hooks, and leaves the model as it was."""
+"""Captures and replaces activations by hooks, and leaves the model as it was."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
@@ -15,65 +15,66 @@ from handler.errors import Unprocessable
 @contextmanager
 def captured(
     module: nn.Module, layers: Sequence[str], views: Mapping[str, ChannelLayout] | None = None
-) -> Iterator[dict[str, list[torch.Tensor]]]:
+) -> Iterator[dict[str, list[Tensor]]]:
     """Keeps the activations of layers during a forward pass inside the block.
 
-    The network continues on clones, so that an activation in place behind a layer cannot rewrite the kept tensor. If no
-    gradient flows into a layer, the kept tensor becomes a leaf, at which the backward pass ends. All hooks are removed
-    when the block ends, also after an exception.
-
-    Args:
-        module: the network.
-        layers: module paths as in ``module.named_modules()``.
-        views: layouts by module path, of layers whose output is not a single tensor (N, C, h, w) of a single run.
-
-    Raises:
-        Unprocessable: a layer does not exist.
-
-    Yields:
-        Path to the activations (N, C, h, w) of the layer's runs, which require gradients; the forward pass fills it.
-        Runs whose ``ChannelLayout.runs`` is None are left out; runs beyond the known ones are kept like the last one.
+    Layers are module paths, views as in ``Network``; a layer that does not exist is Unprocessable. The forward pass
+    fills what is yielded: path to the activations (N, C, h, w) of the layer's runs, which require gradients, without
+    runs whose ``ChannelLayout.runs`` is None; runs beyond the known ones are kept like the last one. The network
+    continues on clones, which an activation in place may rewrite. If no gradient flows into a layer, the kept tensor
+    becomes a leaf, at which the backward pass ends.
     """
-    kept: dict[str, list[torch.Tensor]] = {}
+    kept: dict[str, list[Tensor]] = {}
 
-    def keep(path: str) -> Any:
-        view = (views or {}).get(path, CHANNELS_FIRST)
-
-        def keeping(output: torch.Tensor, run: int) -> torch.Tensor:
-            runs = kept.setdefault(path, [])
-            maps = view.to_maps(output, run)
-            runs.append(maps if maps.requires_grad else maps.detach().requires_grad_())
-            return view.from_maps(runs[-1].clone(), output, run)
-
-        return _on_runs(view, keeping)
+    def keep(path: str, view: ChannelLayout, output: Tensor, run: int) -> Tensor:
+        maps = view.to_maps(output, run)
+        kept.setdefault(path, []).append(maps if maps.requires_grad else maps.detach().requires_grad_())
+        return view.from_maps(kept[path][-1].clone(), output, run)
 
     with ExitStack() as stack:
         for path in dict.fromkeys(layers):
-            stack.callback(_submodule(module, path).register_forward_hook(keep(path)).remove)
+            view = (views or {}).get(path, CHANNELS_FIRST)
+            stack.enter_context(_changed_runs(module, path, view, partial(keep, path, view)))
         yield kept
 
 
-@contextmanager
-def replaced(module: nn.Module, layer: str, maps: torch.Tensor, view: ChannelLayout) -> Iterator[None]:
-    """Inside the block, a layer returns other activations than its own, maps (P, C, h, w) of all its runs.
-
-    Of an output for one picture P copies are made.
-    """
+def replaced(module: nn.Module, layer: str, maps: Tensor, view: ChannelLayout) -> AbstractContextManager[Any]:
+    """Until the block ends, a layer returns its output P times, with other maps (P, C, h, w) of all its runs."""
     parts = iter(maps.chunk(view.counted, dim=1))
 
-    def replacing(output: torch.Tensor, run: int) -> torch.Tensor:
+    def replacing(output: Tensor, run: int) -> Tensor:
         sizes = [maps.shape[0] if axis == view.batch_axis else -1 for axis in range(output.dim())]
         return view.from_maps(next(parts).to(output), output.expand(sizes), run)
 
-    hook = _submodule(module, layer).register_forward_hook(_on_runs(view, replacing))
+    return _changed_runs(module, layer, view, replacing)
+
+
+def scores_behind(module: nn.Module, picture: Tensor, layer: str, maps: Tensor, view: ChannelLayout) -> Tensor:
+    """The scores (P, K) of a picture (1, C, H, W) if a layer returned other maps (P, C, h, w) of all its runs.
+
+    What lies before the layer runs for one picture, and what lies behind it for P, if the network allows that: the last
+    activations by themselves must have the same scores. If not, all of it runs for P copies of the picture.
+    """
+
+    def scores(copies: int, maps: Tensor) -> Tensor:
+        with replaced(module, layer, maps, view):
+            found: Tensor = module(picture.repeat(copies, 1, 1, 1))
+        return found
+
     try:
-        yield
-    finally:
-        hook.remove()
+        found = scores(1, maps)
+        last = scores(1, maps[-1:])
+        if found.shape == (len(maps), last.shape[1]) and (found[-1] - last[0]).abs().max() <= 1e-4 * last.abs().max():
+            return found
+    except Exception:  # of the network's own code, which fails in its own words
+        pass
+    return scores(len(maps), maps)
 
 
-def _on_runs(view: ChannelLayout, changed: Callable[[torch.Tensor, int], torch.Tensor]) -> Any:
-    """A hook that changes a layer's output in each of the runs that have maps."""
+def _changed_runs(
+    module: nn.Module, layer: str, view: ChannelLayout, changed: Callable[[Tensor, int], Tensor]
+) -> AbstractContextManager[Any]:
+    """Until the block ends, a hook changes a layer's output in each of the runs that have maps."""
     finished = 0
 
     def hook(_module: nn.Module, inputs: Any, output: Any) -> Any:
@@ -90,11 +91,8 @@ def _on_runs(view: ChannelLayout, changed: Callable[[torch.Tensor, int], torch.T
         leaves[view.element] = changed(chosen, run)
         return tree_unflatten(leaves, structure)
 
-    return hook
-
-
-def _submodule(module: nn.Module, path: str) -> nn.Module:
     try:
-        return module.get_submodule(path)
+        part = module.get_submodule(layer)
     except AttributeError as error:
-        raise Unprocessable(f"layer {path!r} is no module of the network") from error
+        raise Unprocessable(f"layer {layer!r} is no module of the network") from error
+    return part.register_forward_hook(hook)

@@ -4,7 +4,7 @@ ShuffleNet's scores are then off by 0.6 % of the largest score, MobileNetV2's by
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import backends
@@ -19,15 +19,9 @@ _OPERATIONS: tuple[Any, ...] = (
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Inside the block, convolutions and matrix products compute in float32, whatever the process has chosen.
-
-    PyTorch keeps this choice per process: other threads compute in float32, too, until the block ends.
-    """
-    chosen = [operation.fp32_precision for operation in _OPERATIONS]
-    try:
+    """Inside the block, convolutions and matrix products compute in float32, in all threads of the process."""
+    with ExitStack() as stack:
         for operation in _OPERATIONS:
+            stack.callback(setattr, operation, "fp32_precision", operation.fp32_precision)
             operation.fp32_precision = "ieee"
         yield
-    finally:
-        for operation, precision in zip(_OPERATIONS, chosen, strict=True):
-            operation.fp32_precision = precision

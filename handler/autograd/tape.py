@@ -1,14 +1,12 @@
-"""The explanation in torch: a forward pass, then gradients at the layers and at the input.
-
-The torch engine runs these functions, and the explanation graph is a trace of them: there is no second definition.
-"""
+"""The explanation in torch, which the torch engine runs, and of which the explanation graph is a trace."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from handler.autograd.backward_contract import alike_in_memory
@@ -24,47 +22,36 @@ from handler.explanation.evidence import CURVATURE, Needs
 class Tape:
     """A forward pass, recorded for any number of backward passes."""
 
-    scores: torch.Tensor  # (N, K), the logits
-    pictures: torch.Tensor  # (N, 3, H, W)
-    runs: dict[str, list[torch.Tensor]]  # module path to the activations (N, C, h, w) of the layer's runs
+    scores: Tensor  # (N, K), the logits
+    pictures: Tensor  # (N, C, H, W)
+    runs: dict[str, list[Tensor]]  # module path to the activations (N, C, h, w) of the layer's runs
     gates: Gates | None  # for guided gradients; None if none are wanted
-    saliency: bool  # whether the plain gradient at the input is wanted
-    curvature: bool  # whether the curvature at the layers is wanted
+    needs: Needs
 
     @property
-    def layers(self) -> dict[str, torch.Tensor]:
+    def layers(self) -> dict[str, Tensor]:
         """Module path to activation (N, C, h, w); the channels of all runs of a layer are joined."""
         return {path: _all_channels(runs) for path, runs in self.runs.items()}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Gradients:
     """The gradients of a score at the layers and at the input."""
 
-    layers: dict[str, torch.Tensor]  # module path to (N, C, h, w), channels as in ``Tape.layers``
-    guided: torch.Tensor | None  # (N, 3, H, W) at the input
-    saliency: torch.Tensor | None  # (N, 3, H, W) at the input
-    curvature: dict[str, torch.Tensor]  # module path to the score's Hessian times the activation; empty if not wanted
+    layers: dict[str, Tensor]  # module path to (N, C, h, w), channels as in ``Tape.layers``
+    curvature: dict[str, Tensor]  # module path to the score's Hessian times the activation; empty if not wanted
+    at_input: dict[str, Tensor]  # "guided" and "saliency" to (N, C, H, W), as far as they are wanted
 
 
-def record(
-    module: nn.Module, pictures: torch.Tensor, needs: Needs, views: Mapping[str, ChannelLayout] | None = None
-) -> Tape:
-    """Runs the network once; autograd records no more of it than ``needs`` asks for.
+def record(module: nn.Module, pictures: Tensor, needs: Needs, views: Mapping[str, ChannelLayout] | None = None) -> Tape:
+    """Runs the network, in eval mode, once on normalised pictures (N, C, H, W); views are as in ``Network``.
 
-    Args:
-        module: the network, in eval mode.
-        pictures: (N, 3, H, W), normalised.
-        needs: the evidence wanted.
-        views: layouts by module path, of layers whose output is not a single tensor (N, C, h, w) of a single run.
-
-    Raises:
-        Unprocessable: a layer runs more or fewer times than its layout says, or guided gradients are wanted of a
-            network without a ReLU.
+    Autograd records no more of it than ``needs`` asks for. Unprocessable are layers that run more or fewer times than
+    their layout says, and guided gradients of a network without a ReLU.
     """
-    views, curvature = views or {}, needs.beside == CURVATURE
+    views = views or {}
     # fused attention has no second derivative
-    plain_attention = sdpa_kernel(SDPBackend.MATH) if curvature else nullcontext()
+    plain_attention = sdpa_kernel(SDPBackend.MATH) if needs.beside == CURVATURE else nullcontext()
     with captured(module, needs.layers, views) as kept, differentiable(module), plain_attention:
         pictures = pictures.detach().requires_grad_(needs.guided or needs.saliency)
         scores = module(pictures.clone())  # a network may begin with an operation in place
@@ -74,63 +61,51 @@ def record(
             raise Unprocessable(f"layer {path!r} does not run in eval mode, so that it has no map")
         if found != known:
             raise Unprocessable(f"layer {path!r} runs {found} times for this picture and has a map if it runs {known}")
-    runs = {path: kept[path] for path in needs.layers}
-    return Tape(
-        scores=scores,
-        pictures=pictures,
-        runs=runs,
-        gates=find_gates(scores) if needs.guided else None,
-        saliency=needs.saliency,
-        curvature=curvature,
-    )
+    gates, runs = find_gates(scores) if needs.guided else None, {path: kept[path] for path in needs.layers}
+    return Tape(scores=scores, pictures=pictures, runs=runs, gates=gates, needs=needs)
 
 
-def differentiate(tape: Tape, score: torch.Tensor) -> Gradients:
-    """Computes the gradients of a scalar made of the tape's scores: by a plain pass and, with gates, a guided pass.
-
-    Raises:
-        Unprocessable: the score does not depend on a layer or on the input.
-    """
+def differentiate(tape: Tape, score: Tensor) -> Gradients:
+    """The gradients of a scalar of the tape's scores; Unprocessable if it does not depend on a layer or the input."""
     wanted = [(f"layer {path!r}", run) for path, runs in tape.runs.items() for run in runs]
-    if tape.saliency:
+    if tape.needs.saliency:
         wanted.append(("the input", tape.pictures))
+    at_input: dict[str, Tensor] = {}
+    again = tape.needs.beside == CURVATURE
     with alike_in_memory(score):
-        plain = list(_gradients(score, wanted, again=tape.curvature))
-        through_gates = None
+        plain = iter(_gradients(score, wanted, again=again))
+        by_layer = {path: [next(plain) for _ in runs] for path, runs in tape.runs.items()}
         if tape.gates is not None:
             with guided(tape.gates):
-                (through_gates,) = _gradients(score, [("the input", tape.pictures)])
-        at_input = plain.pop() if tape.saliency else None
-        by_layer = {path: [plain.pop(0) for _ in runs] for path, runs in tape.runs.items()}
-        curved = {path: _curvature(tape.runs[path], by_layer[path]) for path in by_layer if tape.curvature}
+                (at_input["guided"],) = _gradients(score, [("the input", tape.pictures)])
+        if tape.needs.saliency:
+            at_input["saliency"] = next(plain)
+        curved = {path: _curvature(tape.runs[path], by_layer[path]) for path in by_layer if again}
     layers, curvature = ({path: _all_channels(runs) for path, runs in by.items()} for by in (by_layer, curved))
-    return Gradients(layers=layers, guided=through_gates, saliency=at_input, curvature=curvature)
+    return Gradients(layers, curvature, at_input)
 
 
-def _curvature(runs: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def _curvature(runs: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
     """The score's Hessian with respect to a layer's activations, times the activations."""
     pairs = [(gradient, run.detach()) for gradient, run in zip(gradients, runs, strict=True) if gradient.requires_grad]
     if not pairs:  # the score is linear in the activations
         return [torch.zeros_like(run) for run in runs]
     outputs, along = zip(*pairs, strict=True)
-    found = torch.autograd.grad(outputs, runs, along, retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(run) if curved is None else curved for run, curved in zip(runs, found, strict=True)]
+    return list(torch.autograd.grad(outputs, runs, along, retain_graph=True, materialize_grads=True))
 
 
-def _gradients(
-    score: torch.Tensor, wanted: Sequence[tuple[str, torch.Tensor]], *, again: bool = False
-) -> Sequence[torch.Tensor]:
+def _gradients(score: Tensor, wanted: Sequence[tuple[str, Tensor]], *, again: bool = False) -> Sequence[Tensor]:
     if not wanted:
         return []
-    if not score.requires_grad:
-        raise Unprocessable(f"the scores do not depend on {wanted[0][0]}, so that it has no gradient")
-    at = [tensor for _, tensor in wanted]
-    found = torch.autograd.grad(score, at, retain_graph=True, create_graph=again, allow_unused=True)
+    found: Sequence[Any] = [None] * len(wanted)
+    if score.requires_grad:
+        at = [tensor for _, tensor in wanted]
+        found = torch.autograd.grad(score, at, retain_graph=True, create_graph=again, allow_unused=True)
     for (name, _), gradient in zip(wanted, found, strict=True):
         if gradient is None:
             raise Unprocessable(f"the scores do not depend on {name}, so that it has no gradient")
     return found
 
 
-def _all_channels(runs: Sequence[torch.Tensor]) -> torch.Tensor:
+def _all_channels(runs: Sequence[Tensor]) -> Tensor:
     return runs[0] if len(runs) == 1 else torch.cat(list(runs), dim=1)

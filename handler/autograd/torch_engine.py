@@ -1,65 +1,48 @@
-"""The reference engine: the classifier in eval mode, with hooks for activations and gradients.
-
-A batch takes one forward pass, however many targets its rows have.
-"""
+"""The reference engine, with hooks; a batch takes one forward pass, however many targets its rows have."""
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from handler.autograd.attention import AttentionLayout, attend, relevance
-from handler.autograd.behind import scores_behind
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.full_gradient import summed
+from handler.autograd.hooks import scores_behind
 from handler.autograd.precision import full_precision
-from handler.autograd.tape import Gradients, Tape, differentiate, record
+from handler.autograd.tape import differentiate, record
 from handler.errors import Unprocessable
-from handler.explanation.evidence import (
-    FULL_GRADIENT,
-    EngineTarget,
-    Evidence,
-    Floats,
-    Indices,
-    LayerEvidence,
-    Needs,
-    check_targets,
-    class_seeds,
-    flat_weights,
-    joined,
-    resolve_pairs,
-)
-from handler.explanation.full_gradients import fullgrad
+from handler.explanation.class_weights import Pairs
+from handler.explanation.evidence import FULL_GRADIENT, Evidence, Floats, Indices, LayerEvidence, Needs, Targets, joined
+from handler.explanation.input_gradients import fullgrad
 from handler.explanation.methods import METHODS, OF_BLOCKS, Method
 
 
-class Network(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Network:
     """The part of a classifier that the engine needs."""
 
-    @property
-    def module(self) -> nn.Module:
-        """The network, in eval mode."""
-
-    @property
-    def views(self) -> Mapping[str, ChannelLayout]:
-        """Layouts by module path, of layers whose output is not a single tensor (N, C, h, w) of a single run."""
-
-    @property
-    def attention(self) -> AttentionLayout | str:
-        """Where the attention is, or why there are no maps of attention."""
-
-    @property
-    def alone(self) -> str:
-        """Why pictures are run one by one; empty if they are run together."""
+    module: nn.Module  # eval mode, all parameters frozen
+    # layouts by module path, of layers whose output is not a single tensor (N, C, h, w) of a single run
+    views: Mapping[str, ChannelLayout] = field(default_factory=dict)
+    attention: AttentionLayout | str = "the network was not run"  # where it is, or why there are no maps of attention
+    alone: str = ""  # why pictures are run one by one; empty if they are run together
 
     @property
     def device(self) -> torch.device:
-        """The device of the parameters."""
+        """The device of the network, see ``device_of``."""
+        return device_of(self.module)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """The device of a network's parameters and buffers; the CPU for a network without any."""
+    return next(chain(module.parameters(), module.buffers()), torch.empty(0)).device
 
 
 class TorchEngine:
@@ -71,24 +54,17 @@ class TorchEngine:
         self._network = network
         self._one_at_a_time = threading.Lock()
 
-    def run(self, inputs: Floats, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
-        """See ``Engine.run``; the model is left as it was, also after an exception.
-
-        Raises:
-            Unprocessable: no ReLU to guide, or a layer that does not exist or that the scores do not depend on.
-            BadRequest: a target is neither ``TOP`` nor a class, nor a weight for each class.
-        """
+    def run(self, inputs: Floats, targets: Targets, needs: Needs) -> Evidence:
+        """See ``Engine.run``; the model is left as it was, also after an exception."""
         # gradients are recorded here whatever mode the caller is in, no_grad and inference_mode included
         with self._one_at_a_time, full_precision(), torch.inference_mode(False), torch.enable_grad():
             batch = torch.from_numpy(inputs).to(self._network.device)
             run = self._explain if needs.backward else self._predict
             if needs.attention:
-                found = run(batch, targets, needs)
-                seeds = class_seeds(flat_weights(targets, found.logits.shape[1]), found.classes)
-                return self._attend(batch, found, seeds, METHODS[needs.attention])
+                return self._attend(batch, *run(batch, targets, needs), METHODS[needs.attention])
             if not self._network.alone:
-                return run(batch, targets, needs)
-            return joined([run(batch[row : row + 1], targets[row : row + 1], needs) for row in range(len(batch))])
+                return run(batch, targets, needs)[0]
+            return joined([run(batch[row : row + 1], targets[row : row + 1], needs)[0] for row in range(len(batch))])
 
     def behind(self, inputs: Floats, layer: str, activations: Floats) -> Floats:
         """See ``Engine.behind``."""
@@ -98,111 +74,69 @@ class TorchEngine:
             parts = torch.split(maps, 1 if network.alone else len(maps))
             return np.concatenate([_numpy(scores_behind(network.module, picture, layer, part, view)) for part in parts])
 
-    def _predict(self, batch: torch.Tensor, targets: Sequence[Sequence[EngineTarget]], _needs: Needs) -> Evidence:
+    def _predict(self, batch: Tensor, targets: Targets, _needs: Needs) -> tuple[Evidence, Floats]:
         started = time.perf_counter()
         with torch.no_grad():  # what a network keeps in inference mode could not be differentiated later
-            logits = _numpy(self._network.module(batch.clone()))  # a network may begin with an operation in place
-        check_targets(targets, logits.shape[1])
-        rows, classes = resolve_pairs(targets, logits)
-        return Evidence(
-            logits=logits,
-            input_size=_size(batch),
-            rows=rows,
-            classes=classes,
-            engine=self.name,
-            infer_ms=_since(started),
-        )
+            scores = self._network.module(batch.clone())  # a network may begin with an operation in place
+        return self._scored(batch, targets, scores, started)
 
-    def _explain(self, batch: torch.Tensor, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
+    def _scored(self, batch: Tensor, targets: Targets, scores: Tensor, started: float) -> tuple[Evidence, Floats]:
+        """The evidence of a forward pass that gave these scores, and the weights (M, K) of the pairs' scores."""
+        logits = _numpy(scores)
+        spent = (time.perf_counter() - started) * 1e3
+        pairs = Pairs.of(targets, logits.shape[1])
+        classes, size = pairs.classes(logits[pairs.rows]), batch.shape[2:]
+        evidence = Evidence(logits=logits, input_size=size, rows=pairs.rows, classes=classes, infer_ms=spent)
+        return evidence, pairs.seeds(classes)
+
+    def _explain(self, batch: Tensor, targets: Targets, needs: Needs) -> tuple[Evidence, Floats]:
         started = time.perf_counter()
         tape = record(self._network.module, batch, needs, self._network.views)
-        logits, infer_ms = _numpy(tape.scores), _since(started)
-        started = time.perf_counter()
-        check_targets(targets, logits.shape[1])
-        rows, classes = resolve_pairs(targets, logits)
-        seeds = class_seeds(flat_weights(targets, logits.shape[1]), classes)
-        collected, full_gradient = _Collected(tape, len(rows)), np.empty((len(rows), *_size(batch)), np.float32)
-        for pairs in _rounds(rows):
-            score = (tape.scores[rows[pairs]] * torch.from_numpy(seeds[pairs]).to(batch.device)).sum()
-            collected.add(differentiate(tape, score), rows[pairs], pairs)  # rows do not mix in eval mode
+        evidence, seeds = self._scored(batch, targets, tape.scores, started)
+        started, rows = time.perf_counter(), evidence.rows
+        found: dict[str, dict[str, Any]] = {}  # the fields of ``Gradients``, with the arrays of all pairs
+        for pairs, of_rows in _rounds(evidence, seeds):
+            weights = torch.from_numpy(of_rows).to(batch.device)
+            gradients = differentiate(tape, (tape.scores * weights).sum())  # rows do not mix in eval mode
             if needs.beside == FULL_GRADIENT:
-                of_rows = np.zeros_like(logits)
-                of_rows[rows[pairs]] = seeds[pairs]
-                found = summed(self._network.module, batch, torch.from_numpy(of_rows).to(batch.device))
-                full_gradient[pairs] = fullgrad(map(_numpy, found), *_size(batch))[rows[pairs]]
-        return Evidence(
-            logits=logits,
-            input_size=_size(batch),
-            rows=rows,
-            classes=classes,
-            layers={
-                path: LayerEvidence(_numpy(activation)[rows], collected.layers[path], collected.curvature.get(path))
-                for path, activation in tape.layers.items()
-            },
-            guided=collected.guided,
-            saliency=collected.saliency,
-            full_gradient=full_gradient if needs.beside == FULL_GRADIENT else None,
-            coverage=tape.gates.coverage if tape.gates else None,
-            engine=self.name,
-            infer_ms=infer_ms,
-            explain_ms=_since(started),
-        )
+                sums = summed(self._network.module, batch, weights)
+                gradients.at_input["full_gradient"] = torch.from_numpy(fullgrad(map(_numpy, sums), *batch.shape[2:]))
+            for place, tensors in vars(gradients).items():
+                arrays = found.setdefault(place, {})
+                for name, tensor in tensors.items():
+                    if name not in arrays:
+                        arrays[name] = np.empty((len(rows), *tensor.shape[1:]), np.float32)
+                    arrays[name][pairs] = _numpy(tensor)[rows[pairs]]
+        layers = {
+            path: LayerEvidence(_numpy(activation)[rows], found["layers"][path], found["curvature"].get(path))
+            for path, activation in tape.layers.items()
+        }
+        coverage, spent = tape.gates.coverage if tape.gates else None, (time.perf_counter() - started) * 1e3
+        return replace(evidence, layers=layers, coverage=coverage, explain_ms=spent, **found["at_input"]), seeds
 
-    def _attend(self, batch: torch.Tensor, evidence: Evidence, seeds: Floats, method: Method) -> Evidence:
+    def _attend(self, batch: Tensor, evidence: Evidence, seeds: Floats, method: Method) -> Evidence:
         """Adds maps of attention, by a pass of their own, so that the other evidence is the same as without them."""
         started, layout = time.perf_counter(), self._network.attention
         if isinstance(layout, str):
             raise Unprocessable(layout)
         attended = attend(self._network.module, batch, layout, by_block=method.attention == OF_BLOCKS)
         maps = np.empty((len(evidence.rows), *(layout.view.grid or ())), np.float32)
-        for pairs in _rounds(evidence.rows):
-            rows, of_rows = evidence.rows[pairs], np.zeros_like(evidence.logits)
-            of_rows[rows] = seeds[pairs]
-            maps[pairs] = _numpy(relevance(attended, layout, method, torch.from_numpy(of_rows).to(batch.device)))[rows]
-        return replace(evidence, attention=maps, explain_ms=evidence.explain_ms + _since(started))
+        for pairs, of_rows in _rounds(evidence, seeds):
+            found = relevance(attended, layout, method, torch.from_numpy(of_rows).to(batch.device))
+            maps[pairs] = _numpy(found)[evidence.rows[pairs]]
+        return replace(evidence, attention=maps, explain_ms=evidence.explain_ms + (time.perf_counter() - started) * 1e3)
 
 
-class _Collected:
-    """The gradients of M (row, class) pairs, collected over rounds in which each row appears at most once."""
-
-    def __init__(self, tape: Tape, pairs: int) -> None:
-        pixels = (pairs, *tape.pictures.shape[1:])
-        self.layers = {
-            path: np.empty((pairs, *activation.shape[1:]), np.float32) for path, activation in tape.layers.items()
-        }
-        self.curvature = {path: np.empty_like(layer) for path, layer in self.layers.items() if tape.curvature}
-        self.guided = np.empty(pixels, np.float32) if tape.gates else None
-        self.saliency = np.empty(pixels, np.float32) if tape.saliency else None
-
-    def add(self, gradients: Gradients, rows: Indices, pairs: Indices) -> None:
-        """Writes the gradients of a round, in which pair ``pairs[i]`` is about row ``rows[i]``."""
-        for path, gradient in gradients.layers.items():
-            self.layers[path][pairs] = _numpy(gradient)[rows]
-        for path, curvature in gradients.curvature.items():
-            self.curvature[path][pairs] = _numpy(curvature)[rows]
-        if self.guided is not None and gradients.guided is not None:
-            self.guided[pairs] = _numpy(gradients.guided)[rows]
-        if self.saliency is not None and gradients.saliency is not None:
-            self.saliency[pairs] = _numpy(gradients.saliency)[rows]
+def _rounds(evidence: Evidence, seeds: Floats) -> Iterator[tuple[Indices, Floats]]:
+    """Yields M pairs in rounds without a row twice, each with the rows' weights (N, K), of ``seeds`` (M, K) or 0."""
+    rows = evidence.rows
+    turns = np.array([np.count_nonzero(rows[:pair] == row) for pair, row in enumerate(rows)], int)
+    for turn in range(max(turns, default=0) + 1):  # at least one, which gives the arrays their shapes
+        pairs = np.flatnonzero(turns == turn)
+        of_rows = np.zeros_like(evidence.logits)
+        of_rows[rows[pairs]] = seeds[pairs]
+        yield pairs, of_rows
 
 
-def _rounds(rows: Indices) -> list[Indices]:
-    """Splits pairs into rounds that hold no row twice: first the first targets of all rows, then the second ones."""
-    seen: dict[int, int] = {}
-    turn = []
-    for row in rows.tolist():
-        turn.append(seen.get(row, 0))
-        seen[row] = turn[-1] + 1
-    return [np.flatnonzero(np.array(turn) == number) for number in range(max(turn, default=-1) + 1)]
-
-
-def _numpy(tensor: torch.Tensor) -> Floats:
+def _numpy(tensor: Tensor) -> Floats:
     return np.array(tensor.detach().float().cpu().numpy())  # a copy: a network may answer with its own memory
-
-
-def _size(batch: torch.Tensor) -> tuple[int, int]:
-    return batch.shape[2], batch.shape[3]
-
-
-def _since(started: float) -> float:
-    return (time.perf_counter() - started) * 1e3

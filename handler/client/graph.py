@@ -29,6 +29,7 @@ class GraphModel(Model):
             architecture=known.architecture,
             labels=known.labels,
             preprocessing=known.preprocessing,
+            head=known.head,
             default_layer=known.layer,
             default_method=known.method if known.method in METHODS else "gradcam",
             layers={path: shape for path, shape in layers.items() if shape},

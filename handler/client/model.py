@@ -9,7 +9,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from handler.errors import BadRequest, ModelError, ServiceError, in_one_line
-from handler.picture.decode import decode, from_pillow
+from handler.picture.bands import in_colours, read_picture
+from handler.picture.decode import from_pillow
 from handler.picture.preprocess import Input, preprocess
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options, parse_options
@@ -19,8 +20,7 @@ from handler.serving.explainer import Explainer
 from handler.serving.jobs import CheckedOptions, job_of
 
 Pixels = npt.NDArray[np.uint8]
-# a file's path, an encoded picture, uint8 RGB (H, W, 3), or a Pillow image
-Picture = str | Path | bytes | Pixels | Image.Image
+Picture = str | Path | bytes | Pixels | Image.Image  # a file's path, an encoded picture, or uint8 (H, W, C)
 
 
 class Model:
@@ -37,15 +37,9 @@ class Model:
     def explain(self, picture: Picture, **options: Any) -> Result:
         """Predicts, and explains the prediction or other targets.
 
-        Args:
-            picture: a file's path, an encoded picture, uint8 RGB (H, W, 3), or a Pillow image.
-            options: as in requests to the server: ``target="tabby"``, ``maps=["gradcam"]``, ``layer="conv5"``, …
-
-        Raises:
-            RequestError: the picture cannot be decoded, an option is invalid, or scores or evidence are not finite; the
-                message says what is valid.
-            OSError: the file cannot be read.
-            ModelError: the engine failed on this picture.
+        Options are those of requests to the server: ``target="tabby"``, ``maps=["gradcam"]``, ``layer="conv5"``, … A
+        RequestError says that the picture cannot be decoded, that an option is invalid, and what is valid, or that
+        scores or evidence are not finite; an OSError that the file cannot be read, a ModelError that the engine failed.
         """
         (result,) = self.explain_batch([picture], **options)
         return result
@@ -53,24 +47,16 @@ class Model:
     def explain_batch(
         self, pictures: Iterable[Picture], targets: Iterable[int | str] | None = None, **options: Any
     ) -> list[Result]:
-        """Explains several pictures, as many as possible in one pass.
+        """Explains several pictures, as many as possible in one pass; the first that fails raises ``explain``'s error.
 
-        Args:
-            pictures: as ``explain`` takes them.
-            targets: a target for each picture, instead of the option ``target``.
-            options: the options of all pictures.
-
-        Raises:
-            RequestError, OSError, ModelError: as ``explain``, for the first picture that fails.
+        ``targets`` are a target for each picture, instead of the option ``target``; the options are those of all.
         """
         pictures = list(pictures)
         chosen = [options] * len(pictures) if targets is None else [{**options, "target": target} for target in targets]
         if len(chosen) != len(pictures):
             raise BadRequest(f"{len(chosen)} targets for {len(pictures)} pictures, valid is one for each")
-        jobs = [
-            job_of(self._parsed(given), self.card, *self._read(picture))
-            for picture, given in zip(pictures, chosen, strict=True)
-        ]
+        asked = zip(chosen, pictures, strict=True)
+        jobs = [job_of(self._parsed(given), self.card, *self._read(picture)) for given, picture in asked]
         found: dict[int, Result] = {}
         for job, outcome in self._explainer.explain_all(jobs):
             if isinstance(outcome, ServiceError):
@@ -81,11 +67,7 @@ class Model:
         return [found[id(job)] for job in jobs]
 
     def predict(self, picture: Picture, top_k: int | None = None) -> Sequence[Prediction]:
-        """Predicts the ``top_k`` most probable classes, best first; None: five, or all if there are fewer.
-
-        Raises:
-            RequestError, OSError, ModelError: as ``explain``.
-        """
+        """Predicts the ``top_k`` most probable classes, best first; None: five, or all if there are fewer."""
         options = {} if top_k is None else {"top_k": top_k}
         return self.explain(picture, maps="none", **options).predictions
 
@@ -95,7 +77,7 @@ class Model:
 
     def _read(self, picture: Picture) -> tuple[Input, ImageHash, Pixels]:
         """The network's input for a picture, the picture's hash, and the whole picture."""
-        upload, image_hash = _decoded(picture)
+        upload, image_hash = _decoded(picture, self.card.preprocessing.channels)
         return preprocess(upload, self.card.preprocessing), image_hash, upload
 
     def _parsed(self, options: dict[str, Any]) -> Options:
@@ -109,17 +91,19 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
-def _decoded(picture: Picture) -> tuple[Pixels, ImageHash]:
-    """The picture as uint8 RGB (H, W, 3), and its hash."""
+def _decoded(picture: Picture, channels: int) -> tuple[Pixels, ImageHash]:
+    """The picture as uint8 (H, W, C), and its hash."""
     if isinstance(picture, (str, Path)):
         picture = Path(picture).read_bytes()
     if isinstance(picture, bytes):
-        return decode(picture), hash_image(picture)
+        return read_picture(picture, channels=channels), hash_image(picture)
     if isinstance(picture, Image.Image):
-        picture = from_pillow(picture)
-    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        picture = in_colours(from_pillow(picture), channels)
+    shape = picture.shape[2:] if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 else ()
+    if shape != (channels,):
+        valid = "RGB (H, W, 3)" if channels == 3 else f"(H, W, {channels})"
         what = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
-        raise BadRequest(f"{what} is no picture; valid are a path, bytes, uint8 RGB (H, W, 3) and a Pillow image")
+        raise BadRequest(f"{what} is no picture; valid are a path, bytes, uint8 {valid} and a Pillow image")
     if not picture.size:
         raise BadRequest(f"uint8 {picture.shape} has no pixels")
     return np.ascontiguousarray(picture), hash_image(picture.tobytes())

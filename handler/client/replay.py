@@ -19,11 +19,7 @@ _MEANS = ("model", "graphs", "versions")  # others may lead to the same answer
 
 
 def read_receipt(content: bytes) -> dict[str, Any]:
-    """Reads a receipt, or the receipt in a picture's answer: JSON, PNG or NPZ.
-
-    Raises:
-        BadRequest: there is no receipt, or one of another format.
-    """
+    """Reads a receipt, or that in a picture's answer: JSON, PNG or NPZ; raises BadRequest if none can be read."""
     try:
         if content.startswith(b"PK"):
             content = np.load(io.BytesIO(content))["receipt"].item()
@@ -44,11 +40,7 @@ def replay(
 ) -> tuple[dict[str, str], list[str]]:
     """Explains a picture as a receipt says, and compares the two receipts; arrays may be ``tolerance`` apart.
 
-    Returns:
-        A verdict in words for each part of the receipt, and the parts that make it another answer.
-
-    Raises:
-        RequestError, OSError, ModelError: as ``Model.explain``; also if the receipt is not complete.
+    Returns a verdict for each part, and the parts that make it another answer. Errors are those of ``Model.explain``.
     """
     try:
         now = json.loads(json.dumps(model.explain(picture, **receipt["options"]).receipt()))

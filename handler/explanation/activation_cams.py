@@ -1,11 +1,7 @@
-"""Class activation maps from a layer's activations: what a layer reacts to.
+"""Class activation maps from a layer's activations: what a layer reacts to; their values are at least 0.
 
 ``X`` is the activation as a matrix of n cells times C channels. Only eigengradcam uses the gradient; the engines
-compute it all the same. The maps of the other methods are equal for all targets, so that they do not say what speaks
-for a class.
-
-All functions take the activation (N, C, h, w), and a gradient that eigengradcam alone uses; they return the unscaled
-maps (N, h, w), at least 0.
+compute it all the same. The other methods' maps are equal for all targets: they do not say what speaks for a class.
 """
 
 from collections.abc import Callable
@@ -45,10 +41,8 @@ def kpca_cam(activation: Floats, _gradient: Floats) -> Floats:
 
     ``map = relu(sqrt(s) u)``, s and u the first eigenvalue and eigenvector of the centred kernel matrix of
     ``tanh(x·y / C + 1)`` (Karmani et al. 2024, arXiv 2410.00267). The sign is scikit-learn's: the value of the largest
-    magnitude is positive. Choose it where Eigen-CAM's linear component mixes several objects.
-
-    Raises:
-        Unprocessable: the layer has more than 1024 cells.
+    magnitude is positive. Choose it where Eigen-CAM's linear component mixes several objects, in layers of at most 1024
+    cells: others are Unprocessable.
     """
     return _by_picture(_first_kernel_component, activation)
 
@@ -59,9 +53,8 @@ def fem(activation: Floats, _gradient: Floats, combine: Combine = positive_sum) 
     ``map = relu(sum_k mean_i(A_k > m_k + 2 s_k) A_k)``, m_k and s_k mean and standard deviation of channel k (Fuad et
     al. 2020, hal-02963298). Choose it as Eigen-CAM, for layers whose channels are sparse.
     """
-    axes = (2, 3)
-    limit = activation.mean(axis=axes, keepdims=True) + 2 * activation.std(axis=axes, keepdims=True)
-    weights = (activation > limit).mean(axis=axes, keepdims=True, dtype=np.float32)
+    mean, deviation = activation.mean((2, 3), keepdims=True), activation.std((2, 3), keepdims=True)
+    weights = (activation > mean + 2 * deviation).mean((2, 3), np.float32, keepdims=True)
     return np.asarray(combine(weights * activation))
 
 
@@ -83,10 +76,9 @@ def principal_component(values: Floats) -> Floats:
 def _by_picture(component: Callable[[_Exact], _Exact], values: Floats) -> Floats:
     """The positive part of each picture's component (n), which is computed of its cells (n, C)."""
     count, channels, height, width = values.shape
-    found = []
-    for cells in values.reshape(count, channels, -1).transpose(0, 2, 1).astype(np.float64):  # (n, C)
-        found.append(component(cells).clip(min=0).reshape(height, width))
-    return np.asarray(found, np.float32)
+    pictures = values.reshape(count, channels, -1).transpose(0, 2, 1).astype(np.float64)  # (N, n, C)
+    found = [component(cells).clip(min=0) for cells in pictures]
+    return np.asarray(found, np.float32).reshape(count, height, width)
 
 
 def _first_component(cells: _Exact) -> _Exact:
@@ -101,10 +93,8 @@ def _first_component(cells: _Exact) -> _Exact:
 def _first_kernel_component(cells: _Exact) -> _Exact:
     count, channels = cells.shape
     if count > _MOST_CELLS:
-        raise Unprocessable(
-            f"method kpcacam compares all pairs of cells, and this layer has {count} cells; valid are layers of at "
-            f"most {_MOST_CELLS}"
-        )
+        valid = f"valid are layers of at most {_MOST_CELLS}"
+        raise Unprocessable(f"method kpcacam compares all pairs of cells, and this layer has {count} cells; {valid}")
     centred = cells - cells.mean(axis=0)
     kernel = np.tanh(centred @ centred.T / channels + 1)
     kernel -= kernel.mean(axis=0)

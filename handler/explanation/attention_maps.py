@@ -1,12 +1,9 @@
 """Maps from the attention of vision transformers, which needs no layer: it says which tokens each token was made of.
 
-``A_l`` is the attention of block l: row i holds the shares of all T tokens in token i, for each head. ``y`` is the
-score that is explained, ``r`` a row vector with the weights of the tokens that the scores are read from: 1 at a class
-token, or 1/n at each of n tokens that are averaged. ``1`` is the identity, ``mean`` the mean over the heads.
-
-All functions take attention and gradients, a list with an array (N, heads, T, T) for each of L blocks, and ``r`` as
-(1, 1, T). They return the relevance of all tokens (N, T); those of the picture's cells are the map. The operations are
-those that NumPy arrays and torch tensors share.
+Formulas take attention and gradients, an array (N, heads, T, T) for each of L blocks, and return the relevance of all
+tokens (N, T). Row i of ``A_l``, the attention of block l, holds the shares of all tokens in token i; ``r`` (1, 1, T)
+are the weights of the tokens that the score ``y`` is read from: 1 at a class token, or 1/n at each of n averaged ones.
+``1`` is the identity, ``mean`` the mean over the heads. The operations are those that NumPy and torch share.
 """
 
 from collections.abc import Sequence

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from handler.errors import Unprocessable
-from handler.explanation.evidence import TOP, EngineTarget, Floats, best_classes, softmax
+from handler.errors import BadRequest, Unprocessable
+from handler.explanation.evidence import TOP, EngineTarget, Floats, Indices, Targets, best_classes, softmax
 
 SECOND = -2  # as a contrast: the class with the highest score beside the target
 SIMILAR = 3  # classes that FinerCAM holds a class against
@@ -30,11 +30,7 @@ class Mixture:
         return self.contrast is None and not self.against and not self.similar
 
     def resolved(self, logits: Floats) -> "Mixture":
-        """The same mixture, with indices for ``TOP`` and ``SECOND`` by the logits (K,).
-
-        Raises:
-            Unprocessable: the class is held against itself.
-        """
+        """``TOP`` and ``SECOND`` become indices by the logits (K,); a class against itself is Unprocessable."""
         top, second = best_classes(logits, 2) if len(logits) > 1 else (0, None)
         target = top if self.target == TOP else self.target
         words = {None: None, TOP: top, SECOND: second if target == top else top}
@@ -54,19 +50,45 @@ class Mixture:
         if self.contrast is not None:
             weights[self.contrast] -= 1
         if self.similar:
-            weights += _finer(logits, self.target, self.similar)
+            near = best_classes(-np.abs(logits - logits[self.target]), self.similar + 1)
+            similar = [index for index in near if index != self.target][: self.similar]
+            scores, shares = logits[similar], softmax(logits[similar])
+            # FinerCAM's ``-q_j (1 + y_j - sum_i q_i y_i)``, the gradient of ``-sum_j q_j y_j``, q the softmax over the
+            # similar classes j (Zhang et al. 2025, arXiv 2501.11309, alpha 1, and pytorch-grad-cam)
+            weights[similar] -= shares * (1 + scores - shares @ scores)
         return -weights if self.against else weights
 
 
-def _finer(logits: Floats, target: int, count: int) -> Floats:
-    """FinerCAM's weights of the classes whose scores are the nearest to the target's.
+@dataclass(frozen=True)
+class Pairs:
+    """The targets of N rows as M pairs of a row and a target, in the order of the request."""
 
-    The gradient of ``-sum_j q_j y_j`` with respect to the scores, ``q`` the softmax over the similar classes j:
-    ``-q_j (1 + y_j - sum_i q_i y_i)`` (Zhang et al. 2025, arXiv 2501.11309, alpha 1, and pytorch-grad-cam).
-    """
-    near = best_classes(-np.abs(logits - logits[target]), count + 1)
-    similar = [index for index in near if index != target][:count]
-    weights, scores = np.zeros(len(logits), np.float32), logits[similar]
-    shares = softmax(scores)
-    weights[similar] = -shares * (1 + scores - shares @ scores)
-    return weights
+    rows: Indices  # (M,)
+    wanted: Indices  # (M,) classes; ``TOP`` also for class weights
+    weights: Floats  # (M, K) class weights; zeros for a target that is a class
+
+    @classmethod
+    def of(cls, targets: Targets, classes: int) -> "Pairs":
+        """Flattens the rows' targets; raises BadRequest unless each is ``TOP``, a class, or a weight for each class."""
+        flat = [(row, target) for row, wanted in enumerate(targets) for target in wanted]
+        wanted, weights = np.full(len(flat), TOP, np.int64), np.zeros((len(flat), classes), np.float32)
+        for pair, (_, target) in enumerate(flat):
+            if isinstance(target, np.ndarray):
+                if target.shape != (classes,):
+                    raise BadRequest(f"class weights have the shape {target.shape}, valid is ({classes},)")
+                weights[pair] = target
+            elif TOP <= target < classes:
+                wanted[pair] = target
+            else:
+                valid = f"0 to {classes - 1} and {TOP} for the top class"
+                raise BadRequest(f"target {target} is not valid, valid are {valid}")
+        return cls(np.array([row for row, _ in flat], np.int64), wanted, weights)
+
+    def classes(self, logits: Floats) -> Indices:
+        """The classes (M,): ``TOP`` becomes the best class by the pair's logits (M, K)."""
+        return np.where(self.wanted == TOP, logits.argmax(axis=1), self.wanted)
+
+    def seeds(self, classes: Indices) -> Floats:
+        """The weights (M, K) of the scores: class weights, or 1 for the pair's class (M,) where they are all 0."""
+        of_class = np.arange(self.weights.shape[1]) == classes[:, None]
+        return np.where(self.weights.any(axis=1, keepdims=True), self.weights, of_class.astype(np.float32))

@@ -15,11 +15,7 @@ def check_scores(logits: Floats) -> None:
 
 
 def check_evidence(evidence: Evidence, pair: int) -> None:
-    """Checks every value of the evidence of one pair, an index, because a map can be finite although a value is not.
-
-    Raises:
-        NotFinite: an activation, a gradient or a map of attention is NaN or infinite; the message names it.
-    """
+    """Raises NotFinite, which names the array, for a value of a pair's evidence; its map can be finite all the same."""
     for path, layer in evidence.layers.items():
         _check(f"activations at layer {path}", layer.activation[pair])
         _check(f"gradients at layer {path}", layer.gradient[pair])
@@ -30,11 +26,7 @@ def check_evidence(evidence: Evidence, pair: int) -> None:
 
 
 def check_maps(maps: Mapping[str, Map]) -> None:
-    """Checks maps by name: a map can exceed float32 where its evidence does not.
-
-    Raises:
-        NotFinite: the largest value of a map is NaN or infinite; the message names the map.
-    """
+    """Raises NotFinite, which names the map, for a map whose maximum is not finite, as its evidence may be."""
     for name, made in maps.items():
         _check(f"values of {name}", np.asarray(made.maximum))
 

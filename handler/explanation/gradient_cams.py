@@ -1,11 +1,8 @@
 """Class activation maps from a layer's activations and the gradients of the target's score there.
 
-``A_k`` is channel k of the activation, ``y`` the score that is explained, ``g_k = dy/dA_k`` its gradient, ``i`` a cell,
-and ``n`` the number of cells. Every formula costs one forward and one backward pass. The formulas are written in
-operations that NumPy arrays and torch tensors share, so that they serve both engines and can be traced into a graph.
-
-All functions take the activation (N, C, h, w) and the gradient (N, C, h, w), and return the unscaled maps (N, h, w).
-``combine`` makes the map of the weighted activations (N, C, h, w): their sum over the channels, or another projection.
+``A_k`` is channel k of the activation, ``y`` the score that is explained, ``g_k = dy/dA_k`` its gradient, ``i`` one of
+``n`` cells. ``combine`` makes the map of the weighted activations (N, C, h, w), by their sum or another projection.
+A formula costs one forward and one backward pass, and uses what NumPy and torch share, so that graphs can hold it, too.
 """
 
 from collections.abc import Callable
@@ -15,8 +12,6 @@ from handler.errors import Unprocessable
 
 Array = Any  # a NumPy array or a torch tensor
 Combine = Callable[[Array], Array]
-
-_CONSTANT = 1e-3  # of the largest gradient: the most by which rounding makes equal gradients differ
 
 
 def positive_sum(weighted: Array) -> Array:
@@ -102,8 +97,8 @@ def shapleycam(activation: Array, gradient: Array, curvature: Array, combine: Co
 
     ``map = relu(sum_k mean_i(g_k - (H A)_k / 2) A_k)``, ``H`` the Hessian of the score with respect to the layer's
     activation (Cai 2025, arXiv 2501.06261). A second backward pass finds ``H A``; ReLU and max-pooling have no
-    curvature, so that the map is Grad-CAM's where nothing else lies behind the layer.
-    Choose it where a smooth part lies behind the layer: attention, a normalisation of the picture's own values, SiLU.
+    curvature: choose it where a smooth part lies behind the layer, such as attention, a normalisation of the picture's
+    own values, or SiLU; elsewhere the map is Grad-CAM's.
     """
     return gradcam(activation, gradient - 0.5 * curvature, combine)
 
@@ -113,13 +108,11 @@ def cam(activation: Array, gradient: Array, combine: Combine = signed_sum) -> Ar
 
     ``map = sum_k w_k A_k``, so that ``mean_i(map)`` and the head's bias add up to the score (Zhou et al. 2016, arXiv
     1512.04150). The weight is read from the gradient, ``w_k = n g_k``, which is the same at all cells of such a head.
-    Choose it where such a head allows it and the map should add up to the score.
-
-    Raises:
-        Unprocessable: the gradient differs between the cells of a channel, so that the head is another one.
+    Choose it where such a head allows it and the map should add up to the score. A gradient that differs between the
+    cells of a channel, so that the head is another one, is Unprocessable.
     """
     mean = _mean(gradient)
-    if abs(gradient - mean).max() > _CONSTANT * abs(gradient).max():
+    if abs(gradient - mean).max() > 1e-3 * abs(gradient).max():  # rounding makes equal gradients differ by less
         raise Unprocessable(
             "method cam is defined at the last layer before an average over the cells and a linear head, and this "
             "layer's gradient differs between cells; valid here are the other methods"

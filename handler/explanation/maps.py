@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import cv2
@@ -11,9 +12,9 @@ from handler.explanation.activation_cams import principal_component
 from handler.explanation.evidence import Evidence, Floats, Needs
 from handler.explanation.methods import METHODS, Method
 from handler.explanation.probe import Probe
-from handler.explanation.smoothing import averaged
 
-_EPSILON = 1e-7  # as in pytorch-grad-cam: an all-zero map stays zero
+# whether the network's input is mirrored, and the factor of its values, as in pytorch-grad-cam's ``aug_smooth``
+AUGMENTATIONS = list(product((False, True), (1.0, 0.9, 1.1)))[1:]  # without the first, which is the picture itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class MapKind:
     """The properties of all maps of one name."""
 
     title: str  # caption on a sheet
-    channels: int = 3  # 1: evidence at a layer's cells, upsampled; 3: signed values at the input's pixels
+    channels: int = 3  # 1: evidence at a layer's cells, upsampled; more: signed values at the input's pixels
     at_layer: bool = False  # needs the activation and the gradient at a layer
     guided: bool = False  # needs the guided gradient at the input
     saliency: bool = False  # needs the plain gradient at the input
@@ -39,7 +40,7 @@ MAP_KINDS = {
 class Map:
     """One map of one explanation."""
 
-    values: Floats  # gradcam: (h, w) on [0, 1]; other maps: (H, W, 3), signed and unscaled
+    values: Floats  # gradcam: (h, w) on [0, 1]; other maps: (H, W, C), signed and unscaled
     maximum: float | list[float]  # gradcam: of the unscaled map, one per layer; other maps: of the absolute values
     degenerate: bool  # gradcam: no positive evidence; other maps: all values are 0
     cells: tuple[int, ...] | None = None  # gradcam: (h, w) of the unscaled map, of the first layer
@@ -75,50 +76,40 @@ def make_maps(
     changed: Evidence | None = None,
     probe: Probe | None = None,
 ) -> dict[str, Map]:
-    """Makes the maps of one (input, target) pair.
+    """Makes the maps, names out of ``MAP_KINDS``, of one (input, target) pair of evidence with what ``needs_of`` names.
 
-    Args:
-        evidence: with all arrays that ``needs_of(maps, …)`` names.
-        pair: index into the evidence's pairs.
-        maps: names out of ``MAP_KINDS``.
-        method: name of a formula in ``methods.METHODS``.
-        at_layer: leaves gradcam at the layer's size (h, w), instead of the input's (H, W).
-        seed: of random methods.
-        eigen: takes the principal component of the weighted channels instead of their sum.
-        changed: of the picture's changed copies and the same class, one pair each, see ``smoothing``; their maps are
-            averaged with the picture's.
-        probe: asks for the scores of masked pictures, for the methods that take it.
-
-    Returns:
-        Name to map, in the order of ``maps``.
-
-    Raises:
-        ValueError: the evidence lacks a gradient at the input.
-        Unprocessable: the method is not defined at a layer; the message says where it is.
+    ``at_layer`` leaves gradcam at the layer's size (h, w), instead of the input's (H, W); ``eigen`` takes the principal
+    component of the weighted channels instead of their sum; ``changed`` is the evidence of the picture's changed copies
+    for the same class, one pair each, whose maps are averaged with the picture's, see ``averaged``; methods that take
+    a probe ask it about changed pictures. Raises ValueError if the evidence lacks a gradient at the input, and
+    Unprocessable if the method is not defined at a layer.
     """
     chosen = METHODS[method]
-    options: dict[str, Any] = {"seed": seed} if chosen.random else {}
+    options: dict[str, Any] = {"seed": seed} if chosen.takes("seed") else {}
     options |= {"combine": principal_component} if eigen else {}
     options |= {"probe": probe} if chosen.passes else {}
 
     plain = _unscaled(evidence, pair, chosen, options) if makes_cam(maps) else []
     copies = [_unscaled(changed, copy, chosen, options) for copy in range(len(changed.rows))] if changed else []
 
-    def cam(size: tuple[int, int] | None) -> Map:
+    def cam(size: tuple[int, ...] | None) -> Map:
         first, *others = (_cam(layers, size) for layers in (plain, *copies))
         values = averaged(first.values, [made.values for made in others]) if others else first.values
         return replace(first, values=values, degenerate=all(made.degenerate for made in (first, *others)))
 
-    guided = evidence.guided if any(MAP_KINDS[name].guided for name in maps) else None
     made: dict[str, Map] = {}
     for name in maps:
         kind = MAP_KINDS[name]
         if kind.channels == 1:
             made[name] = cam(None if at_layer else evidence.input_size)
             continue
-        gradients = guided if kind.guided else evidence.saliency
-        pixels = _pixels(gradients, pair, evidence.coverage if kind.guided else None)
-        made[name] = _product(pixels, cam(evidence.input_size)) if kind.at_layer else pixels
+        gradients = evidence.guided if kind.guided else evidence.saliency
+        if gradients is None:
+            raise ValueError("the evidence lacks the gradient at the input")
+        pixels = np.ascontiguousarray(gradients[pair].transpose(1, 2, 0))
+        pixels = pixels * cam(evidence.input_size).values[:, :, None] if kind.at_layer else pixels
+        largest, coverage = float(np.abs(pixels).max()), evidence.coverage if kind.guided else None
+        made[name] = Map(values=pixels, maximum=largest, degenerate=largest == 0, coverage=coverage)
     return made
 
 
@@ -138,7 +129,7 @@ def _unscaled(evidence: Evidence, pair: int, method: Method, options: dict[str, 
     return made
 
 
-def _cam(unscaled: list[Floats], size: tuple[int, int] | None) -> Map:
+def _cam(unscaled: list[Floats], size: tuple[int, ...] | None) -> Map:
     """The map of a size (H, W), or of the first layer's."""
     maxima = [float(values.max()) for values in unscaled]
     alone, cells = len(unscaled) == 1, unscaled[0].shape
@@ -146,24 +137,10 @@ def _cam(unscaled: list[Floats], size: tuple[int, int] | None) -> Map:
     return Map(values=values, maximum=maxima[0] if alone else maxima, degenerate=max(maxima) <= 0, cells=cells)
 
 
-def _pixels(gradients: Floats | None, pair: int, coverage: str | None) -> Map:
-    if gradients is None:
-        raise ValueError("the evidence lacks the gradient at the input")
-    values = np.ascontiguousarray(gradients[pair].transpose(1, 2, 0))
-    largest = float(np.abs(values).max())
-    return Map(values=values, maximum=largest, degenerate=largest == 0, coverage=coverage)
-
-
-def _product(guided: Map, cam: Map) -> Map:
-    values = guided.values * cam.values[:, :, None]
-    largest = float(np.abs(values).max())
-    return Map(values=values, maximum=largest, degenerate=largest == 0, coverage=guided.coverage)
-
-
 def scale(values: Floats) -> Floats:
-    """Scales a map (h, w) to [0, 1]: subtracts the minimum, then divides by ``1e-7 + maximum``."""
+    """Scales a map (h, w) to [0, 1], as pytorch-grad-cam does: subtracts the minimum, divides by ``1e-7 + maximum``."""
     shifted = values - values.min()
-    return np.asarray(shifted / (_EPSILON + shifted.max()), np.float32)
+    return np.asarray(shifted / (1e-7 + shifted.max()), np.float32)
 
 
 def resize(values: Floats, height: int, width: int) -> Floats:
@@ -172,9 +149,19 @@ def resize(values: Floats, height: int, width: int) -> Floats:
 
 
 def combine(maps: Sequence[Floats], height: int, width: int) -> Floats:
-    """Combines the unscaled maps (h, w) of several layers, of any size, to a map (height, width) on [0, 1].
-
-    Scales, resizes and averages the maps, and scales the average.
-    """
+    """Scales, resizes and averages unscaled maps (h, w) of any sizes; the average, scaled, is (height, width)."""
     upsampled = [resize(scale(values), height, width) for values in maps]
     return scale(np.mean(np.stack(upsampled), axis=0).clip(min=0))
+
+
+def augmented(tensor: Floats) -> Floats:
+    """The changed copies (5, C, H, W) of a network's input (C, H, W), in the order of ``AUGMENTATIONS``."""
+    either = {False: tensor, True: tensor[:, :, ::-1]}
+    return np.stack([either[mirrored] * np.float32(factor) for mirrored, factor in AUGMENTATIONS])
+
+
+def averaged(plain: Floats, changed: Sequence[Floats]) -> Floats:
+    """Averages a picture's map (h, w) and the maps of its changed copies, which are mirrored back; stays on [0, 1]."""
+    pairs = zip(AUGMENTATIONS, changed, strict=True)
+    straight = [values[:, ::-1] if mirrored else values for (mirrored, _), values in pairs]
+    return np.asarray(np.mean([plain, *straight], axis=0), np.float32)

@@ -1,12 +1,14 @@
-"""Maps from the scores of masked pictures: no gradient, many forward passes.
+"""Maps from the scores of masked pictures, and of masked activations: no gradient, many passes.
 
 A mask M is laid on the network's input by multiplication, after it is upsampled to the input's size: where it is 0, the
 picture becomes the mean colour. ``y(M)`` is the target's score of the picture under a mask, ``p(M)`` its probability.
+``A`` is the layer's activation, ``y(B)`` the score if the layer returned ``B`` in its place.
 """
 
 import numpy as np
 
 from handler.explanation.evidence import Floats, Indices, softmax
+from handler.explanation.gradient_cams import Combine, positive_sum
 from handler.explanation.probe import Probe
 
 
@@ -47,12 +49,43 @@ def occlusion(_activation: Floats, _gradient: Floats, probe: Probe) -> Floats:
 def rise(_activation: Floats, _gradient: Floats, probe: Probe, seed: int = 0) -> Floats:
     """RISE: random masks, weighted by the probability of the picture under them.
 
-    ``map = sum_j p(M_j) M_j / sum_j M_j``, M_j upsampled from cells that are 1 with probability one half (Petsiuk et
-    al. 2018, arXiv 1806.07421; without its random shift, and divided by what was shown instead of by the expectation).
+    ``map = sum_j p(M_j) M_j / sum_j M_j``, M_j upsampled from 8 x 8 cells that are 1 with probability one half
+    (Petsiuk et al. 2018, arXiv 1806.07421; without its shift, and divided by what was shown, not by the expectation).
     Choose it for networks of which nothing but the answers is known; it needs hundreds of passes.
     """
-    masks = np.random.default_rng(seed).integers(0, 2, (probe.passes, _RISE_CELLS, _RISE_CELLS)).astype(np.float32)
+    masks = np.random.default_rng(seed).integers(0, 2, (probe.passes, 8, 8)).astype(np.float32)
     return np.asarray(np.tensordot(probe.probabilities(masks), masks, 1) / masks.sum(axis=0).clip(min=1))[None]
 
 
-_RISE_CELLS = 8
+def ablationcam(activation: Floats, _gradient: Floats, probe: Probe, combine: Combine = positive_sum) -> Floats:
+    """Ablation-CAM: channels weighted by how far the score falls without them.
+
+    ``map = relu(sum_k w_k A_k)``, ``w_k = (y(A) - y(A without k)) / |y(A)|``, channel k set to 0 (Desai and Ramaswamy
+    2020, doi 10.1109/WACV45572.2020.9093360). They and pytorch-grad-cam divide by ``y``, which turns maps round where
+    it is negative; the latter sets channels that can be negative to -1e7. A pass for each channel, and one: of more
+    channels than passes those with the largest sums are taken. Choose it where gradients vanish or saturate.
+    """
+    channels = activation[0]  # (C, h, w)
+    chosen = strongest(channels, probe.passes - 1)
+    factors = np.ones((len(chosen) + 1, len(channels), 1, 1), np.float32)
+    factors[np.arange(len(chosen)) + 1, chosen] = 0
+    whole, *without = probe.scores_behind(channels, factors)
+    weights = (whole - np.array(without, np.float32)) / max(abs(whole), np.finfo(np.float32).tiny)
+    return np.asarray(combine((weights[:, None, None] * channels[chosen])[None]))
+
+
+def reciprocam(activation: Floats, _gradient: Floats, probe: Probe) -> Floats:
+    """Recipro-CAM: the score that each cell has by itself, all other cells being 0; of either sign.
+
+    ``map_i = y(A · 1_i)`` (Byun and Lee 2022, arXiv 2209.14074, without its smoothing window). A pass for each cell: of
+    more cells than passes squares of cells are kept together. For an average and a linear head it is CAM and the bias.
+    Choose it for its few passes, where a network has no gradient.
+    """
+    height, width = activation.shape[2:]
+    side = 1
+    while -(-height // side) * -(-width // side) > probe.passes:
+        side += 1
+    down, across = -(-height // side), -(-width // side)
+    squares = np.arange(down * across).reshape(down, across).repeat(side, 0).repeat(side, 1)[:height, :width]
+    alone = squares == np.arange(down * across)[:, None, None]  # (P, h, w)
+    return np.asarray(probe.scores_behind(activation[0], alone[:, None])[squares][None])

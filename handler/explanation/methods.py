@@ -1,17 +1,14 @@
-"""The methods that make a map of a layer's evidence, by the name that requests use."""
+"""The methods that make a map of a layer's evidence, by the name that requests use.
+
+A formula takes activation and gradient (N, C, h, w) and returns unscaled maps (N, h, w). Where it needs no layer, both
+are None; over attention it takes other arrays, see ``attention_maps``. Its further parameters say what it takes, too.
+"""
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any, NamedTuple
 
-from handler.explanation import (
-    activation_cams,
-    attention_maps,
-    behind_cams,
-    full_gradients,
-    gradient_cams,
-    input_gradients,
-    masking_cams,
-)
+from handler.explanation import activation_cams, attention_maps, gradient_cams, input_gradients, masking_cams
 from handler.explanation.class_weights import SIMILAR
 from handler.explanation.evidence import BEHIND, CURVATURE, FULL_GRADIENT
 
@@ -23,11 +20,9 @@ class Method(NamedTuple):
     """A formula and its properties."""
 
     title: str  # on a sheet
-    formula: Callable[..., Any]  # activation and gradient (N, C, h, w) to unscaled maps (N, h, w); or of ``attention``
-    weighted: bool = True  # weights channels, whose combination can be chosen: the formula takes ``combine``
+    formula: Callable[..., Any]
     of_class: bool = True  # depends on the class
     similar: int = 0  # number of similar classes that the gradient holds the class against, see ``class_weights``
-    random: bool = False  # the formula takes ``seed``
     at_layer: bool = True  # a map of a layer's cells
     passes: int = 0  # default number of changed pictures or activations, for formulas that take a ``probe``
     beside: str = ""  # evidence beside activation and gradient, see ``Needs``
@@ -37,6 +32,10 @@ class Method(NamedTuple):
     def summary(self) -> str:
         """The first line of the formula's docstring."""
         return (self.formula.__doc__ or "").partition("\n")[0]
+
+    def takes(self, parameter: str) -> bool:
+        """Whether the formula takes ``seed``, as random ones do, or ``combine``, as those that weight channels do."""
+        return parameter in signature(self.formula).parameters
 
 
 METHODS = {
@@ -49,46 +48,28 @@ METHODS = {
     "finercam": Method("FinerCAM", gradient_cams.finercam, similar=SIMILAR),
     "shapleycam": Method("ShapleyCAM", gradient_cams.shapleycam, beside=CURVATURE),
     "cam": Method("CAM", gradient_cams.cam),
-    "eigencam": Method("Eigen-CAM", activation_cams.eigencam, weighted=False, of_class=False),
-    "eigengradcam": Method("Eigen-Grad-CAM", activation_cams.eigengradcam, weighted=False),
-    "kpcacam": Method("KPCA-CAM", activation_cams.kpca_cam, weighted=False, of_class=False),
+    "eigencam": Method("Eigen-CAM", activation_cams.eigencam, of_class=False),
+    "eigengradcam": Method("Eigen-Grad-CAM", activation_cams.eigengradcam),
+    "kpcacam": Method("KPCA-CAM", activation_cams.kpca_cam, of_class=False),
     "fem": Method("FEM", activation_cams.fem, of_class=False),
-    "randomcam": Method("RandomCAM", activation_cams.random_cam, of_class=False, random=True),
-    "scorecam": Method("Score-CAM", masking_cams.scorecam, weighted=False, passes=256),
-    "ablationcam": Method("Ablation-CAM", behind_cams.ablationcam, passes=257, beside=BEHIND),
-    "reciprocam": Method("Recipro-CAM", behind_cams.reciprocam, weighted=False, passes=197, beside=BEHIND),
-    "occlusion": Method("occlusion", masking_cams.occlusion, weighted=False, at_layer=False, passes=197),
-    "rise": Method("RISE", masking_cams.rise, weighted=False, random=True, at_layer=False, passes=256),
-    "fullgrad": Method("FullGrad", full_gradients.fullgrad, weighted=False, at_layer=False, beside=FULL_GRADIENT),
+    "randomcam": Method("RandomCAM", activation_cams.random_cam, of_class=False),
+    "scorecam": Method("Score-CAM", masking_cams.scorecam, passes=256),
+    "ablationcam": Method("Ablation-CAM", masking_cams.ablationcam, passes=257, beside=BEHIND),
+    "reciprocam": Method("Recipro-CAM", masking_cams.reciprocam, passes=197, beside=BEHIND),
+    "occlusion": Method("occlusion", masking_cams.occlusion, at_layer=False, passes=197),
+    "rise": Method("RISE", masking_cams.rise, at_layer=False, passes=256),
+    "fullgrad": Method("FullGrad", input_gradients.fullgrad, at_layer=False, beside=FULL_GRADIENT),
     "integrated_gradients": Method(
-        "Integrated Gradients", input_gradients.integrated_gradients, weighted=False, at_layer=False, passes=32
+        "Integrated Gradients", input_gradients.integrated_gradients, at_layer=False, passes=32
     ),
-    "expected_gradients": Method(
-        "Expected Gradients",
-        input_gradients.expected_gradients,
-        weighted=False,
-        random=True,
-        at_layer=False,
-        passes=64,
-    ),
-    "smoothgrad": Method(
-        "SmoothGrad", input_gradients.smoothgrad, weighted=False, random=True, at_layer=False, passes=32
-    ),
+    "expected_gradients": Method("Expected Gradients", input_gradients.expected_gradients, at_layer=False, passes=64),
+    "smoothgrad": Method("SmoothGrad", input_gradients.smoothgrad, at_layer=False, passes=32),
     "gradient_attention": Method(
-        "gradient-weighted attention",
-        attention_maps.gradient_attention,
-        weighted=False,
-        at_layer=False,
-        attention=OF_SCORES,
+        "gradient-weighted attention", attention_maps.gradient_attention, at_layer=False, attention=OF_SCORES
     ),
-    "legrad": Method("LeGrad", attention_maps.legrad, weighted=False, at_layer=False, attention=OF_BLOCKS),
+    "legrad": Method("LeGrad", attention_maps.legrad, at_layer=False, attention=OF_BLOCKS),
     "rollout": Method(
-        "attention rollout",
-        attention_maps.rollout,
-        weighted=False,
-        of_class=False,
-        at_layer=False,
-        attention=ATTENTION_ALONE,
+        "attention rollout", attention_maps.rollout, of_class=False, at_layer=False, attention=ATTENTION_ALONE
     ),
 }
 ATTENTION_METHODS = tuple(name for name, method in METHODS.items() if method.attention)

@@ -1,8 +1,8 @@
 """What the network's answers say of a map: deletion and insertion curves, against random orders of the same grain.
 
-The protocol is that of RISE (Petsiuk et al. 2018, arXiv 1806.07421, ``evaluation.py``): pixels go in the map's order,
-brightest first; the probability is the softmax of one class; deletion leaves zeros of the normalised space, insertion
-begins with a blurred picture. What differs from it stands with each function.
+The protocol is RISE's (Petsiuk et al. 2018, arXiv 1806.07421, ``evaluation.py``), which leaves the order of equal
+pixels open: pixels go in the map's order, brightest first; the probability is that of one class, by the network's head;
+deletion leaves zeros of the normalised space, insertion begins with a blurred picture.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +12,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from handler.explanation.evidence import Engine, EngineTarget, Evidence, Floats, Indices, Needs, softmax
+from handler.explanation.evidence import Engine, EngineTarget, Evidence, Floats, Indices, Needs, probabilities
 from handler.explanation.finiteness import check_evidence, check_scores
 from handler.explanation.maps import Map, needs_of, resize
 
 Maps = Mapping[str, Map]
-Remake = Callable[[Evidence, int, Sequence[str]], Maps] | None
 SHARES = (0.0, 0.1, 0.25, 0.45, 0.7, 1.0)  # of the pixels, in each picture of a curve: curves bend early
 # two curves in the map's order and in two random orders, without their ends; emptied, blurred, kept; with noise
 PASSES = 3 * 2 * (len(SHARES) - 2) + 3 + 1
@@ -38,11 +37,7 @@ class Trust:
 
 
 def pixel_order(values: Floats, ties: Indices | None = None) -> Indices:
-    """The flat indices (H * W,) of the pixels of a map (H, W) of any range, brightest first.
-
-    ``ties`` is an order that pixels of equal value keep (None: row by row from the upper left). A Grad-CAM map is 0 in
-    large regions, where RISE's order is that of an unstable sort.
-    """
+    """The flat indices (H * W,) of a map's pixels (H, W), brightest first, equal ones as in ``ties``, or by rows."""
     flat = values.ravel()
     return np.argsort(-flat, kind="stable") if ties is None else ties[np.argsort(-flat[ties], kind="stable")]
 
@@ -56,31 +51,22 @@ def brightest(order: Indices, steps: int | Sequence[float], size: tuple[int, ...
 
 
 def deletion(tensor: Floats, order: Indices, steps: int | Sequence[float]) -> Floats:
-    """The pictures (steps + 1, 3, H, W) of a deletion curve, from the network's input (3, H, W) to zeros.
-
-    The pixels ``brightest(order, steps, …)[k]`` are 0; RISE takes a step for every 224 pixels.
-    """
+    """The pictures (steps + 1, C, H, W) from the network's input (C, H, W) to zeros; RISE has a step per 224 pixels."""
     return tensor * ~brightest(order, steps, tensor.shape[1:])[:, None]
 
 
 def insertion(tensor: Floats, order: Indices, steps: int | Sequence[float]) -> Floats:
-    """As ``deletion``, from the blurred picture to the whole one: those pixels are sharp, the others blurred."""
+    """As ``deletion``, from the blurred picture to the whole one: the brightest pixels are sharp first."""
     return np.where(brightest(order, steps, tensor.shape[1:])[:, None], tensor, blurred(tensor))
 
 
 def blurred(tensor: Floats) -> Floats:
-    """A picture (3, H, W) blurred by a Gaussian of 11 pixels and standard deviation 5; zeros lie beyond the edge.
-
-    The kernel is a Gaussian cut off and normalised; RISE's has the cut tails folded back into it.
-    """
+    """A picture (C, H, W) blurred by 11 pixels of a Gaussian of deviation 5, without its tails; zeros lie beyond."""
     return np.stack([cv2.GaussianBlur(channel, (11, 11), 5.0, borderType=cv2.BORDER_CONSTANT) for channel in tensor])
 
 
 def auc(probabilities: Floats, shares: Sequence[float] | None = None) -> Floats:
-    """The area (…) under curves (…, steps + 1) by the trapezoid rule; of probabilities, a mean probability.
-
-    With equal steps (None) it is RISE's ``(sum_k p_k - p_0 / 2 - p_n / 2) / n``.
-    """
+    """The mean (…) of curves (…, steps + 1) by the trapezoid rule, as RISE's, which has equal steps (None)."""
     widths = np.diff(np.linspace(0, 1, probabilities.shape[-1]) if shares is None else shares)
     return np.asarray((probabilities[..., 1:] + probabilities[..., :-1]) / 2 @ widths)
 
@@ -88,9 +74,8 @@ def auc(probabilities: Floats, shares: Sequence[float] | None = None) -> Floats:
 def random_orders(cells: tuple[int, ...], size: tuple[int, ...], pairs: int, seed: int) -> list[Indices]:
     """``2 * pairs`` random orders (H * W,): of maps uniform on [0, 1) in cells (h, w), upsampled to (H, W) as a map is.
 
-    Single random pixels would be another test: networks answer to a picture with holes in every place as to noise.
-    The second order of a pair is the first one backwards. Where the probability is linear in the pixels and steps are
-    equal, the mean AUC of a pair is then exact, whatever the seed: the mean of the whole and the empty picture.
+    Networks answer to holes at single random pixels as to noise. The second order of a pair is the first one backwards,
+    so that, for linear answers and equal steps, its mean AUC is exactly the mean of the whole and the empty picture.
     """
     rng = np.random.default_rng(seed)
     drawn = [pixel_order(resize(rng.random(cells, np.float32), *size)) for _ in range(pairs)]
@@ -101,19 +86,19 @@ def random_orders(cells: tuple[int, ...], size: tuple[int, ...], pairs: int, see
 class Question:
     """What maps were made of."""
 
-    tensor: Floats  # (3, H, W), the network's input
+    tensor: Floats  # (C, H, W), the network's input
     target: EngineTarget
     weights: Floats  # (K,) class weights of the probabilities that decide: 1 for the target alone
     measure: str  # their weighted sum in words: "the probability of heart"
     method: str  # that made the map at a layer, a name out of METHODS
-    remake: Remake  # makes maps of another picture's evidence; None: that takes more than one pass
+    head: str = "softmax"  # what makes probabilities of logits
+    remake: Callable[[Evidence, int, Sequence[str]], Maps] | None  # of other evidence; None: that takes many passes
 
 
 def examine(engine: Engine, evidence: Evidence, pair: int, maps: Maps, question: Question, seed: int) -> Trust:
     """Tests one map of a pair in at most ``PASSES`` passes: gradcam, or the first where gradcam was not made.
 
-    At a pixel with three values, as of saliency, the largest absolute value counts (Simonyan et al. 2013, arXiv
-    1312.6034).
+    At a pixel with three values, as of saliency, the largest absolute value counts (Simonyan et al., arXiv 1312.6034).
     """
     tensor, remake = question.tensor, question.remake
     name, size = min(maps, key=lambda made: made != "gradcam"), tensor.shape[1:]
@@ -122,30 +107,29 @@ def examine(engine: Engine, evidence: Evidence, pair: int, maps: Maps, question:
         why = "without evidence" if maps[name].degenerate else "the same everywhere"
         return Trust(sentence=f"The map is {why}, so that there is nothing to test.")
 
-    def probabilities(pictures: Floats) -> Floats:
+    def chances(pictures: Floats) -> Floats:
         logits = engine.run(pictures, [()] * len(pictures), Needs()).logits
         check_scores(logits)
-        return softmax(logits) @ question.weights
+        return probabilities(logits, question.head) @ question.weights
 
     def curves(order: Indices) -> Floats:
         inner = [pictures(tensor, order, SHARES[1:-1]) for pictures in (deletion, insertion)]
-        deleted, inserted = np.split(probabilities(np.concatenate(inner)), 2)
+        deleted, inserted = np.split(chances(np.concatenate(inner)), 2)
         return np.array([[whole, *deleted, empty], [blurry, *inserted, whole]])
 
     forwards, backwards = random_orders(maps[name].cells or size, size, 1, seed)
     order = pixel_order(values, forwards)
-    whole = softmax(evidence.logits[evidence.rows[pair]]) @ question.weights
+    whole = probabilities(evidence.logits[evidence.rows[pair]], question.head) @ question.weights
     ends = [np.zeros_like(tensor), blurred(tensor), tensor * brightest(order, (0.2,), size)[0]]
-    empty, blurry, kept_fifth = probabilities(np.stack(ends)).tolist()
+    empty, blurry, kept_fifth = chances(np.stack(ends)).tolist()
     found = auc(curves(order), SHARES).tolist()
     by_chance = auc(np.stack([curves(forwards), curves(backwards)]), SHARES).mean(axis=0).tolist()
     stability = None
     if remake:
         noise = np.random.default_rng((seed, 1)).standard_normal(tensor.shape, np.float32)
         inputs = tensor + np.float32(0.02) * np.ptp(tensor) * noise  # 5 of 255 grey levels
-        changed = engine.run(
-            inputs[None], [[question.target]], needs_of([name], list(evidence.layers), question.method)
-        )
+        needs = needs_of([name], list(evidence.layers), question.method)
+        changed = engine.run(inputs[None], [[question.target]], needs)
         check_evidence(changed, 0)
         again = _plane(remake(changed, 0, [name])[name], size)
         stability = float(np.corrcoef(values.ravel(), again.ravel())[0, 1]) if np.ptp(again) else 0.0

@@ -1,8 +1,4 @@
-"""Compares the evidence of graphs and hooks for one fixed picture, at start-up.
-
-The graphs were verified when they were written. The comparison finds later changes: another ONNX Runtime, another CPU
-with other kernels, a damaged file that still loads.
-"""
+"""Compares graphs with hooks for one fixed picture, at start-up: ONNX Runtime, CPU or file can have changed."""
 
 from collections.abc import Iterator
 
@@ -16,19 +12,14 @@ from handler.graphs.onnx_engine import OnnxEngine
 from handler.picture.preprocess import Preprocessing
 
 TOLERANCE = 1e-4  # of the largest value: several times the difference of float32 sums in another order
-# Where a ReLU's input is within rounding of zero, the gate can open in one engine and stay closed in the other. A gate
-# in an early layer changes a few pixels much, a gate in a late layer changes all pixels a little. So a small share of
-# the pixels may differ by more than a tolerance; with other weights, or without the guided rule, most pixels would.
+# Where a ReLU's input is within rounding of zero, the gate can open in one engine alone, which changes a few pixels
+# much, in an early layer, or all pixels a little, in a late one. With other weights, most pixels would differ much.
 GATE_TOLERANCE = 0.02  # of the largest value
 GATE_SHARE = 0.01  # share of the pixels that may differ by more
 
 
 def disagreements(graphs: OnnxEngine, hooks: Engine, preprocessing: Preprocessing) -> list[str]:
-    """Runs both engines on the fixed picture, for the top class and for class 0.
-
-    Returns:
-        A line for each output that differs, with the graph and the difference; an empty list if the engines agree.
-    """
+    """A line for each output in which a graph and hooks differ on the fixed picture, for the top class or class 0."""
     picture, targets = fixed_picture(preprocessing)[None].repeat(2, axis=0), [[TOP], [0]]
     layers = {KIND_LAYERS: graphs.layers}
     held = {kind: needs_of(KINDS[kind].maps, layers.get(kind, graphs.layers[:1])) for kind in graphs.files}
@@ -48,9 +39,11 @@ def disagreements(graphs: OnnxEngine, hooks: Engine, preprocessing: Preprocessin
 
 
 def fixed_picture(how: Preprocessing) -> Floats:
-    """A normalised picture (3, crop, crop) of waves: several lengths and directions, another mixture per channel."""
-    y, x = np.mgrid[: how.crop_size, : how.crop_size] / how.crop_size
-    waves = [(3, 2, 5), (1, 7, 3), (11, 4, 2)]  # per channel: down, right, diagonally
+    """A normalised picture (C, H, W) of waves: several lengths and directions, another mixture per channel."""
+    height, width = how.size
+    y, x = np.mgrid[:height, :width] / np.reshape(how.size, (2, 1, 1))
+    three = [(3, 2, 5), (1, 7, 3), (11, 4, 2)]  # per channel: down, right, diagonally
+    waves = [(three[k % 3][0] + k // 3, *three[k % 3][1:]) for k in range(how.channels)]
     channels = [np.sin(6 * a * y) + np.sin(6 * b * x) * np.cos(6 * c * (x + y)) for a, b, c in waves]
     return how.normalise((255 * (np.stack(channels, axis=2) + 2) / 4).astype(np.uint8))
 
@@ -62,29 +55,24 @@ def _differing(found: Evidence, reference: Evidence) -> Iterator[str]:
     for path, layer in found.layers.items():
         yield from _beyond(f"activation at {path}", layer.activation, reference.layers[path].activation)
         yield from _beyond(f"gradient at {path}", layer.gradient, reference.layers[path].gradient)
-    if found.guided is not None and reference.guided is not None:
-        yield from _beyond("guided gradient", found.guided, reference.guided, GATE_TOLERANCE, GATE_SHARE)
-        if found.coverage != reference.coverage:
-            yield f"guided are {found.coverage or 'unknown activations'}, not {reference.coverage}"
-    if found.attention is not None and reference.attention is not None:
-        yield from _beyond("maps of attention", found.attention, reference.attention)
-    if found.saliency is not None and reference.saliency is not None:
-        gated = (GATE_TOLERANCE, GATE_SHARE) if reference.coverage else ()  # a network without a ReLU has no gates
-        yield from _beyond("saliency", found.saliency, reference.saliency, *gated)
+    if found.guided is not None and found.coverage != reference.coverage:
+        yield f"guided are {found.coverage or 'unknown activations'}, not {reference.coverage}"
+    gated = (GATE_TOLERANCE, GATE_SHARE) if reference.coverage else ()  # a network without a ReLU has no gates
+    for part, name in (("guided", "guided gradient"), ("attention", "maps of attention"), ("saliency", "saliency")):
+        if (values := getattr(found, part)) is not None:
+            yield from _beyond(name, values, getattr(reference, part), *(gated if part != "attention" else ()))
 
 
-def _beyond(
-    name: str, found: Floats, reference: Floats, tolerance: float = TOLERANCE, share: float = 0.0
-) -> Iterator[str]:
-    """Yields a line if more than ``share`` of the values differ by more than ``tolerance`` of the largest value."""
+def _beyond(name: str, found: Floats, reference: Floats, tolerance: float = TOLERANCE, share: float = 0) -> list[str]:
+    """A line if more than ``share`` of the values differ by more than ``tolerance`` of the largest value."""
     if found.shape != reference.shape:
-        yield f"{name} has shape {found.shape}, not {reference.shape}"
-        return
+        return [f"{name} has shape {found.shape}, not {reference.shape}"]
     largest = float(np.abs(reference).max())
     error = np.abs(found.astype(np.float64) - reference)
     beyond = 1 - float((error <= tolerance * largest).mean())  # NaN is beyond
-    if not beyond <= share:
-        yield (
-            f"{name} differs by up to {float(error.max()):.2e} where values reach {largest:.2e}; {beyond:.2%} of the "
-            f"values differ by more than {tolerance:.0e} of that, allowed are {share:.2%}"
-        )
+    if beyond <= share:
+        return []
+    return [
+        f"{name} differs by up to {float(error.max()):.2e} where values reach {largest:.2e}; {beyond:.2%} of the "
+        f"values differ by more than {tolerance:.0e} of that, allowed are {share:.2%}"
+    ]

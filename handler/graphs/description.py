@@ -1,8 +1,9 @@
 """The metadata of an exported graph in the ONNX file: enough to use the graph without this project."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from handler.errors import ModelError
 from handler.explanation.methods import ATTENTION_METHODS
@@ -38,25 +39,36 @@ KINDS = {
         maps=("gradcam", "guided_backprop", "guided_gradcam"),
     ),
     KIND_SALIENCY: GraphKind(
-        file="model.saliency.onnx",
-        outputs=("logits", *AT_LAYER, "saliency"),
-        maps=("gradcam", "saliency"),
+        file="model.saliency.onnx", outputs=("logits", *AT_LAYER, "saliency"), maps=("gradcam", "saliency")
     ),
     KIND_ATTENTION: GraphKind(file="model.attention.onnx", outputs=("logits", *ATTENTION_METHODS)),
     KIND_LAYERS: GraphKind(file="model.layers.onnx", outputs=("logits",), maps=("gradcam",)),
     KIND_BEHIND: GraphKind(file="model.behind.onnx", inputs=("input", "activations"), optional=(), outputs=("logits",)),
 }
+_REQUIRED = ("labels", "kind", "architecture", "preprocessing", "weights_sha256")  # without a default
+_READ: dict[str, Callable[[str], Any]] = {  # fields that are no text
+    **dict.fromkeys(("labels", "versions"), json.loads),
+    **dict.fromkeys(("further_layers", "simplified"), lambda text: tuple(json.loads(text))),
+    "preprocessing": Preprocessing.from_json,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class GraphDescription:
+class Origin:
+    """The facts about a model on which the answers of its graphs depend."""
+
+    architecture: str
+    weights_sha256: str  # see ``checkpoint.hash_state``
+    labels: list[str]  # one per score
+    preprocessing: Preprocessing
+    head: str = "softmax"  # what makes probabilities of the scores: "softmax" or "sigmoid"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphDescription(Origin):
     """The metadata of a graph. The file has a string for each field; fields that are no text are written as JSON."""
 
     kind: str  # a key of KINDS
-    architecture: str
-    labels: list[str]  # one per score
-    preprocessing: Preprocessing
-    weights_sha256: str  # of the weights that the graph was made from
     versions: dict[str, str] = field(default_factory=dict)  # package to version
     verification: str = ""  # the record of the comparison with PyTorch, as text
     method: str = "gradcam"  # the model's default method
@@ -79,43 +91,21 @@ class GraphDescription:
 
     def to_properties(self) -> dict[str, str]:
         """The metadata as ONNX stores them: name to text."""
-        return {
-            "kind": self.kind,
-            "architecture": self.architecture,
-            "labels": json.dumps(self.labels),
-            "preprocessing": self.preprocessing.to_json(),
-            "weights_sha256": self.weights_sha256,
-            "versions": json.dumps(self.versions),
-            "verification": self.verification,
-            "method": self.method,
-            "layer": self.layer,
-            "further_layers": json.dumps(self.further_layers),
-            "coverage": self.coverage,
-            "simplified": json.dumps(self.simplified),
-        }
+        values = asdict(self) | {"preprocessing": self.preprocessing.to_dict()}
+        if self.head == "softmax":  # descriptions of usual networks stay what older versions wrote
+            del values["head"]
+        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
     @classmethod
     def from_properties(cls, properties: Mapping[str, str]) -> "GraphDescription":
         """Reads the metadata that ``to_properties`` wrote; a ModelError says that the file is not of this project."""
         try:
-            labels, versions = json.loads(properties["labels"]), json.loads(properties.get("versions", "{}"))
-            if not isinstance(labels, list) or not isinstance(versions, dict):
+            found: dict[str, Any] = {name: properties[name] for name in _REQUIRED}
+            found |= {field.name: properties[field.name] for field in fields(cls) if field.name in properties}
+            found |= {name: read(found[name]) for name, read in _READ.items() if name in found}
+            if not isinstance(found["labels"], list) or not isinstance(found.get("versions", {}), dict):
                 raise ValueError("labels must be a list, versions an object")
-            return cls(
-                kind=properties["kind"],
-                architecture=properties["architecture"],
-                labels=labels,
-                preprocessing=Preprocessing.from_json(properties["preprocessing"]),
-                weights_sha256=properties["weights_sha256"],
-                versions=versions,
-                verification=properties.get("verification", ""),
-                method=properties.get("method", "gradcam"),
-                layer=properties.get("layer", ""),
-                further_layers=tuple(json.loads(properties.get("further_layers", "[]"))),
-                coverage=properties.get("coverage", ""),
-                simplified=tuple(json.loads(properties.get("simplified", "[]"))),
-            )
+            return cls(**found)
         except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(
-                f"the graph does not describe itself ({error}); make it with `shufflenet-cam prediction`"
-            ) from error
+            advice = "make it with `shufflenet-cam prediction`"
+            raise ModelError(f"the graph does not describe itself ({error}); {advice}") from error

@@ -1,22 +1,10 @@
 """Finds and opens the graphs of an archive, and refuses graphs that were not made from the archive's model."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from handler.errors import ModelError
-from handler.graphs.description import KIND_PREDICTION, KINDS, GraphDescription
+from handler.graphs.description import KIND_PREDICTION, KINDS, GraphDescription, Origin
 from handler.graphs.session import GraphSession
-from handler.picture.preprocess import Preprocessing
-
-
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """The facts about a model on which the answers of its graphs depend."""
-
-    architecture: str
-    weights_sha256: str  # see ``checkpoint.hash_state``
-    labels: list[str]
-    preprocessing: Preprocessing
 
 
 def find_graphs(folder: Path) -> dict[str, Path]:
@@ -26,11 +14,7 @@ def find_graphs(folder: Path) -> dict[str, Path]:
 
 
 def open_graphs(folder: Path, origin: Origin, *, threads: int) -> dict[str, GraphSession]:
-    """Opens all graphs in the folder of an unpacked archive, at least one, by kind; ``threads`` are those of a run.
-
-    Raises:
-        ModelError: the folder has no graph, or a graph cannot be used; the message names the file and says why.
-    """
+    """Opens the graphs of an unpacked archive, at least one, by kind; a ModelError names one that is refused."""
     paths = find_graphs(folder)
     if not paths:
         raise ModelError(f"{folder} holds no graph, valid are {', '.join(known.file for known in KINDS.values())}")

@@ -1,45 +1,23 @@
-"""The fast engine, without PyTorch: ONNX graphs that were traced from the eager explanation and compared with it.
-
-The graphs hold predictions, and evidence at the layers that they were made for. A graph takes one target per picture;
-the targets of a picture that has several share the forward pass.
-"""
+"""The fast engine, without PyTorch: ONNX graphs that were traced from the eager explanation and compared with it."""
 
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from handler.errors import ModelError, Unprocessable
-from handler.explanation.evidence import (
-    BEHIND,
-    TOP,
-    EngineTarget,
-    Evidence,
-    Floats,
-    Indices,
-    LayerEvidence,
-    Needs,
-    check_targets,
-    flat_pairs,
-    flat_weights,
-    resolve_pairs,
-    resolve_top,
-)
+from handler.explanation.class_weights import Pairs
+from handler.explanation.evidence import BEHIND, TOP, Evidence, Floats, Indices, LayerEvidence, Needs, Targets
 from handler.explanation.methods import ATTENTION_METHODS, METHODS
 from handler.graphs.description import KIND_ATTENTION, KIND_BEHIND, KIND_PREDICTION, KINDS, GraphDescription
-from handler.graphs.folder import Origin, open_graphs
-from handler.graphs.session import GraphSession
+from handler.graphs.session import Arrays, GraphSession
 
 _AT_LAYER = ("activations", "gradients")
 _AT_ONCE = 16  # pictures in a run: limits the memory of a batch with many targets
 
 
 class OnnxEngine:
-    """Predictions, and evidence at the layer that the graphs were made for. Runs may overlap."""
+    """Predictions, and evidence at the layers that the graphs were made for. Runs may overlap."""
 
     name = "onnx"
 
@@ -53,10 +31,9 @@ class OnnxEngine:
         # module paths of the layers whose evidence the graphs hold, the default layer first
         self.layers = tuple(dict.fromkeys(path for known in with_layers for path in known.layers))
 
-    @classmethod
-    def open(cls, folder: Path, origin: Origin, *, threads: int) -> "OnnxEngine":
-        """Opens the graphs in a folder; see ``open_graphs`` for arguments and errors."""
-        return cls(open_graphs(folder, origin, threads=threads))
+    def use_threads(self, threads: int) -> None:
+        """Lets each run from now on take so many threads."""
+        self._graphs.update({kind: graph.with_threads(threads) for kind, graph in self._graphs.items()})
 
     @property
     def files(self) -> dict[str, str]:
@@ -67,9 +44,7 @@ class OnnxEngine:
     def held(self) -> str:
         """The evidence that the graphs hold, in the words of the options."""
         parts = ["maps none"]
-        at_layer = [kind for kind in KINDS if kind in self._graphs and KINDS[kind].maps]
-        if at_layer:
-            maps = dict.fromkeys(name for kind in at_layer for name in KINDS[kind].maps)
+        if maps := dict.fromkeys(name for kind in KINDS if kind in self._graphs for name in KINDS[kind].maps):
             where = "layer" if len(self.layers) == 1 else "layers"
             parts.append(f"maps {', '.join(maps)} at {where} {', '.join(self.layers)}")
         if KIND_ATTENTION in self._graphs:
@@ -80,28 +55,25 @@ class OnnxEngine:
         """Whether the graphs hold all of this evidence."""
         return all(self._graph_for(part) for part in self._parts(needs))
 
-    def run(self, inputs: Floats, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
+    def run(self, inputs: Floats, targets: Targets, needs: Needs) -> Evidence:
         """See ``Engine.run``. An explanation runs forward and backward at once; ``explain_ms`` is the time of both.
 
         Where no single graph holds the evidence at layers and at the input, a graph for each runs.
-
-        Raises:
-            Unprocessable: no graph holds all of the evidence; the message says what the graphs hold.
-            BadRequest: a target is neither ``TOP`` nor a class, nor a weight for each class.
         """
         parts = [(self._held(part), part) for part in self._parts(needs)]
-        check_targets(targets, len(parts[0][0].description.labels))
-        if not (needs.backward or needs.attention):
-            return _predict(parts[0][0], inputs, targets)
         (graph, part), *others = parts
-        found = _explain(graph, inputs, targets, part)
-        for graph, part in others:  # of the same classes, where scores within rounding are the best
-            chosen = iter(found.classes.tolist())
-            same = [
-                [one if isinstance(one, np.ndarray) else index for one, index in zip(wanted, chosen, strict=False)]
-                for wanted in targets
-            ]
-            other = _explain(graph, inputs, same, part)
+        classes = len(graph.description.labels)
+        asked = Pairs.of(targets, classes)
+        if not (needs.backward or needs.attention):
+            return _predict(graph, inputs, asked)
+        pairs = Pairs.of([wanted or (TOP,) for wanted in targets], classes)  # a row without a target has scores, too
+        found = _explain(graph, inputs, pairs, asked, part)
+        for (
+            graph,
+            part,
+        ) in others:  # asked for the classes that were found: of scores within rounding, each has its best
+            pairs.wanted[np.isin(pairs.rows, asked.rows)] = found.classes
+            other = _explain(graph, inputs, pairs, asked, part)
             found = replace(found, layers=other.layers, explain_ms=found.explain_ms + other.explain_ms)
         return found
 
@@ -134,92 +106,64 @@ class OnnxEngine:
         return None
 
 
-def _predict(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[EngineTarget]]) -> Evidence:
+def _predict(graph: GraphSession, inputs: Floats, asked: Pairs) -> Evidence:
     started = time.perf_counter()
-    rows = np.arange(len(inputs))
-    of_pairs = {"target": np.full(len(rows), TOP)} if "target" in KINDS[graph.description.kind].inputs else {}
-    logits = _run(graph, inputs, rows, of_pairs, ["logits"])["logits"]
-    rows, classes = resolve_pairs(targets, logits)
+    of_pairs = {"target": np.full(len(inputs), TOP)} if "target" in KINDS[graph.description.kind].inputs else {}
+    logits = _run(graph, inputs, np.arange(len(inputs)), of_pairs, ["logits"])["logits"]
+    classes, size = asked.classes(logits[asked.rows]), inputs.shape[2:]
+    found = Evidence(logits=logits, input_size=size, rows=asked.rows, classes=classes, engine=OnnxEngine.name)
+    return replace(found, infer_ms=(time.perf_counter() - started) * 1e3)
+
+
+def _explain(graph: GraphSession, inputs: Floats, pairs: Pairs, asked: Pairs, needs: Needs) -> Evidence:
+    """The evidence of the pairs that are asked for, out of ``pairs``, which has each row at least once."""
+    started = time.perf_counter()
+    weights: Arrays = {"weights": pairs.weights} if pairs.weights.any() else {}
+    names = _outputs_of(needs, graph.description)
+    found = _run(graph, inputs, pairs.rows, {"target": pairs.wanted, **weights}, names)
+    first_pairs = np.unique(pairs.rows, return_index=True)[1]  # all pairs of a row have the same logits
+    logits = found["logits"][first_pairs]
+    if len(asked.rows) < len(pairs.rows):
+        kept = np.isin(pairs.rows, asked.rows)
+        found = {name: values[kept] for name, values in found.items()}
     return Evidence(
         logits=logits,
-        input_size=_size(inputs),
-        rows=rows,
-        classes=classes,
-        infer_ms=_since(started),
-        engine=OnnxEngine.name,
-    )
-
-
-def _explain(graph: GraphSession, inputs: Floats, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:
-    started = time.perf_counter()
-    every = [wanted or (TOP,) for wanted in targets]  # a row without a target has scores, too
-    rows, wanted = flat_pairs(every)
-    weights = flat_weights(every, len(graph.description.labels))
-    found = _run(
-        graph,
-        inputs,
-        rows,
-        {"target": wanted, **({"weights": weights} if weights.any() else {})},
-        _outputs_of(needs, graph.description),
-    )
-    asked = np.array([bool(targets[row]) for row in rows], bool)
-    of_pairs = {name: values[asked] for name, values in found.items()} if not asked.all() else found
-    first_pairs = np.unique(rows, return_index=True)[1]  # all pairs of a row have the same logits
-    return Evidence(
-        logits=found["logits"][first_pairs],
-        input_size=_size(inputs),
-        rows=rows[asked],
-        classes=resolve_top(wanted[asked], of_pairs["logits"]),  # by the pair's own scores, as the graph chose it
+        input_size=inputs.shape[2:],
+        rows=asked.rows,
+        classes=asked.classes(found["logits"]),  # by the pair's own scores, as the graph chose it
         layers={
-            path: LayerEvidence(*(of_pairs[f"{name}{graph.description.layers[path]}"] for name in _AT_LAYER))
+            path: LayerEvidence(*(found[f"{name}{graph.description.layers[path]}"] for name in _AT_LAYER))
             for path in needs.layers
         },
-        guided=of_pairs.get("guided_backprop"),
-        saliency=of_pairs.get("saliency"),
-        attention=of_pairs.get(needs.attention),
+        guided=found.get("guided_backprop"),
+        saliency=found.get("saliency"),
+        attention=found.get(needs.attention),
         coverage=graph.description.coverage if needs.guided else None,
-        explain_ms=_since(started),
+        explain_ms=(time.perf_counter() - started) * 1e3,
         engine=OnnxEngine.name,
     )
 
 
 def _outputs_of(needs: Needs, known: GraphDescription) -> list[str]:
     at_layers = [f"{name}{known.layers[path]}" for path in needs.layers for name in _AT_LAYER]
-    names = ["logits", *at_layers]
-    wanted = {"guided_backprop": needs.guided, "saliency": needs.saliency, needs.attention: bool(needs.attention)}
-    return names + [name for name in wanted if wanted[name]]
+    others = {"guided_backprop": needs.guided, "saliency": needs.saliency, needs.attention: bool(needs.attention)}
+    return ["logits", *at_layers, *(name for name, wanted in others.items() if wanted)]
 
 
-def _run(
-    graph: GraphSession, inputs: Floats, rows: Indices, of_pairs: Mapping[str, npt.NDArray[Any]], names: list[str]
-) -> dict[str, Floats]:
-    """Runs ``inputs[rows]`` (M, 3, H, W) and the pairs' other inputs (M, …) in chunks; outputs (M, …) by name.
-
-    A chunk has pictures with one target each, or all targets of one picture.
-    """
-    counts = np.bincount(rows)[rows]
-    alone, several = np.flatnonzero(counts == 1), np.unique(rows[counts > 1])
+def _run(graph: GraphSession, inputs: Floats, rows: Indices, of_pairs: Arrays, names: list[str]) -> dict[str, Floats]:
+    """The outputs (M, …) by name for ``inputs[rows]`` (M, C, H, W) and the pairs' other inputs (M, …)."""
+    counts, parts = np.bincount(rows)[rows], []
+    alone = np.flatnonzero(counts == 1)  # a chunk has pictures with one target each, or all targets of one picture
     chunks = [alone[start : start + _AT_ONCE] for start in range(0, len(alone), _AT_ONCE)]
-    parts = []
+    chunks += [np.flatnonzero(rows == row) for row in np.unique(rows[counts > 1])]
     for chunk in chunks:
-        pictures = inputs if len(chunk) == len(inputs) else inputs[rows[chunk]]  # copies only where it must
-        parts.append(graph.infer({"input": pictures, **_taken(of_pairs, chunk)}, names))
-    for row in several:
-        chunks.append(np.flatnonzero(rows == row))
-        parts.append(graph.infer_targets(inputs[row : row + 1], _taken(of_pairs, chunks[-1]), names))
+        given = {name: values[chunk] for name, values in of_pairs.items()}
+        if counts[chunk[0]] > 1:
+            parts.append(graph.infer_targets(inputs[rows[chunk[:1]]], given, names))
+        else:
+            pictures = inputs if len(chunk) == len(inputs) else inputs[rows[chunk]]  # copies only where it must
+            parts.append(graph.infer({"input": pictures, **given}, names))
     if len(parts) == 1:  # most batches; copies would take longer than small parts of the graph
         return dict(zip(names, parts[0], strict=True))
     order = np.concatenate(chunks).argsort()
     return {name: np.concatenate(values)[order] for name, values in zip(names, zip(*parts, strict=True), strict=True)}
-
-
-def _taken(of_pairs: Mapping[str, npt.NDArray[Any]], chunk: Indices) -> dict[str, npt.NDArray[Any]]:
-    return {name: values[chunk] for name, values in of_pairs.items()}
-
-
-def _size(inputs: Floats) -> tuple[int, int]:
-    return inputs.shape[2], inputs.shape[3]
-
-
-def _since(started: float) -> float:
-    return (time.perf_counter() - started) * 1e3

@@ -15,10 +15,9 @@ import onnxruntime
 from handler.errors import ModelError
 from handler.explanation.evidence import Floats
 from handler.explanation.methods import ATTENTION_METHODS
-from handler.graphs.description import AT_LAYER, KINDS, GraphDescription
+from handler.graphs.description import KINDS, GraphDescription
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-_TYPES = {"target": "tensor(int64)"}  # all others are tensor(float)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,57 +27,48 @@ class GraphSession:
     description: GraphDescription
     session: Any  # onnxruntime.InferenceSession, which has no types
     path: Path = Path()
-    sha256: str = ""  # of the file
+    sha256: str = ""  # of the file, and of its weights' file, if there is one
     threads: int = 0  # of a run; 0: one per core
 
     @classmethod
     def open(cls, path: Path, kind: str | None = None, *, threads: int = 0) -> "GraphSession":
-        """Opens a graph that this project wrote.
-
-        Args:
-            path: the file.
-            kind: the kind that the graph must have, a key of ``KINDS``; None allows any kind.
-            threads: number of threads of a run; 0: one per core.
-
-        Raises:
-            ModelError: the file does not exist, is no ONNX graph of this project, is too new for this ONNX Runtime, is
-                of another kind, or does not have its kind's inputs and outputs.
-        """
+        """Opens a graph of a kind, a key of ``KINDS``, or of any; a ModelError says why the file is no such graph."""
         if not path.is_file():
-            raise ModelError(
-                f"graph {path} does not exist; `shufflenet-cam prediction`, `explanation` and `gradcam` write graphs"
-            )
-        session = _load(path, path, threads)
+            commands = "`shufflenet-cam prediction`, `explanation` and `gradcam`"
+            raise ModelError(f"graph {path} does not exist; {commands} write graphs")
+        session = _load(path, str(path), threads)
         try:
             description = GraphDescription.from_properties(session.get_modelmeta().custom_metadata_map)
         except ModelError as error:
             raise ModelError(f"graph {path}: {error}") from error
-        needed = KINDS if kind is None else (kind,)
+        needed = [kind] if kind else KINDS
         if description.kind not in needed:
             raise ModelError(f"graph {path} is of the kind {description.kind!r}, needed is {' or '.join(needed)}")
         _check_signature(path, session, description)
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return cls(description=description, session=session, path=path, sha256=sha256, threads=threads)
+        return cls(description=description, session=session, path=path, sha256=_hashed(path), threads=threads)
+
+    def with_threads(self, threads: int) -> "GraphSession":
+        """The graph with another number of threads, which takes a new session; itself if its file is another now."""
+        try:
+            opened = GraphSession.open(self.path, threads=threads)
+        except (ModelError, OSError):
+            return self
+        return opened if opened.sha256 == self.sha256 else self
 
     def infer(self, inputs: Arrays, outputs: Sequence[str]) -> list[Floats]:
         """The wanted outputs for an array for each of the graph's inputs, by name; the first axis is the batch."""
-        found: list[Floats] = self.session.run(list(outputs), dict(inputs))
-        return found
+        return list(self.session.run(list(outputs), dict(inputs)))
 
     def infer_targets(self, picture: Floats, of_targets: Arrays, outputs: Sequence[str]) -> list[Floats]:
-        """The wanted outputs (M, …) for one picture (1, 3, H, W), and the other inputs (M, …) of its M targets.
-
-        What depends on the picture alone is computed once, see ``handler.graphs.split``. It is computed for each target
-        without the package onnx, and where the file is no longer the one that was opened.
-        """
+        """The outputs (M, …) of a picture (1, C, H, W) and M targets' inputs (M, …); they share work, see ``split``."""
         count = len(of_targets["target"])
         rows = [{name: values[row : row + 1] for name, values in of_targets.items()} for row in range(count)]
         if self._halves is None:
             alone = [self.infer({"input": picture, **row}, outputs) for row in rows]
             return [np.concatenate(values) for values in zip(*alone, strict=True)]
         first, second = self._halves
-        found = {"input": picture, **_by_name(first, {"input": picture})}
+        names = [output.name for output in first.get_outputs()]
+        found = {"input": picture, **dict(zip(names, first.run(names, {"input": picture}), strict=True))}
         asked = [name for name in outputs if name not in found]
         if asked:
             saved = {value.name: found[value.name] for value in second.get_inputs() if value.name in found}
@@ -88,14 +78,14 @@ class GraphSession:
 
     @cached_property
     def _halves(self) -> tuple[Any, Any] | None:
-        """Two sessions, opened when the first picture with several targets comes; None if the graph cannot be split."""
+        """The halves of ``split``; None without onnx, with a file of weights, or for a file that has changed."""
         try:
             import onnx
 
             from handler.graphs.split import split
 
             content = self.path.read_bytes()
-            if hashlib.sha256(content).hexdigest() != self.sha256:
+            if weights_file(self.path).exists() or hashlib.sha256(content).hexdigest() != self.sha256:
                 return None
             first, second = (
                 _load(self.path, half.SerializeToString(), self.threads) if half.graph.output else None
@@ -106,23 +96,29 @@ class GraphSession:
         return first, second
 
 
-def _by_name(session: Any, inputs: Arrays) -> dict[str, Floats]:
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+def weights_file(path: Path) -> Path:
+    """The file beside a graph's file that holds the weights, as ONNX's external data, where they exceed 2 GB."""
+    return path.with_name(f"{path.name}.data")
 
 
-def _load(path: Path, model: Path | bytes, threads: int) -> Any:
+def _hashed(path: Path) -> str:
+    digest = hashlib.sha256()
+    for part in filter(Path.exists, (path, weights_file(path))):
+        with part.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
+
+
+def _load(path: Path, model: str | bytes, threads: int) -> Any:
     """Opens a file, or the content of a graph that was made of it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3  # errors alone, which are raised, too
     # threads spin during a run, which is faster, and stop afterwards, where they would halve torch's speed
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
-        content = model if isinstance(model, bytes) else str(model)
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no other common base
         raise ModelError(f"graph {path} cannot be loaded by ONNX Runtime: {_explained(str(error))}") from error
 
@@ -142,36 +138,30 @@ def _check_signature(path: Path, session: Any, description: GraphDescription) ->
     kind, shapes = KINDS[description.kind], _shapes(description)
     inputs = {tensor.name: tensor for tensor in (*session.get_inputs(), *session.get_overridable_initializers())}
     outputs = {tensor.name: tensor for tensor in session.get_outputs()}
-    for what, found, wanted in (
-        ("inputs", inputs, (*kind.inputs, *kind.optional)),
-        ("outputs", outputs, description.outputs),
-    ):
-        if set(found) != set(wanted):
-            raise ModelError(f"graph {path} has the {what} {', '.join(found)}, needed are {', '.join(wanted)}")
+    wanted = {"inputs": (*kind.inputs, *kind.optional), "outputs": description.outputs}
+    for (what, names), found in zip(wanted.items(), (inputs, outputs), strict=True):
+        if {*found} != {*names}:
+            raise ModelError(f"graph {path} has the {what} {', '.join(found)}, needed are {', '.join(names)}")
     for name, tensor in {**inputs, **outputs}.items():
-        needed, shape = _TYPES.get(name, "tensor(float)"), shapes[name]
+        needed, shape = "tensor(int64)" if name == "target" else "tensor(float)", shapes[name]
         if tensor.type != needed or not _fits(tensor.shape, shape):
             raise ModelError(f"graph {path}: {name} is {tensor.type} {tensor.shape}, needed is {needed} {shape}")
 
 
 def _shapes(description: GraphDescription) -> dict[str, list[int | str]]:
     """The shapes of inputs and outputs; a name stands for any size, "batch" for the size that each run chooses."""
-    side, classes = description.preprocessing.crop_size, len(description.labels)
-    return {
-        "input": ["batch", 3, side, side],
+    classes, pictures, cells = len(description.labels), description.preprocessing.shape, ("height", "width")
+    shapes: dict[str, list[int | str]] = {
         "target": ["batch"],
         "weights": ["rows", classes],
-        "logits": ["batch", classes],
-        "probabilities": ["batch", classes],
-        **{
-            f"{name}{ending}": ["batch", *(["channels"] if name != "gradcam" else []), "height", "width"]
-            for ending in ["", *description.layers.values()]
-            for name in AT_LAYER
-        },
-        **dict.fromkeys(ATTENTION_METHODS, ["batch", "height", "width"]),
-        "guided_backprop": ["batch", 3, side, side],
-        "saliency": ["batch", 3, side, side],
+        **dict.fromkeys(("logits", "probabilities"), ["batch", classes]),
+        **dict.fromkeys(("input", "guided_backprop", "saliency"), ["batch", *pictures]),
+        **dict.fromkeys(ATTENTION_METHODS, ["batch", *cells]),
     }
+    for ending in ("", *description.layers.values()):
+        shapes |= dict.fromkeys((f"activations{ending}", f"gradients{ending}"), ["batch", "channels", *cells])
+        shapes[f"gradcam{ending}"] = ["batch", *cells]
+    return shapes
 
 
 def _fits(found: list[int | str | None], needed: list[int | str]) -> bool:

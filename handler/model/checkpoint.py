@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,23 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torchvision.models import GoogLeNet, Inception3
 
 from handler.atomic_write import whole_file
 from handler.errors import ModelError
-from handler.model.registry import training_only
 from handler.picture.preprocess import Preprocessing
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys of weights whose names have no dots, unlike a network's
+_WRITTEN: dict[str, Callable[[Any], str]] = {  # fields in the metadata of a file, and what makes their texts
+    **dict.fromkeys(("architecture", "head", "output"), str),
+    **{"labels": json.dumps, "preprocessing": Preprocessing.to_json, "options": json.dumps},
+}
 _DEPTH = 4  # of dictionaries in a file of torch.save
 _FOREIGN = {  # how files begin that are no checkpoints, and what they are
     rb"$": "is empty",
     rb"version https://git-lfs": "is a Git LFS pointer and not the file itself, which `git lfs pull` fetches",
     rb"\s*<(!doctype|html|\?xml)": "is a web page and not the file that the page offers; download that",
 }
-_COMPILED = "_orig_mod."  # torch.compile adds it to the names of weights, at any place
 _DENSENETS_OLD_NAMES = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
@@ -38,52 +41,34 @@ _DENSENETS_OLD_NAMES = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.
 class Checkpoint:
     """Weights and their description, which a plain state dict lacks."""
 
-    architecture: str | None  # a torchvision registry name, or package.module:factory
-    labels: list[str] | None  # one per class, in the order of the scores
-    preprocessing: Preprocessing | None
-    state: dict[str, torch.Tensor]
+    architecture: str | None = None  # its name; handler.model.makers says of which kinds
+    labels: list[str] | None = None  # one per class, in the order of the scores
+    preprocessing: Preprocessing | None = None
+    state: dict[str, torch.Tensor] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)  # free text by name: seed, accuracy, …
-    options: dict[str, Any] = field(default_factory=dict)  # options of torchvision's builder; JSON values
+    head: str = ""  # what makes probabilities of the scores, see ``find_reading``; empty: what the network shows
+    output: str = ""  # name of the scores in what the network returns; empty if it returns one tensor
+    options: dict[str, Any] = field(default_factory=dict)  # options of what builds it; JSON values
     origins: dict[str, str] = field(default_factory=dict)  # where parts of the description come from; not written
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint as safetensors, whole or not at all."""
-    metadata = dict(checkpoint.notes)
-    if checkpoint.architecture:
-        metadata["architecture"] = checkpoint.architecture
-    if checkpoint.labels:
-        metadata["labels"] = json.dumps(checkpoint.labels)
-    if checkpoint.preprocessing:
-        metadata["preprocessing"] = checkpoint.preprocessing.to_json()
-    if checkpoint.options:
-        metadata["options"] = json.dumps(checkpoint.options)
-    with whole_file(path) as unfinished:
-        save_file(_apart(checkpoint.state), unfinished, metadata)
-
-
-def _apart(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copies weights that share memory, which safetensors refuses."""
-    copied, addresses = {}, set()
-    for name, value in state.items():
+    told = {name: write(value) for name, write in _WRITTEN.items() if (value := getattr(checkpoint, name))}
+    state, seen = dict[str, torch.Tensor](), set[int]()
+    for name, value in checkpoint.state.items():  # safetensors refuses weights that share memory
         address = value.untyped_storage().data_ptr()
-        shared = address in addresses
-        copied[name] = value.clone(memory_format=torch.contiguous_format) if shared else value.contiguous()
-        addresses.add(address)
-    return copied
+        state[name] = value.clone(memory_format=torch.contiguous_format) if address in seen else value.contiguous()
+        seen.add(address)
+    with whole_file(path) as unfinished:
+        save_file(state, unfinished, checkpoint.notes | told)
 
 
 def read_checkpoint(path: Path, state: str | None = None) -> Checkpoint:
     """Reads safetensors or a state dict of ``torch.save``; the content tells the format, not the name.
 
-    Args:
-        path: of the file.
-        state: key of the state dict that is meant, in a file of ``torch.save`` with several; None takes the one that is
-            no moving average (EMA).
-
-    Raises:
-        ModelError: the file does not exist, has neither format, is a pickle of more than tensors and numbers, or does
-            not say which state dict is meant.
+    ``state`` is the key of the state dict that is meant, in a file of ``torch.save`` with several; None takes the one
+    that is no moving average (EMA). A ModelError says why the file is none.
     """
     if not path.is_file():
         raise ModelError(f"checkpoint {path} does not exist")
@@ -97,18 +82,17 @@ def read_checkpoint(path: Path, state: str | None = None) -> Checkpoint:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError:
-        return Checkpoint(architecture=None, labels=None, preprocessing=None, state=_read_state_dict(path, state))
+        return Checkpoint(state=_read_state_dict(path, state))
     return _described(path, tensors, metadata)
 
 
 def names_in(network: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Finds the network's names for the weights of a file, for two state dicts: name in the file to network's name.
+    """For each name in a file's state dict, the name in the network's, which may lack it; none appears twice.
 
     The names are the file's own, unless more weights fit by name and shape without a common prefix (``module.``),
-    without torch.compile's additions, and with DenseNet's old ``norm.1`` as ``norm1``. The network may lack a name, and
-    no name appears twice.
+    without torch.compile's additions, and with DenseNet's old ``norm.1`` as ``norm1``.
     """
-    bare = {name: _DENSENETS_OLD_NAMES.sub(r"\1\2", name.replace(_COMPILED, "")) for name in state}
+    bare = {name: _DENSENETS_OLD_NAMES.sub(r"\1\2", name.replace("_orig_mod.", "")) for name in state}
     shared = os.path.commonprefix(list(bare.values()))
     cuts = [0, *(dot.end() for dot in re.finditer(r"\.", shared))]
     choices = [{name: name for name in state}, *({name: new[cut:] for name, new in bare.items()} for cut in cuts)]
@@ -123,11 +107,9 @@ def names_in(network: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tens
 def hash_state(module: nn.Module) -> str:
     """SHA-256 over the names and bytes of all weights and buffers, in the order of the names.
 
-    A graph is used only with the weights that it was made from. Weights that only training uses are left out, because
-    they are random if the checkpoint lacks them.
+    Those that only training uses are left out, because they are random if the checkpoint lacks them.
     """
-    digest = hashlib.sha256()
-    state = module.state_dict()
+    digest, state = hashlib.sha256(), module.state_dict()
     for name in sorted(name for name in state if not name.startswith(training_only(module))):
         content = state[name].cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()  # numpy has no bfloat16
         digest.update(f"{name}:{len(content)}:".encode())
@@ -135,24 +117,23 @@ def hash_state(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def training_only(module: nn.Module) -> tuple[str, ...]:
+    """Prefixes of the names of weights that only training uses, in auxiliary heads, and that a checkpoint may lack."""
+    return ("aux1.", "aux2.", "AuxLogits.") if isinstance(module, (GoogLeNet, Inception3)) else ()
+
+
 def _described(path: Path, state: dict[str, torch.Tensor], metadata: dict[str, str]) -> Checkpoint:
-    architecture = metadata.pop("architecture", None)
-    labels, preprocessing = metadata.pop("labels", None), metadata.pop("preprocessing", None)
-    options = metadata.pop("options", "{}")
+    told: dict[str, Any] = {name: metadata.pop(name) for name in _WRITTEN if metadata.get(name)}
     try:
-        named, built = json.loads(labels) if labels else None, json.loads(options)
-        if named is not None and not (isinstance(named, list) and all(isinstance(label, str) for label in named)):
+        told |= {name: json.loads(told[name]) for name in ("labels", "options") if name in told}
+        labels = told.get("labels", [])
+        if not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
             raise TypeError("labels must be a list of texts")
-        if not isinstance(built, dict):
+        if not isinstance(told.get("options", {}), dict):
             raise TypeError("options must be a mapping")
-        return Checkpoint(
-            architecture=architecture,
-            labels=named,
-            preprocessing=Preprocessing.from_json(preprocessing) if preprocessing else None,
-            state=state,
-            notes=metadata,
-            options=built,
-        )
+        if "preprocessing" in told:
+            told["preprocessing"] = Preprocessing.from_json(told["preprocessing"])
+        return Checkpoint(**told, state=state, notes=metadata)
     except (TypeError, ValueError) as error:
         raise ModelError(f"checkpoint {path} describes itself wrongly: {error}") from error
 
@@ -170,11 +151,10 @@ def _read_state_dict(path: Path, chosen: str | None) -> dict[str, torch.Tensor]:
     found = _state_dicts(loaded)
     if not found:
         raise ModelError(f"checkpoint {path} holds no state dict (a mapping of parameter names to tensors)")
+    meant = [place for place in found if chosen in (None, *place.split("/"))]
     if chosen is None:
-        plain = [place for place in found if "ema" not in place.lower()] or list(found)
+        plain = [place for place in found if "ema" not in place.lower()] or meant
         meant = [place for place in plain if {*place.split("/")[1:]} <= {*_WRAPPERS}] or plain
-    else:
-        meant = [place for place in found if chosen in place.split("/")]
     if len(meant) != 1:
         raise ModelError(
             f"checkpoint {path} holds the state dicts {', '.join(found)}; valid is state= with a key of one of them"

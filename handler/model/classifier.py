@@ -9,41 +9,33 @@ import torch
 from torch import nn
 
 from handler.autograd.attention import AttentionLayout
-from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
+from handler.autograd.channel_layout import CHANNELS_FIRST
 from handler.autograd.precision import full_precision
-from handler.errors import ModelError, in_one_line
-from handler.model.checkpoint import Checkpoint, hash_state, names_in
-from handler.model.custom_architecture import build_custom, is_custom
+from handler.autograd.torch_engine import Network
+from handler.errors import ModelError, foreign_code
+from handler.model.checkpoint import Checkpoint, hash_state, names_in, training_only
 from handler.model.layers.find import find_layers
-from handler.model.layers.observing import device_of
-from handler.model.registry import INPUT_TRANSFORMERS, builder_of, training_only
-from handler.model.scores import check_scores
+from handler.model.makers import maker_of
+from handler.model.reading import Reading, check_scores, find_reading
 from handler.picture.preprocess import Preprocessing
+
+_AS_RETURNED = Reading()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classifier:
+class Classifier(Network):
     """A classifier that is ready to be explained."""
 
-    module: nn.Module  # eval mode, all parameters frozen
     architecture: str
     labels: list[str]
     preprocessing: Preprocessing
+    reading: Reading = _AS_RETURNED  # how scores are read from what the network returns
     layers: dict[str, tuple[int, int, int]]  # layers with maps: module path to (C, h, w)
     default_layer: str  # a key of layers
-    # layouts by module path, of layers whose output is not a single tensor (N, C, h, w) of a single run
-    views: dict[str, ChannelLayout] = field(default_factory=dict)
     layer_rule: str = ""  # why ``default_layer`` is the default
     refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
-    alone: str = ""  # why pictures are run one by one; empty if they are run together
-    attention: AttentionLayout | str = "the network was not run"  # where it is, or why there are no maps of attention
     further_layers: tuple[str, ...] = ()  # layers whose evidence graphs hold beside that of ``default_layer``
     weights_sha256: str = ""  # of the weights as they were loaded, see ``checkpoint.hash_state``
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the parameters."""
-        return device_of(self.module)
 
     @property
     def default_method(self) -> str:
@@ -61,15 +53,10 @@ class Classifier:
 
 
 def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> Classifier:
-    """Builds the classifier of a complete checkpoint, in eval mode and frozen.
+    """Builds the classifier of a complete checkpoint, in eval mode and frozen, on a torch device.
 
-    Args:
-        checkpoint: with labels and preprocessing, see ``handler.model.sources.find_checkpoint``.
-        device: torch device.
-
-    Raises:
-        ModelError: the checkpoint is not complete, its weights do not fit the architecture or the labels, or the
-            network is refused, see ``of_module``.
+    Raises ModelError if the checkpoint is not complete, see ``handler.model.sources.find_checkpoint``, if its weights
+    do not fit the architecture or the labels, or if the network is refused, see ``of_module``.
     """
     if checkpoint.architecture is None or checkpoint.labels is None or checkpoint.preprocessing is None:
         raise ModelError("the checkpoint does not say its architecture, labels and preprocessing")
@@ -77,37 +64,36 @@ def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu")
     _load_state(module, checkpoint)
     module = module.float().eval().requires_grad_(False)
     weights = hash_state(module)  # before the network runs, which may change a buffer
-    try:
+    with foreign_code(f"the network cannot be moved to the device {str(device)!r}"):
         module = module.to(device)
-    except (RuntimeError, AssertionError) as error:  # PyTorch's own for devices that do not exist
-        raise ModelError(f"the network cannot be moved to the device {str(device)!r} ({in_one_line(error)})") from error
-    classifier = of_module(module, checkpoint.architecture, checkpoint.labels, checkpoint.preprocessing)
-    return replace(classifier, weights_sha256=weights)
+    name, labels, how = checkpoint.architecture, checkpoint.labels, checkpoint.preprocessing
+    reading = find_reading(module, name, how.shape, len(labels), checkpoint.head, checkpoint.output)
+    reading.attach(module)
+    return replace(of_module(module, name, labels, how, reading), weights_sha256=weights)
 
 
 def of_module(
-    module: nn.Module, architecture: str, labels: list[str] | None, preprocessing: Preprocessing
+    module: nn.Module,
+    architecture: str,
+    labels: list[str] | None,
+    preprocessing: Preprocessing,
+    reading: Reading = _AS_RETURNED,
 ) -> Classifier:
-    """Looks at a network in memory.
+    """Looks at a network in memory, which is in eval mode and frozen; it is run, and left as it is.
 
-    Args:
-        module: in eval mode, all parameters frozen; it is run, and left as it is.
-        architecture: for the messages.
-        labels: one per class; None names the classes by their indices.
-        preprocessing: whose ``crop_size`` is the side of the pictures that it is looked at with.
-
-    Raises:
-        ModelError: it does not answer with one logit per class, or has no layer with a map.
+    Without labels, the classes are named by their indices. The reading is attached to the network already. Raises
+    ModelError if the network does not answer with one logit per class, or has no layer with a map.
     """
-    side = preprocessing.crop_size
+    shape = preprocessing.shape
     with full_precision():
-        count = check_scores(module, architecture, side, None if labels is None else len(labels))
-        found = find_layers(module, architecture, side)
+        count = check_scores(module, architecture, shape, None if labels is None else len(labels), head=reading.head)
+        found = find_layers(module, architecture, shape)
     return Classifier(
         module=module,
         architecture=architecture,
         labels=[str(index) for index in range(count)] if labels is None else labels,
         preprocessing=preprocessing,
+        reading=reading,
         layers={path: layer.shape for path, layer in found.layers.items()},
         default_layer=found.default,
         views={path: layer.view for path, layer in found.layers.items() if layer.view != CHANNELS_FIRST},
@@ -120,29 +106,11 @@ def of_module(
 
 def build_network(checkpoint: Checkpoint) -> nn.Module:
     """Builds the network of a complete checkpoint with new weights, or raises ModelError; ``state`` is not loaded."""
-    architecture = str(checkpoint.architecture)
-    assert checkpoint.labels is not None
-    assert checkpoint.preprocessing is not None
-    num_classes, side = len(checkpoint.labels), checkpoint.preprocessing.crop_size
-    if is_custom(architecture):
-        return build_custom(architecture, num_classes, side)
-    options = dict(checkpoint.options)
-    if architecture in INPUT_TRANSFORMERS:
-        options["init_weights"] = False
-    if architecture.startswith("vit_"):
-        options["image_size"] = side
-    try:
-        return builder_of(architecture)(weights=None, num_classes=num_classes, **options)
-    except (TypeError, ValueError, AssertionError) as error:  # options and side come from the checkpoint
-        detail = f" and options {checkpoint.options}" if checkpoint.options else ""
-        raise ModelError(
-            f"{architecture} cannot be built for pictures of {side} pixels{detail} ({type(error).__name__}: {error})"
-        ) from error
+    return maker_of(str(checkpoint.architecture)).build(checkpoint)
 
 
 def _load_state(module: nn.Module, checkpoint: Checkpoint) -> None:
-    expected = module.state_dict()
-    classes = len(checkpoint.labels or [])
+    expected, classes = module.state_dict(), len(checkpoint.labels or [])
     own = names_in(expected, checkpoint.state)
     for name, value in checkpoint.state.items():
         wanted = expected.get(own[name], value).shape
@@ -159,10 +127,8 @@ def _load_state(module: nn.Module, checkpoint: Checkpoint) -> None:
     state: Any = OrderedDict((own[name], value) for name, value in checkpoint.state.items())
     # MNASNet needs its version number, which files of tensors do not keep; batch norms work without one
     state._metadata = {"": getattr(expected, "_metadata", {}).get("", {})}
-    try:
+    with foreign_code(f"{checkpoint.architecture} does not take the weights"):  # its hooks can raise any exception
         missing, _ = module.load_state_dict(state, strict=False)
-    except Exception as error:  # the network's own hooks can raise any exception
-        raise ModelError(f"{checkpoint.architecture} does not take the weights ({in_one_line(error)})") from error
     missing = [name for name in missing if not name.startswith(training_only(module))]
     unknown = [name for name, new in own.items() if new not in expected]
     if missing or unknown:
@@ -179,12 +145,11 @@ def _some(names: list[str]) -> str:
 def in_fast_layout(classifier: Classifier) -> Classifier:
     """Puts the weights, in place, into the memory layout in which PyTorch is fastest on a CPU; values and shapes stay.
 
-    That is channels-last, which activations and gradients follow. Measured on two cores: predictions and explanations
-    of resnet18, resnet50 and mobilenet_v2 take 4 to 26 % less time, explanations of ShuffleNets 5 to 16 % more, because
-    of the gradients of channel shuffles. ShuffleNets keep their layout, as do networks on a GPU and custom
-    architectures, whose code may call ``view`` on activations, which fails in this layout.
+    That is channels-last. Measured on two cores: resnet18, resnet50 and mobilenet_v2 take 4 to 26 % less time. Networks
+    on a GPU keep their layout, as do ShuffleNets, whose explanations would take 5 to 16 % more, because of channel
+    shuffles, and networks of other makers, whose code may call ``view``, which fails in this layout.
     """
-    kept = is_custom(classifier.architecture) or classifier.architecture.startswith("shufflenet")
-    if classifier.device.type == "cpu" and not kept:
+    tried = maker_of(classifier.architecture).tried and not classifier.architecture.startswith("shufflenet")
+    if classifier.device.type == "cpu" and tried:
         classifier.module.to(memory_format=torch.channels_last)
     return classifier

@@ -1,69 +1,44 @@
-"""Custom architectures: ``package.module:factory``, and what their module declares.
+"""Custom architectures: ``package.module:factory``, whose factory returns a network that maps (N, C, H, W) to (N, K).
 
-The factory returns an ``nn.Module`` that maps pictures, float32 (N, 3, H, W), to class scores (N, K). It is called with
-``num_classes=K`` if it has a parameter of that name, when the model is packed and again on the server; the checkpoint's
-weights are loaded into the module.
-
-The factory's module may define four names. The user's labels go before a checkpoint's description, which goes before
-these declarations.
-
-* ``PREPROCESSING``: a mapping of the fields of ``handler.picture.preprocess.Preprocessing``;
-* ``LABELS``: a label per score;
-* ``weights()``: returns a state dict if no checkpoint is given; it is not called on the server;
-* ``PACKED``: names of packages and modules that the network's code imports and that belong into the archive.
+The factory is called with ``num_classes=K`` if it has a parameter of that name, when the model is packed and again on
+the server. Its module may declare ``LABELS``, ``PREPROCESSING`` (a mapping of the fields of ``Preprocessing``),
+``PACKED`` (packages and modules that belong into the archive) and ``weights()``, which returns a state dict if no
+checkpoint is given, and is not called on the server. A checkpoint's description goes before the declarations.
 """
 
 import importlib
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
-from handler.errors import ModelError, in_one_line
+from handler.errors import ModelError, foreign_code
 from handler.model.checkpoint import Checkpoint
 from handler.picture.preprocess import Preprocessing
 
-_SPECIFICATION = re.compile(r"(?P<module>[^\W\d]\w*(?:\.[^\W\d]\w*)*):(?P<factory>[^\W\d]\w*(?:\.[^\W\d]\w*)*)")
-
-
-def is_custom(architecture: str) -> bool:
-    """Whether an architecture's name is ``package.module:factory`` rather than a name of torchvision's registry."""
-    return ":" in architecture
-
-
-def module_name(architecture: str) -> str:
-    """The dotted name of the factory's module; raises ModelError if the name is not ``package.module:factory``."""
-    found = _SPECIFICATION.fullmatch(architecture)
-    if not found:
-        raise ModelError(f"architecture {architecture!r} is not valid, valid is package.module:factory")
-    return found["module"]
+_SPECIFICATION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def load_module(architecture: str) -> ModuleType:
     """Imports the factory's module; the ModelError says why that is not possible."""
-    name = module_name(architecture)
-    try:
+    if not _SPECIFICATION.fullmatch(architecture):
+        raise ModelError(f"architecture {architecture!r} is not valid, valid is package.module:factory")
+    name = architecture.partition(":")[0]
+    valid = "valid is a module in the current folder, on PYTHONPATH or installed"
+    with foreign_code(f"architecture {architecture}: {name} cannot be imported", valid):
         return importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # foreign code can raise any exception
-        raise ModelError(
-            f"architecture {architecture}: {name} cannot be imported ({type(error).__name__}: {error}); "
-            "valid is a module in the current folder, on PYTHONPATH or installed"
-        ) from error
 
 
-def find_factory(architecture: str) -> Callable[..., Any]:
-    """The function or class that makes the network.
-
-    Raises:
-        ModelError: the module cannot be imported, or the factory does not exist or cannot be called.
-    """
-    found: Any = load_module(architecture)
-    path = architecture.partition(":")[2]
+def find_factory(architecture: str) -> Any:
+    """The function or class that makes the network; raises ModelError if there is none, or it cannot be called."""
+    found, path = load_module(architecture), architecture.partition(":")[2]
     for name in path.split("."):
         if not hasattr(found, name):
             public = sorted(known for known, value in vars(found).items() if callable(value) and known[0] != "_")
@@ -76,30 +51,23 @@ def find_factory(architecture: str) -> Callable[..., Any]:
             f"architecture {architecture}: {path} is {described(found)} and cannot be called, "
             "valid is a function or class that returns a torch.nn.Module"
         )
-    factory: Callable[..., Any] = found
-    return factory
+    return found
 
 
-def build_custom(architecture: str, num_classes: int | None = None, side: int | None = None) -> nn.Module:
-    """Calls the factory.
+def build(checkpoint: Checkpoint) -> nn.Module:
+    """Calls the factory, or raises ModelError if that fails or returns no network with weights.
 
-    Args:
-        architecture: ``package.module:factory``.
-        num_classes: the argument of the factory's parameter of that name; None leaves the number to the factory.
-        side: of the pictures in pixels; lazy modules get the shapes of their weights from a blank picture.
-
-    Raises:
-        ModelError: the factory does not exist, fails, or returns no network with weights.
+    Labels, if the checkpoint has any, give ``num_classes``. Lazy modules get the shapes of their weights from a blank
+    picture, if the checkpoint says its shape.
     """
+    architecture, how = str(checkpoint.architecture), checkpoint.preprocessing
     factory = find_factory(architecture)
-    try:
-        takes_classes = num_classes is not None and "num_classes" in inspect.signature(factory).parameters
-    except ValueError:  # built-in callables have no signature
-        takes_classes = False
-    try:
-        module = factory(num_classes=num_classes) if takes_classes else factory()
-    except Exception as error:  # foreign code can raise any exception
-        raise ModelError(f"architecture {architecture} fails ({in_one_line(error)})") from error
+    counted = {"num_classes": len(checkpoint.labels)} if checkpoint.labels else {}
+    takes: Any = ()
+    with suppress(ValueError):  # built-in callables have no signature
+        takes = inspect.signature(factory).parameters
+    with foreign_code(f"architecture {architecture} fails"):
+        module = factory(**(counted if "num_classes" in takes else {}))
     if not isinstance(module, nn.Module):
         raise ModelError(f"architecture {architecture} returns {described(module)}, valid is a torch.nn.Module")
     scripted = next((path for path, part in module.named_modules() if isinstance(part, torch.jit.ScriptModule)), None)
@@ -110,51 +78,49 @@ def build_custom(architecture: str, num_classes: int | None = None, side: int | 
         )
     if next(module.parameters(), None) is None:
         raise ModelError(f"architecture {architecture} has no weights, valid is a network with parameters")
-    module = _not_compiled(module)
-    if side is not None and _shapeless(module):
-        _give_shapes(module, architecture, side)
-    return module
+    plain: nn.Module = _not_compiled(module)
+    if how is not None:
+        _give_shapes(plain, architecture, how.shape)
+    return plain
 
 
-def _not_compiled(module: Any) -> nn.Module:
+def _not_compiled(module: Any) -> Any:
     """The network with torch.compile undone, because hooks do not run in compiled code."""
     while type(module).__name__ == "OptimizedModule":  # isinstance would import torch._dynamo, which takes seconds
         module = module._orig_mod
     for name, child in module._modules.items():
         if child is not None:
             module._modules[name] = _not_compiled(child)
-    if module._compiled_call_impl is not None:  # Module.compile was called
-        module._compiled_call_impl = None
-    found: nn.Module = module
-    return found
+    module._compiled_call_impl = None  # of Module.compile, if it was called
+    return module
 
 
-def _shapeless(module: nn.Module) -> list[str]:
-    """Names of the weights of lazy modules that have no shape yet."""
-    return [name for name, value in module.state_dict().items() if nn.parameter.is_lazy(value)]
+def _give_shapes(module: nn.Module, architecture: str, shape: tuple[int, int, int]) -> None:
+    """Runs a network with lazy modules on a blank picture (C, H, W)."""
 
+    def shapeless() -> list[str]:
+        return [name for name, value in module.state_dict().items() if nn.parameter.is_lazy(value)]
 
-def _give_shapes(module: nn.Module, architecture: str, side: int) -> None:
-    try:
-        with torch.no_grad():
-            module.eval()(torch.zeros(1, 3, side, side))
-    except Exception as error:  # foreign code can raise any exception
-        raise ModelError(
-            f"architecture {architecture} is lazy and fails on a picture (1, 3, {side}, {side}) ({in_one_line(error)})"
-        ) from error
-    if left := _shapeless(module):
+    if not shapeless():
+        return
+    with foreign_code(f"architecture {architecture} is lazy and fails on a picture {(1, *shape)}"), torch.no_grad():
+        module.eval()(torch.zeros(1, *shape))
+    if left := shapeless():
         raise ModelError(
             f"architecture {architecture} is lazy, and after a picture {', '.join(left[:3])} still have no shape; "
             "valid is a network without lazy modules that do not run"
         )
 
 
-def declared_checkpoint(architecture: str) -> Checkpoint:
-    """A checkpoint with the weights that the module's ``weights()`` returns, without labels and preprocessing.
+def find(architecture: str, torchvisions: str | None) -> Checkpoint:
+    """A checkpoint with the weights that the module's ``weights()`` returns, and with what the module declares.
 
-    Raises:
-        ModelError: the module has no function ``weights``, or the function fails or returns no state dict.
+    The ModelError says that torchvision's weights are wanted, or that the function is missing, fails or returns none.
     """
+    if torchvisions is not None:
+        raise ModelError(
+            f"weights {torchvisions!r} are torchvision's; {architecture} takes a file of its own, checkpoint="
+        )
     module = load_module(architecture)
     find_factory(architecture)  # refused before the weights are read, which may take long
     weights = getattr(module, "weights", None)
@@ -163,49 +129,41 @@ def declared_checkpoint(architecture: str) -> Checkpoint:
             f"architecture {architecture} comes without weights: give a file, checkpoint=, "
             f"or define weights() in {module.__name__}, which returns a state dict"
         )
-    try:
+    with foreign_code(f"{module.__name__}.weights() fails"):
         state = weights()
-    except Exception as error:  # foreign code can raise any exception
-        raise ModelError(f"{module.__name__}.weights() fails ({type(error).__name__}: {error})") from error
     values = state.values() if isinstance(state, Mapping) else ()
     if not values or not all(isinstance(value, torch.Tensor) for value in values):
         raise ModelError(f"weights() returns {described(state)}, valid is a state dict: a mapping of names to tensors")
-    detached = {str(name): value.detach() for name, value in state.items()}
-    return Checkpoint(architecture=architecture, labels=None, preprocessing=None, state=detached)
+    return replace(declare(architecture), state={str(name): value.detach() for name, value in state.items()})
 
 
-def declared_labels(architecture: str) -> list[str] | None:
-    """The module's ``LABELS``, or None; raises ModelError if they are no list of texts."""
-    labels = getattr(load_module(architecture), "LABELS", None)
-    return None if labels is None else _texts(labels, f"{module_name(architecture)}.LABELS", "texts, one per score")
+def declare(architecture: str) -> Checkpoint:
+    """What the module declares, without weights; raises ModelError for a declaration that is not valid."""
+    module = load_module(architecture)
+    labels, how = _declared(module, "LABELS", "texts, one per score"), getattr(module, "PREPROCESSING", None)
+    if how is not None and not isinstance(how, Preprocessing):
+        with foreign_code(f"{module.__name__}.PREPROCESSING is not valid"):
+            how = Preprocessing.from_json(json.dumps(how))
+    origins = dict.fromkeys(("labels", "preprocessing"), f"as {module.__name__} declares it")
+    return Checkpoint(architecture=architecture, labels=labels or None, preprocessing=how, origins=origins)
 
 
-def declared_preprocessing(architecture: str) -> Preprocessing | None:
-    """The module's ``PREPROCESSING``, or None; raises ModelError if fields are missing, unknown or out of range."""
-    declared = getattr(load_module(architecture), "PREPROCESSING", None)
-    if declared is None or isinstance(declared, Preprocessing):
-        return declared
-    try:
-        return Preprocessing.from_json(json.dumps(declared))
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{module_name(architecture)}.PREPROCESSING is not valid: {error}") from error
+def sources(architecture: str) -> list[str]:
+    """The factory's package, or its module if there is none, and the module's ``PACKED``."""
+    module = load_module(architecture)
+    return [module.__package__ or module.__name__, *_declared(module, "PACKED", "packages' names")]
 
 
-def declared_packages(architecture: str) -> list[str]:
-    """The module's ``PACKED``, empty if there is none; raises ModelError if it is no list of texts."""
-    packed = getattr(load_module(architecture), "PACKED", ())
-    return _texts(packed, f"{module_name(architecture)}.PACKED", "packages' names")
-
-
-def _texts(values: Any, name: str, valid: str) -> list[str]:
+def _declared(module: ModuleType, name: str, valid: str) -> list[str]:
+    values = getattr(module, name, None)
+    values = [] if values is None else values
     if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
-        raise ModelError(f"{name} must be a list of {valid}")
+        raise ModelError(f"{module.__name__}.{name} must be a list of {valid}")
     return list(values)
 
 
 def described(value: Any) -> str:
     """A value's type in words, for messages: "a list", "the class Network"."""
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
     name = type(value).__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+    article = "an" if name[0].lower() in "aeiou" else "a"
+    return f"the class {value.__name__}" if isinstance(value, type) else f"{article} {name}"

@@ -1,45 +1,42 @@
-"""Decodes the bytes of an upload to an upright RGB picture.
+"""Decodes the bytes of an upload to an upright RGB picture, whose pixels equal Pillow's to the last bit.
 
-The pixels equal Pillow's to the last bit. cv2 decodes where its pixels are the same, in half the time; Pillow decodes
-the rest. Pillow reads the header first, so that size and format are checked before a pixel is decoded; ``bombs.py``
-checks what the header does not tell.
-
-Unusual pictures:
-
-* Grey and palette pictures become RGB. The first frame of an animation or page of a TIFF is taken; an animated PNG
-  with a still picture shows the still picture.
-* Transparency is dropped, as by Pillow's ``convert("RGB")``: the colours stored under transparent pixels show.
-* The highest 8 bits of 12-bit and 16-bit values are taken. (Pillow's ``convert("RGB")`` clips 16-bit grey pictures to
-  white, and reads those whose 0 is white as if it were black.)
-* Values with a sign, with a fraction or of 32 bits are refused, because no range says what black and white are. TIFFs
-  with uncompressed planes that are not of 8 bits are refused, because Pillow misreads them.
-* The orientation in EXIF or XMP is applied, whatever type it is written as; an unreadable orientation is ignored.
+cv2 decodes JPEGs to the same pixels, in half the time, and Pillow the rest. Pillow reads the header first, so that size
+and format are checked before a pixel is decoded; ``bombs.py`` checks what the header does not tell. docs/API.md says
+what becomes of transparency, of animations and of values of more than 8 bits.
 """
 
 import io
+import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 from PIL.ExifTags import Base as Tag
 
 from handler.errors import BadRequest, NotAnImage, TooLarge, in_one_line
-from handler.picture.bombs import check_chunks, check_scans, chunks, without_profile
+from handler.picture.bombs import MOST_SCANS, check_frames, count_scans
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+with suppress(ImportError):  # its licence (libheif, x265) is not everyone's: no extra of this project installs it
+    import_module("pillow_heif").register_heif_opener()
+OPTIONAL = {  # format: whether it can be read, how its files begin behind four bytes, what reads it
+    "AVIF": ("avif" in features.modules and features.check("avif"), (b"ftypav",), "Pillow 11.3 or newer"),
+    "HEIF": ("HEIF" in Image.OPEN, (b"ftyphe", b"ftypmi", b"ftypms"), "the package pillow-heif"),
+}
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", *(kind for kind, (known, *_) in OPTIONAL.items() if known))
+_JPEG = ("JPEG", "MPO")
 DEFAULT_MAX_PIXELS = 50_000_000
 LONGEST_SIDE = 65_535  # pixels; JPEG's own limit
 
 _LIMIT = threading.Lock()  # Pillow has one limit for the whole process
 _VALUES = "whole numbers without a sign, of at most 16 bits, as values"
-_BEYOND_CV2 = {b"acTL", b"eXIf", b"tEXt", b"zTXt", b"iTXt"}  # PNG chunks of animations and of orientations
-_UPRIGHT: Mapping[int, Callable[[Any], Any]] = {  # by EXIF's orientation
+UPRIGHT: Mapping[int, Callable[[Any], Any]] = {  # by EXIF's orientation
     2: lambda pixels: cv2.flip(pixels, 1),
     3: lambda pixels: cv2.flip(pixels, -1),
     4: lambda pixels: cv2.flip(pixels, 0),
@@ -51,52 +48,56 @@ _UPRIGHT: Mapping[int, Callable[[Any], Any]] = {  # by EXIF's orientation
 
 
 def quieten() -> None:
-    """Silences the warnings of Pillow and cv2 about bad files, for the whole process: they would fill a server's log.
+    """Silences warnings of Pillow, cv2 and pydicom about bad files, for the whole process: they would fill a log.
 
-    ``decode`` limits pixels itself, so that Pillow's warning says nothing new. Lines of libpng and libjpeg stay.
+    ``decode`` limits pixels itself, so that Pillow's warning says nothing new. Lines of libjpeg stay.
     """
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", module="pydicom")
+    logging.getLogger("pydicom").setLevel(logging.ERROR)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Decodes a picture to uint8 RGB (H, W, 3), upright.
 
-    Raises:
-        NotAnImage: the format is none of ``FORMATS`` (the message names the first bytes), or the values do not say what
-            they look like.
-        TooLarge: more than ``max_pixels`` pixels, a side above ``LONGEST_SIDE``, or more scans than any encoder writes;
-            no pixel was decoded.
-        BadRequest: the file is truncated or corrupt.
+    NotAnImage says that the format is none of ``FORMATS``, with the first bytes, or that the values do not say what
+    they look like. TooLarge, before a pixel is decoded, says that there are more than ``max_pixels``, a side above
+    ``LONGEST_SIDE``, or more scans than any encoder writes; BadRequest that the file is truncated or corrupt.
     """
-    header, tile, unclear, orientation = _read_header(data, max_pixels)
-    if max(header.width, header.height) > LONGEST_SIDE:
-        raise TooLarge(
-            f"the picture is {header.width}x{header.height}, valid are sides of at most {LONGEST_SIDE} pixels"
-        )
-    if header.width * header.height > max_pixels:
-        raise TooLarge(
-            f"the picture has {header.width}x{header.height} = {header.width * header.height} pixels, "
-            f"valid are at most {max_pixels}"
-        )
+    image, tile, unclear = _open(data, max_pixels)
+    check_pixels(image.height, image.width, max_pixels)
     if tile > max_pixels:
         raise TooLarge(f"the picture's tiles have {tile} pixels, valid are at most {max_pixels}")
     if unclear:
-        raise NotAnImage(f"the {header.format} picture {unclear}")
-    if header.format == "PNG":
-        check_chunks(data)
-        data = without_profile(data)
-    elif header.format in ("JPEG", "MPO"):
-        check_scans(data)
-    by_pillow = _differs_in_cv2(header, data)
+        raise NotAnImage(f"the {image.format} picture {unclear}")
+    if image.format in _JPEG and count_scans(data) > MOST_SCANS:
+        raise TooLarge(f"the JPEG picture has more than {MOST_SCANS} scans, valid are at most {MOST_SCANS}")
+    if image.format == "AVIF":
+        check_frames(data, max_pixels)
     try:
-        return _decode_with_pillow(data, max_pixels) if by_pillow else _decode(data, orientation)
+        if image.format in _JPEG and image.mode != "CMYK":  # which cv2 converts one grey level off
+            how = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+            return _upright(cv2.imdecode(np.frombuffer(data, np.uint8), how), image)  # None cannot be turned
+        with pillows_limit(max_pixels):  # a TIFF's tiles are judged once more when it is loaded
+            if image.format == "PNG":  # whose checksums Pillow reads for this alone
+                Image.open(io.BytesIO(data), formats=FORMATS).verify()
+            image.load()
+        return _pixels(image)
     except Exception as error:  # both raise exceptions of many types
-        raise BadRequest(f"the {header.format} picture is truncated or corrupt and cannot be decoded") from error
+        raise BadRequest(f"the {image.format} picture is truncated or corrupt and cannot be decoded") from error
+
+
+def check_pixels(height: int, width: int, max_pixels: int) -> None:
+    """Raises TooLarge if a picture has more than ``max_pixels`` pixels, or a side above ``LONGEST_SIDE``."""
+    if max(width, height) > LONGEST_SIDE:
+        raise TooLarge(f"the picture is {width}x{height}, valid are sides of at most {LONGEST_SIDE} pixels")
+    if width * height > max_pixels:
+        raise TooLarge(f"the picture has {width}x{height} = {width * height} pixels, valid are at most {max_pixels}")
 
 
 @contextmanager
-def _pillows_limit(pixels: int) -> Iterator[None]:
+def pillows_limit(pixels: int) -> Iterator[None]:
     """Limits the pixels that Pillow allocates when it opens a file, and restores the caller's limit afterwards."""
     with _LIMIT:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
@@ -106,22 +107,18 @@ def _pillows_limit(pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _read_header(data: bytes, max_pixels: int) -> tuple[Image.Image, int, str, int]:
-    """Opens a picture without decoding a pixel.
-
-    Returns:
-        The closed image; the pixels of a TIFF's tile, 0 without tiles; why the values do not say what they look like,
-        empty if they do; EXIF's orientation, 1 for PNG, whose orientation Pillow applies.
-    """
+def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, int, str]:
+    """The image, not decoded yet; the pixels of a TIFF's tile, 0 without tiles; what ``_unclear`` says."""
     try:
-        with _pillows_limit(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            tags = _tags(image)
-            tile = int(tags.get(Tag.TileWidth, 0)) * int(tags.get(Tag.TileLength, 0))
-            # Pillow would decode a PNG's pixels to find the orientation; it decodes every PNG that may have one anyway
-            return image, tile, _unclear(image), 1 if image.format == "PNG" else _orientation(image)
+        with pillows_limit(max_pixels):
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+        tags = _tags(image)
+        return image, int(tags.get(Tag.TileWidth, 0)) * int(tags.get(Tag.TileLength, 0)), _unclear(image)
     except UnidentifiedImageError as error:
         text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in data[:8])
         first = f"the first bytes are {data[:8].hex(' ')} ({text})" if data else "there are no bytes"
+        for kind, (known, beginnings, needed) in OPTIONAL.items():
+            first = f"{kind} needs {needed}" if not known and data[4:10] in beginnings else first
         raise NotAnImage(
             f"not a picture that can be read: {first}, valid are {', '.join(FORMATS)} with {_VALUES}"
         ) from error
@@ -151,78 +148,44 @@ def _unclear(image: Image.Image) -> str:
     return ""
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation, 1 if none can be read; Pillow turns a TIFF upright when it loads the pixels."""
-    try:
-        found = image.getexif().get(Tag.Orientation, 1)
-        return int(found) if found in _UPRIGHT else 1
-    except Exception:  # as above; the picture is good even if the metadata are bad
-        return 1
-
-
-def _upright(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
-    return np.asarray(_UPRIGHT.get(orientation, np.asarray)(pixels), np.uint8)
-
-
-def _decode(data: bytes, orientation: int) -> npt.NDArray[np.uint8]:
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    if decoded is None:
-        raise ValueError("cv2 finds no picture")
-    return _upright(np.asarray(decoded, np.uint8), orientation)
-
-
-def _differs_in_cv2(header: Image.Image, data: bytes) -> bool:
-    """Whether cv2's pixels would differ from Pillow's.
-
-    cv2 converts CMYK one grey level off, blanks or premultiplies transparent pixels of GIF and TIFF, fills the low bits
-    of a BMP's 5-bit values with zeros, shows the animation of a PNG that has a still picture, and does not read XMP.
-    """
-    return (
-        header.mode == "CMYK"
-        or header.mode.startswith("I;16")
-        or header.format in ("GIF", "TIFF")
-        or (header.format == "BMP" and header.mode == "RGB")
-        or (header.format == "PNG" and any(kind in _BEYOND_CV2 for kind, _, _ in chunks(data)))
-    )
-
-
-def _decode_with_pillow(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
-    with _pillows_limit(max_pixels):  # a TIFF's tiles are judged once more when it is loaded
-        opened = Image.open(io.BytesIO(data), formats=FORMATS)
-        opened.load()
-    with opened as image:
-        return _pixels(image)
+def _upright(pixels: Any, image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Applies EXIF's orientation, if one can be read; Pillow turns a TIFF upright when it loads the pixels."""
+    turn: Callable[[Any], Any] = np.asarray
+    with suppress(Exception):  # as above; the picture is good even if the metadata are bad
+        turn = UPRIGHT.get(image.getexif().get(Tag.Orientation, 1), np.asarray)
+    return np.ascontiguousarray(turn(pixels), np.uint8)
 
 
 def from_pillow(image: Image.Image) -> npt.NDArray[np.uint8]:
     """Converts a Pillow image to uint8 RGB (H, W, 3), upright, as ``decode`` converts the file.
 
-    Raises:
-        NotAnImage: the values do not say what they look like.
-        BadRequest: the image has no pixels, or Pillow cannot load or convert it.
+    NotAnImage says that the values do not say what they look like, BadRequest that there are no pixels, or that Pillow
+    cannot load or convert them.
     """
+    if not image.width * image.height:
+        raise BadRequest(f"the Pillow image has {image.width}x{image.height} pixels, valid is at least one")
     try:
         image.load()
         unclear = _unclear(image)
-        pixels = np.zeros((0, 0, 3), np.uint8) if unclear else _pixels(image)
+        if not unclear:
+            return _pixels(image)
     except Exception as error:  # as above
         raise BadRequest(f"the Pillow image of mode {image.mode} cannot be read ({in_one_line(error)})") from error
-    if unclear:
-        raise NotAnImage(f"the Pillow image of mode {image.mode} {unclear}")
-    if not pixels.size:
-        raise BadRequest(f"the Pillow image has {image.width}x{image.height} pixels, valid is at least one")
-    return pixels
+    raise NotAnImage(f"the Pillow image of mode {image.mode} {unclear}")
 
 
 def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     """The pixels of a loaded image: uint8 RGB (H, W, 3), upright."""
-    return np.ascontiguousarray(_upright(np.asarray(_of_8_bits(image).convert("RGB")), _orientation(image)))
+    return _upright(np.asarray(_of_8_bits(image).convert("RGB")), image)
 
 
 def _of_8_bits(image: Image.Image) -> Image.Image:
-    """The picture in a mode that Pillow converts to RGB right: values of 16 bits become their highest 8 bits."""
-    if image.mode == "La":
-        return image.convert("LA")
+    """The picture in a mode that Pillow converts to RGB right: values of 16 bits become their highest 8 bits.
+
+    Pillow would clip these to white, and read those whose 0 is white as if it were black.
+    """
+    if image.mode == "La" or isinstance(image.info.get("transparency"), bytes):  # of palettes Pillow would warn
+        return image.convert("LA" if image.mode == "La" else "RGBA")
     if not image.mode.startswith("I;16"):
         return image
     tags = _tags(image)

@@ -1,12 +1,14 @@
 """Projects maps at the network's crop back onto the upload; the network did not see pixels outside the crop."""
 
 import math
+from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from handler.picture.preprocess import Crop
+from handler.picture.preprocess import Crop, by_band
 
 Floats = npt.NDArray[np.float32]
 
@@ -20,26 +22,31 @@ def seen_region(crop: Crop) -> tuple[slice, slice]:
 
 
 def onto_region(values: Floats, crop: Crop) -> Floats:
-    """Resamples a map of the crop, (S, S) or (S, S, 3), to the upload's pixels that the network saw, bilinearly."""
+    """Resamples a map of the crop, (h, w) or (h, w, C), to the upload's pixels that the network saw, bilinearly."""
     seen_rows, seen_columns = seen_region(crop)
     top, left, bottom, right = crop.box
     rows = (np.arange(seen_rows.start, seen_rows.stop) + 0.5 - top) * values.shape[0] / (bottom - top) - 0.5
     columns = (np.arange(seen_columns.start, seen_columns.stop) + 0.5 - left) * values.shape[1] / (right - left) - 0.5
     x, y = np.meshgrid(columns.astype(np.float32), rows.astype(np.float32))
-    resampled = cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(resampled, values.dtype)
+    resample = partial(cv2.remap, map1=x, map2=y, interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(by_band(resample, values), values.dtype)
 
 
 def onto_upload(values: Floats, crop: Crop) -> Floats:
-    """Resamples like ``onto_region`` into an array (H, W[, 3]) of the upload's size; unseen pixels are NaN."""
+    """Resamples like ``onto_region`` into an array (H, W[, C]) of the upload's size; unseen pixels are NaN."""
     whole = np.full((*crop.image, *values.shape[2:]), np.nan, np.float32)
     whole[seen_region(crop)] = onto_region(values, crop)
     return whole
 
 
+def three_bands(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """What is shown of a picture or a map (H, W, C): the first three bands; of one or two bands the first, as grey."""
+    return pixels[:, :, :3] if pixels.shape[2] > 2 else pixels[:, :, :1].repeat(3, axis=2)
+
+
 def show_seen(picture: npt.NDArray[np.uint8], upload: npt.NDArray[np.uint8], crop: Crop) -> npt.NDArray[np.uint8]:
-    """Puts a picture of the seen region into the upload (H, W, 3), whose other pixels become dark grey."""
-    grey = cv2.cvtColor(upload, cv2.COLOR_RGB2GRAY) // 2
+    """Puts a picture of the seen region into the upload (H, W, C), whose other pixels become dark grey."""
+    grey = cv2.cvtColor(three_bands(upload), cv2.COLOR_RGB2GRAY) // 2
     whole = np.repeat(grey[:, :, None], 3, axis=2).astype(np.uint8)
     whole[seen_region(crop)] = picture
     return whole

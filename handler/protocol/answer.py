@@ -22,9 +22,7 @@ GRADIENT_ALONE = "gradient"  # in the place of a method: all maps are gradients 
 class Observation:
     """The maps of one picture and the time of each stage, which clients never see; every text is out of a fixed set."""
 
-    labels: dict[
-        str, str
-    ]  # of metrics: "engine" that found the evidence; "method", the formula, GRADIENT_ALONE or NONE
+    labels: dict[str, str]  # of metrics: "engine", whose evidence it is; "method", a formula, GRADIENT_ALONE or NONE
     maps: tuple[str, ...]  # names out of options.MAPS, each made for each target
     targets: int
     degenerate: int  # how many of all maps are degenerate
@@ -61,13 +59,10 @@ def json_answer(content: Mapping[str, Any], outcome: str = OK) -> Answer:
 
 
 def error_answer(error: Exception) -> Answer:
-    """The answer to a row that is refused, or that failed on the server: that exception is in the log only.
-
-    The body repeats the status, because gRPC has no status per row.
-    """
+    """The answer to a row that is refused, or that failed on the server; such an exception is in the log alone."""
     status, phrase, kind = 500, "Internal Server Error", FAILURE
     message = "the explanation failed on the server; see its log"
     if isinstance(error, RequestError):
         status, phrase, kind, message = error.status, error.phrase, type(error).__name__, str(error)
-    body = json.dumps({"code": status, "type": kind, "message": message}).encode()
+    body = json.dumps({"code": status, "type": kind, "message": message}).encode()  # gRPC has no status per row
     return Answer(body=body, content_type=JSON, status=status, phrase=phrase, outcome=kind)

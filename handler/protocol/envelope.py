@@ -8,14 +8,6 @@ MAX_PICTURES = 16  # in one request
 
 
 @dataclass(frozen=True)
-class Part:
-    """One picture and its options as they stand in a request."""
-
-    place: str  # the picture's place in the request, for messages: "instances[2]"; empty for a single picture
-    fields: Mapping[str, Any]  # the picture and its options, by name
-
-
-@dataclass(frozen=True)
 class Written:
     """The answer for one picture as JSON text, and the parts of it that an envelope repeats."""
 
@@ -28,10 +20,10 @@ class Written:
 class Envelope:
     """The form of a request."""
 
-    parts: Sequence[Part]  # the request's pictures, in their order; at least one
+    parts: Mapping[str, Mapping[str, Any]]  # by the picture's place, "instances[2]" or "": picture and options by name
     seal: Callable[[Sequence[Written]], str]  # makes the answer, a JSON text, of the pictures' answers in their order
 
 
 def single(fields: Mapping[str, Any]) -> Envelope:
     """The form of a request with a single picture, whose answer stays as it is."""
-    return Envelope([Part("", fields)], lambda answers: answers[0].text)
+    return Envelope({"": fields}, lambda answers: answers[0].text)

@@ -10,7 +10,7 @@ from typing import Any
 
 from handler.errors import BadRequest
 from handler.protocol.answer import json_text
-from handler.protocol.envelope import MAX_PICTURES, Envelope, Part, Written
+from handler.protocol.envelope import MAX_PICTURES, Envelope, Written
 from handler.protocol.options import shown
 
 OUTPUT = "answer"  # the name of V2's only output tensor
@@ -26,16 +26,13 @@ BINARY_REFUSED = f"{_NO_BINARY}: {_V2}"  # of V2's binary tensor extension, whos
 def open_kserve(body: Mapping[str, Any], explain: bool) -> Envelope | None:
     """Reads a KServe request; None for a JSON body that has neither ``instances`` nor ``inputs``.
 
-    A request whose address is one for explanations is answered by V1's ``explanations``, too.
-
-    Raises:
-        BadRequest: the body does not have the protocol's form, or uses a part of the protocol that is not understood.
+    ``explain`` adds V1's ``explanations`` to the answer. BadRequest says what is not valid, or not understood.
     """
     if "instances" in body:
         _only(body, ("instances",), "a V1 request")
         instances = body["instances"]
         _check_length(instances, "instances", _V1)
-        parts = [Part(f"instances[{place}]", _fields(instance, place)) for place, instance in enumerate(instances)]
+        parts = {f"instances[{place}]": _fields(instance, place) for place, instance in enumerate(instances)}
         return Envelope(parts, _explanations if explain else _predictions)
     if "inputs" in body:
         _only(body, _V2_KEYS, "a V2 request")
@@ -60,11 +57,9 @@ def _explanations(answers: Sequence[Written]) -> str:
 
 def _outputs(said: str | None, answers: Sequence[Written]) -> str:
     """V2's answer: the BYTES tensor ``answer`` of shape [n], whose elements are the JSON texts; ``said`` is the id."""
-    data = [answer.text for answer in answers]
-    model = answers[0].model
-    content = {"model_name": model["name"], "model_version": model["version"], "id": said}
+    model, data = answers[0].model, [answer.text for answer in answers]
+    known = {"model_name": model["name"], "model_version": model["version"], **({} if said is None else {"id": said})}
     output = {"name": OUTPUT, "datatype": "BYTES", "shape": [len(data)], "data": data}
-    known = {key: value for key, value in content.items() if value is not None}
     return json_text({**known, "outputs": [output]})
 
 
@@ -77,7 +72,7 @@ def _fields(instance: Any, place: int) -> dict[str, Any]:
     return dict(instance)
 
 
-def _tensor(inputs: Any, options: Mapping[str, Any]) -> list[Part]:
+def _tensor(inputs: Any, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise BadRequest(f"inputs must be a list of one tensor, valid is {_V2}")
     (tensor,) = inputs
@@ -89,10 +84,9 @@ def _tensor(inputs: Any, options: Mapping[str, Any]) -> list[Part]:
     _check_length(data, "inputs[0].data", _V2)
     if tensor.get("shape") != [len(data)]:
         raise BadRequest(f"inputs[0].shape is {shown(tensor.get('shape'))}, valid is [{len(data)}], as data has")
-    for place, picture in enumerate(data):
-        if not isinstance(picture, str):
-            raise BadRequest(f"inputs[0].data[{place}] must be a picture's base64 text")
-    return [Part(f"inputs[0].data[{place}]", {**options, "image": picture}) for place, picture in enumerate(data)]
+    if wrong := [place for place, picture in enumerate(data) if not isinstance(picture, str)]:
+        raise BadRequest(f"inputs[0].data[{wrong[0]}] must be a picture's base64 text")
+    return {f"inputs[0].data[{place}]": {**options, "image": picture} for place, picture in enumerate(data)}
 
 
 def _parameters(holder: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -102,9 +96,8 @@ def _parameters(holder: Mapping[str, Any], place: str) -> dict[str, Any]:
         raise BadRequest(f"{place} must be an object of options")
     if parameters.get("binary_data_output") or "binary_data_size" in parameters:
         raise BadRequest(f"{place}: {_NO_BINARY}")
-    for name in parameters:
-        if name in ("image", "data", "body"):
-            raise BadRequest(f"{place} holds {name}, but options are valid there; pictures go under data of the tensor")
+    if held := [name for name in parameters if name in ("image", "data", "body")]:
+        raise BadRequest(f"{place} holds {held[0]}, but options are valid there; pictures go under data of the tensor")
     return {name: value for name, value in parameters.items() if name != "binary_data_output"}
 
 
@@ -126,6 +119,5 @@ def _check_length(items: Any, name: str, example: str) -> None:
 
 
 def _only(given: Mapping[str, Any], valid: Sequence[str], where: str) -> None:
-    unknown = next((key for key in given if key not in valid), None)
-    if unknown is not None:
-        raise BadRequest(f"{where} has no {shown(unknown)}, valid are {', '.join(valid)}")
+    if unknown := [key for key in given if key not in valid]:
+        raise BadRequest(f"{where} has no {shown(unknown[0])}, valid are {', '.join(valid)}")

@@ -1,7 +1,8 @@
 """The model's card: the facts by which requests are checked and the model is described to clients."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -31,6 +32,8 @@ class ModelCard:
     refused_attention: str = ""  # why no method of attention makes a map; empty if all do
     layer_rule: str = ""  # why ``default_layer`` is the default
     default_method: str = "gradcam"  # a name out of METHODS
+    head: str = "softmax"  # what makes probabilities of the scores: "softmax" or "sigmoid"
+    scores: str = ""  # how scores are read from what the network returns, in words; empty if it returns them
     refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
     alone: str = ""  # why pictures are run one by one; empty if they are run together
     weights_sha256: str = ""  # see ``checkpoint.hash_state``; empty for a network in memory, whose weights may change
@@ -48,14 +51,17 @@ class ModelCard:
 
     def summary(self, engine: str) -> dict[str, Any]:
         """The model as every answer names it."""
-        return {"name": self.name, "version": self.version, "architecture": self.architecture, "engine": engine}
+        known = {"name": self.name, "version": self.version, "architecture": self.architecture, "engine": engine}
+        return known if self.head == "softmax" else {**known, "activation": self.head}
 
     def description(self, engine: str) -> dict[str, Any]:
         """The whole card, for ``GET :8081/models/<name>?customized=true``."""
+        how = self.preprocessing
+        channels = {} if how.channels == 3 else {"channels": how.channels}
         return {
             **self.summary(engine),
             "labels": self.labels,
-            "input": {"size": [self.preprocessing.crop_size] * 2, "preprocessing": self.preprocessing.describe()},
+            "input": {"size": list(how.size), **channels, "preprocessing": how.describe()},
             "layer": self.default_layer,
             "layer_rule": self.layer_rule,
             "layers": {path: list(shape) for path, shape in self.layers.items()},
@@ -63,7 +69,8 @@ class ModelCard:
             "methods": {name: METHODS[name].summary for name in self.methods},
             "maps": list(self.maps),
             "guided_coverage": self.guided_coverage,
-            "activation": "softmax",
+            "activation": self.head,
+            **({"scores": self.scores} if self.scores else {}),
             "one_by_one": self.alone or None,
             "sizes": list(SIZES),
             "encodings": list(ENCODINGS),
@@ -75,12 +82,8 @@ class ModelCard:
 
     def map_names(self, options: Options) -> tuple[str, ...]:
         """Names of the maps that the options ask for; Unprocessable says why a map cannot be made."""
-        refusals = {
-            name: why
-            for name, why in self.refusals.items()
-            if MAP_KINDS[name].channels > 1
-            or not METHODS[self.resolved(options).method].attention  # which needs no layer
-        }
+        attention = METHODS[self.resolved(options).method].attention  # which needs no layer
+        refusals = {name: why for name, why in self.refusals.items() if MAP_KINDS[name].channels > 1 or not attention}
         if options.maps is None or options.maps == ALL_MAPS:
             return tuple(name for name in (MAPS if options.maps else DEFAULT_MAPS) if name not in refusals)
         for name in options.maps:
@@ -91,8 +94,7 @@ class ModelCard:
     def targets(self, options: Options) -> list[Mixture]:
         """The classes to explain, ``TOP`` for the class with the highest score, and what they are held against.
 
-        Raises:
-            BadRequest: see ``class_index``; or the contrast is a target, or there is only one class.
+        BadRequest are what ``class_index`` refuses, and a contrast that is a target, or without a second class.
         """
         words = {"none": None, "second": SECOND}
         name = str(options.contrast).casefold()
@@ -114,7 +116,7 @@ class ModelCard:
             yield target
         while rest:
             ends = range(len(rest), 1, -1)
-            labels = (end for end in ends if _folded(",".join(rest[:end]).removeprefix("-")) in self._by_folded_label)
+            labels = (end for end in ends if _folded(",".join(rest[:end]).removeprefix("-")) in self._places)
             end = next(labels, 1)
             yield ", ".join(rest[:end])
             del rest[:end]
@@ -122,19 +124,18 @@ class ModelCard:
     def _signed(self, target: int | str) -> tuple[int, bool]:
         """The index of a class, and whether the evidence against it is asked for, as ``-label``."""
         name = str(target)[1:].strip()
-        is_label = _folded(str(target)) in self._by_folded_label
-        is_negative_number = name.isdecimal() and name not in self._by_label  # which is refused
-        against = str(target).startswith("-") and not is_label and not is_negative_number
+        is_negative_number = name.isdecimal() and name not in self.labels  # which is refused
+        against = str(target).startswith("-") and not is_negative_number and _folded(str(target)) not in self._places
         return self.class_index(name if against else target), against
 
     def class_index(self, target: int | str, option: str = "target") -> int:
         """The index of a class by index, by label, or by index as text; labels go first, and "top" is ``TOP``.
 
-        Raises:
-            BadRequest: the class does not exist, or several classes have the label; the message names the option.
+        BadRequest, which names the option, says that the class does not exist, or that several have the label.
         """
         if isinstance(target, str):
-            found = self._by_label.get(target) or self._by_folded_label.get(_folded(target)) or []
+            found = self._places.get(_folded(target), [])
+            found = [place for place in found if self.labels[place] == target] or found
             if len(found) == 1:
                 return found[0]
             if found:
@@ -142,63 +143,42 @@ class ModelCard:
             if target.casefold() == "top":
                 return TOP
             if not re.fullmatch(r"-?[0-9]{1,9}", target):
-                raise BadRequest(
-                    f"{option} {target[:80]!r} is no label of this model, valid are {_listed(self.labels)}"
-                )
+                valid = _listed(self.labels)
+                raise BadRequest(f"{option} {target[:80]!r} is no label of this model, valid are {valid}")
         index = int(target)
         if not 0 <= index < len(self.labels):
             raise BadRequest(f"{option} {shown(index)} is not a class index, valid are 0 to {len(self.labels) - 1}")
         return index
 
     def layer_paths(self, options: Options) -> list[str]:
-        """Module paths of the layers that the options ask for, each once; ``auto`` becomes the default layer.
-
-        Raises:
-            BadRequest: a layer has no map.
-        """
+        """Module paths of the layers that the options ask for, each once; BadRequest says that a layer has no map."""
         for layer in options.layer:
             if layer not in self.layers and layer.casefold() != "auto":
-                why = self.refused_layers.get(layer)
-                outermost_first = sorted(self.layers, key=lambda path: path.count("."))
-                raise BadRequest(
-                    f"layer {layer[:80]!r} has no map in {self.architecture}{f' ({why})' if why else ''}, "
-                    f"valid are auto, {_listed(outermost_first)}"
-                )
+                why = f" ({self.refused_layers[layer]})" if self.refused_layers.get(layer) else ""
+                valid = _listed(["auto", *sorted(self.layers, key=lambda path: path.count("."))], most=21)
+                raise BadRequest(f"layer {layer[:80]!r} has no map in {self.architecture}{why}, valid are {valid}")
         return list(dict.fromkeys(layer if layer in self.layers else self.default_layer for layer in options.layer))
 
     def check(self, options: Options) -> None:
-        """Checks that the model has the attention that the method needs, and the classes that are to be predicted.
-
-        Raises:
-            Unprocessable: it has no attention.
-            BadRequest: more predictions are asked for than it has classes.
-        """
+        """Raises Unprocessable without the attention that the method needs, BadRequest above the number of classes."""
         method = self.resolved(options).method
         if method not in self.methods:
-            valid = ", ".join(self.methods)
-            raise Unprocessable(f"method {method}: {self.refused_attention}; valid are {valid}")
+            raise Unprocessable(f"method {method}: {self.refused_attention}; valid are {', '.join(self.methods)}")
         if options.top_k is not None and options.top_k > len(self.labels):
             raise BadRequest(f"top_k {shown(options.top_k)} is not valid, valid are 1 to {len(self.labels)}")
 
     @cached_property
-    def _by_label(self) -> dict[str, list[int]]:
-        return _places(self.labels)
-
-    @cached_property
-    def _by_folded_label(self) -> dict[str, list[int]]:
-        return _places(map(_folded, self.labels))
+    def _places(self) -> dict[str, list[int]]:
+        """The indices of the classes with each folded label."""
+        places: dict[str, list[int]] = {}
+        for place, label in enumerate(self.labels):
+            places.setdefault(_folded(label), []).append(place)
+        return places
 
 
 def _folded(label: str) -> str:
-    """A label without case, and without blanks around it and around its commas."""
-    return ",".join(part.strip() for part in label.split(",")).casefold()
-
-
-def _places(names: Iterable[str]) -> dict[str, list[int]]:
-    places: dict[str, list[int]] = {}
-    for place, name in enumerate(names):
-        places.setdefault(name, []).append(place)
-    return places
+    """A label without case, without blanks around it and around its commas, and with accents in one way of several."""
+    return unicodedata.normalize("NFC", ",".join(part.strip() for part in label.split(",")).casefold())
 
 
 def _listed(names: list[str], most: int = 20) -> str:

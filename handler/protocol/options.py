@@ -1,7 +1,4 @@
-"""The options of a request, read from text, bytes or JSON values.
-
-Values that depend on the model (labels, layers, number of classes) are checked against the ``ModelCard`` afterwards.
-"""
+"""The options of a request, read from text, bytes or JSON; the ``ModelCard`` checks what depends on the model."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -20,9 +17,7 @@ ALL_MAPS = ("all",)  # all maps that the model can make
 SMOOTHINGS = ("augment", "eigen")  # as pytorch-grad-cam's aug_smooth and eigen_smooth
 SIZES = ("layer", "input", "image")
 ENCODINGS = ("png", "npy", "list")
-COLORMAPS = {
-    name.removeprefix("COLORMAP_").lower(): getattr(cv2, name) for name in dir(cv2) if name.startswith("COLORMAP_")
-}
+COLORMAPS = {name[9:].lower(): value for name, value in sorted(vars(cv2).items()) if name.startswith("COLORMAP_")}
 MAX_LAYERS = 8
 MAX_TARGETS = 10
 _MOST_PARTS = 100  # of a text of targets, between its commas
@@ -42,9 +37,7 @@ class Overlay:
 class Options:
     """The options of one picture."""
 
-    target: tuple[int | str, ...] = (
-        "top",
-    )  # indices, labels, "top", "-label" (evidence against it), or texts of these
+    target: tuple[int | str, ...] = ("top",)  # indices, labels, "top", "-label" (evidence against it), texts of these
     contrast: int | str = "none"  # class index, label, "second" or "none": explains the difference of the scores
     maps: tuple[str, ...] | None = None  # out of MAPS; empty: a prediction only; None: DEFAULT_MAPS, if they exist
     method: str = "auto"  # a name out of methods.METHODS, or "auto": the model's default
@@ -62,8 +55,7 @@ class Options:
 def parse_options(given: Mapping[str, Any], defaults: Options) -> Options:
     """Reads the options that a client sent, names and text, UTF-8 bytes or JSON values; the others are the defaults.
 
-    Raises:
-        BadRequest: an option is unknown or a value out of range; the message lists what is valid.
+    BadRequest says that an option is unknown or a value out of range, and what is valid.
     """
     read: dict[str, Any] = {}
     for written, value in given.items():
@@ -79,12 +71,11 @@ def parse_options(given: Mapping[str, Any], defaults: Options) -> Options:
 
 
 def _text(name: str, value: Any) -> Any:
-    if not isinstance(value, (bytes, bytearray)):
-        return value.strip() if isinstance(value, str) else value
     try:
-        return bytes(value).decode("utf-8").strip()
+        text = value.decode() if isinstance(value, (bytes, bytearray)) else value
     except UnicodeDecodeError as error:
         raise BadRequest(f"option {name} is not valid UTF-8") from error
+    return text.strip() if isinstance(text, str) else text
 
 
 def shown(value: Any) -> str:
@@ -115,13 +106,14 @@ def _choice(name: str, value: Any, valid: Collection[str]) -> str:
 
 def _target(value: Any) -> tuple[int | str, ...]:
     valid = "top, a class index, a label, or a list of these"
-    targets = _items("target", value, valid)
+    targets = _items("target", [value] if isinstance(value, str) else value, valid)  # the card divides text
     for target in targets:
         if isinstance(target, bool) or not isinstance(target, (int, str)):
             raise BadRequest(f"target {shown(target)} is not valid, valid are {valid}")
-    if len(targets) > _MOST_PARTS:
-        raise BadRequest(f"{len(targets)} targets are too many, valid are 1 to {MAX_TARGETS}")
-    return (value,) if isinstance(value, str) else tuple(targets)  # a comma may be part of a label
+    parts = len(targets) + sum(target.count(",") for target in targets if isinstance(target, str))
+    if parts > _MOST_PARTS:
+        raise BadRequest(f"{parts} targets are too many, valid are 1 to {MAX_TARGETS}")
+    return tuple(targets)
 
 
 def _contrast(value: Any) -> int | str:
@@ -135,13 +127,9 @@ def _maps(value: Any) -> tuple[str, ...]:
     if value == []:
         return ()
     chosen = [_choice("map", item, valid) for item in _items("maps", value, ", ".join(valid))]
-    if chosen == ["none"]:
-        return ()
-    if chosen == ["all"]:
-        return ALL_MAPS
-    if "all" in chosen or "none" in chosen:
+    if len(chosen) > 1 and ("all" in chosen or "none" in chosen):
         raise BadRequest("maps all and none stand alone, valid are one of them or a list of " + ", ".join(MAPS))
-    return tuple(dict.fromkeys(chosen))
+    return () if chosen == ["none"] else tuple(dict.fromkeys(chosen))
 
 
 def _smooth(value: Any) -> tuple[str, ...]:

@@ -1,26 +1,29 @@
 """Reads the bytes and the options of a row's pictures.
 
-A row has one of four forms: multipart or gRPC, with the picture in ``data``, ``body`` or ``image`` and the options in
-further parts; the picture alone as the body, with the options in ``X-Explain-<Option>`` headers; JSON, with the picture
-in base64; or a KServe envelope with several such pictures.
+A row is multipart or gRPC, with the picture in ``data``, ``body`` or ``image`` and the options in further parts; or the
+picture alone, with the options in ``X-Explain-<Option>`` headers; or JSON, also as text; or a KServe envelope. Wherever
+bytes are valid, a picture may be base64 text or a data URI, and packed with gzip. A repeated option or JSON key is
+refused where it can be seen: TorchServe keeps the last of equal parts, headers and keys of JSON that it parses.
 """
 
 import base64
-import binascii
 import json
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from handler.errors import BadRequest, locating
+from handler.errors import BadRequest, TooLarge, locating
 from handler.protocol.answer import FORMS, JSON
 from handler.protocol.envelope import Envelope, single
 from handler.protocol.kserve import BINARY_REFUSED, open_kserve
-from handler.protocol.options import Options, parse_options
+from handler.protocol.options import Options, parse_options, shown
 from handler.protocol.receipt import ImageHash, hash_image
 from handler.protocol.row import Row
 
 IMAGE_FIELDS = ("data", "body", "image")
+MOST_UNPACKED = 10_485_760  # bytes of a body that came packed; as many as config.properties allows unpacked
+_GZIP = b"\x1f\x8b"
 _FORMS = (
     "post the picture with curl -F data=@cat.jpg, with curl -T cat.jpg, "
     'or as JSON {"image": "<base64>", "target": "tabby"}'
@@ -47,48 +50,85 @@ class Request:
 
 
 def parse_row(row: Row, defaults: Options) -> Request:
-    """Reads one row; the defaults are the values of the options that the row does not give.
-
-    Raises:
-        BadRequest: the row has no picture, bad base64, malformed JSON, an unknown option or a bad value.
-    """
+    """Reads one row, with defaults for the options that it does not give; BadRequest says what is not valid in it."""
     envelope = _open(row)
+    headers = _by_name(row.options)
     accept = accepted(row.accept)
-    if accept != JSON and envelope.parts[0].place:
+    if accept != JSON and "" not in envelope.parts:
         raise BadRequest(f"{accept} is the form of one picture's answer, valid is Accept: {JSON}")
     asked = []
-    for part in envelope.parts:
-        with locating(part.place):
-            fields = dict(part.fields)
-            image = _take_image(fields)
-            options = parse_options({**row.options, **fields}, defaults)
-            asked.append(Asked(image=image, image_hash=hash_image(image), options=options, place=part.place))
+    for place, fields in envelope.parts.items():
+        with locating(place):
+            given, names = dict(fields), _by_name(fields)
+            image = _take_image(given)
+            others = {name: value for name, value in headers.items() if name not in names}
+            options = parse_options(others | given, defaults)
+            asked.append(Asked(image=image, image_hash=hash_image(image), options=options, place=place))
     return Request(asked, accept, envelope)
 
 
 def _open(row: Row) -> Envelope:
     """The envelope with the fields of the row's pictures."""
-    if set(row.fields) != {"body"}:
-        return single(row.fields)
-    body = row.fields["body"]  # which a front may have parsed already
-    if isinstance(body, (bytes, bytearray)) and (
-        "json" in row.content_type.lower() or bytes(body[:64]).lstrip().startswith(b"{")
-    ):
+    packed = row.encoding.strip().lower()
+    if packed not in ("", "identity", "gzip") or (packed == "gzip" and not row.fields):
+        valid = "valid is gzip, and not of a form"
+        raise BadRequest(f"Content-Encoding {shown(packed)} of this body cannot be read, {valid}")
+    fields = {name: _unpacked(value) if name in IMAGE_FIELDS else value for name, value in row.fields.items()}
+    if set(fields) != {"body"}:
+        if "x-www-form-urlencoded" in row.content_type.lower():  # there a plus is a blank, unless it was escaped
+            fields |= {name: fields[name].replace(b" ", b"+") for name in IMAGE_FIELDS if _is_text(fields.get(name))}
+        return single(fields)
+    body = fields["body"]  # which a front may have parsed already
+    if isinstance(body, str):
+        body = body.encode("utf-8", "replace")
+    if isinstance(body, bytes) and ("json" in row.content_type.lower() or body[:64].lstrip().startswith(b"{")):
         if row.json_size is not None:
             raise BadRequest(BINARY_REFUSED)
-        try:
-            body = json.loads(bytes(body))
-        except RecursionError as error:
-            raise BadRequest("malformed JSON: nested too deeply") from error
-        except ValueError as error:  # also bytes that are not UTF-8
-            raise BadRequest(f"malformed JSON: {str(error)[:200]}") from error
-    if isinstance(body, str):  # text/* is no picture; the refusal names the first bytes
-        body = body.encode("utf-8", "replace")
-    if isinstance(body, (bytes, bytearray)):
+        body = _parsed(body)
+    if isinstance(body, bytes):
         return single({"body": body})
     if not isinstance(body, dict):
         raise BadRequest(f"a JSON request must be an object with the picture in base64 under image; {_FORMS}")
     return open_kserve(body, row.explains) or single(body)
+
+
+def _unpacked(value: Any) -> Any:
+    """A part's value; bytes that were packed with gzip, unpacked as far as they may be."""
+    if not isinstance(value, (bytes, bytearray)) or not value.startswith(_GZIP):
+        return bytes(value) if isinstance(value, bytearray) else value
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        unpacked = stream.decompress(value, MOST_UNPACKED + 1)
+    except zlib.error as error:
+        raise BadRequest("the gzip body is corrupt and cannot be unpacked") from error
+    if len(unpacked) > MOST_UNPACKED:
+        raise TooLarge(f"the gzip body unpacks to more than {MOST_UNPACKED} bytes, valid are at most as many")
+    if not stream.eof or stream.unused_data:
+        raise BadRequest("the gzip body is truncated or has further parts and cannot be unpacked")
+    return unpacked
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return json.loads(body, object_pairs_hook=_named_once)
+    except RecursionError as error:
+        raise BadRequest("malformed JSON: nested too deeply") from error
+    except ValueError as error:  # also bytes that are not UTF-8
+        raise BadRequest(f"malformed JSON: {str(error)[:200]}") from error
+
+
+def _by_name(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options in one spelling; refuses an option that is there in two, as Target and target."""
+    return _named_once((name.lower().replace("-", "_"), value) for name, value in given.items())
+
+
+def _named_once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise BadRequest(f"{shown(name)} is there twice, valid is once")
+        found[name] = value
+    return found
 
 
 def _take_image(fields: dict[str, Any]) -> bytes:
@@ -100,32 +140,35 @@ def _take_image(fields: dict[str, Any]) -> bytes:
     value = fields.pop(present[0])
     if isinstance(value, dict) and set(value) == {"b64"}:
         value = value["b64"]
-    if isinstance(value, str):
+    if isinstance(value, str) or _is_text(value):
         value = _from_base64(value)
-    if not isinstance(value, (bytes, bytearray)):
+    if not isinstance(value, bytes):
         raise BadRequest(f"{present[0]} must hold a picture or its base64 text; {_FORMS}")
     if not value:
         raise BadRequest(f"the picture is empty; {_FORMS}")
-    return bytes(value)
+    return value
 
 
-def _from_base64(text: str) -> bytes:
+def _is_text(value: Any) -> bool:
+    return isinstance(value, bytes) and value.isascii()  # no picture is
+
+
+def _from_base64(value: str | bytes) -> bytes:
+    """The picture in base64 or a data URI; a body that is neither is refused later, by its first bytes."""
+    text = value.decode() if isinstance(value, bytes) else value
     prefix, comma, rest = text.partition(",")
     encoded = rest if comma and prefix.startswith("data:") else text
     try:
         return base64.b64decode("".join(encoded.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadRequest(
-            f"the picture is text and not valid base64 ({error}); valid is the base64 of a picture file"
-        ) from error
+    except ValueError as error:
+        if isinstance(value, bytes) and not text.startswith("data:"):
+            return value
+        valid = "valid is the base64 of a picture file"
+        raise BadRequest(f"the picture is text and not valid base64 ({error}); {valid}") from error
 
 
 def accepted(header: str) -> str:
-    """The answer's content type by an ``Accept`` header: the type out of ``FORMS`` that the client prefers, else JSON.
-
-    The type of the higher quality is preferred; at equal quality a type that is named goes before a type that a ``*``
-    covers.
-    """
+    """The type out of ``FORMS`` that an ``Accept`` header prefers, by quality, then a name before ``*``; else JSON."""
     forms = dict.fromkeys(FORMS, (0.0, 0))  # quality, how specific
     for item in (header or "*/*").lower().split(","):
         media, *parameters = (part.strip() for part in item.split(";"))

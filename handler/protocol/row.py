@@ -16,6 +16,7 @@ class Row:
     describes: bool = False  # whether the request asks about the model
     options: Mapping[str, str] = field(default_factory=dict)  # options from headers; options in fields go before them
     content_type: str = ""  # of the body
+    encoding: str = ""  # the Content-Encoding header
     size: int | None = None  # bytes of the body by the client's header; None without the header
     json_size: str | None = None  # header with the bytes of the JSON before binary tensors; None without the header
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from handler.explanation.evidence import Floats
 from handler.explanation.maps import MAP_KINDS, Map
 from handler.picture.preprocess import Input
-from handler.picture.projection import onto_region, onto_upload, seen_region, show_seen
+from handler.picture.projection import onto_region, onto_upload, seen_region, show_seen, three_bands
 from handler.protocol.options import Options
 from handler.rendering.render import deprocess, encode_png, overlay
 
@@ -24,14 +24,14 @@ class Canvas:
     """The pictures that maps are drawn on: the network's crop and, for ``size=image``, the upload."""
 
     seen: Input
-    upload: npt.NDArray[np.uint8] | None  # (H, W, 3) RGB; None unless maps are drawn at the upload's size
+    upload: npt.NDArray[np.uint8] | None  # (H, W, C); None unless maps are drawn at the upload's size
     options: Options
 
 
 def encode_map(name: str, drawn: Map, canvas: Canvas) -> dict[str, Any]:
     """Encodes a map for the JSON answer: encoding, shape, data, max, degenerate and, for guided maps, coverage.
 
-    The name is out of ``MAP_KINDS``; gradcam is (h, w) on [0, 1], the others are signed (h, w, 3).
+    The name is out of ``MAP_KINDS``; gradcam is (h, w) on [0, 1], the others are signed (h, w, C).
     """
     encoding = canvas.options.encoding
     data: str | list[Any]
@@ -42,14 +42,9 @@ def encode_map(name: str, drawn: Map, canvas: Canvas) -> dict[str, Any]:
     else:
         values = values_on(canvas, drawn)
         shape, data = values.shape, encode_npy(values) if encoding == "npy" else encode_list(values)
-    content = {
-        "encoding": encoding,
-        "shape": list(shape),
-        "data": data,
-        "max": drawn.maximum,
-        "degenerate": drawn.degenerate,
-    }
-    return content if drawn.coverage is None else {**content, "coverage": drawn.coverage}
+    content = {"encoding": encoding, "shape": [*shape], "data": data}
+    told = {} if drawn.coverage is None else {"coverage": drawn.coverage}
+    return {**content, "max": drawn.maximum, "degenerate": drawn.degenerate, **told}
 
 
 def encode_npy(values: npt.NDArray[np.float32]) -> str:
@@ -75,27 +70,23 @@ def values_on(canvas: Canvas, drawn: Map) -> Floats:
 
 
 def draw_map(name: str, drawn: Map, canvas: Canvas) -> npt.NDArray[np.uint8]:
-    """Draws a map: gradcam is blended into the picture, gradients are drawn in relief on grey.
+    """Draws a map, uint8 RGB (H, W, 3): gradcam is blended into the picture, gradients are drawn in relief on grey.
 
-    At the upload's size, pixels that the network did not see are dark grey (gradcam) or transparent (gradients).
-
-    Returns:
-        uint8 RGB (H, W, 3); RGBA (H, W, 4) for gradients at the upload's size.
+    At the upload's size, pixels that the network did not see are dark grey (gradcam) or transparent (gradients, whose
+    picture then is RGBA).
     """
-    crop = canvas.seen.crop
-    region = seen_region(crop)
+    crop, region = canvas.seen.crop, seen_region(canvas.seen.crop)
     if MAP_KINDS[name].channels > 1:
-        picture = deprocess(drawn.values)
+        picture = deprocess(three_bands(drawn.values))
         if canvas.upload is None:
             return picture
         whole = np.zeros((*canvas.upload.shape[:2], 4), np.uint8)
-        seen = onto_region(picture.astype(np.float32), crop)
-        whole[region] = np.dstack([seen, np.full(seen.shape[:2], 255)]).astype(np.uint8)
+        whole[region] = cv2.cvtColor(onto_region(picture.astype(np.float32), crop).astype(np.uint8), cv2.COLOR_RGB2RGBA)
         return whole
     weight, colormap = canvas.options.overlay.image_weight, canvas.options.overlay.colormap
     if canvas.upload is None:
         size = drawn.values.shape[::-1]
-        below = np.asarray(cv2.resize(canvas.seen.picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+        below = np.asarray(cv2.resize(three_bands(canvas.seen.picture), size, interpolation=cv2.INTER_AREA), np.uint8)
         return overlay(below, drawn.values, weight, colormap)
-    picture = overlay(canvas.upload[region], onto_region(drawn.values, crop), weight, colormap)
+    picture = overlay(three_bands(canvas.upload[region]), onto_region(drawn.values, crop), weight, colormap)
     return show_seen(picture, canvas.upload, crop)

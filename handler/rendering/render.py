@@ -3,6 +3,7 @@
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import cv2
@@ -19,19 +20,15 @@ Picture = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 2, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_FILTER]
 _PNG_HEADER = 33  # bytes of a PNG file's signature and first chunk
 _CAPTION_HEIGHT = 22  # pixels
+_LETTERS = 15  # pixels, their height
 _GAP = 4  # pixels between the panels of a sheet
 
 
 def overlay(picture: Picture, values: Floats, image_weight: float, colormap: str) -> Picture:
     """Blends a map into a picture, as pytorch-grad-cam's ``show_cam_on_image`` does.
 
-    ``(1 - w) · heat + w · picture`` on [0, 1], divided by its maximum.
-
-    Args:
-        picture: uint8 RGB (H, W, 3).
-        values: (H, W) on [0, 1].
-        image_weight: w, 0 to 1.
-        colormap: a name out of ``COLORMAPS``.
+    ``(1 - w) · heat + w · picture`` on [0, 1], divided by its maximum. The picture is uint8 RGB (H, W, 3), the map
+    (H, W) on [0, 1], ``image_weight`` w, 0 to 1, and the colour map a name out of ``COLORMAPS``.
     """
     heat = cv2.applyColorMap(np.uint8(255 * values), COLORMAPS[colormap])  # type: ignore[call-overload]
     heat = np.float32(cv2.cvtColor(heat, cv2.COLOR_BGR2RGB)) / 255
@@ -58,9 +55,6 @@ def encode_png(picture: npt.NDArray[np.uint8], *, smooth: bool = True) -> bytes:
     """PNG bytes of an RGB or RGBA picture, uint8 (H, W, 3) or (H, W, 4).
 
     ``smooth`` is whether neighbouring pixels resemble each other, as in photographs; it changes the file's size alone.
-
-    Raises:
-        RuntimeError: cv2 cannot encode the picture.
     """
     code = cv2.COLOR_RGBA2BGRA if picture.shape[2] == 4 else cv2.COLOR_RGB2BGR
     line_filter = cv2.IMWRITE_PNG_FILTER_UP if smooth else cv2.IMWRITE_PNG_FILTER_NONE
@@ -81,7 +75,30 @@ def _panel(caption: str, picture: Picture) -> Picture:
     height, width = picture.shape[:2]
     panel = np.full((height + _CAPTION_HEIGHT + _GAP, width + _GAP, 3), 255, np.uint8)
     panel[_CAPTION_HEIGHT : _CAPTION_HEIGHT + height, :width] = picture
-    text = caption.encode("ascii", "replace").decode()
-    scale = min(0.45, 0.45 * width / max(1, cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)[0][0]))
-    cv2.putText(panel[:, :width], text, (1, 15), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
+    text, size, place = _drawable(caption), _LETTERS, panel[:, :width]
+    while size > 1 and text_width(text, size) >= width:
+        size -= 1
+    if font := _font():
+        cv2.putText(place, text, (1, 16), (0, 0, 0), font, size)
+    else:
+        cv2.putText(place, text, (1, 15), cv2.FONT_HERSHEY_SIMPLEX, size / 33, (0, 0, 0), 1, cv2.LINE_AA)
     return panel
+
+
+def text_width(text: str, size: int = _LETTERS) -> int:
+    """Pixels that a caption is wide."""
+    if font := _font():
+        return int(cv2.getTextSize((0, 0), _drawable(text), (0, 0), font, size)[2])
+    return cv2.getTextSize(_drawable(text), cv2.FONT_HERSHEY_SIMPLEX, size / 33, 1)[0][0]
+
+
+def _drawable(text: str) -> str:
+    """A text without line breaks, and with escapes for what is not ASCII where OpenCV draws nothing else."""
+    line = "".join(letter if letter.isprintable() else " " for letter in text)
+    return line if _font() else line.encode("ascii", "backslashreplace").decode()
+
+
+@cache
+def _font() -> Any:
+    """OpenCV 5's own font of nearly all scripts; None for older versions, which have none."""
+    return cv2.FontFace("uni") if hasattr(cv2, "FontFace") else None

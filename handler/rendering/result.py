@@ -5,6 +5,7 @@ import html
 import io
 import json
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field, replace
@@ -16,15 +17,17 @@ import numpy as np
 
 from handler.atomic_write import write_whole
 from handler.errors import BadRequest
-from handler.explanation.evidence import Floats, softmax
+from handler.explanation.evidence import Floats, probabilities
 from handler.explanation.maps import MAP_KINDS, Map, resize, scale
 from handler.explanation.methods import METHODS
 from handler.explanation.trust import Trust
+from handler.picture.projection import three_bands
 from handler.protocol.answer import GRADIENT_ALONE, NONE, Observation
 from handler.protocol.receipt import digest
 from handler.rendering.canvas import Canvas, draw_map, encode_map, values_on
-from handler.rendering.render import Picture, encode_png, sheet
+from handler.rendering.render import Picture, encode_png, sheet, text_width
 
+_FEWEST_LETTERS = 8  # of a label that is cut on a sheet
 _PANELS = sorted(MAP_KINDS, key=lambda name: not MAP_KINDS[name].at_layer)  # maps in the order of the sheet
 
 
@@ -60,11 +63,21 @@ class Explanation:
     passes: int = 0  # masked pictures that the method asked the network about
     trust: Trust | None = None  # None unless it was asked for
 
-    @property
-    def title(self) -> str:
-        """The classes, as a caption: ``heart 0.61``, ``against heart 0.61`` or ``heart 0.61, not ring 0.20``."""
-        classes = [f"{found.label} {found.probability:.2f}" for found in (self.target, self.contrast) if found]
-        return ("against " if self.against else "") + ", not ".join(classes)
+    def title(self, width: int) -> str:
+        """The classes as a caption, ``against heart 0.61`` or ``heart 0.61, not ring 0.20``, cut to a width in pixels.
+
+        Labels keep at least 8 letters.
+        """
+        classes = [found for found in (self.target, self.contrast) if found]
+
+        def cut(most: int) -> str:
+            labels = [one.label if len(one.label) <= most else one.label[: most - 3] + "..." for one in classes]
+            said = [f"{label} {one.probability:.2f}" for label, one in zip(labels, classes, strict=True)]
+            return ("against " if self.against else "") + ", not ".join(said)
+
+        lengths = range(_FEWEST_LETTERS, max(_FEWEST_LETTERS, *(len(one.label) for one in classes)) + 1)
+        fitting = bisect_right(lengths, width, key=lambda most: text_width(cut(most)))
+        return cut(lengths[max(0, fitting - 1)])
 
     @property
     def measure(self) -> str:
@@ -87,18 +100,13 @@ class Result:
 
     @property
     def probabilities(self) -> Floats:
-        """The softmax (K,) of the logits."""
-        return softmax(self.logits)
+        """The probabilities (K,) of the classes, by the model's head."""
+        return probabilities(self.logits, self.model.get("activation", ""))
 
     def draw(self, explanation: int = 0, name: str | None = None) -> Picture:
-        """Draws a map as the server does: uint8 RGB (H, W, 3), see ``draw_map``.
+        """Draws a map of an explanation, by its index, as the server does: uint8 RGB (H, W, 3), see ``draw_map``.
 
-        Args:
-            explanation: index into ``explanations``.
-            name: a name out of the explanation's maps; None is Grad-CAM, or the first map if Grad-CAM was not made.
-
-        Raises:
-            BadRequest: there is no such explanation or map.
+        Without a name it is Grad-CAM, or the first map if that was not made. BadRequest says that there is none.
         """
         if not 0 <= explanation < len(self.explanations):
             raise BadRequest(f"there are {len(self.explanations)} explanations, none has the index {explanation}")
@@ -109,22 +117,21 @@ class Result:
         return draw_map(name, maps[name], self.canvas)
 
     def sheet(self) -> Picture:
-        """Draws a row per target: the network's crop and the target's maps, all at the crop's size, with captions.
-
-        Raises:
-            BadRequest: no map was asked for.
-        """
+        """Draws a row per target: the crop and its maps, at its size, with captions; BadRequest if there is no map."""
         if not self.explanations:
             raise BadRequest("the result has no map to draw; ask for maps")
         canvas, height, width = replace(self.canvas, upload=None), *self.canvas.seen.picture.shape[:2]
         rows = []
         for explanation in self.explanations:
-            row = [(explanation.title, canvas.seen.picture)]
+            row = [(explanation.title(width), three_bands(canvas.seen.picture))]
             for name in (name for name in _PANELS if name in explanation.maps):
                 drawn = explanation.maps[name]
                 if drawn.values.shape[:2] != (height, width):  # gradcam at the layer's size
                     drawn = replace(drawn, values=scale(resize(drawn.values, height, width)))
-                row.append((_caption(name, explanation.method), draw_map(name, drawn, canvas)))
+                title = MAP_KINDS[name].title
+                if explanation.method:  # the title of the formula that the map was made by
+                    title = title.replace(METHODS["gradcam"].title, METHODS[explanation.method].title)
+                row.append((title, draw_map(name, drawn, canvas)))
             rows.append(row)
         return sheet(rows)
 
@@ -168,40 +175,30 @@ class Result:
     def to_npz(self, receipt: Mapping[str, Any] | None = None) -> bytes:
         """The arrays as a compressed ``.npz`` file, in which no time is written: equal results give equal bytes.
 
-        ``logits`` and ``probabilities`` are (K,), ``targets`` the class indices (T,) of the explanations, and every map
-        by its name is (T, …), as ``maps[name].values`` or, with ``size="image"``, at the upload's size. ``receipt``
-        is the argument as JSON text, or the result's own receipt.
+        ``logits`` and ``probabilities`` are (K,), ``targets`` the class indices (T,), and every map by its name is
+        (T, …), as its ``values`` or, with ``size="image"``, at the upload's size. ``receipt`` is a JSON text.
         """
-        maps: dict[str, Any] = {
-            name: np.stack([values_on(self.canvas, explanation.maps[name]) for explanation in self.explanations])
-            for name in (self.explanations[0].maps if self.explanations else ())
-        }
-        targets = np.array([explanation.target.index for explanation in self.explanations], np.int64)
-        maps["receipt"] = np.array(json.dumps(receipt or self.receipt()))
+        made = self.explanations
+        arrays: dict[str, Any] = {"logits": self.logits, "probabilities": self.probabilities}
+        arrays["targets"] = np.array([one.target.index for one in made], np.int64)
+        for name in made[0].maps if made else ():
+            arrays[name] = np.stack([values_on(self.canvas, one.maps[name]) for one in made])
         file = io.BytesIO()
-        np.savez_compressed(file, logits=self.logits, probabilities=self.probabilities, targets=targets, **maps)
+        np.savez_compressed(file, **arrays, receipt=np.array(json.dumps(receipt or self.receipt())))
         return file.getvalue()
 
     def save(self, folder: Path | str, *, overwrite: bool = False) -> list[Path]:
-        """Writes the sheet, ``sheet.png``, and each map's picture, ``<class index>_<map>.png``.
+        """Writes the sheet, ``sheet.png``, and each map's picture, ``<class index>_<map>.png``, into a folder.
 
-        Args:
-            folder: is made if it does not exist.
-            overwrite: whether existing files are replaced.
-
-        Returns:
-            The files, the sheet first; an empty list if no map was asked for.
-
-        Raises:
-            FileExistsError: a file exists already; no file was written.
+        Returns the files, the sheet first; none if no map was asked for. Where a file exists already, FileExistsError
+        says so and none is written, unless ``overwrite`` allows it.
         """
         if not self.explanations:
             return []
-        folder = Path(folder)
-        pictures = {folder / "sheet.png": encode_png(self.sheet())}
+        pictures = {Path(folder, "sheet.png"): encode_png(self.sheet())}
         for place, explanation in enumerate(self.explanations):
             for name in explanation.maps:
-                path = folder / f"{explanation.target.index}_{name}.png"
+                path = Path(folder, f"{explanation.target.index}_{name}.png")
                 pictures[path] = encode_png(self.draw(place, name), smooth=MAP_KINDS[name].channels == 1)
         present = [path for path in pictures if path.exists()]
         if present and not overwrite:
@@ -212,27 +209,17 @@ class Result:
 
     def _repr_html_(self) -> str:
         """The predictions and the sheet, for a notebook."""
-        lines = "<br>".join(
-            f"{html.escape(prediction.label)} {prediction.probability:.3f}" for prediction in self.predictions
-        )
+        lines = "<br>".join(f"{html.escape(made.label)} {made.probability:.3f}" for made in self.predictions)
         if not self.explanations:
             return f"<p>{lines}</p>"
         picture = base64.b64encode(encode_png(self.sheet())).decode()
         return f'<p>{lines}</p><img alt="explanations" src="data:image/png;base64,{picture}">'
 
 
-def _each(
-    describe: Callable[[str, Map], dict[str, Any]], maps: Mapping[str, Map], painters: Executor | None
-) -> dict[str, dict[str, Any]]:
+def _each(describe: Callable[[str, Map], Any], maps: Mapping[str, Map], painters: Executor | None) -> dict[str, Any]:
     """Describes maps by name; threads help, because compression and hashes release the interpreter's lock."""
     run = painters.map if painters else map
     return dict(zip(maps, run(describe, maps, maps.values()), strict=True))
-
-
-def _caption(name: str, method: str | None) -> str:
-    """A map's title, with the title of the formula that it was made by."""
-    title = MAP_KINDS[name].title
-    return title.replace(METHODS["gradcam"].title, METHODS[method].title) if method else title
 
 
 def observe_result(result: Result, stages_ms: Mapping[str, float]) -> Observation:

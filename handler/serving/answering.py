@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from handler.errors import RequestError, locating
 from handler.protocol.answer import JSON, NPZ, PNG, Answer, Observation, error_answer, json_text
 from handler.protocol.envelope import Written
-from handler.protocol.receipt import HEADER
+from handler.protocol.receipt import HEADER, read_key, sign
 from handler.protocol.request import Request, parse_row
 from handler.protocol.row import Row
-from handler.protocol.signature import read_key, sign
 from handler.rendering.render import encode_png, png_with
 from handler.rendering.result import Result, observe_result
 from handler.serving.budget import check_size
@@ -22,13 +21,8 @@ from handler.serving.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class _Encoded:
-    """The outcome for one picture."""
-
-    content: Written | bytes | Exception  # the answer as JSON, as the bytes of another form, or the error
-    observed: Observation | None = None
+_Content = Written | bytes | Exception  # of a picture's answer: as JSON, as the bytes of another form, or the error
+_Encoded = tuple[_Content, Observation | None]
 
 
 @dataclass(frozen=True)
@@ -56,9 +50,9 @@ class Answering:
         encoded: dict[int, _Encoded] = {}  # by the job's identity: equal jobs may belong to different rows
         for job, outcome in self._explainer.explain_all(job for row in batch for job in row.jobs):
             try:
-                encoded[id(job)] = self._encode(job, outcome) if isinstance(outcome, Result) else _Encoded(outcome)
+                encoded[id(job)] = self._encode(job, outcome) if isinstance(outcome, Result) else (outcome, None)
             except Exception as error:
-                encoded[id(job)] = _Encoded(error)
+                encoded[id(job)] = error, None
         return [self._answer(row, [encoded[id(job)] for job in row.jobs]) for row in batch]
 
     def _read(self, row: Row) -> _ReadRow:
@@ -73,18 +67,18 @@ class Answering:
 
     def _answer(self, row: _ReadRow, pictures: Sequence[_Encoded]) -> Answer:
         try:
-            answer = self._assemble(row, [picture.content for picture in pictures])
+            answer = self._assemble(row, [content for content, _ in pictures])
             check_size(len(answer.body), self._settings.max_answer_bytes)
         except Exception as error:
             if not isinstance(error, RequestError):
                 logger.error("a row failed", exc_info=error)
             answer = error_answer(error)
-        answer = replace(answer, observed=tuple(picture.observed for picture in pictures if picture.observed))
+        answer = replace(answer, observed=tuple(observed for _, observed in pictures if observed))
         if row.request is None or len(row.request.asked) != 1:
             return answer
         return replace(answer, headers={HEADER: row.request.asked[0].image_hash["sha256"]})
 
-    def _assemble(self, row: _ReadRow, contents: Sequence[Written | bytes | Exception]) -> Answer:
+    def _assemble(self, row: _ReadRow, contents: Sequence[_Content]) -> Answer:
         if row.request is None or row.error:
             raise row.error or RuntimeError("a row has neither a request nor an error")
         written = []
@@ -108,7 +102,7 @@ class Answering:
         timings = {**result.timings_ms, "render": result.timings_ms["render"] + drawn_ms}
         observed = observe_result(result, timings)
         if other is not None:
-            return _Encoded(other, observed)
+            return other, observed
         text = json_text({**content, "timings_ms": {stage: round(spent, 2) for stage, spent in timings.items()}})
         check_size(len(text), self._settings.max_answer_bytes)
-        return _Encoded(Written(text, content["model"], content["predictions"]), observed)
+        return Written(text, content["model"], content["predictions"]), observed

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from handler.errors import TooLarge
-from handler.explanation.maps import MAP_KINDS
-from handler.explanation.smoothing import AUGMENTATIONS
+from handler.explanation.maps import AUGMENTATIONS, MAP_KINDS
 from handler.rendering.canvas import Canvas
 
 _BYTES_PER_NUMBER = {"npy": 16 / 3, "list": 8.0}  # of encoded text; most lists take more
@@ -28,46 +27,34 @@ class Budget:
         self._explained = self._masked = 0
 
     def decode(self, height: int, width: int) -> None:
-        """Counts the pixels of a decoded picture: many small pictures share the limit of one large picture.
-
-        Raises:
-            TooLarge: the request's pictures exceed the limit.
-        """
+        """Counts a decoded picture's pixels, and raises TooLarge if the request's pictures together have too many."""
         self._decoded += height * width
         if self._decoded > self._max_upload_pixels:
-            raise TooLarge(
-                f"the request's pictures have {self._decoded} pixels together, valid are at most "
-                f"{self._max_upload_pixels}; send them in several requests"
-            )
+            valid = f"valid are at most {self._max_upload_pixels}; send them in several requests"
+            raise TooLarge(f"the request's pictures have {self._decoded} pixels together, {valid}")
 
     def mask(self, passes: int) -> None:
         """Counts masked pictures, each of which takes a forward pass; raises TooLarge beyond the limit."""
         self._masked += passes
         if self._masked > self._max_passes:
-            raise TooLarge(
-                f"the request asks for {self._masked} masked pictures or more, valid are at most {self._max_passes}; "
-                "ask for fewer passes, targets or layers, or for no trust"
-            )
+            valid = f"valid are at most {self._max_passes}; ask for fewer passes, targets or layers, or for no trust"
+            raise TooLarge(f"the request asks for {self._masked} masked pictures or more, {valid}")
 
     def draw(self, canvas: Canvas, maps: Sequence[str], targets: int) -> None:
-        """Counts a picture's explanations, and the pixels or numbers that the maps of each target add to the answer.
-
-        Raises:
-            TooLarge: the request exceeds a limit; the message says how to ask for less.
-        """
+        """Counts a picture's explanations, and the pixels or numbers of its maps; TooLarge says how to ask for less."""
         copies = 1 + len(AUGMENTATIONS) if "augment" in canvas.options.smooth else 1
         self._explained += targets * copies if maps else 0
         if self._explained > MOST_EXPLANATIONS:
-            raise TooLarge(
-                f"the request asks for {self._explained} explanations or more, valid are at most {MOST_EXPLANATIONS} "
-                "in all, and smooth=augment makes six of each; send its pictures in several requests"
-            )
+            valid = f"valid are at most {MOST_EXPLANATIONS} in all, and smooth=augment makes six of each"
+            asked = f"the request asks for {self._explained} explanations or more"
+            raise TooLarge(f"{asked}, {valid}; send its pictures in several requests")
         height, width = (canvas.seen.picture if canvas.upload is None else canvas.upload).shape[:2]
         drawn = [name for name in maps if MAP_KINDS[name].channels > 1 or canvas.options.size != "layer"]
         if canvas.options.encoding == "png":
             self._drawn += height * width * len(drawn) * targets
         else:
-            numbers = height * width * sum(MAP_KINDS[name].channels for name in drawn) * targets
+            channels = canvas.seen.picture.shape[2]
+            numbers = height * width * sum(channels if MAP_KINDS[name].channels > 1 else 1 for name in drawn) * targets
             self._listed += numbers * _BYTES_PER_NUMBER[canvas.options.encoding]
         if self._drawn > _MOST_PIXELS:
             raise TooLarge(f"the pictures would have {self._drawn} pixels, valid are at most {_MOST_PIXELS}; {_ADVICE}")
@@ -75,10 +62,6 @@ class Budget:
 
 
 def check_size(size: int, most: int) -> None:
-    """Checks the bytes of an answer: TorchServe's frontend kills the worker above a limit of its own.
-
-    Raises:
-        TooLarge: more than ``most`` bytes.
-    """
+    """Raises TooLarge above ``most`` bytes of an answer: TorchServe kills the worker above a limit of its own."""
     if size > most:
         raise TooLarge(f"the answer would take {size} bytes, valid are at most {most}; {_ADVICE}")

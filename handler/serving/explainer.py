@@ -2,20 +2,20 @@
 
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from typing import Any, TypeVar
 
 import numpy as np
 
 from handler.errors import NotFinite
 from handler.explanation.class_weights import Mixture
-from handler.explanation.evidence import Engine, EngineTarget, Evidence, Floats, Needs, best_classes, softmax
+from handler.explanation.evidence import Engine, EngineTarget, Evidence, Floats, Needs, best_classes, probabilities
 from handler.explanation.finiteness import check_evidence, check_maps, check_scores
-from handler.explanation.maps import make_maps, makes_cam
+from handler.explanation.maps import augmented, make_maps, makes_cam
 from handler.explanation.probe import Probe
-from handler.explanation.smoothing import augmented
 from handler.explanation.trust import Question, examine
 from handler.protocol.model_card import ModelCard
 from handler.protocol.receipt import provenance
@@ -24,6 +24,7 @@ from handler.serving.jobs import Job, in_passes, pairs_at_once
 
 DEFAULT_TOP_K = 5
 Outcome = Result | Exception
+Made = TypeVar("Made")
 
 
 class Explainer:
@@ -33,18 +34,6 @@ class Explainer:
         self._engine = engine
         self.card = card
         self.pictures = {"computed": 0, "not_finite": 0}  # since the start; "computed" includes "not_finite"
-
-    def explain(self, job: Job) -> Result:
-        """The result of one picture.
-
-        Raises:
-            NotFinite: scores, evidence or maps are not finite.
-            Exception: the engine failed.
-        """
-        ((_, outcome),) = self.explain_all([job])
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
 
     def explain_all(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
         """Yields each job with its result or its error; a job's failure changes no other job's result.
@@ -58,13 +47,14 @@ class Explainer:
                 yield job, outcome
 
     def _outcomes(self, jobs: Sequence[Job]) -> Sequence[Outcome]:
-        try:
-            return self._run_in_parts(jobs[0]) if len(jobs) == 1 else self._run(jobs, [job.targets for job in jobs])
-        except Exception as error:
-            if len(jobs) == 1:
-                return [_without_variables(error)]
-        # not within except: there the exception would keep the memory of the failed pass alive
-        return [outcome for job in jobs for outcome in self._outcomes([job])]
+        if len(jobs) == 1:
+            outcomes = _attempt(self._run_in_parts, jobs[0])
+            return [outcomes] if isinstance(outcomes, Exception) else outcomes
+        outcomes = _attempt(self._run, jobs, [job.targets for job in jobs])
+        if isinstance(outcomes, Exception):
+            del outcomes  # an exception keeps the memory of the failed pass alive
+            return [outcome for job in jobs for outcome in self._outcomes([job])]
+        return outcomes
 
     def _run_in_parts(self, job: Job) -> list[Outcome]:
         """Runs a picture's targets in several passes: the evidence at many layers takes much more memory than maps."""
@@ -83,24 +73,18 @@ class Explainer:
         inputs = np.stack([job.canvas.seen.tensor for job in jobs])
         targets: list[list[EngineTarget]] = [[mixture.target for mixture in row] for row in mixtures]
         if not all(mixture.alone for mixture in chain.from_iterable(mixtures)):
-            scores = self._engine.run(inputs, [()] * len(inputs), Needs()).logits  # they decide about the weights
+            scores = self._scores(inputs)  # they decide about the weights
             mixtures = [[mixture.resolved(scores[row]) for mixture in found] for row, found in enumerate(mixtures)]
             targets = [[mixture.wanted(scores[row]) for mixture in found] for row, found in enumerate(mixtures)]
         evidence = self._engine.run(inputs, targets, jobs[0].needs)
-        return [self._result_safely(evidence, row, job, mixtures[row]) for row, job in enumerate(jobs)]
-
-    def _result_safely(self, evidence: Evidence, row: int, job: Job, mixtures: Sequence[Mixture]) -> Outcome:
-        try:
-            return self._result(evidence, row, job, mixtures)
-        except Exception as error:
-            return _without_variables(error)
+        return [_attempt(self._result, evidence, row, job, mixtures[row]) for row, job in enumerate(jobs)]
 
     def _result(self, evidence: Evidence, row: int, job: Job, mixtures: Sequence[Mixture]) -> Result:
         """Makes a job's result of the evidence of a pass."""
         started, extra_ms = time.perf_counter(), 0.0
         logits = evidence.logits[row]
         check_scores(logits)
-        probabilities, options = softmax(logits), job.canvas.options
+        chances, options = probabilities(logits, self.card.head), job.options
         make = partial(make_maps, method=options.method, at_layer=job.at_layer, seed=options.seed)
         make = partial(make, eigen="eigen" in options.smooth)
         explanations = []
@@ -115,8 +99,8 @@ class Explainer:
             check_maps(maps)
             extra_ms += probe.spent_ms + (changed.infer_ms + changed.explain_ms if changed else 0.0)
             explained = Explanation(
-                target=self._target(mixture.target, logits, probabilities),
-                contrast=None if mixture.contrast is None else self._target(mixture.contrast, logits, probabilities),
+                target=self._target(mixture.target, logits, chances),
+                contrast=None if mixture.contrast is None else self._target(mixture.contrast, logits, chances),
                 against=mixture.against,
                 method=options.method if makes_cam(job.maps) else None,
                 layers=tuple(evidence.layers),
@@ -131,14 +115,14 @@ class Explainer:
                     weights=replace(mixture, similar=0).weights(logits),
                     measure=explained.measure,
                     method=options.method,
+                    head=self.card.head,
                     remake=None if changed or probe.taken else make,
                 )
                 trust = examine(self._engine, evidence, pair, maps, question, options.seed)
                 explained = replace(explained, trust=trust)
                 extra_ms += (time.perf_counter() - started_trust) * 1e3
             explanations.append(explained)
-        # the time of a pass is shared out evenly among its pictures
-        pictures = len(evidence.logits)
+        pictures = len(evidence.logits)  # which share the time of the pass evenly
         timings = {
             "decode": job.decode_ms,
             "infer": evidence.infer_ms / pictures,
@@ -148,7 +132,7 @@ class Explainer:
         return Result(
             model=self.card.summary(evidence.engine),
             logits=logits,
-            predictions=self._predictions(probabilities, options.top_k or DEFAULT_TOP_K),
+            predictions=self._predictions(logits, chances, options.top_k or DEFAULT_TOP_K),
             explanations=explanations,
             canvas=job.canvas,
             provenance=provenance(self.card, evidence.engine, job.image_hash, job.resolved),
@@ -157,7 +141,7 @@ class Explainer:
 
     def _changed(self, job: Job, target: EngineTarget) -> Evidence | None:
         """The evidence of the picture's changed copies at the layers; None if the map is not to be averaged."""
-        if "augment" not in job.canvas.options.smooth:
+        if "augment" not in job.options.smooth:
             return None
         inputs = augmented(job.canvas.seen.tensor)
         evidence = self._engine.run(inputs, [[target]] * len(inputs), replace(job.needs, guided=False, saliency=False))
@@ -165,41 +149,38 @@ class Explainer:
             check_evidence(evidence, copy)
         return evidence
 
+    def _scores(self, inputs: Floats) -> Floats:
+        return self._engine.run(inputs, [()] * len(inputs), Needs()).logits
+
     def _probe(self, job: Job, mixture: Mixture, logits: Floats) -> Probe:
-        def answer(inputs: Floats) -> Floats:
-            return self._engine.run(inputs, [()] * len(inputs), Needs()).logits
+        picture, wanted = job.canvas.seen.tensor, mixture.wanted(logits)
 
         def differentiate(inputs: Floats) -> Floats:
-            targets = [[mixture.wanted(logits)]] * len(inputs)
-            found = self._engine.run(inputs, targets, Needs(saliency=True))
-            return np.asarray(found.saliency)
+            return np.asarray(self._engine.run(inputs, [[wanted]] * len(inputs), Needs(saliency=True)).saliency)
 
-        picture, weights = job.canvas.seen.tensor, mixture.weights(logits)
         return Probe(
             picture=picture,
-            answer=answer,
+            answer=self._scores,
             differentiate=differentiate,
             behind=lambda layer, activations: self._engine.behind(picture[None], layer, activations),
-            weights=weights,
+            weights=mixture.weights(logits),
             passes=job.passes,
+            head=self.card.head,
         )
 
-    def _target(self, index: int, logits: Floats, probabilities: Floats) -> Target:
-        return Target(
-            index=index,
-            label=self.card.labels[index],
-            logit=float(logits[index]),
-            probability=float(probabilities[index]),
-        )
+    def _target(self, index: int, logits: Floats, chances: Floats) -> Target:
+        label, logit, probability = self.card.labels[index], float(logits[index]), float(chances[index])
+        return Target(index=index, label=label, logit=logit, probability=probability)
 
-    def _predictions(self, probabilities: Floats, top_k: int) -> list[Prediction]:
-        return [
-            Prediction(index, self.card.labels[index], float(probabilities[index]))
-            for index in best_classes(probabilities, top_k)
-        ]
+    def _predictions(self, logits: Floats, chances: Floats, top_k: int) -> list[Prediction]:
+        by = chances if self.card.head == "softmax" else logits  # far from 0, sigmoids are equal in float32
+        return [Prediction(index, self.card.labels[index], float(chances[index])) for index in best_classes(by, top_k)]
 
 
-def _without_variables(error: Exception) -> Exception:
-    """Returns the error after freeing the variables that its traceback kept alive."""
-    traceback.clear_frames(error.__traceback__)
-    return error
+def _attempt(make: Callable[..., Made], *args: Any) -> Made | Exception:
+    """What the function makes, or its error, without the variables that the error's traceback kept alive."""
+    try:
+        return make(*args)
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)
+        return error

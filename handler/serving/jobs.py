@@ -5,16 +5,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from handler.errors import BadRequest, Unprocessable, locating
 from handler.explanation.class_weights import Mixture
 from handler.explanation.evidence import Needs
 from handler.explanation.maps import makes_cam, needs_of
 from handler.explanation.methods import METHODS
 from handler.explanation.trust import PASSES as TRUST_PASSES
-from handler.picture.decode import decode
+from handler.picture.bands import read_picture
 from handler.picture.preprocess import Input, preprocess
 from handler.protocol.answer import JSON, NPZ, PNG
 from handler.protocol.model_card import ModelCard
@@ -22,6 +19,7 @@ from handler.protocol.options import Options
 from handler.protocol.receipt import ImageHash
 from handler.protocol.request import Request
 from handler.rendering.canvas import Canvas
+from handler.rendering.render import Picture
 from handler.serving.budget import Budget
 from handler.serving.settings import Settings
 
@@ -31,56 +29,17 @@ _SHOWN = ("top_k", "trust", "encoding", "overlay")  # options that change no sco
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """A picture that is ready for the engine."""
-
-    canvas: Canvas
-    targets: list[Mixture]  # the classes to explain
-    maps: tuple[str, ...]  # names out of MAP_KINDS
-    needs: Needs
-    image_hash: ImageHash
-    place: str = ""  # the picture's place in the request, for messages; empty for a single picture
-    form: str = JSON  # the answer's content type, out of FORMS
-    decode_ms: float = 0.0  # time of checking, decoding and preprocessing
-
-    @property
-    def passes(self) -> int:
-        """The most pictures that a map's method asks about, for each target and layer; 0 for methods of one pass."""
-        options = self.canvas.options
-        return (options.passes or METHODS[options.method].passes) if makes_cam(self.maps) else 0
-
-    @property
-    def resolved(self) -> dict[str, Any]:
-        """The options that scores and maps depend on, as a request says them, without the targets."""
-        layers, passes, size = self.needs.layers or None, self.passes or None, "layer" if self.at_layer else "input"
-        known = {"maps": self.maps, "layer": layers, "passes": passes, "size": size, "target": None}
-        said = {name: value for name, value in {**asdict(self.canvas.options), **known}.items() if name not in _SHOWN}
-        lists = {name: list(value) or "none" for name, value in said.items() if isinstance(value, tuple)}
-        return {name: value for name, value in {**said, **lists}.items() if value is not None}
-
-    @property
-    def at_layer(self) -> bool:
-        """Whether Grad-CAM stays at the layer's size; a sheet shows it at the size of the network's crop."""
-        return self.canvas.options.size == "layer" and self.form != PNG
-
-
-@dataclass(frozen=True, kw_only=True)
 class CheckedOptions:
     """A picture's options, checked against the model and in the model's terms."""
 
     targets: list[Mixture]  # the classes to explain
     maps: tuple[str, ...]  # names out of MAP_KINDS
-    needs: Needs  # the evidence that the options ask for
+    needs: Needs  # the evidence for these maps
     options: Options  # with a method out of METHODS
 
     @classmethod
     def of(cls, options: Options, card: ModelCard) -> "CheckedOptions":
-        """Checks options against the model.
-
-        Raises:
-            RequestError: the model lacks a class, a map or a layer that the options ask for, or the method cannot be
-                smoothed so.
-        """
+        """Checks options; the RequestError says what the model or the method lacks, and what is valid."""
         options = card.resolved(options)
         targets = card.targets(options)
         check_method(options, targets)
@@ -90,11 +49,41 @@ class CheckedOptions:
         return cls(targets=targets, maps=maps, needs=needs, options=options)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Job(CheckedOptions):
+    """A picture that is ready for the engine."""
+
+    canvas: Canvas
+    image_hash: ImageHash
+    place: str = ""  # the picture's place in the request, for messages; empty for a single picture
+    form: str = JSON  # the answer's content type, out of FORMS
+    decode_ms: float = 0.0  # time of checking, decoding and preprocessing
+
+    @property
+    def passes(self) -> int:
+        """The most pictures that a map's method asks about, for each target and layer; 0 for methods of one pass."""
+        return (self.options.passes or METHODS[self.options.method].passes) if makes_cam(self.maps) else 0
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The options that scores and maps depend on, as a request says them, without the targets."""
+        layers, passes, size = self.needs.layers or None, self.passes or None, "layer" if self.at_layer else "input"
+        known = {"maps": self.maps, "layer": layers, "passes": passes, "size": size, "target": None}
+        said = {name: value for name, value in {**asdict(self.options), **known}.items() if name not in _SHOWN}
+        lists = {name: list(value) or "none" for name, value in said.items() if isinstance(value, tuple)}
+        return {name: value for name, value in {**said, **lists}.items() if value is not None}
+
+    @property
+    def at_layer(self) -> bool:
+        """Whether Grad-CAM stays at the layer's size; a sheet shows it at the size of the network's crop."""
+        return self.options.size == "layer" and self.form != PNG
+
+
 def check_method(options: Options, targets: Sequence[Mixture]) -> None:
     """Raises Unprocessable if the method cannot honour an option; the message names the methods that can."""
     name, method = options.method, METHODS[options.method]
     masking = ", ".join(name for name, known in METHODS.items() if known.passes)
-    weighted = ", ".join(name for name, known in METHODS.items() if known.weighted)
+    weighted = ", ".join(name for name, known in METHODS.items() if known.takes("combine"))
     of_class = ", ".join(name for name, known in METHODS.items() if known.of_class)
     if not method.of_class and not all(target.alone for target in targets):
         raise Unprocessable(f"contrast needs a method that depends on the class, not {name}; valid are {of_class}")
@@ -104,16 +93,12 @@ def check_method(options: Options, targets: Sequence[Mixture]) -> None:
         raise Unprocessable(f"passes needs a method of many passes, not {name}; valid are {masking}")
     if "augment" in options.smooth and method.passes:
         raise Unprocessable(f"smooth augment needs a method of one pass, not {name}; valid are all but {masking}")
-    if "eigen" in options.smooth and not method.weighted:
+    if "eigen" in options.smooth and not method.takes("combine"):
         raise Unprocessable(f"smooth eigen needs a method that weights channels, not {name}; valid are {weighted}")
 
 
 def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
-    """Makes a job of each picture; the first error refuses the request, before the engine runs.
-
-    Raises:
-        RequestError: options that the model does not have, a picture that cannot be decoded, or a request too large.
-    """
+    """Makes a job of each picture; the first RequestError refuses the request, before the engine runs."""
     budget = Budget(settings.max_pixels, settings.max_answer_bytes, settings.max_passes)
     as_sheet = request.accept == PNG
     jobs = []
@@ -123,7 +108,7 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
             checked = CheckedOptions.of(asked.options, card)
             if as_sheet and not checked.maps:
                 raise BadRequest("image/png shows maps and maps is none, valid is Accept: application/json")
-            upload = decode(asked.image, settings.max_pixels)
+            upload = read_picture(asked.image, settings.max_pixels, card.preprocessing.channels)
             budget.decode(*upload.shape[:2])
             seen = preprocess(upload, card.preprocessing)
             on_upload = asked.options.size == "image" and not as_sheet and checked.maps
@@ -132,10 +117,8 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
             canvas = Canvas(seen, upload if on_upload else None, options)
             budget.draw(canvas, checked.maps, len(checked.targets))
             job = Job(
+                **vars(replace(checked, options=options)),
                 canvas=canvas,
-                targets=checked.targets,
-                maps=checked.maps,
-                needs=checked.needs,
                 image_hash=asked.image_hash,
                 place=asked.place,
                 form=request.accept,
@@ -147,19 +130,11 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
     return jobs
 
 
-def job_of(
-    options: Options, card: ModelCard, seen: Input, image_hash: ImageHash, upload: npt.NDArray[np.uint8] | None = None
-) -> Job:
-    """Makes a job without a request, for callers in the same process, whose cost is not limited.
-
-    For maps of the upload's size, ``upload`` is the whole picture, uint8 RGB (H, W, 3).
-
-    Raises:
-        RequestError: the model lacks a class, a map or a layer that the options ask for.
-    """
+def job_of(options: Options, card: ModelCard, seen: Input, image_hash: ImageHash, upload: Picture | None = None) -> Job:
+    """Makes a job without a request, whose cost is not limited; maps of the upload's size need the upload (H, W, C)."""
     checked = CheckedOptions.of(options, card)
     canvas = Canvas(seen, upload if options.size == "image" else None, checked.options)
-    return Job(canvas=canvas, targets=checked.targets, maps=checked.maps, needs=checked.needs, image_hash=image_hash)
+    return Job(**vars(checked), canvas=canvas, image_hash=image_hash)
 
 
 def pairs_at_once(needs: Needs) -> int:

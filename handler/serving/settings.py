@@ -25,17 +25,12 @@ class Settings:
 
 
 def read_settings(section: Mapping[str, Any] | None) -> Settings:
-    """Reads the section as the YAML parser returns it; None is an absent section.
-
-    Raises:
-        ModelError: a key is unknown or a value invalid; the message lists what is valid.
-    """
+    """Reads the section as the YAML parser returns it, None if absent; a ModelError says what is invalid, and valid."""
     if section is not None and not isinstance(section, Mapping):
         raise ModelError(f"model-config.yaml: explain must be a mapping, not {section!r}")
     values = dict(section or {})
     known = [field.name for field in fields(Settings)]
-    unknown = [str(key) for key in values if key not in known]
-    if unknown:
+    if unknown := [str(key) for key in values if key not in known]:
         raise ModelError(f"model-config.yaml: explain.{unknown[0]} does not exist, valid are {', '.join(known)}")
     try:
         defaults = parse_options(dict(values.pop("defaults", None) or {}), Options())

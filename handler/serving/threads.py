@@ -1,23 +1,47 @@
-"""The number of threads of an engine: workers x threads = cores. It is decided here alone."""
+"""The number of threads of an engine: workers x threads = cores; each worker looks now and then how many run."""
 
+import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-_CGROUPS = Path("/sys/fs/cgroup")
-_OWN_GROUP = Path("/proc/self/cgroup")
+logger = logging.getLogger(__name__)
+
+_PAUSE = 10.0  # seconds between two looks
 
 
-def threads_per_worker(wanted: int, config: Mapping[str, Any]) -> int:
-    """The number of threads of a worker's engine, at least 1; with 0, the workers share out the cores.
+class Share:
+    """The threads of a worker's engine, at least 1."""
 
-    ``config`` is the parsed ``model-config.yaml``, which says how many workers there are.
-    """
-    named = [config.get(key) for key in ("maxWorkers", "minWorkers")]
-    workers = next((count for count in named if type(count) is int and count > 0), 1)
-    return wanted or max(1, usable_cores() // workers)
+    def __init__(self, wanted: int, config: Mapping[str, Any], running: Callable[[], int] = lambda: 0) -> None:
+        """Takes the setting ``explain.threads``; if it is 0, the workers share out the cores.
+
+        ``config`` is the parsed ``model-config.yaml``, which says how many workers are started; ``running`` counts
+        those that run, 0 where that is not known, and the share never changes.
+        """
+        self._wanted, self._running, self._next_look = wanted, running, time.monotonic() + _PAUSE
+        named = [config.get(key) for key in ("maxWorkers", "minWorkers")]
+        most, least = (count if type(count) is int and count > 0 else 0 for count in named)
+        found = 0 if wanted else running()
+        self.threads = wanted or _share(max(found, least) if found else most or least)
+
+    def follow(self, resize: Callable[[int], None]) -> None:
+        """Calls ``resize`` with the number of threads if it is another one now; looks every ten seconds at most."""
+        if self._wanted or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _PAUSE
+        workers = self._running()
+        if workers and _share(workers) != self.threads:
+            self.threads = _share(workers)
+            logger.info("%d workers run: each has %d threads now", workers, self.threads)
+            resize(self.threads)
+
+
+def _share(workers: int) -> int:
+    return max(1, usable_cores() // max(1, workers))
 
 
 def usable_cores() -> int:
@@ -25,13 +49,12 @@ def usable_cores() -> int:
 
     A limit of 2.5 CPUs counts as 2: with a third thread, all threads would be stopped when the quota is used up.
     """
-    bound = len(os.sched_getaffinity(0))
-    return max(1, min([bound, *(int(limit) for limit in cpu_limits())]))
+    return max(1, min([len(os.sched_getaffinity(0)), *map(int, cpu_limits())]))
 
 
-def cpu_limits(cgroups: Path = _CGROUPS, own_group: Path = _OWN_GROUP) -> Iterator[float]:
+def cpu_limits(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[float]:
     """Yields the CPU limits, in CPUs, of this process's control group and of the groups around it, versions 1 and 2."""
-    for line in _read(own_group).splitlines():
+    for line in _read(own).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "cpu", "cpu,cpuacct", "cpuacct,cpu"):
             continue

@@ -1,7 +1,6 @@
 """Counters, histograms and a gauge, which a front hands to its server.
 
-``deploy/metrics.yaml`` declares every name, with its labels in the order of ``LABELS``. Label values come from fixed
-sets, so that no client can add series of metrics, or lines to TorchServe's metrics protocol.
+Label values come from fixed sets, so that no client can add series, or lines to TorchServe's metrics protocol.
 """
 
 from collections import Counter
@@ -23,7 +22,6 @@ LABELS = {  # the values that each label of a metric can have
     "method": (*METHODS, GRADIENT_ALONE, NONE),
     "outcome": OUTCOMES,
 }
-_UNLABELLED: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +46,7 @@ class Metrics:
         self._counts: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
         self._measured: list[Sample] = []
 
-    def count(self, name: str, amount: int = 1, labels: Mapping[str, str] = _UNLABELLED) -> None:
+    def count(self, name: str, amount: int = 1, labels: Mapping[str, str] = {}) -> None:
         """Increases a counter; 0 makes it known. A label's value that ``LABELS`` does not list becomes "other"."""
         self._counts[name, _in_order(labels)] += amount
 

@@ -1,8 +1,7 @@
 """Writes a line per request into the log, and keeps every record of the log on one line.
 
-TorchServe reads a worker's output line by line and takes lines that begin with ``[METRICS]`` for metrics, so that no
-client's text may begin a line. A request's line holds no client's text; all other records, tracebacks for example, have
-their line breaks escaped.
+TorchServe takes lines that begin with ``[METRICS]`` for metrics, so that no client's text may begin a line: a request's
+line holds none, and all other records, tracebacks for example, have their line breaks escaped.
 """
 
 import json
@@ -32,10 +31,9 @@ def keep_on_one_line() -> None:
 
 
 def request_line(answer: Answer, request_id: str, bytes_in: int, milliseconds: float) -> str:
-    """A request's line: a JSON object without a client's text.
+    """A request's line: a JSON object without a client's text; the id is the response's ``x-request-id``.
 
-    The id is the server's, in TorchServe the response's ``x-request-id``; ``bytes_in`` are those of the request's body,
-    ``milliseconds`` those from the batch's arrival in the handler to its answers.
+    ``milliseconds`` are those from the batch's arrival in the handler to its answers.
     """
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),

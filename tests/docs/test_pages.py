@@ -7,6 +7,7 @@ from dataclasses import fields
 import pytest
 
 from handler.explanation.methods import METHODS
+from handler.picture.decode import FORMATS, OPTIONAL
 from handler.protocol.options import ENCODINGS, MAPS, SIZES, Options
 from tests.support.pages import ALL, Page, page
 from tests.support.serving import ROOT
@@ -123,3 +124,10 @@ def page_of_results() -> dict[str, float]:
     """The medians of the ratios in benchmarks/RESULTS.md."""
     text = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
     return {name: float(median) for name, median in re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", text, re.MULTILINE)}
+
+
+def test_the_page_of_requests_names_every_format_that_can_be_read():
+    page = (ROOT / "docs/API.md").read_text(encoding="utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith("| 415 |")]
+    for kind in {*FORMATS, *OPTIONAL}:
+        assert {"WEBP": "WebP", "HEIF": "HEIC"}.get(kind, kind) in row

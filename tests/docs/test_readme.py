@@ -41,10 +41,18 @@ NOT_RUN = {
         *("make demo-photo", "make archive ARCH=examples.efficientnet_lite0.network:efficientnet_lite0"),
     ],
     "test_the_network_of_ones_own_is_packed_as_it_stands": ["make archive ARCH=mynet:network CHECKPOINT=mynet.pth"],
-    "torchvision would download weights": ["make archive MODEL=resnet18 WEIGHTS=DEFAULT", "make finetune DATA=data…"],
+    "torchvision, timm and transformers would download weights": [
+        *("make archive MODEL=resnet18 WEIGHTS=DEFAULT", "make finetune DATA=data…"),
+        *("make archive MODEL=timm/resnet50d.a1_in1k", "make archive MODEL=hf/microsoft/resnet-50"),
+    ],
+    "tests/handler/model/test_timm_networks.py and test_huggingface_networks.py read such folders": [
+        *("make archive MODEL=timm/local-dir:models/mine", "make archive MODEL=hf/models/mine"),
+    ],
     "tests/deploy/test_signing.py runs them": ["openssl…", "make archive SIGN=key.pem"],
     "they take a reader's own files": [
+        "make archive ONNX=model.onnx LABELS=labels.txt PREPROCESS=…",
         "make archive MODEL=resnet18 CHECKPOINT=mine.pth LABELS=labels.txt",
+        "make archive MODEL=timm/resnet50d CHECKPOINT=mine.pth LABELS=labels.txt",
         "make archive MODEL=resnet50 CHECKPOINT=mine.pth LABELS=labels.txt PREPROCESS=…",
         "make archive MODEL=googlenet CHECKPOINT=scratch.pth LABELS=labels.txt TRANSFORM_INPUT=0",
         "make archive CHECKPOINT=out/finetune/best.safetensors LABELS=out/finetune/labels.txt",

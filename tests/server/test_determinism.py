@@ -13,7 +13,7 @@ import pytest
 from export.packing.archive import DEFAULT_CONFIG
 from handler.client.graph import GraphModel
 from handler.client.replay import read_receipt, replay
-from handler.protocol.signature import is_signed, read_key
+from handler.protocol.receipt import is_signed, read_key
 from tests.support.serving import CHECKPOINT, ROOT, TWO, repacked, serving
 
 pytestmark = pytest.mark.server

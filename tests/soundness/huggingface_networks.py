@@ -77,6 +77,12 @@ def side(name: str) -> int:
     return LARGER if name in _LARGER else SIDE
 
 
+def builder(name: str) -> Any:
+    """The class of a network."""
+    kind = NETWORKS[name][0]
+    return getattr(transformers, kind if "ForImage" in kind else f"{kind}ForImageClassification")
+
+
 class Scores(nn.Module):
     """A network whose answer holds more than the scores."""
 
@@ -92,9 +98,8 @@ class Scores(nn.Module):
 
 def network(name: str) -> nn.Module:
     """In eval mode, with weights that nobody should look at."""
-    kind, options = NETWORKS[name]
-    builder = getattr(transformers, kind if "ForImage" in kind else f"{kind}ForImageClassification")
-    module = builder(builder.config_class(num_labels=CLASSES, **options)).eval()
+    made = builder(name)
+    module = made(made.config_class(num_labels=CLASSES, **NETWORKS[name][1])).eval()
     return Scores(module, "inputs" if name == "perceiver" else "pixel_values")
 
 

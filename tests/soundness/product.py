@@ -16,6 +16,7 @@ from handler.engine_choice import origin_of
 from handler.errors import ServiceError
 from handler.explanation.evidence import TOP, Engine, Evidence, Needs
 from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION, KINDS
+from handler.graphs.folder import open_graphs
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.model.classifier import Classifier, build_classifier, in_fast_layout
 from handler.model.sources import find_checkpoint
@@ -115,7 +116,8 @@ def write_graphs(classifier: Classifier, folder: Path) -> tuple[OnnxEngine | Non
             refused[kind] = str(refusal).splitlines()[0]
     if not any(folder.glob("*.onnx")):
         return None, refused
-    return ask(OnnxEngine.open, folder, origin_of(classifier), threads=torch.get_num_threads()), refused
+    graphs = ask(open_graphs, folder, origin_of(classifier), threads=torch.get_num_threads())
+    return OnnxEngine(graphs), refused
 
 
 def _double(values: Any) -> Tensor:

@@ -118,13 +118,13 @@ NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
     "xception41p": (192, {}),
     "xcit_nano_12_p8_224": (224, {"depth": 4}),
 }
-_SIZED = ("vit_tiny_patch16_dinov3_qkvb", "vit_wee_patch16_reg1_gap_256")  # built for their side
+SIZED = ("vit_tiny_patch16_dinov3_qkvb", "vit_wee_patch16_reg1_gap_256")  # built for their side
 
 
 def network(name: str) -> nn.Module:
     """In eval mode, with weights that nobody should look at."""
     side, options = NETWORKS[name]
-    sized = {"img_size": side} if name in _SIZED else {}
+    sized = {"img_size": side} if name in SIZED else {}
     module: nn.Module = timm.create_model(name, pretrained=False, num_classes=CLASSES, **sized, **options).eval()
     return module
 

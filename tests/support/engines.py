@@ -5,7 +5,8 @@ import base64
 import numpy as np
 
 from handler.errors import Unprocessable
-from handler.explanation.evidence import Evidence, LayerEvidence, resolve_pairs
+from handler.explanation.class_weights import Pairs
+from handler.explanation.evidence import Evidence, LayerEvidence
 from handler.picture.preprocess import Preprocessing
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options
@@ -54,7 +55,8 @@ class BrightnessEngine:
             raise Unprocessable("too dark")
         light = inputs.mean(axis=(1, 2, 3))
         logits = np.stack([1 - light, light], axis=1)
-        rows, classes = resolve_pairs(targets, logits)
+        pairs = Pairs.of(targets, 2)
+        rows, classes = pairs.rows, pairs.classes(logits[pairs.rows])
         cell = np.ones((len(rows), 1, 2, 2), np.float32) * classes[:, None, None, None]
         return Evidence(
             logits=logits,

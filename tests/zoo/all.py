@@ -1,4 +1,4 @@
-"""Runs every torchvision classifier through everything, each in a process of its own."""
+"""Runs every classifier of the zoo through everything, each in a process of its own."""
 
 import argparse
 import json
@@ -14,10 +14,9 @@ import psutil
 from tqdm import tqdm
 
 from benchmarks.machine import describe_machine
-from benchmarks.random_weights import preprocessing_of
 from handler.atomic_write import write_whole
-from handler.model.registry import known_architectures
 from tests.zoo.memory import memory_need
+from tests.zoo.networks import GROUPS, every, group_of, side_of
 from tests.zoo.one import ROW_VERSION
 from tests.zoo.report import render
 
@@ -41,25 +40,34 @@ class _Job(NamedTuple):
 
 def run(arguments: list[str] | None = None) -> int:
     """The command line; exit status 1 if a network's process died."""
-    options, every = _parser().parse_args(arguments), known_architectures()
-    if unknown := set(options.networks) - set(every):
-        print(f"error: no torchvision classifier: {', '.join(sorted(unknown))}", file=sys.stderr)
+    options, known = _parser().parse_args(arguments), every()
+    if unknown := set(options.networks) - set(known):
+        print(f"error: no classifier of the zoo: {', '.join(sorted(unknown))}", file=sys.stderr)
         return 2
     folder: Path = options.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    networks = options.networks or (list(SMALL) if options.small else every)
+    for group in GROUPS:
+        (folder / group).mkdir(parents=True, exist_ok=True)
+    groups = options.group or GROUPS
+    usual = SMALL if options.small else [name for name in known if group_of(name) in groups]
+    networks = options.networks or list(usual)
     if not options.only_report:
         todo = [name for name in networks if options.again or not _is_current(folder / f"{name}.json", options.side)]
         _run(todo, folder, options.jobs, options.threads, options.side)
-    rows = [json.loads(path.read_bytes()) for path in (folder / f"{name}.json" for name in every) if path.is_file()]
-    whole = options.docs and len(rows) == len(every)
+    old = json.loads((options.docs / "zoo.json").read_bytes())["networks"] if options.keep and options.docs else []
+    rows = {row["network"]: row for row in old} | {
+        name: json.loads((folder / f"{name}.json").read_bytes())
+        for name in known
+        if (folder / f"{name}.json").is_file()
+    }
+    rows = [rows[name] for name in known if name in rows]
+    whole = options.docs and len(rows) == len(known)
     content = {"machine": describe_machine(), "networks": rows}
     for docs in (folder, options.docs) if whole else (folder,):
         write_whole(docs / "zoo.json", (json.dumps(content, indent=1) + "\n").encode())
         write_whole(docs / "ZOO.md", render(content).encode())
-        print(f"wrote {docs / 'zoo.json'} and {docs / 'ZOO.md'}: {len(rows)} of {len(every)} networks")
+        print(f"wrote {docs / 'zoo.json'} and {docs / 'ZOO.md'}: {len(rows)} of {len(known)} networks")
     if options.docs and not whole:
-        print(f"{options.docs} is left as it is: {len(rows)} of {len(every)} networks are in {folder}")
+        print(f"{options.docs} is left as it is: {len(rows)} of {len(known)} networks are in {folder}")
     died = [row["network"] for row in rows if "died" in row]
     for name in died:
         print(f"{name} died, see {folder / name}.log", file=sys.stderr)
@@ -69,7 +77,14 @@ def run(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.zoo", description=__doc__)
     add = parser.add_argument
-    add("networks", nargs="*", metavar="NETWORK", help="torchvision names (default: all)")
+    add(
+        "networks",
+        nargs="*",
+        metavar="NETWORK",
+        help="names as MODEL= takes them, of torchvision, timm and hf (default: all)",
+    )
+    add("--group", action="append", choices=GROUPS, help="all of these; repeatable")
+    add("--keep", action="store_true", help="networks without a row in FOLDER keep the row that DOCS has of them")
     add("--small", action="store_true", help=f"these alone: {', '.join(SMALL)}")
     add("--folder", type=Path, default=Path("out/zoo"), help="of rows and logs; rows that are there are not made anew")
     add("--again", action="store_true", help="make them anew")
@@ -117,7 +132,7 @@ def _is_current(row: Path, side: int | None) -> bool:
     known = json.loads(row.read_bytes()) if row.is_file() else {"died": ""}
     if "skipped" in known or "died" in known:
         return "skipped" in known
-    return bool(known["version"] == ROW_VERSION and known["side"] == preprocessing_of(known["network"], side).crop_size)
+    return bool(known["version"] == ROW_VERSION and known["side"] == side_of(known["network"], side))
 
 
 def _start(network: str, folder: Path, threads: int, side: int | None) -> subprocess.Popen[bytes]:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import describe_machine, peak_memory
-from benchmarks.random_weights import preprocessing_of, random_classifier
 from export.graphs.exporters import explanation_kind, export_explanation, export_gradcam, export_prediction
 from export.verify.compare import Verdict, fresh_pictures
 from export.verify.gate_flips import RoundingCheck
 from handler.atomic_write import write_whole
+from handler.autograd.channel_layout import CHANNELS_FIRST
 from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of
 from handler.errors import ModelError, Unprocessable
@@ -29,9 +30,11 @@ from handler.explanation.evidence import TOP, Engine, Floats, Needs
 from handler.explanation.gradient_cams import gradcam
 from handler.explanation.maps import scale
 from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION, KINDS
+from handler.graphs.folder import open_graphs
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession
 from handler.model.classifier import Classifier, in_fast_layout
+from tests.zoo.networks import random_network, side_of
 from tests.zoo.plain_autograd import Found, explain
 
 PICTURES = 2  # that engines are compared with plain autograd on, one after the other
@@ -41,14 +44,15 @@ ROW_VERSION = 1  # rises with what makes older rows incomparable
 
 
 def look_at(architecture: str, side: int | None = None) -> dict[str, Any]:
-    """The row of one network; the arguments are those of ``random_classifier``."""
+    """The row of one network, or why it is refused; the arguments are those of ``random_network``."""
     started = time.perf_counter()
-    classifier = random_classifier(architecture, side)
-    layer, how, view = (
-        classifier.default_layer,
-        classifier.preprocessing,
-        classifier.views.get(classifier.default_layer),
-    )
+    try:
+        classifier = random_network(architecture, side)
+    except ModelError as error:
+        known = {"version": ROW_VERSION, "network": architecture, "side": side_of(architecture, side)}
+        return known | {"refused": str(error)}
+    layer, how = classifier.default_layer, classifier.preprocessing
+    view = classifier.views.get(layer, CHANNELS_FIRST)
     pictures = [fresh_pictures(np.random.default_rng([SEED, number]), 1, how) for number in range(PICTURES)]
     row: dict[str, Any] = {
         "version": ROW_VERSION,
@@ -56,7 +60,7 @@ def look_at(architecture: str, side: int | None = None) -> dict[str, Any]:
         "cpu": describe_machine()["cpu"],
         "parameters": sum(one.numel() for one in classifier.module.parameters()),
         "side": how.crop_size,
-        "own_side": preprocessing_of(architecture).crop_size,
+        "own_side": side_of(architecture),
         "layer": layer,
         "map": list(classifier.layers[layer]),
         "layers": len(classifier.layers),
@@ -67,17 +71,23 @@ def look_at(architecture: str, side: int | None = None) -> dict[str, Any]:
     except Unprocessable as error:
         row["guided"] = {"refused": str(error)}
     engine = TorchEngine(in_fast_layout(classifier))
-    view = classifier.views.get(layer)
-    layout = "channels first" if view is None else "tokens" if view.grid else "channels last"
     # by plain autograd, in the engine's layout: in another one a ReLU near zero may open
-    truth = [(one, explain(classifier.module, torch.from_numpy(one), layer, layout)) for one in pictures]
+    cells = {
+        "channel_axis": view.channel_axis - 1,
+        "grid": view.grid,
+        "first": view.first_token,
+        "element": view.element,
+    }
+    truth = [(one, explain(classifier.module, torch.from_numpy(one), layer, **cells)) for one in pictures]
+    if "refused" in row["guided"]:
+        truth = [(one, replace(found, guided=None)) for one, found in truth]
     row["engines"] = {"torch": _errors(engine, layer, truth)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         row["graphs"] = graphs = _graphs(classifier, folder)
         usable = [kind for kind, its in graphs.items() if "refused" not in its]
-        if usable:
-            onnx = OnnxEngine.open(folder, origin_of(classifier), threads=torch.get_num_threads())
+        if set(usable) - {KIND_PREDICTION}:
+            onnx = OnnxEngine(open_graphs(folder, origin_of(classifier), threads=torch.get_num_threads()))
             row["engines"]["onnx"] = _errors(onnx, layer, truth)
             row["times"] = _times(pictures[0], folder, usable)
     row["peak_mb"] = round(peak_memory() / 2**20)
@@ -120,9 +130,14 @@ def _graphs(classifier: Classifier, folder: Path) -> dict[str, dict[str, Any]]:
     exports: dict[str, Callable[[Classifier, Path], list[Verdict]]] = {
         KIND_PREDICTION: export_prediction,
         KIND_GRADCAM: export_gradcam,
-        explanation_kind(classifier): export_explanation,
     }
     graphs: dict[str, dict[str, Any]] = {}
+    if classifier.alone:
+        return dict.fromkeys([*exports, "explanation"], {"refused": f"pictures are run one by one: {classifier.alone}"})
+    try:
+        exports[explanation_kind(classifier)] = export_explanation
+    except ModelError as error:
+        graphs["explanation"] = {"refused": str(error)}
     for kind, export in exports.items():
         path, started, errors = folder / KINDS[kind].file, time.perf_counter(), dict[str, Any]()
         try:

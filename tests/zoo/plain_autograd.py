@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,20 +20,34 @@ class Found:
     guided: Tensor | None  # (3, H, W), where there is a ReLU
 
 
-def explain(module: nn.Module, picture: Tensor, layer: str, layout: str) -> Found:
+def explain(
+    module: nn.Module,
+    picture: Tensor,
+    layer: str,
+    *,
+    channel_axis: int = 0,
+    grid: tuple[int, int] | None = None,
+    first: int = 0,
+    element: int = 0,
+) -> Found:
     """Grad-CAM at a layer, the gradient at the input, and the guided one.
 
     Args:
         module: in eval mode.
         picture: (1, 3, H, W).
         layer: path of the layer.
-        layout: how it returns its maps: "channels first", "channels last" or "tokens" (behind a class token).
+        channel_axis: of the channels in what the layer returns for one picture.
+        grid: height and width of the cells, where they share an axis.
+        first: place of the first cell on that axis; class tokens stand before it.
+        element: place of the tensor in an output of several.
     """
     kept: list[Tensor] = []
 
-    def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        kept.append(output.clone())
-        return kept[-1].clone()
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        tensors, form = tree_flatten(output)
+        kept.append(tensors[element].clone())
+        tensors[element] = kept[-1].clone()
+        return tree_unflatten(tensors, form)
 
     picture = picture.clone().requires_grad_(True)
     hook = module.get_submodule(layer).register_forward_hook(keep)
@@ -41,7 +56,7 @@ def explain(module: nn.Module, picture: Tensor, layer: str, layout: str) -> Foun
     finally:
         hook.remove()
     gradient, saliency = torch.autograd.grad(scores.max(), [kept[-1], picture])
-    activation, gradient = (_as_maps(one[0].detach(), layout) for one in (kept[-1], gradient))
+    activation, gradient = (_as_maps(one[0].detach(), channel_axis, grid, first) for one in (kept[-1], gradient))
     gradcam = (gradient.mean((1, 2))[:, None, None] * activation).sum(0).relu()
     picture = picture.detach().requires_grad_(True)
     with GuidedReLUs() as mode:
@@ -50,14 +65,10 @@ def explain(module: nn.Module, picture: Tensor, layer: str, layout: str) -> Foun
     return Found(scores=scores.detach(), gradcam=gradcam, saliency=saliency[0], guided=guided)
 
 
-def _as_maps(output: Tensor, layout: str) -> Tensor:
+def _as_maps(output: Tensor, channel_axis: int, grid: tuple[int, int] | None, first: int) -> Tensor:
     """To (C, h, w)."""
-    if layout == "channels last":
-        return output.permute(2, 0, 1)
-    if layout == "tokens":
-        side = int((len(output) - 1) ** 0.5)
-        return output[1:].T.reshape(-1, side, side)
-    return output
+    output = output.movedim(channel_axis, 0)
+    return output if grid is None else output[:, first : first + grid[0] * grid[1]].reshape(-1, *grid)
 
 
 class _GuidedReLU(torch.autograd.Function):

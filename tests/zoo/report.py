@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.page import fill
+from tests.zoo.networks import GROUPS, group_of
 
 Row = Mapping[str, Any]
 
@@ -25,9 +26,9 @@ def render(content: Mapping[str, Any]) -> str:
         Path(__file__).with_name("page.md"),
         {"number": lambda value: "0" if value == 0 else "–" if math.isnan(value) else f"{value:.0e}"},
         rows=rows,
+        groups={group: [row for row in rows if group_of(row["network"]) == group] for group in GROUPS},
         machine=content["machine"],
-        summary=summary(rows),
-        **{"explanation": explanation, "worst_error": worst_error},
+        **{"summary": summary, "explanation": explanation, "worst_error": worst_error},
         **{"close": CLOSE, "close_map": CLOSE_MAP},
         processors=" and ".join(f"{cpu} ({count} networks)" for cpu, count in counts.most_common()),
     )

@@ -10,13 +10,11 @@ import pytest
 import torch
 
 from benchmarks.random_weights import random_classifier
-from export.errors import NotExportableError
-from export.tracing.exportable import check_exportable
 from export.verify.compare import batch_sizes
-from handler.model.registry import known_architectures
 from tests.support.serving import ROOT
 from tests.zoo import all as zoo
 from tests.zoo.memory import memory_need
+from tests.zoo.networks import GROUPS, every, group_of
 from tests.zoo.one import ROW_VERSION
 from tests.zoo.report import CLOSE, CLOSE_MAP, explanation, is_close, render, worst_error
 
@@ -105,6 +103,39 @@ def test_rows_that_are_there_are_not_made_anew(tmp_path, monkeypatch):
     assert zoo.run(["alexnet", "--folder", str(tmp_path)]) == 0
 
 
+def test_rows_that_the_page_has_already_are_kept_if_it_is_said(tmp_path, capsys):
+    (tmp_path / "zoo.json").write_text(
+        json.dumps({"networks": [{"network": name, "skipped": "kept"} for name in every()]})
+    )
+    row = {"network": "hf/vit", "version": ROW_VERSION, "side": 64, "refused": "for a test"}
+    (tmp_path / "rows/hf").mkdir(parents=True)
+    (tmp_path / "rows/hf/vit.json").write_text(json.dumps(row), encoding="utf-8")
+    assert zoo.run(["hf/vit", "--folder", str(tmp_path / "rows"), "--docs", str(tmp_path), "--keep"]) == 0
+    found = {row["network"]: row for row in json.loads((tmp_path / "zoo.json").read_bytes())["networks"]}
+    assert (found["hf/vit"]["refused"], found["timm/vgg11"]["skipped"], len(found)) == (
+        "for a test",
+        "kept",
+        len(every()),
+    )
+    page = (tmp_path / "ZOO.md").read_text(encoding="utf-8")
+    assert "* hf/vit: for a test" in page
+    assert all(f"\n## {title}" in page for title in ("Torchvision", "Timm", "Hugging Face"))
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_zoo_has_enough_of_each_group_and_a_group_can_be_named(tmp_path, monkeypatch, group):
+    names = []
+    monkeypatch.setattr(zoo, "_run", lambda networks, *_: names.extend(networks))
+    zoo.run(["--group", group, "--folder", str(tmp_path)])
+    assert sorted(names) == sorted(every(group))
+    assert len(names) >= {"torchvision": 80, "timm": 90, "hf": 25}[group]
+
+
+def test_networks_of_libraries_have_shapes_and_a_need_of_memory():
+    assert memory_need("timm/test_resnet") < memory_need("timm/pnasnet5large")
+    assert memory_need("hf/resnet") > 1e9
+
+
 def test_what_does_not_fit_the_machine_is_skipped_by_name_with_its_need(tmp_path, monkeypatch):
     monkeypatch.setattr(zoo, "_SHARE", 1e-6)
     assert zoo.run(["vgg11", "--folder", str(tmp_path)]) == 0
@@ -115,11 +146,11 @@ def test_what_does_not_fit_the_machine_is_skipped_by_name_with_its_need(tmp_path
 def test_a_page_of_some_networks_leaves_that_of_all_as_it_is(tmp_path, capsys):
     docs = tmp_path / "docs"
     docs.mkdir()
-    (docs / "zoo.json").write_text("all 80", encoding="utf-8")
+    (docs / "zoo.json").write_text("all", encoding="utf-8")
     (tmp_path / "alexnet.json").write_text('{"network": "alexnet", "skipped": "for a test"}', encoding="utf-8")
     assert zoo.run(["alexnet", "--folder", str(tmp_path), "--docs", str(docs)]) == 0
-    assert (docs / "zoo.json").read_text(encoding="utf-8") == "all 80"
-    assert "1 of 80 networks" in capsys.readouterr().out
+    assert (docs / "zoo.json").read_text(encoding="utf-8") == "all"
+    assert f"1 of {len(every())} networks" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -175,20 +206,22 @@ def test_unknown_networks_are_refused(tmp_path, capsys):
 
 def test_larger_pictures_need_more_memory_and_smaller_batches():
     assert memory_need("resnet18", 64) < memory_need("resnet18") < memory_need("resnet50") < memory_need("vgg16")
-    assert batch_sizes(224) == batch_sizes(448) == (1, 3, 8)
-    assert batch_sizes(600) == (1, 3, 4)
-    assert batch_sizes(4000) == (1, 3, 4)
+    assert batch_sizes((224, 224)) == batch_sizes((448, 448)) == (1, 3, 8)
+    assert batch_sizes((600, 600)) == (1, 3, 4)
+    assert batch_sizes((4000, 4000)) == (1, 3, 4)
 
 
 def test_the_zoo_in_the_repository_holds_every_classifier_and_none_that_is_wrong():
     content = json.loads((ROOT / "docs" / "zoo.json").read_bytes())
     rows = content["networks"]
-    assert [row["network"] for row in rows] == known_architectures()
-    assert len(rows) == 80
+    names = [row["network"] for row in rows]
+    groups = [group for group in GROUPS if any(group_of(name) == group for name in names)]  # measured so far
+    assert names == [name for group in groups for name in every(group)]
+    assert groups[0] == "torchvision"
     assert not [row["network"] for row in rows if "died" in row]
     for row in rows:
-        if "skipped" in row:
-            assert "memory" in row["skipped"]
+        if "skipped" in row or "refused" in row:
+            assert "memory" in row.get("skipped", "memory")
             continue
         engines = row["engines"]
         assert engines["torch"]["gradcam"] <= CLOSE_MAP, row["network"]
@@ -209,17 +242,6 @@ def test_the_zoo_in_the_repository_holds_every_classifier_and_none_that_is_wrong
 
 def _error(its):
     return max(its["graph"]) if isinstance(its, dict) else its
-
-
-def test_weights_beyond_one_onnx_file_are_refused_before_any_work(monkeypatch):
-    import torch
-
-    from tests.support.models import tiny_classifier
-
-    with torch.device("meta"):
-        large = torch.nn.Linear(30_000, 20_000)
-    with pytest.raises(NotExportableError, match=r"the weights take 2\.4 GB, and one ONNX file holds at most 2\.1 GB"):
-        check_exportable(tiny_classifier(large))
 
 
 def test_each_network_runs_in_a_process_of_its_own(tmp_path, monkeypatch):

@@ -4,24 +4,21 @@ Convolutions, pooling, pointwise operations and shuffles of channels keep the or
 weights. ``handler.model.layers.cells`` measures the cells behind all other operations.
 """
 
-import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 
 from handler.autograd.graph import Node, operation
 
-_KEEPING = frozenset(  # pointwise operations, windows that slide over rows and columns, operations between whole maps
-    re.findall(
-        r"\w+",
-        """Add Sub Rsub Neg Mul Div Addcmul Clone ToCopy Contiguous Relu Hardtanh Hardswish Hardsigmoid Sigmoid Silu
-        Gelu Elu Celu LeakyRelu PreluKernel Mish Softplus Tanh Clamp ClampMin Threshold Maximum Fmax Abs Pow Sqrt Exp
-        NativeBatchNorm CudnnBatchNorm NativeGroupNorm MaxPool2DWithIndices AvgPool2D AdaptiveAvgPool2D
-        AdaptiveMaxPool2D MkldnnAdaptiveAvgPool2D UpsampleNearest2D UpsampleNearestExact2D UpsampleBilinear2D
-        UpsampleBilinear2DAa UpsampleBicubic2D UpsampleBicubic2DAa PixelShuffle PixelUnshuffle ChannelShuffle Mean Amax
-        Expand""",
-    )
-)
+# pointwise operations, windows that slide over rows and columns, operations between whole maps
+_NAMES = """
+Add Sub Rsub Neg Mul Div Addcmul Clone ToCopy Contiguous Relu Hardtanh Hardswish Hardsigmoid Sigmoid Silu Gelu Elu Celu
+LeakyRelu PreluKernel Mish Softplus Tanh Clamp ClampMin Threshold Maximum Fmax Abs Pow Sqrt Exp NativeBatchNorm
+CudnnBatchNorm NativeGroupNorm MaxPool2DWithIndices AvgPool2D AdaptiveAvgPool2D AdaptiveMaxPool2D
+MkldnnAdaptiveAvgPool2D UpsampleNearest2D UpsampleNearestExact2D UpsampleBilinear2D UpsampleBilinear2DAa
+UpsampleBicubic2D UpsampleBicubic2DAa PixelShuffle PixelUnshuffle ChannelShuffle Mean Amax Expand
+"""
+_KEEPING = frozenset(_NAMES.split())
 
 Shape = tuple[int, ...]
 

@@ -1,7 +1,7 @@
 """Tests whether the pictures of a batch depend on each other: in the scores, in layers' outputs, in gradients."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -34,9 +34,7 @@ class _ValueWatch(TorchFunctionMode):
         # tensors that come from the picture without a gradient, by identity, which holds while they are kept alive
         self._values: dict[int, Tensor] = {}
 
-    def __torch_function__(
-        self, function: Any, _types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
         given = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
         if any(tensor.requires_grad or id(tensor) in self._values for tensor in given):
@@ -50,7 +48,7 @@ _READING = ("__bool__", "__int__", "__float__", "__index__", "item", "tolist", "
 
 
 def goes_by_values(module: nn.Module, picture: Tensor) -> bool:
-    """Whether the network's code reads values that come from the picture (1, 3, H, W), and so may branch on them."""
+    """Whether the network's code reads values that come from the picture (1, C, H, W), and so may branch on them."""
     watch = _ValueWatch()
     with torch.enable_grad(), differentiable(module), watch:
         module(picture.clone().requires_grad_().clone())
@@ -58,11 +56,9 @@ def goes_by_values(module: nn.Module, picture: Tensor) -> bool:
 
 
 def run_together(module: nn.Module, pictures: Sequence[Tensor]) -> tuple[dict[Place, int | str], str]:
-    """Compares three pictures (1, 3, H, W) in float32, and again in float64 if rows differ, which may be rounding.
+    """Compares three pictures (1, C, H, W) in float32, and again in float64 if rows differ, which may be rounding.
 
-    Returns:
-        The batch axis of each tensor, or why it has none; and why pictures must be run one by one, empty if they can be
-        run together.
+    The result is the batch axis of each tensor, or why it has none; and why pictures must be run one by one, or "".
     """
     axes, alone = _compare(module, pictures)
     if not alone and _MIXED not in axes.values():
@@ -90,18 +86,16 @@ def _compare(module: nn.Module, pictures: Sequence[Tensor]) -> tuple[dict[Place,
 
     for batch, row in (((first, second), 0), ((second, third, first), 2)):
         try:
-            found = observe(module, torch.cat(batch), partial(compare, len(batch), row))
+            together = observe(module, torch.cat(batch), partial(compare, len(batch), row))
         except Exception as error:  # foreign code can raise any exception
             return {}, f"it fails on {len(batch)} pictures at once ({in_one_line(error)})"
-        if found.shape[:1] != (len(batch),) or not _same_row(found, scores, 0, row):
+        if together.shape[:1] != (len(batch),) or not _same_row(together, scores, 0, row):
             return {}, "a picture's scores depend on the other pictures of its batch"
-    axes: dict[Place, int | str] = {}
-    for place, found_axes in rows.items():
-        if len(found_axes) < 2 or found_axes[0] != found_axes[1]:
-            axes[place] = why_no_rows(alone[place])
-        else:
-            axes[place] = _MIXED if place in mixed else found_axes[0]
-    return axes, ""
+    axes: dict[Place, int | str] = {
+        place: found[0] if len(found) == 2 and found[0] == found[1] else why_no_rows(alone[place])
+        for place, found in rows.items()
+    }
+    return axes | {place: _MIXED for place in mixed if isinstance(axes[place], int)}, ""
 
 
 def _batch_axis(output: Tensor, alone: Tensor, count: int) -> int | None:
@@ -151,6 +145,5 @@ def _gradients_differ(module: nn.Module, path: str, view: ChannelLayout, first: 
 
 def why_no_rows(output: Tensor) -> str:
     """Says why the output for a single picture has no axis with a row per picture."""
-    if output.shape[0] > 1:
-        return f"it has {output.shape[0]} rows for one picture"
-    return "no axis of its output belongs to the pictures"
+    rows = output.shape[0]
+    return f"it has {rows} rows for one picture" if rows > 1 else "no axis of its output belongs to the pictures"

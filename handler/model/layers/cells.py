@@ -32,12 +32,20 @@ _NEAR_EDGE = 0.125  # share of the rows (columns) that counts as the edge of the
 _TIE = 0.02  # difference of shares that counts as none
 
 
-def parts(side: int) -> Iterator[tuple[slice, slice]]:
+def parts(height: int, width: int) -> Iterator[tuple[slice, slice]]:
     """Yields rows and columns of the parts to change: bands from top to bottom, from left to right, then the edges."""
-    limits, edge = [round(number * side / BANDS) for number in range(BANDS + 1)], max(1, side // EDGE)
-    for strips in ([slice(*pair) for pair in pairwise(limits)], [slice(0, edge), slice(side - edge, side)]):
-        yield from ((strip, slice(None)) for strip in strips)
-        yield from ((slice(None), strip) for strip in strips)
+    for strips in (_bands, _edges):
+        yield from ((strip, slice(None)) for strip in strips(height))
+        yield from ((slice(None), strip) for strip in strips(width))
+
+
+def _bands(side: int) -> list[slice]:
+    return [slice(*pair) for pair in pairwise(round(number * side / BANDS) for number in range(BANDS + 1))]
+
+
+def _edges(side: int) -> list[slice]:
+    edge = max(1, side // EDGE)
+    return [slice(0, edge), slice(side - edge, side)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,19 +62,18 @@ class Cells:
     profile: float = 1.0  # the likeness of averages of rows and of columns
 
 
-def find_cells(changes: Mapping[int, Sequence[Floats]]) -> Cells | None:
+def find_cells(changes: Mapping[int, Sequence[Floats]], ratio: float = 1.0) -> Cells | None:
     """Finds the arrangement by which cells change where the picture changes; None if there is none.
 
-    Args:
-        changes: for each axis that may be the channels' axis, how much the cells (h, w) or (T,) changed with each of
-            ``parts``.
+    ``changes``: for each axis that may be the channels', how much each of ``parts`` changed the cells, (h, w) or (T,).
+    ``ratio``: the picture's width by its height, which is about that of cells on a shared axis.
     """
-    arrangements = [cells for axis, found in changes.items() for cells in _arrangements(axis, np.stack(found))]
+    arrangements = [cells for axis, found in changes.items() for cells in _arrangements(axis, np.stack(found), ratio)]
     best = max(filter(_is_likely, arrangements), key=lambda cells: cells.likeness, default=None)
     if best is not None and best.shared_axis:
         changed, behind = np.stack(changes[best.channel_axis]), best.first + best.grid[0] * best.grid[1]
         others = (part for part in (changed[:, : best.first], changed[:, behind:]) if part.shape[1] >= _FEW)
-        if any(find_cells({best.channel_axis: list(part)}) is not None for part in others):
+        if any(find_cells({best.channel_axis: list(part)}, ratio) is not None for part in others):
             return None  # tokens of several scales
     return best
 
@@ -84,18 +91,25 @@ def _is_likely(cells: Cells) -> bool:
     return cells.likeness >= needed
 
 
-def _arrangements(channel_axis: int, changed: Floats) -> Iterator[Cells]:
+def _arrangements(channel_axis: int, changed: Floats, ratio: float) -> Iterator[Cells]:
     """Yields the arrangements that the shape of the changes, (parts, h, w) or (parts, T), allows."""
     if changed.ndim == 3:
         yield from _orientations(channel_axis, changed, shared_axis=False, first=0)
         return
     count = changed.shape[1]
-    for side in range(2, int(count**0.5) + 1):
-        others = count - side * side
-        if others <= _MOST_OTHER_TOKENS and others < side * side:
-            for first in range(others + 1):
-                grid = changed[:, first : first + side * side].reshape(-1, side, side)
-                yield from _orientations(channel_axis, grid, shared_axis=True, first=first)
+    for height, width in _grids(count, ratio):
+        cells = height * width
+        for first in range(count - cells + 1):
+            grid = changed[:, first : first + cells].reshape(-1, height, width)
+            yield from _orientations(channel_axis, grid, shared_axis=True, first=first)
+
+
+def _grids(count: int, ratio: float) -> list[tuple[int, int]]:
+    """The heights and widths of cells among that many tokens, as the picture's or turned; patches may end within it."""
+    nearest = math.floor, math.ceil
+    tall = [(rows, near(rows * ratio)) for rows in range(2, count // 2 + 1) for near in nearest]
+    shapes = dict.fromkeys(grid for pair in tall for grid in (pair, pair[::-1]))
+    return [(h, w) for h, w in shapes if w > 1 and h * w <= count <= h * w + min(_MOST_OTHER_TOKENS, h * w - 1)]
 
 
 def _orientations(channel_axis: int, changed: Floats, *, shared_axis: bool, first: int) -> Iterator[Cells]:
@@ -125,9 +139,7 @@ def _orientations(channel_axis: int, changed: Floats, *, shared_axis: bool, firs
 def _reaches_edges(changed: Floats, mirrored: tuple[bool, bool]) -> bool:
     """Whether each edge of the picture, compared with the opposite edge, changes the same edge of the map most.
 
-    Args:
-        changed: how much the top, bottom, left and right edge of the picture change the cells, (4, h, w).
-        mirrored: whether the map is upside down, and left to right.
+    ``changed`` (4, h, w) says how much the picture's top, bottom, left and right edges change the cells.
     """
     for axis, turned in enumerate(mirrored):
         before, after = changed[2 * axis : 2 * axis + 2].sum(axis=2 - axis)

@@ -1,8 +1,7 @@
 """Runs a network on a single picture, and keeps every layer's output and the gradients of the scores."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from handler.autograd.backward_contract import alike_in_memory
 from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.graph import followed, leads, nodes
-from handler.errors import ModelError, in_one_line
+from handler.errors import ModelError, foreign_code
 from handler.model.layers.observing import Place, observe
 
 
@@ -20,32 +19,30 @@ class Look:
     """A run of a single picture: layers' outputs, gradients and the autograd graph."""
 
     def __init__(self, module: nn.Module, architecture: str, pictures: Sequence[Tensor]) -> None:
-        """Runs a network in eval mode on the first of the pictures (1, 3, H, W).
-
-        Raises:
-            ModelError: the network fails, or its scores have no gradient at the picture.
-        """
+        """Runs a network in eval mode on the first of the pictures (1, C, H, W); ModelError if it gives no gradient."""
         self.module, self.pictures = module, pictures
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention would hide its softmax
-            picture = pictures[0].clone().requires_grad_()
-            self.scores, self.outputs = _guarded(architecture, lambda: outputs_of(module, picture))
+        failing = f"architecture {architecture} fails where gradients are recorded"
+        # fused attention would hide its softmax
+        with (
+            torch.enable_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+            foreign_code(failing, "valid is a network that autograd can differentiate"),
+        ):
+            self._picture = pictures[0].clone().requires_grad_()
+            self.scores, self.outputs = outputs_of(module, self._picture)
             if not self.scores.requires_grad:
                 raise ModelError(
                     f"the scores of {architecture} have no gradient at the picture: every path goes through detach() "
                     "or an operation without a gradient; valid is a network that gradients pass: freeze weights with "
                     "requires_grad_(False)"
                 )
-            self._picture = picture
-            self.picture_node = get_gradient_edge(picture).node
+            self.picture_node = get_gradient_edge(self._picture).node
             self.mixture = torch.randn(self.scores.shape, generator=torch.Generator().manual_seed(1)).to(self.scores)
-            self.gradients = _guarded(architecture, self._differentiate)
-
-    def _differentiate(self) -> dict[Place, Tensor]:
-        """The gradients of a weighted sum of all scores, at the tensors that have one."""
-        places = [place for place, output in self.outputs.items() if output.requires_grad]
-        at_picture, *found = self._gradients([self._picture, *(self.outputs[place] for place in places)])
+            places = [place for place, output in self.outputs.items() if output.requires_grad]
+            at_picture, *found = self._gradients([self._picture, *(self.outputs[place] for place in places)])
         self.flat = at_picture is None or not bool(at_picture.any())  # all gradients are 0, as of a head of zeros
-        return {place: gradient for place, gradient in zip(places, found, strict=True) if gradient is not None}
+        pairs = zip(places, found, strict=True)
+        self.gradients = {place: gradient for place, gradient in pairs if gradient is not None}
 
     def passes_cells(self, place: Place, view: ChannelLayout) -> bool:
         """Whether the cells of the nearest earlier tensor on every path reach the scores only through a layer.
@@ -61,7 +58,7 @@ class Look:
             return False
         left: list[Tensor] = []
         with ExitStack() as stack:
-            stack.callback(output.register_hook(torch.zeros_like).remove)
+            stack.callback(output.register_hook(torch.zeros_like).remove)  # type: ignore[no-untyped-call]
             keep = passed.register_prehook(lambda arriving: left.append(view.to_maps(arriving[0], len(view.runs) - 1)))
             stack.callback(keep.remove)
             self._gradients([self._picture])
@@ -85,23 +82,8 @@ class Look:
         return not leads(self.scores.grad_fn, self.picture_node, without)
 
 
-def _guarded(architecture: str, step: Callable[[], Any]) -> Any:
-    """Runs a step that calls the network's code, whose exception becomes a ModelError in one line."""
-    try:
-        return step()
-    except Exception as error:  # foreign code can raise any exception
-        raise ModelError(
-            f"architecture {architecture} fails where gradients are recorded ({in_one_line(error)}); "
-            "valid is a network that autograd can differentiate"
-        ) from error
-
-
 def outputs_of(module: nn.Module, pictures: Tensor) -> tuple[Tensor, dict[Place, Tensor]]:
-    """Runs a network on pictures (N, 3, H, W).
-
-    Returns:
-        The scores; and the outputs with the dimensions and the type of maps or tokens, as the layers finish.
-    """
+    """The scores of pictures (N, C, H, W), and the outputs with the dimensions of maps or tokens, as layers finish."""
     outputs: dict[Place, Tensor] = {}
 
     def keep(place: Place, output: Tensor) -> Tensor | None:

@@ -4,10 +4,8 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from itertools import chain
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -22,35 +20,23 @@ class Place(NamedTuple):
     run: int  # number of the layer's run, from 0
 
 
-def device_of(module: nn.Module) -> torch.device:
-    """The device of a network's parameters and buffers; the CPU for a network without any."""
-    return next(chain(module.parameters(), module.buffers()), torch.empty(0)).device
-
-
 def observe(module: nn.Module, pictures: Tensor, visit: Callable[[Place, Tensor], Tensor | None]) -> Any:
-    """Runs a network, and returns its answer.
+    """Runs a network in eval mode on pictures (N, C, H, W), which stay as they are, and returns its answer.
 
-    Args:
-        module: the network, in eval mode; all hooks are removed at the end, also after an exception.
-        pictures: (N, 3, H, W); they stay as they are.
-        visit: is called with every tensor, in the order in which the layers finish; a tensor that it returns replaces
-            the layer's.
+    ``visit`` is called with every tensor, in the order in which the layers finish; a tensor that it returns takes the
+    place of the layer's. All hooks are removed at the end, also after an exception.
     """
     runs: Counter[str] = Counter()
 
     def hook(path: str, _layer: nn.Module, _inputs: Any, output: Any) -> Any:
         leaves, structure = tree_flatten(output)
-        run = runs[path]
+        new = {}
+        for element, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor) and (other := visit(Place(path, element, runs[path]), leaf)) is not None:
+                new[element] = other
         runs[path] += 1
-        replaced = [
-            visit(Place(path, element, run), leaf) if isinstance(leaf, Tensor) else None
-            for element, leaf in enumerate(leaves)
-        ]
-        if all(new is None for new in replaced):
-            return None
-        return tree_unflatten(
-            [leaf if new is None else new for leaf, new in zip(leaves, replaced, strict=True)], structure
-        )
+        changed = [new.get(element, leaf) for element, leaf in enumerate(leaves)]
+        return tree_unflatten(changed, structure) if new else None
 
     with ExitStack() as stack:
         stack.enter_context(differentiable(module))

@@ -8,16 +8,16 @@ _COARSE = 8  # cells of the fields, in each direction
 _NUDGE = 0.01
 
 
-def scenes(count: int, side: int, seed: int = 0) -> Tensor:
-    """Float32 pictures (count, 3, side, side), spread about as normalised photographs; equal for equal arguments."""
+def scenes(count: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
+    """Float32 pictures (count, C, H, W), spread about as normalised photographs; equal for equal arguments."""
     generator = torch.Generator().manual_seed(seed)
-    fields = torch.randn(count, 3, _COARSE, _COARSE, generator=generator)
-    grain = torch.randn(count, 3, side, side, generator=generator)
-    return F.interpolate(fields, (side, side), mode="bicubic") + 0.3 * grain
+    fields = torch.randn(count, shape[0], _COARSE, _COARSE, generator=generator)
+    grain = torch.randn(count, *shape, generator=generator)
+    return F.interpolate(fields, shape[1:], mode="bicubic") + 0.3 * grain
 
 
 def nudged(picture: Tensor, rows: slice, columns: slice) -> Tensor:
-    """A copy of ``picture`` (1, 3, H, W) with a little noise in some rows and columns.
+    """A copy of ``picture`` (1, C, H, W) with a little noise in some rows and columns.
 
     The noise is small, because a deep network answers a large change with changes everywhere. It is noise, because a
     smooth change would change a cell in fewer independent ways.

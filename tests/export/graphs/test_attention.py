@@ -9,7 +9,7 @@ import torch
 
 import handler
 from export.errors import NotExportableError
-from export.graphs.exporters import export_attention, export_gradcam, reverify
+from export.graphs.exporters import EXPORTERS, export_gradcam, reverify
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import Unprocessable
 from handler.explanation.evidence import TOP, Needs
@@ -36,7 +36,7 @@ def classifier():
 @pytest.fixture(scope="module")
 def path(classifier, tmp_path_factory):
     path = tmp_path_factory.mktemp("attention") / "tiny.attention.onnx"
-    export_attention(classifier, path)
+    EXPORTERS[KIND_ATTENTION](classifier, path)
     return path
 
 
@@ -135,4 +135,4 @@ def test_a_convolutional_network_offers_no_method_of_attention(tmp_path):
     ):
         model.explain(PICTURE, method="rollout")
     with pytest.raises(NotExportableError, match="there is no attention in this network"):
-        export_attention(classifier, tmp_path / "resnet18.attention.onnx")
+        EXPORTERS[KIND_ATTENTION](classifier, tmp_path / "resnet18.attention.onnx")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from export.graphs.exporters import EXPORTERS, export_explanation, export_gradcam, export_layers, reverify
+from export.graphs.exporters import EXPORTERS, export_explanation, export_gradcam, reverify
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import ModelError, Unprocessable
 from handler.explanation.evidence import TOP, Needs
@@ -34,7 +34,7 @@ def classifier():
 @pytest.fixture(scope="module")
 def folder(classifier, tmp_path_factory):
     folder = tmp_path_factory.mktemp("layers")
-    export_layers(classifier, folder / KIND_LAYERS)
+    EXPORTERS[KIND_LAYERS](classifier, folder / KIND_LAYERS)
     export_gradcam(classifier, folder / KIND_GRADCAM)
     export_explanation(classifier, folder / KIND_EXPLANATION)
     return folder

@@ -14,7 +14,7 @@ from sklearn.decomposition import KernelPCA
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from export.graphs.exporters import export_attention, export_behind, export_gradcam
+from export.graphs.exporters import EXPORTERS
 from handler.autograd.channel_layout import CHANNELS_FIRST
 from handler.autograd.hooks import replaced
 from handler.autograd.torch_engine import TorchEngine
@@ -67,8 +67,8 @@ def network(request, tmp_path_factory):
 
 def engines_of(classifier, folder):
     graphs = {}
-    for kind, export in {KIND_GRADCAM: export_gradcam, KIND_BEHIND: export_behind}.items():
-        export(classifier, folder / kind)
+    for kind in (KIND_GRADCAM, KIND_BEHIND):
+        EXPORTERS[kind](classifier, folder / kind)
         graphs[kind] = GraphSession.open(folder / kind)
     return TorchEngine(classifier), OnnxEngine(graphs)
 
@@ -339,7 +339,7 @@ def attention_graph(network, tmp_path_factory):
     if classifier.architecture != "vit_b_16":
         return None
     path = tmp_path_factory.mktemp("vit_b_16") / "attention.onnx"
-    export_attention(classifier, path)
+    EXPORTERS[KIND_ATTENTION](classifier, path)
     return OnnxEngine({KIND_ATTENTION: GraphSession.open(path)})
 
 

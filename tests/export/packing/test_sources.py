@@ -14,6 +14,7 @@ from export.packing import sources as source_packing
 from export.packing.archive import write_archive
 from export.packing.sources import pack_sources
 from handler.errors import ModelError
+from handler.model.makers import maker_of
 from handler.model.sources import find_checkpoint, load_classifier
 from tests.support.serving import CHECKPOINT
 
@@ -36,7 +37,7 @@ print(json.dumps([json.loads(answer.body), json.loads(card.body), ownnet.__file_
 
 def packed(stage, architecture="ownnet.net:Network", further=()):
     said = []
-    pack_sources(architecture, further, stage, said.append)
+    pack_sources(architecture, [*maker_of(architecture).sources(architecture), *further], stage, said.append)
     return {str(path.relative_to(stage)) for path in stage.rglob("*") if path.is_file()}, said
 
 
@@ -128,7 +129,7 @@ def test_a_module_without_a_package_is_one_file(importable, tmp_path):
         ("torchvision.models:resnet18", "it would replace the server's own torchvision"),
         ("json:loads", "it would replace the server's own json"),
         ("sympy.core:Basic", "the server's own sympy"),
-        ("nowhere.at.all:network", "cannot be found"),
+        ("nowhere.at.all:network", "cannot be imported"),
     ],
 )
 def test_names_that_the_server_needs_for_others_are_refused(tmp_path, architecture, said):

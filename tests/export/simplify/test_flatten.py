@@ -20,6 +20,14 @@ def test_the_flat_graph_gives_the_same_scores_and_the_same_layer(architecture, l
     assert torch.equal(found[MARK.format(0)][0], expected[layer][0])
 
 
+def test_a_hook_of_the_whole_network_runs_and_may_change_nothing():
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
+    module.register_forward_hook(lambda _module, _given, _scores: None)
+    module.register_forward_hook(lambda _module, _given, scores: -scores)
+    pictures = torch.randn(2, 3, 5, 5)
+    assert torch.equal(flatten(module, "1")(pictures), module(pictures))
+
+
 def test_the_module_stays_as_it_was():
     module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True))
     flat = flatten(module, "1")

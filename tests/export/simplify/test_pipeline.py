@@ -28,7 +28,7 @@ def test_scores_and_gradients_stay_and_batch_norms_go(architecture):
     classifier = random_classifier(architecture)
     pictures = torch.from_numpy(random_inputs(2))
     done = simplified(classifier.module, {classifier.default_layer: CHANNELS_FIRST}, pictures)
-    found, (layer,) = done.network, done.layers
+    found, (layer,) = done.network, done.views
     padded = ("channels padded",) if "shuffle" in architecture else ()
     assert done.steps == ("flattened", "batch norms folded", *padded)
     calls = found.graph.find_nodes(op="call_module")
@@ -64,7 +64,7 @@ def test_a_step_that_does_not_apply_or_spoils_the_answers_is_left_out(monkeypatc
     assert len(done.steps) <= 5
     expected = classifier.module(pictures)
     torch.testing.assert_close(done.network(pictures), expected, rtol=0, atol=3e-5 * float(expected.abs().max()))
-    assert done.network.get_submodule(done.layers[0]) is not None
+    assert done.network.get_submodule(next(iter(done.views))) is not None
 
 
 @pytest.mark.parametrize("norm", [parametrizations.weight_norm, parametrizations.spectral_norm])
@@ -95,5 +95,5 @@ def test_what_cannot_be_traced_is_copied():
     pictures = torch.randn(2, 3, 4, 4)
     done = simplified(module, {"convolution": CHANNELS_FIRST}, pictures)
     assert done.network is not module
-    assert (done.layers, done.steps) == (("convolution",), ())
+    assert (list(done.views), done.steps) == (["convolution"], ())
     assert torch.equal(done.network(pictures), module(pictures))

@@ -184,6 +184,33 @@ def test_a_batch_norm_that_uses_the_batch():
     assert_equal(lambda x: F.batch_norm(x, None, None, training=True), pictures(2, 3, 4, 5))
 
 
+@pytest.mark.parametrize("dim", [1, -1])
+def test_the_gradient_of_a_product_with_and_without_zeros(dim):
+    inputs = pictures(2, 4, 3)
+    inputs[0, 1, 2] = inputs[1, 0, 0] = inputs[1, 2, 0] = 0
+    assert_equal(lambda x: x.prod(dim), inputs)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_bilinear_sampling_at_places_that_depend_on_the_picture(aligned):
+    """A spatial transformer, some of whose places are outside."""
+
+    def sampled(x):
+        turned = torch.tensor([[0.9, 0.3, 0.2], [-0.4, 1.3, 0.1]], dtype=x.dtype) + x.mean((1, 2, 3))[:, None, None]
+        grid = F.affine_grid(turned, [2, 3, 4, 7], align_corners=aligned)
+        return F.grid_sample(x, grid, align_corners=aligned)
+
+    assert_equal(sampled, pictures(2, 3, 5, 6))
+
+
+def test_sampling_of_other_kinds_has_no_rule():
+    grid = torch.zeros(1, 2, 2, 2)
+    with pytest.raises(NotImplementedError, match="other than bilinear"):
+        traced_gradient(
+            lambda x: F.grid_sample(x, grid, mode="nearest", align_corners=False), pictures(1, 1, 4, 4).float()
+        )
+
+
 @pytest.mark.parametrize(("shifts", "dims"), [(2, None), ((-3, 1), (1, 2)), ((0, 9), (2, 1)), ((1, 1), (1, 1))])
 def test_window_shifts(shifts, dims):
     assert_equal(lambda x: torch.roll(x, shifts, dims) ** 2, pictures(2, 4, 5, 3))
@@ -310,3 +337,18 @@ def test_a_trace_with_a_symbolic_batch_serves_every_batch():
 def test_a_function_that_is_made_for_one_batch_size_is_refused():
     with pytest.raises(ValueError, match="it works on a batch of 2 only"):
         trace_batch(lambda x: x.reshape(2, 3), [pictures(2, 3)], {})
+
+
+@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool1d(1), nn.AdaptiveAvgPool1d((1,))])
+def test_global_pooling_of_tokens_is_traced_without_strides(pool):
+    """ATen's own sets the strides of maps that are channels last, as tokens behind a transpose are."""
+
+    def gradient(tokens):
+        tokens = tokens.detach().requires_grad_(True)
+        (found,) = torch.autograd.grad(pool(tokens.transpose(1, 2)).flatten(1).square().sum(), tokens)
+        return found
+
+    tokens = torch.randn(2, 9, 5)
+    graph = trace_batch(gradient, (tokens,), backward_rules())
+    assert not [node for node in graph.graph.nodes if "strided" in str(node.target)]
+    torch.testing.assert_close(graph(tokens), gradient(tokens))

@@ -197,7 +197,7 @@ def test_the_exact_scores_forgive_no_batch_that_is_wrong_itself():
 
 @pytest.mark.parametrize(("side", "largest"), [(32, 8), (448, 8), (500, 6), (600, 4), (5000, 4)])
 def test_the_largest_batch_is_what_memory_has_room_for(side, largest):
-    assert batch_sizes(side) == (1, 3, largest)
+    assert batch_sizes((side, side)) == (1, 3, largest)
 
 
 def test_fresh_pictures_are_others_each_time_and_each_seed():

@@ -113,7 +113,6 @@ def test_the_command_tells_mistakes_in_one_line(shapes_graphs, tmp_path, capsys)
             ["explain", str(ONE), "--model", str(shapes_graphs / "model.onnx")],
             "model.onnx holds predictions only; `shuff",
         ),
-        (["explain", str(ONE), str(tmp_path / ONE.name), "--model", graph], "same name"),
     ]:
         assert main([*arguments, "--out", str(tmp_path)]) == 2
         told = capsys.readouterr().err

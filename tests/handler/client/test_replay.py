@@ -13,8 +13,7 @@ from handler.client.graph import GraphModel
 from handler.client.replay import read_receipt, replay
 from handler.errors import BadRequest, ModelError, RequestError
 from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM
-from handler.protocol.receipt import digest
-from handler.protocol.signature import is_signed, read_key, sign
+from handler.protocol.receipt import digest, is_signed, read_key, sign
 from handler.rendering.render import encode_png, png_with
 from tests.support.graphs import describe, write_graph
 

@@ -7,9 +7,9 @@ from torch import nn
 
 import handler
 from handler.autograd.torch_engine import TorchEngine
-from handler.explanation.behind_cams import ablationcam, reciprocam
 from handler.explanation.evidence import Needs
 from handler.explanation.gradient_cams import cam
+from handler.explanation.masking_cams import ablationcam, reciprocam
 from handler.explanation.probe import Probe
 from tests.support.models import random_classifier, random_inputs, tiny_classifier
 

@@ -11,7 +11,7 @@ from pytorch_grad_cam.utils.model_targets import FinerWeightedTarget
 import handler
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import BadRequest, Unprocessable
-from handler.explanation.class_weights import SECOND, Mixture
+from handler.explanation.class_weights import SECOND, Mixture, Pairs
 from handler.explanation.evidence import TOP, Needs
 from handler.explanation.gradient_cams import gradcam
 from tests.support.models import in_double_precision, random_classifier, random_inputs
@@ -108,14 +108,14 @@ def explain(wrapped, **options):
 def test_an_answer_names_the_class_that_the_target_is_held_against(wrapped):
     found = explain(wrapped, contrast="second")
     assert found.contrast.logit < found.target.logit
-    assert found.title == f"{found.target.label} {found.target.probability:.2f}, not " + (
+    assert found.title(10_000) == f"{found.target.label} {found.target.probability:.2f}, not " + (
         f"{found.contrast.label} {found.contrast.probability:.2f}"
     )
     swapped = explain(wrapped, target=found.contrast.label, contrast="top")
     opposite = explain(wrapped, target=f"-{found.target.label}", contrast="second")
     np.testing.assert_allclose(swapped.maps["gradcam"].values, opposite.maps["gradcam"].values, atol=1e-5)
     assert opposite.against
-    assert opposite.title.startswith("against ")
+    assert opposite.title(10_000).startswith("against ")
 
 
 def test_evidence_for_and_against_are_the_two_sides_of_one_sum(classifier, wrapped):
@@ -152,3 +152,20 @@ def test_a_class_is_not_held_against_itself(wrapped):
     top = explain(wrapped).target.label
     with pytest.raises(Unprocessable, match="top class and so is the target"):
         explain(wrapped, contrast=top)
+
+
+def test_targets_are_flattened_and_the_top_is_that_of_the_pairs_own_row():
+    logits = np.float32([[3, 1, 2], [0, 9, 0], [0, 1, 4]])
+    pairs = Pairs.of([[1, TOP], [], [TOP]], 3)
+    found = (pairs.rows, pairs.wanted, pairs.classes(logits[pairs.rows]))
+    for values, expected in zip(found, ([0, 0, 2], [1, TOP, TOP], [1, 0, 2]), strict=True):
+        np.testing.assert_array_equal(values, expected)
+        assert values.flags.c_contiguous
+        assert values.dtype == np.int64
+
+
+@pytest.mark.parametrize("targets", [[], [[]], [[], []]])
+def test_no_targets_are_no_pairs(targets):
+    pairs = Pairs.of(targets, 3)
+    assert pairs.rows.shape == pairs.classes(np.zeros((0, 3), np.float32)).shape == (0,)
+    assert pairs.weights.shape == (0, 3)

@@ -5,16 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from handler.explanation.evidence import (
-    TOP,
-    Evidence,
-    LayerEvidence,
-    best_classes,
-    flat_pairs,
-    joined,
-    resolve_pairs,
-    softmax,
-)
+from handler.explanation.evidence import Evidence, LayerEvidence, best_classes, joined, softmax
 
 
 def part(first: int, pairs: list[int], classes: list[int], inputs: int = 2) -> Evidence:
@@ -77,19 +68,3 @@ def test_probabilities_add_up_to_1_however_large_the_scores_are():
 @pytest.mark.parametrize(("count", "best"), [(0, []), (1, [2]), (3, [2, 0, 3]), (9, [2, 0, 3, 1])])
 def test_the_best_classes_go_first_and_ties_by_their_index(count, best):
     assert best_classes(np.float32([0.2, 0.1, 0.5, 0.2]), count) == best
-
-
-def test_targets_are_flattened_and_the_top_is_that_of_the_pairs_own_row():
-    targets, logits = [[1, TOP], [], [TOP]], np.float32([[3, 1, 2], [0, 9, 0], [0, 1, 4]])
-    for found, expected in zip(flat_pairs(targets), ([0, 0, 2], [1, TOP, TOP]), strict=True):
-        np.testing.assert_array_equal(found, expected)
-        assert found.flags.c_contiguous
-        assert found.dtype == np.int64
-    for found, expected in zip(resolve_pairs(targets, logits), ([0, 0, 2], [1, 0, 2]), strict=True):
-        np.testing.assert_array_equal(found, expected)
-
-
-@pytest.mark.parametrize("targets", [[], [[]], [[], []]])
-def test_no_targets_are_no_pairs(targets):
-    rows, classes = resolve_pairs(targets, np.zeros((len(targets), 3), np.float32))
-    assert rows.shape == classes.shape == (0,)

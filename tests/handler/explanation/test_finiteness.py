@@ -15,7 +15,7 @@ from handler.errors import NotFinite
 from handler.explanation.evidence import Evidence, LayerEvidence
 from handler.explanation.finiteness import check_evidence, check_maps, check_scores
 from handler.explanation.maps import Map
-from handler.graphs.choice import Choice
+from handler.graphs.auto_engine import Choice
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession
 from handler.picture.preprocess import Preprocessing

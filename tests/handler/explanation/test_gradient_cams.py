@@ -16,6 +16,7 @@ from handler.explanation.gradient_cams import (
 from handler.explanation.maps import make_maps
 from handler.explanation.methods import METHODS, Method
 from handler.protocol.options import Options, parse_options
+from handler.serving.jobs import check_method
 
 # two rows of two channels of 2x2 cells; the gradients' means are (1, -0.5) and (-1, 0.5)
 ACTIVATION = np.float32([[[[1, 2], [3, 4]], [[4, 3], [2, 1]]]] * 2)
@@ -86,7 +87,9 @@ def test_a_new_formula_is_an_option_and_makes_the_map(monkeypatch):
 
     monkeypatch.setitem(METHODS, "strongest", Method("Strongest", strongest))
     assert METHODS["strongest"].summary == "The strongest channel alone."
-    assert parse_options({"method": "strongest"}, Options()).method == "strongest"
+    options = parse_options({"method": "strongest", "smooth": "eigen"}, Options())
+    with pytest.raises(Unprocessable, match="weights channels, not strongest; valid are gradcam, "):
+        check_method(options, [])  # the formula does not take ``combine``
     evidence = Evidence(
         logits=np.zeros((2, 2), np.float32),
         input_size=(2, 2),

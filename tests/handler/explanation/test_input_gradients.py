@@ -7,11 +7,12 @@ from captum.attr import IntegratedGradients
 
 import handler
 from benchmarks.random_weights import random_classifier as well_conditioned
-from export.graphs.exporters import export_explanation, export_saliency
+from export.graphs.exporters import EXPORTERS, export_explanation
 from handler.errors import Unprocessable
 from handler.explanation.input_gradients import expected_gradients, integrated_gradients, smoothgrad
 from handler.explanation.maps import scale
 from handler.explanation.probe import Probe
+from handler.graphs.description import KIND_EXPLANATION, KIND_SALIENCY
 from tests.support.models import random_classifier, random_inputs
 
 SIDE, TARGET = 64, 3
@@ -106,7 +107,8 @@ def test_a_seed_decides_about_the_map(network, method):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "export"), [("efficientnet_b0", export_explanation), ("resnet18", export_saliency)]
+    ("architecture", "export"),
+    [("efficientnet_b0", EXPORTERS[KIND_EXPLANATION]), ("resnet18", EXPORTERS[KIND_SALIENCY])],
 )
 def test_a_graph_with_the_plain_gradient_gives_the_same_maps(tmp_path, architecture, export):
     classifier = well_conditioned(architecture, side=SIDE)

@@ -10,8 +10,8 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 import handler
 from handler.errors import BadRequest, Unprocessable
+from handler.explanation.maps import AUGMENTATIONS, augmented, averaged
 from handler.explanation.methods import METHODS
-from handler.explanation.smoothing import AUGMENTATIONS, augmented, averaged
 from tests.support.models import random_classifier, random_inputs
 
 SIDE = 64
@@ -70,14 +70,14 @@ def test_copies_are_mirrored_and_brightened_and_their_maps_mirrored_back():
     picture = np.arange(24, dtype=np.float32).reshape(3, 2, 4)
     copies = augmented(picture)
     assert len(copies) == len(AUGMENTATIONS) == 5
-    for change, copy_ in zip(AUGMENTATIONS, copies, strict=True):
-        expected = (picture[:, :, ::-1] if change.mirrored else picture) * np.float32(change.factor)
+    for (mirrored, factor), copy_ in zip(AUGMENTATIONS, copies, strict=True):
+        expected = (picture[:, :, ::-1] if mirrored else picture) * np.float32(factor)
         np.testing.assert_array_equal(copy_, expected)
-    maps = [values[0] / np.float32(change.factor) for change, values in zip(AUGMENTATIONS, copies, strict=True)]
+    maps = [values[0] / np.float32(factor) for (_, factor), values in zip(AUGMENTATIONS, copies, strict=True)]
     np.testing.assert_allclose(averaged(picture[0], maps), picture[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.weighted])
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.takes("combine")])
 def test_a_method_without_weighted_channels_has_no_component_of_them(network, method):
     with pytest.raises(Unprocessable, match=f"not {method}; valid are gradcam, gradcam"):
         handler.wrap(network).explain(torch.zeros(3, SIDE, SIDE), method=method, smooth="eigen")

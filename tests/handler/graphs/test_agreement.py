@@ -13,6 +13,7 @@ from handler.explanation.evidence import Needs
 from handler.graphs.agreement import disagreements, fixed_picture
 from handler.graphs.auto_engine import AutoEngine
 from handler.graphs.description import KIND_BEHIND, KIND_GRADCAM, KINDS
+from handler.graphs.folder import open_graphs
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession
 from tests.support.graphs import HOW, describe, write_graph
@@ -20,7 +21,7 @@ from tests.support.graphs import HOW, describe, write_graph
 
 @pytest.fixture(scope="module")
 def graphs(shapes, shapes_graphs):
-    return OnnxEngine.open(shapes_graphs, origin_of(shapes), threads=1)
+    return OnnxEngine(open_graphs(shapes_graphs, origin_of(shapes), threads=1))
 
 
 class Behind:

@@ -5,12 +5,13 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of
 from handler.explanation.evidence import TOP, Needs
 from handler.graphs.auto_engine import AutoEngine
+from handler.graphs.folder import open_graphs
 from handler.graphs.onnx_engine import OnnxEngine
 
 
 @pytest.fixture(scope="module")
 def engine(shapes, shapes_graphs):
-    return AutoEngine(OnnxEngine.open(shapes_graphs, origin_of(shapes), threads=1), TorchEngine(shapes))
+    return AutoEngine(OnnxEngine(open_graphs(shapes_graphs, origin_of(shapes), threads=1)), TorchEngine(shapes))
 
 
 @pytest.mark.parametrize(

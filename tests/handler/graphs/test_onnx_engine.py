@@ -13,6 +13,7 @@ from handler.engine_choice import origin_of
 from handler.errors import BadRequest, ModelError, Unprocessable
 from handler.explanation.evidence import TOP, Needs
 from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION
+from handler.graphs.folder import open_graphs
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession
 from tests.support.graphs import describe, write_graph
@@ -29,7 +30,7 @@ ALL_NEEDS = [
 
 @pytest.fixture(scope="module")
 def engine(shapes, shapes_graphs):
-    return OnnxEngine.open(shapes_graphs, origin_of(shapes), threads=1)
+    return OnnxEngine(open_graphs(shapes_graphs, origin_of(shapes), threads=1))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def opened(shapes, shapes_graphs, tmp_path):
     def open_some(*files):
         for file in files:
             shutil.copy(shapes_graphs / file, tmp_path)
-        return OnnxEngine.open(tmp_path, origin_of(shapes), threads=1)
+        return OnnxEngine(open_graphs(tmp_path, origin_of(shapes), threads=1))
 
     return open_some
 

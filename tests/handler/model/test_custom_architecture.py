@@ -1,3 +1,5 @@
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -6,12 +8,19 @@ from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import ModelError
 from handler.explanation.maps import needs_of
-from handler.model.checkpoint import read_checkpoint, write_checkpoint
-from handler.model.classifier import in_fast_layout
-from handler.model.custom_architecture import build_custom, find_factory
+from handler.model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from handler.model.classifier import build_network, in_fast_layout
+from handler.model.custom_architecture import find_factory
 from handler.model.sources import find_checkpoint, load_classifier
+from handler.picture.preprocess import Preprocessing
 from handler.protocol.options import DEFAULT_MAPS
 from tests.support.own import save_state
+
+SCALED = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+
+
+def built(architecture, **known):
+    return build_network(Checkpoint(architecture=architecture, **known))
 
 
 @pytest.mark.usefixtures("ownnet")
@@ -30,7 +39,7 @@ def test_a_factory_becomes_a_classifier_with_layers_and_every_map():
 
 @pytest.mark.usefixtures("ownnet")
 def test_the_head_is_sized_from_the_labels_if_the_factory_takes_num_classes(tmp_path):
-    state = build_custom("ownnet.net:Network", 5).state_dict()
+    state = built("ownnet.net:Network", labels=list("abcde")).state_dict()
     path, five = save_state(tmp_path / "five.pth", state), list("abcde")
     classifier = load_classifier("ownnet.net:Network", checkpoint=path, labels=five)
     assert classifier.labels == five
@@ -70,7 +79,7 @@ def test_a_factory_that_is_none_is_refused(ownnet, tmp_path, architecture, said)
 @pytest.mark.parametrize(
     ("factory", "labels", "said"),
     [
-        ("tuple_of_scores", 3, r"answers with a tuple, valid is one tensor of float32 scores \(N, 3\)"),
+        ("tuple_of_scores", 3, r"answers with a tuple; valid is output= with the name of the scores: 0 \(1, 3\), 1 "),
         ("maps", 3, r"answers one picture with torch.float32 \(1, 3, 32, 32\), valid is"),
         ("infinite", 3, "not finite"),
         ("ends_in_softmax", 3, "ends in a softmax; valid are logits"),
@@ -81,7 +90,7 @@ def test_a_factory_that_is_none_is_refused(ownnet, tmp_path, architecture, said)
 )
 def test_scores_that_are_none_are_refused(tmp_path, factory, labels, said):
     architecture = f"ownnet.net:{factory}"
-    path = save_state(tmp_path / "a.pth", build_custom(architecture, 3).state_dict())
+    path = save_state(tmp_path / "a.pth", built(architecture, labels=list("abc")).state_dict())
     with pytest.raises(ModelError, match=said):
         load_classifier(architecture, checkpoint=path, labels=list("abc")[:labels])
 
@@ -130,7 +139,7 @@ def weights_of(network):
 def test_channels_are_found_wherever_they_lie(importable, tmp_path, factory, layer, view):
     (importable / "guessed.py").write_text(GUESSED)
     architecture = f"guessed:{factory}"
-    path = save_state(tmp_path / "a.pth", build_custom(architecture).state_dict())
+    path = save_state(tmp_path / "a.pth", built(architecture).state_dict())
     classifier = load_classifier(architecture, checkpoint=path)
     assert (classifier.default_layer, classifier.views[layer]) == (layer, view)
 
@@ -166,6 +175,25 @@ def test_weights_that_two_layers_share_are_stored(importable, tmp_path):
     write_checkpoint(tmp_path / "tied.safetensors", find_checkpoint("tied:network"))
     state = read_checkpoint(tmp_path / "tied.safetensors").state
     assert torch.equal(state["0.weight"], state["2.weight"])
+
+
+@pytest.mark.usefixtures("ownnet")
+def test_a_factory_without_a_signature_is_called_without_arguments(monkeypatch):
+    def none(_factory):
+        raise ValueError("no signature found")  # as of callables that are written in C
+
+    monkeypatch.setattr(inspect, "signature", none)
+    assert built("ownnet.net:fixed", labels=list("abcde")).head.out_features == 3
+
+
+@pytest.mark.parametrize("labels", ["numpy.array(['a', 'b'])", "0", "''"])
+def test_declared_labels_that_are_no_list_are_refused(importable, labels):
+    (importable / "declares.py").write_text(
+        f"import numpy\nfrom torch import nn\nLABELS = {labels}\n\ndef factory():\n    return nn.Conv2d(3, 2, 1)\n"
+        "\ndef weights():\n    return factory().state_dict()\n"
+    )
+    with pytest.raises(ModelError, match="^declares.LABELS must be a list of texts"):
+        find_checkpoint("declares:factory")
 
 
 COMPILED = """
@@ -221,9 +249,9 @@ class HalfLazy(Network):
 def test_a_compiled_network_is_used_as_it_was_written(importable, tmp_path, factory):
     """Hooks run in it, and a checkpoint fits that the compiled or the plain network wrote."""
     (importable / "compiled.py").write_text(COMPILED)
-    built = build_custom(f"compiled:{factory}")
-    assert not any("_orig_mod" in name for name in built.state_dict())
-    assert not any(module._compiled_call_impl for module in built.modules())
+    network = built(f"compiled:{factory}")
+    assert not any("_orig_mod" in name for name in network.state_dict())
+    assert not any(module._compiled_call_impl for module in network.modules())
     state = find_factory(f"compiled:{factory}")().state_dict()
     assert any("_orig_mod." in name for name in state) == (factory != "called")
     for named in (state, {name.replace("_orig_mod.", ""): value for name, value in state.items()}):
@@ -234,7 +262,7 @@ def test_a_compiled_network_is_used_as_it_was_written(importable, tmp_path, fact
 
 def test_a_child_called_module_keeps_its_name(importable, tmp_path):
     (importable / "compiled.py").write_text(COMPILED)
-    state = build_custom("compiled:Named").state_dict()
+    state = built("compiled:Named").state_dict()
     assert all(name.startswith("module.") for name in state)
     for named in (state, {f"module.{name}": value for name, value in state.items()}):
         classifier = load_classifier("compiled:Named", checkpoint=save_state(tmp_path / "a.pth", named))
@@ -243,7 +271,7 @@ def test_a_child_called_module_keeps_its_name(importable, tmp_path):
 
 def test_lazy_weights_get_their_shapes_and_then_the_checkpoints_values(importable, tmp_path):
     (importable / "compiled.py").write_text(COMPILED)
-    network = build_custom("compiled:lazy", side=32)
+    network = built("compiled:lazy", preprocessing=Preprocessing(resize_size=32, crop_size=32, **SCALED))
     assert network[4].in_features == 8 * 16 * 16
     path = save_state(tmp_path / "a.pth", network.state_dict())
     assert torch.equal(load_classifier("compiled:lazy", checkpoint=path).module[4].weight, network[4].weight)
@@ -254,6 +282,6 @@ def test_lazy_weights_get_their_shapes_and_then_the_checkpoints_values(importabl
 
 def test_lazy_weights_without_a_shape_are_refused(importable, tmp_path):
     (importable / "compiled.py").write_text(COMPILED)
-    path = save_state(tmp_path / "a.pth", build_custom("compiled:whole").state_dict())
+    path = save_state(tmp_path / "a.pth", built("compiled:whole").state_dict())
     with pytest.raises(ModelError, match=r"is lazy, and after a picture auxiliary.weight, auxiliary.bias still"):
         load_classifier("compiled:HalfLazy", checkpoint=path)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from handler.errors import ModelError
-from handler.model.custom_architecture import declared_packages
+from handler.model.custom_architecture import sources
 from handler.model.sources import find_checkpoint
 from tests.support.own import save_state
 
@@ -75,13 +75,13 @@ def test_torchvisions_weights_are_not_its_own(bare):
 
 
 def test_packages_are_a_list(bare):
-    assert declared_packages(bare("PACKED = ['one', 'two.three']")) == ["one", "two.three"]
+    assert sources(bare("PACKED = ['one', 'two.three']")) == ["bare", "one", "two.three"]
 
 
 @pytest.mark.parametrize("packed", ["'one'", "3", "[1]"])
 def test_packages_that_are_none_are_refused(bare, packed):
     with pytest.raises(ModelError, match="PACKED must be a list"):
-        declared_packages(bare(f"PACKED = {packed}"))
+        sources(bare(f"PACKED = {packed}"))
 
 
 def test_a_plain_state_dict_takes_labels_and_preprocessing_from_the_module(bare, tmp_path):

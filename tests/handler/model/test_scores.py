@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from handler.errors import ModelError
-from handler.model.scores import check_scores
+from handler.model.reading import check_scores
 
 SIDE = 16
 
@@ -58,7 +58,7 @@ def standardised(x):
 )
 def test_scores_that_are_no_logits_are_refused_by_name(module, classes, said):
     with pytest.raises(ModelError, match=f"^architecture odd {said}") as refused:
-        check_scores(module.eval(), "odd", SIDE, classes)
+        check_scores(module.eval(), "odd", (3, SIDE, SIDE), classes)
     assert "\n" not in str(refused.value)
 
 
@@ -75,4 +75,4 @@ def test_scores_that_are_no_logits_are_refused_by_name(module, classes, said):
     ],
 )
 def test_bounded_positive_and_otherwise_typed_scores_are_logits(end):
-    check_scores(network(*end).eval(), "odd", SIDE, 3)
+    check_scores(network(*end).eval(), "odd", (3, SIDE, SIDE), 3)

@@ -16,6 +16,7 @@ from handler.errors import BadRequest, NotAnImage, RequestError, TooLarge
 from handler.picture import decode as decoding
 from handler.picture.decode import decode, quieten
 
+AVIF = ["AVIF"] if tuple(map(int, PIL.__version__.split(".")[:2])) >= (11, 3) else []  # Pillow's wheels read it since
 PILLOW_13 = int(PIL.__version__.partition(".")[0]) >= 13
 ROOT = Path(__file__).parents[3]
 RNG = np.random.default_rng(0)
@@ -222,13 +223,21 @@ def tagged() -> dict[str, bytes]:
 TAGGED = tagged()
 TURNED = {
     f"{kind}-{orientation}": encoded(RGB, kind, exif=oriented(orientation))
-    for kind in ["JPEG", "PNG", "WEBP", "TIFF"]
+    for kind in ["JPEG", "PNG", "WEBP", "TIFF", *AVIF]
     for orientation in range(1, 9)
 }
+if AVIF:
+    UPLOADS |= {
+        "avif": encoded(RGB, "AVIF"),
+        "avif-4:4:4": encoded(RGB, "AVIF", subsampling="4:4:4", quality=100),
+        "avif-grey": encoded(GREY, "AVIF"),
+        "avif-alpha": encoded(with_alpha(RGB), "AVIF"),
+        "avif-animated": encoded(RGB, "AVIF", save_all=True, append_images=[RGB.rotate(180)]),
+    }
 ONE_PIXEL = {f"{kind}-1x1": encoded(RGB.crop((0, 0, 1, 1)), kind) for kind in decoding.FORMATS}
 
 
-@pytest.mark.filterwarnings("ignore:Palette images with Transparency:UserWarning")
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency:UserWarning")  # Pillow's own conversion
 @pytest.mark.parametrize("name", [*UPLOADS, *TURNED, *TAGGED, *ONE_PIXEL])
 def test_pixels_are_pillows(name):
     data = (UPLOADS | TURNED | TAGGED | ONE_PIXEL)[name]
@@ -395,7 +404,7 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(kind, size
         decode(header_only(kind, *size))
 
 
-@pytest.mark.parametrize("name", ["png", "webp-lossless", "bmp", "tiff-lzw", "png-animated"])  # cv2 decodes three
+@pytest.mark.parametrize("name", ["png", "webp-lossless", "bmp", "tiff-lzw", "png-animated"])
 def test_a_picture_within_max_pixels_is_decoded_also_where_pillow_would_call_it_a_bomb(name, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # below half of the picture's pixels
     with pytest.raises(Image.DecompressionBombError):
@@ -427,6 +436,7 @@ def test_a_bent_file_gives_a_picture_or_the_rows_own_error(name):
         assert 0 < found.shape[0] * found.shape[1] <= 100_000
 
 
+READ = ", ".join(["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", *AVIF])
 VALUES = "whole numbers without a sign, of at most 16 bits, as values"
 WIDE = encoded(Image.new("L", (70_000, 1)), "PNG")
 
@@ -438,14 +448,13 @@ WIDE = encoded(Image.new("L", (70_000, 1)), "PNG")
         (
             b"\x1f \x7e\x7f",
             NotAnImage,
-            "not a picture that can be read: the first bytes are 1f 20 7e 7f (. ~.), "
-            f"valid are JPEG, PNG, WEBP, BMP, GIF, TIFF with {VALUES}",
+            f"not a picture that can be read: the first bytes are 1f 20 7e 7f (. ~.), valid are {READ} with {VALUES}",
         ),
         (
             b"123456789",
             NotAnImage,
             "not a picture that can be read: the first bytes are 31 32 33 34 35 36 37 38 (12345678), "
-            f"valid are JPEG, PNG, WEBP, BMP, GIF, TIFF with {VALUES}",
+            f"valid are {READ} with {VALUES}",
         ),
         (WIDE, TooLarge, "the picture is 70000x1, valid are sides of at most 65535 pixels"),
         (
@@ -490,13 +499,32 @@ def test_a_refusal_says_what_is_valid(data, kind, said):
     assert str(refused.value) == said
 
 
+@pytest.mark.parametrize(
+    ("brand", "needed"),
+    [
+        (b"avif", "AVIF needs Pillow 11.3 or newer"),
+        (b"heic", "HEIF needs the package pillow-heif"),
+        (b"mif1", "HEIF needs the package pillow-heif"),
+        (b"mp42", "the first bytes are 00 00 00 18 66 74 79 70 (....ftyp)"),
+    ],
+)
+def test_a_format_whose_decoder_is_not_there_is_told_with_what_has_it(monkeypatch, brand, needed):
+    absent = {kind: (False, *rest) for kind, (_, *rest) in decoding.OPTIONAL.items()}
+    monkeypatch.setattr(decoding, "OPTIONAL", absent)
+    monkeypatch.setattr(decoding, "FORMATS", ("PNG",))
+    with pytest.raises(NotAnImage) as refused:
+        decode(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic")
+    assert str(refused.value) == f"not a picture that can be read: {needed}, valid are PNG with {VALUES}"
+
+
 @pytest.mark.parametrize("size", [(65_536, 1), (1, 65_536)])
 def test_a_side_that_no_camera_makes_is_refused_by_the_header(monkeypatch, size):
     longest = encoded(Image.new("L", tuple(side - (side > 1) for side in size), 7), "PNG")
     assert np.unique(decode(longest)).tolist() == [7]
-    monkeypatch.setattr(decoding.cv2, "imdecode", None)
+    larger = encoded(Image.new("L", size), "PNG")
+    monkeypatch.setattr(Image.Image, "load", None)
     with pytest.raises(TooLarge, match=f"{size[0]}x{size[1]}, valid are sides of at most 65535"):
-        decode(encoded(Image.new("L", size), "PNG"))
+        decode(larger)
 
 
 def test_a_server_is_quiet_about_bad_files_and_nothing_else():

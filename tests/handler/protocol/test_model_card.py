@@ -123,6 +123,25 @@ def test_commas_divide_a_text_where_they_are_no_part_of_a_label(asked, classes):
     assert against == Mixture(target=0, against=True)
 
 
+@pytest.mark.parametrize(
+    ("label", "asked"),
+    [
+        ("a,, b", "a,, b"),
+        (",", ","),
+        ("tench,", "tench,"),
+        ("a, b", ["a, b"]),
+        ("caf\u00e9", "CAFE\u0301"),
+        ("e\u0301t\u00e9", "\u00e9te\u0301"),
+        ("\U0001f431 cat", "\U0001f431 CAT"),
+    ],
+)
+def test_the_whole_text_is_tried_before_it_is_divided_in_any_script(label, asked):
+    card = replace(CARD, labels=["a", "b", label])
+    assert [mixture.target for mixture in card.targets(parse_options({"target": asked}, Options()))] == [2]
+    if isinstance(asked, str):
+        assert card.targets(parse_options({"target": asked.encode(), "contrast": b"a"}, Options()))[0].target == 2
+
+
 @pytest.mark.parametrize("asked", [["d"] * 11, ",".join("d" * 11)])
 def test_too_many_targets_are_refused(asked):
     with pytest.raises(BadRequest, match="^11 targets are too many, valid are 1 to 10$"):

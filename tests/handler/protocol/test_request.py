@@ -1,12 +1,16 @@
 import base64
+import gzip
+import zlib
+from pathlib import Path
 
 import pytest
 
-from handler.errors import BadRequest
+from handler.errors import BadRequest, TooLarge
 from handler.protocol.options import Options
-from handler.protocol.request import accepted, parse_row
+from handler.protocol.request import MOST_UNPACKED, accepted, parse_row
 from handler.protocol.row import Row
 
+ROOT = Path(__file__).parents[3]
 PICTURE = b"\x89PNG..."
 TEXT = base64.b64encode(PICTURE).decode()
 
@@ -26,6 +30,17 @@ def parse(fields, **said):
         {"body": {"image": {"b64": TEXT}}},
         {"body": {"image": "data:image/png;base64," + TEXT}},
         {"body": b' {"image": "' + TEXT.encode() + b'"}'},
+        {"body": f' {{"image": "{TEXT}"}}'},
+        {"body": f"data:image/png;base64,{TEXT}"},
+        {"body": bytearray(f"data:image/png;base64,{TEXT}".encode())},
+        {"body": TEXT},
+        {"data": TEXT.encode()},
+        {"data": bytearray(f"data:image/png;base64,{TEXT}\r\n".encode())},
+        {"image": f"data:image/png;base64,{TEXT}"},
+        {"body": gzip.compress(PICTURE, mtime=0)},
+        {"data": bytearray(gzip.compress(PICTURE, mtime=0))},
+        {"data": gzip.compress(TEXT.encode(), mtime=0)},
+        {"body": gzip.compress(b'{"image": "' + TEXT.encode() + b'"}', mtime=0)},
     ],
 )
 def test_the_picture_is_found_in_every_form(row):
@@ -36,6 +51,64 @@ def test_fields_go_before_what_is_said_beside_them():
     request = parse({"data": PICTURE, "size": b"layer"}, options={"top_k": "3", "Size": "image"})
     assert request.asked[0].options.top_k == 3
     assert request.asked[0].options.size == "layer"
+
+
+def test_headers_that_name_an_option_twice_are_refused_and_a_field_goes_before_a_header():
+    with pytest.raises(BadRequest, match="'top_k' is there twice"):
+        parse({"data": PICTURE}, options={"top-k": "3", "TOP_K": "4"})
+    assert parse({"data": PICTURE, "Top_K": b"5"}, options={"top-k": "3"}).asked[0].options.top_k == 5
+    assert parse({"data": PICTURE, "size": b"layer"}, options={"Size": "huge"}).asked[0].options.size == "layer"
+
+
+def test_a_plus_of_base64_in_a_urlencoded_form_is_no_blank():
+    picture = bytes([0xFB, 0xEF, 0xBE] * 8)  # all of its base64 are pluses
+    (asked,) = parse({"data": b" " * 32}, content_type="application/x-www-form-urlencoded").asked
+    assert asked.image == picture
+    assert parse({"data": base64.b64encode(picture)}).asked[0].image == picture
+
+
+def test_a_body_unpacks_to_as_much_as_may_come_unpacked_and_no_more():
+    (limit,) = [line for line in (ROOT / "config.properties").read_text().splitlines() if "max_request_size=" in line]
+    assert limit == f"max_request_size={MOST_UNPACKED}"
+    assert len(parse({"body": gzip.compress(bytes(MOST_UNPACKED), mtime=0)}).asked[0].image) == MOST_UNPACKED
+    for field in ("body", "data", "image"):
+        with pytest.raises(TooLarge, match=f"more than {MOST_UNPACKED} bytes"):
+            parse({field: gzip.compress(bytes(MOST_UNPACKED + 1), mtime=0)})
+
+
+def test_no_more_is_unpacked_than_tells_that_it_is_too_much(monkeypatch):
+    given = []
+
+    class Stream:
+        def decompress(self, data, max_length):
+            given.append(max_length)
+            return bytes(max_length)
+
+    monkeypatch.setattr(zlib, "decompressobj", lambda **_: Stream())
+    with pytest.raises(TooLarge):
+        parse({"body": gzip.compress(b"", mtime=0)})
+    assert given == [MOST_UNPACKED + 1]
+
+
+def test_options_are_never_unpacked(monkeypatch):
+    monkeypatch.setattr(zlib, "decompressobj", lambda **_: pytest.fail("an option was unpacked"))
+    with pytest.raises(BadRequest, match="option target is not valid UTF-8"):
+        parse({"data": PICTURE, "target": gzip.compress(bytes(9), mtime=0)})
+
+
+@pytest.mark.parametrize("encoding", ["br", "deflate", "gzip, gzip", "zstd"])
+def test_an_encoding_that_is_not_understood_is_named(encoding):
+    with pytest.raises(BadRequest, match=rf"^Content-Encoding '{encoding}' of this body cannot be read, valid is gzip"):
+        parse({"body": PICTURE}, encoding=encoding)
+
+
+def test_a_packed_form_is_refused_for_it_because_the_server_finds_no_parts():
+    with pytest.raises(
+        BadRequest, match="Content-Encoding 'gzip' of this body cannot be read, valid is .* not of a form"
+    ):
+        parse({}, encoding="GZIP", content_type="multipart/form-data; boundary=x")
+    assert parse({"body": gzip.compress(PICTURE, mtime=0)}, encoding="gzip").asked[0].image == PICTURE
+    assert parse({"body": PICTURE}, encoding="identity").asked[0].image == PICTURE
 
 
 @pytest.mark.parametrize("body", [None, 5, [1], True])
@@ -63,6 +136,19 @@ FORMS = (
         ({"body": b'{"image": '}, "malformed JSON: Expecting value: line 1 column 11 (char 10)"),
         ({"body": b'{"image": "\xff"}'}, "malformed JSON: 'utf-8' codec can't decode byte 0xff in position 11"),
         ({"body": b'{"image": ' + b"[" * 100_000}, "malformed JSON: nested too deeply"),
+        ({"data": b"data:image/png;base64,%"}, "the picture is text and not valid base64 ("),
+        (
+            {"body": b'{"image": "", "target": 1, "target": 2}'},
+            "malformed JSON: 'target' is there twice, valid is once",
+        ),
+        (
+            {"body": '{"instances": [{"image": "", "image": ""}]}'},
+            "malformed JSON: 'image' is there twice, valid is once",
+        ),
+        ({"data": PICTURE, "top_k": b"1", "Top-K": b"2"}, "'top_k' is there twice, valid is once"),
+        ({"body": gzip.compress(PICTURE, mtime=0)[:-9]}, "the gzip body is truncated or has further parts and cannot"),
+        ({"body": gzip.compress(PICTURE, mtime=0) * 2}, "the gzip body is truncated or has further parts and cannot"),
+        ({"data": b"\x1f\x8b\x08junk that is none"}, "the gzip body is corrupt and cannot be unpacked"),
         ({"data": "§"}, "the picture is text and not valid base64 ("),
         ({"data": f"image/png;base64,{TEXT}"}, "the picture is text and not valid base64 ("),
         ({"data": "data:;"}, "the picture is text and not valid base64 ("),

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from handler.rendering import render as rendering
 from handler.rendering.render import deprocess, encode_png, overlay, sheet
 
 BLACK_AND_WHITE = np.uint8([[[0, 0, 0], [255, 255, 255]]])
@@ -68,6 +69,26 @@ def test_a_long_caption_is_shrunk_to_its_picture():
     caption = sheet([[("a label that is much too long for it", picture)]])[:22]
     ink = np.flatnonzero(caption.min(axis=(0, 2)) < 255)
     assert 40 < ink.max() < 63  # it ends before the panel does
+
+
+def caption(text, width=200):
+    return sheet([[(text, np.zeros((4, width, 3), np.uint8))]])[:22]
+
+
+@pytest.mark.parametrize("label", ["кошка", "猫", "고양이", "γάτα", "חתול", "žluťoučký", "ねこ"])
+def test_labels_of_any_script_are_drawn_as_they_are(label):
+    assert (caption(label) != caption("?" * len(label))).any()
+    assert (caption(label) != caption(label[::-1])).any() or len(label) == 1
+
+
+def test_an_older_cv2_draws_escapes_and_never_question_marks(monkeypatch):
+    monkeypatch.setattr(rendering, "_font", lambda: None)
+    np.testing.assert_array_equal(caption("ёж 0.75"), caption(r"\u0451\u0436 0.75"))
+    assert (caption("ёж 0.75") != caption("?? 0.75")).any()
+
+
+def test_line_breaks_are_drawn_as_blanks():
+    np.testing.assert_array_equal(caption("a\nb\tc"), caption("a b c"))
 
 
 def test_a_picture_that_cv2_cannot_encode_is_an_error(monkeypatch):

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from PIL import Image
 from handler.explanation.maps import scale
 from handler.protocol.receipt import digest
 from handler.rendering.canvas import draw_map, encode_map
-from handler.rendering.render import encode_png, sheet
+from handler.rendering.render import encode_png, sheet, text_width
 from handler.rendering.result import Explanation, Prediction, Result, Target, observe_result
 from tests.support.drawing import SEEN, canvas, heat, pixels
 
@@ -48,16 +49,28 @@ def result(explanations=None, **options) -> Result:
 def test_the_sheet_has_each_targets_own_caption_and_maps_at_the_size_that_was_seen(size):
     panels = [
         [
-            (f"{target.label} {target.probability:.2f}", SEEN),
+            (caption, SEEN),
             ("Grad-CAM", draw_map("gradcam", MAPS[target.label]["gradcam"], canvas())),
             ("saliency", draw_map("saliency", MAPS[target.label]["saliency"], canvas())),
         ]
-        for target in (DARK, LIGHT)
+        for target, caption in ((DARK, "dark 0.75"), (LIGHT, "light... 0.25"))
     ]
     drawn = result(size=size).sheet()
     np.testing.assert_array_equal(drawn, sheet(panels))
     first, second = np.split(drawn, 2)
     assert (first[:22] != second[:22]).any(), "the captions differ"
+
+
+def test_a_label_is_cut_until_the_caption_fits_and_its_probability_never_is():
+    names = Target(index=0, label="lemon, " * 30, logit=1.5, probability=0.75)
+    explained = Explanation(target=names, contrast=DARK, against=True, method=None, layers=(), maps={})
+    wide, narrow, narrowest = (explained.title(width) for width in (400, 300, 2))
+    assert re.fullmatch(r"against (lemon, ){3,20}[lemon, ]{0,7}\.\.\. 0\.75, not dark 0\.75", wide)
+    assert len(narrowest) < len(narrow) < len(wide)
+    assert narrowest == "against lemon... 0.75, not dark 0.75"
+    assert text_width(wide) <= 400 < text_width(wide.replace("...", ", l..."))
+    assert text_width(narrow) <= 300
+    assert explained.title(10_000) == f"against {'lemon, ' * 30} 0.75, not dark 0.75"
 
 
 def test_the_sheet_names_the_method():

@@ -325,15 +325,16 @@ def test_every_picture_of_a_request_is_observed():
     assert [one.maps for one in answers[0].observed] == [("gradcam",), ("gradcam",)]
 
 
-def test_a_job_without_a_batch_has_its_result_or_raises_its_error():
-    explainer = Explainer(BrightnessEngine(), CARD)
+def test_each_job_has_its_result_or_its_error():
     light, white = (
         job_of(Options(maps=("gradcam",)), CARD, preprocess(pixels, CARD.preprocessing), hash_image(b""))
         for pixels in (np.full((SIDE, SIDE, 3), value, np.uint8) for value in (200, 255))
     )
-    assert explainer.explain(light).predictions[0].label == "light"
-    with pytest.raises(RuntimeError, match="too bright"):
-        explainer.explain(white)
+    found = list(Explainer(BrightnessEngine(), CARD).explain_all([light, white]))
+    assert [job for job, _ in found] == [light, white]
+    assert found[0][1].predictions[0].label == "light"
+    assert isinstance(found[1][1], RuntimeError)
+    assert "too bright" in str(found[1][1])
 
 
 def test_times_are_in_milliseconds_and_drawing_is_a_part_of_rendering(monkeypatch):

@@ -3,7 +3,7 @@ import os
 import pytest
 
 import handler.serving.threads as threads
-from handler.serving.threads import cpu_limits, threads_per_worker, usable_cores
+from handler.serving.threads import Share, cpu_limits, usable_cores
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,52 @@ from handler.serving.threads import cpu_limits, threads_per_worker, usable_cores
 )
 def test_workers_times_threads_are_the_cores(monkeypatch, wanted, config, expected):
     monkeypatch.setattr(threads, "usable_cores", lambda: 8)
-    assert threads_per_worker(wanted, config) == expected
+    assert Share(wanted, config).threads == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "running", "expected"),
+    [
+        ({"minWorkers": 1, "maxWorkers": 4}, 1, 8),  # the others may never be started
+        ({"minWorkers": 2, "maxWorkers": 4}, 1, 4),  # the other one is being started
+        ({"minWorkers": 1, "maxWorkers": 4}, 3, 2),
+        ({}, 2, 4),
+    ],
+)
+def test_a_worker_takes_its_share_of_those_that_run(monkeypatch, config, running, expected):
+    monkeypatch.setattr(threads, "usable_cores", lambda: 8)
+    assert Share(0, config, lambda: running).threads == expected
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(threads.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(threads, "usable_cores", lambda: 8)
+    return now
+
+
+def test_the_share_follows_the_workers_and_looks_now_and_then(clock):
+    running, looks, resized = [1], [], []
+
+    def count():
+        looks.append(clock[0])
+        return running[0]
+
+    share = Share(0, {"minWorkers": 1, "maxWorkers": 1}, count)
+    for running[0], seconds, expected in [(2, 9.9, 8), (2, 0.2, 4), (1, 9.9, 4), (1, 0.2, 8), (1, 11, 8), (0, 11, 8)]:
+        clock[0] += seconds
+        share.follow(resized.append)
+        assert share.threads == expected
+    assert resized == [4, 8]
+    assert len(looks) == 1 + 4
+
+
+def test_a_number_of_threads_that_the_operator_gives_is_kept(clock):
+    share = Share(3, {}, lambda: pytest.fail("nobody needs to count"))
+    clock[0] += 100
+    share.follow(lambda _: pytest.fail("the number changed"))
+    assert share.threads == 3
 
 
 @pytest.mark.parametrize(

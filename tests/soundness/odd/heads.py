@@ -80,7 +80,8 @@ def dividing_by_the_deviation(net, x):
 
 @cnn("refused", word="dict")
 def answers_a_dict(net, x):
-    return {"logits": net.head(net.trunk(x))}
+    maps = net.trunk(x)
+    return {"logits": net.head(maps), "maps": maps}
 
 
 @cnn("refused", word="tuple")
@@ -91,7 +92,8 @@ def answers_a_tuple(net, x):
 
 @cnn("refused", word="list")
 def answers_a_list(net, x):
-    return [net.head(net.trunk(x))]
+    maps = net.trunk(x)
+    return [net.head(maps), maps]
 
 
 @cnn("refused")

@@ -32,7 +32,7 @@ class Trunk(nn.Module):
 
 def look(kind) -> Findings:
     torch.manual_seed(0)
-    return find_layers(kind().eval().requires_grad_(False), "odd", SIDE)
+    return find_layers(kind().eval().requires_grad_(False), "odd", (3, SIDE, SIDE))
 
 
 class BatchStatistics(Trunk):
@@ -389,7 +389,7 @@ def test_cells_are_found_whatever_their_weights():
     rows, columns = 4, 6
     y, x = (number * 8 // count for number, count in ((torch.arange(rows), rows), (torch.arange(columns), columns)))
     found = []
-    for down, across in parts(8):
+    for down, across in parts(8, 8):
         inside_y = torch.zeros(8)
         inside_y[down] = 1
         inside_x = torch.zeros(8)

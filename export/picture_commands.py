@@ -1,0 +1,140 @@
+"""The commands ``predict`` and ``explain``: many pictures and one graph, without torch."""
+
+import csv
+import glob
+import io
+import json
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from handler.atomic_write import write_whole
+from handler.client.graph import GraphModel
+from handler.errors import ModelError, ServiceError
+from handler.picture.decode import FORMATS, quieten
+from handler.rendering.render import encode_png
+
+OPTIONS = ("target", "maps", "method", "size", "encoding")  # of a request, that ``explain`` takes
+_PREDICTED = ("image", "index", "label", "probability")
+_EXPLAINED = ("image", "index", "label", "logit", "probability", "method", "layer", "map", "max", "degenerate")
+_SHEET = ".explained.png"
+_STDIN = Path("-")
+_Told = tuple[Any, Iterable[Iterable[Any]], Sequence[str]]  # an answer as JSON, as rows of a table, and as lines
+_Ask = Callable[[Path, bytes], _Told]  # by a picture's path and content
+_Tell = Callable[[str], None]
+
+
+def predict(options: Namespace, tell: _Tell) -> int:
+    """Prints the predictions for each picture and returns the exit status; ``tell`` prints a mistake."""
+    model = GraphModel(options.model)
+    model.check(**({} if options.top_k is None else {"top_k": options.top_k}))
+
+    def ask(path: Path, data: bytes) -> _Told:
+        best = [asdict(one) for one in model.predict(data, options.top_k)]
+        lines = [f"  {one['probability']:6.3f}  {one['label']}" for one in best]
+        return best, [one.values() for one in best], [str(path), *lines]
+
+    return _print_each(find_pictures(options.images), ask, options.form, _PREDICTED, tell)
+
+
+def explain(options: Namespace, tell: _Tell) -> int:
+    """Writes a sheet for each picture, or prints the answers; see ``predict``."""
+    model = GraphModel(options.model)
+    if not model.card.maps:
+        writing = "`shufflenet-cam explanation` and `gradcam` write explanations"
+        raise ModelError(f"graph {options.model} holds predictions only; {writing}")
+    said = {name: getattr(options, name) for name in OPTIONS if getattr(options, name) is not None}
+    if options.form != "json" and {"size", "encoding"} & said.keys():
+        raise ValueError("--size and --encoding are of the maps that --json prints; a sheet has the input's size")
+    model.check(**said)
+    found = find_pictures(options.images)
+    files = {} if options.form else sheet_files(found, options.out)
+    present = [path for path in files.values() if path.exists()]
+    if present and not options.overwrite:
+        raise FileExistsError(f"{present[0]} is there already; give another folder with --out, or say --overwrite")
+
+    def ask(path: Path, data: bytes) -> _Told:
+        result = model.explain(data, **said)
+        if path in files:
+            write_whole(files[path], encode_png(result.sheet()))
+        rows = (
+            [*asdict(one.target).values(), one.method, " ".join(one.layers), name, made.maximum, made.degenerate]
+            for one in result.explanations
+            for name, made in one.maps.items()
+        )
+        return result.to_dict() if options.form == "json" else {}, rows, [f"wrote {files.get(path)}"]
+
+    return _print_each(found, ask, options.form, _EXPLAINED, tell)
+
+
+def find_pictures(said: Sequence[str]) -> dict[Path, Path]:
+    """The pictures that files, folders, patterns and ``-`` name, to their path below the folder that was named."""
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
+    found: dict[Path, Path] = {}
+    for path in map(Path, said):
+        inside = [path]
+        if path.is_dir():
+            inside = [one for one in sorted(path.rglob("*")) if one.suffix.lower() in endings and one.is_file()]
+            inside = [one for one in inside if not one.name.endswith(_SHEET)] or [path]
+        elif not path.exists():
+            inside = [one for one in map(Path, sorted(glob.glob(str(path), recursive=True))) if one.is_file()] or [path]
+        short = {one: one.relative_to(path) if path.is_dir() else Path(one.name) for one in inside}
+        found |= {_STDIN: Path("stdin")} if path == _STDIN else short
+    return found
+
+
+def sheet_files(found: dict[Path, Path], folder: Path) -> dict[Path, Path]:
+    """The file of each picture's sheet; pictures of one name are told apart by their folders and endings."""
+    files: dict[Path, Path] = {}
+    alike: dict[Path, list[Path]] = {}
+    for path, short in found.items():
+        alike.setdefault(short.with_suffix("") if short.name else short, []).append(path)
+    for name, paths in alike.items():
+        whole = {path: Path(os.path.abspath(path)) for path in paths}
+        shared = os.path.commonpath([path.parent for path in whole.values()])
+        for path in paths:
+            below = name if len(paths) == 1 else whole[path].relative_to(shared)
+            files[path] = folder / below.parent / (below.name + _SHEET)
+    if len(set(files.values())) < len(files):
+        raise ValueError("two of the pictures have the same name, so that one explanation would overwrite the other's")
+    return files
+
+
+def _print_each(found: dict[Path, Path], ask: _Ask, form: str | None, columns: Sequence[str], tell: _Tell) -> int:
+    """Prints the answer about each picture, as "json", a "csv" table or lines; a mistake keeps none from the others."""
+    quieten()  # a mistake is printed once, without the decoder's own warnings
+    status, before, table = 0, "{", csv.writer(sys.stdout, lineterminator="\n")
+    has_bar = sys.stderr.isatty() and len(found) > 1
+    draw = partial(print, "\r\033[K", sep="", end="", file=sys.stderr if has_bar else io.StringIO(), flush=True)
+    if form == "csv":
+        table.writerow(columns)
+    for count, path in enumerate(found):
+        draw(f"[{'#' * (20 * count // len(found)):20}] {count}/{len(found)} {path}")
+        try:
+            if path.is_dir():
+                raise ValueError(f"the folder holds no picture, valid are files of {', '.join(FORMATS)}")
+            data = sys.stdin.buffer.read() if path == _STDIN else path.read_bytes()
+            answer, rows, lines = ask(path, data)
+        except (OSError, ServiceError, ValueError) as error:
+            draw()
+            tell(f"{getattr(error, 'filename', None) or path}: {getattr(error, 'strerror', None) or error}")
+            status = 2
+            continue
+        draw()
+        if form == "csv":
+            table.writerows([path, *row] for row in rows)
+        elif form == "json":
+            print(f"{before}{json.dumps(str(path))}: {json.dumps(answer)}", flush=True)
+            before = ","
+        else:
+            print(*lines, sep="\n", flush=True)
+    if form == "json":
+        print("}" if before == "," else "{}")
+    return status
