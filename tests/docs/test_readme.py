@@ -52,6 +52,8 @@ NOT_RUN = {
     "they take a reader's own files": [
         "make archive ONNX=model.onnx LABELS=labels.txt PREPROCESS=…",
         "make archive MODEL=resnet18 CHECKPOINT=mine.pth LABELS=labels.txt",
+        "make archive MODEL=resnet18 CHECKPOINT=grey.pth LABELS=labels.txt CHANNELS=1 PREPROCESS=…",
+        "make archive ARCH=package.bands:network CHECKPOINT=bands.pth INPUT=384x192 CHANNELS=4 PREPROCESS=…",
         "make archive MODEL=timm/resnet50d CHECKPOINT=mine.pth LABELS=labels.txt",
         "make archive MODEL=resnet50 CHECKPOINT=mine.pth LABELS=labels.txt PREPROCESS=…",
         "make archive MODEL=googlenet CHECKPOINT=scratch.pth LABELS=labels.txt TRANSFORM_INPUT=0",

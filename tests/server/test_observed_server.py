@@ -258,10 +258,6 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
 
 
-def warnings_of_libpng(observed: Observed) -> int:
-    return (observed.logs / "model_log.log").read_text(encoding="utf-8").count("libpng warning: tIME: too short")
-
-
 def test_no_clients_text_reaches_the_log(observed):
     client = observed.client
     answers = []
@@ -293,12 +289,9 @@ def test_no_clients_text_reaches_the_log(observed):
     plain = encoded(Image.fromarray(np.zeros((30, 50, 3), np.uint8)), "PNG")
     name = b"x\n[METRICS]evil_7f3a.ms:9|#Level:Model|#type:GAUGE\n"
     named, short = chunk(b"iCCP", name + b"\0\0" + zlib.compress(b"no profile")), chunk(b"tIME", b"x")
-    told = warnings_of_libpng(observed)
     answers = [client.form(plain[:33] + one + plain[33:], maps="none") for one in (named, short)]
     assert [one.status_code for one in answers] == [200, 200]
-    # the last line on the worker's standard output and on its error output: what came before is in the log, too
-    observed.lines_of(answers)
-    observed.await_that(lambda: warnings_of_libpng(observed) == told + 1)
+    observed.lines_of(answers)  # the last line on the worker's standard output: what came before is in the log, too
     for name in ("model_log.log", "console.log"):
         log = (observed.logs / name).read_bytes()
         assert b"evil_7f3a" not in log, re.findall(rb".*evil_7f3a.*", log)[:3]

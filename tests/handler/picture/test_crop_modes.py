@@ -136,7 +136,10 @@ def test_sizes_channels_and_modes_are_read_from_text(text, expected):
         ("channels=0 mean=0 std=1", "has 0 channels"),
         ("channels=2 mean=0,0,0", "has 2 channels and 3 values of mean"),
         ("crop_mode=fit", "crop_mode 'fit' is not one of center, squash, border"),
-        ("crop_mode=squash crop_first=1", r"crop_mode .squash. is not one of center \(with crop_first\)"),
+        (
+            "crop_mode=squash crop_first=1",
+            r"crop_mode .squash. is not one of center \(the others go without crop_first\)",
+        ),
     ],
 )
 def test_sizes_channels_and_modes_that_do_not_exist_are_refused(text, said):
