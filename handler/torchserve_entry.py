@@ -52,7 +52,7 @@ def read_row(fields: Mapping[str, Any], headers: Mapping[str, Any]) -> Row:
 
 
 def running_workers() -> int:
-    """The worker processes of this process's server and model, this one included; 0 where it is no worker."""
+    """Counts the workers that run this model, this process included; 0 if this process is no worker."""
 
     def place(process: psutil.Process) -> str:
         with suppress(psutil.Error):  # it may have ended

@@ -55,7 +55,7 @@ def called_once(network: fx.GraphModule) -> dict[fx.Node, nn.Module]:
 
 
 def _with_hooks(root: nn.Module) -> nn.Module:
-    """A copied network whose own hooks are part of its forward, the only part of it that torch.fx traces."""
+    """Makes the hooks of a copied network part of its ``forward``, because torch.fx traces nothing else."""
     hooks, own = list(root._forward_hooks.values()), type(root)
     root._forward_hooks.clear()
 

@@ -1,4 +1,4 @@
-"""The reference engine, with hooks; a batch takes one forward pass, however many targets its rows have."""
+"""The reference engine, with hooks. A batch takes one forward pass, whatever the number of targets."""
 
 import threading
 import time

@@ -39,7 +39,7 @@ class CheckedOptions:
 
     @classmethod
     def of(cls, options: Options, card: ModelCard) -> "CheckedOptions":
-        """Checks options; the RequestError says what the model or the method lacks, and what is valid."""
+        """Checks options against the model and the method; the RequestError says which values are valid."""
         options = card.resolved(options)
         targets = card.targets(options)
         check_method(options, targets)

@@ -1,4 +1,4 @@
-"""How scores are read from what a network returns, and that probabilities are those of its head."""
+"""A network's scores are read from its outputs, and its head makes the probabilities."""
 
 import json
 from collections import OrderedDict, namedtuple
