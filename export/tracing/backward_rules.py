@@ -192,8 +192,13 @@ for _forward in (
 
 @rule(aten.avg_pool2d.default)
 def avg_pool2d(inputs: Tensor, *options: Any) -> Any:
-    """Average pooling with another divisor, which the exporter ignores; all else is the operator itself."""
-    if len(options) < 6 or options[5] is None:
+    """Average pooling with another divisor, which the exporter ignores, or with windows that stand out of the picture,
+    which runtimes average in different ways; all else is the operator itself.
+    """
+    kernel, stride, padding, ceil, _, divisor = (*options, *([], [0, 0], False, True, None)[len(options) - 1 :])
+    steps = zip(inputs.shape[2:], kernel, stride or kernel, padding, strict=True)
+    standing_out = ceil and any((size + 2 * pad - window) % step for size, window, step, pad in steps)
+    if divisor is None and not standing_out:
         return NotImplemented
     with _disable_current_modes():
         matrices = _matrices(lambda values: aten.avg_pool2d(values, *options), list(inputs.shape[2:]))

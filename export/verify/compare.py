@@ -28,6 +28,7 @@ class Tolerance:
 
     error: float
     relative: bool = False  # to the largest absolute value of PyTorch's output
+    least: float = 1e-30  # of that value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,8 @@ class Check:
     @property
     def limit(self) -> str:
         """The tolerance, for people."""
-        return f"{self.tolerance.error:.0e} {'of the largest' if self.tolerance.relative else 'absolute'}"
+        held, least = self.tolerance, f", at least of {self.tolerance.least:g}" if self.tolerance.least > 1 else ""
+        return f"{held.error:.0e} {f'of the largest{least}' if held.relative else 'absolute'}"
 
 
 Verdict = Check | RoundingCheck
@@ -79,7 +81,7 @@ def compare(expected: Outputs, actual: Outputs, tolerances: Mapping[str, Toleran
         if (wanted := expected.get(name)) is not None:
             error = np.abs(actual[name].astype(np.float64) - wanted)
             if held.relative:
-                error /= max(float(np.abs(wanted).max()), 1e-30)
+                error /= max(float(np.abs(wanted).max()), held.least)
             beyond, most = 1 - float((error <= held.error).mean()), float(error.max())
             checks.append(Check(output=name, batch=len(wanted), max_error=most, share_beyond=beyond, tolerance=held))
     return checks

@@ -21,7 +21,7 @@ from handler.explanation.methods import ATTENTION_METHODS
 from handler.graphs.description import AT_LAYER, KIND_BEHIND, KIND_LAYERS, KIND_PREDICTION, KINDS
 from handler.model.classifier import Classifier
 
-_OF_PREDICTIONS = dict.fromkeys(("logits", "probabilities"), Tolerance(1e-4))
+_OF_PREDICTIONS = {"logits": Tolerance(1e-5, relative=True, least=10.0), "probabilities": Tolerance(1e-4)}
 # guided backpropagation is judged by its rounding alone
 _OF_EXPLANATIONS = dict.fromkeys(
     ("logits", "activations", "gradients", "gradcam", "saliency", *ATTENTION_METHODS), Tolerance(1e-4, relative=True)

@@ -1,13 +1,20 @@
-"""Explanations by plain autograd, written without any of this project's code: what both engines are compared with."""
+"""Explanations by plain autograd, written without any of this project's code: what both engines are compared with.
+
+The gradient of batch norms is spelled out: PyTorch's own is wrong on the CPU for one picture whose gradient arrives in
+the strides of transposed tokens.
+"""
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
+
+_BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +59,15 @@ def explain(
     picture = picture.clone().requires_grad_(True)
     hook = module.get_submodule(layer).register_forward_hook(keep)
     try:
-        scores = module(picture)[0]
+        with _SpelledNorms():
+            scores = module(picture)[0]
     finally:
         hook.remove()
     gradient, saliency = torch.autograd.grad(scores.max(), [kept[-1], picture])
     activation, gradient = (_as_maps(one[0].detach(), channel_axis, grid, first) for one in (kept[-1], gradient))
     gradcam = (gradient.mean((1, 2))[:, None, None] * activation).sum(0).relu()
     picture = picture.detach().requires_grad_(True)
-    with GuidedReLUs() as mode:
+    with _SpelledNorms(), GuidedReLUs() as mode:
         score = module(picture)[0].max()
     guided = torch.autograd.grad(score, picture)[0][0] if mode.count else None
     return Found(scores=scores.detach(), gradcam=gradcam, saliency=saliency[0], guided=guided)
@@ -69,6 +77,29 @@ def _as_maps(output: Tensor, channel_axis: int, grid: tuple[int, int] | None, fi
     """To (C, h, w)."""
     output = output.movedim(channel_axis, 0)
     return output if grid is None else output[:, first : first + grid[0] * grid[1]].reshape(-1, *grid)
+
+
+class _BatchNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, inputs: Tensor, mean: Tensor, var: Tensor, weight: Any, bias: Any, eps: float) -> Tensor:
+        context.factor = (1 if weight is None else weight) / (var + eps).sqrt()
+        return F.batch_norm(inputs, mean, var, weight, bias, eps=eps)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Any, ...]:
+        return gradient * context.factor.view(-1, *[1] * (gradient.dim() - 2)), *[None] * 5
+
+
+class _SpelledNorms(TorchFunctionMode):
+    """Inside the block batch norms with running statistics have the gradient of their formula."""
+
+    def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function is F.batch_norm and torch.is_grad_enabled():
+            said = dict(zip(_BATCH_NORM, args, strict=False)) | kwargs
+            if said["running_mean"] is not None and not said.get("training") and said["input"].requires_grad:
+                return _BatchNorm.apply(*(said.get(name) for name in _BATCH_NORM[:5]), said.get("eps", 1e-5))
+        return function(*args, **kwargs)
 
 
 class _GuidedReLU(torch.autograd.Function):
