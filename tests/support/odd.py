@@ -87,6 +87,13 @@ class OddPooling(Plain):
         return F.adaptive_max_pool2d(F.avg_pool2d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False), 5)
 
 
+class WindowBeyondTheCells(Plain):
+    """Averages all cells by a window that is larger, as the EfficientNet of transformers does."""
+
+    def score(self, x):
+        return self.head(F.avg_pool2d(x, 100, ceil_mode=True)[:, :, 0, 0])
+
+
 class ManyOperators(Plain):
     """Operators that ONNX or torch's exporter lacks or has otherwise, and a weight that is computed."""
 

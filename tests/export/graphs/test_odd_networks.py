@@ -58,6 +58,7 @@ def plain_autograd(module, pictures, targets):
         "Checkpointed",
         "ManyOperators",
         "OddPooling",
+        "WindowBeyondTheCells",
     ],
 )
 def test_it_is_exported_with_plain_autograds_values(kind, load_classifier, tmp_path):
