@@ -192,13 +192,14 @@ for _forward in (
 
 @rule(aten.avg_pool2d.default)
 def avg_pool2d(inputs: Tensor, *options: Any) -> Any:
-    """Average pooling with another divisor, which the exporter ignores, or with windows that stand out of the picture,
-    which runtimes average in different ways; all else is the operator itself.
+    """Average pooling with another divisor, or with windows beyond the last cells; all else is the operator itself.
+
+    The exporter ignores the divisor, and runtimes average such windows in ways of their own.
     """
     kernel, stride, padding, ceil, _, divisor = (*options, *([], [0, 0], False, True, None)[len(options) - 1 :])
     steps = zip(inputs.shape[2:], kernel, stride or kernel, padding, strict=True)
-    standing_out = ceil and any((size + 2 * pad - window) % step for size, window, step, pad in steps)
-    if divisor is None and not standing_out:
+    beyond = ceil and any((size + 2 * pad - window) % step for size, window, step, pad in steps)
+    if divisor is None and not beyond:
         return NotImplemented
     with _disable_current_modes():
         matrices = _matrices(lambda values: aten.avg_pool2d(values, *options), list(inputs.shape[2:]))
