@@ -15,8 +15,7 @@ from torchvision.models.maxvit import RelativePositionalMultiHeadAttention
 from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2
 from torchvision.models.vision_transformer import EncoderBlock
 
-from export.simplify.copying import copy_of
-from export.simplify.flatten import NotApplicable
+from export.simplify.flatten import NotApplicable, copy_of
 
 _REPLACED = ShiftedWindowAttention | RelativePositionalMultiHeadAttention | EncoderBlock
 _MASKED = -100.0  # torchvision's score for tokens that are neighbours because of the shift only
