@@ -1,7 +1,6 @@
 """Copies a network, as it is or as one flat graph that calls its leaf modules, with marks at explained layers."""
 
 import copy
-from collections import Counter
 from typing import Any, TypeVar
 
 import torch
@@ -77,13 +76,6 @@ def flatten(module: nn.Module, *layers: str) -> fx.GraphModule:
     network = fx.GraphModule(root, graph, type(module).__name__)
     _make_functional(network)
     return network
-
-
-def called_once(network: fx.GraphModule) -> dict[fx.Node, nn.Module]:
-    """The modules that a flat graph calls exactly once, by the node that calls them."""
-    calls = [node for node in network.graph.nodes if node.op == "call_module"]
-    times = Counter(node.target for node in calls)
-    return {node: network.get_submodule(str(node.target)) for node in calls if times[node.target] == 1}
 
 
 def _copies(value: Any) -> bool:

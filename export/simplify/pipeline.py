@@ -8,8 +8,7 @@ import torch
 from torch import fx, nn
 
 from export.simplify.attention import with_constants
-from export.simplify.batch_norms import fold_batch_norms
-from export.simplify.channel_padding import pad_channels
+from export.simplify.convolutions import fold_batch_norms, pad_channels
 from export.simplify.flatten import MARK, NotApplicable, copy_of, flatten, without_parametrizations
 from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.tape import differentiate, record
