@@ -11,8 +11,7 @@ from torch.utils._pytree import tree_map
 
 from export.errors import network_code
 from export.simplify.flatten import copy_of
-from export.tracing.explanation import needs_of_kind
-from export.tracing.prediction import PredictionGraph
+from export.tracing.explanation import PredictionGraph, needs_of_kind
 from export.verify.compare import Floats, Inputs, Outputs, Run, Tolerance, Verdict, batch_sizes, fresh_pictures, verify
 from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.evidence import TOP, Needs
@@ -77,7 +76,7 @@ def _eager(classifier: Classifier, kind: str, inputs: Inputs) -> Outputs:
     if kind == KIND_PREDICTION:
         pictures = torch.from_numpy(inputs["input"]).to(classifier.device)
         with torch.no_grad(), network_code(f"{classifier.architecture} fails on a batch of {len(pictures)}"):
-            found = PredictionGraph(classifier.module, classifier.reading.head)(pictures)
+            found = PredictionGraph(classifier)(pictures)
         return {name: value.cpu().numpy() for name, value in zip(KINDS[kind].outputs, found, strict=True)}
     if kind == KIND_BEHIND:
         engine, picture = TorchEngine(classifier), inputs["input"][:1]
