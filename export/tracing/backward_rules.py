@@ -39,7 +39,7 @@ def backward_rules(*, poles: bool = True) -> dict[Any, Rule]:
     """The decomposition table for ``make_fx``: operator overload to function.
 
     The table has the rules of this module, and torch's own of all other backward operators, and of one that ONNX lacks.
-    ``poles`` says whether gradients can be infinite, see ``export.tracing.poles``.
+    ``poles`` says whether gradients can be infinite, see ``export.tracing.explanation.has_poles``.
     """
     own = {
         operator: partial(function, poles=poles) if "poles" in inspect.signature(function).parameters else function

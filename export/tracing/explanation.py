@@ -7,6 +7,7 @@ rules of ``backward_rules`` replace the operators that ONNX lacks.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -15,10 +16,10 @@ from export.errors import NotExportableError, network_code
 from export.simplify.pipeline import simplified
 from export.tracing.backward_rules import backward_rules
 from export.tracing.gate_biases import gate_by_bias
-from export.tracing.poles import has_poles
 from export.tracing.trace import trace_batch
 from handler.autograd.attention import attend, relevance
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
+from handler.autograd.graph import nodes, operation
 from handler.autograd.hooks import replaced
 from handler.autograd.tape import differentiate, record
 from handler.errors import Unprocessable
@@ -30,6 +31,18 @@ from handler.model.classifier import Classifier
 
 Explain = Callable[..., tuple[torch.Tensor, ...]]  # pictures, targets and class weights to the outputs
 STEPS = "simplified"  # in the metadata of a traced graph: the steps of ``export.simplify`` that were applied before
+
+# autograd's names of operators whose gradient is finite where the gradient at their output is finite
+_NAMES = """
+AdaptiveAvgPool2D Add Addmm Alias AsStrided AvgPool2D Baddbmm Bmm Cat Celu Clamp ClampMax ClampMin Clone ConstantPadNd
+Convolution Elu Expand Gather Gelu Hardsigmoid Hardswish Hardtanh Index IndexSelect LeakyRelu MaskedFill Max
+MaxPool2DWithIndices Mean Mish Mm Mul NativeBatchNorm NativeGroupNorm NativeLayerNorm Neg Permute PixelShuffle
+PreluKernel Relu Repeat ReshapeAlias Roll ScaledDotProductFlashAttentionForCpu Select Sigmoid Silu Slice Softmax
+Softplus Split SplitWithSizes Squeeze Stack Sub Sum T Tanh Threshold ToCopy Transpose Unbind UnsafeSplit UnsafeView
+Unsqueeze UpsampleBilinear2D UpsampleNearest2D View Where
+"""
+_BOUNDED = frozenset(_NAMES.split()) | {"torch::autograd::AccumulateGrad"}
+_OF_NUMBERS = torch.float64, torch.int64  # how autograd keeps a Python number; networks' own tensors are float32
 
 
 class PredictionGraph(nn.Module):
@@ -91,6 +104,23 @@ def trace_graph(classifier: Classifier, kind: str = kinds.KIND_EXPLANATION) -> f
     if left:
         raise NoRuleError(f"the explanation of {name} needs {', '.join(left)}, without a rule")
     return graph
+
+
+def has_poles(scores: torch.Tensor) -> bool:
+    """Whether a network's gradients can become infinite, as those of ``sqrt``, ``log``, norms and quotients at zero.
+
+    Where they can, a closed gate must not multiply them: ``0 · inf`` is NaN where PyTorch has 0. Operators behind the
+    scores (N, K) that are not known to have a bounded gradient count.
+    """
+    return not all(_is_bounded(node) for node in nodes(scores.grad_fn))
+
+
+def _is_bounded(node: Any) -> bool:
+    if node.name() == "DivBackward0":
+        return node._saved_other.dim() == 0 and node._saved_other.dtype in _OF_NUMBERS
+    if node.name() == "PowBackward0":
+        return bool(node._saved_exponent >= 1)
+    return operation(node) in _BOUNDED
 
 
 def _explain(module: nn.Module, needs: Needs, views: Mapping[str, ChannelLayout]) -> Explain:

@@ -11,7 +11,7 @@ import torch
 from onnxscript.optimizer import fold_constants_ir
 from torch import Tensor, nn
 
-from export.errors import NotExportableError, first_line
+from export.errors import NotExportableError, network_code
 from export.tracing.trace import FIXED_BATCH
 
 OPSET = 18  # the exporter's own; `make old-runtimes` runs it with ONNX Runtime 1.15, 1.17 and 1.20
@@ -27,23 +27,20 @@ def to_onnx(
     if the exporter fails, or the network works on a batch of the example's size only.
     """
     batch = torch.export.Dim("batch")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), network_code("the network cannot be exported"):
         warnings.simplefilter("ignore")  # the exporter's notes to its own developers
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        try:
-            program = torch.onnx.export(
-                module,
-                example,
-                input_names=list(inputs),
-                output_names=list(outputs),
-                dynamic_shapes=tuple({0: batch} for _ in example),
-                opset_version=OPSET,
-                dynamo=True,
-                verbose=False,
-                optimize=rewrites,
-            )
-        except Exception as error:  # the exceptions of torch.export and of the exporter have no common base but this
-            raise NotExportableError(f"the network cannot be exported: {first_line(error)}") from error
+        program = torch.onnx.export(
+            module,
+            example,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=tuple({0: batch} for _ in example),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+            optimize=rewrites,
+        )
     assert program is not None
     sizes = [value.shape[0] for value in program.model.graph.inputs if value.shape is not None]
     if any(isinstance(size, int) for size in sizes):
