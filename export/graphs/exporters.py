@@ -2,7 +2,7 @@
 
 import platform
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -99,9 +99,7 @@ def _write_traced(classifier: Classifier, path: Path, kind: str) -> list[Verdict
     return write_verified(model, path, classifier, kind, coverage=coverage, simplified=graph.meta[STEPS])
 
 
-EXPORTERS: dict[str, Callable[[Classifier, Path], list[Verdict]]] = {
-    kind: partial(_write, kind=kind) for kind in kinds.KINDS
-}
+EXPORTERS = {kind: partial(_write, kind=kind) for kind in kinds.KINDS}
 
 export_gradcam = EXPORTERS[kinds.KIND_GRADCAM]
 """Writes the graph of ``export_explanation`` without the gradient at the input, which takes most of the time."""

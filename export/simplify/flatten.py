@@ -1,6 +1,7 @@
 """Copies a network, as it is or as one flat graph that calls its leaf modules, with marks at explained layers."""
 
 import copy
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import torch
@@ -33,7 +34,11 @@ def copy_of(module: Network) -> Network:
     except Exception:  # the class of a kept object may raise anything
         apart = ("_parameters", "_buffers", "_modules")
         kept = [value for layer in module.modules() for name, value in vars(layer).items() if name not in apart]
-        shared = {id(value): value for value in kept if not _copies(value)}
+        shared = {id(value): value for value in kept}
+        for value in kept:
+            with suppress(Exception):
+                copy.deepcopy(value)
+                shared.pop(id(value), None)
         detached = {key: value.detach() for key, value in shared.items() if isinstance(value, torch.Tensor)}
         return copy.deepcopy(module, shared | detached)
 
@@ -76,14 +81,6 @@ def flatten(module: nn.Module, *layers: str) -> fx.GraphModule:
     network = fx.GraphModule(root, graph, type(module).__name__)
     _make_functional(network)
     return network
-
-
-def _copies(value: Any) -> bool:
-    try:
-        copy.deepcopy(value)
-    except Exception:
-        return False
-    return True
 
 
 class _MarkingTracer(fx.Tracer):

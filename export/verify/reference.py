@@ -22,13 +22,8 @@ from handler.model.classifier import Classifier
 
 _OF_PREDICTIONS = dict.fromkeys(("logits", "probabilities"), Tolerance(1e-4))
 # guided backpropagation is judged by its rounding alone
-_OF_EXPLANATIONS = dict.fromkeys(
-    ("logits", "activations", "gradients", "gradcam", "saliency", *ATTENTION_METHODS), Tolerance(1e-4, relative=True)
-)
+_OF_EXPLANATIONS = dict.fromkeys(("logits", *AT_LAYER, "saliency", *ATTENTION_METHODS), Tolerance(1e-4, relative=True))
 _GATED = ("gradients", "gradcam", "saliency")  # a ReLU on the way is a gate that rounding can flip
-_WIDER = dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64) | {
-    torch.complex64: torch.complex128
-}
 
 
 def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -> list[Verdict]:
@@ -36,10 +31,9 @@ def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -
     predicts = kind == KIND_PREDICTION
 
     def exact(inputs: Inputs, found: Outputs) -> Outputs:
-        doubled = {name: inputs[name].astype(np.float64) for name in ("input", "activations") if name in inputs}
+        doubled = {name: values.astype(np.float64) if values.ndim == 4 else values for name, values in inputs.items()}
         if "target" in inputs:  # float32 says which class is at the top
             doubled["target"] = np.where(inputs["target"] < 0, found["logits"].argmax(axis=1), inputs["target"])
-            doubled["weights"] = inputs["weights"]
         doubling = replace(classifier, module=copy_of(classifier.module).double())
         with InDoublePrecision():  # type: ignore[no-untyped-call]
             return _eager(doubling, kind, doubled)
@@ -110,8 +104,8 @@ class InDoublePrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _widened(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(_widened(value.dtype))
     if isinstance(value, torch.dtype):
-        return _WIDER.get(value, value)
-    if isinstance(value, torch.Tensor) and value.dtype in _WIDER:
-        return value.to(_WIDER[value.dtype])
+        return torch.float64 if value.is_floating_point else torch.complex128 if value.is_complex else value
     return value
