@@ -1,8 +1,8 @@
 """Traces what a graph computes: the prediction, or the whole explanation.
 
 An explanation is the forward pass, both backward passes and Grad-CAM, or the maps of attention. Its graph is a trace of
-the eager explanation (``handler.autograd.tape`` and ``handler.explanation.gradient_cams``) with its hooks. The
-rules of ``backward_rules`` replace the operators that ONNX lacks.
+the eager explanation (``handler.autograd.tape`` and ``handler.explanation.gradient_cams``) with its hooks.
+The rules of ``backward_rules`` replace the operators that ONNX lacks.
 """
 
 from collections.abc import Callable, Mapping
@@ -82,12 +82,13 @@ def example_of(classifier: Classifier, kind: str = kinds.KIND_EXPLANATION) -> tu
 def trace_graph(classifier: Classifier, kind: str = kinds.KIND_EXPLANATION) -> fx.GraphModule:
     """Traces a kind of graph with a symbolic batch; raises NoRuleError, or NotExportableError if it fails elsewhere."""
     module, name, inputs = classifier.module, classifier.architecture, example_of(classifier, kind)
-    explain: Explain = torch.no_grad()(PredictionGraph(classifier).forward)
     poles, steps = True, tuple[str, ...]()
     with network_code(f"{name} cannot be explained"):
-        if kind == kinds.KIND_ATTENTION:
+        if kind == kinds.KIND_PREDICTION:
+            explain: Explain = torch.no_grad()(PredictionGraph(classifier).forward)
+        elif kind == kinds.KIND_ATTENTION:
             explain = _attention(classifier)
-        elif kind != kinds.KIND_PREDICTION:
+        else:
             needs = needs_of_kind(classifier, kind)
             views = {layer: classifier.views.get(layer, CHANNELS_FIRST) for layer in needs.layers}
             plain = Needs(layers=(classifier.default_layer,), saliency=True)
