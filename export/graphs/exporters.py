@@ -2,8 +2,7 @@
 
 import platform
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -71,7 +70,7 @@ def export_explanation(classifier: Classifier, path: Path) -> list[Verdict]:
 
 
 def _write(classifier: Classifier, path: Path, kind: str) -> list[Verdict]:
-    with no_older_file(path):
+    try:
         if classifier.alone:
             raise NotExportableError(f"graphs take batches, and pictures must be run one by one: {classifier.alone}")
         if kind != kinds.KIND_PREDICTION:
@@ -84,6 +83,10 @@ def _write(classifier: Classifier, path: Path, kind: str) -> list[Verdict]:
             with suppress(NotExportableError, VerificationError):
                 return _write_traced(classifier, path, kind)
             raise
+    except BaseException:  # an older graph must not be taken for the one that could not be made
+        for file in (path, weights_file(path)):
+            file.unlink(missing_ok=True)
+        raise
 
 
 def _write_traced(classifier: Classifier, path: Path, kind: str) -> list[Verdict]:
@@ -121,17 +124,6 @@ def _give_default(graph: onnx.GraphProto, name: str, default: Floats) -> None:
         if value.name in alone:
             value.type.tensor_type.shape.dim[0].dim_param = "rows"
     graph.initializer.append(onnx.numpy_helper.from_array(default, name))
-
-
-@contextmanager
-def no_older_file(path: Path) -> Iterator[None]:
-    """Removes the file if the block fails: an older graph must not be taken for the one that could not be made."""
-    try:
-        yield
-    except BaseException:
-        for file in (path, weights_file(path)):
-            file.unlink(missing_ok=True)
-        raise
 
 
 def write_verified(
