@@ -9,7 +9,6 @@ import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -39,7 +38,7 @@ def backward_rules(*, poles: bool = True) -> dict[Any, Rule]:
     """The decomposition table for ``make_fx``: operator overload to function.
 
     The table has the rules of this module, and torch's own of all other backward operators, and of one that ONNX lacks.
-    ``poles`` says whether gradients can be infinite, see ``export.tracing.poles``.
+    ``poles`` says whether gradients can be infinite, see ``export.tracing.explanation.has_poles``.
     """
     own = {
         operator: partial(function, poles=poles) if "poles" in inspect.signature(function).parameters else function
@@ -276,7 +275,7 @@ def _gathered(values: Tensor, matrix: list[list[float]], axis: int) -> Tensor:
     padded = torch.cat([values, torch.zeros_like(values.narrow(axis, 0, 1))], axis)
     of_columns = [[(row, value) for row, value in enumerate(column) if value] for column in zip(*matrix, strict=True)]
     parts = []
-    for turn in zip_longest(*of_columns, fillvalue=(len(matrix), 1.0)):
+    for turn in itertools.zip_longest(*of_columns, fillvalue=(len(matrix), 1.0)):
         rows, factors = zip(*turn, strict=True)
         shape = [len(factors) if other == axis else 1 for other in range(values.dim())]
         factor = torch.tensor(factors, dtype=values.dtype).reshape(shape)
