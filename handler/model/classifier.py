@@ -2,19 +2,17 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from handler.autograd.attention import AttentionLayout
-from handler.autograd.channel_layout import CHANNELS_FIRST
 from handler.autograd.precision import full_precision
-from handler.autograd.torch_engine import Network
 from handler.errors import ModelError, foreign_code
 from handler.model.checkpoint import Checkpoint, hash_state, names_in, training_only
-from handler.model.layers.find import find_layers
+from handler.model.layers.find import MappedNetwork, find_layers
 from handler.model.makers import maker_of
 from handler.model.reading import Reading, check_scores, find_reading
 from handler.picture.preprocess import Preprocessing
@@ -23,17 +21,13 @@ _AS_RETURNED = Reading()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classifier(Network):
+class Classifier(MappedNetwork):
     """A classifier that is ready to be explained."""
 
     architecture: str
     labels: list[str]
     preprocessing: Preprocessing
     reading: Reading = _AS_RETURNED  # how scores are read from what the network returns
-    layers: dict[str, tuple[int, int, int]]  # layers with maps: module path to (C, h, w)
-    default_layer: str  # a key of layers
-    layer_rule: str = ""  # why ``default_layer`` is the default
-    refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
     further_layers: tuple[str, ...] = ()  # layers whose evidence graphs hold beside that of ``default_layer``
     weights_sha256: str = ""  # of the weights as they were loaded, see ``checkpoint.hash_state``
 
@@ -88,19 +82,9 @@ def of_module(
     with full_precision():
         count = check_scores(module, architecture, shape, None if labels is None else len(labels), head=reading.head)
         found = find_layers(module, architecture, shape)
+    labels = [str(index) for index in range(count)] if labels is None else labels
     return Classifier(
-        module=module,
-        architecture=architecture,
-        labels=[str(index) for index in range(count)] if labels is None else labels,
-        preprocessing=preprocessing,
-        reading=reading,
-        layers={path: layer.shape for path, layer in found.layers.items()},
-        default_layer=found.default,
-        views={path: layer.view for path, layer in found.layers.items() if layer.view != CHANNELS_FIRST},
-        layer_rule=found.rule,
-        refused_layers=found.refused,
-        alone=found.alone,
-        attention=found.attention,
+        architecture=architecture, labels=labels, preprocessing=preprocessing, reading=reading, **vars(found)
     )
 
 
