@@ -139,27 +139,21 @@ def _measured(look: Look, axes: Mapping[Place, int]) -> dict[Place, ChannelLayou
 
     def visit(place: Place, output: Tensor) -> None:
         if place in changes and output.shape == look.outputs[place].shape:
-            change = (output.float() - look.outputs[place].detach().float()).select(axes[place], 0)
-            for axis in range(change.dim()):
-                changes[place].setdefault(axis, []).append(change.norm(dim=axis).double().cpu().numpy())
+            change = output.float() - look.outputs[place].detach().float()
+            for axis in (axis for axis in range(change.dim()) if axis != axes[place]):
+                norms = change.norm(dim=axis, keepdim=True).squeeze((axis, axes[place]))
+                changes[place].setdefault(axis, []).append(norms.double().cpu().numpy())
 
     first = look.pictures[0]
     with torch.no_grad():
         for rows, columns in parts(*first.shape[2:]) if changes else ():
             observe(look.module, nudged(first, rows, columns), visit)
     for place, changed in changes.items():
-        cells, axis = find_cells(changed, first.shape[3] / first.shape[2]), axes[place]
-        found[place] = "its cells do not follow the picture's content from edge to edge"
-        if cells is not None:
-            found[place] = ChannelLayout(
-                batch_axis=axis,
-                channel_axis=cells.channel_axis + (cells.channel_axis >= axis),
-                grid=cells.grid if cells.shared_axis else None,
-                first_token=cells.first,
-                transposed=cells.transposed,
-                element=place.element,
-                runs=(cells.mirrored,),
-            )
+        layout = find_cells(changed, first.shape[3] / first.shape[2])
+        if layout is None:
+            found[place] = "its cells do not follow the picture's content from edge to edge"
+        else:
+            found[place] = replace(layout, batch_axis=axes[place], element=place.element)
     return found
 
 

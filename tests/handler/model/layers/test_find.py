@@ -1,5 +1,6 @@
 """Which layers have a map, and which one is taken: on networks whose right answer is known."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +8,7 @@ from torch import nn
 
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.errors import ModelError
-from handler.model.layers.cells import Cells, find_cells, parts
+from handler.model.layers.cells import find_cells, parts
 from handler.model.layers.find import LAST, LAST_OF_CELLS, MappedNetwork, find_layers
 
 SIDE = 64
@@ -395,21 +396,11 @@ def test_cells_are_found_whatever_their_weights():
         inside_x = torch.zeros(8)
         inside_x[across] = 1
         found.append((inside_y[y][:, None] * inside_x[x][None, :] + 0.1).double().numpy())
-    cells = find_cells({0: found})
-    assert cells is not None
-    assert (cells.grid, cells.transposed, cells.mirrored) == ((4, 6), False, (False, False))
-    turned = find_cells({0: [one.T[::-1] for one in found]})
-    assert turned is not None
-    assert turned == Cells(
-        channel_axis=0,
-        grid=(4, 6),
-        shared_axis=False,
-        first=0,
-        transposed=True,
-        mirrored=(False, True),
-        likeness=turned.likeness,
-        profile=turned.profile,
-    )
+    assert find_cells({1: found}) == ChannelLayout()
+    turned = ChannelLayout(transposed=True, runs=((False, True),))
+    assert find_cells({1: [one.T[::-1] for one in found]}) == turned
+    tokens = ChannelLayout(grid=(4, 6), first_token=2)
+    assert find_cells({1: [np.concatenate([np.ones(2), one.ravel()]) for one in found]}, 1.5) == tokens
 
 
 @pytest.mark.parametrize(
