@@ -16,7 +16,7 @@ from handler.autograd.graph import operation
 from handler.autograd.torch_engine import device_of
 from handler.errors import ModelError, foreign_code
 from handler.model.custom_architecture import described
-from handler.model.layers.scenes import scenes
+from handler.model.layers.looking import scenes
 
 HEADS = ("softmax", "sigmoid", "binary")
 _HEAD_OF = {nn.Softmax: "softmax", nn.LogSoftmax: "softmax", nn.Sigmoid: "sigmoid", nn.LogSigmoid: "sigmoid"}

@@ -15,8 +15,7 @@ from handler.autograd.differentiable import differentiable
 from handler.autograd.tape import differentiate, record
 from handler.errors import in_one_line
 from handler.explanation.evidence import Needs
-from handler.model.layers.looking import Look, outputs_of
-from handler.model.layers.observing import Place, observe
+from handler.model.layers.looking import Look, Place, observe, outputs_of
 
 # the most that float32 and another batch size may change in a picture's row
 _ALIKE = 1e-3  # relative to the difference between two pictures' rows

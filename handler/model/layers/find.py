@@ -21,9 +21,7 @@ from handler.model.layers.arrangement import keeps_arrangement
 from handler.model.layers.attention import find_attention
 from handler.model.layers.batches import goes_by_values, run_together, same_gradients, why_no_rows
 from handler.model.layers.cells import Floats, find_cells, parts
-from handler.model.layers.looking import Look, outputs_of
-from handler.model.layers.observing import Place, observe
-from handler.model.layers.scenes import nudged, scenes
+from handler.model.layers.looking import Look, Place, nudged, observe, outputs_of, scenes
 
 # layers that resample or pass on another layer's output
 _PASSING_ON = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.AvgPool2d, nn.Dropout, nn.Dropout2d, nn.Identity, Permute)
