@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from handler.autograd.backward_contract import alike_in_memory
 from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.differentiable import differentiable
-from handler.autograd.graph import Node, nodes, operation
+from handler.autograd.graph import Node, alike_in_memory, nodes, operation
 from handler.explanation.methods import ATTENTION_ALONE, Method
 
 

@@ -3,25 +3,45 @@
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, backends, nn
 
 from handler.autograd.attention import AttentionLayout, attend, relevance
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
-from handler.autograd.full_gradient import summed
 from handler.autograd.hooks import scores_behind
-from handler.autograd.precision import full_precision
-from handler.autograd.tape import differentiate, record
+from handler.autograd.tape import differentiate, record, summed
 from handler.errors import Unprocessable
 from handler.explanation.class_weights import Pairs
 from handler.explanation.evidence import FULL_GRADIENT, Evidence, Floats, Indices, LayerEvidence, Needs, Targets, joined
 from handler.explanation.input_gradients import fullgrad
 from handler.explanation.methods import METHODS, OF_BLOCKS, Method
+
+_ROUNDING: tuple[Any, ...] = (  # what can round the inputs of convolutions and matrix products to 10 bits (TF32)
+    backends.cudnn.conv,  # type: ignore[attr-defined]
+    backends.cuda.matmul,
+    backends.mkldnn.conv,  # type: ignore[attr-defined]
+    backends.mkldnn.matmul,  # type: ignore[attr-defined]
+)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Inside the block, convolutions and matrix products compute in float32, in all threads of the process.
+
+    On a GPU PyTorch rounds their inputs by default: ShuffleNet's scores are then off by 0.6 % of the largest score,
+    MobileNetV2's by 1.7 %, and so are the maps.
+    """
+    with ExitStack() as stack:
+        for operation in _ROUNDING:
+            stack.callback(setattr, operation, "fp32_precision", operation.fp32_precision)
+            operation.fp32_precision = "ieee"
+        yield
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from handler.autograd.attention import AttentionLayout
-from handler.autograd.precision import full_precision
+from handler.autograd.torch_engine import full_precision
 from handler.errors import ModelError, foreign_code
 from handler.model.checkpoint import Checkpoint, hash_state, names_in, training_only
 from handler.model.layers.find import MappedNetwork, find_layers

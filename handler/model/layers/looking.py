@@ -13,10 +13,9 @@ from torch.autograd.graph import get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from handler.autograd.backward_contract import alike_in_memory
 from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.differentiable import differentiable
-from handler.autograd.graph import followed, leads, nodes
+from handler.autograd.graph import alike_in_memory, followed, leads, nodes
 from handler.errors import ModelError, foreign_code
 
 _COARSE = 8  # cells of the smooth fields in test pictures, in each direction
@@ -24,7 +23,7 @@ _NUDGE = 0.01
 
 
 def scenes(count: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
-    """Smooth fields with fine grain (count, C, H, W), spread about as normalised photographs; equal for equal arguments."""
+    """Smooth fields with fine grain (count, C, H, W), float32, spread as normalised photographs; equal for a seed."""
     generator = torch.Generator().manual_seed(seed)
     fields = torch.randn(count, shape[0], _COARSE, _COARSE, generator=generator)
     grain = torch.randn(count, *shape, generator=generator)
