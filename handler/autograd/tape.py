@@ -14,8 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.differentiable import differentiable
-from handler.autograd.graph import alike_in_memory
-from handler.autograd.guided import Gates, find_gates, guided
+from handler.autograd.graph import Node, alike_in_memory
+from handler.autograd.guided import find_rectifiers, guided
 from handler.autograd.hooks import captured
 from handler.errors import Unprocessable
 from handler.explanation.evidence import CURVATURE, Needs
@@ -28,7 +28,8 @@ class Tape:
     scores: Tensor  # (N, K), the logits
     pictures: Tensor  # (N, C, H, W)
     runs: dict[str, list[Tensor]]  # module path to the activations (N, C, h, w) of the layer's runs
-    gates: Gates | None  # for guided gradients; None if none are wanted
+    rectifiers: list[Node]  # for guided gradients; empty if none are wanted
+    coverage: str | None  # how many activations are guided, where guided gradients are wanted
     needs: Needs
 
     @property
@@ -64,8 +65,9 @@ def record(module: nn.Module, pictures: Tensor, needs: Needs, views: Mapping[str
             raise Unprocessable(f"layer {path!r} does not run in eval mode, so that it has no map")
         if found != known:
             raise Unprocessable(f"layer {path!r} runs {found} times for this picture and has a map if it runs {known}")
-    gates, runs = find_gates(scores) if needs.guided else None, {path: kept[path] for path in needs.layers}
-    return Tape(scores=scores, pictures=pictures, runs=runs, gates=gates, needs=needs)
+    rectifiers, coverage = find_rectifiers(scores) if needs.guided else ([], None)
+    runs = {path: kept[path] for path in needs.layers}
+    return Tape(scores=scores, pictures=pictures, runs=runs, rectifiers=rectifiers, coverage=coverage, needs=needs)
 
 
 def differentiate(tape: Tape, score: Tensor) -> Gradients:
@@ -78,8 +80,8 @@ def differentiate(tape: Tape, score: Tensor) -> Gradients:
     with alike_in_memory(score):
         plain = iter(_gradients(score, wanted, again=again))
         by_layer = {path: [next(plain) for _ in runs] for path, runs in tape.runs.items()}
-        if tape.gates is not None:
-            with guided(tape.gates):
+        if tape.needs.guided:
+            with guided(tape.rectifiers):
                 (at_input["guided"],) = _gradients(score, [("the input", tape.pictures)])
         if tape.needs.saliency:
             at_input["saliency"] = next(plain)

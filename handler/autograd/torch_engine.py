@@ -131,8 +131,8 @@ class TorchEngine:
             path: LayerEvidence(_numpy(activation)[rows], found["layers"][path], found["curvature"].get(path))
             for path, activation in tape.layers.items()
         }
-        coverage, spent = tape.gates.coverage if tape.gates else None, (time.perf_counter() - started) * 1e3
-        return replace(evidence, layers=layers, coverage=coverage, explain_ms=spent, **found["at_input"]), seeds
+        spent = (time.perf_counter() - started) * 1e3
+        return replace(evidence, layers=layers, coverage=tape.coverage, explain_ms=spent, **found["at_input"]), seeds
 
     def _attend(self, batch: Tensor, evidence: Evidence, seeds: Floats, method: Method) -> Evidence:
         """Adds maps of attention, by a pass of their own, so that the other evidence is the same as without them."""
