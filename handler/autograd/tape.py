@@ -148,9 +148,7 @@ def each_product(module: nn.Module, pictures: Tensor, seeds: Tensor, take: Calla
         pictures = pictures.detach().requires_grad_()
         score = (module(pictures.clone()) * seeds).sum()
     with alike_in_memory(score):
-        gradient = torch.autograd.grad(score, [pictures], allow_unused=True)[0] if score.requires_grad else None
-    if gradient is None:
-        raise Unprocessable("the scores do not depend on the input, so that it has no gradient")
+        (gradient,) = _gradients(score, [("the input", pictures)])
     take(gradient * pictures)
 
 
