@@ -17,8 +17,6 @@ from handler.model.makers import maker_of
 from handler.model.reading import Reading, check_scores, find_reading
 from handler.picture.preprocess import Preprocessing
 
-_AS_RETURNED = Reading()
-
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier(MappedNetwork):
@@ -27,7 +25,7 @@ class Classifier(MappedNetwork):
     architecture: str
     labels: list[str]
     preprocessing: Preprocessing
-    reading: Reading = _AS_RETURNED  # how scores are read from what the network returns
+    reading: Reading = Reading()  # how scores are read from what the network returns
     further_layers: tuple[str, ...] = ()  # layers whose evidence graphs hold beside that of ``default_layer``
     weights_sha256: str = ""  # of the weights as they were loaded, see ``checkpoint.hash_state``
 
@@ -61,9 +59,9 @@ def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu")
     with foreign_code(f"the network cannot be moved to the device {str(device)!r}"):
         module = module.to(device)
     name, labels, how = checkpoint.architecture, checkpoint.labels, checkpoint.preprocessing
-    reading = find_reading(module, name, how.shape, len(labels), checkpoint.head, checkpoint.output)
-    reading.attach(module)
-    return replace(of_module(module, name, labels, how, reading), weights_sha256=weights)
+    found = of_module(module, name, labels, how, checkpoint.head, checkpoint.output)
+    found.reading.attach(module)
+    return replace(found, weights_sha256=weights)
 
 
 def of_module(
@@ -71,16 +69,19 @@ def of_module(
     architecture: str,
     labels: list[str] | None,
     preprocessing: Preprocessing,
-    reading: Reading = _AS_RETURNED,
+    head: str = "",
+    output: str = "",
 ) -> Classifier:
     """Looks at a network in memory, which is in eval mode and frozen; it is run, and left as it is.
 
-    Without labels, the classes are named by their indices. The reading is attached to the network already. Raises
-    ModelError if the network does not answer with one logit per class, or has no layer with a map.
+    Without labels, the classes are named by their indices. Head and output are those of ``find_reading``; whoever runs
+    the network attaches the reading that was found. Raises ModelError if the network does not answer with one logit per
+    class, or has no layer with a map.
     """
-    shape = preprocessing.shape
-    with full_precision():
-        count = check_scores(module, architecture, shape, None if labels is None else len(labels), head=reading.head)
+    shape, classes = preprocessing.shape, None if labels is None else len(labels)
+    reading = find_reading(module, architecture, shape, classes, head, output)
+    with full_precision(), reading.attach(module):
+        count = check_scores(module, architecture, shape, classes, head=reading.head)
         found = find_layers(module, architecture, shape)
     labels = [str(index) for index in range(count)] if labels is None else labels
     return Classifier(

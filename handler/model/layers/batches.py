@@ -115,7 +115,7 @@ def _same_row(output: Tensor, alone: Tensor, axis: int, row: int) -> bool:
 
 def same_gradients(look: Look, path: str, views: Mapping[str, ChannelLayout]) -> bool:
     """Whether a picture's gradients, at a layer and at the input, are the same in a batch; by float32, else float64."""
-    pictures = torch.cat(look.pictures[:2])
+    pictures = torch.cat([*look.pictures[:2]])
     if _gradients_differ(look.module, path, views, pictures) <= _GRADIENTS_ALIKE:
         return True
     try:  # in float32, gates flip whose input is within rounding of zero
