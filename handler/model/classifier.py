@@ -64,6 +64,7 @@ def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu")
     return replace(found, weights_sha256=weights)
 
 
+@full_precision()
 def of_module(
     module: nn.Module,
     architecture: str,
@@ -80,7 +81,7 @@ def of_module(
     """
     shape, classes = preprocessing.shape, None if labels is None else len(labels)
     reading = find_reading(module, architecture, shape, classes, head, output)
-    with full_precision(), reading.attach(module):
+    with reading.attach(module):
         count = check_scores(module, architecture, shape, classes, head=reading.head)
         found = find_layers(module, architecture, shape)
     labels = [str(index) for index in range(count)] if labels is None else labels
