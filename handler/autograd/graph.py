@@ -24,17 +24,6 @@ def nodes(*roots: Node | None, without: Collection[Node] = ()) -> Iterator[Node]
                 waiting.append(following)
 
 
-def leads(root: Node, leaf: Node, without: Collection[Node] = ()) -> bool:
-    """Whether a path from ``root`` to ``leaf`` avoids the nodes ``without``."""
-    return any(node is leaf for node in nodes(root, without=without))
-
-
-def followed(among: Collection[Node]) -> set[Node]:
-    """The nodes of a collection that gradients reach from another node of the collection."""
-    behind = (following for node in among for following, _ in node.next_functions)
-    return set(among) & set(nodes(*behind))
-
-
 @contextmanager
 def arriving(changes: Mapping[Node, Callable[[Tensor], Tensor]]) -> Iterator[None]:
     """Inside the block, the gradients that arrive at nodes are changed, by a function for each node."""

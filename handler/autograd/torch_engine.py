@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, backends, nn
+from torch import Tensor, nn
 
 from handler.autograd.attention import AttentionLayout, attend, relevance
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
@@ -22,12 +23,8 @@ from handler.explanation.evidence import FULL_GRADIENT, Evidence, Floats, Indice
 from handler.explanation.input_gradients import fullgrad
 from handler.explanation.methods import METHODS, OF_BLOCKS, Method
 
-_ROUNDING: tuple[Any, ...] = (  # what can round the inputs of convolutions and matrix products to 10 bits (TF32)
-    backends.cudnn.conv,  # type: ignore[attr-defined]
-    backends.cuda.matmul,
-    backends.mkldnn.conv,  # type: ignore[attr-defined]
-    backends.mkldnn.matmul,  # type: ignore[attr-defined]
-)
+# what can round the inputs of convolutions and matrix products to 10 bits (TF32)
+_ROUNDING = attrgetter("cudnn.conv", "cuda.matmul", "mkldnn.conv", "mkldnn.matmul")(torch.backends)
 
 
 @contextmanager

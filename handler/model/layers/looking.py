@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.differentiable import differentiable
-from handler.autograd.graph import alike_in_memory, followed, leads, nodes
+from handler.autograd.graph import alike_in_memory, nodes
 from handler.errors import ModelError, foreign_code
 
 _COARSE = 8  # cells of the smooth fields in test pictures, in each direction
@@ -114,7 +114,8 @@ class Look:
         shape = [tuple(output.shape)]
         behind = [node for node in nodes(output.grad_fn) if [tuple(one.shape) for one in node._input_metadata] == shape]
         earlier = sorted(behind[1:], key=lambda node: int(node._sequence_nr()), reverse=True)  # without the output's
-        passed = next((node for node in earlier if not leads(self.scores.grad_fn, self.picture_node, {node})), None)
+        on_every_path = (at for at in earlier if self.picture_node not in nodes(self.scores.grad_fn, without={at}))
+        passed = next(on_every_path, None)
         if passed is None or self.flat:
             return False
         left: list[Tensor] = []
@@ -133,14 +134,14 @@ class Look:
 
     def last_of(self, runs: Sequence[Place]) -> list[Place]:
         """The runs of a layer on which the scores depend, but no other run of the layer."""
-        by_node = {self.outputs[run].grad_fn: run for run in runs if run in self.gradients}
-        earlier = followed(by_node) if len(by_node) > 1 else set()
+        by_node: dict[Any, Place] = {self.outputs[run].grad_fn: run for run in runs if run in self.gradients}
+        behind = (following for node in by_node for following, _ in node.next_functions)
+        earlier = set(nodes(*behind)) if len(by_node) > 1 else set()
         return [run for node, run in by_node.items() if node not in earlier]
 
     def is_passed(self, places: Sequence[Place]) -> bool:
         """Whether every path from the picture to the scores goes through one of the tensors."""
-        without = {self.outputs[place].grad_fn for place in places}
-        return not leads(self.scores.grad_fn, self.picture_node, without)
+        return self.picture_node not in nodes(self.scores.grad_fn, without=[self.outputs[at].grad_fn for at in places])
 
 
 def outputs_of(module: nn.Module, pictures: Tensor) -> tuple[Tensor, dict[Place, Tensor]]:
