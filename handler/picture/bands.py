@@ -8,6 +8,7 @@ stay in the file's order. Of a DICOM file the first frame is read, with its wind
 import io
 import struct
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image, TiffImagePlugin
 from PIL.ExifTags import Base as Tag
 
 from handler.errors import BadRequest, NotAnImage, in_one_line
-from handler.picture.decode import DEFAULT_MAX_PIXELS, UPRIGHT, check_pixels, decode, pillows_limit
+from handler.picture.decode import DEFAULT_MAX_PIXELS, check_pixels, decode, pillows_limit, turned
 from handler.picture.preprocess import Pixels, by_band
 
 _NUMPY, _DICOM = b"\x93NUMPY", b"DICM"  # the second behind a preamble of 128 bytes
@@ -91,7 +92,7 @@ def _read_tiff(data: bytes, max_pixels: int, channels: int) -> Pixels:
             pixels = _read_samples(data, tags, size, bands)
     except Exception as error:
         raise BadRequest("the TIFF picture is truncated or corrupt and cannot be decoded") from error
-    return by_band(UPRIGHT.get(tags.get(Tag.Orientation, 1), np.asarray), pixels)
+    return by_band(partial(turned, orientation=tags.get(Tag.Orientation)), pixels)
 
 
 def _read_samples(data: bytes, tags: Mapping[int, Any], size: tuple[int, int], bands: int) -> Pixels:

@@ -9,7 +9,7 @@ import io
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
@@ -36,15 +36,7 @@ LONGEST_SIDE = 65_535  # pixels; JPEG's own limit
 
 _LIMIT = threading.Lock()  # Pillow has one limit for the whole process
 _VALUES = "whole numbers without a sign, of at most 16 bits, as values"
-UPRIGHT: Mapping[int, Callable[[Any], Any]] = {  # by EXIF's orientation
-    2: lambda pixels: cv2.flip(pixels, 1),
-    3: lambda pixels: cv2.flip(pixels, -1),
-    4: lambda pixels: cv2.flip(pixels, 0),
-    5: cv2.transpose,
-    6: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE),
-    7: lambda pixels: cv2.flip(cv2.transpose(pixels), -1),
-    8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
-}
+_FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}  # EXIF's orientation to the axes that cv2 flips
 
 
 def quieten() -> None:
@@ -148,12 +140,18 @@ def _unclear(image: Image.Image) -> str:
     return ""
 
 
+def turned(pixels: Any, orientation: Any) -> Any:
+    """Turns a picture upright by EXIF's orientation: those from 5 to 8 lie on their side."""
+    pixels = cv2.transpose(pixels) if orientation in (5, 6, 7, 8) else pixels
+    return cv2.flip(pixels, _FLIPS[orientation]) if orientation in _FLIPS else pixels
+
+
 def _upright(pixels: Any, image: Image.Image) -> npt.NDArray[np.uint8]:
     """Applies EXIF's orientation, if one can be read; Pillow turns a TIFF upright when it loads the pixels."""
-    turn: Callable[[Any], Any] = np.asarray
+    orientation = None
     with suppress(Exception):  # as above; the picture is good even if the metadata are bad
-        turn = UPRIGHT.get(image.getexif().get(Tag.Orientation, 1), np.asarray)
-    return np.ascontiguousarray(turn(pixels), np.uint8)
+        orientation = image.getexif().get(Tag.Orientation)
+    return np.ascontiguousarray(turned(pixels, orientation), np.uint8)
 
 
 def from_pillow(image: Image.Image) -> npt.NDArray[np.uint8]:

@@ -74,7 +74,8 @@ class Preprocessing:
                 f"resize_size and crop_size {(self.resize_size, self.crop_size)} must be whole numbers, or pairs of "
                 "height and width, crop_size not the larger"
             )
-        numbers = all(map(_are_numbers, (self.mean, self.std)))
+        tuples = isinstance(self.mean, tuple) and isinstance(self.std, tuple)
+        numbers = tuples and all(isinstance(one, (int, float)) and math.isfinite(one) for one in self.mean + self.std)
         if not (numbers and 0 < len(self.mean) == len(self.std) <= MOST_CHANNELS and min(self.std) > 0):
             raise ValueError(
                 f"mean {self.mean!r} and std {self.std!r} must have a number for each channel, 1 to {MOST_CHANNELS}, "
@@ -146,11 +147,6 @@ class Preprocessing:
 
 def _pair(size: Size) -> tuple[int, int]:
     return size if isinstance(size, tuple) else (size, size)
-
-
-def _are_numbers(values: Any) -> bool:
-    """Whether it is a tuple of finite numbers."""
-    return isinstance(values, tuple) and all(isinstance(one, (int, float)) and math.isfinite(one) for one in values)
 
 
 @dataclass(frozen=True)
