@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from handler.errors import ModelError
@@ -45,7 +45,6 @@ KINDS = {
     KIND_LAYERS: GraphKind(file="model.layers.onnx", outputs=("logits",), maps=("gradcam",)),
     KIND_BEHIND: GraphKind(file="model.behind.onnx", inputs=("input", "activations"), optional=(), outputs=("logits",)),
 }
-_REQUIRED = ("labels", "kind", "architecture", "preprocessing", "weights_sha256")  # without a default
 _READ: dict[str, Callable[[str], Any]] = {  # fields that are no text
     **dict.fromkeys(("labels", "versions"), json.loads),
     **dict.fromkeys(("further_layers", "simplified"), lambda text: tuple(json.loads(text))),
@@ -100,8 +99,7 @@ class GraphDescription(Origin):
     def from_properties(cls, properties: Mapping[str, str]) -> "GraphDescription":
         """Reads the metadata that ``to_properties`` wrote; a ModelError says that the file is not of this project."""
         try:
-            found: dict[str, Any] = {name: properties[name] for name in _REQUIRED}
-            found |= {field.name: properties[field.name] for field in fields(cls) if field.name in properties}
+            found: dict[str, Any] = {name: properties[name] for name in cls.__dataclass_fields__ if name in properties}
             found |= {name: read(found[name]) for name, read in _READ.items() if name in found}
             if not isinstance(found["labels"], list) or not isinstance(found.get("versions", {}), dict):
                 raise ValueError("labels must be a list, versions an object")

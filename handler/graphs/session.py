@@ -63,12 +63,11 @@ class GraphSession:
         """The outputs (M, …) of a picture (1, C, H, W) and M targets' inputs (M, …); they share work, see ``split``."""
         count = len(of_targets["target"])
         rows = [{name: values[row : row + 1] for name, values in of_targets.items()} for row in range(count)]
-        if self._halves is None:
-            alone = [self.infer({"input": picture, **row}, outputs) for row in rows]
-            return [np.concatenate(values) for values in zip(*alone, strict=True)]
-        first, second = self._halves
-        names = [output.name for output in first.get_outputs()]
-        found = {"input": picture, **dict(zip(names, first.run(names, {"input": picture}), strict=True))}
+        first, second = self._halves or (None, self.session)
+        found = {"input": picture}
+        if first:
+            names = [output.name for output in first.get_outputs()]
+            found |= zip(names, first.run(names, found), strict=True)
         asked = [name for name in outputs if name not in found]
         if asked:
             saved = {value.name: found[value.name] for value in second.get_inputs() if value.name in found}
