@@ -106,27 +106,26 @@ class OnnxEngine:
 def _find(graph: GraphSession, inputs: Floats, pairs: Pairs, asked: Pairs, needs: Needs) -> Evidence:
     """The evidence of the pairs that are asked for, out of ``pairs``, which has each row at least once."""
     started = time.perf_counter()
-    of_pairs: Arrays = {"target": pairs.wanted} if "target" in KINDS[graph.description.kind].inputs else {}
+    known = graph.description
+    of_pairs: Arrays = {"target": pairs.wanted} if "target" in KINDS[known.kind].inputs else {}
     of_pairs = {**of_pairs, "weights": pairs.weights} if pairs.weights.any() else of_pairs
-    found = _run(graph, inputs, pairs.rows, of_pairs, _outputs_of(needs, graph.description))
+    found = _run(graph, inputs, pairs.rows, of_pairs, _outputs_of(needs, known))
     first_pairs = np.unique(pairs.rows, return_index=True)[1]  # all pairs of a row have the same logits
     logits = found["logits"][first_pairs]
     if len(asked.rows) < len(pairs.rows):
         kept = np.isin(pairs.rows, asked.rows)
         found = {name: values[kept] for name, values in found.items()}
+    layers = {path: LayerEvidence(*(found[name + known.layers[path]] for name in _AT_LAYER)) for path in needs.layers}
     return Evidence(
         logits=logits,
         input_size=inputs.shape[2:],
         rows=asked.rows,
         classes=asked.classes(logits[asked.rows]),
-        layers={
-            path: LayerEvidence(*(found[f"{name}{graph.description.layers[path]}"] for name in _AT_LAYER))
-            for path in needs.layers
-        },
+        layers=layers,
         guided=found.get("guided_backprop"),
         saliency=found.get("saliency"),
         attention=found.get(needs.attention),
-        coverage=graph.description.coverage if needs.guided else None,
+        coverage=known.coverage if needs.guided else None,
         explain_ms=(time.perf_counter() - started) * 1e3,
         engine=OnnxEngine.name,
     )

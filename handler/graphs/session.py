@@ -86,10 +86,8 @@ class GraphSession:
             content = self.path.read_bytes()
             if weights_file(self.path).exists() or hashlib.sha256(content).hexdigest() != self.sha256:
                 return None
-            first, second = (
-                _load(self.path, half.SerializeToString(), self.threads) if half.graph.output else None
-                for half in split(onnx.load_from_string(content))
-            )
+            halves = split(onnx.load_from_string(content))
+            first, second = (_load(self.path, half.SerializeToString(), self.threads) for half in halves)
         except (ImportError, OSError, ValueError, ModelError):
             return None
         return first, second

@@ -81,9 +81,8 @@ def _read_tiff(data: bytes, max_pixels: int, channels: int) -> Pixels:
     except Exception as error:  # as in ``decode``
         raise BadRequest("the TIFF picture's header is truncated or corrupt") from error
     if {*bits} != {8} or {*signs} != {1} or tags.get(Tag.Compression) in (6, 7):
-        raise NotAnImage(
-            "the TIFF picture's bands are valid as whole numbers of 8 bits, without a sign and without JPEG"
-        )
+        valid = "whole numbers of 8 bits, without a sign and without JPEG"
+        raise NotAnImage(f"the TIFF picture's bands are valid as {valid}")
     _check_bands(bands, channels)
     for height, width in (size, tile):
         check_pixels(height, width, max_pixels)
@@ -150,9 +149,8 @@ def _read_dicom(data: bytes, max_pixels: int) -> Pixels:
         raise BadRequest(f"the DICOM file cannot be read ({in_one_line(error)})") from error
     check_pixels(*size, max_pixels)
     if kind not in _GREY and (bits != 8 or not kind.startswith(("RGB", "YBR"))):
-        raise NotAnImage(
-            f"the DICOM picture is {kind} of {bits} bits, valid are {', '.join(_GREY)}, RGB and YBR of 8 bits"
-        )
+        valid = f"{', '.join(_GREY)}, RGB and YBR of 8 bits"
+        raise NotAnImage(f"the DICOM picture is {kind} of {bits} bits, valid are {valid}")
     try:
         frame = pixel_array(file, index=0)
         if kind not in _GREY:

@@ -111,9 +111,8 @@ def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, int, str]:
         first = f"the first bytes are {data[:8].hex(' ')} ({text})" if data else "there are no bytes"
         for kind, (known, beginnings, needed) in OPTIONAL.items():
             first = f"{kind} needs {needed}" if not known and data[4:10] in beginnings else first
-        raise NotAnImage(
-            f"not a picture that can be read: {first}, valid are {', '.join(FORMATS)} with {_VALUES}"
-        ) from error
+        valid = f"{', '.join(FORMATS)} with {_VALUES}"
+        raise NotAnImage(f"not a picture that can be read: {first}, valid are {valid}") from error
     except Image.DecompressionBombError as error:
         raise TooLarge(f"the picture has more than {2 * max_pixels} pixels, valid are at most {max_pixels}") from error
     except Exception as error:  # Pillow's parsers raise exceptions of many types on a bad header
@@ -129,10 +128,8 @@ def _unclear(image: Image.Image) -> str:
     """Why the values of an image do not say what they look like; empty if they do."""
     tags = _tags(image)
     if image.mode in ("I", "F") or set(tags.get(Tag.SampleFormat, (1,))) != {1}:
-        return (
-            "has values with a sign, with a fraction or of 32 bits, and nothing says which are black and which are "
-            f"white; valid are {_VALUES}"
-        )
+        values = "values with a sign, with a fraction or of 32 bits"
+        return f"has {values}, and nothing says which are black and which are white; valid are {_VALUES}"
     plain = set(tags.get(Tag.BitsPerSample, (1,))) == {8} and tags.get(Tag.PhotometricInterpretation) != 0
     if tags.get(Tag.PlanarConfiguration) == 2 and tags.get(Tag.Compression, 1) == 1 and not plain:
         # Pillow 13.0 unpacks all planes as 8 bits (TiffImagePlugin: one letter of the raw mode per plane)

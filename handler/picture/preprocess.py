@@ -24,11 +24,8 @@ MOST_CHANNELS = 16
 _FILTERS = {
     name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 }
-_CROP_MODES = {  # what a description says of them
-    "center": "resized to cover",
-    "squash": "both sides resized to",
-    "border": "resized to fit into",
-}
+# what a description says of crop modes
+_CROP_MODES = {"center": "resized to cover", "squash": "both sides resized to", "border": "resized to fit into"}
 _AREA = "area"  # cv2's INTER_AREA: averages pixels when it shrinks a picture, interpolates when it enlarges one
 _LARGEST_WHOLE_RESIZE = 32_000_000  # pixels; above, only the crop is resized: 1x30000 would become 256x7680000
 
