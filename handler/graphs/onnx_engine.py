@@ -56,10 +56,7 @@ class OnnxEngine:
         return all(self._graph_for(part) for part in self._parts(needs))
 
     def run(self, inputs: Floats, targets: Targets, needs: Needs) -> Evidence:
-        """See ``Engine.run``. An explanation runs forward and backward at once; ``explain_ms`` is the time of both.
-
-        Where no single graph holds the evidence at layers and at the input, a graph for each runs.
-        """
+        """See ``Engine.run``; where no single graph holds the evidence at layers and at the input, two run."""
         (graph, part), *others = [(self._held(part), part) for part in self._parts(needs)]
         classes, forward_alone = len(graph.description.labels), not (needs.backward or needs.attention)
         asked = Pairs.of(targets, classes)
