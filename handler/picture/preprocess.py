@@ -67,13 +67,13 @@ class Preprocessing:
         sizes = (self.resize_size, self.crop_size)
         whole = all(len(pair) == 2 and all(type(side) is int for side in pair) for pair in map(_pair, sizes))
         if not whole or not all(0 < crop <= resize for resize, crop in zip(*map(_pair, sizes), strict=True)):
-            valid = "must be whole numbers, or pairs of height and width, crop_size not the larger"
-            raise ValueError(f"resize_size and crop_size {sizes} {valid}")
+            needed = "must be whole numbers, or pairs of height and width, crop_size not the larger"
+            raise ValueError(f"resize_size and crop_size {sizes} {needed}")
         tuples = isinstance(self.mean, tuple) and isinstance(self.std, tuple)
         numbers = tuples and all(isinstance(one, (int, float)) and math.isfinite(one) for one in self.mean + self.std)
         if not (numbers and 0 < len(self.mean) == len(self.std) <= MOST_CHANNELS and min(self.std) > 0):
-            valid = f"must have a number for each channel, 1 to {MOST_CHANNELS}, std above 0"
-            raise ValueError(f"mean {self.mean!r} and std {self.std!r} {valid}")
+            needed = f"must have a number for each channel, 1 to {MOST_CHANNELS}, std above 0"
+            raise ValueError(f"mean {self.mean!r} and std {self.std!r} {needed}")
 
     @property
     def size(self) -> tuple[int, int]:
