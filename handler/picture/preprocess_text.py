@@ -82,10 +82,9 @@ def _fields(said: dict[str, Any], known: Preprocessing | None, text: str) -> dic
         for name in _LISTS:
             values = fields.get(name, getattr(known, name, ()))
             if len(values) not in (0, 1, count) or not 0 < count <= MOST_CHANNELS:
-                raise ModelError(
-                    f"preprocessing={text!r} has {count} channels and {len(values)} values of {name}, valid are 1 to "
-                    f"{MOST_CHANNELS} channels, and {name}= with a value for each or one for all"
-                )
+                valid = f"1 to {MOST_CHANNELS} channels, and {name}= with a value for each or one for all"
+                found = f"{count} channels and {len(values)} values of {name}"
+                raise ModelError(f"preprocessing={text!r} has {found}, valid are {valid}")
             if values:
                 fields[name] = values * count if len(values) == 1 else values
     return fields
