@@ -75,7 +75,7 @@ def _write(classifier: Classifier, path: Path, kind: str) -> list[Verdict]:
             raise NotExportableError(f"graphs take batches, and pictures must be run one by one: {classifier.alone}")
         if kind != kinds.KIND_PREDICTION:
             return _write_traced(classifier, path, kind)
-        module, names = PredictionGraph(classifier).eval(), (kinds.KINDS[kind].inputs, kinds.KINDS[kind].outputs)
+        module, names = PredictionGraph(classifier), (kinds.KINDS[kind].inputs, kinds.KINDS[kind].outputs)
         try:
             model = to_onnx(module, example_of(classifier, kind), *names, rewrites=True)
             return write_verified(model, path, classifier, kind)

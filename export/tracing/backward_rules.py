@@ -195,7 +195,8 @@ def avg_pool2d(inputs: Tensor, *options: Any) -> Any:
 
     The exporter ignores the divisor, and runtimes average such windows in ways of their own.
     """
-    kernel, stride, padding, ceil, _, divisor = (*options, *([], [0, 0], False, True, None)[len(options) - 1 :])
+    usual: tuple[Any, ...] = ([], [0, 0], False, True, None)
+    kernel, stride, padding, ceil, _, divisor = (*options, *usual[len(options) - 1 :])
     steps = zip(inputs.shape[2:], kernel, stride or kernel, padding, strict=True)
     beyond = ceil and any((size + 2 * pad - window) % step for size, window, step, pad in steps)
     if divisor is None and not beyond:

@@ -87,6 +87,19 @@ class OddPooling(Plain):
         return F.adaptive_max_pool2d(F.avg_pool2d(x, 3, 2, 1, ceil_mode=True, count_include_pad=False), 5)
 
 
+class KeepsUntilAMode(Plain):
+    """Keeps what its weights give until its mode is set, as the LeViT of timm does."""
+
+    def train(self, mode=True):
+        self.kept = None
+        return super().train(mode)
+
+    def between(self, x):
+        if getattr(self, "kept", None) is None:
+            self.kept = self.second.weight.mean()
+        return x + self.kept
+
+
 class WindowBeyondTheCells(Plain):
     """Averages all cells by a window that is larger, as the EfficientNet of transformers does."""
 
