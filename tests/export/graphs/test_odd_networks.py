@@ -59,6 +59,7 @@ def plain_autograd(module, pictures, targets):
         "ManyOperators",
         "OddPooling",
         "WindowBeyondTheCells",
+        "SpatialTransformer",
     ],
 )
 def test_it_is_exported_with_plain_autograds_values(kind, load_classifier, tmp_path):

@@ -203,6 +203,24 @@ def test_bilinear_sampling_at_places_that_depend_on_the_picture(aligned):
     assert_equal(sampled, pictures(2, 3, 5, 6))
 
 
+@pytest.mark.parametrize("aligned", [True, False, None])
+@pytest.mark.parametrize("size", [(5, 6), (1, 4), (3, 4, 2)])
+def test_an_affine_grid_of_as_many_pictures_as_there_are(size, aligned):
+    """The spatial transformer of PyTorch's tutorial, whose grid has the size of its input, and a grid of volumes."""
+
+    def gradient(x):
+        x = x.detach().requires_grad_(True)
+        turned = torch.eye(len(size), len(size) + 1, dtype=x.dtype) * 0.9 + x.flatten(2).mean(2)[:, : len(size), None]
+        grid = F.affine_grid(turned, list(x.shape), align_corners=aligned)
+        sampled = F.grid_sample(x, grid, align_corners=aligned) if len(size) == 2 else grid
+        return grid, torch.autograd.grad((sampled**2).sum(), x)[0]
+
+    graph = trace_batch(gradient, [pictures(2, 3, *size)], backward_rules())
+    for batch in (1, 2, 5):
+        for actual, expected in zip(graph(pictures(batch, 3, *size)), gradient(pictures(batch, 3, *size)), strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+
+
 def test_sampling_of_other_kinds_has_no_rule():
     grid = torch.zeros(1, 2, 2, 2)
     with pytest.raises(NotImplementedError, match="other than bilinear"):
