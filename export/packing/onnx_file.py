@@ -51,16 +51,16 @@ def read_onnx(path: Path, labels: list[str] | None, preprocessing: str, output: 
     picture, shape = _picture(path, model.graph)
     score, end = _score(path, model.graph, output or ("logits" if own else ""))
     turned = not 0 < shape[1] <= MOST_CHANNELS
-    sides = shape[1:3] if turned else shape[2:]
+    channels, *sides = (shape[axis] for axis in ((3, 1, 2) if turned else (1, 2, 3)))
     size = f"{sides[0]}x{sides[1]}"
     left = f" resize={size}" * ("resize=" not in preprocessing)
     left += f" crop={size}" * (not re.search("crop=|input=", preprocessing))
     said = preprocessing + left * (all(sides) and not own)
+    said += f" channels={channels}" * ("channels=" not in preprocessing and not own)
     how = said_over(said, own.preprocessing if own else None, "")[0]
-    if any(given not in (0, wanted) for given, wanted in zip(sides, how.size, strict=True)):
-        raise ModelError(
-            f"{path} takes pictures of {size} pixels, and preprocessing= makes {how.size[0]}x{how.size[1]}"
-        )
+    if any(given not in (0, wanted) for given, wanted in zip((channels, *sides), how.shape, strict=True)):
+        what, made = (f"{a} channels of {b}x{c} pixels" for a, b, c in ((channels, *sides), how.shape))
+        raise ModelError(f"{path} takes pictures of {what}, and preprocessing= makes {made}")
     pictures = scenes(3 * (shape[0] or 1), how.shape, seed=5)
     given = (pictures.movedim(1, 3).contiguous() if turned else pictures).numpy()
     try:
