@@ -190,22 +190,26 @@ for _forward in (
     rule(_backward.default)(partial(_resampled, _forward.default))
 
 
-@rule(aten.avg_pool2d.default)
-def avg_pool2d(inputs: Tensor, *options: Any) -> Any:
+def _averaged(forward: Rule, inputs: Tensor, *options: Any) -> Any:
     """Average pooling with another divisor, or with windows beyond the last cells; all else is the operator itself.
 
     The exporter ignores the divisor, and runtimes average such windows in ways of their own.
     """
-    kernel, stride, padding, ceil, _, divisor = (*options, *([], [0, 0], False, True, None)[len(options) - 1 :])
+    defaults = ([], [0] * len(options[0]), False, True, None)
+    kernel, stride, padding, ceil, _, divisor = (*options, *defaults[len(options) - 1 :])
     steps = zip(inputs.shape[2:], kernel, stride or kernel, padding, strict=True)
     beyond = ceil and any((size + 2 * pad - window) % step for size, window, step, pad in steps)
     if divisor is None and not beyond:
         return NotImplemented
     with _disable_current_modes():
-        matrices = _matrices(lambda values: aten.avg_pool2d(values, *options), list(inputs.shape[2:]))
+        matrices = _matrices(lambda values: forward(values, *options), list(inputs.shape[2:]))
     for axis, matrix in enumerate(matrices, start=2):
         inputs = _multiplied(inputs, [list(column) for column in zip(*matrix, strict=True)], axis)
     return inputs
+
+
+for _forward in (aten.avg_pool2d, aten.avg_pool3d):
+    rule(_forward.default)(partial(_averaged, _forward.default))
 
 
 @rule(aten.cumprod.default)

@@ -94,6 +94,12 @@ class WindowBeyondTheCells(Plain):
         return self.head(F.avg_pool2d(x, 100, ceil_mode=True)[:, :, 0, 0])
 
 
+class OddPoolingOfVolumes(Plain):
+    def between(self, x):
+        x = F.avg_pool3d(x[:, None], (2, 3, 2), (1, 2, 3), (1, 0, 0), ceil_mode=True)
+        return F.avg_pool3d(x, 2, 1, divisor_override=5)[:, 0]
+
+
 class SpatialTransformer(Plain):
     """Looks at a place of the picture that it finds itself, as PyTorch's tutorial does."""
 

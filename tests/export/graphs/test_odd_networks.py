@@ -60,6 +60,7 @@ def plain_autograd(module, pictures, targets):
         "OddPooling",
         "WindowBeyondTheCells",
         "SpatialTransformer",
+        "OddPoolingOfVolumes",
     ],
 )
 def test_it_is_exported_with_plain_autograds_values(kind, load_classifier, tmp_path):

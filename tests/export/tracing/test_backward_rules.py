@@ -120,6 +120,29 @@ def test_average_pooling(size, kernel, stride, padding, ceil_mode, include, divi
     assert_equal(lambda x: F.avg_pool2d(x, kernel, stride, padding, ceil_mode, include, divisor), pictures(2, 3, *size))
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "ceil_mode", "include", "divisor"),
+    [(2, None, 0, False, True, 5), (3, 2, 1, True, True, None), ((2, 3, 2), (1, 2, 3), (1, 0, 1), True, False, None)],
+)
+def test_average_pooling_of_volumes_of_as_many_pictures_as_there_are(
+    kernel, stride, padding, ceil_mode, include, divisor
+):
+    """The operator itself is replaced, too: in ONNX it has no divisor, and windows beyond the cells are uncertain."""
+
+    def gradient(x):
+        x = x.detach().requires_grad_(True)
+        y = F.avg_pool3d(x, kernel, stride, padding, ceil_mode, include, divisor)
+        return y, torch.autograd.grad((y**2).sum(), x)[0]
+
+    graph = trace_batch(gradient, [pictures(2, 2, 4, 6, 5)], backward_rules())
+    assert not [node for node in graph.graph.nodes if "avg_pool" in str(node.target)]
+    for batch in (1, 3):
+        for actual, expected in zip(
+            graph(pictures(batch, 2, 4, 6, 5)), gradient(pictures(batch, 2, 4, 6, 5)), strict=True
+        ):
+            torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("output", [(7, 7), (1, 2), (5, 3)])
 def test_adaptive_max_pooling(output):
     assert_equal(lambda x: F.adaptive_max_pool2d(x, output), pictures(2, 3, 8, 9))
