@@ -151,10 +151,10 @@ def _read_state_dict(path: Path, chosen: str | None) -> dict[str, torch.Tensor]:
     found = _state_dicts(loaded)
     if not found:
         raise ModelError(f"checkpoint {path} holds no state dict (a mapping of parameter names to tensors)")
-    meant = [place for place in found if chosen in (None, *place.split("/"))]
+    meant = [place for place in found if chosen in (None, place, *place.split("/"))]
     if chosen is None:
         plain = [place for place in found if "ema" not in place.lower()] or meant
-        meant = [place for place in plain if {*place.split("/")[1:]} <= {*_WRAPPERS}] or plain
+        meant = [place for place in plain if {*place.split("/")} <= {*_WRAPPERS}] or plain
     if len(meant) != 1:
         raise ModelError(
             f"checkpoint {path} holds the state dicts {', '.join(found)}; valid is state= with a key of one of them"
@@ -164,12 +164,12 @@ def _read_state_dict(path: Path, chosen: str | None) -> dict[str, torch.Tensor]:
 
 def _state_dicts(loaded: Any, place: str = "") -> dict[str, dict[Any, torch.Tensor]]:
     """The state dicts in a saved object, by the path of keys to each; a state dict is not searched for others."""
-    if not isinstance(loaded, dict) or not loaded or place.count("/") > _DEPTH:
+    if not isinstance(loaded, dict) or not loaded or place.count("/") >= _DEPTH:
         return {}
     if all(isinstance(value, torch.Tensor) for value in loaded.values()):
         named = not place or place.rpartition("/")[2] in _WRAPPERS or any("." in str(name) for name in loaded)
         return {place or "the file itself": loaded} if named else {}  # others are an optimizer's
     found: dict[str, dict[Any, torch.Tensor]] = {}
     for name, value in loaded.items():
-        found |= _state_dicts(value, f"{place}/{name}")
+        found |= _state_dicts(value, f"{place}/{name}".removeprefix("/"))
     return found
