@@ -23,7 +23,7 @@ from export.verify.compare import Floats, Run, VerificationError
 from export.verify.runtime import graph_run
 from handler.errors import ModelError, in_one_line
 from handler.graphs.description import GraphDescription
-from handler.model.checkpoint import Checkpoint
+from handler.model.checkpoint import Checkpoint, check_file
 from handler.model.layers.scenes import scenes
 from handler.model.onnx_network import SUPPORTED, WEIGHT, OnnxNetwork
 from handler.picture.preprocess import MOST_CHANNELS
@@ -40,6 +40,7 @@ def read_onnx(path: Path, labels: list[str] | None, preprocessing: str, output: 
     says. A graph of this project has its own, as well as labels, of which there is one per score. ``output`` names the
     scores, if the file has several outputs. A ModelError says what is not supported, or how much the scores differ.
     """
+    check_file(path, "ONNX file")
     try:
         model, sha256 = onnx.load(path), hashlib.sha256(path.read_bytes()).hexdigest()
         model = onnx.inliner.inline_local_functions(model)

@@ -33,6 +33,11 @@ _FOREIGN = {  # how files begin that are no checkpoints, and what they are
     rb"$": "is empty",
     rb"version https://git-lfs": "is a Git LFS pointer and not the file itself, which `git lfs pull` fetches",
     rb"\s*<(!doctype|html|\?xml)": "is a web page and not the file that the page offers; download that",
+    rb"\x1f\x8b": "is compressed; `gunzip` unpacks it",
+}
+_BROKEN = {  # what torch.load says, and what that means
+    "TorchScript": "is a TorchScript archive, which is code",
+    "central directory|unexpected EOF": "is truncated, which downloading or copying it again may mend",
 }
 _DENSENETS_OLD_NAMES = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
@@ -70,13 +75,7 @@ def read_checkpoint(path: Path, state: str | None = None) -> Checkpoint:
     ``state`` is the key of the state dict that is meant, in a file of ``torch.save`` with several; None takes the one
     that is no moving average (EMA). A ModelError says why the file is none.
     """
-    if not path.is_file():
-        raise ModelError(f"checkpoint {path} does not exist")
-    with path.open("rb") as file:
-        beginning = file.read(256)
-    for pattern, what in _FOREIGN.items():
-        if re.match(pattern, beginning, re.IGNORECASE):
-            raise ModelError(f"checkpoint {path} {what}")
+    check_file(path, "checkpoint")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
@@ -84,6 +83,17 @@ def read_checkpoint(path: Path, state: str | None = None) -> Checkpoint:
     except SafetensorError:
         return Checkpoint(state=_read_state_dict(path, state))
     return _described(path, tensors, metadata)
+
+
+def check_file(path: Path, kind: str) -> None:
+    """Raises a ModelError that names a file of what kind is not there, or what lies there in its place."""
+    if not path.is_file():
+        raise ModelError(f"{kind} {path} does not exist")
+    with path.open("rb") as file:
+        beginning = file.read(256)
+    for pattern, what in _FOREIGN.items():
+        if re.match(pattern, beginning, re.IGNORECASE):
+            raise ModelError(f"{kind} {path} {what}")
 
 
 def names_in(network: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> dict[str, str]:
@@ -144,6 +154,7 @@ def _read_state_dict(path: Path, chosen: str | None) -> dict[str, torch.Tensor]:
     except Exception as error:  # torch.load raises exceptions of many types on foreign bytes
         name = re.search(r"GLOBAL (\S+)", str(error))
         what = f"holds {name[1]} beside tensors" if name else "is neither safetensors nor a file of torch.save"
+        what = next((meant for said, meant in _BROKEN.items() if re.search(said, str(error))), what)
         raise ModelError(
             f"checkpoint {path} {what}, and files load with weights_only=True; "
             "save it with safetensors.torch.save_file(model.state_dict(), path) or torch.save(model.state_dict(), path)"

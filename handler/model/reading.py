@@ -105,14 +105,16 @@ def _chosen(returned: Any, output: str, architecture: str) -> tuple[Any, str]:
     named = {name: value for name, value in parts.items() if isinstance(value, Tensor)}
     if output in named:
         return named[output], output
+    held = f"{described(parts[output])}, no tensor, as" if output in parts else "no"
     listed: dict[int, str] = {}  # a tensor is named once
     for name, value in named.items():
         listed.setdefault(id(value), name)
     if not output and len(listed) < 2:
         return next(((named[name], name) for name in listed.values()), (returned, ""))
     shapes = ", ".join(f"{name} {tuple(named[name].shape)}" for name in listed.values())
-    valid = f"valid is output= with the name of the scores: {shapes}" if shapes else "leave output= out"
-    what = f"has no output {output!r} in {described(returned)}" if output else f"answers with {described(returned)}"
+    valid = "no part of it is a tensor" if parts else "leave output= out"
+    valid = f"valid is output= with the name of the scores: {shapes}" if shapes else valid
+    what = f"has {held} output {output!r} in {described(returned)}" if output else f"answers with {described(returned)}"
     raise ModelError(f"architecture {architecture} {what}; {valid}")
 
 

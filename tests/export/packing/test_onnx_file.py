@@ -298,6 +298,10 @@ def test_files_that_are_none_and_labels_that_are_missing_are_refused(tmp_path):
     (tmp_path / "text.onnx").write_text("no graph")
     with pytest.raises(ModelError, match=r"text\.onnx cannot be read as ONNX"):
         read_onnx(tmp_path / "text.onnx", LABELS, SCALED)
+    for content, said in {"": "is empty", "<!doctype html>": "is a web page and not the file"}.items():
+        (tmp_path / "text.onnx").write_text(content)
+        with pytest.raises(ModelError, match=rf"text\.onnx {said}"):
+            read_onnx(tmp_path / "text.onnx", LABELS, SCALED)
     with pytest.raises(
         ModelError, match=r"keras\.onnx does not say its labels: give one for each of its 3 scores, labels="
     ):

@@ -96,6 +96,7 @@ def test_a_state_dict_that_is_not_named_or_not_there_is_refused_with_those_that_
         (b"", "is empty"),
         (b"\n  <!DOCTYPE html><html>404</html>", "is a web page and not the file that the page offers"),
         (b"<html></html>", "is a web page"),
+        (b"\x1f\x8b\x08\0", "is compressed; `gunzip` unpacks it"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a Git LFS pointer .* `git lfs pull`"),
     ],
 )
@@ -103,6 +104,23 @@ def test_what_was_downloaded_in_the_place_of_a_checkpoint_is_named(tmp_path, nam
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ModelError, match=said):
         read_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_that_was_not_copied_to_its_end_is_named(tmp_path, zipped):
+    torch.save(STATE, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    whole = (tmp_path / "a.pth").read_bytes()
+    (tmp_path / "a.pth").write_bytes(whole[: len(whole) - 5 if not zipped else len(whole) // 2])
+    with pytest.raises(ModelError, match="a.pth is truncated, which downloading or copying it again may mend, and"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+def test_a_torchscript_archive_is_named(tmp_path):
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(tmp_path / "a.pth")
+    with pytest.raises(
+        ModelError, match="a.pth is a TorchScript archive, which is code, and files load with weights_o"
+    ):
+        read_checkpoint(tmp_path / "a.pth")
 
 
 def test_what_lies_beside_tensors_in_a_pickle_is_named(tmp_path):
