@@ -138,6 +138,8 @@ def check_scores(
 def _fault(scores: Any, classes: int | None, run: Callable[[float], Tensor], head: str) -> str:
     """What is wrong with a picture's scores, and what is valid; empty if nothing is. Runs the picture times factors."""
     valid = f"valid is one tensor of float32 scores (N, {classes or 'K'}), one score per label"
+    if isinstance(scores, Tensor) and scores.numel() == 1 and (classes == 2 or head == "softmax"):
+        valid += ", or head=binary, the sigmoid of one score"
     if not isinstance(scores, Tensor):
         return f"answers with {described(scores)}, {valid}"
     if scores.dim() != 2 or scores.shape[0] != 1 or not scores.is_floating_point():

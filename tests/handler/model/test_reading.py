@@ -188,6 +188,13 @@ def test_one_score_without_a_head_is_refused_and_told_the_head():
         wrapped(Net(1), ["dog"])
 
 
+@pytest.mark.parametrize("module", [Net(1), nn.Sequential(Net(1), nn.Sigmoid()), Net(1, lambda _, s: s.flatten())])
+def test_one_score_and_two_labels_are_told_the_head(module):
+    with pytest.raises(ModelError, match="one score per label, or head=binary, the sigmoid of one score"):
+        wrapped(module, ["cat", "dog"])
+    wrapped(module, ["cat", "dog"], head="binary")
+
+
 @pytest.mark.parametrize("module", [Net(1, lambda _, s: s.sigmoid()), Net(1, lambda _, s: 1 / (1 + (-s).exp()))])
 def test_one_functional_sigmoid_is_refused_with_what_to_do(module):
     with pytest.raises(ModelError, match=r"ends in a sigmoid; .* last module, such as nn.Sigmoid\(\); head=sigmoid"):
