@@ -187,13 +187,18 @@ def _end(scores: Tensor, saturated: Tensor) -> str:
     if both.shape[1] == 2 and torch.equal(both[:, 0], -both[:, 1]):  # one score s as (-s, s)
         both = both[:, 1:]
     scores, several = both[:1], both.shape[1] > 1
-    if last == "Softmax" or several and bool((scores >= 0).all() and (scores.sum(1) - 1).abs().max() < 1e-4):
+    total, later = both.sum(1)
+    moved = (both[0] - both[1]).abs().max() > _AT_AN_END * total  # unlike a bias alone, whose sum is constant, too
+    shares = (total - 1).abs() < 1e-4 or bool((both >= 0).all() and (total - later).abs() < 1e-4 * total and moved)
+    if last == "Softmax" or several and bool((scores >= 0).all() and shares):
         return "softmax"
     if last == "LogSoftmax" or several and bool(scores.logsumexp(1).abs().max() < 1e-4):
         return "log-softmax"
-    if last == "LogSigmoid":
+    powers = both[1].exp()
+    plain, logarithmic = ((ends - ends.round()).abs().max() < _AT_AN_END for ends in (both[1], powers))
+    apart = powers.max() - powers.min() > 0.5 and (scores < 0).all()  # real logits may be all far below 0, or all near
+    if last == "LogSigmoid" or bool((both <= 0).all()) and (last == "Log" or bool(logarithmic and apart)):
         return "log-sigmoid"
-    at_ends = (both[1:] - both[1:].round()).abs().max() < _AT_AN_END
-    if last in ("Sigmoid", "Hardsigmoid") or bool((both >= 0).all() and (both <= 1).all() and both.any() and at_ends):
+    if last in ("Sigmoid", "Hardsigmoid") or bool((both >= 0).all() and (both <= 1).all() and both.any() and plain):
         return "sigmoid"
     return ""
