@@ -10,7 +10,7 @@ import traceback
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,8 @@ def _parser() -> ArgumentParser:
     program = "python -m export" if Path(sys.argv[0]).name == "__main__.py" else _NAME
     does = "Packs classifiers for TorchServe, exports ONNX graphs, and predicts and explains with graphs."
     parser = ArgumentParser(program, description=does)
-    parser.add_argument("--version", action="version", version=f"{_NAME} {_version()}")
+    version = next((found.version for found in distributions(name=_NAME)), "(a checkout that is not installed)")
+    parser.add_argument("--version", action="version", version=f"{_NAME} {version}")
     debug = "show the traceback of a mistake, too"
     parser.add_argument("--debug", action="store_true", help=debug)
     parser.set_defaults(extra="export")
@@ -165,13 +166,6 @@ def _shared_arguments() -> list[ArgumentParser]:
     return parsers
 
 
-def _version() -> str:
-    try:
-        return version(_NAME)
-    except PackageNotFoundError:
-        return "(a checkout that is not installed)"
-
-
 def _checkpoint(options: Namespace) -> "Checkpoint":
     from handler.model.sources import complete, find_checkpoint, read_labels
     from handler.picture.preprocess_text import read_flag
@@ -187,11 +181,8 @@ def _checkpoint(options: Namespace) -> "Checkpoint":
     if options.onnx:
         from export.packing.onnx_file import read_onnx
 
-        if given := ", ".join(
-            name
-            for name in ("model", "arch", "weights", "checkpoint", "state", "transform_input")
-            if getattr(options, name)
-        ):
+        others = ("model", "arch", "weights", "checkpoint", "state", "transform_input")
+        if given := ", ".join(name for name in others if getattr(options, name)):
             raise ModelError(f"onnx={options.onnx} is the whole classifier, and {given} cannot be given with it")
         return complete(replace(read_onnx(options.onnx, labels, how, options.output), head=options.head))
     said = {name: getattr(options, name) for name in ("weights", "checkpoint", "state", "head", "output")}

@@ -13,21 +13,18 @@ class NotExportableError(ModelError):
 
 @contextmanager
 def network_code(doing: str) -> Iterator[None]:
-    """Turns what the network's own code raises into a NotExportableError that begins with ``doing``, with the cause."""
+    """Turns what the network's own code raises into a NotExportableError that begins with ``doing``, with the cause.
+
+    The cause is in one line, or names the operators that ONNX lacks.
+    """
     try:
         yield
     except ModelError:
         raise
-    except Exception as error:
-        cause = error if isinstance(error, Unprocessable) else first_line(error)
-        raise NotExportableError(f"{doing}: {cause}") from error
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an exporter's or a tracer's message, or the operators that ONNX lacks."""
-    said, cause = str(error), error.__cause__
-    while cause is not None:
-        said, cause = f"{said}\n{cause}", cause.__cause__
-    if operators := sorted(set(re.findall(r"<OpOverload\(op='([^']+)'", said))):
-        return f"ONNX has no operator for {', '.join(operators)}"[:300]
-    return in_one_line(error)
+    except Exception as error:  # the exceptions of torch.export and of the exporter have no common base but this
+        said, cause = str(error), error.__cause__
+        while cause is not None:
+            said, cause = f"{said}\n{cause}", cause.__cause__
+        lacking = ", ".join(sorted(set(re.findall(r"<OpOverload\(op='([^']+)'", said))))
+        why = f"ONNX has no operator for {lacking}"[:300] if lacking else in_one_line(error)
+        raise NotExportableError(f"{doing}: {error if isinstance(error, Unprocessable) else why}") from error

@@ -76,21 +76,17 @@ def explain(options: Namespace, tell: _Tell) -> int:
 
 
 def find_pictures(said: Sequence[str]) -> dict[Path, Path]:
-    """The pictures that files, folders, patterns and ``-`` name, to their path below the folder that was named.
-
-    Sheets and hidden files in a folder are left out, as are hidden folders in it.
-    """
+    """The pictures that files, folders, patterns and ``-`` name, to their path below the folder that was named."""
     endings = {*_FURTHER, *(ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS)}
     found: dict[Path, Path] = {}
     for path in map(Path, said):
         inside = [path]
         if path.is_dir():
-            files = [one for one in sorted(path.rglob("*")) if one.suffix.lower() in endings and one.is_file()]
-            below = [one.relative_to(path) for one in files if not one.name.endswith(_SHEET)]
-            inside = [path / one for one in below if "/." not in f"/{one}"] or [path]
+            inside = [one for one in sorted(path.rglob("*")) if one.suffix.lower() in endings and one.is_file()]
+            inside = [one for one in inside if not (_SHEET in one.name or "/." in f"/{one.relative_to(path)}")]
         elif not path.exists():
-            inside = [one for one in map(Path, sorted(glob.glob(str(path), recursive=True))) if one.is_file()] or [path]
-        short = {one: one.relative_to(path) if path.is_dir() else Path(one.name) for one in inside}
+            inside = [one for one in map(Path, sorted(glob.glob(str(path), recursive=True))) if one.is_file()]
+        short = {one: one.relative_to(path) if path.is_dir() else Path(one.name) for one in inside or [path]}
         found |= {_STDIN: Path("stdin")} if path == _STDIN else short
     return found
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, overload
 
@@ -16,7 +16,7 @@ from handler.errors import BadRequest, ModelError
 from handler.explanation.evidence import Floats
 from handler.loading import describe_model
 from handler.model.classifier import of_module
-from handler.model.reading import Reading, find_reading
+from handler.model.reading import Reading
 from handler.picture.preprocess import MOST_CHANNELS, Crop, Input, Preprocessing
 from handler.picture.preprocess_text import said_over
 from handler.protocol.model_card import ModelCard
@@ -108,27 +108,24 @@ class WrappedModel(Model):
         given = list(pictures)
         if not given:
             return []
+        shapes = {self._shape(picture) for picture in given}
+        if len(shapes) > 1:
+            raise BadRequest("tensors and pictures of several sizes are no batch, valid are those of one size")
         layer = options.get("layer", "auto")
         options["layer"] = self._layers or "auto" if layer == "auto" else _paths(self._module, layer)
         with self._one_at_a_time, _frozen(self._module):
-            self._explainer = self._explainer_for(self._shape(given))
+            self._explainer = self._explainer_for(shapes.pop())
             with self._reading.attach(self._module):
                 return super().explain_batch(given, targets, **options)  # type: ignore[arg-type]
 
-    def _shape(self, pictures: Sequence[Pictures]) -> Shape:
-        """The shape of the network's input for these pictures."""
-        shapes: set[Shape] = set()
-        for picture in pictures:
-            if isinstance(picture, torch.Tensor):
-                shapes.add(_checked(picture).shape)
-            elif self._how is not None:
-                shapes.add(self._how.shape)
-            else:
-                what = f"{type(picture).__name__} needs preprocessing=, which makes the network's input"
-                raise BadRequest(f"{what}; without it, valid are tensors (C, H, W)")
-        if len(shapes) > 1:
-            raise BadRequest("tensors and pictures of several sizes are no batch, valid are those of one size")
-        return shapes.pop()
+    def _shape(self, picture: Pictures) -> Shape:
+        """The shape of the network's input for a picture."""
+        if isinstance(picture, torch.Tensor):
+            return _checked(picture).shape
+        if self._how is None:
+            what = f"{type(picture).__name__} needs preprocessing=, which makes the network's input"
+            raise BadRequest(f"{what}; without it, valid are tensors (C, H, W)")
+        return self._how.shape
 
     def _read(self, picture: Pictures) -> tuple[Input, ImageHash, Pixels]:
         if not isinstance(picture, torch.Tensor):
@@ -152,16 +149,15 @@ class WrappedModel(Model):
             if how is None or how.shape != shape:  # tensors alone, whose values stay as they are
                 mean, std = (0.0,) * channels, (1.0,) * channels
                 how = Preprocessing(resize_size=size, crop_size=size, mean=mean, std=std)
-            name, classes = type(self._module).__name__, len(self._labels) if self._labels else None
-            with _frozen(self._module), ExitStack() as stack:
-                reading = find_reading(self._module, name, shape, classes, self._head, self._output)
-                stack.enter_context(reading.attach(self._module))
-                classifier = of_module(self._module, name, self._labels, how, reading)
-                classifier.check_layers(self._layers)
-                classifier = replace(classifier, default_layer=[*self._layers, classifier.default_layer][0])
+            name = type(self._module).__name__
+            with _frozen(self._module):
+                found = of_module(self._module, name, self._labels, how, self._head, self._output)
+                found.check_layers(self._layers)
+                classifier = replace(found, default_layer=[*self._layers, found.default_layer][0])
                 engine = TorchEngine(classifier)
-                card = describe_model(classifier, engine, name, "in memory")
-            self._reading = reading
+                with found.reading.attach(self._module):
+                    card = describe_model(classifier, engine, name, "in memory")
+            self._reading = found.reading
             self._explainers[shape] = Explainer(engine, card)
         return self._explainers[shape]
 

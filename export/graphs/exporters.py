@@ -2,8 +2,7 @@
 
 import platform
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -14,12 +13,11 @@ import numpy as np
 import onnx
 
 from export.errors import NotExportableError, network_code
-from export.tracing.explanation import STEPS, example_of, needs_of_kind, trace_explanation
+from export.tracing.explanation import STEPS, PredictionGraph, example_of, needs_of_kind, trace_graph
 from export.tracing.onnx_export import to_onnx
-from export.tracing.prediction import trace_prediction
 from export.verify.compare import Verdict, VerificationError, table
 from export.verify.reference import verify_graph
-from export.verify.runtime import graph_run, run_of
+from export.verify.runtime import graph_run
 from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of
 from handler.errors import ModelError, Unprocessable
@@ -72,30 +70,39 @@ def export_explanation(classifier: Classifier, path: Path) -> list[Verdict]:
 
 
 def _write(classifier: Classifier, path: Path, kind: str) -> list[Verdict]:
-    with no_older_file(path):
+    try:
         if classifier.alone:
             raise NotExportableError(f"graphs take batches, and pictures must be run one by one: {classifier.alone}")
-        if kind == kinds.KIND_PREDICTION:
-            try:
-                return write_verified(trace_prediction(classifier), path, classifier, kind)
-            except (NotExportableError, VerificationError):  # the exporter lacks operators that the rules have
-                with suppress(NotExportableError, VerificationError):
-                    return write_verified(trace_prediction(classifier, rules=True), path, classifier, kind)
-                raise
-        coverage = _coverage(classifier) if kind == kinds.KIND_EXPLANATION else ""
-        if kind == kinds.KIND_EXPLANATION and not coverage:
-            kind = kinds.KIND_SALIENCY
-        graph = trace_explanation(classifier, kind)
-        names, outputs = kinds.KINDS[kind].inputs + kinds.KINDS[kind].optional, _description(classifier, kind).outputs
-        model = to_onnx(graph, example_of(classifier, kind), names, outputs, rewrites=False)
-        if "weights" in names:
-            _give_default(model.graph, "weights", np.zeros((1, len(classifier.labels)), np.float32))
-        return write_verified(model, path, classifier, kind, coverage=coverage, simplified=graph.meta[STEPS])
+        if kind != kinds.KIND_PREDICTION:
+            return _write_traced(classifier, path, kind)
+        module, names = PredictionGraph(classifier).eval(), (kinds.KINDS[kind].inputs, kinds.KINDS[kind].outputs)
+        try:
+            model = to_onnx(module, example_of(classifier, kind), *names, rewrites=True)
+            return write_verified(model, path, classifier, kind)
+        except (NotExportableError, VerificationError):  # the exporter lacks operators that the rules have
+            with suppress(NotExportableError, VerificationError):
+                return _write_traced(classifier, path, kind)
+            raise
+    except BaseException:  # an older graph must not be taken for the one that could not be made
+        for file in (path, weights_file(path)):
+            file.unlink(missing_ok=True)
+        raise
 
 
-EXPORTERS: dict[str, Callable[[Classifier, Path], list[Verdict]]] = {
-    kind: partial(_write, kind=kind) for kind in kinds.KINDS
-}
+def _write_traced(classifier: Classifier, path: Path, kind: str) -> list[Verdict]:
+    """Writes a graph that is traced operator by operator: of predictions slower, of explanations the only one."""
+    coverage = _coverage(classifier) if kind == kinds.KIND_EXPLANATION else ""
+    if kind == kinds.KIND_EXPLANATION and not coverage:
+        kind = kinds.KIND_SALIENCY
+    graph = trace_graph(classifier, kind)
+    names, outputs = kinds.KINDS[kind].inputs + kinds.KINDS[kind].optional, _description(classifier, kind).outputs
+    model = to_onnx(graph, example_of(classifier, kind), names, outputs, rewrites=False)
+    if "weights" in names:
+        _give_default(model.graph, "weights", np.zeros((1, len(classifier.labels)), np.float32))
+    return write_verified(model, path, classifier, kind, coverage=coverage, simplified=graph.meta[STEPS])
+
+
+EXPORTERS = {kind: partial(_write, kind=kind) for kind in kinds.KINDS}
 
 export_gradcam = EXPORTERS[kinds.KIND_GRADCAM]
 """Writes the graph of ``export_explanation`` without the gradient at the input, which takes most of the time."""
@@ -117,17 +124,6 @@ def _give_default(graph: onnx.GraphProto, name: str, default: Floats) -> None:
         if value.name in alone:
             value.type.tensor_type.shape.dim[0].dim_param = "rows"
     graph.initializer.append(onnx.numpy_helper.from_array(default, name))
-
-
-@contextmanager
-def no_older_file(path: Path) -> Iterator[None]:
-    """Removes the file if the block fails: an older graph must not be taken for the one that could not be made."""
-    try:
-        yield
-    except BaseException:
-        for file in (path, weights_file(path)):
-            file.unlink(missing_ok=True)
-        raise
 
 
 def write_verified(
@@ -166,10 +162,9 @@ def reverify(path: Path, classifier: Classifier, seed: int = 2) -> list[Verdict]
     The export's seed, 1, would find nothing new. Raises VerificationError if the graph differs, and ModelError if the
     file is no graph, or the graph was made from another classifier or for another layer.
     """
-    graph = GraphSession.open(path)
-    description = graph.description
+    description = GraphSession.open(path).description
     check_origin(path, description, origin_of(classifier))
     if description.kind != kinds.KIND_PREDICTION and description.layer != classifier.default_layer:
         raise ModelError(f"graph {path} was made for layer {description.layer}, not for {classifier.default_layer}")
-    run = run_of(description.outputs, lambda inputs: graph.infer(inputs, description.outputs))
-    return verify_graph(run, replace(classifier, further_layers=description.further_layers), description.kind, seed)
+    classifier = replace(classifier, further_layers=description.further_layers)
+    return verify_graph(graph_run(path), classifier, description.kind, seed)

@@ -24,7 +24,7 @@ from export.verify.runtime import graph_run
 from handler.errors import ModelError, in_one_line
 from handler.graphs.description import GraphDescription
 from handler.model.checkpoint import Checkpoint, check_file
-from handler.model.layers.scenes import scenes
+from handler.model.layers.looking import scenes
 from handler.model.onnx_network import SUPPORTED, WEIGHT, OnnxNetwork
 from handler.picture.preprocess import MOST_CHANNELS
 from handler.picture.preprocess_text import said_over

@@ -15,8 +15,8 @@ from torchvision.models.maxvit import RelativePositionalMultiHeadAttention
 from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2
 from torchvision.models.vision_transformer import EncoderBlock
 
-from export.simplify.copying import copy_of
-from export.simplify.flatten import NotApplicable
+from export.simplify.flatten import NotApplicable, copy_of
+from handler.autograd.hooks import captured
 
 _REPLACED = ShiftedWindowAttention | RelativePositionalMultiHeadAttention | EncoderBlock
 _MASKED = -100.0  # torchvision's score for tokens that are neighbours because of the shift only
@@ -114,15 +114,13 @@ def with_constants(module: nn.Module, example: Tensor) -> nn.Module:
     if not any(isinstance(layer, _REPLACED) for layer in module.modules()):
         raise NotApplicable("there is nothing to change")
     changed = copy_of(module)
-    sizes: dict[nn.Module, tuple[int, int]] = {}  # rows and columns of the maps (N, H, W, C) that arrive at layers
-    for layer in changed.modules():
-        if isinstance(layer, ShiftedWindowAttention):  # which do not stay, and neither do their hooks
-            layer.register_forward_pre_hook(lambda layer, inputs: sizes.update({layer: inputs[0].shape[1:3]}))
-    with torch.no_grad():
+    windowed = [path for path, layer in changed.named_modules() if isinstance(layer, ShiftedWindowAttention)]
+    with torch.no_grad(), captured(changed, windowed) as maps:  # (N, H, W, C), of the size of those that arrive
         changed(example)
     for path, layer in list(changed.named_modules()):
         if isinstance(layer, ShiftedWindowAttention):
-            changed.set_submodule(path, _window_attention(layer, sizes[layer]))
+            height, width = maps[path][0].shape[1:3]
+            changed.set_submodule(path, _window_attention(layer, (height, width)))
         elif isinstance(layer, RelativePositionalMultiHeadAttention):
             qkv, bias = layer.to_qkv, layer.get_relative_positional_bias()
             new = Attention(qkv.weight, qkv.bias, layer.merge, layer.n_heads, scale=layer.scale_factor, bias=bias)

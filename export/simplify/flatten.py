@@ -1,15 +1,18 @@
-"""Turns a network into one flat graph that calls its leaf modules, and marks the outputs of explained layers."""
+"""Copies a network, as it is or as one flat graph that calls its leaf modules, with marks at explained layers."""
 
-from collections import Counter
-from typing import Any
+import copy
+from contextlib import suppress
+from typing import Any, TypeVar
 
+import torch
 from torch import fx, nn
+from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
-from export.simplify.copying import copy_of
 from handler.errors import in_one_line
 from handler.model.onnx_network import Operator
 
 MARK = "explained_layer_{}"  # the module of a flat graph that returns the output of a layer, by the layer's number
+Network = TypeVar("Network", bound=nn.Module)
 _VIEWS = {"chunk", "split", "view", "reshape", "transpose", "permute", "contiguous", "flatten", "getitem", "squeeze"}
 
 
@@ -21,6 +24,36 @@ class LayerOutput(nn.Identity):
     """Marks a layer's output: takes the hooks that were meant for the layer."""
 
 
+def copy_of(module: Network) -> Network:
+    """A deep copy, which shares with the original the objects beside the weights that cannot be copied.
+
+    Examples are a tensor of an autograd graph (which is detached), a script function, a lock, an open file.
+    """
+    try:
+        return copy.deepcopy(module)
+    except Exception:  # the class of a kept object may raise anything
+        apart = ("_parameters", "_buffers", "_modules")
+        kept = [value for layer in module.modules() for name, value in vars(layer).items() if name not in apart]
+        shared = {id(value): value for value in kept}
+        for value in kept:
+            with suppress(Exception):
+                copy.deepcopy(value)
+                shared.pop(id(value), None)
+        detached = {key: value.detach() for key, value in shared.items() if isinstance(value, torch.Tensor)}
+        return copy.deepcopy(module, shared | detached)
+
+
+def without_parametrizations(module: Network) -> Network:
+    """The module, whose weights keep the values that weight norm, spectral norm and the like compute; in place."""
+    for layer in filter(is_parametrized, list(module.modules())):
+        values = {name: getattr(layer, name).detach() for name in layer.parametrizations}  # type: ignore[union-attr]
+        layer.__class__ = type_before_parametrizations(layer)  # copies of a layer share the class, which stays
+        del layer.parametrizations
+        for name, value in values.items():
+            layer.register_parameter(name, nn.Parameter(value, requires_grad=False))
+    return module
+
+
 def flatten(module: nn.Module, *layers: str) -> fx.GraphModule:
     """A copy of a network as one graph of calls of its leaf modules; the modules keep their paths.
 
@@ -28,9 +61,12 @@ def flatten(module: nn.Module, *layers: str) -> fx.GraphModule:
     ``MARK.format(0)`` returns the output of the first of ``layers``. NotApplicable if the network cannot be traced,
     keeps what it computes, or a layer does not run.
     """
-    root = _with_hooks(copy_of(module))
+    root = copy_of(module)
     marks = {MARK.format(number): layer for number, layer in enumerate(layers)}
     tracer = _MarkingTracer({root.get_submodule(layer): mark for mark, layer in marks.items()})
+    if root._forward_hooks:  # torch.fx traces a method of the network, and ``forward`` does not run its hooks
+        hooked = {"hooked": lambda self, pictures: self._call_impl(pictures)}
+        root.__class__, tracer.traced_func_name = type(type(module).__name__, (type(root),), hooked), "hooked"
     try:
         graph = tracer.trace(root)
     except Exception as error:  # the network's own code may raise anything when it runs with proxies
@@ -45,30 +81,6 @@ def flatten(module: nn.Module, *layers: str) -> fx.GraphModule:
     network = fx.GraphModule(root, graph, type(module).__name__)
     _make_functional(network)
     return network
-
-
-def called_once(network: fx.GraphModule) -> dict[fx.Node, nn.Module]:
-    """The modules that a flat graph calls exactly once, by the node that calls them."""
-    calls = [node for node in network.graph.nodes if node.op == "call_module"]
-    times = Counter(node.target for node in calls)
-    return {node: network.get_submodule(str(node.target)) for node in calls if times[node.target] == 1}
-
-
-def _with_hooks(root: nn.Module) -> nn.Module:
-    """Makes the hooks of a copied network part of its ``forward``, because torch.fx traces nothing else."""
-    hooks, own = list(root._forward_hooks.values()), type(root)
-    root._forward_hooks.clear()
-
-    def forward(self: nn.Module, pictures: Any) -> Any:
-        returned = own.forward(self, pictures)
-        for hook in hooks:
-            changed = hook(self, (pictures,), returned)
-            returned = returned if changed is None else changed
-        return returned
-
-    if hooks:
-        root.__class__ = type(own.__name__, (own,), {"forward": forward})
-    return root
 
 
 class _MarkingTracer(fx.Tracer):

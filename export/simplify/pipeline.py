@@ -10,10 +10,8 @@ import torch
 from torch import fx, nn
 
 from export.simplify.attention import with_constants
-from export.simplify.batch_norms import fold_batch_norms
-from export.simplify.channel_padding import pad_channels
-from export.simplify.copying import copy_of, without_parametrizations
-from export.simplify.flatten import MARK, NotApplicable, flatten
+from export.simplify.convolutions import fold_batch_norms, pad_channels
+from export.simplify.flatten import MARK, NotApplicable, copy_of, flatten, without_parametrizations
 from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.tape import differentiate, record
 from handler.errors import Unprocessable, in_one_line

@@ -9,7 +9,6 @@ import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -39,7 +38,7 @@ def backward_rules(*, poles: bool = True) -> dict[Any, Rule]:
     """The decomposition table for ``make_fx``: operator overload to function.
 
     The table has the rules of this module, and torch's own of all other backward operators, and of one that ONNX lacks.
-    ``poles`` says whether gradients can be infinite, see ``export.tracing.poles``.
+    ``poles`` says whether gradients can be infinite, see ``export.tracing.explanation.has_poles``.
     """
     own = {
         operator: partial(function, poles=poles) if "poles" in inspect.signature(function).parameters else function
@@ -190,14 +189,16 @@ for _forward in (
     rule(_backward.default)(partial(_resampled, _forward.default))
 
 
-def _averaged(forward: Rule, inputs: Tensor, *options: Any) -> Any:
+@rule(aten.avg_pool2d.default)
+@rule(aten.avg_pool3d.default)
+def avg_pool(inputs: Tensor, *options: Any) -> Any:
     """Average pooling with another divisor, or with windows beyond the last cells; all else is the operator itself.
 
     The exporter ignores the divisor, and runtimes average such windows in ways of their own.
     """
-    defaults = ([], [0] * len(options[0]), False, True, None)
-    kernel, stride, padding, ceil, _, divisor = (*options, *defaults[len(options) - 1 :])
-    steps = zip(inputs.shape[2:], kernel, stride or kernel, padding, strict=True)
+    forward = aten.avg_pool2d if inputs.dim() == 4 else aten.avg_pool3d
+    kernel, stride, padding, ceil, _, divisor = (*options, *([], [0] * 3, False, True, None)[len(options) - 1 :])
+    steps = zip(inputs.shape[2:], kernel, stride or kernel, padding, strict=False)
     beyond = ceil and any((size + 2 * pad - window) % step for size, window, step, pad in steps)
     if divisor is None and not beyond:
         return NotImplemented
@@ -206,10 +207,6 @@ def _averaged(forward: Rule, inputs: Tensor, *options: Any) -> Any:
     for axis, matrix in enumerate(matrices, start=2):
         inputs = _multiplied(inputs, [list(column) for column in zip(*matrix, strict=True)], axis)
     return inputs
-
-
-for _forward in (aten.avg_pool2d, aten.avg_pool3d):
-    rule(_forward.default)(partial(_averaged, _forward.default))
 
 
 @rule(aten.cumprod.default)
@@ -280,7 +277,7 @@ def _gathered(values: Tensor, matrix: list[list[float]], axis: int) -> Tensor:
     padded = torch.cat([values, torch.zeros_like(values.narrow(axis, 0, 1))], axis)
     of_columns = [[(row, value) for row, value in enumerate(column) if value] for column in zip(*matrix, strict=True)]
     parts = []
-    for turn in zip_longest(*of_columns, fillvalue=(len(matrix), 1.0)):
+    for turn in itertools.zip_longest(*of_columns, fillvalue=(len(matrix), 1.0)):
         rows, factors = zip(*turn, strict=True)
         shape = [len(factors) if other == axis else 1 for other in range(values.dim())]
         factor = torch.tensor(factors, dtype=values.dtype).reshape(shape)

@@ -1,11 +1,13 @@
-"""Traces the whole explanation: the forward pass, both backward passes and Grad-CAM, or the maps of attention.
+"""Traces what a graph computes: the prediction, or the whole explanation.
 
-The graph is a trace of the eager explanation (``handler.autograd.tape`` and ``handler.explanation.gradient_cams``) with
-its hooks. The rules of ``backward_rules`` replace the operators that ONNX lacks.
+An explanation is the forward pass, both backward passes and Grad-CAM, or the maps of attention. Its graph is a trace of
+the eager explanation (``handler.autograd.tape`` and ``handler.explanation.gradient_cams``) with its hooks.
+The rules of ``backward_rules`` replace the operators that ONNX lacks.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -14,21 +16,46 @@ from export.errors import NotExportableError, network_code
 from export.simplify.pipeline import simplified
 from export.tracing.backward_rules import backward_rules
 from export.tracing.gate_biases import gate_by_bias
-from export.tracing.poles import has_poles
 from export.tracing.trace import trace_batch
 from handler.autograd.attention import attend, relevance
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
+from handler.autograd.graph import nodes, operation
 from handler.autograd.hooks import replaced
 from handler.autograd.tape import differentiate, record
 from handler.errors import Unprocessable
 from handler.explanation.evidence import TOP, Needs
 from handler.explanation.gradient_cams import gradcam
 from handler.explanation.methods import ATTENTION_METHODS, METHODS, OF_BLOCKS
-from handler.graphs.description import KIND_ATTENTION, KIND_BEHIND, KIND_EXPLANATION, KIND_LAYERS, KIND_SALIENCY
+from handler.graphs import description as kinds
 from handler.model.classifier import Classifier
 
 Explain = Callable[..., tuple[torch.Tensor, ...]]  # pictures, targets and class weights to the outputs
 STEPS = "simplified"  # in the metadata of a traced graph: the steps of ``export.simplify`` that were applied before
+
+# autograd's names of operators whose gradient is finite where the gradient at their output is finite
+_NAMES = """
+AdaptiveAvgPool2D Add Addmm Alias AsStrided AvgPool2D Baddbmm Bmm Cat Celu Clamp ClampMax ClampMin Clone ConstantPadNd
+Convolution Elu Expand Gather Gelu Hardsigmoid Hardswish Hardtanh Index IndexSelect LeakyRelu MaskedFill Max
+MaxPool2DWithIndices Mean Mish Mm Mul NativeBatchNorm NativeGroupNorm NativeLayerNorm Neg Permute PixelShuffle
+PreluKernel Relu Repeat ReshapeAlias Roll ScaledDotProductFlashAttentionForCpu Select Sigmoid Silu Slice Softmax
+Softplus Split SplitWithSizes Squeeze Stack Sub Sum T Tanh Threshold ToCopy Transpose Unbind UnsafeSplit UnsafeView
+Unsqueeze UpsampleBilinear2D UpsampleNearest2D View Where
+"""
+_BOUNDED = frozenset(_NAMES.split()) | {"torch::autograd::AccumulateGrad"}
+_OF_NUMBERS = torch.float64, torch.int64  # how autograd keeps a Python number; networks' own tensors are float32
+
+
+class PredictionGraph(nn.Module):
+    """The classifier with its probabilities."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.module, self.head = classifier.module, classifier.reading.head
+
+    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, C, H, W), normalised, to logits (N, K) and probabilities (N, K)."""
+        logits = self.module(pictures.clone())  # a network may begin with an operation in place
+        return logits, logits.sigmoid() if self.head == "sigmoid" else logits.softmax(dim=1)
 
 
 class NoRuleError(NotExportableError):
@@ -37,26 +64,30 @@ class NoRuleError(NotExportableError):
 
 def needs_of_kind(classifier: Classifier, kind: str) -> Needs:
     """The evidence that a kind of graph holds, at the default layer and, of ``KIND_LAYERS``, at the further ones."""
-    layers = (classifier.default_layer, *(classifier.further_layers if kind == KIND_LAYERS else ()))
-    return Needs(layers=layers, guided=kind == KIND_EXPLANATION, saliency=kind == KIND_SALIENCY)
+    layers = (classifier.default_layer, *(classifier.further_layers if kind == kinds.KIND_LAYERS else ()))
+    return Needs(layers=layers, guided=kind == kinds.KIND_EXPLANATION, saliency=kind == kinds.KIND_SALIENCY)
 
 
-def example_of(classifier: Classifier, kind: str = KIND_EXPLANATION) -> tuple[torch.Tensor, ...]:
+def example_of(classifier: Classifier, kind: str = kinds.KIND_EXPLANATION) -> tuple[torch.Tensor, ...]:
     """Two pictures, and the other inputs of a kind of graph, to trace with."""
     rng = torch.Generator().manual_seed(0)
     pictures = torch.randn(2, *classifier.preprocessing.shape, generator=rng)
-    if kind == KIND_BEHIND:
+    if kind == kinds.KIND_PREDICTION:
+        return (pictures.to(classifier.device),)
+    if kind == kinds.KIND_BEHIND:
         return pictures, torch.randn(2, *classifier.layers[classifier.default_layer], generator=rng)
     return pictures, torch.tensor([TOP, 0]), torch.zeros(2, len(classifier.labels))
 
 
-def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> fx.GraphModule:
+def trace_graph(classifier: Classifier, kind: str = kinds.KIND_EXPLANATION) -> fx.GraphModule:
     """Traces a kind of graph with a symbolic batch; raises NoRuleError, or NotExportableError if it fails elsewhere."""
     module, name, inputs = classifier.module, classifier.architecture, example_of(classifier, kind)
-    steps: tuple[str, ...] = ()
+    poles, steps = True, tuple[str, ...]()
     with network_code(f"{name} cannot be explained"):
-        if kind == KIND_ATTENTION:
-            explain, poles = _attention(classifier), True
+        if kind == kinds.KIND_PREDICTION:
+            explain: Explain = torch.no_grad()(PredictionGraph(classifier).forward)
+        elif kind == kinds.KIND_ATTENTION:
+            explain = _attention(classifier)
         else:
             needs = needs_of_kind(classifier, kind)
             views = {layer: classifier.views.get(layer, CHANNELS_FIRST) for layer in needs.layers}
@@ -64,7 +95,7 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
             poles = has_poles(record(module, inputs[0], plain, classifier.views).scores)
             found = simplified(module, views, inputs[0])
             needs = replace(needs, layers=tuple(found.views))
-            explain = (_behind if kind == KIND_BEHIND else _explain)(found.network, needs, found.views)
+            explain = (_behind if kind == kinds.KIND_BEHIND else _explain)(found.network, needs, found.views)
             steps = found.steps
     with network_code(f"{name} cannot be traced"):
         graph = trace_batch(explain, inputs, backward_rules(poles=poles))
@@ -74,6 +105,23 @@ def trace_explanation(classifier: Classifier, kind: str = KIND_EXPLANATION) -> f
     if left:
         raise NoRuleError(f"the explanation of {name} needs {', '.join(left)}, without a rule")
     return graph
+
+
+def has_poles(scores: torch.Tensor) -> bool:
+    """Whether a network's gradients can become infinite, as those of ``sqrt``, ``log``, norms and quotients at zero.
+
+    Where they can, a closed gate must not multiply them: ``0 · inf`` is NaN where PyTorch has 0. Operators behind the
+    scores (N, K) that are not known to have a bounded gradient count.
+    """
+    return not all(_is_bounded(node) for node in nodes(scores.grad_fn))
+
+
+def _is_bounded(node: Any) -> bool:
+    if node.name() == "DivBackward0":
+        return node._saved_other.dim() == 0 and node._saved_other.dtype in _OF_NUMBERS
+    if node.name() == "PowBackward0":
+        return bool(node._saved_exponent >= 1)
+    return operation(node) in _BOUNDED
 
 
 def _explain(module: nn.Module, needs: Needs, views: Mapping[str, ChannelLayout]) -> Explain:

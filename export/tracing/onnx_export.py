@@ -11,7 +11,7 @@ import torch
 from onnxscript.optimizer import fold_constants_ir
 from torch import Tensor, nn
 
-from export.errors import NotExportableError, first_line
+from export.errors import NotExportableError, network_code
 from export.tracing.trace import FIXED_BATCH
 
 OPSET = 18  # the exporter's own; `make old-runtimes` runs it with ONNX Runtime 1.15, 1.17 and 1.20
@@ -24,35 +24,41 @@ def to_onnx(
 
     The ``example`` of the inputs has a batch of at least 2, because torch.export takes a batch of 1 for a constant.
     ``rewrites`` says whether the exporter's own optimiser runs, which also folds batch norms. Raises NotExportableError
-    if the exporter fails, or the network works on a batch of the example's size only.
+    if the exporter fails, or the network works on a batch of the example's size only. The model has the oldest IR
+    version that the opset allows, and no metadata.
     """
     batch = torch.export.Dim("batch")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), network_code("the network cannot be exported"):
         warnings.simplefilter("ignore")  # the exporter's notes to its own developers
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        try:
-            program = torch.onnx.export(
-                module,
-                example,
-                input_names=list(inputs),
-                output_names=list(outputs),
-                dynamic_shapes=tuple({0: batch} for _ in example),
-                opset_version=OPSET,
-                dynamo=True,
-                verbose=False,
-                optimize=rewrites,
-            )
-        except Exception as error:  # the exceptions of torch.export and of the exporter have no common base but this
-            raise NotExportableError(f"the network cannot be exported: {first_line(error)}") from error
+        program = torch.onnx.export(
+            module,
+            example,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=tuple({0: batch} for _ in example),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+            optimize=rewrites,
+        )
     assert program is not None
     sizes = [value.shape[0] for value in program.model.graph.inputs if value.shape is not None]
     if any(isinstance(size, int) for size in sizes):
         raise NotExportableError(FIXED_BATCH.format(sizes[0]))
-    return _portable(program.model if rewrites else _tidied(program.model))
+    if not rewrites:
+        _tidy(program.model)
+    common_passes.ClearMetadataAndDocStringPass()(program.model)  # of nodes; that of values goes below
+    found = ir.to_proto(program.model)
+    for value in (*found.graph.value_info, *found.graph.input, *found.graph.output, *found.graph.initializer):
+        value.ClearField("metadata_props")
+    found.ir_version = onnx.helper.find_min_ir_version_for(found.opset_import)
+    _floor_pools(found.graph)
+    return found
 
 
-def _tidied(model: ir.Model) -> ir.Model:
-    """Folds constants, and removes equal and unused nodes.
+def _tidy(model: ir.Model) -> None:
+    """Folds constants, and removes equal and unused nodes, in place.
 
     The exporter's own optimiser also runs the rewrite rule ``SlicesSplit``, which takes time quadratic in the graph's
     size, minutes for DenseNet, and changes nothing that ONNX Runtime would not change itself.
@@ -69,18 +75,6 @@ def _tidied(model: ir.Model) -> ir.Model:
         common_passes.NameFixPass(),
     ):
         apply(model)
-    return model
-
-
-def _portable(model: ir.Model) -> onnx.ModelProto:
-    """The model in the oldest IR version that the opset allows, in which nodes and values have no metadata."""
-    common_passes.ClearMetadataAndDocStringPass()(model)
-    found = ir.to_proto(model)
-    for value in (*found.graph.value_info, *found.graph.input, *found.graph.output, *found.graph.initializer):
-        value.ClearField("metadata_props")
-    found.ir_version = onnx.helper.find_min_ir_version_for(found.opset_import)
-    _floor_pools(found.graph)
-    return found
 
 
 def _floor_pools(graph: onnx.GraphProto) -> None:

@@ -55,10 +55,7 @@ def trace_batch(
 
 
 class _OtherWords(TorchFunctionMode):
-    """Says two of torch's functions in operators that ONNX has, which take any number of pictures.
-
-    ATen's global average pooling uses strides of channels-last maps, and the gradient of its affine grids a number.
-    """
+    """Global average pooling without ATen's strides, and affine grids whose gradient has any number of pictures."""
 
     def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

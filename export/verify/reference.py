@@ -10,9 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from export.errors import network_code
-from export.simplify.copying import copy_of
-from export.tracing.explanation import needs_of_kind
-from export.tracing.prediction import PredictionGraph
+from export.simplify.flatten import copy_of
+from export.tracing.explanation import PredictionGraph, needs_of_kind
 from export.verify.compare import Floats, Inputs, Outputs, Run, Tolerance, Verdict, batch_sizes, fresh_pictures, verify
 from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.evidence import TOP, Needs
@@ -23,13 +22,8 @@ from handler.model.classifier import Classifier
 
 _OF_PREDICTIONS = {"logits": Tolerance(1e-5, relative=True, least=10.0), "probabilities": Tolerance(1e-4)}
 # guided backpropagation is judged by its rounding alone
-_OF_EXPLANATIONS = dict.fromkeys(
-    ("logits", "activations", "gradients", "gradcam", "saliency", *ATTENTION_METHODS), Tolerance(1e-4, relative=True)
-)
+_OF_EXPLANATIONS = dict.fromkeys(("logits", *AT_LAYER, "saliency", *ATTENTION_METHODS), Tolerance(1e-4, relative=True))
 _GATED = ("gradients", "gradcam", "saliency")  # a ReLU on the way is a gate that rounding can flip
-_WIDER = dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64) | {
-    torch.complex64: torch.complex128
-}
 
 
 def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -> list[Verdict]:
@@ -37,10 +31,9 @@ def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -
     predicts = kind == KIND_PREDICTION
 
     def exact(inputs: Inputs, found: Outputs) -> Outputs:
-        doubled = {name: inputs[name].astype(np.float64) for name in ("input", "activations") if name in inputs}
+        doubled = {name: values.astype(np.float64) if values.ndim == 4 else values for name, values in inputs.items()}
         if "target" in inputs:  # float32 says which class is at the top
             doubled["target"] = np.where(inputs["target"] < 0, found["logits"].argmax(axis=1), inputs["target"])
-            doubled["weights"] = inputs["weights"]
         doubling = replace(classifier, module=copy_of(classifier.module).double())
         with InDoublePrecision():  # type: ignore[no-untyped-call]
             return _eager(doubling, kind, doubled)
@@ -77,7 +70,7 @@ def _eager(classifier: Classifier, kind: str, inputs: Inputs) -> Outputs:
     if kind == KIND_PREDICTION:
         pictures = torch.from_numpy(inputs["input"]).to(classifier.device)
         with torch.no_grad(), network_code(f"{classifier.architecture} fails on a batch of {len(pictures)}"):
-            found = PredictionGraph(classifier.module, classifier.reading.head)(pictures)
+            found = PredictionGraph(classifier)(pictures)
         return {name: value.cpu().numpy() for name, value in zip(KINDS[kind].outputs, found, strict=True)}
     if kind == KIND_BEHIND:
         engine, picture = TorchEngine(classifier), inputs["input"][:1]
@@ -111,8 +104,8 @@ class InDoublePrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _widened(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(_widened(value.dtype))
     if isinstance(value, torch.dtype):
-        return _WIDER.get(value, value)
-    if isinstance(value, torch.Tensor) and value.dtype in _WIDER:
-        return value.to(_WIDER[value.dtype])
+        return torch.float64 if value.is_floating_point else torch.complex128 if value.is_complex else value
     return value

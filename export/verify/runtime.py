@@ -1,18 +1,20 @@
-"""Runs a graph with ONNX Runtime before it is written."""
+"""Runs a graph with ONNX Runtime, for the comparison with PyTorch."""
 
 import re
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnxruntime
 
 from export.errors import NotExportableError
 from export.tracing.onnx_export import OPSET
-from export.verify.compare import Floats, Inputs, Outputs, Run, VerificationError
+from export.verify.compare import Inputs, Outputs, Run, VerificationError
 
 
 def graph_run(graph: Path | bytes) -> Run:
-    """Runs a graph or its file in ONNX Runtime on the CPU; a NotExportableError says why it does not load it."""
+    """Runs a graph or its file in ONNX Runtime on the CPU; a NotExportableError says why it does not load it.
+
+    The run raises VerificationError if the graph fails.
+    """
     options = onnxruntime.SessionOptions()
     options.enable_cpu_mem_arena = False  # an arena would keep the largest batch's memory to the end
     options.log_severity_level = 4  # silence, because failures are raised
@@ -21,15 +23,10 @@ def graph_run(graph: Path | bytes) -> Run:
     except Exception as error:
         raise NotExportableError(f"ONNX Runtime does not take the graph: {_refusal(str(error))}") from error
     names = [output.name for output in session.get_outputs()]
-    return run_of(names, lambda inputs: session.run(names, dict(inputs)))
-
-
-def run_of(names: Sequence[str], infer: Callable[[Inputs], Sequence[Floats]]) -> Run:
-    """Names the outputs that ``infer`` returns; the run raises ``VerificationError`` if ``infer`` fails."""
 
     def run(inputs: Inputs) -> Outputs:
         try:
-            return dict(zip(names, infer(inputs), strict=True))
+            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
         except Exception as error:  # ONNX Runtime's exceptions have no common base but this
             raise VerificationError(f"the graph fails where PyTorch answers: {_refusal(str(error))}") from error
 

@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from handler.autograd.backward_contract import alike_in_memory
 from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.differentiable import differentiable
-from handler.autograd.graph import Node, nodes, operation
+from handler.autograd.graph import Node, alike_in_memory, nodes, operation
+from handler.autograd.hooks import changed_runs
 from handler.explanation.methods import ATTENTION_ALONE, Method
 
 
@@ -50,21 +49,18 @@ def attend(module: nn.Module, pictures: Tensor, layout: AttentionLayout, *, by_b
     """
     view, made = layout.view, list[Tensor]()
 
-    def part(_block: nn.Module, _inputs: Any, output: Any) -> Any:
-        leaves, structure = tree_flatten(output)
-        made.append(leaves[view.element])
+    def part(tokens: Tensor, _run: int) -> Tensor:
+        made.append(tokens)
         if len(made) < len(layout.blocks):
-            leaves[view.element] = made[-1].detach().requires_grad_()
-        else:
-            axis = 3 - view.batch_axis - view.channel_axis
-            means = [tokens.mean(axis, keepdim=True).expand_as(tokens) for tokens in made]
-            leaves[view.element] = torch.cat([made[-1], *means], view.batch_axis)
-        return tree_unflatten(leaves, structure)
+            return tokens.detach().requires_grad_()
+        axis = 3 - view.batch_axis - view.channel_axis
+        means = [each.mean(axis, keepdim=True).expand_as(each) for each in made]
+        return torch.cat([tokens, *means], view.batch_axis)
 
     # fused attention has no softmax
     with ExitStack() as stack, sdpa_kernel(SDPBackend.MATH), differentiable(module):
         for path in layout.blocks if by_block else ():
-            stack.callback(module.get_submodule(path).register_forward_hook(part).remove)
+            stack.enter_context(changed_runs(module, path, view, part))
         rows = module(pictures.detach().requires_grad_().clone())
     scores = rows.unflatten(0, (-1, pictures.shape[0]))
     return Attended(scores[0], scores[1:] if by_block else scores, [at._saved_result for at in attention_nodes(rows)])

@@ -6,9 +6,8 @@ spelt: ReLU6, ``clamp(min=0)``, ``maximum(x, 0)``, ``Threshold(0, 0)``. Coverage
 be linear, but not max-pooling, whose plain gradient guided backpropagation takes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -42,21 +41,11 @@ _POPULAR_NAMES = {  # activations, by autograd's names
 }
 
 
-@dataclass(frozen=True)
-class Gates:
-    """The non-linear nodes of one forward pass."""
+def find_rectifiers(output: torch.Tensor) -> tuple[list[Node], str]:
+    """The nodes of ReLUs in the autograd graph of ``output``, and the coverage: "57 of 57 activations" are guided.
 
-    rectifiers: list[Node]  # nodes of ReLUs in any spelling
-    others: list[str]  # names of operations for which guided backpropagation is not defined
-
-    @property
-    def coverage(self) -> str:
-        """How many of the network's activations are guided, for the answer: "57 of 57 activations"."""
-        return f"{len(self.rectifiers)} of {len(self.rectifiers) + len(self.others)} activations"
-
-
-def find_gates(output: torch.Tensor) -> Gates:
-    """The non-linear nodes of the autograd graph of ``output``; Unprocessable names them if there is no ReLU."""
+    Unprocessable names the non-linear operations if there is no ReLU.
+    """
     rectifiers, others = [], []
     for node in nodes(output.grad_fn):
         name = operation(node)
@@ -70,12 +59,12 @@ def find_gates(output: torch.Tensor) -> Gates:
             f"guided backpropagation is defined for ReLU networks only and this one has {', '.join(found)}; "
             "valid maps are gradcam and saliency"
         )
-    return Gates(rectifiers, others)
+    return rectifiers, f"{len(rectifiers)} of {len(rectifiers) + len(others)} activations"
 
 
-def guided(gates: Gates) -> AbstractContextManager[None]:
+def guided(rectifiers: Sequence[Node]) -> AbstractContextManager[None]:
     """Inside the block, backward passes through the graph are guided; afterwards they are plain again."""
-    return arriving(dict.fromkeys(gates.rectifiers, torch.relu))
+    return arriving(dict.fromkeys(rectifiers, torch.relu))
 
 
 def _is_linear(node: Node, name: str) -> bool:

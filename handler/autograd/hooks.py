@@ -34,7 +34,7 @@ def captured(
     with ExitStack() as stack:
         for path in dict.fromkeys(layers):
             view = (views or {}).get(path, CHANNELS_FIRST)
-            stack.enter_context(_changed_runs(module, path, view, partial(keep, path, view)))
+            stack.enter_context(changed_runs(module, path, view, partial(keep, path, view)))
         yield kept
 
 
@@ -46,7 +46,7 @@ def replaced(module: nn.Module, layer: str, maps: Tensor, view: ChannelLayout) -
         sizes = [maps.shape[0] if axis == view.batch_axis else -1 for axis in range(output.dim())]
         return view.from_maps(next(parts).to(output), output.expand(sizes), run)
 
-    return _changed_runs(module, layer, view, replacing)
+    return changed_runs(module, layer, view, replacing)
 
 
 def scores_behind(module: nn.Module, picture: Tensor, layer: str, maps: Tensor, view: ChannelLayout) -> Tensor:
@@ -71,7 +71,7 @@ def scores_behind(module: nn.Module, picture: Tensor, layer: str, maps: Tensor, 
     return scores(len(maps), maps)
 
 
-def _changed_runs(
+def changed_runs(
     module: nn.Module, layer: str, view: ChannelLayout, changed: Callable[[Tensor, int], Tensor]
 ) -> AbstractContextManager[Any]:
     """Until the block ends, a hook changes a layer's output in each of the runs that have maps."""

@@ -1,7 +1,10 @@
-"""The explanation in torch, which the torch engine runs, and of which the explanation graph is a trace."""
+"""The explanation in torch, which the torch engine runs, and of which the explanation graph is a trace.
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+FullGrad is no part of the graph: products of gradients with the input and with every bias are summed as they are found.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from handler.autograd.backward_contract import alike_in_memory
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.differentiable import differentiable
-from handler.autograd.guided import Gates, find_gates, guided
+from handler.autograd.graph import Node, alike_in_memory
+from handler.autograd.guided import find_rectifiers, guided
 from handler.autograd.hooks import captured
 from handler.errors import Unprocessable
 from handler.explanation.evidence import CURVATURE, Needs
@@ -25,7 +28,8 @@ class Tape:
     scores: Tensor  # (N, K), the logits
     pictures: Tensor  # (N, C, H, W)
     runs: dict[str, list[Tensor]]  # module path to the activations (N, C, h, w) of the layer's runs
-    gates: Gates | None  # for guided gradients; None if none are wanted
+    rectifiers: list[Node]  # for guided gradients; empty if none are wanted
+    coverage: str | None  # how many activations are guided, where guided gradients are wanted
     needs: Needs
 
     @property
@@ -61,8 +65,9 @@ def record(module: nn.Module, pictures: Tensor, needs: Needs, views: Mapping[str
             raise Unprocessable(f"layer {path!r} does not run in eval mode, so that it has no map")
         if found != known:
             raise Unprocessable(f"layer {path!r} runs {found} times for this picture and has a map if it runs {known}")
-    gates, runs = find_gates(scores) if needs.guided else None, {path: kept[path] for path in needs.layers}
-    return Tape(scores=scores, pictures=pictures, runs=runs, gates=gates, needs=needs)
+    rectifiers, coverage = find_rectifiers(scores) if needs.guided else ([], None)
+    runs = {path: kept[path] for path in needs.layers}
+    return Tape(scores=scores, pictures=pictures, runs=runs, rectifiers=rectifiers, coverage=coverage, needs=needs)
 
 
 def differentiate(tape: Tape, score: Tensor) -> Gradients:
@@ -75,8 +80,8 @@ def differentiate(tape: Tape, score: Tensor) -> Gradients:
     with alike_in_memory(score):
         plain = iter(_gradients(score, wanted, again=again))
         by_layer = {path: [next(plain) for _ in runs] for path, runs in tape.runs.items()}
-        if tape.gates is not None:
-            with guided(tape.gates):
+        if tape.needs.guided:
+            with guided(tape.rectifiers):
                 (at_input["guided"],) = _gradients(score, [("the input", tape.pictures)])
         if tape.needs.saliency:
             at_input["saliency"] = next(plain)
@@ -109,3 +114,46 @@ def _gradients(score: Tensor, wanted: Sequence[tuple[str, Tensor]], *, again: bo
 
 def _all_channels(runs: Sequence[Tensor]) -> Tensor:
     return runs[0] if len(runs) == 1 else torch.cat(list(runs), dim=1)
+
+
+def summed(module: nn.Module, pictures: Tensor, seeds: Tensor) -> list[Tensor]:
+    """FullGrad's sums (N, h, w) for each size of layers, see ``fullgrad``; ``seeds`` (N, K) weight the scores."""
+    sums: dict[torch.Size, Tensor] = {}
+
+    def add(product: Tensor) -> None:
+        values = product.detach().abs()
+        values = values - values.amin((2, 3), keepdim=True)
+        scaled = (values / (1e-7 + values.amax((2, 3), keepdim=True))).sum(1)
+        sums[scaled.shape] = sums[scaled.shape] + scaled if scaled.shape in sums else scaled
+
+    each_product(module, pictures, seeds, add)
+    return list(sums.values())
+
+
+def each_product(module: nn.Module, pictures: Tensor, seeds: Tensor, take: Callable[[Tensor], None]) -> None:
+    """Gives ``take`` each product (N, C, h, w) of gradient and bias, or input; Unprocessable if there is none."""
+    biases = {part: bias for part in module.modules() if (bias := _bias(part)) is not None}
+    if not biases:
+        raise Unprocessable("fullgrad needs a convolution with a bias or a batch norm, and this network has none")
+
+    def watch(part: nn.Module, _inputs: Any, output: Tensor) -> None:
+        # the hook stays with the layer's own output, also if an activation in place follows
+        bias = biases[part][:, None, None]
+        if output.requires_grad:
+            output.register_hook(lambda gradient: take(gradient * bias))  # type: ignore[no-untyped-call]
+
+    with ExitStack() as stack, differentiable(module):
+        for part in biases:
+            stack.callback(part.register_forward_hook(watch).remove)
+        pictures = pictures.detach().requires_grad_()
+        score = (module(pictures.clone()) * seeds).sum()
+    with alike_in_memory(score):
+        (gradient,) = _gradients(score, [("the input", pictures)])
+    take(gradient * pictures)
+
+
+def _bias(part: nn.Module) -> Tensor | None:
+    if isinstance(part, nn.BatchNorm2d) and part.running_mean is not None:
+        at_zero: Tensor = part(part.running_mean.new_zeros(1, part.num_features, 1, 1))
+        return at_zero.detach().flatten()
+    return part.bias.detach() if isinstance(part, nn.Conv2d) and part.bias is not None else None

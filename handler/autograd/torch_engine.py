@@ -3,8 +3,10 @@
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -13,15 +15,30 @@ from torch import Tensor, nn
 
 from handler.autograd.attention import AttentionLayout, attend, relevance
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
-from handler.autograd.full_gradient import summed
 from handler.autograd.hooks import scores_behind
-from handler.autograd.precision import full_precision
-from handler.autograd.tape import differentiate, record
+from handler.autograd.tape import differentiate, record, summed
 from handler.errors import Unprocessable
 from handler.explanation.class_weights import Pairs
 from handler.explanation.evidence import FULL_GRADIENT, Evidence, Floats, Indices, LayerEvidence, Needs, Targets, joined
 from handler.explanation.input_gradients import fullgrad
 from handler.explanation.methods import METHODS, OF_BLOCKS, Method
+
+# what can round the inputs of convolutions and matrix products to 10 bits (TF32)
+_ROUNDING = attrgetter("cudnn.conv", "cuda.matmul", "mkldnn.conv", "mkldnn.matmul")(torch.backends)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Inside the block, convolutions and matrix products compute in float32, in all threads of the process.
+
+    On a GPU PyTorch rounds their inputs by default: ShuffleNet's scores are then off by 0.6 % of the largest score,
+    MobileNetV2's by 1.7 %, and so are the maps.
+    """
+    with ExitStack() as stack:
+        for operation in _ROUNDING:
+            stack.callback(setattr, operation, "fp32_precision", operation.fp32_precision)
+            operation.fp32_precision = "ieee"
+        yield
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +128,8 @@ class TorchEngine:
             path: LayerEvidence(_numpy(activation)[rows], found["layers"][path], found["curvature"].get(path))
             for path, activation in tape.layers.items()
         }
-        coverage, spent = tape.gates.coverage if tape.gates else None, (time.perf_counter() - started) * 1e3
-        return replace(evidence, layers=layers, coverage=coverage, explain_ms=spent, **found["at_input"]), seeds
+        spent = (time.perf_counter() - started) * 1e3
+        return replace(evidence, layers=layers, coverage=tape.coverage, explain_ms=spent, **found["at_input"]), seeds
 
     def _attend(self, batch: Tensor, evidence: Evidence, seeds: Floats, method: Method) -> Evidence:
         """Adds maps of attention, by a pass of their own, so that the other evidence is the same as without them."""

@@ -3,7 +3,7 @@
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,10 @@ def replay(
         now = json.loads(json.dumps(model.explain(picture, **receipt["options"]).receipt()))
         verdicts = {part: _changes(receipt[part], now[part]) or "equal" for part in (*_SUBJECT, *_MEANS)}
         changed = [part for part in _SUBJECT if verdicts[part] != "equal"]
-        for part, before, after in _arrays(receipt, now):
+        arrays = [("scores", receipt["scores"], now["scores"])]
+        for target, before, after in zip(now["options"].get("target", []), receipt["maps"], now["maps"], strict=True):
+            arrays += [(f"{name} of class {target}", before[name], made) for name, made in after.items()]
+        for part, before, after in arrays:
             apart = distance(before, after)
             near = f"{'equal within' if apart <= tolerance else 'differs by more than'} {tolerance:g}: by {apart:.1e}"
             verdicts[part] = near if apart or before["sha256"] != after["sha256"] else "equal, the same bytes"
@@ -56,13 +59,6 @@ def replay(
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BadRequest(f"the receipt is not complete: {in_one_line(error)}") from error
     return verdicts, changed
-
-
-def _arrays(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Yields the name and both digests of each array."""
-    yield "scores", then["scores"], now["scores"]
-    for target, before, after in zip(now["options"].get("target", []), then["maps"], now["maps"], strict=True):
-        yield from ((f"{name} of class {target}", before[name], made) for name, made in after.items())
 
 
 def _changes(then: Any, now: Any) -> str:

@@ -5,6 +5,7 @@ compute it all the same. The other methods' maps are equal for all targets: they
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -68,11 +69,6 @@ def random_cam(activation: Floats, _gradient: Floats, combine: Combine = positiv
     return np.asarray(combine(weights[:, None, None] * activation))
 
 
-def principal_component(values: Floats) -> Floats:
-    """The positive part of each picture's first principal component: (N, C, h, w) to (N, h, w)."""
-    return _by_picture(_first_component, values)
-
-
 def _by_picture(component: Callable[[_Exact], _Exact], values: Floats) -> Floats:
     """The positive part of each picture's component (n), which is computed of its cells (n, C)."""
     count, channels, height, width = values.shape
@@ -88,6 +84,9 @@ def _first_component(cells: _Exact) -> _Exact:
     else:
         projection = centred @ np.linalg.eigh(centred.T @ centred)[1][:, -1]
     return np.asarray(np.sign(projection @ centred.sum(axis=1)) * projection)
+
+
+principal_component = partial(_by_picture, _first_component)  # of values (N, C, h, w), (N, h, w)
 
 
 def _first_kernel_component(cells: _Exact) -> _Exact:

@@ -33,7 +33,6 @@ def check_maps(maps: Mapping[str, Map]) -> None:
 
 def _check(what: str, values: Floats) -> None:
     if not np.isfinite(values).all():
-        raise NotFinite(
-            f"for this picture the network gives {what} that are not finite (NaN or infinity), which mean nothing; "
-            "valid are pictures for which all values are finite"
-        )
+        valid = "valid are pictures for which all values are finite"
+        why = f"the network gives {what} that are not finite (NaN or infinity), which mean nothing"
+        raise NotFinite(f"for this picture {why}; {valid}")

@@ -19,11 +19,6 @@ def positive_sum(weighted: Array) -> Array:
     return weighted.sum(axis=1).clip(min=0)
 
 
-def signed_sum(weighted: Array) -> Array:
-    """The sum over the channels: (N, C, h, w) to (N, h, w)."""
-    return weighted.sum(axis=1)
-
-
 def gradcam(activation: Array, gradient: Array, combine: Combine = positive_sum) -> Array:
     """Grad-CAM: channels weighted by their mean gradient, negative evidence cut off.
 
@@ -103,7 +98,7 @@ def shapleycam(activation: Array, gradient: Array, curvature: Array, combine: Co
     return gradcam(activation, gradient - 0.5 * curvature, combine)
 
 
-def cam(activation: Array, gradient: Array, combine: Combine = signed_sum) -> Array:
+def cam(activation: Array, gradient: Array, combine: Combine = lambda weighted: weighted.sum(axis=1)) -> Array:
     """CAM: the weights of a linear head behind an average over the cells, on the channels; of either sign.
 
     ``map = sum_k w_k A_k``, so that ``mean_i(map)`` and the head's bias add up to the score (Zhou et al. 2016, arXiv
@@ -113,10 +108,9 @@ def cam(activation: Array, gradient: Array, combine: Combine = signed_sum) -> Ar
     """
     mean = _mean(gradient)
     if abs(gradient - mean).max() > 1e-3 * abs(gradient).max():  # rounding makes equal gradients differ by less
-        raise Unprocessable(
-            "method cam is defined at the last layer before an average over the cells and a linear head, and this "
-            "layer's gradient differs between cells; valid here are the other methods"
-        )
+        where = "the last layer before an average over the cells and a linear head"
+        why = "this layer's gradient differs between cells"
+        raise Unprocessable(f"method cam is defined at {where}, and {why}; valid here are the other methods")
     return combine(_sum(gradient) * activation)
 
 

@@ -56,7 +56,7 @@ def needs_of(maps: Sequence[str], layers: Sequence[str], method: str = "gradcam"
     """The evidence for maps (names out of ``MAP_KINDS``) by a method, at layers (module paths)."""
     kinds = [MAP_KINDS[name] for name in maps]
     return Needs(
-        layers=tuple(layers) if makes_cam(maps) and METHODS[method].at_layer else (),
+        layers=tuple(layers) if makes_cam(maps) and METHODS[method].takes("activation") else (),
         attention=method if makes_cam(maps) and METHODS[method].attention else "",
         beside=METHODS[method].beside if makes_cam(maps) else "",
         guided=any(kind.guided for kind in kinds),
@@ -85,9 +85,8 @@ def make_maps(
     Unprocessable if the method is not defined at a layer.
     """
     chosen = METHODS[method]
-    options: dict[str, Any] = {"seed": seed} if chosen.takes("seed") else {}
-    options |= {"combine": principal_component} if eigen else {}
-    options |= {"probe": probe} if chosen.passes else {}
+    given = {"seed": seed, "probe": probe, **({"combine": principal_component} if eigen else {})}
+    options = {name: value for name, value in given.items() if chosen.takes(name)}
 
     plain = _unscaled(evidence, pair, chosen, options) if makes_cam(maps) else []
     copies = [_unscaled(changed, copy, chosen, options) for copy in range(len(changed.rows))] if changed else []
@@ -118,7 +117,7 @@ def _unscaled(evidence: Evidence, pair: int, method: Method, options: dict[str, 
     for whole in (evidence.attention, evidence.full_gradient):
         if whole is not None:
             return [whole[pair]]
-    if not method.at_layer:
+    if not method.takes("activation"):
         return [method.formula(None, None, **options)[0]]
     row, made = slice(pair, pair + 1), []
     for path, layer in evidence.layers.items():

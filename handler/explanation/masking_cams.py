@@ -31,7 +31,7 @@ def strongest(channels: Floats, count: int) -> Indices:
     return np.sort(np.argsort(-channels.sum(axis=(1, 2)), kind="stable")[:count])
 
 
-def occlusion(_activation: Floats, _gradient: Floats, probe: Probe) -> Floats:
+def occlusion(_activation: None, _gradient: None, probe: Probe) -> Floats:
     """Occlusion: how far the score falls when a window of the picture is covered.
 
     ``map_i = relu(y(1) - y(1 - W_i))``, W_i a window around cell i that reaches half a cell into its neighbours (Zeiler
@@ -46,7 +46,7 @@ def occlusion(_activation: Floats, _gradient: Floats, probe: Probe) -> Floats:
     return np.asarray((scores[0] - scores[1:]).reshape(1, side, side).clip(min=0))
 
 
-def rise(_activation: Floats, _gradient: Floats, probe: Probe, seed: int = 0) -> Floats:
+def rise(_activation: None, _gradient: None, probe: Probe, seed: int = 0) -> Floats:
     """RISE: random masks, weighted by the probability of the picture under them.
 
     ``map = sum_j p(M_j) M_j / sum_j M_j``, M_j upsampled from 8 x 8 cells that are 1 with probability one half

@@ -23,7 +23,6 @@ class Method(NamedTuple):
     formula: Callable[..., Any]
     of_class: bool = True  # depends on the class
     similar: int = 0  # number of similar classes that the gradient holds the class against, see ``class_weights``
-    at_layer: bool = True  # a map of a layer's cells
     passes: int = 0  # default number of changed pictures or activations, for formulas that take a ``probe``
     beside: str = ""  # evidence beside activation and gradient, see ``Needs``
     attention: str = ""  # for formulas over attention (see ``attention_maps``): the scores whose gradients are taken
@@ -34,7 +33,7 @@ class Method(NamedTuple):
         return (self.formula.__doc__ or "").partition("\n")[0]
 
     def takes(self, parameter: str) -> bool:
-        """Whether the formula takes ``seed``, as random ones do, or ``combine``, as those that weight channels do."""
+        """Whether the formula takes ``activation``, of a layer, ``seed``, or ``combine``, as sums over channels do."""
         return parameter in signature(self.formula).parameters
 
 
@@ -56,20 +55,14 @@ METHODS = {
     "scorecam": Method("Score-CAM", masking_cams.scorecam, passes=256),
     "ablationcam": Method("Ablation-CAM", masking_cams.ablationcam, passes=257, beside=BEHIND),
     "reciprocam": Method("Recipro-CAM", masking_cams.reciprocam, passes=197, beside=BEHIND),
-    "occlusion": Method("occlusion", masking_cams.occlusion, at_layer=False, passes=197),
-    "rise": Method("RISE", masking_cams.rise, at_layer=False, passes=256),
-    "fullgrad": Method("FullGrad", input_gradients.fullgrad, at_layer=False, beside=FULL_GRADIENT),
-    "integrated_gradients": Method(
-        "Integrated Gradients", input_gradients.integrated_gradients, at_layer=False, passes=32
-    ),
-    "expected_gradients": Method("Expected Gradients", input_gradients.expected_gradients, at_layer=False, passes=64),
-    "smoothgrad": Method("SmoothGrad", input_gradients.smoothgrad, at_layer=False, passes=32),
-    "gradient_attention": Method(
-        "gradient-weighted attention", attention_maps.gradient_attention, at_layer=False, attention=OF_SCORES
-    ),
-    "legrad": Method("LeGrad", attention_maps.legrad, at_layer=False, attention=OF_BLOCKS),
-    "rollout": Method(
-        "attention rollout", attention_maps.rollout, of_class=False, at_layer=False, attention=ATTENTION_ALONE
-    ),
+    "occlusion": Method("occlusion", masking_cams.occlusion, passes=197),
+    "rise": Method("RISE", masking_cams.rise, passes=256),
+    "fullgrad": Method("FullGrad", input_gradients.fullgrad, beside=FULL_GRADIENT),
+    "integrated_gradients": Method("Integrated Gradients", input_gradients.integrated_gradients, passes=32),
+    "expected_gradients": Method("Expected Gradients", input_gradients.expected_gradients, passes=64),
+    "smoothgrad": Method("SmoothGrad", input_gradients.smoothgrad, passes=32),
+    "gradient_attention": Method("gradient-weighted attention", attention_maps.gradient_attention, attention=OF_SCORES),
+    "legrad": Method("LeGrad", attention_maps.legrad, attention=OF_BLOCKS),
+    "rollout": Method("attention rollout", attention_maps.rollout, of_class=False, attention=ATTENTION_ALONE),
 }
 ATTENTION_METHODS = tuple(name for name, method in METHODS.items() if method.attention)

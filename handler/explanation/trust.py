@@ -71,15 +71,14 @@ def auc(probabilities: Floats, shares: Sequence[float] | None = None) -> Floats:
     return np.asarray((probabilities[..., 1:] + probabilities[..., :-1]) / 2 @ widths)
 
 
-def random_orders(cells: tuple[int, ...], size: tuple[int, ...], pairs: int, seed: int) -> list[Indices]:
-    """``2 * pairs`` random orders (H * W,): of maps uniform on [0, 1) in cells (h, w), upsampled to (H, W) as a map is.
+def random_orders(cells: tuple[int, ...], size: tuple[int, ...], seed: int) -> tuple[Indices, Indices]:
+    """Two random orders (H * W,): of a map uniform on [0, 1) in cells (h, w), upsampled to (H, W) as a map is.
 
-    Networks answer to holes at single random pixels as to noise. The second order of a pair is the first one backwards,
-    so that, for linear answers and equal steps, its mean AUC is exactly the mean of the whole and the empty picture.
+    Networks answer to holes at single random pixels as to noise. The second order is the first one backwards, so that,
+    for linear answers and equal steps, their mean AUC is exactly the mean of the whole and the empty picture.
     """
-    rng = np.random.default_rng(seed)
-    drawn = [pixel_order(resize(rng.random(cells, np.float32), *size)) for _ in range(pairs)]
-    return [order for forwards in drawn for order in (forwards, forwards[::-1])]
+    forwards = pixel_order(resize(np.random.default_rng(seed).random(cells, np.float32), *size))
+    return forwards, forwards[::-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +116,7 @@ def examine(engine: Engine, evidence: Evidence, pair: int, maps: Maps, question:
         deleted, inserted = np.split(chances(np.concatenate(inner)), 2)
         return np.array([[whole, *deleted, empty], [blurry, *inserted, whole]])
 
-    forwards, backwards = random_orders(maps[name].cells or size, size, 1, seed)
+    forwards, backwards = random_orders(maps[name].cells or size, size, seed)
     order = pixel_order(values, forwards)
     whole = probabilities(evidence.logits[evidence.rows[pair]], question.head) @ question.weights
     ends = [np.zeros_like(tensor), blurred(tensor), tensor * brightest(order, (0.2,), size)[0]]

@@ -72,7 +72,5 @@ def _beyond(name: str, found: Floats, reference: Floats, tolerance: float = TOLE
     beyond = 1 - float((error <= tolerance * largest).mean())  # NaN is beyond
     if beyond <= share:
         return []
-    return [
-        f"{name} differs by up to {float(error.max()):.2e} where values reach {largest:.2e}; {beyond:.2%} of the "
-        f"values differ by more than {tolerance:.0e} of that, allowed are {share:.2%}"
-    ]
+    how_many = f"{beyond:.2%} of the values differ by more than {tolerance:.0e} of that, allowed are {share:.2%}"
+    return [f"{name} differs by up to {float(error.max()):.2e} where values reach {largest:.2e}; {how_many}"]

@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 from handler.errors import ModelError
 from handler.explanation.methods import ATTENTION_METHODS
@@ -18,34 +18,28 @@ KIND_LAYERS = "layers"  # activations and gradients at several layers
 KIND_BEHIND = "behind"  # from activations at the layer to scores; works beside another graph, which finds activations
 
 
-@dataclass(frozen=True, kw_only=True)
-class GraphKind:
+class GraphKind(NamedTuple):
     """The properties of all graphs of one kind."""
 
     file: str  # the file's name in an archive
-    inputs: tuple[str, ...] = ("input", "target")
-    optional: tuple[str, ...] = ("weights",)  # inputs with a default value in the graph
     outputs: tuple[str, ...]
     maps: tuple[str, ...] = ()  # names of the maps that the outputs suffice for
+    inputs: tuple[str, ...] = ("input", "target")
+    optional: tuple[str, ...] = ("weights",)  # inputs with a default value in the graph
 
 
 AT_LAYER = ("activations", "gradients", "gradcam")
 KINDS = {
-    KIND_PREDICTION: GraphKind(file="model.onnx", inputs=("input",), optional=(), outputs=("logits", "probabilities")),
-    KIND_GRADCAM: GraphKind(file="model.gradcam.onnx", outputs=("logits", *AT_LAYER), maps=("gradcam",)),
+    KIND_PREDICTION: GraphKind("model.onnx", ("logits", "probabilities"), inputs=("input",), optional=()),
+    KIND_GRADCAM: GraphKind("model.gradcam.onnx", ("logits", *AT_LAYER), maps=("gradcam",)),
     KIND_EXPLANATION: GraphKind(
-        file="model.explain.onnx",
-        outputs=("logits", *AT_LAYER, "guided_backprop"),
-        maps=("gradcam", "guided_backprop", "guided_gradcam"),
+        "model.explain.onnx", ("logits", *AT_LAYER, "guided_backprop"), ("gradcam", "guided_backprop", "guided_gradcam")
     ),
-    KIND_SALIENCY: GraphKind(
-        file="model.saliency.onnx", outputs=("logits", *AT_LAYER, "saliency"), maps=("gradcam", "saliency")
-    ),
-    KIND_ATTENTION: GraphKind(file="model.attention.onnx", outputs=("logits", *ATTENTION_METHODS)),
-    KIND_LAYERS: GraphKind(file="model.layers.onnx", outputs=("logits",), maps=("gradcam",)),
-    KIND_BEHIND: GraphKind(file="model.behind.onnx", inputs=("input", "activations"), optional=(), outputs=("logits",)),
+    KIND_SALIENCY: GraphKind("model.saliency.onnx", ("logits", *AT_LAYER, "saliency"), maps=("gradcam", "saliency")),
+    KIND_ATTENTION: GraphKind("model.attention.onnx", ("logits", *ATTENTION_METHODS)),
+    KIND_LAYERS: GraphKind("model.layers.onnx", ("logits",), maps=("gradcam",)),
+    KIND_BEHIND: GraphKind("model.behind.onnx", ("logits",), inputs=("input", "activations"), optional=()),
 }
-_REQUIRED = ("labels", "kind", "architecture", "preprocessing", "weights_sha256")  # without a default
 _READ: dict[str, Callable[[str], Any]] = {  # fields that are no text
     **dict.fromkeys(("labels", "versions"), json.loads),
     **dict.fromkeys(("further_layers", "simplified"), lambda text: tuple(json.loads(text))),
@@ -100,8 +94,7 @@ class GraphDescription(Origin):
     def from_properties(cls, properties: Mapping[str, str]) -> "GraphDescription":
         """Reads the metadata that ``to_properties`` wrote; a ModelError says that the file is not of this project."""
         try:
-            found: dict[str, Any] = {name: properties[name] for name in _REQUIRED}
-            found |= {field.name: properties[field.name] for field in fields(cls) if field.name in properties}
+            found: dict[str, Any] = {name: properties[name] for name in cls.__dataclass_fields__ if name in properties}
             found |= {name: read(found[name]) for name, read in _READ.items() if name in found}
             if not isinstance(found["labels"], list) or not isinstance(found.get("versions", {}), dict):
                 raise ValueError("labels must be a list, versions an object")

@@ -56,24 +56,18 @@ class OnnxEngine:
         return all(self._graph_for(part) for part in self._parts(needs))
 
     def run(self, inputs: Floats, targets: Targets, needs: Needs) -> Evidence:
-        """See ``Engine.run``. An explanation runs forward and backward at once; ``explain_ms`` is the time of both.
-
-        Where no single graph holds the evidence at layers and at the input, a graph for each runs.
-        """
-        parts = [(self._held(part), part) for part in self._parts(needs)]
-        (graph, part), *others = parts
-        classes = len(graph.description.labels)
+        """See ``Engine.run``; where no single graph holds the evidence at layers and at the input, two run."""
+        (graph, part), *others = [(self._held(part), part) for part in self._parts(needs)]
+        classes, forward_alone = len(graph.description.labels), not (needs.backward or needs.attention)
         asked = Pairs.of(targets, classes)
-        if not (needs.backward or needs.attention):
-            return _predict(graph, inputs, asked)
-        pairs = Pairs.of([wanted or (TOP,) for wanted in targets], classes)  # a row without a target has scores, too
-        found = _explain(graph, inputs, pairs, asked, part)
-        for (
-            graph,
-            part,
-        ) in others:  # asked for the classes that were found: of scores within rounding, each has its best
+        # a row without a target has scores, too, and scores alone are the same for all targets
+        pairs = Pairs.of([(TOP,) if forward_alone else wanted or (TOP,) for wanted in targets], classes)
+        found = _find(graph, inputs, pairs, asked, part)
+        if forward_alone:
+            return replace(found, infer_ms=found.explain_ms, explain_ms=0.0)
+        for graph, part in others:  # asked for the classes found before: of scores within rounding, each has its best
             pairs.wanted[np.isin(pairs.rows, asked.rows)] = found.classes
-            other = _explain(graph, inputs, pairs, asked, part)
+            other = _find(graph, inputs, pairs, asked, part)
             found = replace(found, layers=other.layers, explain_ms=found.explain_ms + other.explain_ms)
         return found
 
@@ -106,39 +100,29 @@ class OnnxEngine:
         return None
 
 
-def _predict(graph: GraphSession, inputs: Floats, asked: Pairs) -> Evidence:
-    started = time.perf_counter()
-    of_pairs = {"target": np.full(len(inputs), TOP)} if "target" in KINDS[graph.description.kind].inputs else {}
-    logits = _run(graph, inputs, np.arange(len(inputs)), of_pairs, ["logits"])["logits"]
-    classes, size = asked.classes(logits[asked.rows]), inputs.shape[2:]
-    found = Evidence(logits=logits, input_size=size, rows=asked.rows, classes=classes, engine=OnnxEngine.name)
-    return replace(found, infer_ms=(time.perf_counter() - started) * 1e3)
-
-
-def _explain(graph: GraphSession, inputs: Floats, pairs: Pairs, asked: Pairs, needs: Needs) -> Evidence:
+def _find(graph: GraphSession, inputs: Floats, pairs: Pairs, asked: Pairs, needs: Needs) -> Evidence:
     """The evidence of the pairs that are asked for, out of ``pairs``, which has each row at least once."""
     started = time.perf_counter()
-    weights: Arrays = {"weights": pairs.weights} if pairs.weights.any() else {}
-    names = _outputs_of(needs, graph.description)
-    found = _run(graph, inputs, pairs.rows, {"target": pairs.wanted, **weights}, names)
+    known = graph.description
+    of_pairs: Arrays = {"target": pairs.wanted} if "target" in KINDS[known.kind].inputs else {}
+    of_pairs = {**of_pairs, "weights": pairs.weights} if pairs.weights.any() else of_pairs
+    found = _run(graph, inputs, pairs.rows, of_pairs, _outputs_of(needs, known))
     first_pairs = np.unique(pairs.rows, return_index=True)[1]  # all pairs of a row have the same logits
     logits = found["logits"][first_pairs]
     if len(asked.rows) < len(pairs.rows):
         kept = np.isin(pairs.rows, asked.rows)
         found = {name: values[kept] for name, values in found.items()}
+    layers = {path: LayerEvidence(*(found[name + known.layers[path]] for name in _AT_LAYER)) for path in needs.layers}
     return Evidence(
         logits=logits,
         input_size=inputs.shape[2:],
         rows=asked.rows,
-        classes=asked.classes(found["logits"]),  # by the pair's own scores, as the graph chose it
-        layers={
-            path: LayerEvidence(*(found[f"{name}{graph.description.layers[path]}"] for name in _AT_LAYER))
-            for path in needs.layers
-        },
+        classes=asked.classes(logits[asked.rows]),
+        layers=layers,
         guided=found.get("guided_backprop"),
         saliency=found.get("saliency"),
         attention=found.get(needs.attention),
-        coverage=graph.description.coverage if needs.guided else None,
+        coverage=known.coverage if needs.guided else None,
         explain_ms=(time.perf_counter() - started) * 1e3,
         engine=OnnxEngine.name,
     )

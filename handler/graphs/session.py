@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -60,15 +60,14 @@ class GraphSession:
         return list(self.session.run(list(outputs), dict(inputs)))
 
     def infer_targets(self, picture: Floats, of_targets: Arrays, outputs: Sequence[str]) -> list[Floats]:
-        """The outputs (M, …) of a picture (1, C, H, W) and M targets' inputs (M, …); they share work, see ``split``."""
+        """The outputs (M, …) of a picture (1, C, H, W) and M targets' inputs (M, …), which share one half."""
         count = len(of_targets["target"])
         rows = [{name: values[row : row + 1] for name, values in of_targets.items()} for row in range(count)]
-        if self._halves is None:
-            alone = [self.infer({"input": picture, **row}, outputs) for row in rows]
-            return [np.concatenate(values) for values in zip(*alone, strict=True)]
-        first, second = self._halves
-        names = [output.name for output in first.get_outputs()]
-        found = {"input": picture, **dict(zip(names, first.run(names, {"input": picture}), strict=True))}
+        first, second = self._halves or (None, self.session)
+        found = {"input": picture}
+        if first:
+            names = [output.name for output in first.get_outputs()]
+            found |= zip(names, first.run(names, found), strict=True)
         asked = [name for name in outputs if name not in found]
         if asked:
             saved = {value.name: found[value.name] for value in second.get_inputs() if value.name in found}
@@ -78,19 +77,12 @@ class GraphSession:
 
     @cached_property
     def _halves(self) -> tuple[Any, Any] | None:
-        """The halves of ``split``; None without onnx, with a file of weights, or for a file that has changed."""
+        """The halves of ``_split``; None without onnx, with a file of weights, or for a file that has changed."""
         try:
-            import onnx
-
-            from handler.graphs.split import split
-
             content = self.path.read_bytes()
             if weights_file(self.path).exists() or hashlib.sha256(content).hexdigest() != self.sha256:
                 return None
-            first, second = (
-                _load(self.path, half.SerializeToString(), self.threads) if half.graph.output else None
-                for half in split(onnx.load_from_string(content))
-            )
+            first, second = (_load(self.path, half, self.threads) if half else None for half in _split(content))
         except (ImportError, OSError, ValueError, ModelError):
             return None
         return first, second
@@ -168,3 +160,35 @@ def _fits(found: list[int | str | None], needed: list[int | str]) -> bool:
     if len(found) != len(needed) or isinstance(found[0], int):
         return False
     return all(isinstance(size, str) or size == given for size, given in zip(needed, found, strict=True))
+
+
+def _split(content: bytes) -> list[bytes]:
+    """A graph as two, empty without outputs: what depends on the picture alone, which targets share, and the rest.
+
+    The first takes ``input``. Its outputs are the graph's own outputs that no target changes, and the values that the
+    second graph takes beside the graph's other inputs. The outputs of the second are the rest of the graph's outputs.
+    """
+    import onnx  # not above: graphs are opened without it
+    from onnx.utils import Extractor
+
+    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(content))  # names the types of all values
+    graph, others = model.graph, [value.name for value in model.graph.input if value.name != "input"]
+    of_target = _reached(graph, others)
+    before = _reached(graph, ["input"]) - of_target
+    users = [node for node in graph.node if of_target & {*node.output}]
+    saved = dict.fromkeys(name for node in users for name in node.input if name in before)
+    outputs = [value.name for value in graph.output]
+    kept = dict.fromkeys([*saved, *(name for name in outputs if name not in of_target)])
+    first = ["input"], [name for name in kept if name != "input"]
+    second = [*saved, *others], [name for name in outputs if name in of_target]
+    extractor = Extractor(model)
+    return [extractor.extract_model(*names).SerializeToString() if names[1] else b"" for names in (first, second)]
+
+
+def _reached(graph: Any, names: Iterable[str]) -> set[str]:
+    """The values that depend on others, and these; the nodes are in topological order."""
+    found = {*names}
+    for node in graph.node:
+        if found & {*node.input}:
+            found |= {*node.output}
+    return found

@@ -60,11 +60,8 @@ class Checkpoint:
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint as safetensors, whole or not at all."""
     told = {name: write(value) for name, write in _WRITTEN.items() if (value := getattr(checkpoint, name))}
-    state, seen = dict[str, torch.Tensor](), set[int]()
-    for name, value in checkpoint.state.items():  # safetensors refuses weights that share memory
-        address = value.untyped_storage().data_ptr()
-        state[name] = value.clone(memory_format=torch.contiguous_format) if address in seen else value.contiguous()
-        seen.add(address)
+    # copies, because safetensors refuses weights that share memory
+    state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in checkpoint.state.items()}
     with whole_file(path) as unfinished:
         save_file(state, unfinished, checkpoint.notes | told)
 

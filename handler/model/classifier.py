@@ -2,38 +2,30 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from handler.autograd.attention import AttentionLayout
-from handler.autograd.channel_layout import CHANNELS_FIRST
-from handler.autograd.precision import full_precision
-from handler.autograd.torch_engine import Network
+from handler.autograd.torch_engine import full_precision
 from handler.errors import ModelError, foreign_code
 from handler.model.checkpoint import Checkpoint, hash_state, names_in, training_only
-from handler.model.layers.find import find_layers
+from handler.model.layers.find import MappedNetwork, find_layers
 from handler.model.makers import maker_of
 from handler.model.reading import Reading, check_scores, find_reading
 from handler.picture.preprocess import Preprocessing
 
-_AS_RETURNED = Reading()
-
 
 @dataclass(frozen=True, kw_only=True)
-class Classifier(Network):
+class Classifier(MappedNetwork):
     """A classifier that is ready to be explained."""
 
     architecture: str
     labels: list[str]
     preprocessing: Preprocessing
-    reading: Reading = _AS_RETURNED  # how scores are read from what the network returns
-    layers: dict[str, tuple[int, int, int]]  # layers with maps: module path to (C, h, w)
-    default_layer: str  # a key of layers
-    layer_rule: str = ""  # why ``default_layer`` is the default
-    refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
+    reading: Reading = Reading()  # how scores are read from what the network returns
     further_layers: tuple[str, ...] = ()  # layers whose evidence graphs hold beside that of ``default_layer``
     weights_sha256: str = ""  # of the weights as they were loaded, see ``checkpoint.hash_state``
 
@@ -67,40 +59,34 @@ def build_classifier(checkpoint: Checkpoint, device: str | torch.device = "cpu")
     with foreign_code(f"the network cannot be moved to the device {str(device)!r}"):
         module = module.to(device)
     name, labels, how = checkpoint.architecture, checkpoint.labels, checkpoint.preprocessing
-    reading = find_reading(module, name, how.shape, len(labels), checkpoint.head, checkpoint.output)
-    reading.attach(module)
-    return replace(of_module(module, name, labels, how, reading), weights_sha256=weights)
+    found = of_module(module, name, labels, how, checkpoint.head, checkpoint.output)
+    found.reading.attach(module)
+    return replace(found, weights_sha256=weights)
 
 
+@full_precision()
 def of_module(
     module: nn.Module,
     architecture: str,
     labels: list[str] | None,
     preprocessing: Preprocessing,
-    reading: Reading = _AS_RETURNED,
+    head: str = "",
+    output: str = "",
 ) -> Classifier:
     """Looks at a network in memory, which is in eval mode and frozen; it is run, and left as it is.
 
-    Without labels, the classes are named by their indices. The reading is attached to the network already. Raises
-    ModelError if the network does not answer with one logit per class, or has no layer with a map.
+    Without labels, the classes are named by their indices. Head and output are those of ``find_reading``; whoever runs
+    the network attaches the reading that was found. Raises ModelError if the network does not answer with one logit per
+    class, or has no layer with a map.
     """
-    shape = preprocessing.shape
-    with full_precision():
-        count = check_scores(module, architecture, shape, None if labels is None else len(labels), head=reading.head)
+    shape, classes = preprocessing.shape, None if labels is None else len(labels)
+    reading = find_reading(module, architecture, shape, classes, head, output)
+    with reading.attach(module):
+        count = check_scores(module, architecture, shape, classes, head=reading.head)
         found = find_layers(module, architecture, shape)
+    labels = [str(index) for index in range(count)] if labels is None else labels
     return Classifier(
-        module=module,
-        architecture=architecture,
-        labels=[str(index) for index in range(count)] if labels is None else labels,
-        preprocessing=preprocessing,
-        reading=reading,
-        layers={path: layer.shape for path, layer in found.layers.items()},
-        default_layer=found.default,
-        views={path: layer.view for path, layer in found.layers.items() if layer.view != CHANNELS_FIRST},
-        layer_rule=found.rule,
-        refused_layers=found.refused,
-        alone=found.alone,
-        attention=found.attention,
+        architecture=architecture, labels=labels, preprocessing=preprocessing, reading=reading, **vars(found)
     )
 
 

@@ -3,7 +3,7 @@
 A reading says which output has the scores, leaves out a last activation, and makes two scores of one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from handler.autograd.graph import operation
 from handler.autograd.torch_engine import device_of
 from handler.errors import ModelError, foreign_code
 from handler.model.custom_architecture import described
-from handler.model.layers.scenes import scenes
+from handler.model.layers.looking import scenes
 
 HEADS = ("softmax", "sigmoid", "binary")
 _HEAD_OF = {nn.Softmax: "softmax", nn.LogSoftmax: "softmax", nn.Sigmoid: "sigmoid", nn.LogSigmoid: "sigmoid"}
@@ -106,12 +106,10 @@ def _chosen(returned: Any, output: str, architecture: str) -> tuple[Any, str]:
     if output in named:
         return named[output], output
     held = f"{described(parts[output])}, no tensor, as" if output in parts else "no"
-    listed: dict[int, str] = {}  # a tensor is named once
-    for name, value in named.items():
-        listed.setdefault(id(value), name)
+    listed = [*{id(value): name for name, value in reversed(named.items())}.values()][::-1]  # a tensor is named once
     if not output and len(listed) < 2:
-        return next(((named[name], name) for name in listed.values()), (returned, ""))
-    shapes = ", ".join(f"{name} {tuple(named[name].shape)}" for name in listed.values())
+        return next(((named[name], name) for name in listed), (returned, ""))
+    shapes = ", ".join(f"{name} {tuple(named[name].shape)}" for name in listed)
     valid = "no part of it is a tensor" if parts else "leave output= out"
     valid = f"valid is output= with the name of the scores: {shapes}" if shapes else valid
     what = f"has {held} output {output!r} in {described(returned)}" if output else f"answers with {described(returned)}"
@@ -130,42 +128,36 @@ def check_scores(
         raise ModelError(f"architecture {architecture} has no weights: its tensors are on the device meta")
     scores = answer(module, architecture, shape)
     scores = scores.clone() if isinstance(scores, Tensor) else scores  # a network may answer with its own memory
-    if fault := _fault(scores, classes, lambda factor: answer(module, architecture, shape, factor), head):
-        raise ModelError(f"architecture {architecture} {fault}")
-    return int(scores.shape[1])
-
-
-def _fault(scores: Any, classes: int | None, run: Callable[[float], Tensor], head: str) -> str:
-    """What is wrong with a picture's scores, and what is valid; empty if nothing is. Runs the picture times factors."""
-    valid = f"valid is one tensor of float32 scores (N, {classes or 'K'}), one score per label"
-    if isinstance(scores, Tensor) and scores.numel() == 1 and (classes == 2 or head == "softmax"):
-        valid += ", or head=binary, the sigmoid of one score"
+    fault, valid = "", f"valid is one tensor of float32 scores (N, {classes or 'K'}), one score per label"
+    valid += ", or head=binary, the sigmoid of one score" * (classes == 2)
     if not isinstance(scores, Tensor):
-        return f"answers with {described(scores)}, {valid}"
-    if scores.dim() != 2 or scores.shape[0] != 1 or not scores.is_floating_point():
-        return f"answers one picture with {scores.dtype} {tuple(scores.shape)}, {valid}"
-    if classes not in (None, scores.shape[1]):
-        return f"scores {scores.shape[1]} classes, but there are {classes} labels; {valid}"
-    if not bool(scores.isfinite().all()):
-        return f"answers a picture with scores that are not finite; {valid}"
-    if not torch.allclose(scores, run(1), rtol=1e-4, atol=1e-5):
-        return (
+        fault = f"answers with {described(scores)}, {valid}"
+    elif scores.dim() != 2 or scores.shape[0] != 1 or not scores.is_floating_point():
+        fault = f"answers one picture with {scores.dtype} {tuple(scores.shape)}, {valid}"
+    elif classes not in (None, scores.shape[1]):
+        fault = f"scores {scores.shape[1]} classes, but there are {classes} labels; {valid}"
+    elif not bool(scores.isfinite().all()):
+        fault = f"answers a picture with scores that are not finite; {valid}"
+    elif not torch.allclose(scores, answer(module, architecture, shape), rtol=1e-4, atol=1e-5):
+        fault = (
             "answers the same picture differently each time, even in eval mode; valid is a network that neither draws "
             "random numbers nor changes its own state: F.dropout needs training=self.training"
         )
-    if scores.shape[1] == 1 and head == "softmax":
-        return (
+    elif scores.shape[1] == 1 and head == "softmax":
+        fault = (
             "has one score, and a softmax of one score is always 1; valid are at least two classes with a score each, "
             "or head=binary, the sigmoid of one score"
         )
-    if end := _end(scores, run(_SATURATING)):
+    elif end := _end(scores, answer(module, architecture, shape, _SATURATING)):
         right, axis = ("sigmoid (binary for one score)", "") if "sigmoid" in end else ("softmax", "1")
-        return (
+        fault = (
             f"ends in a {end}; valid are logits, which Grad-CAM is defined on: remove the {end}, or let it be the "
             f"network's last module, such as nn.{end.title().replace('-', '')}({axis}); head={right} computes the "
             "probabilities from the logits"
         )
-    return ""
+    if fault:
+        raise ModelError(f"architecture {architecture} {fault}")
+    return int(scores.shape[1])
 
 
 def answer(module: nn.Module, architecture: str, shape: tuple[int, int, int], factor: float = 1) -> Any:

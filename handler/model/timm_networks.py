@@ -40,17 +40,29 @@ def check(architecture: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
 
 def declare(architecture: str) -> Checkpoint:
     """What timm knows of the name: labels of ImageNet by the number of scores, and the preprocessing."""
-    from timm.data import ImageNetInfo, infer_imagenet_subset
+    from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
 
     name, known, options = check(architecture)
     described, subset = known.get("label_descriptions") or {}, infer_imagenet_subset(known)
     labels = [str(described.get(label, label)) for label in known.get("label_names") or ()]
     if subset and not labels:
         labels = list(ImageNetInfo(subset).label_descriptions())
+    how = resolve_data_config(pretrained_cfg=known, use_test_size=True)
+    (_, height, width), crop_pct = how["input_size"], how["crop_pct"]
+    preprocessing = None
+    if crop_pct <= 1:  # else timm puts a black border around the picture
+        preprocessing = Preprocessing(
+            resize_size=(math.floor(height / crop_pct), math.floor(width / crop_pct)),
+            crop_size=(height, width),
+            mean=tuple(how["mean"]),
+            std=tuple(how["std"]),
+            interpolation=how["interpolation"],
+            crop_mode=how["crop_mode"],
+        )
     return Checkpoint(
         architecture=f"timm/{name}",
         labels=labels or None,
-        preprocessing=_preprocessing(known),
+        preprocessing=preprocessing,
         options=options,
         origins=dict.fromkeys(("labels", "preprocessing"), f"as timm's {name} weights have it"),
     )
@@ -87,20 +99,3 @@ def build(checkpoint: Checkpoint) -> nn.Module:
     with foreign_code(f"{name} cannot be built for pictures {how.shape}"):  # options and size are the checkpoint's
         module: nn.Module = timm.create_model(name, pretrained=False, **options)
     return module
-
-
-def _preprocessing(known: dict[str, Any]) -> Preprocessing | None:
-    from timm.data import resolve_data_config
-
-    how = resolve_data_config(pretrained_cfg=known, use_test_size=True)
-    (_, height, width), crop_pct = how["input_size"], how["crop_pct"]
-    if crop_pct > 1:  # timm puts a black border around the picture
-        return None
-    return Preprocessing(
-        resize_size=(math.floor(height / crop_pct), math.floor(width / crop_pct)),
-        crop_size=(height, width),
-        mean=tuple(how["mean"]),
-        std=tuple(how["std"]),
-        interpolation=how["interpolation"],
-        crop_mode=how["crop_mode"],
-    )

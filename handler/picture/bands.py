@@ -2,21 +2,21 @@
 
 Pictures become RGB or grey, by Pillow's "L", for networks with 3 channels or 1. NumPy's ``.npy`` files, uint8 (H, W) or
 (H, W, C), must have the network's channels; so must TIFFs with any other number of bands, which are of 8 bits each and
-stay in the file's order. The first frame of a DICOM file is read by ``handler.picture.dicom``.
+stay in the file's order. Of a DICOM file the first frame is read, with its window applied, by the package pydicom.
 """
 
 import io
 import struct
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
 from PIL.ExifTags import Base as Tag
 
-from handler.errors import BadRequest, NotAnImage
-from handler.picture.decode import DEFAULT_MAX_PIXELS, UPRIGHT, check_pixels, decode, pillows_limit
-from handler.picture.dicom import read_dicom
+from handler.errors import BadRequest, NotAnImage, in_one_line
+from handler.picture.decode import DEFAULT_MAX_PIXELS, check_pixels, decode, pillows_limit, turned
 from handler.picture.preprocess import Pixels, by_band
 
 _NUMPY, _DICOM = b"\x93NUMPY", b"DICM"  # the second behind a preamble of 128 bytes
@@ -24,6 +24,8 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 _TIFF = {b"II*\0": "<", b"MM\0*": ">"}  # how files begin, and their order of bytes
 _KEPT = (Tag.ImageLength, Tag.Compression, Tag.FillOrder, Tag.RowsPerStrip, Tag.TileLength)
 _PLACES = (Tag.StripOffsets, Tag.StripByteCounts, Tag.TileOffsets, Tag.TileByteCounts)
+_GREY = ("MONOCHROME1", "MONOCHROME2")  # of a DICOM file; in the first, 0 is white
+_DEFLATED = b"1.2.840.10008.1.2.1.99"  # the syntax of compressed DICOM files, which unpack to any size
 
 
 def read_picture(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, channels: int = 3) -> Pixels:
@@ -32,7 +34,7 @@ def read_picture(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS, channels: in
         return _read_array(data, max_pixels, channels)
     if data[:4] in _TIFF and channels not in (1, 3):
         return _read_tiff(data, max_pixels, channels)
-    pixels = read_dicom(data, max_pixels) if data[128:132] == _DICOM else decode(data, max_pixels)
+    pixels = _read_dicom(data, max_pixels) if data[128:132] == _DICOM else decode(data, max_pixels)
     if channels not in (1, 3):
         raise BadRequest(f"the network takes {channels} bands, valid are TIFF and NumPy files (.npy) with so many")
     return in_colours(pixels, channels)
@@ -79,9 +81,8 @@ def _read_tiff(data: bytes, max_pixels: int, channels: int) -> Pixels:
     except Exception as error:  # as in ``decode``
         raise BadRequest("the TIFF picture's header is truncated or corrupt") from error
     if {*bits} != {8} or {*signs} != {1} or tags.get(Tag.Compression) in (6, 7):
-        raise NotAnImage(
-            "the TIFF picture's bands are valid as whole numbers of 8 bits, without a sign and without JPEG"
-        )
+        valid = "whole numbers of 8 bits, without a sign and without JPEG"
+        raise NotAnImage(f"the TIFF picture's bands are valid as {valid}")
     _check_bands(bands, channels)
     for height, width in (size, tile):
         check_pixels(height, width, max_pixels)
@@ -90,7 +91,7 @@ def _read_tiff(data: bytes, max_pixels: int, channels: int) -> Pixels:
             pixels = _read_samples(data, tags, size, bands)
     except Exception as error:
         raise BadRequest("the TIFF picture is truncated or corrupt and cannot be decoded") from error
-    return by_band(UPRIGHT.get(tags.get(Tag.Orientation, 1), np.asarray), pixels)
+    return by_band(partial(turned, orientation=tags.get(Tag.Orientation)), pixels)
 
 
 def _read_samples(data: bytes, tags: Mapping[int, Any], size: tuple[int, int], bands: int) -> Pixels:
@@ -124,3 +125,45 @@ def _directory(order: str, tags: Mapping[int, Sequence[int]], start: int) -> byt
         values += packed if len(numbers) > 1 else b""
         entries += struct.pack(f"{order}HHI", tag, 4, len(numbers)) + place
     return struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + values
+
+
+def _read_dicom(data: bytes, max_pixels: int) -> Pixels:
+    """Decodes the first frame to uint8 grey or RGB, (H, W, 1 or 3).
+
+    Grey values go through the file's rescaling, and its window or table; without these, the frame's lowest value is
+    black and its highest white. NotAnImage says that pydicom is not installed, or that the values are neither grey nor
+    colours of 8 bits; BadRequest that pydicom cannot read or decode the file; the other error is ``check_pixels``'s.
+    """
+    try:
+        from pydicom import dcmread
+        from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+        from pydicom.pixels.utils import pixel_array
+    except ImportError as error:
+        raise NotAnImage("DICOM pictures need pydicom: pip install 'shufflenet-cam[dicom]'") from error
+    try:
+        if _DEFLATED in data:
+            raise ValueError("deflated files are not read")
+        file = dcmread(io.BytesIO(data))
+        size, kind, bits = (int(file.Rows), int(file.Columns)), str(file.PhotometricInterpretation), file.BitsAllocated
+    except Exception as error:  # pydicom's parsers raise exceptions of many types
+        raise BadRequest(f"the DICOM file cannot be read ({in_one_line(error)})") from error
+    check_pixels(*size, max_pixels)
+    if kind not in _GREY and (bits != 8 or not kind.startswith(("RGB", "YBR"))):
+        valid = f"{', '.join(_GREY)}, RGB and YBR of 8 bits"
+        raise NotAnImage(f"the DICOM picture is {kind} of {bits} bits, valid are {valid}")
+    try:
+        frame = pixel_array(file, index=0)
+        if kind not in _GREY:
+            return np.ascontiguousarray(frame, np.uint8)
+        values = apply_modality_lut(frame, file)
+        with np.errstate(over="ignore"):
+            seen = apply_voi_lut(values, file)
+            if "VOILUTSequence" in file:
+                low, high = 0, 2 ** int(file.VOILUTSequence[0].LUTDescriptor[2]) - 1
+            else:  # far beyond both ends of a window, or the frame's own ends
+                ends = [-1e9, 1e9] if "WindowWidth" in file else [values.min(), values.max()]
+                low, high = apply_voi_lut(np.array(ends), file)
+        grey = np.rint((seen.astype(np.float64) - low) / max(float(high) - float(low), 1e-9) * 255).clip(0, 255)
+    except Exception as error:
+        raise BadRequest(f"the DICOM picture cannot be decoded ({in_one_line(error)})") from error
+    return np.asarray(255 - grey if kind == _GREY[0] else grey, np.uint8)[:, :, None]

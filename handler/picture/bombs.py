@@ -50,9 +50,8 @@ def check_frames(data: bytes, max_pixels: int) -> None:
             wide, high = int(found[1], 2) + 1, int(found[2], 2) + 1  # bits
             width, height = int(found[3][:wide], 2) + 1, int(found[3][wide : wide + high], 2) + 1
             if width * height > max_pixels:
-                raise TooLarge(
-                    f"the AVIF picture has frames of {width}x{height} pixels, valid are at most {max_pixels}"
-                )
+                size = f"{width}x{height} pixels"
+                raise TooLarge(f"the AVIF picture has frames of {size}, valid are at most {max_pixels}")
 
 
 def _items(data: bytes) -> Iterator[memoryview]:

@@ -9,7 +9,7 @@ import io
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
@@ -36,15 +36,7 @@ LONGEST_SIDE = 65_535  # pixels; JPEG's own limit
 
 _LIMIT = threading.Lock()  # Pillow has one limit for the whole process
 _VALUES = "whole numbers without a sign, of at most 16 bits, as values"
-UPRIGHT: Mapping[int, Callable[[Any], Any]] = {  # by EXIF's orientation
-    2: lambda pixels: cv2.flip(pixels, 1),
-    3: lambda pixels: cv2.flip(pixels, -1),
-    4: lambda pixels: cv2.flip(pixels, 0),
-    5: cv2.transpose,
-    6: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE),
-    7: lambda pixels: cv2.flip(cv2.transpose(pixels), -1),
-    8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
-}
+_FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}  # EXIF's orientation to the axes that cv2 flips
 
 
 def quieten() -> None:
@@ -119,9 +111,8 @@ def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, int, str]:
         first = f"the first bytes are {data[:8].hex(' ')} ({text})" if data else "there are no bytes"
         for kind, (known, beginnings, needed) in OPTIONAL.items():
             first = f"{kind} needs {needed}" if not known and data[4:10] in beginnings else first
-        raise NotAnImage(
-            f"not a picture that can be read: {first}, valid are {', '.join(FORMATS)} with {_VALUES}"
-        ) from error
+        valid = f"{', '.join(FORMATS)} with {_VALUES}"
+        raise NotAnImage(f"not a picture that can be read: {first}, valid are {valid}") from error
     except Image.DecompressionBombError as error:
         raise TooLarge(f"the picture has more than {2 * max_pixels} pixels, valid are at most {max_pixels}") from error
     except Exception as error:  # Pillow's parsers raise exceptions of many types on a bad header
@@ -137,10 +128,8 @@ def _unclear(image: Image.Image) -> str:
     """Why the values of an image do not say what they look like; empty if they do."""
     tags = _tags(image)
     if image.mode in ("I", "F") or set(tags.get(Tag.SampleFormat, (1,))) != {1}:
-        return (
-            "has values with a sign, with a fraction or of 32 bits, and nothing says which are black and which are "
-            f"white; valid are {_VALUES}"
-        )
+        values = "values with a sign, with a fraction or of 32 bits"
+        return f"has {values}, and nothing says which are black and which are white; valid are {_VALUES}"
     plain = set(tags.get(Tag.BitsPerSample, (1,))) == {8} and tags.get(Tag.PhotometricInterpretation) != 0
     if tags.get(Tag.PlanarConfiguration) == 2 and tags.get(Tag.Compression, 1) == 1 and not plain:
         # Pillow 13.0 unpacks all planes as 8 bits (TiffImagePlugin: one letter of the raw mode per plane)
@@ -148,12 +137,18 @@ def _unclear(image: Image.Image) -> str:
     return ""
 
 
+def turned(pixels: Any, orientation: Any) -> Any:
+    """Turns a picture upright by EXIF's orientation: those from 5 to 8 lie on their side."""
+    pixels = cv2.transpose(pixels) if orientation in (5, 6, 7, 8) else pixels
+    return cv2.flip(pixels, _FLIPS[orientation]) if orientation in _FLIPS else pixels
+
+
 def _upright(pixels: Any, image: Image.Image) -> npt.NDArray[np.uint8]:
     """Applies EXIF's orientation, if one can be read; Pillow turns a TIFF upright when it loads the pixels."""
-    turn: Callable[[Any], Any] = np.asarray
+    orientation = None
     with suppress(Exception):  # as above; the picture is good even if the metadata are bad
-        turn = UPRIGHT.get(image.getexif().get(Tag.Orientation, 1), np.asarray)
-    return np.ascontiguousarray(turn(pixels), np.uint8)
+        orientation = image.getexif().get(Tag.Orientation)
+    return np.ascontiguousarray(turned(pixels, orientation), np.uint8)
 
 
 def from_pillow(image: Image.Image) -> npt.NDArray[np.uint8]:

@@ -24,11 +24,8 @@ MOST_CHANNELS = 16
 _FILTERS = {
     name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 }
-_CROP_MODES = {  # what a description says of them
-    "center": "resized to cover",
-    "squash": "both sides resized to",
-    "border": "resized to fit into",
-}
+# what a description says of crop modes
+_CROP_MODES = {"center": "resized to cover", "squash": "both sides resized to", "border": "resized to fit into"}
 _AREA = "area"  # cv2's INTER_AREA: averages pixels when it shrinks a picture, interpolates when it enlarges one
 _LARGEST_WHOLE_RESIZE = 32_000_000  # pixels; above, only the crop is resized: 1x30000 would become 256x7680000
 
@@ -70,16 +67,13 @@ class Preprocessing:
         sizes = (self.resize_size, self.crop_size)
         whole = all(len(pair) == 2 and all(type(side) is int for side in pair) for pair in map(_pair, sizes))
         if not whole or not all(0 < crop <= resize for resize, crop in zip(*map(_pair, sizes), strict=True)):
-            raise ValueError(
-                f"resize_size and crop_size {(self.resize_size, self.crop_size)} must be whole numbers, or pairs of "
-                "height and width, crop_size not the larger"
-            )
-        numbers = all(map(_are_numbers, (self.mean, self.std)))
+            needed = "must be whole numbers, or pairs of height and width, crop_size not the larger"
+            raise ValueError(f"resize_size and crop_size {sizes} {needed}")
+        tuples = isinstance(self.mean, tuple) and isinstance(self.std, tuple)
+        numbers = tuples and all(isinstance(one, (int, float)) and math.isfinite(one) for one in self.mean + self.std)
         if not (numbers and 0 < len(self.mean) == len(self.std) <= MOST_CHANNELS and min(self.std) > 0):
-            raise ValueError(
-                f"mean {self.mean!r} and std {self.std!r} must have a number for each channel, 1 to {MOST_CHANNELS}, "
-                "std above 0"
-            )
+            needed = f"must have a number for each channel, 1 to {MOST_CHANNELS}, std above 0"
+            raise ValueError(f"mean {self.mean!r} and std {self.std!r} {needed}")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -146,11 +140,6 @@ class Preprocessing:
 
 def _pair(size: Size) -> tuple[int, int]:
     return size if isinstance(size, tuple) else (size, size)
-
-
-def _are_numbers(values: Any) -> bool:
-    """Whether it is a tuple of finite numbers."""
-    return isinstance(values, tuple) and all(isinstance(one, (int, float)) and math.isfinite(one) for one in values)
 
 
 @dataclass(frozen=True)

@@ -69,10 +69,7 @@ def _read(name: str, value: str, text: str) -> Any:
 
 
 def _fields(said: dict[str, Any], known: Preprocessing | None, text: str) -> dict[str, Any]:
-    """What was said, with the crop in the place of ``input``, and a value per channel in the place of ``channels``.
-
-    Nobody says the channels: they are those of a longer list, of the known preprocessing, or else 3.
-    """
+    """What was said, with the crop in the place of ``input``, and a value per channel in the place of ``channels``."""
     fields = dict(said)
     if "input" in fields:
         if "crop" in fields:
@@ -81,15 +78,14 @@ def _fields(said: dict[str, Any], known: Preprocessing | None, text: str) -> dic
         if known is not None and "resize" not in fields:
             sides = zip(size if isinstance(size, tuple) else (size, size), known.resized, known.size, strict=False)
             fields["resize"] = tuple(new * whole // part for new, whole, part in sides)
-    most = max(len(fields.get(name, ())) for name in _LISTS)
+    most = max(len(fields.get(name, ())) for name in _LISTS)  # one value is for all channels
     count = fields.pop("channels", most if most > 1 else getattr(known, "channels", 3))
     for name in _LISTS:
         values = fields.get(name, getattr(known, name, ()))
         if len(values) not in (0, 1, count) or not 0 < count <= MOST_CHANNELS:
-            raise ModelError(
-                f"preprocessing={text!r} has {count} channels and {len(values)} values of {name}, valid are 1 to "
-                f"{MOST_CHANNELS} channels, and {name}= with a value for each or one for all"
-            )
+            valid = f"1 to {MOST_CHANNELS} channels, and {name}= with a value for each or one for all"
+            found = f"{count} channels and {len(values)} values of {name}"
+            raise ModelError(f"preprocessing={text!r} has {found}, valid are {valid}")
         if values:
             fields[name] = values * count if len(values) == 1 else values
     return fields

@@ -29,10 +29,7 @@ class Canvas:
 
 
 def encode_map(name: str, drawn: Map, canvas: Canvas) -> dict[str, Any]:
-    """Encodes a map for the JSON answer: encoding, shape, data, max, degenerate and, for guided maps, coverage.
-
-    The name is out of ``MAP_KINDS``; gradcam is (h, w) on [0, 1], the others are signed (h, w, C).
-    """
+    """Encodes a map for the JSON answer: encoding, shape, data, max, degenerate and, for guided maps, coverage."""
     encoding = canvas.options.encoding
     data: str | list[Any]
     if encoding == "png":

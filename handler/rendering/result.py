@@ -64,10 +64,7 @@ class Explanation:
     trust: Trust | None = None  # None unless it was asked for
 
     def title(self, width: int) -> str:
-        """The classes as a caption, ``against heart 0.61`` or ``heart 0.61, not ring 0.20``, cut to a width in pixels.
-
-        Labels keep at least 8 letters.
-        """
+        """The classes as a caption, ``heart 0.61, not ring 0.20``, cut to a width in pixels; labels keep 8 letters."""
         classes = [found for found in (self.target, self.contrast) if found]
 
         def cut(most: int) -> str:

@@ -17,11 +17,8 @@ DEGENERATE = "explainer_degenerate_maps_total"
 REQUEST_SECONDS = "explainer_request_seconds"  # time in the handler of the request's whole batch
 RESIDENT = "explainer_resident_bytes"  # of the worker that answered last
 STAGE_SECONDS = {stage: f"explainer_{stage}_seconds" for stage in STAGES}
-LABELS = {  # the values that each label of a metric can have
-    "engine": ("onnx", "torch", NONE),
-    "method": (*METHODS, GRADIENT_ALONE, NONE),
-    "outcome": OUTCOMES,
-}
+# the values that each label of a metric can have
+LABELS = {"engine": ("onnx", "torch", NONE), "method": (*METHODS, GRADIENT_ALONE, NONE), "outcome": OUTCOMES}
 
 
 @dataclass(frozen=True, kw_only=True)

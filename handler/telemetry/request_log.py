@@ -31,10 +31,7 @@ def keep_on_one_line() -> None:
 
 
 def request_line(answer: Answer, request_id: str, bytes_in: int, milliseconds: float) -> str:
-    """A request's line: a JSON object without a client's text; the id is the response's ``x-request-id``.
-
-    ``milliseconds`` are those from the batch's arrival in the handler to its answers.
-    """
+    """A request's line: a JSON object without a client's text; the id is the response's ``x-request-id``."""
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "request": request_id,
@@ -43,7 +40,7 @@ def request_line(answer: Answer, request_id: str, bytes_in: int, milliseconds: f
         **_summary(answer.observed),
         "bytes_in": bytes_in,
         "bytes_out": len(answer.body),
-        "ms": round(milliseconds, 2),
+        "ms": round(milliseconds, 2),  # from the batch's arrival in the handler to its answers
     }
     return json.dumps(line, ensure_ascii=True)
 

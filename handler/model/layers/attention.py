@@ -11,8 +11,7 @@ from dataclasses import replace
 
 from handler.autograd.attention import AttentionLayout, attend, attention_nodes
 from handler.autograd.channel_layout import ChannelLayout
-from handler.model.layers.looking import Look
-from handler.model.layers.observing import Place
+from handler.model.layers.looking import Look, Place
 
 
 def find_attention(look: Look, views: Mapping[str, ChannelLayout]) -> AttentionLayout | str:

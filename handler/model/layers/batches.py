@@ -1,7 +1,7 @@
 """Tests whether the pictures of a batch depend on each other: in the scores, in layers' outputs, in gradients."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
-from handler.autograd.backward_contract import alike_in_memory
 from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.differentiable import differentiable
-from handler.autograd.hooks import captured
+from handler.autograd.tape import differentiate, record
 from handler.errors import in_one_line
-from handler.model.layers.looking import Look, outputs_of
-from handler.model.layers.observing import Place, observe
+from handler.explanation.evidence import Needs
+from handler.model.layers.looking import Look, Place, observe, outputs_of
 
 # the most that float32 and another batch size may change in a picture's row
 _ALIKE = 1e-3  # relative to the difference between two pictures' rows
@@ -114,32 +113,28 @@ def _same_row(output: Tensor, alone: Tensor, axis: int, row: int) -> bool:
     return bool((rows[row] - expected).norm() <= allowed)
 
 
-def same_gradients(look: Look, path: str, view: ChannelLayout) -> bool:
+def same_gradients(look: Look, path: str, views: Mapping[str, ChannelLayout]) -> bool:
     """Whether a picture's gradients, at a layer and at the input, are the same in a batch; by float32, else float64."""
-    first, second, _ = look.pictures
-    if _gradients_differ(look.module, path, view, first, second) <= _GRADIENTS_ALIKE:
+    pictures = torch.cat([*look.pictures[:2]])
+    if _gradients_differ(look.module, path, views, pictures) <= _GRADIENTS_ALIKE:
         return True
     try:  # in float32, gates flip whose input is within rounding of zero
-        exact = copy.deepcopy(look.module).double()
-        return _gradients_differ(exact, path, view, first.double(), second.double()) <= _ALIKE
+        return _gradients_differ(copy.deepcopy(look.module).double(), path, views, pictures.double()) <= _ALIKE
     except Exception:  # the network cannot be copied or run in float64
         return False
 
 
-def _gradients_differ(module: nn.Module, path: str, view: ChannelLayout, first: Tensor, second: Tensor) -> float:
-    """The largest difference of a picture's gradients in a batch from its gradients alone, relative to the latter."""
+def _gradients_differ(module: nn.Module, path: str, views: Mapping[str, ChannelLayout], pictures: Tensor) -> float:
+    """The largest difference of the first picture's gradients in a batch from those alone, relative to the latter."""
 
+    @torch.enable_grad()
     def gradients(pictures: Tensor) -> list[Tensor]:
-        with torch.enable_grad(), differentiable(module), captured(module, [path], {path: view}) as kept:
-            pictures = pictures.clone().requires_grad_()
-            scores = module(pictures.clone())
-            mixture = torch.randn(scores.shape[1], generator=torch.Generator().manual_seed(1)).to(scores)
-            score = (scores[:1] * mixture).sum() - (scores[1:] * mixture).sum()
-        with alike_in_memory(score):
-            found = torch.autograd.grad(score, [*kept[path], pictures], allow_unused=True)
-        return [gradient[0] for gradient in found if gradient is not None]
+        tape = record(module, pictures, Needs(layers=(path,), saliency=True), views)
+        mixture = torch.randn(tape.scores.shape[1], generator=torch.Generator().manual_seed(1)).to(tape.scores)
+        found = differentiate(tape, (tape.scores[:1] * mixture).sum() - (tape.scores[1:] * mixture).sum())
+        return [found.layers[path][0], found.at_input["saliency"][0]]
 
-    pairs = zip(gradients(torch.cat([first, second])), gradients(first), strict=True)
+    pairs = zip(gradients(pictures), gradients(pictures[:1]), strict=True)
     return max(float((found - alone).norm() / alone.norm().clamp(min=1e-30)) for found, alone in pairs)
 
 

@@ -6,11 +6,14 @@ of latents may be a square. So parts of the picture are changed; a cell lies in 
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from handler.autograd.channel_layout import ChannelLayout
 
 Floats = npt.NDArray[np.float64]
 
@@ -48,60 +51,56 @@ def _edges(side: int) -> list[slice]:
     return [slice(0, edge), slice(side - edge, side)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cells:
-    """Where the cells of a tensor lie in the picture."""
+class _Cells(NamedTuple):
+    """An arrangement of cells, and how well the cells follow the picture in it."""
 
-    channel_axis: int  # in the tensor without the batch axis
-    grid: tuple[int, int]  # h, w
-    shared_axis: bool  # whether rows and columns share one axis
-    first: int = 0  # index of the first cell on a shared axis
-    transposed: bool = False  # whether columns come before rows
-    mirrored: tuple[bool, bool] = (False, False)  # upside down, left to right
-    likeness: float = 1.0  # how well the cells follow the picture, see _LIKE
-    profile: float = 1.0  # the likeness of averages of rows and of columns
+    layout: ChannelLayout
+    size: tuple[int, int]  # h, w
+    likeness: float  # see _LIKE
+    profile: float  # the likeness of averages of rows and of columns
 
 
-def find_cells(changes: Mapping[int, Sequence[Floats]], ratio: float = 1.0) -> Cells | None:
-    """Finds the arrangement by which cells change where the picture changes; None if there is none.
+def find_cells(changes: Mapping[int, Sequence[Floats]], ratio: float = 1.0) -> ChannelLayout | None:
+    """Finds the layout by which cells change where the picture changes, for the batch axis 0; None if there is none.
 
     ``changes``: for each axis that may be the channels', how much each of ``parts`` changed the cells, (h, w) or (T,).
     ``ratio``: the picture's width by its height, which is about that of cells on a shared axis.
     """
     arrangements = [cells for axis, found in changes.items() for cells in _arrangements(axis, np.stack(found), ratio)]
     best = max(filter(_is_likely, arrangements), key=lambda cells: cells.likeness, default=None)
-    if best is not None and best.shared_axis:
-        changed, behind = np.stack(changes[best.channel_axis]), best.first + best.grid[0] * best.grid[1]
-        others = (part for part in (changed[:, : best.first], changed[:, behind:]) if part.shape[1] >= _FEW)
-        if any(find_cells({best.channel_axis: list(part)}, ratio) is not None for part in others):
-            return None  # tokens of several scales
-    return best
+    if best is None:
+        return None
+    axis, first = best.layout.channel_axis, best.layout.first_token
+    changed, behind = np.stack(changes[axis]), first + math.prod(best.size)
+    others = (changed[:, :first], changed[:, behind:]) if best.layout.grid else ()
+    if any(part.shape[1] >= _FEW and find_cells({axis: list(part)}, ratio) for part in others):
+        return None  # tokens of several scales
+    return best.layout
 
 
-def _is_likely(cells: Cells) -> bool:
+def _is_likely(cells: _Cells) -> bool:
     """Whether cells follow the picture better than that many cells do by chance."""
-    count, turned = cells.grid[0] * cells.grid[1], cells.transposed or any(cells.mirrored)
-    if cells.profile >= _LIKE_IN_PROFILE and min(cells.grid) >= _PROFILED and not turned:
+    count, turned = math.prod(cells.size), cells.layout.transposed or cells.layout.runs != ((False, False),)
+    if cells.profile >= _LIKE_IN_PROFILE and min(cells.size) >= _PROFILED and not turned:
         return True
     needed = _LIKE_IF_FEW if count < _FEW else _LIKE
-    if cells.shared_axis:
+    if cells.layout.grid:
         needed = max(_LIKE, min(math.tanh(_CHANCE / math.sqrt(count - 3)), _LIKE_IF_PARTED))
     if turned:
         needed = max(needed, _LIKE_IF_TURNED) if count >= _FEW else math.inf
     return cells.likeness >= needed
 
 
-def _arrangements(channel_axis: int, changed: Floats, ratio: float) -> Iterator[Cells]:
+def _arrangements(channel_axis: int, changed: Floats, ratio: float) -> Iterator[_Cells]:
     """Yields the arrangements that the shape of the changes, (parts, h, w) or (parts, T), allows."""
     if changed.ndim == 3:
-        yield from _orientations(channel_axis, changed, shared_axis=False, first=0)
+        yield from _orientations(ChannelLayout(channel_axis=channel_axis), changed)
         return
     count = changed.shape[1]
     for height, width in _grids(count, ratio):
-        cells = height * width
-        for first in range(count - cells + 1):
-            grid = changed[:, first : first + cells].reshape(-1, height, width)
-            yield from _orientations(channel_axis, grid, shared_axis=True, first=first)
+        for first in range(count - height * width + 1):
+            layout = ChannelLayout(channel_axis=channel_axis, grid=(height, width), first_token=first)
+            yield from _orientations(layout, changed[:, first : first + height * width].reshape(-1, height, width))
 
 
 def _grids(count: int, ratio: float) -> list[tuple[int, int]]:
@@ -112,7 +111,7 @@ def _grids(count: int, ratio: float) -> list[tuple[int, int]]:
     return [(h, w) for h, w in shapes if w > 1 and h * w <= count <= h * w + min(_MOST_OTHER_TOKENS, h * w - 1)]
 
 
-def _orientations(channel_axis: int, changed: Floats, *, shared_axis: bool, first: int) -> Iterator[Cells]:
+def _orientations(layout: ChannelLayout, changed: Floats) -> Iterator[_Cells]:
     """Yields the changes (parts, a, b) as cells of a rows and b columns, and of b rows and a columns."""
     for transposed in (False, True):
         cells = changed.transpose(0, 2, 1) if transposed else changed
@@ -124,16 +123,10 @@ def _orientations(channel_axis: int, changed: Floats, *, shared_axis: bool, firs
         of_rows, of_columns = _correlation(down, rows), _correlation(across, columns)
         mirrored = of_rows < 0, of_columns < 0
         if _reaches_edges(cells[2 * BANDS :], mirrored):
-            yield Cells(
-                channel_axis=channel_axis,
-                grid=(height, width),
-                shared_axis=shared_axis,
-                first=first,
-                transposed=transposed,
-                mirrored=mirrored,
-                likeness=min(abs(of_rows), abs(of_columns)),
-                profile=min(_correlation(down.mean(1), rows[:, 0]), _correlation(across.mean(0), columns[0])),
-            )
+            grid = (height, width) if layout.grid else None
+            found = replace(layout, grid=grid, transposed=transposed, runs=(mirrored,))
+            profile = min(_correlation(down.mean(1), rows[:, 0]), _correlation(across.mean(0), columns[0]))
+            yield _Cells(found, (height, width), min(abs(of_rows), abs(of_columns)), profile)
 
 
 def _reaches_edges(changed: Floats, mirrored: tuple[bool, bool]) -> bool:

@@ -6,24 +6,22 @@ picture changes; if the layer sees the whole picture; and if the scores have a g
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import Permute
 
-from handler.autograd.attention import AttentionLayout
-from handler.autograd.channel_layout import ChannelLayout
+from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.graph import Node
-from handler.autograd.torch_engine import device_of
+from handler.autograd.torch_engine import Network, device_of
 from handler.errors import ModelError
 from handler.model.layers.arrangement import keeps_arrangement
 from handler.model.layers.attention import find_attention
 from handler.model.layers.batches import goes_by_values, run_together, same_gradients, why_no_rows
 from handler.model.layers.cells import Floats, find_cells, parts
-from handler.model.layers.looking import Look, outputs_of
-from handler.model.layers.observing import Place, observe
-from handler.model.layers.scenes import nudged, scenes
+from handler.model.layers.looking import Look, Place, nudged, observe, outputs_of, scenes
 
 # layers that resample or pass on another layer's output
 _PASSING_ON = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.AvgPool2d, nn.Dropout, nn.Dropout2d, nn.Identity, Permute)
@@ -31,8 +29,7 @@ LAST = "the last layer that every path from the picture to the scores goes throu
 LAST_OF_CELLS = "the last layer through which the picture's tokens reach the class token"
 
 
-@dataclass(frozen=True)
-class SpatialLayer:
+class SpatialLayer(NamedTuple):
     """A layer that returns maps."""
 
     shape: tuple[int, int, int]  # C, h, w of the maps; C counts the channels of all runs of the layer
@@ -41,19 +38,17 @@ class SpatialLayer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Findings:
-    """The layers of a network, as its runs show them."""
+class MappedNetwork(Network):
+    """A network with its layers, as its runs show them."""
 
-    layers: dict[str, SpatialLayer]  # by module path, in the order in which the layers finish
-    default: str  # path of the default layer; empty if there is none
-    rule: str  # why this layer is the default
-    refused: dict[str, str]  # module paths of layers without a map, and why
-    alone: str = ""  # why pictures are run one by one; empty if they are run together
-    attention: AttentionLayout | str = ""  # where the attention is, or why there are no maps of attention
+    layers: dict[str, tuple[int, int, int]]  # layers with maps: module path to (C, h, w), as the layers finish
+    default_layer: str  # a key of layers; empty if no layer can be the default
+    layer_rule: str = ""  # why ``default_layer`` is the default
+    refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
 
 
 @torch.inference_mode(mode=False)  # whatever mode the caller is in
-def find_layers(module: nn.Module, architecture: str, shape: tuple[int, int, int]) -> Findings:
+def find_layers(module: nn.Module, architecture: str, shape: tuple[int, int, int]) -> MappedNetwork:
     """Runs a network in eval mode, all parameters frozen, on three pictures of ``shape`` (C, H, W).
 
     Every layer is judged that returns tensors of three or four dimensions. The ModelError of a network whose scores
@@ -69,22 +64,21 @@ def find_layers(module: nn.Module, architecture: str, shape: tuple[int, int, int
             common = set.intersection(*(set(outputs_of(module, picture)[1]) for picture in pictures[1:]))
         by_first_axis |= dict.fromkeys(look.outputs.keys() - common, "it does not run for every picture")
     findings = _judge(look, by_first_axis if alone else axes, alone)
-    if not findings.default and not alone:
+    if not findings.default_layer and not alone:
         one_by_one = _judge(look, by_first_axis, "no layer has a row for each picture of a batch")
-        findings = one_by_one if one_by_one.default else findings
-    if not findings.default:
-        reasons = "; ".join(f"{path}: {why}" for path, why in list(findings.refused.items())[-3:])
+        findings = one_by_one if one_by_one.default_layer else findings
+    if not findings.default_layer:
+        reasons = "; ".join(f"{path}: {why}" for path, why in list(findings.refused_layers.items())[-3:])
         raise ModelError(
             f"{architecture} has no layer with a map (N, C, h, w) of more than one cell that every path from "
             f"the picture to the scores goes through{f' ({reasons})' if reasons else ''}"
         )
-    views = {path: layer.view for path, layer in findings.layers.items()}
-    if not findings.alone and not same_gradients(look, findings.default, views[findings.default]):
+    if not findings.alone and not same_gradients(look, findings.default_layer, findings.views):
         findings = replace(findings, alone="a picture's gradients depend on the other pictures of its batch")
-    return replace(findings, attention=findings.alone or find_attention(look, views))
+    return replace(findings, attention=findings.alone or find_attention(look, findings.views))
 
 
-def _judge(look: Look, axes: Mapping[Place, int | str], alone: str) -> Findings:
+def _judge(look: Look, axes: Mapping[Place, int | str], alone: str) -> MappedNetwork:
     """Judges all layers by the batch axis of each tensor, or the reason why it has none."""
     layouts = _layouts(look, axes)
     runs_of: dict[tuple[str, int], list[Place]] = {}  # the runs of each tensor of each layer
@@ -102,7 +96,15 @@ def _judge(look: Look, axes: Mapping[Place, int | str], alone: str) -> Findings:
     layers = dict(sorted(found.items(), key=lambda item: order.index(item[1].runs[-1])))
     refused = {path: why for path, why in refused.items() if path not in layers}
     default, rule = _default(look, layers)
-    return Findings(layers=layers, default=default, rule=rule, refused=refused, alone=alone)
+    return MappedNetwork(
+        module=look.module,
+        views={path: layer.view for path, layer in layers.items() if layer.view != CHANNELS_FIRST},
+        alone=alone,
+        layers={path: layer.shape for path, layer in layers.items()},
+        default_layer=default,
+        layer_rule=rule,
+        refused_layers=refused,
+    )
 
 
 def _layouts(look: Look, axes: Mapping[Place, int | str]) -> dict[Place, ChannelLayout | str]:
@@ -135,27 +137,21 @@ def _measured(look: Look, axes: Mapping[Place, int]) -> dict[Place, ChannelLayou
 
     def visit(place: Place, output: Tensor) -> None:
         if place in changes and output.shape == look.outputs[place].shape:
-            change = (output.float() - look.outputs[place].detach().float()).select(axes[place], 0)
-            for axis in range(change.dim()):
-                changes[place].setdefault(axis, []).append(change.norm(dim=axis).double().cpu().numpy())
+            change = output.float() - look.outputs[place].detach().float()
+            for axis in (axis for axis in range(change.dim()) if axis != axes[place]):
+                norms = change.norm(dim=axis, keepdim=True).squeeze((axis, axes[place]))
+                changes[place].setdefault(axis, []).append(norms.double().cpu().numpy())
 
     first = look.pictures[0]
     with torch.no_grad():
         for rows, columns in parts(*first.shape[2:]) if changes else ():
             observe(look.module, nudged(first, rows, columns), visit)
     for place, changed in changes.items():
-        cells, axis = find_cells(changed, first.shape[3] / first.shape[2]), axes[place]
-        found[place] = "its cells do not follow the picture's content from edge to edge"
-        if cells is not None:
-            found[place] = ChannelLayout(
-                batch_axis=axis,
-                channel_axis=cells.channel_axis + (cells.channel_axis >= axis),
-                grid=cells.grid if cells.shared_axis else None,
-                first_token=cells.first,
-                transposed=cells.transposed,
-                element=place.element,
-                runs=(cells.mirrored,),
-            )
+        layout = find_cells(changed, first.shape[3] / first.shape[2])
+        if layout is None:
+            found[place] = "its cells do not follow the picture's content from edge to edge"
+        else:
+            found[place] = replace(layout, batch_axis=axes[place], element=place.element)
     return found
 
 

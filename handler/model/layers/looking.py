@@ -1,18 +1,79 @@
-"""Runs a network on a single picture, and keeps every layer's output and the gradients of the scores."""
+"""Runs a network on test pictures, and shows every layer's output, the gradients of the scores and their paths."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from handler.autograd.backward_contract import alike_in_memory
 from handler.autograd.channel_layout import ChannelLayout
-from handler.autograd.graph import followed, leads, nodes
+from handler.autograd.differentiable import differentiable
+from handler.autograd.graph import alike_in_memory, nodes
 from handler.errors import ModelError, foreign_code
-from handler.model.layers.observing import Place, observe
+
+_COARSE = 8  # cells of the smooth fields in test pictures, in each direction
+_NUDGE = 0.01
+
+
+def scenes(count: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
+    """Smooth fields with fine grain (count, C, H, W), float32, spread as normalised photographs; equal for a seed."""
+    generator = torch.Generator().manual_seed(seed)
+    fields = torch.randn(count, shape[0], _COARSE, _COARSE, generator=generator)
+    grain = torch.randn(count, *shape, generator=generator)
+    return F.interpolate(fields, shape[1:], mode="bicubic") + 0.3 * grain
+
+
+def nudged(picture: Tensor, rows: slice, columns: slice) -> Tensor:
+    """A copy of ``picture`` (1, C, H, W) with a little noise in some rows and columns.
+
+    The noise is small, because a deep network answers a large change with changes everywhere. It is noise, because a
+    smooth change would change a cell in fewer independent ways.
+    """
+    noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(3), dtype=picture.dtype)
+    changed = picture.clone()
+    changed[:, :, rows, columns] += _NUDGE * noise.to(picture.device)[:, :, rows, columns]
+    return changed
+
+
+class Place(NamedTuple):
+    """The origin of a tensor."""
+
+    path: str  # module path of the layer, as in ``module.named_modules()``
+    element: int  # index of the tensor in the layer's output
+    run: int  # number of the layer's run, from 0
+
+
+def observe(module: nn.Module, pictures: Tensor, visit: Callable[[Place, Tensor], Tensor | None]) -> Any:
+    """Runs a network in eval mode on pictures (N, C, H, W), which stay as they are, and returns its answer.
+
+    ``visit`` is called with every tensor, in the order in which the layers finish; a tensor that it returns takes the
+    place of the layer's. All hooks are removed at the end, also after an exception.
+    """
+    runs: Counter[str] = Counter()
+
+    def hook(path: str, _layer: nn.Module, _inputs: Any, output: Any) -> Any:
+        leaves, structure = tree_flatten(output)
+        new = {}
+        for element, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor) and (other := visit(Place(path, element, runs[path]), leaf)) is not None:
+                new[element] = other
+        runs[path] += 1
+        changed = [new.get(element, leaf) for element, leaf in enumerate(leaves)]
+        return tree_unflatten(changed, structure) if new else None
+
+    with ExitStack() as stack:
+        stack.enter_context(differentiable(module))
+        for path, layer in module.named_modules():
+            if path:
+                stack.callback(layer.register_forward_hook(partial(hook, path)).remove)
+        return module(pictures.clone())  # a network may begin with an operation in place
 
 
 class Look:
@@ -53,7 +114,8 @@ class Look:
         shape = [tuple(output.shape)]
         behind = [node for node in nodes(output.grad_fn) if [tuple(one.shape) for one in node._input_metadata] == shape]
         earlier = sorted(behind[1:], key=lambda node: int(node._sequence_nr()), reverse=True)  # without the output's
-        passed = next((node for node in earlier if not leads(self.scores.grad_fn, self.picture_node, {node})), None)
+        on_every_path = (at for at in earlier if self.picture_node not in nodes(self.scores.grad_fn, without={at}))
+        passed = next(on_every_path, None)
         if passed is None or self.flat:
             return False
         left: list[Tensor] = []
@@ -72,14 +134,14 @@ class Look:
 
     def last_of(self, runs: Sequence[Place]) -> list[Place]:
         """The runs of a layer on which the scores depend, but no other run of the layer."""
-        by_node = {self.outputs[run].grad_fn: run for run in runs if run in self.gradients}
-        earlier = followed(by_node) if len(by_node) > 1 else set()
+        by_node: dict[Any, Place] = {self.outputs[run].grad_fn: run for run in runs if run in self.gradients}
+        behind = (following for node in by_node for following, _ in node.next_functions)
+        earlier = set(nodes(*behind)) if len(by_node) > 1 else set()
         return [run for node, run in by_node.items() if node not in earlier]
 
     def is_passed(self, places: Sequence[Place]) -> bool:
         """Whether every path from the picture to the scores goes through one of the tensors."""
-        without = {self.outputs[place].grad_fn for place in places}
-        return not leads(self.scores.grad_fn, self.picture_node, without)
+        return self.picture_node not in nodes(self.scores.grad_fn, without=[self.outputs[at].grad_fn for at in places])
 
 
 def outputs_of(module: nn.Module, pictures: Tensor) -> tuple[Tensor, dict[Place, Tensor]]:

@@ -148,7 +148,7 @@ def test_an_operator_without_a_rule_is_refused_by_name(monkeypatch):
     rules.pop(torch.ops.aten.convolution_backward.default)
     monkeypatch.setattr(tracing, "backward_rules", lambda **_: rules)
     with pytest.raises(NoRuleError, match=r"shufflenet_v2_x0_5 needs aten\.convolution_backward\S*, without a rule"):
-        tracing.trace_explanation(random_classifier("shufflenet_v2_x0_5"))
+        tracing.trace_graph(random_classifier("shufflenet_v2_x0_5"))
 
 
 def test_of_a_network_without_relu_the_plain_gradient_is_explained(tmp_path):

@@ -10,15 +10,16 @@ import torch
 from torch import nn
 
 from export.graphs import exporters
-from export.graphs.exporters import export_explanation, no_older_file, reverify, write_verified
+from export.graphs.exporters import export_explanation, export_gradcam, reverify
 from export.verify.compare import Check, Tolerance, VerificationError
-from handler.graphs.description import KIND_PREDICTION, GraphDescription
+from handler.graphs.description import KIND_GRADCAM, GraphDescription
 from handler.graphs.session import GraphSession
 from handler.model.classifier import of_module
 from handler.picture.preprocess import Preprocessing
 from tests.support.graphs import HOW, describe, make_graph
 
 CLASSIFIER = SimpleNamespace(
+    alone="",
     architecture="tiny",
     labels=["red", "green", "blue"],
     preprocessing=HOW,
@@ -41,8 +42,10 @@ def write(path, monkeypatch):
     def written(model, verified=lambda: CHECKS):
         monkeypatch.setattr(exporters, "graph_run", lambda _path: None)
         monkeypatch.setattr(exporters, "verify_graph", lambda _run, _classifier, _kind: verified())
-        with no_older_file(path):
-            return write_verified(model, path, CLASSIFIER, KIND_PREDICTION, simplified=["folded"])
+        traced = SimpleNamespace(meta={exporters.STEPS: ["folded"]})
+        for name, made in {"trace_graph": traced, "example_of": (), "to_onnx": model}.items():
+            monkeypatch.setattr(exporters, name, lambda *_args, made=made, **_options: made)
+        return export_gradcam(CLASSIFIER, path)
 
     return written
 
@@ -51,7 +54,7 @@ def test_a_verified_graph_takes_the_older_ones_place_and_describes_itself(path, 
     assert write(make_graph(describe())) == CHECKS
     properties = {one.key: one.value for one in onnx.load(path).metadata_props}
     found = GraphDescription.from_properties(properties)
-    assert (found.kind, found.labels, found.weights_sha256) == (KIND_PREDICTION, CLASSIFIER.labels, "0" * 64)
+    assert (found.kind, found.labels, found.weights_sha256) == (KIND_GRADCAM, CLASSIFIER.labels, "0" * 64)
     assert "logits" in found.verification
     assert found.simplified == ("folded",)
     assert list(path.parent.iterdir()) == [path]

@@ -157,8 +157,8 @@ def test_graphs_of_attention_take_rectangles():
     for channels_last in (False, True):
         net = Patches(channels_last).eval().requires_grad_(False)
         found = find_layers(net, "odd", (3, 32, 64))
-        assert found.layers["tokens"].shape == (8, 4, 8)
-        assert found.layers["tokens"].view.transposed is channels_last
+        assert found.layers["tokens"] == (8, 4, 8)
+        assert found.views["tokens"].transposed is channels_last
 
 
 class Patches(nn.Module):

@@ -70,18 +70,18 @@ def test_the_graph_equals_pytorch_on_pictures_it_was_not_exported_with(graph, cl
 
 def test_a_graph_that_differs_is_not_written_and_an_older_one_not_left(tmp_path, monkeypatch):
     (tmp_path / "a.onnx").write_bytes(b"older")
-    trace = exporters.trace_prediction
+    classifier = random_classifier("shufflenet_v2_x0_5")
 
-    def broken(classifier, *, rules=False):
-        model = trace(classifier, rules=rules)
+    def broken(*given, rewrites):
+        model = to_onnx(*given, rewrites=rewrites)
         bias = next(one for one in model.graph.initializer if list(one.dims) == [len(classifier.labels)])
         values = onnx.numpy_helper.to_array(bias) + np.float32(0.01)
         bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
         return model
 
-    monkeypatch.setattr(exporters, "trace_prediction", broken)
+    monkeypatch.setattr(exporters, "to_onnx", broken)
     with pytest.raises(VerificationError, match="DIFFERS"):
-        export_prediction(random_classifier("shufflenet_v2_x0_5"), tmp_path / "a.onnx")
+        export_prediction(classifier, tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []
 
 

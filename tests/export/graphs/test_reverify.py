@@ -7,9 +7,8 @@ import pytest
 from export.__main__ import main
 from export.graphs.exporters import export_explanation, export_prediction, reverify
 from export.verify.compare import VerificationError
-from export.verify.runtime import run_of
+from export.verify.runtime import graph_run
 from handler.errors import ModelError
-from handler.graphs.session import GraphSession
 from handler.model.checkpoint import Checkpoint, write_checkpoint
 from tests.support.graphs import describe, write_graph
 from tests.support.models import random_classifier
@@ -93,9 +92,7 @@ def test_other_weights_labels_and_preprocessing_are_refused(graph, tiny):
 
 
 def test_a_graph_that_fails_at_run_time_differs(tmp_path):
-    graph = GraphSession.open(write_graph(tmp_path, describe()))
-    names = ["logits", "probabilities"]
-    run = run_of(names, lambda inputs: graph.infer(inputs, names))
+    run = graph_run(write_graph(tmp_path, describe()))
     assert set(run({"input": np.zeros((1, 3, 2, 2), np.float32)})) == {"logits", "probabilities"}
     with pytest.raises(VerificationError, match="fails where PyTorch answers"):
         run({"input": np.zeros((1, 3, 4, 4), np.float32)})

@@ -20,7 +20,7 @@ from handler.errors import ModelError
 from handler.explanation.evidence import TOP, Needs
 from handler.model.checkpoint import read_checkpoint, write_checkpoint
 from handler.model.classifier import build_classifier
-from handler.model.layers.scenes import scenes
+from handler.model.layers.looking import scenes
 from tests.support.models import random_classifier
 from tests.support.serving import ROOT
 

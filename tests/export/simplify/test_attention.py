@@ -100,16 +100,15 @@ def small_transformer(name):
     side = SIDES.get(name, 64)
     module, how = network(name), Preprocessing(resize_size=side, crop_size=side, mean=(0.5,) * 3, std=(0.25,) * 3)
     found = find_layers(module, name, (3, side, side))
-    layers, views = ({path: getattr(one, part) for path, one in found.layers.items()} for part in ("shape", "view"))
     labels = [f"class {index}" for index in range(CLASSES)]
     return Classifier(
         module=module,
         architecture=name,
         labels=labels,
         preprocessing=how,
-        layers=layers,
-        default_layer=found.default,
-        views=views,
+        layers=found.layers,
+        default_layer=found.default_layer,
+        views=found.views,
     )
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from export.simplify.batch_norms import fold_batch_norms
+from export.simplify.convolutions import fold_batch_norms
 from export.simplify.flatten import NotApplicable, flatten
 from export.simplify.pipeline import rewritten
 from tests.support.models import random_classifier

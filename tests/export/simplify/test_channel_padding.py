@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from export.simplify.batch_norms import fold_batch_norms
-from export.simplify.channel_padding import MULTIPLE, pad_channels
+from export.simplify.convolutions import MULTIPLE, fold_batch_norms, pad_channels
 from export.simplify.flatten import flatten
 from export.simplify.pipeline import rewritten
 from tests.support.models import random_classifier

@@ -117,9 +117,9 @@ def test_max_poolings_gradient_is_pytorchs_in_the_graph(size, options):
 @pytest.mark.parametrize("architecture", ["shufflenet_v2_x0_5", "resnet18"])
 def test_a_whole_explanation_stays_what_it_was(monkeypatch, architecture):
     classifier = random_classifier(architecture)
-    rewritten = tracing.trace_explanation(classifier)
+    rewritten = tracing.trace_graph(classifier)
     monkeypatch.setattr(tracing, "gate_by_bias", lambda module: module.graph.eliminate_dead_code())
-    plain = tracing.trace_explanation(classifier)
+    plain = tracing.trace_graph(classifier)
     plain.recompile()
     inputs = torch.from_numpy(random_inputs(3)), torch.tensor([-1, 4, 9]), torch.eye(3, 10)
     for found, expected in zip(rewritten(*inputs), plain(*inputs), strict=True):

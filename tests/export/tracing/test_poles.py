@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from export.graphs.exporters import export_explanation, export_gradcam, reverify
-from export.tracing.poles import has_poles
+from export.tracing.explanation import has_poles
 from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.evidence import Needs
 from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM

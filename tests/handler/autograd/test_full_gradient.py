@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from handler.autograd.full_gradient import each_product, summed
+from handler.autograd.tape import each_product, summed
 from handler.errors import Unprocessable
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from handler.autograd.guided import find_gates, guided
+from handler.autograd.guided import find_rectifiers, guided
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import Unprocessable
 from handler.explanation.evidence import Needs
@@ -129,10 +129,10 @@ def test_the_path_beside_a_relu_stays_unguided():
 def test_after_the_block_the_same_graph_has_its_plain_gradient_again():
     pixel = torch.from_numpy(PIXEL).clone().requires_grad_()
     score = TwoActivations(nn.ReLU(), nn.ReLU())(pixel)[0, 0]
-    gates = find_gates(score)
-    with pytest.raises(KeyError), guided(gates):
+    rectifiers, _ = find_rectifiers(score)
+    with pytest.raises(KeyError), guided(rectifiers):
         raise KeyError
-    with guided(gates):
+    with guided(rectifiers):
         inside = torch.autograd.grad(score, pixel, retain_graph=True)[0]
     after = torch.autograd.grad(score, pixel)[0]
     assert (inside.flatten().tolist(), after.flatten().tolist()) == ([1, 0, 1], [1, -3, -1])

@@ -347,7 +347,7 @@ def test_the_maps_of_all_runs_of_a_layer_are_put_back_and_added():
     torch.manual_seed(0)
     module = FlipAveraging()
     classifier = tiny_classifier(module)
-    views = {"conv": find_layers(classifier.module, "flips", (3, 16, 16)).layers["conv"].view}
+    views = find_layers(classifier.module, "flips", (3, 16, 16)).views
     inputs = random_inputs(2, 16)
     evidence = TorchEngine(replace(classifier, views=views)).run(inputs, [[1], [0]], Needs(layers=("conv",)))
     its = evidence.layers["conv"]

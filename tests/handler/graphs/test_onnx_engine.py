@@ -153,7 +153,7 @@ def test_the_targets_of_a_picture_share_the_forward_pass(opened, pictures, needs
 def test_without_a_split_each_target_has_a_pass_of_its_own(opened, engine, pictures, monkeypatch, tmp_path, lacking):
     needs, single = Needs(layers=LAYER, guided=True), opened("model.explain.onnx")
     if lacking == "onnx":
-        monkeypatch.setitem(sys.modules, "handler.graphs.split", None)
+        monkeypatch.setitem(sys.modules, "onnx", None)
     elif lacking == "file":
         (tmp_path / "model.explain.onnx").unlink()
     else:

@@ -277,15 +277,14 @@ def test_probabilities_of_far_logits_are_finite_and_exact():
 )
 def test_graphs_have_the_heads_probabilities_and_describe_it(network, labels, head, output, tmp_path):
     network = network.eval().requires_grad_(False)
-    reading = find_reading(network, "odd", HOW.shape, len(labels), head, output)
-    with reading.attach(network):
-        classifier = of_module(network, "odd", labels, HOW, reading)
+    classifier = of_module(network, "odd", labels, HOW, head, output)
+    with classifier.reading.attach(network):
         for kind in ("prediction", "explanation"):
             EXPORTERS[kind](classifier, tmp_path / f"{kind}.onnx")
     graphs = [GraphModel(tmp_path / f"{kind}.onnx") for kind in ("prediction", "explanation")]
     wanted = wrapped(network, labels, head=head, output=output).explain(PICTURE)
     for graph in graphs:
-        assert graph.card.head == reading.head
+        assert graph.card.head == classifier.reading.head
         found = graph.explain(PICTURE, maps="none")
         np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-5)
     raw = (
@@ -296,7 +295,7 @@ def test_graphs_have_the_heads_probabilities_and_describe_it(network, labels, he
     np.testing.assert_allclose(raw[0][0], wanted.probabilities, atol=1e-5)
     assert graphs[1].description.simplified  # hooks are part of the flat network
     found = graphs[1].explain(PICTURE, target=labels[0])
-    assert found.to_dict()["model"].get("activation", "softmax") == reading.head
+    assert found.to_dict()["model"].get("activation", "softmax") == classifier.reading.head
     assert replay(graphs[1], json.loads(json.dumps(found.receipt())), PICTURE)[1] == []
 
 
@@ -316,9 +315,7 @@ def test_a_checkpoint_keeps_head_and_output(tmp_path):
 
 def test_what_is_assumed_about_the_scores_is_said():
     network = nn.Sequential(Net(), nn.Sigmoid()).eval().requires_grad_(False)
-    reading = reading_of(network)
-    with reading.attach(network):
-        classifier = of_module(network, "odd", LABELS, HOW, reading)
+    classifier = of_module(network, "odd", LABELS, HOW)
     said = assumptions(Checkpoint(architecture="odd", labels=LABELS, preprocessing=HOW, state={}), classifier)
     assert "probabilities: the sigmoid of the scores (before the Sigmoid at 1)" in said
 

@@ -1,14 +1,15 @@
 """Which layers have a map, and which one is taken: on networks whose right answer is known."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from handler.autograd.channel_layout import ChannelLayout
+from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.errors import ModelError
-from handler.model.layers.cells import Cells, find_cells, parts
-from handler.model.layers.find import LAST, LAST_OF_CELLS, Findings, find_layers
+from handler.model.layers.cells import find_cells, parts
+from handler.model.layers.find import LAST, LAST_OF_CELLS, MappedNetwork, find_layers
 
 SIDE = 64
 
@@ -30,7 +31,7 @@ class Trunk(nn.Module):
         return self.head(self.features(x))
 
 
-def look(kind) -> Findings:
+def look(kind) -> MappedNetwork:
     torch.manual_seed(0)
     return find_layers(kind().eval().requires_grad_(False), "odd", (3, SIDE, SIDE))
 
@@ -114,7 +115,7 @@ class Rolled(Trunk):
 )
 def test_a_layer_without_a_row_for_each_picture_is_refused(kind, path, why):
     found = look(kind)
-    assert (found.refused[path], found.default) == (why, "c2")
+    assert (found.refused_layers[path], found.default_layer) == (why, "c2")
 
 
 class Aside(Trunk):
@@ -173,7 +174,7 @@ class JoinOfFunctions(Trunk):
 )
 def test_the_default_is_the_last_layer_that_all_of_the_picture_passes(kind, path, view):
     found = look(kind)
-    assert (found.default, found.rule, found.layers[path].view) == (path, LAST, view)
+    assert (found.default_layer, found.layer_rule, found.views.get(path, CHANNELS_FIRST)) == (path, LAST, view)
 
 
 class Attention(nn.Module):
@@ -217,9 +218,9 @@ class Transformer(nn.Module):
 def test_of_class_tokens_it_is_the_last_blocks_norm(how, first):
     found = look(lambda: Transformer(**how))
     view = ChannelLayout(channel_axis=2, grid=(8, 8), first_token=first)
-    assert (found.default, found.layers["norm2"].view) == ("norm2", view)
+    assert (found.default_layer, found.views.get("norm2", CHANNELS_FIRST)) == ("norm2", view)
     assert "attn2.qkv" in found.layers
-    assert found.refused["attn2"] == "the scores have no gradient at its cells"
+    assert found.refused_layers["attn2"] == "the scores have no gradient at its cells"
 
 
 def test_the_rule_of_class_tokens_says_so():
@@ -235,7 +236,7 @@ def test_the_rule_of_class_tokens_says_so():
             return self.fc(x[:, 0])
 
     found = look(WithABlock)
-    assert (found.default, found.rule) == ("norm2", LAST_OF_CELLS)
+    assert (found.default_layer, found.layer_rule) == ("norm2", LAST_OF_CELLS)
 
 
 class SequenceFirst(nn.Module):
@@ -251,7 +252,7 @@ class SequenceFirst(nn.Module):
 def test_sequences_may_come_first():
     found = look(SequenceFirst)
     view = ChannelLayout(batch_axis=1, channel_axis=2, grid=(8, 8))
-    assert (found.default, found.layers["encoder"].view) == ("encoder", view)
+    assert (found.default_layer, found.views.get("encoder", CHANNELS_FIRST)) == ("encoder", view)
 
 
 class Latents(nn.Module):
@@ -285,8 +286,8 @@ class AttentionMaps(nn.Module):
 @pytest.mark.parametrize(("kind", "path"), [(Latents, "norm"), (AttentionMaps, "weights")])
 def test_what_is_as_square_as_a_map_is_none(kind, path):
     found = look(kind)
-    assert found.refused[path] == "its cells do not follow the picture's content from edge to edge"
-    assert found.default == "patch"
+    assert found.refused_layers[path] == "its cells do not follow the picture's content from edge to edge"
+    assert found.default_layer == "patch"
 
 
 class Seen(Trunk):
@@ -328,8 +329,8 @@ def upright(x):
 )
 def test_a_trunk_that_sees_the_picture_otherwise_has_its_maps_put_back(how, view, channels):
     found = look(lambda: Seen(*how))
-    assert (found.default, found.layers["c2"].view) == ("c2", view)
-    assert found.layers["c2"].shape == (channels, 16, 16)
+    assert (found.default_layer, found.views.get("c2", CHANNELS_FIRST)) == ("c2", view)
+    assert found.layers["c2"] == (channels, 16, 16)
 
 
 @pytest.mark.parametrize(
@@ -360,8 +361,8 @@ def test_the_last_run_of_a_layer_counts_where_runs_follow_each_other():
             self.again = nn.Conv2d(16, 16, 3, 1, 1)
 
     found = look(Again)
-    assert (found.default, found.layers["again"].view.runs) == ("again", (None, (False, False)))
-    assert found.layers["again"].shape == (16, 16, 16)
+    assert (found.default_layer, found.views.get("again", CHANNELS_FIRST).runs) == ("again", (None, (False, False)))
+    assert found.layers["again"] == (16, 16, 16)
 
 
 @pytest.mark.parametrize("hidden", [torch.no_grad, torch.inference_mode])
@@ -372,7 +373,7 @@ def test_a_trunk_that_runs_without_gradients_has_them_all_the_same(hidden):
                 maps = self.features(x)
             return self.head(maps)
 
-    assert look(Frozen).default == "c2"
+    assert look(Frozen).default_layer == "c2"
 
 
 def test_a_detached_trunk_is_told():
@@ -395,21 +396,11 @@ def test_cells_are_found_whatever_their_weights():
         inside_x = torch.zeros(8)
         inside_x[across] = 1
         found.append((inside_y[y][:, None] * inside_x[x][None, :] + 0.1).double().numpy())
-    cells = find_cells({0: found})
-    assert cells is not None
-    assert (cells.grid, cells.transposed, cells.mirrored) == ((4, 6), False, (False, False))
-    turned = find_cells({0: [one.T[::-1] for one in found]})
-    assert turned is not None
-    assert turned == Cells(
-        channel_axis=0,
-        grid=(4, 6),
-        shared_axis=False,
-        first=0,
-        transposed=True,
-        mirrored=(False, True),
-        likeness=turned.likeness,
-        profile=turned.profile,
-    )
+    assert find_cells({1: found}) == ChannelLayout()
+    turned = ChannelLayout(transposed=True, runs=((False, True),))
+    assert find_cells({1: [one.T[::-1] for one in found]}) == turned
+    tokens = ChannelLayout(grid=(4, 6), first_token=2)
+    assert find_cells({1: [np.concatenate([np.ones(2), one.ravel()]) for one in found]}, 1.5) == tokens
 
 
 @pytest.mark.parametrize(
@@ -434,7 +425,7 @@ def test_maps_of_few_cells_are_known_by_what_made_them(before):
             return self.head(self.deep(self.features(before(x))))
 
     found = look(Deep)
-    assert (found.default, found.layers["deep"].view) == ("deep", ChannelLayout())
+    assert (found.default_layer, found.views.get("deep", CHANNELS_FIRST)) == ("deep", ChannelLayout())
 
 
 class EarlyExit(Trunk):
@@ -467,7 +458,7 @@ def test_a_layer_that_only_some_pictures_reach_is_refused():
             return self.head(self.left(maps) if first and x.sum() != 0 else self.right(maps))
 
     found = look(Branches)
-    assert (found.default, found.refused["left"]) == ("c2", "it does not run for every picture")
+    assert (found.default_layer, found.refused_layers["left"]) == ("c2", "it does not run for every picture")
 
 
 def test_tokens_of_two_scales_are_no_map():
@@ -481,7 +472,7 @@ def test_tokens_of_two_scales_are_no_map():
             both = torch.cat([one.flatten(2).transpose(1, 2) for one in (fine, F.avg_pool2d(fine, 2))], 1)
             return self.fc(self.norm(both).mean(1))
 
-    assert look(TwoScales).default == "patch"
+    assert look(TwoScales).default_layer == "patch"
 
 
 def test_a_projection_is_taken_where_nothing_else_is_passed():
@@ -494,7 +485,7 @@ def test_a_projection_is_taken_where_nothing_else_is_passed():
             patches = F.unfold(x, 8, stride=8).transpose(1, 2)
             return self.fc(F.relu(self.project(patches)).mean(1))
 
-    assert look(Projections).default == "project"
+    assert look(Projections).default_layer == "project"
 
 
 def test_a_head_of_zeros_mixes_no_pictures():
@@ -505,4 +496,4 @@ def test_a_head_of_zeros_mixes_no_pictures():
             nn.init.zeros_(self.fc.bias)
 
     found = look(Zeros)
-    assert (found.default, found.alone) == ("c2", "")
+    assert (found.default_layer, found.alone) == ("c2", "")
