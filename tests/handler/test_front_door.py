@@ -183,7 +183,7 @@ def test_what_is_said_of_a_checkpoint_reaches_it():
         handler.load(CHECKPOINT, architecture="resnet18")
 
 
-def test_the_state_dict_that_is_meant_can_be_said(from_checkpoint, shapes_archive, tmp_path):
+def test_the_state_dict_that_is_meant_can_be_said(from_checkpoint, tmp_path):
     with safe_open(CHECKPOINT, framework="pt") as file:
         told = file.metadata()
     state, how = load_file(CHECKPOINT), Preprocessing.from_json(told["preprocessing"])
@@ -195,7 +195,7 @@ def test_the_state_dict_that_is_meant_can_be_said(from_checkpoint, shapes_archiv
     found = handler.load(tmp_path / "a.pth", state="classifier", **said).predict(ONE)
     assert found == from_checkpoint.predict(ONE)
     with pytest.raises(ModelError, match="says this itself: state cannot be given with a file .mar"):
-        handler.load(shapes_archive, state="classifier")
+        handler.load(tmp_path / "a.mar", state="classifier")
 
 
 def test_tensors_are_explained_as_a_batch_and_alone(network):
