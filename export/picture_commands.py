@@ -26,6 +26,7 @@ _PREDICTED = ("image", "index", "label", "probability")
 _EXPLAINED = ("image", "index", "label", "logit", "probability", "method", "layer", "map", "max", "degenerate")
 _SHEET = ".explained.png"
 _STDIN = Path("-")
+_FURTHER = (".npy", ".dcm", ".heic", ".heif", ".avif")  # what cannot be read of these is named, with what reads it
 _Told = tuple[Any, Iterable[Iterable[Any]], Sequence[str]]  # an answer as JSON, as rows of a table, and as lines
 _Ask = Callable[[Path, bytes], _Told]  # by a picture's path and content
 _Tell = Callable[[str], None]
@@ -76,16 +77,16 @@ def explain(options: Namespace, tell: _Tell) -> int:
 
 def find_pictures(said: Sequence[str]) -> dict[Path, Path]:
     """The pictures that files, folders, patterns and ``-`` name, to their path below the folder that was named."""
-    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS}
+    endings = {*_FURTHER, *(ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS)}
     found: dict[Path, Path] = {}
     for path in map(Path, said):
         inside = [path]
         if path.is_dir():
             inside = [one for one in sorted(path.rglob("*")) if one.suffix.lower() in endings and one.is_file()]
-            inside = [one for one in inside if not one.name.endswith(_SHEET)] or [path]
+            inside = [one for one in inside if not (_SHEET in one.name or "/." in f"/{one.relative_to(path)}")]
         elif not path.exists():
-            inside = [one for one in map(Path, sorted(glob.glob(str(path), recursive=True))) if one.is_file()] or [path]
-        short = {one: one.relative_to(path) if path.is_dir() else Path(one.name) for one in inside}
+            inside = [one for one in map(Path, sorted(glob.glob(str(path), recursive=True))) if one.is_file()]
+        short = {one: one.relative_to(path) if path.is_dir() else Path(one.name) for one in inside or [path]}
         found |= {_STDIN: Path("stdin")} if path == _STDIN else short
     return found
 
@@ -119,7 +120,7 @@ def _print_each(found: dict[Path, Path], ask: _Ask, form: str | None, columns: S
         draw(f"[{'#' * (20 * count // len(found)):20}] {count}/{len(found)} {path}")
         try:
             if path.is_dir():
-                raise ValueError(f"the folder holds no picture, valid are files of {', '.join(FORMATS)}")
+                raise ValueError(f"the folder holds no picture, valid are {', '.join(FORMATS)}, NumPy and DICOM files")
             data = sys.stdin.buffer.read() if path == _STDIN else path.read_bytes()
             answer, rows, lines = ask(path, data)
         except (OSError, ServiceError, ValueError) as error:

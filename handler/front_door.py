@@ -20,6 +20,7 @@ def load(
     source: Path | str,
     *,
     architecture: str | None = None,
+    state: str | None = None,
     labels: Sequence[str] | None = None,
     preprocessing: Preprocessing | str | None = None,
     transform_input: bool | None = None,

@@ -41,7 +41,7 @@ class WrappedModel(Model):
         labels: Sequence[str] | None = None,
         preprocessing: Preprocessing | str | None = None,
         head: str = "",
-        output: str = "",
+        output: str | int = "",
     ) -> None:
         """Makes a model of a network in memory, a classifier in eval mode with float32 weights, which is not changed.
 
@@ -62,7 +62,7 @@ class WrappedModel(Model):
         if preprocessing is not None and not isinstance(preprocessing, (str, Preprocessing)):
             raise ModelError(f"preprocessing {shown(preprocessing)} is not valid, valid is a Preprocessing or its text")
         self._how = None if preprocessing is None else said_over(preprocessing, None, "")[0]
-        self._head, self._output, self._reading = head, output, Reading()
+        self._head, self._output, self._reading = head, str(output), Reading()
         self._explainers: dict[Shape, Explainer] = {}  # by the shape of the network's input
         self._one_at_a_time = threading.RLock()  # engines for several sides share the network and its hooks
         if self._how is not None:

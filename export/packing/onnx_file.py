@@ -23,7 +23,7 @@ from export.verify.compare import Floats, Run, VerificationError
 from export.verify.runtime import graph_run
 from handler.errors import ModelError, in_one_line
 from handler.graphs.description import GraphDescription
-from handler.model.checkpoint import Checkpoint
+from handler.model.checkpoint import Checkpoint, check_file
 from handler.model.layers.looking import scenes
 from handler.model.onnx_network import SUPPORTED, WEIGHT, OnnxNetwork
 from handler.picture.preprocess import MOST_CHANNELS
@@ -40,6 +40,7 @@ def read_onnx(path: Path, labels: list[str] | None, preprocessing: str, output: 
     says. A graph of this project has its own, as well as labels, of which there is one per score. ``output`` names the
     scores, if the file has several outputs. A ModelError says what is not supported, or how much the scores differ.
     """
+    check_file(path, "ONNX file")
     try:
         model, sha256 = onnx.load(path), hashlib.sha256(path.read_bytes()).hexdigest()
         model = onnx.inliner.inline_local_functions(model)
@@ -51,16 +52,16 @@ def read_onnx(path: Path, labels: list[str] | None, preprocessing: str, output: 
     picture, shape = _picture(path, model.graph)
     score, end = _score(path, model.graph, output or ("logits" if own else ""))
     turned = not 0 < shape[1] <= MOST_CHANNELS
-    sides = shape[1:3] if turned else shape[2:]
+    channels, *sides = (shape[axis] for axis in ((3, 1, 2) if turned else (1, 2, 3)))
     size = f"{sides[0]}x{sides[1]}"
     left = f" resize={size}" * ("resize=" not in preprocessing)
     left += f" crop={size}" * (not re.search("crop=|input=", preprocessing))
     said = preprocessing + left * (all(sides) and not own)
+    said += f" channels={channels}" * ("channels=" not in preprocessing and not own)
     how = said_over(said, own.preprocessing if own else None, "")[0]
-    if any(given not in (0, wanted) for given, wanted in zip(sides, how.size, strict=True)):
-        raise ModelError(
-            f"{path} takes pictures of {size} pixels, and preprocessing= makes {how.size[0]}x{how.size[1]}"
-        )
+    if any(given not in (0, wanted) for given, wanted in zip((channels, *sides), how.shape, strict=True)):
+        what, made = (f"{a} channels of {b}x{c} pixels" for a, b, c in ((channels, *sides), how.shape))
+        raise ModelError(f"{path} takes pictures of {what}, and preprocessing= makes {made}")
     pictures = scenes(3 * (shape[0] or 1), how.shape, seed=5)
     given = (pictures.movedim(1, 3).contiguous() if turned else pictures).numpy()
     try:

@@ -190,19 +190,21 @@ for _forward in (
 
 
 @rule(aten.avg_pool2d.default)
-def avg_pool2d(inputs: Tensor, *options: Any) -> Any:
+@rule(aten.avg_pool3d.default)
+def avg_pool(inputs: Tensor, *options: Any) -> Any:
     """Average pooling with another divisor, or with windows beyond the last cells; all else is the operator itself.
 
     The exporter ignores the divisor, and runtimes average such windows in ways of their own.
     """
-    usual: tuple[Any, ...] = ([], [0, 0], False, True, None)
+    forward = aten.avg_pool2d if inputs.dim() == 4 else aten.avg_pool3d
+    usual: tuple[Any, ...] = ([], [0] * 3, False, True, None)
     kernel, stride, padding, ceil, _, divisor = (*options, *usual[len(options) - 1 :])
-    steps = zip(inputs.shape[2:], kernel, stride or kernel, padding, strict=True)
+    steps = zip(inputs.shape[2:], kernel, stride or kernel, padding, strict=False)
     beyond = ceil and any((size + 2 * pad - window) % step for size, window, step, pad in steps)
     if divisor is None and not beyond:
         return NotImplemented
     with _disable_current_modes():
-        matrices = _matrices(lambda values: aten.avg_pool2d(values, *options), list(inputs.shape[2:]))
+        matrices = _matrices(lambda values: forward(values, *options), list(inputs.shape[2:]))
     for axis, matrix in enumerate(matrices, start=2):
         inputs = _multiplied(inputs, [list(column) for column in zip(*matrix, strict=True)], axis)
     return inputs

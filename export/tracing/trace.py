@@ -42,7 +42,7 @@ def trace_batch(
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
-        stack.enter_context(_GlobalPoolingAsMean())
+        stack.enter_context(_OtherWords())
         stack.enter_context(fake)
         stack.enter_context(enable_python_dispatcher())  # without it some operators refuse symbolic sizes
         graph = make_fx(
@@ -54,12 +54,19 @@ def trace_batch(
     return graph
 
 
-class _GlobalPoolingAsMean(TorchFunctionMode):
-    """Global average pooling as a mean: ATen's own uses strides of channels-last maps, which ONNX does not have."""
+class _OtherWords(TorchFunctionMode):
+    """Global average pooling without ATen's strides, and affine grids whose gradient has any number of pictures."""
 
     def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         axes = {F.adaptive_avg_pool1d: (-1,), F.adaptive_avg_pool2d: (-2, -1)}.get(function)
         if axes and (*args, *kwargs.values())[1] in (1, (1,), [1], (1, 1), [1, 1]):
             return args[0].mean(axes, keepdim=True)
-        return function(*args, **kwargs)
+        return _affine_grid(*args, **kwargs) if function is F.affine_grid else function(*args, **kwargs)
+
+
+def _affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> Tensor:
+    """The places (N, *size, 2 or 3) of an affine grid, from -1 to 1 at corners or at their cells' outer edges."""
+    axes = [torch.arange(1 - n, n, 2).to(theta) / (max(n - 1, 1) if align_corners else n) for n in size[2:]]
+    places = torch.stack([*torch.meshgrid(*axes, indexing="ij")[::-1], torch.ones(size[2:]).to(theta)], -1)
+    return (places.flatten(0, -2) @ theta.mT).unflatten(1, size[2:])

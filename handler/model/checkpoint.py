@@ -33,6 +33,11 @@ _FOREIGN = {  # how files begin that are no checkpoints, and what they are
     rb"$": "is empty",
     rb"version https://git-lfs": "is a Git LFS pointer and not the file itself, which `git lfs pull` fetches",
     rb"\s*<(!doctype|html|\?xml)": "is a web page and not the file that the page offers; download that",
+    rb"\x1f\x8b": "is compressed; `gunzip` unpacks it",
+}
+_BROKEN = {  # what torch.load says, and what that means
+    "TorchScript": "is a TorchScript archive, which is code",
+    "central directory|unexpected EOF": "is truncated, which downloading or copying it again may mend",
 }
 _DENSENETS_OLD_NAMES = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
@@ -67,13 +72,7 @@ def read_checkpoint(path: Path, state: str | None = None) -> Checkpoint:
     ``state`` is the key of the state dict that is meant, in a file of ``torch.save`` with several; None takes the one
     that is no moving average (EMA). A ModelError says why the file is none.
     """
-    if not path.is_file():
-        raise ModelError(f"checkpoint {path} does not exist")
-    with path.open("rb") as file:
-        beginning = file.read(256)
-    for pattern, what in _FOREIGN.items():
-        if re.match(pattern, beginning, re.IGNORECASE):
-            raise ModelError(f"checkpoint {path} {what}")
+    check_file(path, "checkpoint")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
@@ -81,6 +80,17 @@ def read_checkpoint(path: Path, state: str | None = None) -> Checkpoint:
     except SafetensorError:
         return Checkpoint(state=_read_state_dict(path, state))
     return _described(path, tensors, metadata)
+
+
+def check_file(path: Path, kind: str) -> None:
+    """Raises a ModelError that names a file of what kind is not there, or what lies there in its place."""
+    if not path.is_file():
+        raise ModelError(f"{kind} {path} does not exist")
+    with path.open("rb") as file:
+        beginning = file.read(256)
+    for pattern, what in _FOREIGN.items():
+        if re.match(pattern, beginning, re.IGNORECASE):
+            raise ModelError(f"{kind} {path} {what}")
 
 
 def names_in(network: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> dict[str, str]:
@@ -141,6 +151,7 @@ def _read_state_dict(path: Path, chosen: str | None) -> dict[str, torch.Tensor]:
     except Exception as error:  # torch.load raises exceptions of many types on foreign bytes
         name = re.search(r"GLOBAL (\S+)", str(error))
         what = f"holds {name[1]} beside tensors" if name else "is neither safetensors nor a file of torch.save"
+        what = next((meant for said, meant in _BROKEN.items() if re.search(said, str(error))), what)
         raise ModelError(
             f"checkpoint {path} {what}, and files load with weights_only=True; "
             "save it with safetensors.torch.save_file(model.state_dict(), path) or torch.save(model.state_dict(), path)"
@@ -148,10 +159,10 @@ def _read_state_dict(path: Path, chosen: str | None) -> dict[str, torch.Tensor]:
     found = _state_dicts(loaded)
     if not found:
         raise ModelError(f"checkpoint {path} holds no state dict (a mapping of parameter names to tensors)")
-    meant = [place for place in found if chosen in (None, *place.split("/"))]
+    meant = [place for place in found if chosen in (None, place, *place.split("/"))]
     if chosen is None:
         plain = [place for place in found if "ema" not in place.lower()] or meant
-        meant = [place for place in plain if {*place.split("/")[1:]} <= {*_WRAPPERS}] or plain
+        meant = [place for place in plain if {*place.split("/")} <= {*_WRAPPERS}] or plain
     if len(meant) != 1:
         raise ModelError(
             f"checkpoint {path} holds the state dicts {', '.join(found)}; valid is state= with a key of one of them"
@@ -161,12 +172,12 @@ def _read_state_dict(path: Path, chosen: str | None) -> dict[str, torch.Tensor]:
 
 def _state_dicts(loaded: Any, place: str = "") -> dict[str, dict[Any, torch.Tensor]]:
     """The state dicts in a saved object, by the path of keys to each; a state dict is not searched for others."""
-    if not isinstance(loaded, dict) or not loaded or place.count("/") > _DEPTH:
+    if not isinstance(loaded, dict) or not loaded or place.count("/") >= _DEPTH:
         return {}
     if all(isinstance(value, torch.Tensor) for value in loaded.values()):
         named = not place or place.rpartition("/")[2] in _WRAPPERS or any("." in str(name) for name in loaded)
         return {place or "the file itself": loaded} if named else {}  # others are an optimizer's
     found: dict[str, dict[Any, torch.Tensor]] = {}
     for name, value in loaded.items():
-        found |= _state_dicts(value, f"{place}/{name}")
+        found |= _state_dicts(value, f"{place}/{name}".removeprefix("/"))
     return found

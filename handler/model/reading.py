@@ -105,14 +105,14 @@ def _chosen(returned: Any, output: str, architecture: str) -> tuple[Any, str]:
     named = {name: value for name, value in parts.items() if isinstance(value, Tensor)}
     if output in named:
         return named[output], output
-    listed: dict[int, str] = {}  # a tensor is named once
-    for name, value in named.items():
-        listed.setdefault(id(value), name)
+    held = f"{described(parts[output])}, no tensor, as" if output in parts else "no"
+    listed = [*{id(value): name for name, value in reversed(named.items())}.values()][::-1]  # a tensor is named once
     if not output and len(listed) < 2:
-        return next(((named[name], name) for name in listed.values()), (returned, ""))
-    shapes = ", ".join(f"{name} {tuple(named[name].shape)}" for name in listed.values())
-    valid = f"valid is output= with the name of the scores: {shapes}" if shapes else "leave output= out"
-    what = f"has no output {output!r} in {described(returned)}" if output else f"answers with {described(returned)}"
+        return next(((named[name], name) for name in listed), (returned, ""))
+    shapes = ", ".join(f"{name} {tuple(named[name].shape)}" for name in listed)
+    valid = "no part of it is a tensor" if parts else "leave output= out"
+    valid = f"valid is output= with the name of the scores: {shapes}" if shapes else valid
+    what = f"has {held} output {output!r} in {described(returned)}" if output else f"answers with {described(returned)}"
     raise ModelError(f"architecture {architecture} {what}; {valid}")
 
 
@@ -129,6 +129,7 @@ def check_scores(
     scores = answer(module, architecture, shape)
     scores = scores.clone() if isinstance(scores, Tensor) else scores  # a network may answer with its own memory
     fault, valid = "", f"valid is one tensor of float32 scores (N, {classes or 'K'}), one score per label"
+    valid += ", or head=binary, the sigmoid of one score" * (classes == 2)
     if not isinstance(scores, Tensor):
         fault = f"answers with {described(scores)}, {valid}"
     elif scores.dim() != 2 or scores.shape[0] != 1 or not scores.is_floating_point():
@@ -178,13 +179,18 @@ def _end(scores: Tensor, saturated: Tensor) -> str:
     if both.shape[1] == 2 and torch.equal(both[:, 0], -both[:, 1]):  # one score s as (-s, s)
         both = both[:, 1:]
     scores, several = both[:1], both.shape[1] > 1
-    if last == "Softmax" or several and bool((scores >= 0).all() and (scores.sum(1) - 1).abs().max() < 1e-4):
+    total, later = both.sum(1)
+    moved = (both[0] - both[1]).abs().max() > _AT_AN_END * total  # unlike a bias alone, whose sum is constant, too
+    shares = (total - 1).abs() < 1e-4 or bool((both >= 0).all() and (total - later).abs() < 1e-4 * total and moved)
+    if last == "Softmax" or several and bool((scores >= 0).all() and shares):
         return "softmax"
     if last == "LogSoftmax" or several and bool(scores.logsumexp(1).abs().max() < 1e-4):
         return "log-softmax"
-    if last == "LogSigmoid":
+    powers = both[1].exp()
+    plain, logarithmic = ((ends - ends.round()).abs().max() < _AT_AN_END for ends in (both[1], powers))
+    apart = powers.max() - powers.min() > 0.5 and (scores < 0).all()  # real logits may be all far below 0, or all near
+    if last == "LogSigmoid" or bool((both <= 0).all()) and (last == "Log" or bool(logarithmic and apart)):
         return "log-sigmoid"
-    at_ends = (both[1:] - both[1:].round()).abs().max() < _AT_AN_END
-    if last in ("Sigmoid", "Hardsigmoid") or bool((both >= 0).all() and (both <= 1).all() and both.any() and at_ends):
+    if last in ("Sigmoid", "Hardsigmoid") or bool((both >= 0).all() and (both <= 1).all() and both.any() and plain):
         return "sigmoid"
     return ""

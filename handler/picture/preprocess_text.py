@@ -13,7 +13,7 @@ _NAMES = (*_SIZES, "channels", *_LISTS, "interpolation", "crop_first", "crop_mod
 _NEEDED = ("resize", "crop", "mean", "std")  # the others have default values
 _VALID = (
     "valid are resize=256 crop=224 (pixels, or HEIGHTxWIDTH), input=384x192 (the crop, resize keeps its share of it), "
-    "mean=0.5,0.5,0.5 std=0.5,0.5,0.5 (of values in [0, 1]), channels=4 (repeats a mean and a std of one value), "
+    "mean=0.5,0.5,0.5 std=0.5,0.5,0.5 (of values in [0, 1]; one is for all), channels=4 (else as known, or 3), "
     "interpolation=bilinear (nearest, bicubic, lanczos, box, hamming; area with crop_first), crop_mode=center (squash, "
     "border) and crop_first=true (false)"
 )
@@ -78,13 +78,14 @@ def _fields(said: dict[str, Any], known: Preprocessing | None, text: str) -> dic
         if known is not None and "resize" not in fields:
             sides = zip(size if isinstance(size, tuple) else (size, size), known.resized, known.size, strict=False)
             fields["resize"] = tuple(new * whole // part for new, whole, part in sides)
-    if (count := fields.pop("channels", None)) is not None:
-        for name in _LISTS:
-            values = fields.get(name, getattr(known, name, ()))
-            if len(values) not in (0, 1, count) or not 0 < count <= MOST_CHANNELS:
-                valid = f"1 to {MOST_CHANNELS} channels, and {name}= with a value for each or one for all"
-                found = f"{count} channels and {len(values)} values of {name}"
-                raise ModelError(f"preprocessing={text!r} has {found}, valid are {valid}")
-            if values:
-                fields[name] = values * count if len(values) == 1 else values
+    most = max(len(fields.get(name, ())) for name in _LISTS)  # one value is for all channels
+    count = fields.pop("channels", most if most > 1 else getattr(known, "channels", 3))
+    for name in _LISTS:
+        values = fields.get(name, getattr(known, name, ()))
+        if len(values) not in (0, 1, count) or not 0 < count <= MOST_CHANNELS:
+            valid = f"1 to {MOST_CHANNELS} channels, and {name}= with a value for each or one for all"
+            found = f"{count} channels and {len(values)} values of {name}"
+            raise ModelError(f"preprocessing={text!r} has {found}, valid are {valid}")
+        if values:
+            fields[name] = values * count if len(values) == 1 else values
     return fields

@@ -77,7 +77,7 @@ def test_each_that_cannot_be_read_is_named_and_keeps_no_other_from_it(graph, pic
     said = run(capsys, "predict", *wrong, "b/1.png", "--model", graph, "--json", status=2)
     assert printed(said) == {"b/1.png": "blue"}
     assert [line.split(": ")[:2] for line in said.err.splitlines()] == [["error", name] for name in wrong]
-    assert "holds no picture, valid are files of JPEG, PNG" in said.err.splitlines()[-1]
+    assert "holds no picture, valid are JPEG, PNG" in said.err.splitlines()[-1]
     assert run(capsys, "predict", "gone.png", "--model", graph, "--json", status=2).out == "{}\n"
 
 
@@ -116,6 +116,23 @@ def test_sheets_keep_the_place_of_the_picture_in_its_folder(graph, pictures, cap
     run(capsys, "explain", "a", "b/2.png", "--model", graph, "--maps", "gradcam")
     drawn = {str(path.relative_to(pictures / "out")) for path in (pictures / "out").rglob("*.png")}
     assert drawn == {"1.explained.png", "deep/1.explained.png", "2.explained.png"}
+
+
+def test_a_folders_pictures_of_all_kinds_are_taken_and_hidden_files_are_not(graph, pictures, capsys):
+    np.save(pictures / "b/3.npy", np.full((4, 4, 3), COLOURS["green"], np.uint8))
+    (pictures / "b/4.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(16))
+    for name in ("b/._1.png", "b/.cache/1.png"):
+        (pictures / name).parent.mkdir(exist_ok=True)
+        (pictures / name).write_bytes(b"\x89PNG\r\n\x1a\n")
+    said = run(capsys, "predict", "b", "--model", graph, "--json", status=2)
+    assert printed(said) == {"b/1.png": "blue", "b/2.JPG": "red", "b/2.png": "green", "b/3.npy": "green"}
+    (line,) = said.err.splitlines()
+    assert "b/4.HEIC: " in line
+    (pictures / "empty/.hidden.png").write_bytes(b"")
+    (pictures / "empty/scan.dcm").write_bytes(bytes(128) + b"DICM")
+    assert "empty/scan.dcm: the DICOM file" in run(capsys, "predict", "empty", "--model", graph, status=2).err
+    (pictures / "empty/scan.dcm").unlink()
+    assert "holds no picture" in run(capsys, "predict", "empty", "--model", graph, status=2).err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import subprocess
 import sys
 import zipfile
@@ -21,7 +22,7 @@ from export.packing.archive import DEFAULT_CONFIG
 from handler.client.graph import GraphModel
 from handler.errors import BadRequest, ModelError, RequestError
 from handler.picture.decode import decode
-from handler.picture.preprocess import preprocess
+from handler.picture.preprocess import Preprocessing, preprocess
 from tests.support.serving import CHECKPOINT, ONE, ROOT, repacked
 
 SIDE = 64
@@ -180,6 +181,21 @@ def test_what_is_said_of_a_checkpoint_reaches_it():
         handler.load(CHECKPOINT, labels=["a", "b"])
     with pytest.raises(ModelError, match="shufflenet_v2_x0_5, not of resnet18"):
         handler.load(CHECKPOINT, architecture="resnet18")
+
+
+def test_the_state_dict_that_is_meant_can_be_said(from_checkpoint, tmp_path):
+    with safe_open(CHECKPOINT, framework="pt") as file:
+        told = file.metadata()
+    state, how = load_file(CHECKPOINT), Preprocessing.from_json(told["preprocessing"])
+    still = {name: torch.zeros_like(value) for name, value in state.items()}
+    torch.save({"generator": still, "classifier": state}, tmp_path / "a.pth")
+    said = {"architecture": told["architecture"], "labels": json.loads(told["labels"]), "preprocessing": how}
+    with pytest.raises(ModelError, match="holds the state dicts generator, classifier; valid is state="):
+        handler.load(tmp_path / "a.pth", **said)
+    found = handler.load(tmp_path / "a.pth", state="classifier", **said).predict(ONE)
+    assert found == from_checkpoint.predict(ONE)
+    with pytest.raises(ModelError, match="says this itself: state cannot be given with a file .mar"):
+        handler.load(tmp_path / "a.mar", state="classifier")
 
 
 def test_tensors_are_explained_as_a_batch_and_alone(network):

@@ -107,6 +107,28 @@ class WindowBeyondTheCells(Plain):
         return self.head(F.avg_pool2d(x, 100, ceil_mode=True)[:, :, 0, 0])
 
 
+class OddPoolingOfVolumes(Plain):
+    def between(self, x):
+        x = F.avg_pool3d(x[:, None], (2, 3, 2), (1, 2, 3), (1, 0, 0), ceil_mode=True)
+        return F.avg_pool3d(x, 2, 1, divisor_override=5)[:, 0]
+
+
+class SpatialTransformer(Plain):
+    """Looks at a place of the picture that it finds itself, as PyTorch's tutorial does."""
+
+    def __init__(self):
+        super().__init__()
+        self.find = nn.Linear(3, 6)
+
+    def forward(self, x):
+        theta = self.find(x.mean((2, 3))).reshape(-1, 2, 3) * 0.1 + torch.eye(2, 3)
+        return super().forward(F.grid_sample(x, F.affine_grid(theta, x.shape)))
+
+    def between(self, x):
+        theta = self.find(x[:, :3].mean((2, 3))).reshape(-1, 2, 3) + torch.eye(2, 3)
+        return F.grid_sample(x, F.affine_grid(theta, list(x.shape)))
+
+
 class ManyOperators(Plain):
     """Operators that ONNX or torch's exporter lacks or has otherwise, and a weight that is computed."""
 

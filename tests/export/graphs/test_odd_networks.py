@@ -60,6 +60,8 @@ def plain_autograd(module, pictures, targets):
         "OddPooling",
         "WindowBeyondTheCells",
         "KeepsUntilAMode",
+        "SpatialTransformer",
+        "OddPoolingOfVolumes",
     ],
 )
 def test_it_is_exported_with_plain_autograds_values(kind, load_classifier, tmp_path):

@@ -268,7 +268,7 @@ IF = helper.make_node(
         (
             [CONVOLUTION, *HEAD],
             {"shape": ("n", 3, 32, 48)},
-            "takes pictures of 32x48 pixels, and preprocessing= makes 32x32",
+            "takes pictures of 3 channels of 32x48 pixels, and preprocessing= makes 3 channels of 32x32 pixels",
         ),
         ([CONVOLUTION, *HEAD], {"outputs": ("scores", "means")}, "has the outputs scores, means; valid is output="),
     ],
@@ -279,10 +279,29 @@ def test_what_cannot_be_explained_is_refused_by_name(tmp_path, nodes, how, why):
         read_onnx(path, LABELS, f"{SCALED} resize=32 crop=32")
 
 
+@pytest.mark.parametrize(
+    ("shape", "channels", "said"),
+    [(("n", 1, SIDE, SIDE), 1, ""), (("n", SIDE, SIDE, 1), 1, ""), (("n", 5, "h", "w"), 5, "resize=32 crop=32")],
+)
+def test_a_mean_and_a_std_of_one_value_count_for_all_channels_of_the_file(tmp_path, shape, channels, said):
+    turned = [node("Transpose", "x", "y", perm=[0, 3, 1, 2])] if shape[3] == channels else [node("Identity", "x", "y")]
+    weight = np.random.default_rng(0).standard_normal((8, channels, 3, 3)).astype(np.float32)
+    nodes = [*turned, node("Conv", "y w", "maps", strides=[2, 2]), *HEAD]
+    path = graph_file(tmp_path / "m.onnx", nodes, constants=CONSTANTS | {"w": weight}, shape=shape)
+    how = read_onnx(path, LABELS, f"mean=0.5 std=0.25 {said}").preprocessing
+    assert (how.mean, how.std) == ((0.5,) * channels, (0.25,) * channels)
+    with pytest.raises(ModelError, match=f"takes pictures of {channels} channels of .* makes 2 channels of 32x32"):
+        read_onnx(path, LABELS, f"mean=0.5 std=0.25 channels=2 {said}")
+
+
 def test_files_that_are_none_and_labels_that_are_missing_are_refused(tmp_path):
     (tmp_path / "text.onnx").write_text("no graph")
     with pytest.raises(ModelError, match=r"text\.onnx cannot be read as ONNX"):
         read_onnx(tmp_path / "text.onnx", LABELS, SCALED)
+    for content, said in {"": "is empty", "<!doctype html>": "is a web page and not the file"}.items():
+        (tmp_path / "text.onnx").write_text(content)
+        with pytest.raises(ModelError, match=rf"text\.onnx {said}"):
+            read_onnx(tmp_path / "text.onnx", LABELS, SCALED)
     with pytest.raises(
         ModelError, match=r"keras\.onnx does not say its labels: give one for each of its 3 scores, labels="
     ):

@@ -120,6 +120,29 @@ def test_average_pooling(size, kernel, stride, padding, ceil_mode, include, divi
     assert_equal(lambda x: F.avg_pool2d(x, kernel, stride, padding, ceil_mode, include, divisor), pictures(2, 3, *size))
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "ceil_mode", "include", "divisor"),
+    [(2, None, 0, False, True, 5), (3, 2, 1, True, True, None), ((2, 3, 2), (1, 2, 3), (1, 0, 1), True, False, None)],
+)
+def test_average_pooling_of_volumes_of_as_many_pictures_as_there_are(
+    kernel, stride, padding, ceil_mode, include, divisor
+):
+    """The operator itself is replaced, too: in ONNX it has no divisor, and windows beyond the cells are uncertain."""
+
+    def gradient(x):
+        x = x.detach().requires_grad_(True)
+        y = F.avg_pool3d(x, kernel, stride, padding, ceil_mode, include, divisor)
+        return y, torch.autograd.grad((y**2).sum(), x)[0]
+
+    graph = trace_batch(gradient, [pictures(2, 2, 4, 6, 5)], backward_rules())
+    assert not [node for node in graph.graph.nodes if "avg_pool" in str(node.target)]
+    for batch in (1, 3):
+        for actual, expected in zip(
+            graph(pictures(batch, 2, 4, 6, 5)), gradient(pictures(batch, 2, 4, 6, 5)), strict=True
+        ):
+            torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("output", [(7, 7), (1, 2), (5, 3)])
 def test_adaptive_max_pooling(output):
     assert_equal(lambda x: F.adaptive_max_pool2d(x, output), pictures(2, 3, 8, 9))
@@ -201,6 +224,24 @@ def test_bilinear_sampling_at_places_that_depend_on_the_picture(aligned):
         return F.grid_sample(x, grid, align_corners=aligned)
 
     assert_equal(sampled, pictures(2, 3, 5, 6))
+
+
+@pytest.mark.parametrize("aligned", [True, False, None])
+@pytest.mark.parametrize("size", [(5, 6), (1, 4), (3, 4, 2)])
+def test_an_affine_grid_of_as_many_pictures_as_there_are(size, aligned):
+    """The spatial transformer of PyTorch's tutorial, whose grid has the size of its input, and a grid of volumes."""
+
+    def gradient(x):
+        x = x.detach().requires_grad_(True)
+        turned = torch.eye(len(size), len(size) + 1, dtype=x.dtype) * 0.9 + x.flatten(2).mean(2)[:, : len(size), None]
+        grid = F.affine_grid(turned, list(x.shape), align_corners=aligned)
+        sampled = F.grid_sample(x, grid, align_corners=aligned) if len(size) == 2 else grid
+        return grid, torch.autograd.grad((sampled**2).sum(), x)[0]
+
+    graph = trace_batch(gradient, [pictures(2, 3, *size)], backward_rules())
+    for batch in (1, 2, 5):
+        for actual, expected in zip(graph(pictures(batch, 3, *size)), gradient(pictures(batch, 3, *size)), strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_sampling_of_other_kinds_has_no_rule():

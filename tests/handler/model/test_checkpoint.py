@@ -56,7 +56,7 @@ def test_what_lies_beside_the_weights_is_not_taken_for_them(tmp_path):
 
 def test_a_file_with_several_state_dicts_is_refused(tmp_path):
     torch.save({"state_dict": STATE, "model": {"state_dict": STATE}}, tmp_path / "a.pth")
-    with pytest.raises(ModelError, match="holds the state dicts /state_dict, /model/state_dict; valid is state="):
+    with pytest.raises(ModelError, match="holds the state dicts state_dict, model/state_dict; valid is state="):
         read_checkpoint(tmp_path / "a.pth")
 
 
@@ -67,6 +67,7 @@ def test_a_file_with_several_state_dicts_is_refused(tmp_path):
         ({"checkpoint": {"trainer": {"net": STATE}}}, None, "checkpoint/trainer/net"),
         ({"net": STATE, "net_ema": AVERAGED}, None, "net"),
         ({"net": STATE, "net_ema": AVERAGED}, "net_ema", "net_ema"),
+        ({"model": {"a": AVERAGED, "b": STATE}}, "model/b", "model/b"),
         ({"ema_state_dict": AVERAGED}, None, "ema_state_dict"),
         ({"module": STATE, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}}, None, "module"),
     ],
@@ -84,7 +85,7 @@ def test_the_weights_lie_under_any_key_and_the_average_is_taken_if_it_is_asked_f
 @pytest.mark.parametrize("state", ["third", None])
 def test_a_state_dict_that_is_not_named_or_not_there_is_refused_with_those_that_are(tmp_path, state):
     torch.save({"net": STATE, "other": AVERAGED}, tmp_path / "a.pth")
-    with pytest.raises(ModelError, match="holds the state dicts /net, /other; valid is state= with a key of one"):
+    with pytest.raises(ModelError, match="holds the state dicts net, other; valid is state= with a key of one"):
         read_checkpoint(tmp_path / "a.pth", state)
 
 
@@ -95,6 +96,7 @@ def test_a_state_dict_that_is_not_named_or_not_there_is_refused_with_those_that_
         (b"", "is empty"),
         (b"\n  <!DOCTYPE html><html>404</html>", "is a web page and not the file that the page offers"),
         (b"<html></html>", "is a web page"),
+        (b"\x1f\x8b\x08\0", "is compressed; `gunzip` unpacks it"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a Git LFS pointer .* `git lfs pull`"),
     ],
 )
@@ -102,6 +104,23 @@ def test_what_was_downloaded_in_the_place_of_a_checkpoint_is_named(tmp_path, nam
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ModelError, match=said):
         read_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_that_was_not_copied_to_its_end_is_named(tmp_path, zipped):
+    torch.save(STATE, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    whole = (tmp_path / "a.pth").read_bytes()
+    (tmp_path / "a.pth").write_bytes(whole[: len(whole) - 5 if not zipped else len(whole) // 2])
+    with pytest.raises(ModelError, match="a.pth is truncated, which downloading or copying it again may mend, and"):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+def test_a_torchscript_archive_is_named(tmp_path):
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(tmp_path / "a.pth")
+    with pytest.raises(
+        ModelError, match="a.pth is a TorchScript archive, which is code, and files load with weights_o"
+    ):
+        read_checkpoint(tmp_path / "a.pth")
 
 
 def test_what_lies_beside_tensors_in_a_pickle_is_named(tmp_path):

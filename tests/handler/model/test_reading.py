@@ -102,6 +102,20 @@ def test_an_output_of_a_network_that_returns_one_tensor_is_refused():
         reading_of(Net(), output="logits")
 
 
+def test_a_part_that_holds_no_tensor_is_no_output():
+    parts = r"architecture odd has a dict, no tensor, as output 'out' in a dict; "
+    with pytest.raises(ModelError, match=rf"{parts}no part of it is a tensor"):
+        reading_of(Net(made=lambda f, s: {"out": {"scores": s}}), output="out")
+    with pytest.raises(ModelError, match=rf"{parts}valid is output= with the name of the scores: aux \(1, 3\)"):
+        reading_of(Net(made=lambda f, s: {"out": {"scores": s}, "aux": s}), output="out")
+
+
+def test_an_output_is_named_by_a_number_too():
+    two = Net(made=lambda f, s: (s, -s))
+    zero, one = (wrapped(two, output=index).predict(PICTURE) for index in (0, 1))
+    assert zero == wrapped(two, output="0").predict(PICTURE) != one
+
+
 @pytest.mark.parametrize(
     ("end", "head"),
     [
@@ -172,6 +186,13 @@ def test_a_head_that_does_not_fit_is_refused(module, classes, head, said):
 def test_one_score_without_a_head_is_refused_and_told_the_head():
     with pytest.raises(ModelError, match="has one score, and a softmax .* or head=binary, the sigmoid of one score"):
         wrapped(Net(1), ["dog"])
+
+
+@pytest.mark.parametrize("module", [Net(1), nn.Sequential(Net(1), nn.Sigmoid()), Net(1, lambda _, s: s.flatten())])
+def test_one_score_and_two_labels_are_told_the_head(module):
+    with pytest.raises(ModelError, match="one score per label, or head=binary, the sigmoid of one score"):
+        wrapped(module, ["cat", "dog"])
+    wrapped(module, ["cat", "dog"], head="binary")
 
 
 @pytest.mark.parametrize("module", [Net(1, lambda _, s: s.sigmoid()), Net(1, lambda _, s: 1 / (1 + (-s).exp()))])

@@ -164,7 +164,7 @@ def test_pictures_that_timm_would_border_in_black_must_be_described(tmp_path):
     [
         ("vit_tiny_patch16_224", "resize=96 crop=96", (3, 96, 96)),  # built for 224
         ("test_resnet", "resize=96x64 crop=96x64", (3, 96, 64)),
-        ("test_resnet", "mean=0.5 std=0.5 resize=64 crop=64", (1, 64, 64)),
+        ("test_resnet", "channels=1 mean=0.5 std=0.5 resize=64 crop=64", (1, 64, 64)),
     ],
 )
 def test_it_is_built_for_the_pictures_that_are_said(tmp_path, name, said, shape):

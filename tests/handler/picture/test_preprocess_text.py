@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from handler.errors import ModelError
@@ -32,6 +34,23 @@ def test_every_field_can_be_said_with_blanks_where_one_likes():
     assert said_over(text, KNOWN, "elsewhere") == (expected, "as said")
 
 
+@pytest.mark.parametrize(
+    ("said", "known", "mean", "std"),
+    [
+        ("mean=0.5 std=0.25", None, (0.5,) * 3, (0.25,) * 3),
+        ("mean=0.5 std=0.25 channels=1", None, (0.5,), (0.25,)),
+        ("mean=0.5 std=1,2", None, (0.5,) * 2, (1, 2)),
+        ("mean=0.5 std=0.25", KNOWN, (0.5,) * 3, (0.25,) * 3),
+        ("mean=0.5", KNOWN, (0.5,) * 3, KNOWN.std),
+        ("mean=0.5 std=0.25 channels=1", KNOWN, (0.5,), (0.25,)),
+        ("std=2", replace(KNOWN, mean=(0.5,), std=(1,)), (0.5,), (2,)),
+    ],
+)
+def test_one_value_counts_for_all_channels_of_which_there_are_three_unless_something_else_says(said, known, mean, std):
+    how, _ = said_over(f"resize=72 crop=64 {said}", known, "")
+    assert (how.mean, how.std) == (mean, std)
+
+
 def test_what_has_no_default_is_enough():
     expected = Preprocessing(resize_size=72, crop_size=64, mean=(0, 0, 0), std=(1, 1, 1))
     assert said_over("resize=72 crop=64 mean=0,0,0 std=1,1,1", None, "") == (expected, "as said")
@@ -49,7 +68,10 @@ def test_what_has_no_default_is_enough():
         ),
         ("crop=-1", "must be whole numbers"),
         ("crop=2.5", r"preprocessing='crop=2.5': crop=2.5 is no number, valid are"),
-        ("mean=0.5", "must have a number for each channel, 1 to 16"),
+        (
+            "mean=0.5,0.5",
+            "has 2 channels and 3 values of std, valid are 1 to 16 channels, and std= with a value for each",
+        ),
         ("std=0,1,1", "std above 0"),
         ("mean=a,b,c", "mean=a,b,c is no number"),
         ("mean=nan,0,0", "must have a number for each channel, 1 to 16"),
