@@ -64,5 +64,11 @@ def error_answer(error: Exception) -> Answer:
     message = "the explanation failed on the server; see its log"
     if isinstance(error, RequestError):
         status, phrase, kind, message = error.status, error.phrase, type(error).__name__, str(error)
-    body = json.dumps({"code": status, "type": kind, "message": message}).encode()  # gRPC has no status per row
-    return Answer(body=body, content_type=JSON, status=status, phrase=phrase, outcome=kind)
+    return refusal(status, kind, message, phrase=phrase)
+
+
+def refusal(status: int, kind: str, message: str, **known: Any) -> Answer:
+    """The answer that refuses a row; the message stands twice, as clients of TorchServe and of KServe look for it."""
+    content = {"code": status, "type": kind, "message": message, "error": message}
+    body = json.dumps(content).encode()  # gRPC has no status per row
+    return Answer(body=body, content_type=JSON, status=status, outcome=kind, **known)

@@ -16,8 +16,8 @@ from typing import Any
 from handler.errors import BadRequest, TooLarge, locating
 from handler.protocol.answer import FORMS, JSON
 from handler.protocol.envelope import Envelope, single
-from handler.protocol.kserve import BINARY_REFUSED, open_kserve
-from handler.protocol.options import Options, parse_options, shown
+from handler.protocol.kserve import JSON_SIZE, open_kserve
+from handler.protocol.options import TENSOR, Options, parse_options, shown
 from handler.protocol.receipt import ImageHash, hash_image
 from handler.protocol.row import Row
 
@@ -63,6 +63,8 @@ def parse_row(row: Row, defaults: Options) -> Request:
             image = _take_image(given)
             others = {name: value for name, value in headers.items() if name not in names}
             options = parse_options(others | given, defaults)
+            if options.encoding == TENSOR and not (envelope.has_tensors and accept == JSON):
+                raise BadRequest("encoding tensor is that of V2's answers, valid elsewhere are png, npy and list")
             asked.append(Asked(image=image, image_hash=hash_image(image), options=options, place=place))
     return Request(asked, accept, envelope)
 
@@ -78,18 +80,18 @@ def _open(row: Row) -> Envelope:
         if "x-www-form-urlencoded" in row.content_type.lower():  # there a plus is a blank, unless it was escaped
             fields |= {name: fields[name].replace(b" ", b"+") for name in IMAGE_FIELDS if _is_text(fields.get(name))}
         return single(fields)
-    body = fields["body"]  # which a front may have parsed already
+    body, binary = fields["body"], None  # which a front may have parsed already
     if isinstance(body, str):
         body = body.encode("utf-8", "replace")
-    if isinstance(body, bytes) and ("json" in row.content_type.lower() or body[:64].lstrip().startswith(b"{")):
-        if row.json_size is not None:
-            raise BadRequest(BINARY_REFUSED)
+    is_json = row.json_size is not None or "json" in row.content_type.lower()
+    if isinstance(body, bytes) and (is_json or body[:64].lstrip().startswith(b"{")):
+        body, binary = _divided(body, row.json_size)
         body = _parsed(body)
     if isinstance(body, bytes):
         return single({"body": body})
     if not isinstance(body, dict):
         raise BadRequest(f"a JSON request must be an object with the picture in base64 under image; {_FORMS}")
-    return open_kserve(body, row.explains) or single(body)
+    return open_kserve(body, row.explains, binary) or single(body)
 
 
 def _unpacked(value: Any) -> Any:
@@ -106,6 +108,16 @@ def _unpacked(value: Any) -> Any:
     if not stream.eof or stream.unused_data:
         raise BadRequest("the gzip body is truncated or has further parts and cannot be unpacked")
     return unpacked
+
+
+def _divided(body: bytes, json_size: str | None) -> tuple[bytes, bytes | None]:
+    """The JSON of a body, and the binary tensors behind it, if a header says where they begin."""
+    if json_size is None:
+        return body, None
+    known = json_size.isascii() and json_size.isdigit() and len(json_size) < 10
+    if not known or int(json_size) > len(body):
+        raise BadRequest(f"{JSON_SIZE} is {shown(json_size)}, valid are 0 to {len(body)}, the bytes of the body")
+    return body[: int(json_size)], body[int(json_size) :]
 
 
 def _parsed(body: bytes) -> Any:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from handler.explanation.evidence import Floats
 from handler.explanation.maps import MAP_KINDS, Map
 from handler.picture.preprocess import Input
 from handler.picture.projection import onto_region, onto_upload, seen_region, show_seen, three_bands
-from handler.protocol.options import Options
+from handler.protocol.options import TENSOR, Options
 from handler.rendering.render import deprocess, encode_png, overlay
 
 _DIGITS = 8  # significant digits of listed numbers, about those of a float32
@@ -38,7 +39,8 @@ def encode_map(name: str, drawn: Map, canvas: Canvas) -> dict[str, Any]:
         shape, data = picture.shape, base64.b64encode(png).decode()
     else:
         values = values_on(canvas, drawn)
-        shape, data = values.shape, encode_npy(values) if encoding == "npy" else encode_list(values)
+        encoded: dict[str, Callable[[Floats], str | list[Any]]] = {"npy": encode_npy, "list": encode_list}
+        shape, data = values.shape, name if encoding == TENSOR else encoded[encoding](values)
     content = {"encoding": encoding, "shape": [*shape], "data": data}
     told = {} if drawn.coverage is None else {"coverage": drawn.coverage}
     return {**content, "max": drawn.maximum, "degenerate": drawn.degenerate, **told}

@@ -175,14 +175,18 @@ class Result:
         ``logits`` and ``probabilities`` are (K,), ``targets`` the class indices (T,), and every map by its name is
         (T, …), as its ``values`` or, with ``size="image"``, at the upload's size. ``receipt`` is a JSON text.
         """
-        made = self.explanations
         arrays: dict[str, Any] = {"logits": self.logits, "probabilities": self.probabilities}
-        arrays["targets"] = np.array([one.target.index for one in made], np.int64)
-        for name in made[0].maps if made else ():
-            arrays[name] = np.stack([values_on(self.canvas, one.maps[name]) for one in made])
+        arrays["targets"] = np.array([one.target.index for one in self.explanations], np.int64)
+        arrays |= self.tensors()
         file = io.BytesIO()
         np.savez_compressed(file, **arrays, receipt=np.array(json.dumps(receipt or self.receipt())))
         return file.getvalue()
+
+    def tensors(self) -> dict[str, Floats]:
+        """The maps (T, …) of all targets by name, as ``to_npz`` has them."""
+        made = self.explanations
+        names = made[0].maps if made else ()
+        return {name: np.stack([values_on(self.canvas, one.maps[name]) for one in made]) for name in names}
 
     def save(self, folder: Path | str, *, overwrite: bool = False) -> list[Path]:
         """Writes the sheet, ``sheet.png``, and each map's picture, ``<class index>_<map>.png``, into a folder.

@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from handler.errors import RequestError, locating
-from handler.protocol.answer import JSON, NPZ, PNG, Answer, Observation, error_answer, json_text
+from handler.protocol.answer import NPZ, PNG, Answer, Observation, error_answer, json_text
 from handler.protocol.envelope import Written
+from handler.protocol.options import TENSOR
 from handler.protocol.receipt import HEADER, read_key, sign
 from handler.protocol.request import Request, parse_row
 from handler.protocol.row import Row
@@ -76,7 +77,7 @@ class Answering:
         answer = replace(answer, observed=tuple(observed for _, observed in pictures if observed))
         if row.request is None or len(row.request.asked) != 1:
             return answer
-        return replace(answer, headers={HEADER: row.request.asked[0].image_hash["sha256"]})
+        return replace(answer, headers={**answer.headers, HEADER: row.request.asked[0].image_hash["sha256"]})
 
     def _assemble(self, row: _ReadRow, contents: Sequence[_Content]) -> Answer:
         if row.request is None or row.error:
@@ -89,7 +90,7 @@ class Answering:
                 with locating(job.place):
                     raise content
             written.append(content)
-        return Answer(body=row.request.envelope.seal(written).encode(), content_type=JSON)
+        return row.request.envelope.seal(written)
 
     def _encode(self, job: Job, result: Result) -> _Encoded:
         started = time.perf_counter()
@@ -105,4 +106,6 @@ class Answering:
             return other, observed
         text = json_text({**content, "timings_ms": {stage: round(spent, 2) for stage, spent in timings.items()}})
         check_size(len(text), self._settings.max_answer_bytes)
-        return Written(text, content["model"], content["predictions"]), observed
+        known = {"model": content["model"], "predictions": content["predictions"]}
+        tensors = result.tensors() if job.options.encoding == TENSOR else {}
+        return Written(text=text, tensors=tensors, **known), observed

@@ -6,7 +6,7 @@ from handler.errors import TooLarge
 from handler.explanation.maps import AUGMENTATIONS, MAP_KINDS
 from handler.rendering.canvas import Canvas
 
-_BYTES_PER_NUMBER = {"npy": 16 / 3, "list": 8.0}  # of encoded text; most lists take more
+_BYTES_PER_NUMBER = {"npy": 16 / 3, "list": 8.0, "tensor": 16 / 3}  # of encoded text; most lists take more
 _MOST_PIXELS = 16_000_000  # of all pictures of an answer
 MOST_EXPLANATIONS = 40  # per request: more, by a large network, would outlast responseTimeout, which kills the worker
 _ADVICE = (

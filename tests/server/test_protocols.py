@@ -126,10 +126,14 @@ def test_kserves_own_client_predicts_explains_and_is_refused(client):
         assert answer["image"] == {"sha256": hashlib.sha256(OTHER).hexdigest(), "bytes": len(OTHER)}
         assert len(answer["predictions"]) == 3
         assert answer["explanations"] == []
-    assert came["wrong_v1"][0] == came["wrong_v2"][0] == came["binary"][0] == 400
+    assert came["wrong_v1"][0] == came["wrong_v2"][0] == 400
     assert came["wrong_v1"][1].startswith("instances[1]: target 'zebra' is no label of this model, valid are circle")
-    assert "valid is BYTES" in came["wrong_v2"][1]
-    assert "binary tensor data is not understood" in came["binary"][1]
+    assert "valid are BYTES" in came["wrong_v2"][1]
+    (text,) = came["binary"]
+    assert json.loads(text)["predictions"][0]["label"] == "heart"
+    (output,) = came["pixels"]
+    assert (output["name"], output["datatype"], output["shape"]) == ("gradcam", "FP32", [1, 1, 10, 10])
+    assert max(output["data"]) == 1.0
 
 
 def test_a_v2_body_on_the_explain_address_is_explained(client):
@@ -188,7 +192,7 @@ def test_grpc_takes_json_and_kserves_bodies_as_body(ask):
 )
 def test_a_grpc_answer_names_its_own_error(ask, fields, code, said):
     content = json.loads(ask(**fields))
-    assert set(content) == {"code", "type", "message"}
+    assert set(content) == {"code", "type", "message", "error"}
     assert content["code"] == code
     assert said in content["message"]
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import numpy as np
 from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
 from kserve.protocol.infer_type import RequestedOutput
 
@@ -30,7 +31,11 @@ async def call(address: str, model: str, picture: str) -> dict:
         "as_numpy": [str(one) for one in found.outputs[0].as_numpy()],
         "wrong_v1": await refusal(v1.infer(address, wrong, model_name=model)),
         "wrong_v2": await refusal(v2.infer(address, unfit(model), model_name=model)),
-        "binary": await refusal(v2.infer(address, binary(model, picture), model_name=model)),
+        "binary": [
+            str(one)
+            for one in (await v2.infer(address, binary(model, picture), model_name=model)).outputs[0].as_numpy()
+        ],
+        "pixels": (await v2.infer(address, pixels(model), model_name=model)).to_rest()[0]["outputs"],
     }
 
 
@@ -39,11 +44,18 @@ def unfit(model: str) -> InferRequest:
 
 
 def binary(model: str, picture: str) -> InferRequest:
-    import numpy as np
-
     tensor = InferInput("input-0", [1], "BYTES")
-    tensor.set_data_from_numpy(np.array([picture.encode()], np.object_), binary_data=True)
-    return InferRequest(model, [tensor])
+    tensor.set_data_from_numpy(np.array([base64.b64decode(picture)], np.object_), binary_data=True)
+    asked = [RequestedOutput("answer", parameters={"binary_data": True})]
+    return InferRequest(model, [tensor], parameters={"maps": "none"}, request_outputs=asked)
+
+
+def pixels(model: str) -> InferRequest:
+    tensor = InferInput("input-0", [1, 40, 50, 3], "UINT8")
+    tensor.set_data_from_numpy(np.arange(6000, dtype=np.uint8).reshape(1, 40, 50, 3), binary_data=True)
+    options = {"maps": "gradcam", "encoding": "tensor", "size": "layer"}
+    asked = [RequestedOutput("gradcam", parameters={"binary_data": False})]
+    return InferRequest(model, [tensor], parameters=options, request_outputs=asked)
 
 
 async def refusal(answer) -> list:

@@ -105,8 +105,9 @@ def error_of(response: requests.Response, status: int) -> str:
     assert response.status_code == status, (response.status_code, response.text[:300])
     assert response.headers["content-type"] == "application/json"
     content = json.loads(response.text)
-    assert set(content) == {"code", "type", "message"}
+    assert set(content) == {"code", "type", "message", "error"}
     assert content["code"] == status
+    assert content["error"] == content["message"]
     assert "Traceback" not in content["message"]
     message: str = content["message"]
     return message

@@ -52,7 +52,12 @@ def test_an_error_carries_its_status_in_line_and_body_and_client_text_only_in_th
     assert answer.status == status
     assert answer.phrase.isascii()
     assert answer.phrase.replace(" ", "").isalpha()
-    assert json.loads(answer.body) == {"code": status, "type": kind.__name__, "message": "bad \r\n ☃"}
+    assert json.loads(answer.body) == {
+        "code": status,
+        "type": kind.__name__,
+        "message": "bad \r\n ☃",
+        "error": "bad \r\n ☃",
+    }
 
 
 def test_our_own_failure_tells_nothing_of_its_inside():

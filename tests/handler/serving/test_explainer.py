@@ -78,7 +78,12 @@ def test_a_row_that_fails_in_the_engine_does_not_harm_its_neighbours(caplog):
     assert engine.batches == [4, 1, 1, 1, 1]
     assert b"secret" not in answers[1].body
     assert [str(one.exc_info[1]) for one in caplog.records] == ["too bright: secret detail"]
-    assert json.loads(answers[2].body) == {"code": 422, "type": "Unprocessable", "message": "too dark"}
+    assert json.loads(answers[2].body) == {
+        "code": 422,
+        "type": "Unprocessable",
+        "message": "too dark",
+        "error": "too dark",
+    }
 
 
 class SalientEngine(BrightnessEngine):
