@@ -51,7 +51,9 @@ class PredictionGraph(nn.Module):
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.module, self.head = classifier.module, classifier.reading.head
-        self.training = False  # not by ``eval``, at which some networks forget what they keep, and keep a tracer's values
+        self.training = (
+            False  # not by ``eval``, at which some networks forget what they keep, and keep a tracer's values
+        )
 
     def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, C, H, W), normalised, to logits (N, K) and probabilities (N, K)."""
