@@ -69,4 +69,4 @@ def _affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None 
     """The places (N, *size, 2 or 3) of an affine grid, from -1 to 1 at corners or at their cells' outer edges."""
     axes = [torch.arange(1 - n, n, 2).to(theta) / (max(n - 1, 1) if align_corners else n) for n in size[2:]]
     places = torch.stack([*torch.meshgrid(*axes, indexing="ij")[::-1], torch.ones(size[2:]).to(theta)], -1)
-    return (places.flatten(0, -2) @ theta.mT).unflatten(1, size[2:])
+    return (places.flatten(0, -2) @ theta.mT).reshape(-1, *size[2:], theta.shape[1])

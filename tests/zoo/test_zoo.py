@@ -215,9 +215,7 @@ def test_the_zoo_in_the_repository_holds_every_classifier_and_none_that_is_wrong
     content = json.loads((ROOT / "docs" / "zoo.json").read_bytes())
     rows = content["networks"]
     names = [row["network"] for row in rows]
-    groups = [group for group in GROUPS if any(group_of(name) == group for name in names)]  # measured so far
-    assert names == [name for group in groups for name in every(group)]
-    assert groups[0] == "torchvision"
+    assert names == list(every())
     assert not [row["network"] for row in rows if "died" in row]
     for row in rows:
         if "skipped" in row or "refused" in row:
@@ -236,7 +234,11 @@ def test_the_zoo_in_the_repository_holds_every_classifier_and_none_that_is_wrong
             assert engines["onnx"]["gradcam"] <= CLOSE_MAP or f"* {row['network']}: on one of" in render(content)
         for graph in row["graphs"].values():
             assert graph.get("refused") or not any(math.isnan(_error(its)) for its in graph["errors"].values())
-    assert sum("graphs" in row and "errors" in explanation(row)[1] and is_close(row) for row in rows) >= 70
+    for group in GROUPS:
+        measured = [row for row in rows if "graphs" in row and group_of(row["network"]) == group]
+        explained = [row for row in measured if "errors" in explanation(row)[1]]
+        assert len(explained) >= 0.95 * len(measured), group
+        assert sum(map(is_close, explained)) >= 0.9 * len(explained), group
     assert (ROOT / "docs" / "ZOO.md").read_text(encoding="utf-8") == render(content)
 
 
