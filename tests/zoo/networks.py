@@ -3,9 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.random_weights import build, enliven, preprocessing_of, random_classifier
+from export.verify.compare import fresh_pictures
 from handler.model.checkpoint import Checkpoint
 from handler.model.classifier import Classifier, build_classifier, build_network
 from handler.model.registry import known_architectures
@@ -46,7 +48,9 @@ def random_network(network: str, side: int | None = None) -> Classifier:
         torch.manual_seed(0)
         module = build_network(found).eval()
         assert found.preprocessing is not None
-        enliven(module, torch.randn(_PICTURES, *found.preprocessing.shape), 0, CLASSES)
+        fields = fresh_pictures(np.random.default_rng(1000), _PICTURES - 1, found.preprocessing)
+        noise = torch.randn(1, *found.preprocessing.shape)
+        enliven(module, torch.cat([torch.from_numpy(fields), noise]), 0, CLASSES)
     return build_classifier(replace(found, state=dict(module.state_dict())))
 
 
