@@ -48,6 +48,8 @@ def to_onnx(
         raise NotExportableError(FIXED_BATCH.format(sizes[0]))
     if not rewrites:
         _tidy(program.model)
+    for value, name in zip(program.model.graph.outputs, outputs, strict=True):
+        value.name = name  # of equal outputs the later have names of the exporter's
     common_passes.ClearMetadataAndDocStringPass()(program.model)  # of nodes; that of values goes below
     found = ir.to_proto(program.model)
     for value in (*found.graph.value_info, *found.graph.input, *found.graph.output, *found.graph.initializer):

@@ -22,7 +22,7 @@ from handler.model.classifier import of_module
 from handler.picture.preprocess import Preprocessing
 from tests.support.models import random_classifier, random_inputs
 
-LAYERS = ("stage3", "stage4")
+LAYERS = ("stage3", "stage4", "conv5.2")  # the last returns what the default layer does
 SEVERAL = [[TOP, 3], [0]]
 
 
