@@ -88,7 +88,7 @@ def trace_graph(classifier: Classifier, kind: str = kinds.KIND_EXPLANATION) -> f
     poles, steps = True, tuple[str, ...]()
     with network_code(f"{name} cannot be explained"):
         if kind == kinds.KIND_PREDICTION:
-            explain: Explain = torch.no_grad()(PredictionGraph(classifier).forward)
+            explain: Explain = PredictionGraph(classifier)
         elif kind == kinds.KIND_ATTENTION:
             explain = _attention(classifier)
         else:
@@ -100,7 +100,7 @@ def trace_graph(classifier: Classifier, kind: str = kinds.KIND_EXPLANATION) -> f
             needs = replace(needs, layers=tuple(found.views))
             explain = (_behind if kind == kinds.KIND_BEHIND else _explain)(found.network, needs, found.views)
             steps = found.steps
-    with network_code(f"{name} cannot be traced"):
+    with network_code(f"{name} cannot be traced"), torch.set_grad_enabled(kind != kinds.KIND_PREDICTION):
         graph = trace_batch(explain, inputs, backward_rules(poles=poles))
     gate_by_bias(graph)
     graph.meta[STEPS] = steps
