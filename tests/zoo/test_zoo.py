@@ -230,7 +230,8 @@ def test_the_zoo_in_the_repository_holds_every_classifier_and_none_that_is_wrong
         if "onnx" in engines:
             assert engines["onnx"]["scores"] <= CLOSE, row["network"]
             assert (engines["onnx"]["guided"] or 0) <= WITH_FLIPS, row["network"]
-            assert (engines["onnx"]["saliency"] or 0) <= CLOSE, row["network"]
+            judged_by_rounding = isinstance(explanation(row)[1].get("errors", {}).get("saliency"), dict)
+            assert (engines["onnx"]["saliency"] or 0) <= (WITH_FLIPS if judged_by_rounding else CLOSE), row["network"]
             assert engines["onnx"]["gradcam"] <= CLOSE_MAP or f"* {row['network']}: on one of" in render(content)
         for graph in row["graphs"].values():
             assert graph.get("refused") or not any(math.isnan(_error(its)) for its in graph["errors"].values())
