@@ -83,7 +83,10 @@ def read_checkpoint(path: Path, state: str | None = None) -> Checkpoint:
 
 
 def check_file(path: Path, kind: str) -> None:
-    """Raises a ModelError that names a file of what kind is not there, or what lies there in its place."""
+    """Raises a ModelError if the file is missing, or is a web page, empty or of another foreign form.
+
+    ``kind`` is the word for the file in the message, as "checkpoint".
+    """
     if not path.is_file():
         raise ModelError(f"{kind} {path} does not exist")
     with path.open("rb") as file:

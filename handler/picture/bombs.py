@@ -21,7 +21,8 @@ _UNUSUAL = "the AVIF does not tell the size of its frames as encoders do, and ca
 _BOX = re.compile(rb"(?s)stco(?=.{8}(.{4}))|co64(?=.{8}(.{8}))|iloc(?=(.)...(..)(....))")
 _SEQUENCE_HEADER = 1  # a kind of the units that AV1 data consist of
 _UNIT_SIZE = re.compile(rb"[\x80-\xff]{0,7}[\0-\x7f]")
-# the header's bits: a still picture with its level, or frames with one level and no times; then the frames' size
+# the bits of a header: of a still picture with a level, or of a film with one level and without times. The size of the
+# frames follows them
 _FRAME_SIZE = re.compile(r".{4}(?:1.{5}|0{8}.{12}(?:00.{3}|(?:01|1.).{4}))(.{4})(.{4})(.{32})")
 
 

@@ -114,7 +114,10 @@ class Result:
         return draw_map(name, maps[name], self.canvas)
 
     def sheet(self) -> Picture:
-        """Draws a row per target: the crop and its maps, at its size, with captions; BadRequest if there is no map."""
+        """Draws the crop and the maps of each target in a row, all with captions and of the crop's size.
+
+        BadRequest says that there is no map.
+        """
         if not self.explanations:
             raise BadRequest("the result has no map to draw; ask for maps")
         canvas, height, width = replace(self.canvas, upload=None), *self.canvas.seen.picture.shape[:2]

@@ -88,7 +88,7 @@ class OddPooling(Plain):
 
 
 class KeepsUntilAMode(Plain):
-    """Keeps what its weights give until its mode is set, as the LeViT of timm does."""
+    """Keeps a value computed from its weights, and forgets the value in ``train`` and ``eval``, as timm's LeViT."""
 
     def train(self, mode=True):
         self.kept = None

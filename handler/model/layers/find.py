@@ -39,7 +39,7 @@ class SpatialLayer(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class MappedNetwork(Network):
-    """A network with its layers, as its runs show them."""
+    """A network, and what runs of it show about its layers."""
 
     layers: dict[str, tuple[int, int, int]]  # layers with maps: module path to (C, h, w), as the layers finish
     default_layer: str  # a key of layers; empty if no layer can be the default

@@ -1,4 +1,4 @@
-"""A network's scores are read from its outputs, and its head makes the probabilities."""
+"""How the scores are found among the outputs of a network, and how the head turns the scores into probabilities."""
 
 import json
 from collections import OrderedDict, namedtuple
