@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -129,7 +130,7 @@ def _pictures(inputs: Any, options: Mapping[str, Any], binary: bytes | None) -> 
     if tensor.get("datatype") == "UINT8":
         pictures = [*map(_array, _pixels(shape, data if binary is None else np.frombuffer(binary, np.uint8)))]
     elif tensor.get("datatype") == "BYTES":
-        pictures = [*_elements(binary)] if binary is not None else data
+        pictures = [*islice(_elements(binary), MAX_PICTURES + 1)] if binary is not None else data
         _check_length(pictures, "inputs[0].data", _V2)
         if shape != [len(pictures)]:
             raise BadRequest(f"inputs[0].shape is {shown(shape)}, valid is [{len(pictures)}], as data has")

@@ -279,6 +279,22 @@ def test_binary_tensors_that_are_cut_are_refused(size, binary, announced, said):
         parse(text + binary, json_size=size or str(len(text)))
 
 
+def test_no_more_elements_are_read_than_pictures_are_valid():
+    elements = bytes(4_000_000)  # a million of no bytes
+    head = {"datatype": "BYTES", "shape": [1_000_000], "parameters": {"binary_data_size": len(elements)}}
+    text = json.dumps({"inputs": [head]}).encode()
+    with pytest.raises(BadRequest, match="holds 17 pictures, valid are 1 to 16"):
+        parse(text + elements, json_size=str(len(text)))
+
+
+@pytest.mark.parametrize("body", [{"instances": [TEXT]}, {"image": TEXT}])
+def test_bytes_behind_another_json_are_refused(body):
+    text = json.dumps(body).encode()
+    with pytest.raises(BadRequest, match="are tensors; valid are those of V2's inputs"):
+        parse(text + b"more", json_size=str(len(text)))
+    assert len(parse(text, json_size=str(len(text))).asked) == 1
+
+
 def test_answers_are_binary_where_it_is_asked_for():
     answers = [written(3), written(7)]
     maps = np.arange(8, dtype=np.float32).reshape(2, 2, 2)
