@@ -93,7 +93,7 @@ def _open(row: Row) -> Envelope:
         raise BadRequest(f"a JSON request must be an object with the picture in base64 under image; {_FORMS}")
     if binary and "inputs" not in body:
         raise BadRequest(
-            f"bytes behind the JSON, as {JSON_SIZE} announces, are tensors; valid are those of V2's inputs"
+            f"bytes behind the JSON, by {JSON_SIZE}, are tensors; valid are those of V2's inputs"
         )
     return open_kserve(body, row.explains, binary) or single(body)
 
