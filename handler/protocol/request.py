@@ -92,9 +92,7 @@ def _open(row: Row) -> Envelope:
     if not isinstance(body, dict):
         raise BadRequest(f"a JSON request must be an object with the picture in base64 under image; {_FORMS}")
     if binary and "inputs" not in body:
-        raise BadRequest(
-            f"bytes behind the JSON, by {JSON_SIZE}, are tensors; valid are those of V2's inputs"
-        )
+        raise BadRequest(f"bytes behind the JSON, by {JSON_SIZE}, are tensors; valid are those of V2's inputs")
     return open_kserve(body, row.explains, binary) or single(body)
 
 
