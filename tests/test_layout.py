@@ -26,7 +26,6 @@ ORDER = [
     "handler.model",
     "handler.client",
     "handler",
-    "export.simplify",
     "export.tracing",
     "export.verify",
     "export.graphs",

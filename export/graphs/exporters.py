@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from export.errors import NotExportableError, network_code
-from export.tracing.explanation import STEPS, PredictionGraph, example_of, needs_of_kind, trace_graph
+from export.tracing.explanation import PredictionGraph, example_of, needs_of_kind, trace_graph
 from export.tracing.onnx_export import to_onnx
 from export.verify.compare import Verdict, VerificationError, table
 from export.verify.reference import verify_graph
@@ -45,31 +45,18 @@ def _coverage(classifier: Classifier) -> str:
     return ""
 
 
-def export_prediction(classifier: Classifier, path: Path) -> list[Verdict]:
-    """Writes the graph if it equals PyTorch on fresh pictures; after a failure no file is left, nor an older one.
+def export_graph(classifier: Classifier, path: Path, kind: str) -> list[Verdict]:
+    """Writes a kind of graph if it equals PyTorch on fresh pictures; after a failure no file is left, nor an older one.
 
-    The input is ``input`` (N, C, H, W), normalised pictures; the outputs are ``logits`` and ``probabilities`` (N, K).
-    Arguments, result and errors are those of ``export_explanation``.
+    The inputs are ``input`` (N, C, H, W), normalised pictures, and, but for predictions, ``target`` (N), int64 class
+    indices, of which -1 is the picture's top class, and, optional, ``weights`` (N, K), class weights: a row with a
+    value other than 0 takes the place of its target, and the evidence is that for the weighted sum of the scores. The
+    outputs are ``logits`` (N, K), and by kind ``probabilities`` (N, K), ``activations`` and ``gradients`` (N, C, h, w)
+    of the default layer, ``gradcam`` (N, h, w), unscaled, and ``guided_backprop`` (N, C, H, W), or for a network
+    without a ReLU the plain gradient ``saliency`` (N, C, H, W). The result is the comparison, an entry per output and
+    batch size. Raises NotExportableError if the network cannot be traced or has an operator that ONNX lacks, and
+    VerificationError if the graph differs from PyTorch.
     """
-    return _write(classifier, path, kinds.KIND_PREDICTION)
-
-
-def export_explanation(classifier: Classifier, path: Path) -> list[Verdict]:
-    """Writes the graph if it equals PyTorch on fresh pictures; after a failure no file is left, nor an older one.
-
-    The inputs are ``input`` (N, C, H, W), normalised pictures, ``target`` (N), int64 class indices, of which -1 is the
-    picture's top class, and, optional, ``weights`` (N, K), class weights: a row with a value other than 0 takes the
-    place of its target, and the evidence is that for the weighted sum of the scores. The outputs are ``logits`` (N, K),
-    ``activations`` and ``gradients`` (N, C, h, w) of the default layer, ``gradcam`` (N, h, w), unscaled, and
-    ``guided_backprop`` (N, C, H, W). The graph of a network without a ReLU has the plain gradient ``saliency``
-    (N, C, H, W) instead of ``guided_backprop``. The result is the comparison, one entry per output and batch size.
-    Raises NotExportableError if the network cannot be traced or has an operator that ONNX lacks, and VerificationError
-    if the graph differs from PyTorch.
-    """
-    return _write(classifier, path, kinds.KIND_EXPLANATION)
-
-
-def _write(classifier: Classifier, path: Path, kind: str) -> list[Verdict]:
     try:
         if classifier.alone:
             raise NotExportableError(f"graphs take batches, and pictures must be run one by one: {classifier.alone}")
@@ -99,13 +86,13 @@ def _write_traced(classifier: Classifier, path: Path, kind: str) -> list[Verdict
     model = to_onnx(graph, example_of(classifier, kind), names, outputs, rewrites=False)
     if "weights" in names:
         _give_default(model.graph, "weights", np.zeros((1, len(classifier.labels)), np.float32))
-    return write_verified(model, path, classifier, kind, coverage=coverage, simplified=graph.meta[STEPS])
+    return write_verified(model, path, classifier, kind, coverage=coverage)
 
 
-EXPORTERS = {kind: partial(_write, kind=kind) for kind in kinds.KINDS}
-
-export_gradcam = EXPORTERS[kinds.KIND_GRADCAM]
-"""Writes the graph of ``export_explanation`` without the gradient at the input, which takes most of the time."""
+EXPORTERS = {kind: partial(export_graph, kind=kind) for kind in kinds.KINDS}
+export_prediction, export_gradcam, export_explanation = (
+    EXPORTERS[kind] for kind in (kinds.KIND_PREDICTION, kinds.KIND_GRADCAM, kinds.KIND_EXPLANATION)
+)
 
 
 def _description(classifier: Classifier, kind: str) -> kinds.GraphDescription:

@@ -115,7 +115,8 @@ def threshold_backward(gradient: Tensor, inputs: Tensor, threshold: float, *, po
 @rule(aten.hardtanh_backward.default)
 def hardtanh_backward(gradient: Tensor, inputs: Tensor, low: float, high: float, *, poles: bool) -> Tensor:
     """dL/dx of ReLU6 and Hardtanh, which is zero at both bounds, as in torch."""
-    return _gated(gradient, (inputs > low) & (inputs < high), poles)
+    output = F.hardtanh(inputs, low, high)  # which the forward pass has: the input stays inside a fused convolution
+    return _gated(gradient, (output > low) & (output < high), poles)
 
 
 @rule(aten.rrelu_with_noise.default)

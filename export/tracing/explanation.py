@@ -6,16 +6,14 @@ The rules of ``backward_rules`` replace the operators that ONNX lacks.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from export.errors import NotExportableError, network_code
-from export.simplify.pipeline import simplified
 from export.tracing.backward_rules import backward_rules
-from export.tracing.gate_biases import gate_by_bias
+from export.tracing.copies import copy_of, without_parametrizations
 from export.tracing.trace import trace_batch
 from handler.autograd.attention import attend, relevance
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
@@ -30,7 +28,6 @@ from handler.graphs import description as kinds
 from handler.model.classifier import Classifier
 
 Explain = Callable[..., tuple[torch.Tensor, ...]]  # pictures, targets and class weights to the outputs
-STEPS = "simplified"  # in the metadata of a traced graph: the steps of ``export.simplify`` that were applied before
 
 # autograd's names of operators whose gradient is finite where the gradient at their output is finite
 _NAMES = """
@@ -51,9 +48,8 @@ class PredictionGraph(nn.Module):
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.module, self.head = classifier.module, classifier.reading.head
-        self.training = (
-            False  # not by ``eval``, at which some networks forget what they keep, and keep a tracer's values
-        )
+        # not by ``eval``, at which some networks forget what they keep, and keep a tracer's values
+        self.training = False
 
     def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, C, H, W), normalised, to logits (N, K) and probabilities (N, K)."""
@@ -85,7 +81,7 @@ def example_of(classifier: Classifier, kind: str = kinds.KIND_EXPLANATION) -> tu
 def trace_graph(classifier: Classifier, kind: str = kinds.KIND_EXPLANATION) -> fx.GraphModule:
     """Traces a kind of graph with a symbolic batch; raises NoRuleError, or NotExportableError if it fails elsewhere."""
     module, name, inputs = classifier.module, classifier.architecture, example_of(classifier, kind)
-    poles, steps = True, tuple[str, ...]()
+    poles = True
     with network_code(f"{name} cannot be explained"):
         if kind == kinds.KIND_PREDICTION:
             explain: Explain = PredictionGraph(classifier)
@@ -96,14 +92,10 @@ def trace_graph(classifier: Classifier, kind: str = kinds.KIND_EXPLANATION) -> f
             views = {layer: classifier.views.get(layer, CHANNELS_FIRST) for layer in needs.layers}
             plain = Needs(layers=(classifier.default_layer,), saliency=True)
             poles = has_poles(record(module, inputs[0], plain, classifier.views).scores)
-            found = simplified(module, views, inputs[0])
-            needs = replace(needs, layers=tuple(found.views))
-            explain = (_behind if kind == kinds.KIND_BEHIND else _explain)(found.network, needs, found.views)
-            steps = found.steps
+            copied = without_parametrizations(copy_of(module).requires_grad_(False))
+            explain = (_behind if kind == kinds.KIND_BEHIND else _explain)(copied, needs, views)
     with network_code(f"{name} cannot be traced"), torch.set_grad_enabled(kind != kinds.KIND_PREDICTION):
         graph = trace_batch(explain, inputs, backward_rules(poles=poles))
-    gate_by_bias(graph)
-    graph.meta[STEPS] = steps
     left = sorted({str(node.target) for node in graph.graph.nodes if "backward" in str(node.target)})
     if left:
         raise NoRuleError(f"the explanation of {name} needs {', '.join(left)}, without a rule")

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from export.errors import network_code
-from export.simplify.flatten import copy_of
+from export.tracing.copies import copy_of
 from export.tracing.explanation import PredictionGraph, needs_of_kind
 from export.verify.compare import Floats, Inputs, Outputs, Run, Tolerance, Verdict, batch_sizes, fresh_pictures, verify
 from handler.autograd.torch_engine import TorchEngine

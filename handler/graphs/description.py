@@ -42,7 +42,7 @@ KINDS = {
 }
 _READ: dict[str, Callable[[str], Any]] = {  # fields that are no text
     **dict.fromkeys(("labels", "versions"), json.loads),
-    **dict.fromkeys(("further_layers", "simplified"), lambda text: tuple(json.loads(text))),
+    "further_layers": lambda text: tuple(json.loads(text)),
     "preprocessing": Preprocessing.from_json,
 }
 
@@ -69,7 +69,6 @@ class GraphDescription(Origin):
     layer: str = ""  # module path of the layer of activations and gradients, the classifier's default layer
     further_layers: tuple[str, ...] = ()  # those that ``KIND_LAYERS`` holds beside ``layer``
     coverage: str = ""  # how many activations are guided, "37 of 37 activations"; empty for other kinds
-    simplified: tuple[str, ...] = ()  # the simplifications of the network before the trace, in words
 
     @property
     def layers(self) -> dict[str, str]:

@@ -293,7 +293,6 @@ def test_graphs_have_the_heads_probabilities_and_describe_it(network, labels, he
         .infer({"input": wanted.canvas.seen.tensor[None]}, ["probabilities"])
     )
     np.testing.assert_allclose(raw[0][0], wanted.probabilities, atol=1e-5)
-    assert graphs[1].description.simplified  # hooks are part of the flat network
     found = graphs[1].explain(PICTURE, target=labels[0])
     assert found.to_dict()["model"].get("activation", "softmax") == classifier.reading.head
     assert replay(graphs[1], json.loads(json.dumps(found.receipt())), PICTURE)[1] == []
