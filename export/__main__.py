@@ -109,6 +109,8 @@ def _parser() -> ArgumentParser:
     explain.add_argument("--encoding", help="of maps in --json: png, npy or list (default: png)")
     explain.add_argument("--out", type=Path, default=Path("out"), help="folder for the sheets (default: %(default)s)")
     explain.add_argument("--overwrite", action="store_true", help="replace sheets that are there already")
+    does = "serve archives without torch and Java: what they answer with their ONNX graphs"
+    _add_serve_arguments(command(_serve, "serve", does, extra="light"))
     does = "compute an answer anew from its receipt, and say what is equal"
     _add_replay_arguments(command(_replay, "replay", does, extra="client"))
     for added in commands.choices.values():
@@ -126,6 +128,21 @@ def _add_archive_arguments(archive: ArgumentParser) -> None:
     archive.add_argument("--graphs", **several, choices=graphs, help="pack this, too; repeatable")
     archive.add_argument("--layers", **several, metavar="LAYER", help="layer for the graphs, too; repeatable")
     archive.add_argument("--pack", **several, metavar="PACKAGE", help="package that --arch needs, too; repeatable")
+
+
+def _add_serve_arguments(server: ArgumentParser) -> None:
+    server.add_argument("paths", nargs="+", type=Path, metavar="FILE.mar", help="archive, or folder of archives")
+    shown: Any = {"help": "(default: %(default)s)"}
+    server.add_argument("--host", default="127.0.0.1", **shown)
+    server.add_argument("--port", type=int, default=8080, **shown)
+    server.add_argument("--metrics-port", type=int, default=8082, **shown)
+    server.add_argument("--grpc-port", type=int, help="answers gRPC there, too; needs the extra grpc")
+    most = "requests that wait or are answered at most (default: %(default)s)"
+    server.add_argument("--waiting", type=int, default=32, metavar="REQUESTS", help=most)
+    server.add_argument("--token-file", type=Path, help="file with the bearer token that requests must send")
+    server.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="pages that may ask; repeatable")
+    server.add_argument("--certificate", type=Path, metavar="FILE.pem", help="for TLS")
+    server.add_argument("--key", type=Path, metavar="FILE.pem", help="of the certificate")
 
 
 def _add_replay_arguments(again: ArgumentParser) -> None:
@@ -246,6 +263,13 @@ def _ask(options: Namespace) -> int:
     from export.picture_commands import explain, predict
 
     return (predict if options.kind == "predict" else explain)(options, lambda mistake: _tell(mistake, options))
+
+
+def _serve(options: Namespace) -> None:
+    from handler.asgi_entry import serve
+
+    names = ("host", "port", "metrics_port", "grpc_port", "waiting", "token_file", "cors", "certificate", "key")
+    serve(options.paths, **{name: getattr(options, name) for name in names})
 
 
 def _replay(options: Namespace) -> int:

@@ -4,6 +4,9 @@
     ├── RequestError            an error of a row: becomes the row's answer, other rows are untouched; a ValueError
     │   ├── BadRequest          400  cannot be parsed, or out of range
     │   ├── NotFound            404  a path below the model's own at which nothing answers
+    │   ├── Unauthorized        401  a token is asked for, and is missing or wrong
+    │   ├── TooSlow             408  a body that does not arrive in time
+    │   ├── Unavailable         503  more requests than may wait, or an answer that takes too long
     │   ├── TooLarge            413  too many bytes or pixels, or an answer too large to send
     │   ├── NotAnImage          415  not a picture
     │   ├── Unprocessable       422  a picture that the model cannot take, or an option that the architecture lacks
@@ -14,7 +17,7 @@ Messages say what was wrong and what is valid. They go into the body only: Torch
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -34,6 +37,7 @@ class RequestError(ServiceError, ValueError):
 
     status: int = 400  # HTTP status of the row
     phrase: str = "Bad Request"  # fixed ASCII text, never a client's
+    headers: Mapping[str, str] = {}  # of the answer
     place: str = ""  # the picture's place in the request, "instances[2]"; empty for a single picture
 
     def __str__(self) -> str:
@@ -73,6 +77,24 @@ class NotFound(RequestError):
     """Nothing answers at this path below the model's own."""
 
     status, phrase = 404, "Not Found"
+
+
+class Unauthorized(RequestError):
+    """The front asks for a token, which is missing or wrong."""
+
+    status, phrase, headers = 401, "Unauthorized", {"WWW-Authenticate": "Bearer"}
+
+
+class TooSlow(RequestError):
+    """The body did not arrive in time."""
+
+    status, phrase, headers = 408, "Request Timeout", {"Connection": "close"}
+
+
+class Unavailable(RequestError):
+    """As many requests wait as may wait, or the answer takes too long."""
+
+    status, phrase, headers = 503, "Service Unavailable", {"Retry-After": "1"}
 
 
 @contextmanager

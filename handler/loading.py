@@ -1,9 +1,6 @@
 """Loads archives and checkpoints, and makes the service, the engine and the model's card of them."""
 
-import json
 import logging
-import tempfile
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
+from handler.archive import check_defaults, unpacked
 from handler.autograd.torch_engine import TorchEngine
 from handler.client.model import Model
 from handler.engine_choice import choose_engine
-from handler.errors import ModelError, RequestError, Unprocessable, in_one_line
+from handler.errors import ModelError, Unprocessable
 from handler.explanation.evidence import TOP, Engine, Needs
 from handler.explanation.maps import MAP_KINDS, needs_of
 from handler.explanation.methods import ATTENTION_METHODS
@@ -27,10 +24,8 @@ from handler.model.makers import maker_of
 from handler.model.sources import load_classifier
 from handler.picture.decode import quieten
 from handler.protocol.model_card import ModelCard
-from handler.protocol.options import Options
 from handler.service import Service
 from handler.serving.explainer import Explainer
-from handler.serving.jobs import CheckedOptions
 from handler.serving.settings import Settings, read_settings
 from handler.serving.threads import Share
 
@@ -72,23 +67,13 @@ def load_archive(path: Path, architecture: str | None = None, device: str | torc
 
     A custom archive's ``architecture`` must be given, which allows its code to run, and be importable.
     """
-    if not path.is_file():
-        raise ModelError(f"archive {path} does not exist; `make archive` writes archives")
-    with tempfile.TemporaryDirectory(prefix="archive-") as temporary:
-        folder = Path(temporary)
-        try:
-            with zipfile.ZipFile(path) as archive:
-                archive.extractall(folder)
-            manifest = json.loads((folder / "MAR-INF" / "MANIFEST.json").read_bytes())["model"]
-            name, version = manifest["modelName"], manifest["modelVersion"]
-            section = yaml.safe_load((folder / manifest["configFile"]).read_bytes()).get("explain")
-            packed = str(read_checkpoint(folder / CHECKPOINT_NAME).architecture)
-        except (OSError, KeyError, TypeError, AttributeError, ValueError, zipfile.BadZipFile, yaml.YAMLError) as error:
-            raise ModelError(f"{path} is no TorchServe archive of this project: {in_one_line(error)}") from error
+    with unpacked(path) as archive:
+        packed = str(read_checkpoint(archive.folder / CHECKPOINT_NAME).architecture)
         if packed != architecture and (maker_of(packed).runs_code or architecture):
             raise ModelError(f"the archive is of {packed}; valid is architecture={packed!r}, which lets its code run")
-        settings = read_settings(section)
-        choice, card = _load(folder, name, version, settings, torch.get_num_threads(), device)
+        settings = read_settings(archive.config.get("explain"))
+        threads = torch.get_num_threads()
+        choice, card = _load(archive.folder, archive.name, archive.version, settings, threads, device)
     return Model(Explainer(choice.engine, card))
 
 
@@ -112,15 +97,6 @@ def _load(
     engine = f"engine {choice.engine.name} with {threads} threads, graphs: {', '.join(choice.graphs) or 'none'}"
     logger.info("%s is ready: %s on %s, layer %s, %s", name, card.architecture, device, card.default_layer, engine)
     return choice, card
-
-
-def check_defaults(defaults: Options, card: ModelCard, engine: Engine) -> None:
-    """Explains a picture of zeros; a ModelError names the default option that is not valid, and what is."""
-    try:
-        blank = np.zeros((1, *card.preprocessing.shape), np.float32)
-        engine.run(blank, [[TOP]], CheckedOptions.of(defaults, card).needs)
-    except RequestError as error:
-        raise ModelError(f"model-config.yaml: explain.defaults: {error}") from error
 
 
 def describe_model(classifier: Classifier, engine: Engine, name: str, version: str) -> ModelCard:

@@ -17,14 +17,13 @@ from ts.metrics.metric_type_enum import MetricTypes
 
 from handler.loading import load_service
 from handler.protocol.answer import PROBE, Answer, error_answer
-from handler.protocol.row import Row
+from handler.protocol.row import Row, header_options
 from handler.service import Service
 from handler.telemetry.metrics import Metrics, record, resident_memory
 from handler.telemetry.request_log import keep_on_one_line, request_line
 
 logger = logging.getLogger(__name__)
 
-_OPTION = "x-explain-"  # prefix of the headers with options
 _WORKER = "model_service_worker.py"  # runs in the folder of the unpacked archive
 
 
@@ -43,7 +42,7 @@ def read_row(fields: Mapping[str, Any], headers: Mapping[str, Any]) -> Row:
         path=texts.get("url_path", "").strip("/"),
         explains=texts.get("explain") == "True",
         describes=texts.get("describe") == "True",
-        options={name[len(_OPTION) :]: _as_sent(said[name]) for name in said if name.lower().startswith(_OPTION)},
+        options=dict(header_options(said.items())),
         content_type=texts.get("content-type", ""),
         encoding=texts.get("content-encoding", ""),
         size=int(size) if size.isascii() and size.isdigit() and len(size) < 12 else None,
@@ -64,14 +63,6 @@ def running_workers() -> int:
         here, server = place(own), own.parent()
         return sum(place(process) == here for process in server.children()) if here and server else 0
     return 0
-
-
-def _as_sent(header: str) -> str:
-    """A header's text; TorchServe reads each byte as a character of Latin-1, and clients write UTF-8."""
-    try:
-        return header.encode("latin-1").decode()
-    except UnicodeError:
-        return header
 
 
 class ExplainedClassifier:

@@ -18,11 +18,14 @@ from export.errors import NotExportableError
 from export.graphs.exporters import EXPORTERS, explanation_kind
 from export.packing.sources import check_alone, pack_sources
 from export.verify.compare import VerificationError
+from handler.archive import CARD_NAME, check_defaults
 from handler.autograd.torch_engine import TorchEngine
-from handler.engine_choice import choose_engine
+from handler.engine_choice import choose_engine, origin_of
 from handler.errors import ModelError
 from handler.graphs.description import KIND_GRADCAM, KIND_LAYERS, KIND_PREDICTION, KINDS
-from handler.loading import CHECKPOINT_NAME, check_defaults, describe_model
+from handler.graphs.folder import open_graphs
+from handler.graphs.onnx_engine import OnnxEngine
+from handler.loading import CHECKPOINT_NAME, describe_model
 from handler.model.checkpoint import Checkpoint, write_checkpoint
 from handler.model.classifier import Classifier, build_classifier
 from handler.model.makers import maker_of
@@ -73,13 +76,21 @@ def write_archive(
     store.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="archive-", dir=store) as work:
         stage = Path(work, "stage")
-        shutil.copytree(_PACKAGE, stage / "handler", ignore=shutil.ignore_patterns("__pycache__", "*.yaml", _ENTRY))
+        shutil.copytree(
+            _PACKAGE,
+            stage / "handler",
+            ignore=shutil.ignore_patterns("__pycache__", "*.yaml", "*.proto", "*.binpb", _ENTRY),
+        )
         write_checkpoint(stage / CHECKPOINT_NAME, checkpoint)
         _pack_source(classifier.architecture, pack, stage, report)
         if sidecar and settings.engine != "torch":
             write_sidecar(classifier, stage, report, [*graphs, *([KIND_LAYERS] if classifier.further_layers else [])])
-        engine = choose_engine(settings.engine, stage, classifier, usable_cores()).engine  # as the server will
-        check_defaults(settings.defaults, describe_model(classifier, engine, name, version), engine)
+        choice = choose_engine(settings.engine, stage, classifier, usable_cores())  # as the server will
+        check_defaults(settings.defaults, describe_model(classifier, choice.engine, name, version), choice.engine)
+        if choice.graphs:
+            engine = OnnxEngine(open_graphs(stage, origin_of(classifier), threads=usable_cores()))
+            card = replace(describe_model(classifier, engine, name, version), graphs=choice.graphs)
+            (stage / CARD_NAME).write_text(card.to_json(), encoding="utf-8")
         shutil.copy(config, stage / DEFAULT_CONFIG.name)
         shutil.copy(_PACKAGE / _ENTRY, stage)
         entries = ModelArchiverConfig(name, _ENTRY, version, config_file=DEFAULT_CONFIG.name)

@@ -68,7 +68,8 @@ class OnnxEngine:
         for graph, part in others:  # asked for the classes found before: of scores within rounding, each has its best
             pairs.wanted[np.isin(pairs.rows, asked.rows)] = found.classes
             other = _find(graph, inputs, pairs, asked, part)
-            found = replace(found, layers=other.layers, explain_ms=found.explain_ms + other.explain_ms)
+            layers, saliency = {**found.layers, **other.layers}, other.saliency if part.saliency else found.saliency
+            found = replace(found, layers=layers, saliency=saliency, explain_ms=found.explain_ms + other.explain_ms)
         return found
 
     def behind(self, inputs: Floats, layer: str, activations: Floats) -> Floats:
@@ -85,6 +86,8 @@ class OnnxEngine:
         return graph
 
     def _parts(self, needs: Needs) -> list[Needs]:
+        if needs.guided and needs.saliency:
+            return [*self._parts(replace(needs, saliency=False)), Needs(saliency=True)]
         if self._graph_for(needs) or not (needs.guided or needs.saliency) or not needs.layers:
             return [needs]
         return [replace(needs, layers=()), replace(needs, guided=False, saliency=False)]

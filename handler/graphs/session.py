@@ -45,7 +45,7 @@ class GraphSession:
         if description.kind not in needed:
             raise ModelError(f"graph {path} is of the kind {description.kind!r}, needed is {' or '.join(needed)}")
         _check_signature(path, session, description)
-        return cls(description=description, session=session, path=path, sha256=_hashed(path), threads=threads)
+        return cls(description=description, session=session, path=path, sha256=hashed(path), threads=threads)
 
     def with_threads(self, threads: int) -> "GraphSession":
         """The graph with another number of threads, which takes a new session; itself if its file is another now."""
@@ -93,7 +93,8 @@ def weights_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.data")
 
 
-def _hashed(path: Path) -> str:
+def hashed(path: Path) -> str:
+    """The SHA-256 of a graph's file, and of its weights' file, if there is one."""
     digest = hashlib.sha256()
     for part in filter(Path.exists, (path, weights_file(path))):
         with part.open("rb") as file:

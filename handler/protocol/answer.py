@@ -11,7 +11,10 @@ JSON, PNG, NPZ = "application/json", "image/png", "application/x-npz"
 FORMS = (JSON, PNG, NPZ)  # of the answer about a picture
 OK, FAILURE = "ok", "InternalError"
 PROBE = "probe"  # outcome of answers to probes and to questions about the model, which are neither counted nor logged
-OUTCOMES = (OK, "BadRequest", "NotFound", "TooLarge", "NotAnImage", "Unprocessable", "NotFinite", FAILURE)
+OUTCOMES = (
+    *(OK, "BadRequest", "NotFound", "TooLarge", "NotAnImage", "Unprocessable", "NotFinite", FAILURE),
+    *("Unauthorized", "TooSlow", "Unavailable"),  # of the front without PyTorch; TorchServe has answers of its own
+)
 
 STAGES = ("decode", "infer", "explain", "render")
 NONE = "none"  # in the place of an engine or a method: there was none
@@ -60,11 +63,10 @@ def json_answer(content: Mapping[str, Any], outcome: str = OK) -> Answer:
 
 def error_answer(error: Exception) -> Answer:
     """The answer to a row that is refused, or that failed on the server; such an exception is in the log alone."""
-    status, phrase, kind = 500, "Internal Server Error", FAILURE
-    message = "the explanation failed on the server; see its log"
-    if isinstance(error, RequestError):
-        status, phrase, kind, message = error.status, error.phrase, type(error).__name__, str(error)
-    return refusal(status, kind, message, phrase=phrase)
+    if not isinstance(error, RequestError):
+        message = "the explanation failed on the server; see its log"
+        return refusal(500, FAILURE, message, phrase="Internal Server Error")
+    return refusal(error.status, type(error).__name__, str(error), phrase=error.phrase, headers=error.headers)
 
 
 def refusal(status: int, kind: str, message: str, **known: Any) -> Answer:

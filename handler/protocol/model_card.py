@@ -1,9 +1,10 @@
 """The model's card: the facts by which requests are checked and the model is described to clients."""
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -48,6 +49,18 @@ class ModelCard:
     def methods(self) -> tuple[str, ...]:
         """Names of the methods that make a map of this model."""
         return tuple(name for name, known in METHODS.items() if not (known.attention and self.refused_attention))
+
+    def to_json(self) -> str:
+        """The fields as one JSON object; ``from_json`` reads it back."""
+        return json.dumps({**asdict(self), "preprocessing": self.preprocessing.to_dict()})
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelCard":
+        """Reads what ``to_json`` wrote; ValueError, KeyError or TypeError if it is something else."""
+        values = json.loads(text)
+        layers = {path: tuple(shape) for path, shape in values["layers"].items()}
+        how = Preprocessing.from_json(json.dumps(values["preprocessing"]))
+        return cls(**{**values, "preprocessing": how, "layers": layers})
 
     def summary(self, engine: str) -> dict[str, Any]:
         """The model as every answer names it."""

@@ -69,13 +69,19 @@ def parse_row(row: Row, defaults: Options) -> Request:
     return Request(asked, accept, envelope)
 
 
+def options_of(row: Row) -> tuple[Any, ...]:
+    """What a row asks for beside its picture, to compare it with other rows; options in JSON are not told apart."""
+    fields = {name: value for name, value in row.fields.items() if name not in IMAGE_FIELDS}
+    return row.explains, row.accept, fields, row.options
+
+
 def _open(row: Row) -> Envelope:
     """The envelope with the fields of the row's pictures."""
     packed = row.encoding.strip().lower()
     if packed not in ("", "identity", "gzip") or (packed == "gzip" and not row.fields):
         valid = "valid is gzip, and not of a form"
         raise BadRequest(f"Content-Encoding {shown(packed)} of this body cannot be read, {valid}")
-    fields = {name: _unpacked(value) if name in IMAGE_FIELDS else value for name, value in row.fields.items()}
+    fields = {name: gunzipped(value) if name in IMAGE_FIELDS else value for name, value in row.fields.items()}
     if set(fields) != {"body"}:
         if "x-www-form-urlencoded" in row.content_type.lower():  # there a plus is a blank, unless it was escaped
             fields |= {name: fields[name].replace(b" ", b"+") for name in IMAGE_FIELDS if _is_text(fields.get(name))}
@@ -96,7 +102,7 @@ def _open(row: Row) -> Envelope:
     return open_kserve(body, row.explains, binary) or single(body)
 
 
-def _unpacked(value: Any) -> Any:
+def gunzipped(value: Any) -> Any:
     """A part's value; bytes that were packed with gzip, unpacked as far as they may be."""
     if not isinstance(value, (bytes, bytearray)) or not value.startswith(_GZIP):
         return bytes(value) if isinstance(value, bytearray) else value
@@ -124,7 +130,7 @@ def _divided(body: bytes, json_size: str | None) -> tuple[bytes, bytes | None]:
 
 def _parsed(body: bytes) -> Any:
     try:
-        return json.loads(body, object_pairs_hook=_named_once)
+        return json.loads(body, object_pairs_hook=named_once)
     except RecursionError as error:
         raise BadRequest("malformed JSON: nested too deeply") from error
     except ValueError as error:  # also bytes that are not UTF-8
@@ -133,10 +139,11 @@ def _parsed(body: bytes) -> Any:
 
 def _by_name(given: Mapping[str, Any]) -> dict[str, Any]:
     """Options in one spelling; refuses an option that is there in two, as Target and target."""
-    return _named_once((name.lower().replace("-", "_"), value) for name, value in given.items())
+    return named_once((name.lower().replace("-", "_"), value) for name, value in given.items())
 
 
-def _named_once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def named_once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The pairs as a dictionary; BadRequest says that a name is there twice."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:

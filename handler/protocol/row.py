@@ -1,8 +1,10 @@
 """A request as a front hands it to the service, free of the names that the front's server has for headers and paths."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+_OPTION = "x-explain-"  # prefix of the headers with options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,3 +28,15 @@ class Row:
         if self.size is not None:
             return self.size
         return sum(len(value) for value in self.fields.values() if isinstance(value, (bytes, bytearray, str)))
+
+
+def header_options(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The options among headers; servers read each byte as a character of Latin-1, and clients write UTF-8."""
+    return [(name[len(_OPTION) :], _as_sent(text)) for name, text in headers if name.lower().startswith(_OPTION)]
+
+
+def _as_sent(header: str) -> str:
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeError:
+        return header

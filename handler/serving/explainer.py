@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -34,6 +35,7 @@ class Explainer:
         self._engine = engine
         self.card = card
         self.pictures = {"computed": 0, "not_finite": 0}  # since the start; "computed" includes "not_finite"
+        self._counting = Lock()  # batches may overlap
 
     def explain_all(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
         """Yields each job with its result or its error; a job's failure changes no other job's result.
@@ -42,8 +44,9 @@ class Explainer:
         """
         for together in in_passes(jobs):
             for job, outcome in zip(together, self._outcomes(together), strict=True):
-                self.pictures["computed"] += 1
-                self.pictures["not_finite"] += isinstance(outcome, NotFinite)
+                with self._counting:
+                    self.pictures["computed"] += 1
+                    self.pictures["not_finite"] += isinstance(outcome, NotFinite)
                 yield job, outcome
 
     def _outcomes(self, jobs: Sequence[Job]) -> Sequence[Outcome]:

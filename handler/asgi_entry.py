@@ -1,0 +1,285 @@
+"""The entry file of the front without PyTorch and Java, and the only file that knows Starlette and uvicorn.
+
+It answers at TorchServe's addresses, and at those of KServe's protocols V1 and V2, from archives as ``make archive``
+writes them. ``openapi.yaml`` beside this file describes the addresses.
+"""
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import prometheus_client
+import uvicorn
+import yaml
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import FormParser, parse_options_header
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from handler.errors import BadRequest, ModelError, RequestError, TooLarge, TooSlow
+from handler.protocol.answer import PROBE, Answer, error_answer, json_answer, refusal
+from handler.protocol.kserve import JSON_SIZE
+from handler.protocol.options import shown
+from handler.protocol.request import MOST_UNPACKED, gunzipped, named_once
+from handler.protocol.row import Row, header_options
+from handler.served_models import SERVER, ClientGone, Models, Served
+from handler.telemetry.request_log import keep_on_one_line
+
+logger = logging.getLogger(__name__)
+
+MOST_BYTES = MOST_UNPACKED  # of a body
+SLOWEST = 60.0  # seconds that a client may take for its request, and for a part of the answer
+_OPENAPI = Path(__file__).with_name("openapi.yaml")
+_Endpoint = Callable[[Request], Awaitable[Answer]]
+
+
+def read_fields(content_type: str, body: bytes) -> dict[str, Any]:
+    """The parts of a form by name, or the body alone; BadRequest says why a form cannot be read."""
+    media, parameters = parse_options_header(content_type)
+    if media == b"application/x-www-form-urlencoded":
+        pairs = parse_qsl(body.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
+        return named_once((name, value.encode("latin-1")) for name, value in pairs)
+    if media != b"multipart/form-data":
+        return {"body": body}
+    parts: list[tuple[str, bytes]] = []
+
+    def add(part: Any) -> None:
+        file = getattr(part, "file_object", None)
+        if file:
+            file.seek(0)
+        parts.append(((part.field_name or b"").decode("utf-8", "replace"), file.read() if file else part.value or b""))
+
+    try:
+        how = {"MAX_MEMORY_FILE_SIZE": MOST_BYTES, "UPLOAD_ERROR_ON_BAD_CTE": True}
+        parser = FormParser("multipart/form-data", add, add, boundary=parameters.get(b"boundary"), config=how)
+        parser.write(body)
+        parser.finalize()
+    except FormParserError as error:
+        raise BadRequest(f"the form cannot be read ({error}), valid is multipart/form-data") from error
+    return named_once(parts)
+
+
+async def read_body(request: Request) -> bytes:
+    """The request's body; raises TooLarge above ``MOST_BYTES``, and TooSlow if it takes too long."""
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(SLOWEST):
+            async for part in request.stream():
+                parts.append(part)
+                size += len(part)
+                if size > MOST_BYTES:
+                    raise TooLarge(f"the body has more than {MOST_BYTES} bytes, valid are at most as many")
+    except TimeoutError as error:
+        raise TooSlow(f"the body did not arrive in {SLOWEST:.0f} seconds") from error
+    return b"".join(parts)
+
+
+def read_row(request: Request, body: bytes, path: str, explains: bool) -> Row:
+    """Translates a request; BadRequest says that a form, or an option in the address, is not valid."""
+    headers = request.headers
+    content_type, options = headers.get("content-type", ""), header_options(headers.items())
+    encoding = headers.get("content-encoding", "")
+    if encoding.lower() == "gzip" and "form" in content_type:
+        body, encoding = gunzipped(body), ""
+    return Row(
+        fields=read_fields(content_type, body) if body or request.method != "GET" else {},
+        accept=headers.get("accept", ""),
+        path=path,
+        explains=explains,
+        options=named_once([*options, *request.query_params.multi_items()]),
+        content_type=content_type,
+        encoding=encoding,
+        size=len(body),
+        json_size=headers.get(JSON_SIZE.lower()),
+    )
+
+
+class Front:
+    """Answers HTTP requests about models."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def application(self, cors: Sequence[str] = ()) -> Any:
+        """The ASGI application; ``cors`` are origins whose pages may read answers."""
+        asking = [  # address, whether it explains
+            ("/predictions/{name}", False),
+            ("/predictions/{name}/{below:path}", False),
+            ("/explanations/{name}", True),
+            ("/explanations/{name}/{below:path}", True),
+            ("/v1/models/{name}:predict", False),
+            ("/v1/models/{name}:explain", True),
+            ("/v2/models/{name}/infer", False),
+            ("/v2/models/{name}/explain", True),
+            ("/v2/models/{name}/versions/{version}/infer", False),
+        ]
+        telling: dict[str, Callable[[Request], Mapping[str, Any] | Answer]] = {
+            "/ping": lambda _: {"status": "Healthy"},
+            "/openapi.json": lambda _: yaml.safe_load(_OPENAPI.read_text(encoding="utf-8")),
+            "/models/{name}": lambda request: self._find(request).service.answer_batch([_DESCRIBING])[0],
+            "/v1/models": lambda _: {"models": self._models.names},
+            "/v2": lambda _: SERVER,
+            "/v2/health/live": lambda _: {"live": True},
+            "/v2/health/ready": lambda _: {"ready": True},
+        }
+        for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
+            telling[model] = lambda request: self._models.metadata(self._find(request))
+            telling[f"{model}/ready"] = self._ready
+        telling["/v1/models/{name}"] = self._ready
+        routes = [Route(path, self._guarded(self._asker(explains)), methods=_VERBS) for path, explains in asking]
+        routes += [Route(path, self._guarded(_teller(tell)), methods=["GET"]) for path, tell in telling.items()]
+        application = Starlette(routes=routes, exception_handlers={HTTPException: _unrouted})
+        return CORSMiddleware(application, allow_origins=cors, allow_headers=["*"]) if cors else application
+
+    def _guarded(self, answer: _Endpoint) -> Callable[[Request], Awaitable[Response]]:
+        """An endpoint that asks for the token, and turns every exception into an answer."""
+
+        async def guarded(request: Request) -> Response:
+            try:
+                if request.url.path not in _PROBES:
+                    self._models.authorise(request.headers.get("authorization", ""))
+                return _response(await answer(request))
+            except (ClientDisconnect, ClientGone):
+                return Response(status_code=499)  # which nobody reads
+            except Exception as error:
+                if not isinstance(error, RequestError):
+                    logger.exception("a request failed")
+                return _response(error_answer(error))
+
+        return guarded
+
+    def _find(self, request: Request) -> Served:
+        return self._models.find(request.path_params["name"], request.path_params.get("version", ""))
+
+    def _ready(self, request: Request) -> Mapping[str, Any]:
+        return {"name": self._find(request).card.name, "ready": True}
+
+    def _asker(self, explains: bool) -> _Endpoint:
+        async def ask(request: Request) -> Answer:
+            started, body = time.perf_counter(), b""
+            model, path = self._models.below(**{"version": "", "below": "", **request.path_params})
+            try:
+                self._models.queue.admit()  # before megabytes are read for nothing
+                body = await read_body(request)
+                row = read_row(request, body, path, explains)
+                answer = await self._models.ask(model, row, request.receive())
+            except RequestError as error:
+                answer = error_answer(error)
+            return self._models.reported(model, answer, len(body), time.perf_counter() - started)
+
+        return ask
+
+
+_DESCRIBING = Row(fields={}, describes=True)
+_VERBS = ["GET", "POST", "PUT"]
+_PROBES = ("/ping", "/v2/health/live", "/v2/health/ready")
+
+
+def _teller(tell: Callable[[Request], Mapping[str, Any] | Answer]) -> _Endpoint:
+    async def answer(request: Request) -> Answer:
+        told = tell(request)
+        return told if isinstance(told, Answer) else json_answer(told, PROBE)
+
+    return answer
+
+
+def _unrouted(request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", 500)
+    message = f"{request.method} {shown(request.url.path)} is not answered; /openapi.json lists what is"
+    return _response(refusal(status, "NotFound" if status == 404 else "BadRequest", message))
+
+
+def _response(answer: Answer) -> Response:
+    return Response(answer.body, answer.status, {**answer.headers, "Content-Type": answer.content_type})
+
+
+class Connection(H11Protocol):
+    """Closes connections whose clients take too long, and answers what is no HTTP as other errors."""
+
+    def connection_made(self, transport: Any) -> None:
+        """See ``asyncio.Protocol.connection_made``."""
+        super().connection_made(transport)
+        self.loop.call_later(SLOWEST, self._look, None)
+
+    def _look(self, before: Any) -> None:
+        """Closes the connection if it has no new request since ``before``, or the client reads no further."""
+        if self.transport.is_closing():
+            return
+        rests = before is None or before.response_complete or self.flow.write_paused
+        if self.cycle is before and rests:
+            self.transport.abort()
+        else:
+            self.loop.call_later(SLOWEST, self._look, self.cycle)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what cannot be read as HTTP, and closes the connection."""
+        body = refusal(400, "BadRequest", msg).body
+        head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close"
+        self.transport.write(f"HTTP/1.1 400 Bad Request\r\n{head}\r\n\r\n".encode() + body)
+        self.transport.close()
+
+
+def serve(
+    paths: Sequence[Path],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    metrics_port: int = 8082,
+    grpc_port: int | None = None,
+    waiting: int = 32,
+    token_file: Path | None = None,
+    cors: Sequence[str] = (),
+    certificate: Path | None = None,
+    key: Path | None = None,
+) -> None:
+    """Serves archives until SIGTERM or SIGINT, and then answers what has arrived.
+
+    ``paths`` are archives, and folders of them. A ModelError says why an archive cannot be served, an OSError that a
+    port is taken or a file cannot be read.
+    """
+    logging.basicConfig(level=logging.INFO)
+    keep_on_one_line()
+    for library in ("python_multipart", "uvicorn"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)  # what clients do wrong is in their answers
+    token = token_file.read_text(encoding="utf-8").strip() if token_file else ""
+    if token_file and not token:
+        raise ModelError(f"{token_file} is empty, valid is a file with a token")
+    models = Models(paths, waiting, token)
+    config = uvicorn.Config(
+        Front(models).application(cors),
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(SLOWEST),
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+    )
+    config.load()  # a certificate that cannot be read fails here
+    with socket.create_server((host, port), reuse_port=False) as listening:
+        prometheus_client.start_http_server(metrics_port, host, models.exposition.registry)
+        at = f"port {port} of {host}, metrics at port {metrics_port}"
+        logger.info("%s can be asked at %s", ", ".join(models.names), at)
+        asyncio.run(_run(uvicorn.Server(config), listening, models, f"{host}:{grpc_port}" if grpc_port else ""))
+
+
+async def _run(server: uvicorn.Server, listening: socket.socket, models: Models, grpc_address: str) -> None:
+    async with AsyncExitStack() as stack:
+        if grpc_address:
+            from handler.grpc_entry import listen
+
+            await stack.enter_async_context(listen(models, grpc_address))
+        await server.serve([listening])
