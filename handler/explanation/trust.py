@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from handler.explanation.evidence import Engine, EngineTarget, Evidence, Floats, Indices, Needs, probabilities
-from handler.explanation.finiteness import check_evidence, check_scores
-from handler.explanation.maps import Map, needs_of, resize
+from handler.explanation.maps import Map, check_evidence, check_scores, needs_of, resize
 
 Maps = Mapping[str, Map]
 SHARES = (0.0, 0.1, 0.25, 0.45, 0.7, 1.0)  # of the pixels, in each picture of a curve: curves bend early

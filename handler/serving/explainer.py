@@ -14,8 +14,7 @@ import numpy as np
 from handler.errors import NotFinite
 from handler.explanation.class_weights import Mixture
 from handler.explanation.evidence import Engine, EngineTarget, Evidence, Floats, Needs, best_classes, probabilities
-from handler.explanation.finiteness import check_evidence, check_maps, check_scores
-from handler.explanation.maps import augmented, make_maps, makes_cam
+from handler.explanation.maps import augmented, check_evidence, check_maps, check_scores, make_maps, makes_cam
 from handler.explanation.probe import Probe
 from handler.explanation.trust import Question, examine
 from handler.protocol.model_card import ModelCard

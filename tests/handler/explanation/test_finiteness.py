@@ -13,8 +13,7 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.client.graph import GraphModel
 from handler.errors import NotFinite
 from handler.explanation.evidence import Evidence, LayerEvidence
-from handler.explanation.finiteness import check_evidence, check_maps, check_scores
-from handler.explanation.maps import Map
+from handler.explanation.maps import Map, check_evidence, check_maps, check_scores
 from handler.graphs.auto_engine import Choice
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession
