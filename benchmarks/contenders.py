@@ -146,8 +146,8 @@ def ours_torch(work: Work, task: str, threads: int) -> Call:
 def ours_onnx(work: Work, task: str, threads: int) -> Call:
     """``OnnxEngine`` on the graphs that travel in the archive; without torch."""
     from handler.graphs.description import Origin
-    from handler.graphs.folder import open_graphs
     from handler.graphs.onnx_engine import OnnxEngine
+    from handler.graphs.session import open_graphs
 
     known = {name: getattr(work, name) for name in ("weights_sha256", "labels", "preprocessing")}
     graphs = open_graphs(work.folder, Origin(architecture=work.network, **known), threads=threads)

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import ModelError
-from handler.graphs.agreement import disagreements
-from handler.graphs.auto_engine import AutoEngine, Choice
+from handler.graphs.auto_engine import AutoEngine, Choice, disagreements
 from handler.graphs.description import Origin
-from handler.graphs.folder import find_graphs, open_graphs
 from handler.graphs.onnx_engine import OnnxEngine
+from handler.graphs.session import find_graphs, open_graphs
 from handler.model.checkpoint import hash_state
 from handler.model.classifier import Classifier, in_fast_layout
 

@@ -23,8 +23,7 @@ from handler.engine_choice import origin_of
 from handler.errors import ModelError, Unprocessable
 from handler.explanation.evidence import TOP, Floats
 from handler.graphs import description as kinds
-from handler.graphs.folder import check_origin
-from handler.graphs.session import GraphSession, weights_file
+from handler.graphs.session import GraphSession, check_origin, weights_file
 from handler.model.classifier import Classifier
 
 LARGEST = 2**31 - 2**26  # bytes of weights in the graph's own file, which protobuf limits to 2 GB

@@ -1,4 +1,4 @@
-"""Opens a graph in ONNX Runtime, and refuses files that are no graphs of this project; no other file opens graphs."""
+"""Opens graphs in ONNX Runtime, as no other file does; refuses foreign files, and graphs of another model."""
 
 import hashlib
 import re
@@ -15,7 +15,7 @@ import onnxruntime
 from handler.errors import ModelError
 from handler.explanation.evidence import Floats
 from handler.explanation.methods import ATTENTION_METHODS
-from handler.graphs.description import KINDS, GraphDescription
+from handler.graphs.description import KIND_PREDICTION, KINDS, GraphDescription, Origin
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -88,6 +88,33 @@ class GraphSession:
         return first, second
 
 
+def find_graphs(folder: Path) -> dict[str, Path]:
+    """The paths of a folder's graphs by kind; the file's name tells the kind."""
+    return {kind: path for kind, known in KINDS.items() if (path := folder / known.file).exists()}
+
+
+def open_graphs(folder: Path, origin: Origin, *, threads: int) -> dict[str, GraphSession]:
+    """Opens the graphs of an unpacked archive, at least one, by kind; a ModelError names one that is refused."""
+    paths = find_graphs(folder)
+    if not paths:
+        raise ModelError(f"{folder} holds no graph, valid are {', '.join(known.file for known in KINDS.values())}")
+    graphs = {kind: GraphSession.open(path, kind, threads=threads) for kind, path in paths.items()}
+    for kind, graph in graphs.items():
+        check_origin(paths[kind], graph.description, origin)
+    layers = {graph.description.layer for kind, graph in graphs.items() if kind != KIND_PREDICTION}
+    if len(layers) > 1:
+        raise ModelError(f"the graphs in {folder} were made for different layers: {', '.join(sorted(layers))}")
+    return graphs
+
+
+def check_origin(path: Path, description: GraphDescription, origin: Origin) -> None:
+    """Raises ModelError if a graph was made from another model; the message names what differs."""
+    differing = [part for part in vars(origin) if getattr(description, part) != getattr(origin, part)]
+    if differing:
+        parts = " and ".join(part.replace("weights_sha256", "weights") for part in differing)
+        raise ModelError(f"graph {path} was made for other {parts} than the model's; export it from the same model")
+
+
 def weights_file(path: Path) -> Path:
     """The file beside a graph's file that holds the weights, as ONNX's external data, where they exceed 2 GB."""
     return path.with_name(f"{path.name}.data")
@@ -158,9 +185,8 @@ def _shapes(description: GraphDescription) -> dict[str, list[int | str]]:
 
 
 def _fits(found: list[int | str | None], needed: list[int | str]) -> bool:
-    if len(found) != len(needed) or isinstance(found[0], int):
-        return False
-    return all(isinstance(size, str) or size == given for size, given in zip(needed, found, strict=True))
+    alike = len(found) == len(needed) and not isinstance(found[0], int)
+    return alike and all(isinstance(size, str) or size == given for size, given in zip(needed, found, strict=True))
 
 
 def _split(content: bytes) -> list[bytes]:

@@ -30,9 +30,8 @@ from handler.explanation.evidence import TOP, Engine, Floats, Needs
 from handler.explanation.gradient_cams import gradcam
 from handler.explanation.maps import scale
 from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION, KINDS
-from handler.graphs.folder import open_graphs
 from handler.graphs.onnx_engine import OnnxEngine
-from handler.graphs.session import GraphSession
+from handler.graphs.session import GraphSession, open_graphs
 from handler.model.classifier import Classifier, in_fast_layout
 from tests.zoo.networks import random_network, side_of
 from tests.zoo.plain_autograd import Found, explain

@@ -14,8 +14,7 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.errors import Unprocessable
 from handler.explanation.evidence import TOP, Needs
 from handler.explanation.methods import ATTENTION_METHODS
-from handler.graphs.agreement import disagreements
-from handler.graphs.auto_engine import AutoEngine
+from handler.graphs.auto_engine import AutoEngine, disagreements
 from handler.graphs.description import KIND_ATTENTION
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession

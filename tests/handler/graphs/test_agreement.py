@@ -5,17 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-import handler.graphs.agreement as agreement
 from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of
 from handler.errors import ModelError
 from handler.explanation.evidence import Needs
-from handler.graphs.agreement import disagreements, fixed_picture
-from handler.graphs.auto_engine import AutoEngine
+from handler.graphs import auto_engine
+from handler.graphs.auto_engine import AutoEngine, disagreements, fixed_picture
 from handler.graphs.description import KIND_BEHIND, KIND_GRADCAM, KINDS
-from handler.graphs.folder import open_graphs
 from handler.graphs.onnx_engine import OnnxEngine
-from handler.graphs.session import GraphSession
+from handler.graphs.session import GraphSession, open_graphs
 from tests.support.graphs import HOW, describe, write_graph
 
 
@@ -93,7 +91,7 @@ def test_few_pixels_may_differ_where_gates_flip_many_may_not(graphs, shapes, sha
         return replace(found, guided=guided)
 
     lines = disagreements(graphs, Altered(TorchEngine(shapes), flip), shapes.preprocessing)
-    assert bool(lines) == (share > agreement.GATE_SHARE)
+    assert bool(lines) == (share > auto_engine.GATE_SHARE)
 
 
 def test_nan_is_a_disagreement(graphs, shapes):
@@ -155,7 +153,7 @@ def test_every_kind_of_graph_agrees_with_what_finds_the_same(tiny, kind):
     ],
 )
 def test_one_value_that_differs_is_told_by_the_output_that_it_is_of(tiny, kind, output, said):
-    tolerance = agreement.GATE_TOLERANCE if output == "guided" else agreement.TOLERANCE
+    tolerance = auto_engine.GATE_TOLERANCE if output == "guided" else auto_engine.TOLERANCE
     hooks = Altered(tiny[kind], moved(output, 1.2 * tolerance))
     (line,) = disagreements(tiny[kind], hooks, HOW)
     assert line.startswith(said)
@@ -175,7 +173,7 @@ def test_gates_may_move_the_saliency_of_a_network_with_rectifiers_alone(tiny):
             return replace(found, saliency=move(plain).saliency)
 
     for share, said in {0.8: [], 1.2: ["saliency graph: saliency differs"]}.items():
-        move = moved("saliency", share * agreement.GATE_TOLERANCE)
+        move = moved("saliency", share * auto_engine.GATE_TOLERANCE)
         lines = disagreements(both, AtOnce(), HOW)
         assert [line.partition(" by ")[0] for line in lines] == said
 

@@ -5,8 +5,8 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of
 from handler.explanation.evidence import TOP, Needs
 from handler.graphs.auto_engine import AutoEngine
-from handler.graphs.folder import open_graphs
 from handler.graphs.onnx_engine import OnnxEngine
+from handler.graphs.session import open_graphs
 
 
 @pytest.fixture(scope="module")

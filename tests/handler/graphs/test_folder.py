@@ -4,7 +4,7 @@ import pytest
 
 from handler.errors import ModelError
 from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KINDS, Origin
-from handler.graphs.folder import check_origin, find_graphs, open_graphs
+from handler.graphs.session import check_origin, find_graphs, open_graphs
 from tests.support.graphs import HOW, describe, write_graph
 
 ORIGIN = Origin(architecture="tiny", weights_sha256="0" * 64, labels=["red", "green", "blue"], preprocessing=HOW)

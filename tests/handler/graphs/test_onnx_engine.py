@@ -13,9 +13,8 @@ from handler.engine_choice import origin_of
 from handler.errors import BadRequest, ModelError, Unprocessable
 from handler.explanation.evidence import TOP, Needs
 from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION
-from handler.graphs.folder import open_graphs
 from handler.graphs.onnx_engine import OnnxEngine
-from handler.graphs.session import GraphSession
+from handler.graphs.session import GraphSession, open_graphs
 from tests.support.graphs import describe, write_graph
 
 LAYER = ("conv5",)
