@@ -24,8 +24,7 @@ from handler.explanation.trust import Trust
 from handler.picture.projection import three_bands
 from handler.protocol.answer import GRADIENT_ALONE, NONE, Observation
 from handler.protocol.receipt import digest
-from handler.rendering.canvas import Canvas, draw_map, encode_map, values_on
-from handler.rendering.render import Picture, encode_png, sheet, text_width
+from handler.rendering.render import Canvas, Picture, draw_map, encode_map, encode_png, sheet, text_width, values_on
 
 _FEWEST_LETTERS = 8  # of a label that is cut on a sheet
 _PANELS = sorted(MAP_KINDS, key=lambda name: not MAP_KINDS[name].at_layer)  # maps in the order of the sheet

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from handler.errors import TooLarge
 from handler.explanation.maps import AUGMENTATIONS, MAP_KINDS
-from handler.rendering.canvas import Canvas
+from handler.rendering.render import Canvas
 
 _BYTES_PER_NUMBER = {"npy": 16 / 3, "list": 8.0, "tensor": 16 / 3}  # of encoded text; most lists take more
 _MOST_PIXELS = 16_000_000  # of all pictures of an answer

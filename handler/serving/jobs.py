@@ -18,8 +18,7 @@ from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options
 from handler.protocol.receipt import ImageHash
 from handler.protocol.request import Request
-from handler.rendering.canvas import Canvas
-from handler.rendering.render import Picture
+from handler.rendering.render import Canvas, Picture
 from handler.serving.budget import Budget
 from handler.serving.settings import Settings
 

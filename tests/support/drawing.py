@@ -5,7 +5,7 @@ import numpy as np
 from handler.explanation.maps import Map
 from handler.picture.preprocess import Crop, Input
 from handler.protocol.options import Options, Overlay
-from handler.rendering.canvas import Canvas
+from handler.rendering.render import Canvas
 
 CROP = Crop((4, 8), (0.0, 3.0, 4.0, 7.0))  # what the network sees, one pixel to one; nearer to the right
 SEEN = np.arange(48, dtype=np.uint8).reshape(4, 4, 3) * 5

@@ -7,7 +7,7 @@ import pytest
 
 from handler.errors import BadRequest, NotAnImage, NotFinite, NotFound, TooLarge, Unprocessable
 from handler.protocol.answer import Answer, error_answer, json_answer
-from handler.rendering.canvas import encode_list, encode_npy
+from handler.rendering.render import encode_list, encode_npy
 
 
 def test_listed_numbers_restore_the_array_and_nan_becomes_null():

@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from handler.protocol.options import Overlay
-from handler.rendering.canvas import draw_map, encode_map
-from handler.rendering.render import encode_png
+from handler.rendering.render import draw_map, encode_map, encode_png
 from tests.support.drawing import SEEN, UPLOAD, canvas, heat, pixels
 
 COLD, HOT = (0, 0, 255), (255, 0, 0)  # of the colour map jet alone

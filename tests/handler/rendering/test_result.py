@@ -13,8 +13,7 @@ from PIL import Image
 
 from handler.explanation.maps import scale
 from handler.protocol.receipt import digest
-from handler.rendering.canvas import draw_map, encode_map
-from handler.rendering.render import encode_png, sheet, text_width
+from handler.rendering.render import draw_map, encode_map, encode_png, sheet, text_width
 from handler.rendering.result import Explanation, Prediction, Result, Target, observe_result
 from tests.support.drawing import SEEN, canvas, heat, pixels
 

@@ -6,7 +6,7 @@ import pytest
 from handler.errors import TooLarge
 from handler.picture.preprocess import preprocess
 from handler.protocol.options import Options
-from handler.rendering.canvas import Canvas, encode_list, encode_npy
+from handler.rendering.render import Canvas, encode_list, encode_npy
 from handler.serving.budget import Budget, check_size
 from tests.support.engines import CARD
 
