@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,14 +79,12 @@ class GraphSession:
     @cached_property
     def _halves(self) -> tuple[Any, Any] | None:
         """The halves of ``_split``; None without onnx, with a file of weights, or for a file that has changed."""
-        try:
+        with suppress(ImportError, OSError, ValueError, ModelError):
             content = self.path.read_bytes()
-            if weights_file(self.path).exists() or hashlib.sha256(content).hexdigest() != self.sha256:
-                return None
-            first, second = (_load(self.path, half, self.threads) if half else None for half in _split(content))
-        except (ImportError, OSError, ValueError, ModelError):
-            return None
-        return first, second
+            if not weights_file(self.path).exists() and hashlib.sha256(content).hexdigest() == self.sha256:
+                first, second = (_load(self.path, half, self.threads) if half else None for half in _split(content))
+                return first, second
+        return None
 
 
 def find_graphs(folder: Path) -> dict[str, Path]:

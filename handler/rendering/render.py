@@ -45,17 +45,15 @@ class Canvas:
 
 def encode_map(name: str, drawn: Map, canvas: Canvas) -> dict[str, Any]:
     """Encodes a map for the JSON answer: encoding, shape, data, max, degenerate and, for guided maps, coverage."""
-    encoding = canvas.options.encoding
-    data: str | list[Any]
-    if encoding == "png":
-        picture = draw_map(name, drawn, canvas)
-        png = encode_png(picture, smooth=MAP_KINDS[name].channels == 1)
-        shape, data = picture.shape, base64.b64encode(png).decode()
-    else:
-        values = values_on(canvas, drawn)
-        encoded: dict[str, Callable[[Floats], str | list[Any]]] = {"npy": encode_npy, "list": encode_list}
-        shape, data = values.shape, name if encoding == TENSOR else encoded[encoding](values)
-    content = {"encoding": encoding, "shape": [*shape], "data": data}
+    encoding, smooth = canvas.options.encoding, MAP_KINDS[name].channels == 1
+    encode: dict[str, Callable[[Any], str | list[Any]]] = {
+        "png": lambda picture: base64.b64encode(encode_png(picture, smooth=smooth)).decode(),
+        "npy": encode_npy,
+        "list": encode_list,
+        TENSOR: lambda _: name,
+    }
+    shown = draw_map(name, drawn, canvas) if encoding == "png" else values_on(canvas, drawn)
+    content = {"encoding": encoding, "shape": [*shown.shape], "data": encode[encoding](shown)}
     told = {} if drawn.coverage is None else {"coverage": drawn.coverage}
     return {**content, "max": drawn.maximum, "degenerate": drawn.degenerate, **told}
 

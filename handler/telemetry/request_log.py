@@ -19,9 +19,8 @@ class OneLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """See ``logging.Formatter.format``."""
         text = super().format(record)
-        if text.isascii() and text.isprintable():
-            return text
-        return text.encode("unicode_escape").decode("ascii")
+        plain = text.isascii() and text.isprintable()
+        return text if plain else text.encode("unicode_escape").decode("ascii")
 
 
 def keep_on_one_line() -> None:
