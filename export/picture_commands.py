@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from handler.atomic_write import write_whole
-from handler.client.graph import GraphModel
+from handler.client.model import GraphModel
 from handler.errors import ModelError, ServiceError
 from handler.picture.decode import FORMATS, quieten
 from handler.rendering.render import encode_png

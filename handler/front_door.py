@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from handler.client.graph import GraphModel
-from handler.client.model import Model
+from handler.client.model import GraphModel, Model
 from handler.errors import ModelError
 from handler.picture.preprocess import Preprocessing
 

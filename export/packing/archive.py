@@ -23,8 +23,8 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import choose_engine, origin_of
 from handler.errors import ModelError
 from handler.graphs.description import KIND_GRADCAM, KIND_LAYERS, KIND_PREDICTION, KINDS
-from handler.graphs.folder import open_graphs
 from handler.graphs.onnx_engine import OnnxEngine
+from handler.graphs.session import open_graphs
 from handler.loading import CHECKPOINT_NAME, describe_model
 from handler.model.checkpoint import Checkpoint, write_checkpoint
 from handler.model.classifier import Classifier, build_classifier

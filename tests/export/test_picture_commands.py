@@ -11,7 +11,7 @@ from PIL import Image
 
 from export import picture_commands as commands
 from export.__main__ import main
-from handler.client.graph import GraphModel
+from handler.client.model import GraphModel
 from handler.graphs.description import KIND_EXPLANATION
 from tests.support.graphs import describe, write_graph
 

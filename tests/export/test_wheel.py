@@ -18,7 +18,7 @@ from packaging.version import Version
 from PIL import Image
 
 import handler
-from handler.client.graph import GraphModel
+from handler.client.model import GraphModel
 from tests.support.serving import ONE, ROOT, TWO
 from tests.support.tools import tool
 
@@ -40,7 +40,7 @@ LENT = ("onnx", "ml_dtypes", "typing_extensions")  # onnx, which writes the grap
 _EXPLAIN = """
 import json, sys
 from pathlib import Path
-from handler.client.graph import GraphModel
+from handler.client.model import GraphModel
 graph, picture = map(Path, sys.argv[1:])
 print(json.dumps(GraphModel(graph).explain(picture.read_bytes(), encoding="npy").to_dict()))
 """

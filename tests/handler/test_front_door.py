@@ -19,7 +19,7 @@ from torchvision.models import resnet18
 
 import handler
 from export.packing.archive import DEFAULT_CONFIG
-from handler.client.graph import GraphModel
+from handler.client.model import GraphModel
 from handler.errors import BadRequest, ModelError, RequestError
 from handler.picture.decode import decode
 from handler.picture.preprocess import Preprocessing, preprocess

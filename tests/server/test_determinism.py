@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from export.packing.archive import DEFAULT_CONFIG
-from handler.client.graph import GraphModel
+from handler.client.model import GraphModel
 from handler.client.replay import read_receipt, replay
 from handler.protocol.receipt import is_signed, read_key
 from tests.support.serving import CHECKPOINT, ROOT, TWO, repacked, serving

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from export.verify.compare import Floats, fresh_pictures
-from handler.client.graph import GraphModel
+from handler.client.model import GraphModel
 from handler.explanation.evidence import TOP
 from handler.graphs.description import KIND_PREDICTION, KINDS
 from handler.graphs.session import GraphSession

@@ -18,7 +18,7 @@ from export.tracing.explanation import NoRuleError
 from export.verify.compare import Check, VerificationError, fresh_pictures
 from export.verify.gate_flips import RoundingCheck
 from handler.autograd.torch_engine import TorchEngine
-from handler.client.graph import GraphModel
+from handler.client.model import GraphModel
 from handler.explanation.evidence import TOP, Needs
 from handler.explanation.methods import METHODS
 from handler.graphs.description import KIND_EXPLANATION, KIND_SALIENCY, KINDS, GraphDescription

@@ -12,7 +12,7 @@ from torch import nn
 
 import handler
 from export.graphs.exporters import EXPORTERS
-from handler.client.graph import GraphModel
+from handler.client.model import GraphModel
 from handler.errors import BadRequest, ModelError
 from handler.model.checkpoint import Checkpoint
 from handler.model.classifier import build_classifier, of_module

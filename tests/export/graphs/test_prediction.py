@@ -17,7 +17,7 @@ from export.errors import NotExportableError
 from export.graphs.exporters import export_prediction
 from export.tracing.onnx_export import to_onnx
 from export.verify.compare import Tolerance, VerificationError, compare, fresh_pictures, table, verify
-from handler.client.graph import GraphModel
+from handler.client.model import GraphModel
 from handler.errors import BadRequest, ModelError
 from handler.explanation.evidence import softmax
 from handler.graphs.description import GraphDescription

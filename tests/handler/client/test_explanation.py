@@ -9,7 +9,7 @@ from PIL import Image
 
 from export.__main__ import main
 from handler.autograd.torch_engine import TorchEngine
-from handler.client.graph import GraphModel
+from handler.client.model import GraphModel
 from handler.explanation.maps import make_maps, needs_of
 from handler.picture.decode import decode
 from handler.picture.preprocess import preprocess

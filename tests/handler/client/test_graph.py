@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import handler
-from handler.client.graph import GraphModel
+from handler.client.model import GraphModel
 from handler.errors import ModelError, RequestError
 from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KIND_SALIENCY
 from tests.support.graphs import HOW, describe, write_graph

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from export.__main__ import main
-from handler.client.graph import GraphModel
+from handler.client.model import GraphModel
 from handler.client.replay import read_receipt, replay
 from handler.errors import BadRequest, ModelError, RequestError
 from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM

@@ -10,7 +10,7 @@ from torch import nn
 
 from export.graphs.exporters import export_explanation, export_prediction
 from handler.autograd.torch_engine import TorchEngine
-from handler.client.graph import GraphModel
+from handler.client.model import GraphModel
 from handler.errors import NotFinite
 from handler.explanation.evidence import Evidence, LayerEvidence
 from handler.explanation.maps import Map, check_evidence, check_maps, check_scores

@@ -162,7 +162,7 @@ def test_a_graph_is_opened_without_torch_and_onnx(tmp_path):
     path = write_graph(tmp_path, describe())
     code = (
         "import sys\n"
-        "from handler.client.graph import GraphModel\n"
+        "from handler.client.model import GraphModel\n"
         f"assert GraphModel({str(path)!r}).description.kind == 'prediction'\n"
         "assert not {'torch', 'torchvision', 'onnx'} & set(sys.modules)"
     )

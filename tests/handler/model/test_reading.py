@@ -13,7 +13,7 @@ from torch import nn
 import handler
 from export.graphs.exporters import EXPORTERS
 from export.packing.archive import assumptions
-from handler.client.graph import GraphModel
+from handler.client.model import GraphModel
 from handler.client.replay import replay
 from handler.errors import ModelError
 from handler.explanation.evidence import probabilities
