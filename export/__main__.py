@@ -136,7 +136,6 @@ def _add_serve_arguments(server: ArgumentParser) -> None:
     server.add_argument("--host", default="127.0.0.1", **shown)
     server.add_argument("--port", type=int, default=8080, **shown)
     server.add_argument("--metrics-port", type=int, default=8082, **shown)
-    server.add_argument("--grpc-port", type=int, help="answers gRPC there, too; needs the extra grpc")
     most = "requests that wait or are answered at most (default: %(default)s)"
     server.add_argument("--waiting", type=int, default=32, metavar="REQUESTS", help=most)
     server.add_argument("--token-file", type=Path, help="file with the bearer token that requests must send")
@@ -268,7 +267,7 @@ def _ask(options: Namespace) -> int:
 def _serve(options: Namespace) -> None:
     from handler.asgi_entry import serve
 
-    names = ("host", "port", "metrics_port", "grpc_port", "waiting", "token_file", "cors", "certificate", "key")
+    names = ("host", "port", "metrics_port", "waiting", "token_file", "cors", "certificate", "key")
     serve(options.paths, **{name: getattr(options, name) for name in names})
 
 

@@ -9,7 +9,7 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -236,16 +236,16 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8080,
     metrics_port: int = 8082,
-    grpc_port: int | None = None,
     waiting: int = 32,
     token_file: Path | None = None,
     cors: Sequence[str] = (),
     certificate: Path | None = None,
     key: Path | None = None,
+    beside: Callable[[Models], AbstractAsyncContextManager[Any]] = lambda _: nullcontext(),
 ) -> None:
     """Serves archives until SIGTERM or SIGINT, and then answers what has arrived.
 
-    ``paths`` are archives, and folders of them. A ModelError says why an archive cannot be served, an OSError that a
+    ``paths`` are archives, and folders of them; ``beside`` is what else answers meanwhile, from the same models. A ModelError says why an archive cannot be served, an OSError that a
     port is taken or a file cannot be read.
     """
     logging.basicConfig(level=logging.INFO)
@@ -273,13 +273,9 @@ def serve(
         prometheus_client.start_http_server(metrics_port, host, models.exposition.registry)
         at = f"port {port} of {host}, metrics at port {metrics_port}"
         logger.info("%s can be asked at %s", ", ".join(models.names), at)
-        asyncio.run(_run(uvicorn.Server(config), listening, models, f"{host}:{grpc_port}" if grpc_port else ""))
+        asyncio.run(_run(uvicorn.Server(config), listening, beside(models)))
 
 
-async def _run(server: uvicorn.Server, listening: socket.socket, models: Models, grpc_address: str) -> None:
-    async with AsyncExitStack() as stack:
-        if grpc_address:
-            from handler.grpc_entry import listen
-
-            await stack.enter_async_context(listen(models, grpc_address))
+async def _run(server: uvicorn.Server, listening: socket.socket, beside: AbstractAsyncContextManager[Any]) -> None:
+    async with beside:
         await server.serve([listening])

@@ -79,7 +79,7 @@ def write_archive(
         shutil.copytree(
             _PACKAGE,
             stage / "handler",
-            ignore=shutil.ignore_patterns("__pycache__", "*.yaml", "*.proto", "*.binpb", _ENTRY),
+            ignore=shutil.ignore_patterns("__pycache__", "*.yaml", _ENTRY),
         )
         write_checkpoint(stage / CHECKPOINT_NAME, checkpoint)
         _pack_source(classifier.architecture, pack, stage, report)

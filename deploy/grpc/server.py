@@ -18,7 +18,7 @@ from handler.protocol.request import MOST_UNPACKED
 from handler.protocol.row import Row
 from handler.served_models import SERVER, Models
 
-_PROTOCOL = Path(__file__).with_name("protocol") / "open_inference.binpb"  # of the file .proto beside it
+_PROTOCOL = Path(__file__).with_name("open_inference.binpb")  # of the file .proto beside it
 _SERVICE = "inference.GRPCInferenceService"
 _CODES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
