@@ -108,9 +108,28 @@ def test_handler_imports_neither_export_nor_tests(path):
     assert {name.split(".")[0] for name in imports(path)}.isdisjoint({"export", "tests", "examples", "benchmarks"})
 
 
+ENTRIES = {"handler.torchserve_entry", "handler.asgi_entry"}
+
+
 @pytest.mark.parametrize("path", files("handler", "export", "examples"), ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_imports_the_entry_file(path):
-    assert "handler.torchserve_entry" not in imports(path)
+def test_nothing_imports_the_entry_files_but_the_command_that_runs_one(path):
+    allowed = {"handler.asgi_entry"} if path == ROOT / "export/__main__.py" else set()
+    assert imports(path) & ENTRIES == allowed
+
+
+def test_one_file_knows_the_web_framework_and_one_knows_prometheus():
+    """The extra ``light`` brings these packages, and no other command needs them."""
+    foreign = {"starlette", "uvicorn", "python_multipart", "prometheus_client"}
+    found = {name: {one.partition(".")[0] for one in imports(path)} & foreign for name, path in PATHS.items()}
+    assert {name: packages for name, packages in found.items() if packages} == {
+        "handler.asgi_entry": foreign,
+        "handler.telemetry.exposition": {"prometheus_client"},
+    }
+
+
+def test_the_command_line_loads_no_web_framework():
+    code = "import sys, export.__main__; sys.exit(bool({'starlette', 'uvicorn', 'torch'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("path", files("handler", "export"), ids=lambda path: str(path.relative_to(ROOT)))

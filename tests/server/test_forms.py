@@ -1,4 +1,4 @@
-"""Forms of a request as clients send them, over HTTP against a real TorchServe."""
+"""Forms of a request as clients send them, over HTTP against both fronts."""
 
 import base64
 import gzip
@@ -11,7 +11,7 @@ from PIL import Image
 
 from handler.picture.decode import FORMATS
 from handler.protocol.request import MOST_UNPACKED
-from tests.support.serving import ONE, encoded, error_of, serving
+from tests.support.serving import FRONTS, ONE, encoded, error_of, serving
 
 pytestmark = pytest.mark.server
 
@@ -24,9 +24,9 @@ TYPE = "application/json"
 FORM = {"maps": "none", "top_k": "1"}
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory, shapes_archive):
-    with serving(shapes_archive.parent, "shapes", tmp_path_factory.mktemp("logs")) as client:
+@pytest.fixture(scope="module", params=FRONTS)
+def client(request, tmp_path_factory, shapes_archive):
+    with serving(shapes_archive.parent, "shapes", tmp_path_factory.mktemp("logs"), request.param) as client:
         yield client
 
 
@@ -74,12 +74,13 @@ def test_what_comes_in_another_way_is_told(client):
     packed = {"Content-Encoding": "gzip", "Content-Type": "multipart/form-data; boundary=x"}
     form = b'--x\r\nContent-Disposition: form-data; name="data"\r\n\r\nabc\r\n--x--\r\n'
     answer = client.post(data=gzip.compress(form), headers=packed)
-    assert "valid is gzip, and not of a form" in error_of(answer, 400)
+    said = {"torchserve": "valid is gzip, and not of a form", "light": "the form cannot be read"}
+    assert said[client.front] in error_of(answer, 400)
     answer = client.post(data=b"x", headers={"Content-Encoding": "br"})
     assert "Content-Encoding 'br' of this body cannot be read" in error_of(answer, 400)
 
 
-def test_what_is_repeated_is_refused_where_torchserve_shows_it(client):
+def test_what_is_repeated_is_refused_where_the_server_shows_it(client):
     twice = '{"image": "", "target": 1, "target": 2}'
     assert "'target' is there twice" in error_of(client.post(data=twice, headers=PLAIN), 400)
     answer = client.post(files={"data": PICTURE}, data={"target": "1", "Target": "2"})
@@ -93,12 +94,20 @@ def test_what_is_repeated_is_refused_where_torchserve_shows_it(client):
     answer = connection.getresponse()
     assert (answer.status, "twice" in answer.read().decode()) == (400, True)
     connection.close()
-    # the last of equal names is all that TorchServe hands over
+
+
+def test_the_last_of_equal_names_is_all_that_torchserve_hands_over_and_the_other_front_refuses_them(client):
     twice = f'{{"image": "{TEXT}", "maps": "none", "top_k": 1, "top_k": 2}}'
-    said = client.post(data=twice, headers={"Content-Type": TYPE})
-    assert len(said.json()["predictions"]) == 2
-    said = client.post(files=[("data", b"none"), ("data", PICTURE)], data={"maps": ["all", "none"]})
-    assert (said.status_code, said.json()["explanations"]) == (200, [])
+    in_json = client.post(data=twice, headers={"Content-Type": TYPE})
+    parts = client.post(files=[("data", b"none"), ("data", PICTURE)], data=FORM)
+    fields = client.post(files={"data": PICTURE}, data={"maps": ["all", "none"]})
+    if client.front == "torchserve":
+        assert len(in_json.json()["predictions"]) == 2
+        assert [one.status_code for one in (parts, fields)] == [200, 200]
+        assert fields.json()["explanations"] == []
+    else:
+        for answer, name in ((in_json, "top_k"), (parts, "data"), (fields, "maps")):
+            assert f"{name!r} is there twice" in error_of(answer, 400)
 
 
 def test_a_header_is_utf_8(client):

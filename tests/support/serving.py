@@ -1,4 +1,4 @@
-"""A real TorchServe for tests, and what they post to it."""
+"""Real servers for tests, TorchServe and the front without PyTorch, and what they post to them."""
 
 import base64
 import io
@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pytest
 import requests
+import yaml
 from PIL import Image
 
 from deploy.local_server import LocalServer, temporary_server
+from tests.support.light import LightServer, light_server
 
 ROOT = Path(__file__).parents[2]
 SUPPORT = ROOT / "tests/support"
@@ -23,11 +26,18 @@ ONE, TWO = ROOT / "examples/shapes/one.jpg", ROOT / "examples/shapes/two.jpg"
 CHECKPOINT = ROOT / "examples/shapes/shapes.safetensors"
 
 
+FRONTS = ("torchserve", "light")
+# for tests with a fixture ``client`` for each front: what TorchServe alone has
+torchserve_alone = pytest.mark.parametrize("client", ["torchserve"], indirect=True)
+
+
 @dataclass(frozen=True)
 class Client:
     """Posts to one model of a running server."""
 
     server: LocalServer
+
+    front = "torchserve"
 
     @property
     def address(self) -> str:
@@ -43,13 +53,36 @@ class Client:
         return self.post(json=content)
 
     def describe(self) -> dict[str, Any]:
-        management = self.server.properties["management_address"]
-        answer = requests.get(f"{management}/models/{self.server.model}?customized=true", timeout=60)
-        description: dict[str, Any] = answer.json()[0]
-        return description
+        """The model's description."""
+        described = self._manage()["customizedMetadata"]
+        found: dict[str, Any] = yaml.safe_load(described) if isinstance(described, str) else described
+        return found
 
     def worker_pids(self) -> list[int]:
-        return [worker["pid"] for worker in self.describe()["workers"]]
+        """The processes that answer."""
+        return [worker["pid"] for worker in self._manage()["workers"]]
+
+    def _manage(self) -> dict[str, Any]:
+        management = self.server.properties["management_address"]
+        answer = requests.get(f"{management}/models/{self.server.model}?customized=true", timeout=60)
+        managed: dict[str, Any] = answer.json()[0]
+        return managed
+
+
+@dataclass(frozen=True)
+class LightClient(Client):
+    """Posts to one model of the front without PyTorch."""
+
+    server: LightServer  # type: ignore[assignment]
+
+    front = "light"
+
+    def describe(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.server.get(f"/models/{self.server.model}").json()
+        return found
+
+    def worker_pids(self) -> list[int]:
+        return [self.server.pid] if self.server.process.poll() is None else []
 
 
 def worker_of(java: psutil.Process) -> psutil.Process:
@@ -65,16 +98,32 @@ def waiting(management: str, model: str) -> int:
 
 
 @contextmanager
-def serving(store: Path, model: str, logs: Path) -> Iterator[Client]:
-    with temporary_server(ROOT / "config.properties", model, logs, {"model_store": str(store)}) as server:
-        yield Client(server)
+def serving(store: Path, model: str, logs: Path, front: str = "torchserve") -> Iterator[Client]:
+    """A server of ``model.mar`` in the store, on free ports; ``front`` is out of ``FRONTS``."""
+    if front == "light":
+        with light_server([store / f"{model}.mar"], model, logs) as light:
+            yield LightClient(light)
+    else:
+        with temporary_server(ROOT / "config.properties", model, logs, {"model_store": str(store)}) as server:
+            yield Client(server)
 
 
-def repacked(archive: Path, target: Path, config: str) -> None:
-    """Writes a copy of an archive with another ``model-config.yaml``."""
+def repacked(archive: Path, target: Path, config: str = "", *, version: str = "") -> None:
+    """Writes a copy of an archive, whose model is named as the file; with another config or version if given."""
+    known = {"modelName": target.stem, **({"modelVersion": version} if version else {})}
     with zipfile.ZipFile(archive) as old, zipfile.ZipFile(target, "w") as new:
         for name in old.namelist():
-            new.writestr(name, config if name == "model-config.yaml" else old.read(name))
+            content = old.read(name)
+            if name == "model-config.yaml" and config:
+                content = config.encode()
+            elif name == "MAR-INF/MANIFEST.json":
+                manifest = json.loads(content)
+                manifest["model"] |= known
+                content = json.dumps(manifest).encode()
+            elif name == "model-card.json":
+                said = {"name": target.stem, **({"version": version} if version else {})}
+                content = json.dumps({**json.loads(content), **said}).encode()
+            new.writestr(name, content)
 
 
 def picture_of(map_content: dict[str, Any]) -> np.ndarray:
