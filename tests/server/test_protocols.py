@@ -1,4 +1,4 @@
-"""KServe V1 and V2 with KServe's own client, gRPC with a generated stub, against a real TorchServe that batches."""
+"""KServe V1 and V2 with KServe's own client, against both fronts; gRPC and batches, against a TorchServe."""
 
 import base64
 import concurrent.futures
@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
@@ -23,9 +22,10 @@ from PIL import Image
 
 from benchmarks.reliability.asking import until
 from export.packing.archive import DEFAULT_CONFIG
+from tests.support.mixture import HTTP, OTHER, OTHER_TEXT, PICTURE, TEXT, v1, v2
 from tests.support.same import assert_same
 from tests.support.serving import (
-    ONE,
+    FRONTS,
     ROOT,
     TWO,
     Client,
@@ -34,25 +34,24 @@ from tests.support.serving import (
     error_of,
     repacked,
     serving,
+    torchserve_alone,
     waiting,
     worker_of,
 )
 
 pytestmark = pytest.mark.server
 
-PICTURE, OTHER = ONE.read_bytes(), TWO.read_bytes()
-TEXT, OTHER_TEXT = (base64.b64encode(one).decode() for one in (PICTURE, OTHER))
 KSERVE = ROOT / ".venv-kserve/bin/python"
 BATCH = 8
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory, shapes_archive):
+@pytest.fixture(scope="module", params=FRONTS)
+def client(request, tmp_path_factory, shapes_archive):
     """A server that answers in batches."""
     store = tmp_path_factory.mktemp("store")
     config = DEFAULT_CONFIG.read_text().replace("batchSize: 1", f"batchSize: {BATCH}")
     repacked(shapes_archive, store / "batched.mar", config)
-    with serving(store, "batched", store / "logs") as client:
+    with serving(store, "batched", store / "logs", request.param) as client:
         yield client
 
 
@@ -91,19 +90,6 @@ def ask(client, tmp_path_factory):
         yield ask
 
 
-def post(client: Client, path: str, **arguments: Any) -> requests.Response:
-    return requests.post(f"{client.server.address}{path.format(client.server.model)}", timeout=120, **arguments)
-
-
-def v1(client: Client, *instances: Any, verb: str = "predict", **arguments: Any) -> requests.Response:
-    return post(client, f"/v1/models/{{}}:{verb}", json={"instances": list(instances)}, **arguments)
-
-
-def v2(client: Client, *data: str, verb: str = "infer", **parameters: Any) -> requests.Response:
-    tensor = {"name": "image", "datatype": "BYTES", "shape": [len(data)], "data": list(data)}
-    return post(client, f"/v2/models/{{}}/{verb}", json={"id": "5", "inputs": [tensor], "parameters": parameters})
-
-
 def test_kserves_own_client_predicts_explains_and_is_refused(client):
     assert KSERVE.is_file(), "make test builds .venv-kserve"
     command = [str(KSERVE), "tests/support/kserve_client.py", client.server.address, client.server.model, str(TWO)]
@@ -136,6 +122,7 @@ def test_kserves_own_client_predicts_explains_and_is_refused(client):
     assert max(output["data"]) == pytest.approx(1.0)
 
 
+@torchserve_alone
 def test_a_v2_body_on_the_explain_address_is_explained(client):
     (text,) = v2(client, TEXT, verb="explain", maps="gradcam").json()["outputs"][0]["data"]
     assert json.loads(text)["explanations"][0]["target"]["label"] == "star"
@@ -150,7 +137,8 @@ def test_an_envelope_on_the_ordinary_address_is_understood(client):
 def test_a_sum_of_answers_too_large_is_refused(client):
     instances = [{"image": TEXT, "maps": "all", "encoding": "list"}] * 3
     message = error_of(v1(client, *instances), 413)
-    assert "instances[1]: the answer would take" in message
+    first = {"torchserve": "instances[1]", "light": "instances[2]"}[client.front]  # which makes one map fewer
+    assert f"{first}: the answer would take" in message
     assert "fewer pictures in one request" in message
     noise = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (900, 1700, 3), np.uint8)), "JPEG")
     large = {"image": base64.b64encode(noise).decode(), "size": "image", "overlay": "1", "maps": "gradcam"}
@@ -163,6 +151,7 @@ def test_as_many_pictures_as_there_may_be_are_answered(client):
     assert "17 pictures" in error_of(v1(client, *[TEXT] * 17), 400)
 
 
+@torchserve_alone
 def test_grpc_answers_the_fields_of_a_form(ask):
     content = json.loads(ask(data=OTHER, target=b"heart,arrow", maps=b"gradcam", size=b"layer", encoding=b"list"))
     assert [one["target"]["label"] for one in content["explanations"]] == ["heart", "arrow"]
@@ -170,6 +159,7 @@ def test_grpc_answers_the_fields_of_a_form(ask):
     assert content["image"]["sha256"] == hashlib.sha256(OTHER).hexdigest()
 
 
+@torchserve_alone
 def test_grpc_takes_json_and_kserves_bodies_as_body(ask):
     content = json.loads(ask(body=json.dumps({"image": TEXT, "maps": "none"}).encode()))
     assert content["predictions"][0]["label"] == "star"
@@ -177,6 +167,7 @@ def test_grpc_takes_json_and_kserves_bodies_as_body(ask):
     assert len(content["predictions"]) == 2
 
 
+@torchserve_alone
 @pytest.mark.parametrize(
     ("fields", "code", "said"),
     [
@@ -197,6 +188,7 @@ def test_a_grpc_answer_names_its_own_error(ask, fields, code, said):
     assert said in content["message"]
 
 
+@torchserve_alone
 def test_an_unknown_model_is_grpcs_own_error(ask):
     with pytest.raises(grpc.RpcError) as caught:
         ask(model="other", data=PICTURE)
@@ -219,38 +211,8 @@ def over_grpc(**fields: bytes) -> Call:
     return lambda client, ask: (200, "application/json", ask(**fields))
 
 
-ODD = {"X-Cmd": "ü\x80".encode("latin-1"), "X-Explain-Target": "ring,ü".encode("latin-1"), "explain": "maybe"}
 MIXED: dict[str, Call] = {
-    "prediction": http(lambda c: c.form(PICTURE, maps="none")),
-    "prediction of the other": http(lambda c: c.form(OTHER, maps="none", top_k="10")),
-    "unknown target": http(lambda c: c.form(PICTURE, target="zebra")),
-    "heart as npy": http(lambda c: c.form(OTHER, target="heart", maps="gradcam", encoding="npy")),
-    "arrow as list": http(lambda c: c.form(OTHER, target="arrow", maps="gradcam", encoding="list", size="layer")),
-    "guided arrays": http(lambda c: c.form(PICTURE, maps="guided_backprop", encoding="npy")),
-    "no picture": http(lambda c: c.form(b"no picture")),
-    "sheet": http(lambda c: c.post(files={"data": PICTURE}, headers={"Accept": "image/png"})),
-    "sheet without maps": http(
-        lambda c: c.post(data=PICTURE, headers={"ACCEPT": "image/png", "X-EXPLAIN-MAPS": "none"})
-    ),
-    "raw, all maps": http(lambda c: c.post(data=PICTURE, headers={"X-Explain-Maps": "all"})),
-    "raw, another layer": http(
-        lambda c: c.post(data=OTHER, headers={"x-explain-layer": "stage4", "x-explain-size": "image"})
-    ),
-    "json": http(
-        lambda c: c.json({"image": TEXT, "target": [4, "ring"], "maps": ["gradcam"], "overlay": [0.3, "bone"]})
-    ),
-    "broken json": http(lambda c: c.post(data=b"{", headers={"Content-Type": "application/json"})),
-    "not an object": http(lambda c: c.json(None)),
-    "too large an answer": http(lambda c: c.form(PICTURE, target="0,1,2,3,4,5", maps="all", encoding="list")),
-    "a part named Accept": http(lambda c: c.post(files={"data": PICTURE, "Accept": b"image/png", "X-Cmd": b"\xff"})),
-    "odd headers": http(lambda c: c.post(data=PICTURE, headers=ODD)),
-    "explanations": http(lambda c: post(c, "/explanations/{}", files={"data": OTHER})),
-    "v1": http(lambda c: v1(c, TEXT, {"image": OTHER_TEXT, "target": "arrow", "maps": "gradcam"})),
-    "v1 with a wrong instance": http(lambda c: v1(c, TEXT, {"image": OTHER_TEXT, "target": "zebra"})),
-    "v1 explained": http(lambda c: v1(c, {"image": OTHER_TEXT, "maps": "saliency", "encoding": "npy"}, verb="explain")),
-    "v2": http(lambda c: v2(c, TEXT, OTHER_TEXT, maps="gradcam", size="layer", encoding="list")),
-    "v2 of another type": http(lambda c: post(c, "/v2/models/{}/infer", json={"inputs": [{"datatype": "FP32"}]})),
-    "empty": http(lambda c: c.post()),
+    **{name: http(send) for name, send in HTTP.items()},
     "grpc": over_grpc(data=OTHER, target=b"star", maps=b"gradcam", encoding=b"npy"),
     "grpc without a picture": over_grpc(target=b"star"),
 }
@@ -262,6 +224,7 @@ def alone(client, ask):
     return {name: call(client, ask) for name, call in MIXED.items()}
 
 
+@torchserve_alone
 @pytest.mark.parametrize("seed", range(2))
 def test_rows_of_mixed_batches_get_what_they_get_alone(client, ask, alone, seed):
     names = random.Random(seed).sample(list(MIXED), len(MIXED))
@@ -283,6 +246,7 @@ def test_rows_of_mixed_batches_get_what_they_get_alone(client, ask, alone, seed)
         assert_same(name, kind, alone[name][2], body)
 
 
+@torchserve_alone
 def test_the_mixture_holds_good_and_bad_rows_of_all_kinds(alone):
     assert {status for status, _, _ in alone.values()} == {200, 400, 413, 415}
     assert {kind for _, kind, _ in alone.values()} == {"application/json", "image/png"}

@@ -1,7 +1,8 @@
 """What a card tells clients, and how it reads their options."""
 
+import json
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
@@ -244,3 +245,68 @@ def test_there_are_as_many_predictions_as_classes():
         CARD.check(Options(top_k=count))
     with pytest.raises(BadRequest, match="^top_k 7 is not valid, valid are 1 to 6$"):
         CARD.check(Options(top_k=7))
+
+
+FULL = ModelCard(
+    name="m ü☃",
+    version="2.1",
+    architecture="tiny",
+    labels=["cat", "naïve, as, is", '"quoted"\n'],
+    preprocessing=Preprocessing(
+        resize_size=(12, 9),
+        crop_size=(10, 8),
+        mean=(0.1, 0.2, 0.3, 0.4),
+        std=(0.5, 1.0, 2.0, 0.3),
+        interpolation="bicubic",
+        crop_mode="squash",
+    ),
+    default_layer="stage.2",
+    layers={"stage.2": (8, 2, 2), "stage.1": (4, 4, 4)},
+    guided_coverage="5 of 5 activations",
+    refusals={"saliency": "there is no graph of it"},
+    refused_attention="it has none",
+    layer_rule="the last layer with cells",
+    default_method="layercam",
+    head="sigmoid",
+    scores="the first output",
+    refused_layers={"head": "it has no cells"},
+    alone="it adds up its batch",
+    weights_sha256="ab" * 32,
+    graphs={"prediction": "cd" * 32, "gradcam": "ef" * 32},
+)
+
+
+@pytest.mark.parametrize("card", [CARD, FULL], ids=["of defaults", "of all fields"])
+def test_a_card_is_read_back_as_it_was_written(card):
+    read = ModelCard.from_json(card.to_json())
+    assert read == card
+    assert list(read.layers) == list(card.layers)
+    assert {path: type(shape) for path, shape in read.layers.items()} == dict.fromkeys(card.layers, tuple)
+    assert read.description("onnx") == card.description("onnx")
+
+
+def test_the_card_of_all_fields_leaves_none_at_its_default():
+    needed = {"name", "version", "architecture", "labels", "preprocessing", "default_layer", "layers"}
+    values = {one.name: one for one in fields(ModelCard) if one.name not in needed}
+    assert all(getattr(FULL, name) != getattr(CARD_OF_DEFAULTS, name) for name in values)
+
+
+CARD_OF_DEFAULTS = ModelCard(
+    name="m",
+    version="1",
+    architecture="a",
+    labels=["x"],
+    preprocessing=CARD.preprocessing,
+    default_layer="c",
+    layers={"c": (1, 2, 2)},
+)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"layers": None}, {"layers": [1]}, {"preprocessing": {}}, {"preprocessing": {"resize_size": 1}}, {"later": 1}],
+)
+def test_what_is_no_card_is_not_read(changes):
+    text = json.dumps({**json.loads(FULL.to_json()), **changes})
+    with pytest.raises((AttributeError, KeyError, TypeError, ValueError)):
+        ModelCard.from_json(text)
