@@ -60,8 +60,11 @@ REQUESTS ?= 10000
 CONCURRENCY ?= 32
 MINUTES ?= 60
 FAULTS ?=
-RELIABILITY := $(PY) -m benchmarks.reliability
-PACK_EMBEDDED = $(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors --store out/reliability/store
+# what is measured: torchserve, or light, which is `shufflenet-cam serve`
+FRONT ?= torchserve
+RELIABILITY = $(PY) -m benchmarks.reliability --front '$(FRONT)'
+# the light front has the plain gradient of a network with ReLUs from a graph that is packed on request
+PACK_EMBEDDED = $(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors --store out/reliability/store $(if $(filter light,$(FRONT)),--graphs saliency)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup check docs test test-fast coverage mutants lowest demo demo-photo archive export explanation gradcam attention serve stop finetune train bench zoo evaluate soundness old-runtimes fuzz load soak soak-10 faults lock clean
@@ -81,7 +84,7 @@ help: ## list the targets
 	@echo "HEAD=sigmoid is for classes that do not exclude each other, HEAD=binary for one score, OUTPUT=name for one of several outputs;"
 	@echo "by default they take the embedded model. NAME is MODEL or the factory if given, else shufflenet_cam; serve takes"
 	@echo "NAME, MODEL and ARCH, too. finetune takes DATA=folder, MODEL, WEIGHTS or CHECKPOINT to start from, EPOCHS, BATCH,"
-	@echo "SEED, OUT, and FINETUNE='--freeze …'."
+	@echo "SEED, OUT, and FINETUNE='--freeze …'. load, soak, faults and fuzz take FRONT=light, bench takes BENCH='--fronts'."
 
 setup: $(READY) ## build the environment in .venv (about 7 GB, a few minutes)
 

@@ -14,9 +14,11 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from deploy.light_server import LightServer
 from deploy.local_server import DIRECT, LocalServer
 
 Result = TypeVar("Result")
+Server = LocalServer | LightServer
 Judge = Callable[[int, Mapping[str, str], bytes], str]  # of status, headers and body; says what is wrong, "" if nothing
 
 

@@ -73,18 +73,35 @@ def read_properties(path: Path) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
-def with_free_ports(properties: dict[str, str]) -> dict[str, str]:
-    """The same settings on loopback ports that nobody uses."""
+def free_ports(count: int) -> list[int]:
+    """So many loopback ports that nobody uses."""
     with ExitStack() as stack:  # all sockets are open at once, so that no port is named twice
-        sockets = [stack.enter_context(socket.socket()) for _ in _PORTS]
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for bound in sockets:
             bound.bind(("127.0.0.1", 0))
-        ports = [bound.getsockname()[1] for bound in sockets]
+        return [bound.getsockname()[1] for bound in sockets]
+
+
+def with_free_ports(properties: dict[str, str]) -> dict[str, str]:
+    """The same settings on loopback ports that nobody uses."""
     free = {
         key: f"http://127.0.0.1:{port}" if key in _ADDRESSES else str(port)
-        for key, port in zip(_PORTS, ports, strict=True)
+        for key, port in zip(_PORTS, free_ports(len(_PORTS)), strict=True)
     }
     return {**properties, **free}
+
+
+def resident_memory(pid: int | None) -> int:
+    """The bytes that a process and all processes below it hold together; 0 if it does not run.
+
+    What they share is counted for each.
+    """
+    held = 0
+    with suppress(psutil.Error):  # a process ended meanwhile
+        if pid is not None:
+            process = psutil.Process(pid)
+            held = sum(one.memory_info().rss for one in (process, *process.children(recursive=True)))
+    return held
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +205,7 @@ class LocalServer:
                 port = urlsplit(value).port if key in _ADDRESSES else int(value or 0)
             except ValueError as error:
                 raise ServerError(f"{key}={value} in {self.config} names no port") from error
-            if port and _in_use(port):
+            if port and in_use(port):
                 raise ServerError(f"port {port} is in use; stop what uses it, or change {key} in {self.config}")
 
     def _wait(self, deadline: float) -> None:
@@ -225,7 +242,8 @@ class LocalServer:
         return "\n".join(said)
 
 
-def _in_use(port: int) -> bool:
+def in_use(port: int) -> bool:
+    """Whether somebody listens at a loopback port."""
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
 

@@ -1,4 +1,4 @@
-"""Load, soak, faults and hostile input against a real TorchServe: ``python -m benchmarks.reliability --help``."""
+"""Load, soak, faults and hostile input against a real server: ``python -m benchmarks.reliability --help``."""
 
 import argparse
 import signal
@@ -12,7 +12,7 @@ from benchmarks.reliability.faults import archives, clients, disks, processes
 from benchmarks.reliability.faults.scenario import SCENARIOS, run_faults
 from benchmarks.reliability.fuzz.run import measure_fuzz
 from benchmarks.reliability.mixed_load import RETRY_PAUSE, bursts, measure_load, measure_sizing
-from benchmarks.reliability.place import Place
+from benchmarks.reliability.place import LIGHT, TORCHSERVE, Place
 from benchmarks.reliability.report.page import write_report
 from benchmarks.reliability.slope import judge_soak
 from deploy.local_server import ServerError
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line; 1 if something was lost, crossed, not as expected, or grows."""
     options = _parser().parse_args(arguments)
     store, records = options.store.resolve(), options.records.resolve()
-    place = Place(config=options.config, store=store, model=options.model, records=records)
+    place = Place(config=options.config, store=store, model=options.model, records=records, front=options.front)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped, as by Ctrl-C
     try:
         good = _RUNS[options.what](place, options)
@@ -45,9 +45,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("what", choices=_RUNS)
+    add("--front", choices=[TORCHSERVE, LIGHT], default=TORCHSERVE, help="what is measured")
     add("--model", default="shufflenet_cam", help="name of the archive")
     add("--store", type=Path, default="out/reliability/store", help="its folder")
-    add("--config", type=Path, default="config.properties", help="settings")
+    add("--config", type=Path, default="config.properties", help="settings of TorchServe")
     add("--records", "--folder", type=Path, default="out/reliability", help="folder to write them to")
     add("--docs", type=Path, default="docs", help="where the report goes")
     add("--requests", type=int, default=10_000, help="of load")

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from benchmarks.load import Seen, percentiles, send, send_once
+from benchmarks.load import Seen, Server, percentiles, send, send_once
 from benchmarks.reliability.pictures import Drawn
 from benchmarks.reliability.profile import Asked, judge, request
-from deploy.local_server import LocalServer
 
 Value = TypeVar("Value")
 
@@ -22,20 +21,20 @@ def post(connection: http.client.HTTPConnection, model: str, asked: Asked) -> Se
     return send(connection, f"/predictions/{model}", asked.body, asked.headers, partial(judge, asked))
 
 
-def ask(server: LocalServer, asked: Asked) -> Seen:
+def ask(server: Server, asked: Asked) -> Seen:
     """Posts a request of the profile over a connection of its own."""
     judged = partial(judge, asked)
     return send_once(server.address, f"/predictions/{server.model}", asked.body, asked.headers, judged)
 
 
-def get(server: LocalServer, path: str, timeout: float = 10) -> Seen:
+def get(server: Server, path: str, timeout: float = 10) -> Seen:
     """A GET that should be answered with 200, over a connection of its own."""
     return send_once(
         server.address, path, None, {}, lambda status, *_: "" if status == 200 else f"status {status}", timeout
     )
 
 
-def ready(server: LocalServer, timeout: float = 10) -> Seen:
+def ready(server: Server, timeout: float = 10) -> Seen:
     """The answer to the readiness probe."""
     return get(server, f"/predictions/{server.model}/1.0/healthz", timeout)
 
@@ -52,7 +51,7 @@ def until(found: Callable[[], Value], timeout: float, every: float = 0.1) -> Val
 class Clients:
     """Clients that ask for predictions, each request over a new connection."""
 
-    server: LocalServer
+    server: Server
     pool: Sequence[Drawn]
     seen: list[Seen] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=itertools.count)

@@ -13,14 +13,13 @@ from functools import partial
 from http.client import HTTPConnection
 from typing import Any
 
-from benchmarks.load import Seen, connection_to, in_threads, percentiles, post_for
+from benchmarks.load import Seen, Server, connection_to, in_threads, percentiles, post_for
 from benchmarks.reliability.asking import ask, post
 from benchmarks.reliability.memory import Sample, describe_samples, watched_memory
 from benchmarks.reliability.pictures import Drawn
 from benchmarks.reliability.profile import FORMS, Asked, mixed, request
-from deploy.local_server import LocalServer
 
-BURST = 64  # requests: four times the queue
+BURST = 64  # requests: four times TorchServe's queue, and twice the light front's
 RETRY_PAUSE = 0.1  # seconds, on average, before a request that met a full queue is sent again
 _MOST_RETRIES = 5000
 _SEED = 5
@@ -50,7 +49,7 @@ class Outcome:
 
 
 def measure_load(
-    server: LocalServer,
+    server: Server,
     pool: Sequence[Drawn],
     *,
     requests: int | None = None,
@@ -130,7 +129,7 @@ def nothing_lost_or_crossed(summary: Mapping[str, Any]) -> bool:
     return not any(summary[key] for key in ("lost", "answered_twice", "crossed", "wrong", "unidentified"))
 
 
-def bursts(server: LocalServer, pool: Sequence[Drawn], rounds: int = 5, size: int = BURST) -> dict[str, Any]:
+def bursts(server: Server, pool: Sequence[Drawn], rounds: int = 5, size: int = BURST) -> dict[str, Any]:
     """Sends bursts and describes the refused and the answered requests: how many, and how fast they learn it."""
     seen: list[Seen] = []
     for start in range(0, rounds * size, size):
@@ -150,7 +149,7 @@ def bursts(server: LocalServer, pool: Sequence[Drawn], rounds: int = 5, size: in
     }
 
 
-def measure_sizing(server: LocalServer, pool: Sequence[Drawn], seconds: float) -> list[dict[str, Any]]:
+def measure_sizing(server: Server, pool: Sequence[Drawn], seconds: float) -> list[dict[str, Any]]:
     """Loads a server with one profile after the other, at each concurrency.
 
     Raises:

@@ -10,23 +10,27 @@ from zipfile import ZipFile
 
 from benchmarks.reliability.asking import ask, describe_seen, get, ready, until
 from benchmarks.reliability.faults.scenario import Finding, refusal, scenario
-from benchmarks.reliability.place import Place
+from benchmarks.reliability.place import LIGHT, Place
 from benchmarks.reliability.profile import request
 
 _GRAPHS = ("model.onnx", "model.gradcam.onnx", "model.explain.onnx")
+_REFUSED = "the server does not start, and says why"
 _WAIT_S = 25.0  # seconds for a server that will not get ready
 
 
 @scenario(
     "TorchServe runs without the model: 404 for it, /ping says 200 all the same; `make serve` says that it is not "
     "ready and stops it; the readiness probe keeps a cluster from sending requests",
+    light=_REFUSED,
 )
 def corrupt_archive(place: Place) -> Finding:
     """Half of the archive, as an upload that broke off leaves it."""
     content = place.archive.read_bytes()
     with TemporaryDirectory(prefix="store-") as store, ThreadPoolExecutor() as pool:
         Path(store, place.archive.name).write_bytes(content[: len(content) // 2])
-        with place.server(started=False, model_store=store) as server:
+        if place.front == LIGHT:
+            return _refused(place, Path(store))
+        with place.server(store=Path(store), started=False) as server:
             starting = pool.submit(refusal, server, _WAIT_S)
             until(lambda: get(server, "/ping").saw.isdigit(), _WAIT_S, 0.3)  # then the frontend listens
             ping = get(server, "/ping").saw
@@ -39,13 +43,13 @@ def corrupt_archive(place: Place) -> Finding:
 _BY_TORCH = "the torch engine answers everything, and the readiness probe says why"
 
 
-@scenario(_BY_TORCH)
+@scenario(_BY_TORCH, light=_REFUSED)
 def missing_sidecar(place: Place) -> Finding:
     """The archive holds no ONNX graphs; `make archive SIDECAR=0` packs such an archive."""
     return _served_by_torch(place, lambda _: None)
 
 
-@scenario(_BY_TORCH)
+@scenario(_BY_TORCH, light=_REFUSED)
 def damaged_graph(place: Place) -> Finding:
     """2000 inverted bytes in the middle of each ONNX graph."""
 
@@ -64,8 +68,10 @@ def _served_by_torch(place: Place, change: Callable[[bytes], bytes | None]) -> F
                 content = old.read(member)
                 if (kept := change(content) if member in _GRAPHS else content) is not None:
                     new.writestr(member, kept)
+        if place.front == LIGHT:
+            return _refused(place, Path(store))
         started = time.monotonic()
-        with place.server(model_store=store) as server:
+        with place.server(store=Path(store)) as server:
             ready_after = time.monotonic() - started
             kinds = ("prediction", "gradcam", "three maps")
             seen = [ask(server, request(number, kind, "raw", place.pool[number])) for number, kind in enumerate(kinds)]
@@ -74,3 +80,12 @@ def _served_by_torch(place: Place, change: Callable[[bytes], bytes | None]) -> F
     good = all(one.right for one in seen) and engines == ["torch"]
     detail = {"engines": engines, "ready_after_s": round(ready_after, 1), "healthz": probe.body.decode()[:600]}
     return Finding(as_expected=good, sees=describe_seen(seen), detail=detail)
+
+
+def _refused(place: Place, store: Path) -> Finding:
+    """A light front that should end at once, in one line."""
+    with place.server(store=store, started=False) as server:
+        said = refusal(server, _WAIT_S)
+        seen = ask(server, request(1, "prediction", "raw", place.pool[0]))
+    good = "ended at once" in said and "error:" in said and "Traceback" not in said
+    return Finding(as_expected=good, sees=describe_seen([seen]), detail={"said": said.splitlines()[-1:]})

@@ -15,14 +15,19 @@ from benchmarks.load import Seen
 from benchmarks.reliability.asking import describe_seen, ready, until
 from benchmarks.reliability.faults.scenario import Finding, Impossible, refusal, scenario
 from benchmarks.reliability.place import Place
+from deploy.light_server import temporary_light_server
 from deploy.local_server import LocalServer
 
 LOGS_MIB = 4
+TEMPORARY_KIB = 1024
 _ALONE_S = 30.0  # seconds that torchserve alone is given
 FULL_S = 5  # seconds that the disk is full
 
 
-@scenario("requests are answered all the same; logging goes on once there is room")
+_ALL_THE_SAME = "requests are answered all the same; logging goes on once there is room"
+
+
+@scenario(_ALL_THE_SAME, light=_ALL_THE_SAME)
 def full_disk_for_logs(place: Place) -> Finding:
     """A disk of {LOGS_MIB} MiB for logs that another program fills for {FULL_S} s."""
     with tempfile.TemporaryDirectory(prefix="logs-") as folder, _mounted(Path(folder), f"size={LOGS_MIB}m"):
@@ -49,7 +54,7 @@ def full_disk_for_logs(place: Place) -> Finding:
 @scenario("refused with the folder's name; torchserve alone serves nothing and may leave a Java without pid file")
 def temp_not_writable(place: Place) -> Finding:
     """TEMP on a read-only disk, first with `make serve`'s check, then with torchserve alone."""
-    with place.server(started=False) as described:
+    with place.torchserve(started=False) as described:
         server = replace(described, folder=described.folder / "temp")
         server.folder.mkdir()
         with _mounted(server.folder, "ro"):
@@ -59,6 +64,21 @@ def temp_not_writable(place: Place) -> Finding:
     good = "cannot be written" in said and not left_by_us and not asked.right
     detail = {"refused": bool(said), "java_left_by_torchserve": left_by_torchserve}
     return Finding(as_expected=good, sees=describe_seen([asked]), detail=detail)
+
+
+@scenario(light="the server does not start, and says why")
+def full_disk_for_the_archive(place: Place) -> Finding:
+    """TMPDIR, where the archive is unpacked, on a disk of {TEMPORARY_KIB} KiB."""
+    with (
+        tempfile.TemporaryDirectory(prefix="tmp-") as folder,
+        _mounted(Path(folder), f"size={TEMPORARY_KIB}k"),
+        temporary_light_server(place.archive, place.work / "logs", started=False) as server,
+    ):
+        server.environment = {"TMPDIR": folder}
+        said = refusal(server, 30)
+        asked = ready(server)
+    good = "No space left" in said and "Traceback" not in said
+    return Finding(as_expected=good, sees=describe_seen([asked]), detail={"said": said.splitlines()[-1:]})
 
 
 def _torchserve_alone(server: LocalServer, place: Place) -> tuple[Seen, int]:

@@ -13,6 +13,7 @@ from benchmarks.reliability.asking import describe_seen, ready, until
 from benchmarks.reliability.faults.scenario import Finding, refusal, scenario
 from benchmarks.reliability.memory import worker_processes
 from benchmarks.reliability.place import Place
+from deploy.light_server import LightServer
 from deploy.local_server import LocalServer, ServerError
 
 _ENTRYPOINT = Path(__file__).parents[3] / "deploy" / "entrypoint.sh"
@@ -22,7 +23,7 @@ DRAIN = 4  # seconds that the entrypoint serves on; a cluster needs about one to
 @scenario("the batch under way (here one request) fails with a 5xx, what is queued waits, a new worker answers")
 def worker_killed(place: Place) -> Finding:
     """Kill -9 of the only worker, as the kernel does it when memory is short; four clients ask."""
-    with place.server() as server, place.clients(server) as clients:
+    with place.torchserve() as server, place.clients(server) as clients:
         clients.settle()
         (worker,) = worker_processes(server)
         killed = time.monotonic()
@@ -38,7 +39,7 @@ def worker_killed(place: Place) -> Finding:
 @scenario("without the entrypoint TorchServe does not drain: connections are reset and refused until it is up again")
 def stopped(place: Place) -> Finding:
     """`torchserve --stop` while four clients ask, then started anew."""
-    with place.server() as server, place.clients(server) as clients:
+    with place.torchserve() as server, place.clients(server) as clients:
         clients.settle()
         told = time.monotonic()
         server.stop()
@@ -56,7 +57,7 @@ def stopped(place: Place) -> Finding:
 @scenario("every request is answered, then Java ends with 143")
 def drained(place: Place) -> Finding:
     """SIGTERM to deploy/entrypoint.sh while eight clients ask, who go on for a second (DRAIN={DRAIN})."""
-    with place.server(started=False) as server:
+    with place.torchserve(started=False) as server:
         environment = server.environment() | {"TS_CONFIG": str(server.config), "PYTHON": sys.executable}
         environment |= {"DRAIN": str(DRAIN), "HEALTHZ": f"/predictions/{place.model}/1.0/healthz"}
         with (place.work / "entrypoint.log").open("wb") as log:
@@ -81,13 +82,54 @@ def drained(place: Place) -> Finding:
     return Finding(as_expected=good, sees=describe_seen(clients.seen), detail=detail)
 
 
-@scenario("refused with the port's number; the first server's clients notice nothing")
+@scenario(light="what is under way fails, connections are refused until it is up again")
+def process_killed(place: Place) -> Finding:
+    """Kill -9 while four clients ask, then started anew, as an orchestrator does."""
+    with place.server() as server, place.clients(server) as clients:
+        clients.settle()
+        (process,) = worker_processes(server)
+        killed = time.monotonic()
+        process.kill()
+        until(lambda: server.pid is None, 20, 0.01)
+        server.start()
+        back = clients.wait_until_back(killed)
+    failures = {one.saw for one in clients.seen if not one.right}
+    good = back is not None and bool(failures) and not any(one.isdigit() for one in failures)
+    return Finding(as_expected=good, sees=describe_seen(clients.seen), back_s=back)
+
+
+@scenario(light="all who have asked are answered, later connections are refused, and the process ends by itself")
+def terminated(place: Place) -> Finding:
+    """SIGTERM while eight clients ask."""
+    with place.server() as server, place.clients(server, 8) as clients:
+        clients.settle()
+        told = time.monotonic()
+        server.stop()
+        ended = time.monotonic() - told
+    before = [one for one in clients.seen if one.started < told]
+    late = {one.saw for one in clients.seen if one.started > told and not one.right}
+    detail = {"answered_after_sigterm": sum(one.ended > told for one in before), "ended_after_s": round(ended, 2)}
+    good = all(one.right for one in before) and late <= {"ConnectionRefusedError"} and ended < DRAIN
+    return Finding(as_expected=good, sees=describe_seen(clients.seen), detail=detail)
+
+
+_FIRST_STAYS = "refused with the port's number; the first server's clients notice nothing"
+
+
+@scenario(_FIRST_STAYS, light=_FIRST_STAYS)
 def second_server(place: Place) -> Finding:
-    """A second server on the ports of a running one, first with `make serve`'s check, then past it."""
+    """A second server on the ports of a running one, first with the launcher's check, then past it."""
     with place.server() as first, place.clients(first) as clients, tempfile.TemporaryDirectory(prefix="ts-") as folder:
         clients.settle()
-        second = replace(first, folder=Path(folder), logs=place.work / "second-logs")
-        said, unchecked = refusal(second, 60), _Unchecked(**vars(second))
+        second, unchecked = first, first
+        logs = place.work / "second-logs"
+        if isinstance(first, LightServer):
+            second = replace(first, logs=logs, process=None)
+            unchecked = _UncheckedLight(**vars(second))
+        else:
+            second = replace(first, logs=logs, folder=Path(folder))
+            unchecked = _Unchecked(**vars(second))
+        said = refusal(second, 60)
         with suppress(ServerError):  # it ended before its probe was answered, which the first one does
             unchecked.start(timeout=60)
         ended = until(lambda: unchecked.pid is None, 20)
@@ -102,6 +144,13 @@ def second_server(place: Place) -> Finding:
 
 class _Unchecked(LocalServer):
     """One that does not ask whether its ports are free."""
+
+    def _check(self) -> None:
+        pass
+
+
+class _UncheckedLight(LightServer):
+    """The same of the light front."""
 
     def _check(self) -> None:
         pass

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Never
 import psutil
 from tqdm import tqdm
 
-from benchmarks.load import in_threads, repeating
+from benchmarks.load import Server, in_threads, repeating
 from benchmarks.machine import peak_memory
 from benchmarks.reliability.fuzz.judge import judge
 from benchmarks.reliability.fuzz.requests import request
@@ -66,11 +66,13 @@ class _Tried(NamedTuple):
 class Fuzzing:
     """One run: what was sent and came back, and what must not be: a bad answer, another worker, growing memory."""
 
-    def __init__(self, server: LocalServer, seed: int, folder: Path, most: int = 1) -> None:
+    def __init__(self, server: Server, seed: int, folder: Path, most: int = 1) -> None:
         """Ends when there are ``most`` findings, whose requests go into the folder."""
         self._server, self._seed, self._folder, self._most = server, seed, folder, most
         self._worker = named_worker(server)
-        self._processes = {"worker": self._worker, "java": psutil.Process(server.pid)}
+        self._processes = {"worker": self._worker}
+        if isinstance(server, LocalServer):
+            self._processes["java"] = psutil.Process(server.pid)
         self._at_rest = peak_memory(self._worker.pid)
         self._samples: dict[str, list[tuple[int, int]]] = {name: [] for name in self._processes}
         self._findings, self._over = list[dict[str, Any]](), threading.Event()
