@@ -34,7 +34,9 @@ def full_queue(place: Place) -> Finding:
         found = bursts(server, place.pool, rounds=3)
         back = place.back(server, time.monotonic())
         queue = server.properties["job_queue_size"]
-    told_at_once = bool(found["refused"] and found["answered"]) and found["refused_ms"]["p95"] < found["answered_ms"]["p50"]
+    told_at_once = (
+        bool(found["refused"] and found["answered"]) and found["refused_ms"]["p95"] < found["answered_ms"]["p50"]
+    )
     sees = {"requests": 3 * BURST, "saw": {"200": found["answered"], "503": found["refused"]}}
     sees |= {"right_ms": found["answered_ms"], "refused_ms": found["refused_ms"]}
     return Finding(
