@@ -245,8 +245,8 @@ def serve(
 ) -> None:
     """Serves archives until SIGTERM or SIGINT, and then answers what has arrived.
 
-    ``paths`` are archives, and folders of them; ``beside`` is what else answers meanwhile, from the same models. A ModelError says why an archive cannot be served, an OSError that a
-    port is taken or a file cannot be read.
+    ``paths`` are archives, and folders of them; ``beside`` is what else answers meanwhile, from the same models. A
+    ModelError says why an archive cannot be served, an OSError that a port is taken or a file cannot be read.
     """
     logging.basicConfig(level=logging.INFO)
     keep_on_one_line()

@@ -6,9 +6,10 @@ from contextlib import suppress
 
 import pytest
 
+from handler.errors import Unavailable
 from handler.protocol.answer import Answer
 from handler.protocol.row import Row
-from handler.serving.queue import Batching, Full, Queue
+from handler.serving.queue import Batching, Queue
 
 
 class Names:
@@ -97,7 +98,7 @@ def test_a_row_too_many_is_refused_at_once_and_the_next_is_taken_when_one_has_le
         by = Batching(service=names)
         tasks = begin(queue, by, row("a"), row("b"))
         await until(lambda: queue.rows == 2)
-        with pytest.raises(Full, match="2 requests wait or are answered"):
+        with pytest.raises(Unavailable, match="2 requests wait or are answered"):
             await queue.answer(row("c"), by)
         assert queue.rows == 2
         names.gate.set()
@@ -113,7 +114,7 @@ def test_the_bound_is_that_of_all_services_together():
         queue, one, other = Queue(2, 2), Names(shut=True), Names(shut=True)
         tasks = [*begin(queue, Batching(service=one), row("a")), *begin(queue, Batching(service=other), row("b"))]
         await until(lambda: queue.rows == 2)
-        with pytest.raises(Full):
+        with pytest.raises(Unavailable):
             await queue.answer(row("c"), Batching(service=one))
         one.gate.set()
         other.gate.set()
