@@ -1,8 +1,8 @@
 """Builds and runs the images as root, without a container runtime: ``python -m deploy.images [light] [torchserve]``.
 
 Debian's buildah builds them, on a base that mmdebstrap makes of Debian's own packages, and runs each as it was built,
-in a network of its own, as a user without rights. It prints each image's size, the seconds until its first right answer,
-its memory, and that answer. A wrong answer, a health check that fails, and files beside ``/tmp`` are errors.
+in a network of its own, as a user without rights. Printed are the size, the seconds until the first right answer, the
+memory, and that answer. A wrong answer, a health check that fails, and files beside ``/tmp`` are errors.
 """
 
 import argparse

@@ -44,7 +44,7 @@ def test_the_workers_peak_is_the_measured_one():
     assert f"workers × {allowed} MiB" in PAGE
 
 
-@pytest.mark.parametrize("name", ["torchserve", "onnx"])
+@pytest.mark.parametrize("name", ["torchserve", "onnx", "light"])
 def test_kserve_scales_alike(name: str):
     predictor = yaml.safe_load((ROOT / f"deploy/kserve/{name}.yaml").read_text(encoding="utf-8"))["spec"]["predictor"]
     scaler = only(BASE, "HorizontalPodAutoscaler")["spec"]

@@ -25,7 +25,7 @@ MISTAKES = [
     ("readOnlyRootFilesystem:", "readOnlyRoot:", "has no field readOnlyRoot"),
     ("minReplicas: 2", "minReplicas: two", "'two' is not of the kind"),
     ("name: kserve-container", "image: x", "name Field required"),
-    ("v1beta1", "v1alpha1", "not an InferenceService of v1beta1"),
+    ("v1beta1", "v1alpha1", "neither an InferenceService of v1beta1 nor"),
 ]
 
 
@@ -39,8 +39,9 @@ def test_kserve_reads_what_is_written_and_refuses_mistakes(tmp_path: Path):
     command = [PYTHON, SUPPORT / "strict_inference_service.py", *SERVICES, *wrong]
     said = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, check=False)
     assert said.returncode == len(MISTAKES), said.stdout + said.stderr
-    first, second, *others = said.stdout.splitlines()
-    assert (first, second) == ("onnx.yaml: read", "torchserve.yaml: read")
+    names = ["light-runtime.yaml", "light.yaml", "onnx.yaml", "torchserve.yaml"]
+    read, others = said.stdout.splitlines()[: len(names)], said.stdout.splitlines()[len(names) :]
+    assert read == [f"{name}: read" for name in names]
     for line, (_, _, complaint) in zip(others, MISTAKES, strict=True):
         assert complaint in line
 
@@ -61,6 +62,36 @@ def test_the_predictor_is_the_deployments_container():
     assert predictor["volumes"] == pod["volumes"]
     assert predictor["terminationGracePeriodSeconds"] == pod["terminationGracePeriodSeconds"]
     assert predictor["securityContext"].items() <= pod["securityContext"].items()
+
+
+def test_the_runtime_is_the_light_overlays_container():
+    runtime = yaml.safe_load((KSERVE / "light-runtime.yaml").read_text(encoding="utf-8"))["spec"]
+    overlay = yaml.safe_load((ROOT / "deploy/kubernetes/overlays/light/deployment.yaml").read_text(encoding="utf-8"))
+    pod = overlay["spec"]["template"]["spec"]
+    (container,), (_, ours) = runtime["containers"], pod["containers"]
+    for key in ("lifecycle", "securityContext", "volumeMounts"):
+        assert container[key] == ours[key], key
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert without_ports(container[probe]) == without_ports(ours[probe])
+        assert container[probe]["httpGet"]["port"] == container["ports"][0]["containerPort"] == 8080
+    for kind in ("requests", "limits"):
+        assert container["resources"][kind].items() <= ours["resources"][kind].items()
+    assert container["args"][: len(ours["args"])] == ours["args"]
+    assert container["args"][0] == "/mnt/models"  # where KServe puts what a storageUri names
+    predictor = yaml.safe_load((KSERVE / "light.yaml").read_text(encoding="utf-8"))["spec"]["predictor"]
+    assert predictor["terminationGracePeriodSeconds"] == pod["terminationGracePeriodSeconds"]
+    torchserve = yaml.safe_load((KSERVE / "torchserve.yaml").read_text(encoding="utf-8"))["spec"]["predictor"]
+    for key in ("securityContext", "deploymentStrategy", "automountServiceAccountToken"):
+        assert predictor[key] == torchserve[key]
+
+
+def test_the_inference_service_names_the_runtime_and_its_format():
+    runtime = yaml.safe_load((KSERVE / "light-runtime.yaml").read_text(encoding="utf-8"))
+    model = yaml.safe_load((KSERVE / "light.yaml").read_text(encoding="utf-8"))["spec"]["predictor"]["model"]
+    assert model["runtime"] == runtime["metadata"]["name"]
+    (supported,) = runtime["spec"]["supportedModelFormats"]
+    assert model["modelFormat"].items() <= supported.items()
+    assert model["protocolVersion"] in runtime["spec"]["protocolVersions"] == ["v1", "v2"]
 
 
 def without_ports(probe: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The Kubernetes manifests: valid for every version that is claimed, and what they say of each other is true."""
 
 import copy
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 import yaml
 
 from deploy.local_server import read_properties
-from tests.support.manifests import FOLDERS, VERSIONS, Manifest, only, rendered, validate
+from handler import asgi_entry
+from tests.support.manifests import FOLDERS, KUBERNETES, VERSIONS, Manifest, only, rendered, validate
 from tests.support.pods import HEALTHZ, USER
 from tests.support.serving import ROOT
 
@@ -21,7 +23,12 @@ MODEL = yaml.safe_load((ROOT / "handler/model-config.yaml").read_text(encoding="
 # MiB of a worker at its highest: the CUDA build of torch, the embedded model's three graphs, a picture of 50 megapixels
 WORKER_PEAK = 1500
 JAVA_BESIDE_ITS_HEAP = 256
+LIGHT = KUBERNETES / "overlays/light"  # the other front
+LIGHT_PEAK = 1500  # MiB, measured: 31 pictures of 50 megapixels at once
 in_each = pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+in_each_of_torchserve = pytest.mark.parametrize(
+    "folder", [one for one in FOLDERS if one != LIGHT], ids=lambda path: path.name
+)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +133,7 @@ def test_ports_are_those_of_the_settings_and_no_others_are_open(folder: Path, se
     assert {port["port"] for port in egress["ports"]} == {53}
 
 
-@in_each
+@in_each_of_torchserve
 def test_probes_ask_what_answers(folder: Path):
     one = container(folder)
     for name, path in (("startupProbe", HEALTHZ), ("readinessProbe", HEALTHZ), ("livenessProbe", "/ping")):
@@ -136,7 +143,7 @@ def test_probes_ask_what_answers(folder: Path):
     assert startup >= MODEL["startupTimeout"] + MODEL["maxRetryTimeoutInSec"]
 
 
-@in_each
+@in_each_of_torchserve
 def test_a_pod_that_ends_has_the_time_to_drain(folder: Path):
     drain, last = int(environment(folder)["DRAIN"]), int(environment(folder)["LAST"])
     assert last >= MODEL["responseTimeout"]
@@ -153,7 +160,7 @@ def test_there_are_always_two(folder: Path):
     assert only(folder, "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
 
 
-@in_each
+@in_each_of_torchserve
 def test_memory_holds_the_heap_and_the_workers(folder: Path, settings: dict[str, str]):
     resources = container(folder)["resources"]
     assert resources["requests"]["memory"] == resources["limits"]["memory"]
@@ -169,7 +176,7 @@ def test_memory_holds_the_heap_and_the_workers(folder: Path, settings: dict[str,
 def test_cpus_are_whole_and_guaranteed(folder: Path):
     resources = container(folder)["resources"]
     assert resources["requests"]["cpu"] == resources["limits"]["cpu"]
-    assert int(resources["limits"]["cpu"]) >= MODEL["maxWorkers"]
+    assert int(resources["limits"]["cpu"]) >= (1 if folder == LIGHT else MODEL["maxWorkers"])
 
 
 @in_each
@@ -192,13 +199,55 @@ def test_pods_are_restricted(folder: Path):
 def test_the_image_is_this_version(folder: Path):
     project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     name, _, tag = container(folder)["image"].rpartition(":")
-    assert name.rpartition("/")[2] == project["name"]
+    assert name.rpartition("/")[2] == project["name"] + ("-light" if folder == LIGHT else "")
     assert tag == project["version"]
 
 
 def test_overlays_change_what_they_say():
-    (cpu4,) = OVERLAYS
+    cpu4, light = OVERLAYS
+    assert light == LIGHT
     assert container(cpu4)["resources"]["limits"]["cpu"] == "4"
     assert container(cpu4)["resources"]["limits"]["memory"] == container(BASE)["resources"]["limits"]["memory"]
     assert only(cpu4, "HorizontalPodAutoscaler")["spec"]["maxReplicas"] == 16
-    assert {one["metadata"]["namespace"] for one in rendered(cpu4)} == {"shufflenet-cam"}
+    for folder in OVERLAYS:
+        assert {one["metadata"]["namespace"] for one in rendered(folder)} == {"shufflenet-cam"}
+
+
+def test_the_light_front_takes_torchserves_place():
+    """Same names, labels and ports, so that either front replaces the other pod by pod."""
+    ours, other = only(LIGHT, "Deployment"), only(BASE, "Deployment")
+    assert ours["metadata"]["name"] == other["metadata"]["name"]
+    assert ours["spec"]["selector"] == other["spec"]["selector"]
+    assert ports(LIGHT) == ports(BASE)
+    assert only(LIGHT, "Service")["spec"] == only(BASE, "Service")["spec"]
+
+
+def test_the_light_fronts_probes_need_no_token():
+    one = container(LIGHT)
+    for name, path in (("startupProbe", "ready"), ("readinessProbe", "ready"), ("livenessProbe", "live")):
+        assert one[name]["httpGet"] == {"path": f"/v2/health/{path}", "port": "http"}
+        assert one[name]["httpGet"]["path"] in asgi_entry._PROBES
+        assert one[name]["timeoutSeconds"] < one[name]["periodSeconds"]
+    assert one["startupProbe"]["periodSeconds"] * one["startupProbe"]["failureThreshold"] >= MODEL["startupTimeout"]
+
+
+def test_the_light_front_is_told_to_stop_when_requests_have_ceased_to_come():
+    sleep, seconds = container(LIGHT)["lifecycle"]["preStop"]["exec"]["command"]
+    assert sleep == "sleep"
+    assert MODEL["responseTimeout"] <= asgi_entry.SLOWEST
+    assert template(LIGHT)["spec"]["terminationGracePeriodSeconds"] >= int(seconds) + asgi_entry.SLOWEST + 10
+
+
+def test_the_light_fronts_memory_holds_its_peak():
+    resources = container(LIGHT)["resources"]
+    assert resources["requests"]["memory"] == resources["limits"]["memory"] == "2Gi"
+    assert 1.25 * LIGHT_PEAK < 2 * 1024
+
+
+def test_the_light_fronts_alerts_look_at_metrics_that_it_has():
+    (group,) = only(LIGHT, "PrometheusRule")["spec"]["groups"]
+    (all_of_them,) = only(OVERLAYS[0], "PrometheusRule")["spec"]["groups"]
+    assert {one["alert"] for one in all_of_them["rules"]} - {one["alert"] for one in group["rules"]} == {"QueueGrows"}
+    for rule in group["rules"]:
+        assert "explainer_" in rule["expr"]
+        assert not re.search(r"\bts_|\bRequests[25]XX", rule["expr"])

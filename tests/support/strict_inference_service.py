@@ -1,4 +1,4 @@
-"""Reads InferenceServices with the ``kserve`` package's own models: run by that package's interpreter, not by pytest.
+"""Reads KServe's manifests with the ``kserve`` package's own models: run by that package's interpreter, not by pytest.
 
 ``python strict_inference_service.py FILE …`` prints a line for each file: "read", or what is wrong: a field that the
 models do not know, one that they miss, a value of another type, or that it does not come out of them as it went in. It
@@ -15,6 +15,10 @@ import kubernetes.client
 import yaml
 
 _PLAIN = {"str": str, "int": int, "bool": bool, "float": (int, float), "object": object}
+_KINDS = {
+    ("serving.kserve.io/v1beta1", "InferenceService"): "V1beta1InferenceService",
+    ("serving.kserve.io/v1alpha1", "ServingRuntime"): "V1alpha1ServingRuntime",
+}
 _BY_ITSELF = ("IntOrString", "ResourceQuantity", "datetime")  # no models: a string or a number
 
 
@@ -67,10 +71,11 @@ def written(content: Any) -> Any:
 def verdict(path: Path) -> str:
     """Whether a file can be read, in one line."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if (content["apiVersion"], content["kind"]) != ("serving.kserve.io/v1beta1", "InferenceService"):
-        return "not an InferenceService of v1beta1"
+    model = _KINDS.get((content["apiVersion"], content["kind"]))
+    if model is None:
+        return "neither an InferenceService of v1beta1 nor a ServingRuntime of v1alpha1"
     try:
-        again = written(read(content, "V1beta1InferenceService", path.name))
+        again = written(read(content, model, path.name))
     except ValueError as error:  # pydantic's is one
         return " ".join(str(error).split())
     return "read" if again == content else f"what the models make of it differs: {again}"
