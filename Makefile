@@ -67,7 +67,7 @@ RELIABILITY = $(PY) -m benchmarks.reliability --front '$(FRONT)'
 PACK_EMBEDDED = $(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors --store out/reliability/store $(if $(filter light,$(FRONT)),--graphs saliency)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check docs test test-fast coverage mutants lowest demo demo-photo archive export explanation gradcam attention serve stop finetune train bench zoo evaluate soundness old-runtimes fuzz load soak soak-10 faults lock clean
+.PHONY: help setup check docs test test-fast coverage mutants lowest demo demo-photo archive export explanation gradcam attention serve serve-light stop finetune train bench zoo evaluate soundness old-runtimes fuzz load soak soak-10 faults lock clean
 
 help: ## list the targets
 	@echo "make TARGET [VARIABLE=value …]"
@@ -165,6 +165,9 @@ attention: $(READY) ## write model_store/NAME.attention.onnx: scores and the map
 
 serve: $(READY) ## start TorchServe with model_store/NAME.mar and wait until it answers
 	$(PY) -m deploy.local_server start --config '$(CONFIG)' --model '$(NAME)'
+
+serve-light: $(READY) ## serve model_store/NAME.mar without torch and Java, until Ctrl-C
+	$(PY) -m export serve 'model_store/$(NAME).mar'
 
 stop: $(READY) ## stop the server that `make serve` started
 	$(PY) -m deploy.local_server stop --config '$(CONFIG)'
