@@ -8,7 +8,6 @@ import sys
 import zipfile
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import yaml
 
@@ -224,18 +223,3 @@ def test_neither_opening_nor_answering_loads_torch(shapes_archive):
         [sys.executable, "-c", _OPEN, str(shapes_archive), str(ONE)], cwd=ROOT, capture_output=True, text=True
     )
     assert done.stdout == "200 []\n", done.stderr
-
-
-def test_a_service_of_graphs_answers_as_one_that_has_torch(shapes_archive, shapes_graphs):
-    from handler.loading import load_service
-
-    with unpacked(shapes_archive) as archive:
-        light, _ = open_service(archive)
-    torch = load_service(shapes_graphs, "shapes", "1.0", {"explain": {}})
-    row = Row(fields={"data": ONE.read_bytes(), "maps": "gradcam", "encoding": "list", "size": "layer"})
-    (one,), (other,) = (service.answer_batch([row]) for service in (light, torch))
-    found, expected = json.loads(one.body), json.loads(other.body)
-    maps = [content["explanations"][0]["maps"]["gradcam"]["data"] for content in (found, expected)]
-    np.testing.assert_allclose(*maps, atol=1e-5)
-    assert found["model"] == expected["model"]
-    assert found["receipt"]["model"] == expected["receipt"]["model"]
