@@ -658,7 +658,7 @@ GRAPHS = ("model.onnx", "model.gradcam.onnx", "model.explain.onnx")
     ("change", "said"),
     [
         (lambda read: dict.fromkeys((*GRAPHS, "model-card.json")), "shapes needs PyTorch, for it was packed without"),
-        (lambda read: {"model.onnx": shifted(read("model.onnx"))}, "model.onnx of shapes was changed since"),
+        (lambda read: {"model.onnx": shifted(read("model.onnx"))}, "model.onnx of shapes is missing or was changed since"),
         (lambda read: {"model.onnx": read("model.onnx")[:1000]}, "model.onnx"),
         (lambda read: {"model.gradcam.onnx": None}, "model.gradcam.onnx"),
         (lambda read: {"model-card.json": b"[]"}, "the card of shapes cannot be read"),
@@ -670,7 +670,7 @@ GRAPHS = ("model.onnx", "model.gradcam.onnx", "model.explain.onnx")
         (lambda read: {"model-config.yaml": b"explain: {defaults: {layer: stage4}}"}, "explain.defaults"),
         (
             lambda read: {"model-config.yaml": b"batchSize: many"},
-            "batchSize, maxBatchDelay and responseTimeout must be",
+            "batchSize, maxBatchDelay, responseTimeout must be",
         ),
         (lambda read: {"model-config.yaml": b"responseTimeout: -1"}, "must be whole numbers"),
     ],
@@ -689,7 +689,7 @@ def test_what_is_no_archive_is_told_in_one_line(tmp_path, shapes_archive):
     assert "text.mar is no TorchServe archive of this project" in fail(tmp_path, paths=[tmp_path / "text.mar"])
     shutil.copy(shapes_archive, tmp_path / "empty/again.mar")
     said = fail(tmp_path, paths=[shapes_archive, tmp_path / "empty"])
-    assert "two archives are version 1.0 of shapes, valid is one" in said
+    assert "is one more version 1.0 of shapes, valid is one archive for each" in said
 
 
 @pytest.mark.parametrize("option", ["--port", "--metrics-port"])
