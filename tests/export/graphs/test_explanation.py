@@ -13,7 +13,7 @@ import export.graphs.exporters as exporters
 import export.tracing.explanation as tracing
 from benchmarks.random_weights import random_classifier as well_conditioned
 from export.errors import NotExportableError
-from export.graphs.exporters import explanation_kind, export_explanation, export_gradcam, export_prediction
+from export.graphs.exporters import explanation_kind, export_explanation, export_gradcam
 from export.tracing.explanation import NoRuleError
 from export.verify.compare import Check, VerificationError, fresh_pictures
 from export.verify.gate_flips import RoundingCheck
@@ -41,7 +41,7 @@ def graph(classifier, tmp_path_factory):
     return path
 
 
-def test_the_file_is_valid_describes_itself_and_stores_the_weights_once(graph, classifier, tmp_path):
+def test_the_file_is_valid_describes_itself_and_stores_the_weights_once(graph, classifier):
     model = onnx.load(graph)
     onnx.checker.check_model(model, full_check=True)
     assert model.ir_version == 8, "the oldest that opset 18 goes with: older runtimes read it"
@@ -52,10 +52,9 @@ def test_the_file_is_valid_describes_itself_and_stores_the_weights_once(graph, c
     assert description.coverage == "37 of 37 activations"
     assert description.labels == classifier.labels
     assert "guided_backprop" in description.verification
-    export_prediction(classifier, tmp_path / "shapes.onnx")
-    prediction = onnx.load(tmp_path / "shapes.onnx")
-    stored, needed = (sum(one.ByteSize() for one in its.graph.initializer) for its in (model, prediction))
-    assert stored <= 1.2 * needed
+    stored = sum(one.ByteSize() for one in model.graph.initializer)
+    needed = sum(one.nbytes for one in classifier.module.state_dict().values())
+    assert stored <= 1.2 * needed  # a few small weights are there transposed, too
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8, 2])
