@@ -8,14 +8,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks import results as record
+from benchmarks.fronts import describe_fronts, measure_fronts
 from benchmarks.load import WrongAnswer
 from benchmarks.plot import plot
+from benchmarks.reliability.place import Place
 from benchmarks.report import write_report
 from benchmarks.rounds import ChildError, measure_settings, warm_disk
-from benchmarks.served import measure_served
-from benchmarks.work import KEY_NETWORK, NETWORKS, Work
+from benchmarks.served import measure_served, written_store
+from benchmarks.work import KEY_NETWORK, NETWORKS, OURS, Work
 from deploy.local_server import ServerError
 
+_TOLD = ("value", "threshold", "at_least", "reached")  # of a target
 _MORE_ROUNDS = 3  # the setting whose ratios have targets has so many times the rounds
 
 
@@ -24,21 +27,40 @@ def main() -> int:
     options = _parser().parse_args()
     if options.quick:
         options.networks, options.batches, options.threads = [KEY_NETWORK], [1], [2]
-    results = record.read_results(options.results)
+    results, fronts = record.read_results(options.results), options.results.with_name("fronts.json")
     try:
-        if not options.only_report:
+        if options.fronts:
+            _measure_fronts(options, fronts)
+        elif not options.only_report:
             _measure(options, results)
     except (ChildError, ServerError, WrongAnswer) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    record.write_results(options.results, results)
+    if options.fronts:
+        told = describe_fronts(record.read_results(fronts))["targets"]
+    else:
+        record.write_results(options.results, results)
+        plot(options.results)
+        told = [(key, *(its[one] for one in _TOLD)) for key, its in record.target_details(results).items()]
     write_report(options.results)
-    plot(options.results)
-    for key, detail in record.target_details(results).items():
-        sign, value = ">=" if detail["at_least"] else "<=", detail["value"]
-        verdict = {True: "reached", False: "MISSED", None: "not measured"}[detail["reached"]]
-        print(f"{key:45} {value if value is None else round(value, 3)!s:>8}  {sign} {detail['threshold']}  {verdict}")
+    for key, value, threshold, at_least, reached in told:
+        sign, verdict = ">=" if at_least else "<=", {True: "reached", False: "MISSED", None: "not measured"}[reached]
+        print(f"{key:45} {value if value is None else round(value, 3)!s:>8}  {sign} {threshold}  {verdict}")
     return 0
+
+
+def _measure_fronts(options: argparse.Namespace, path: Path) -> None:
+    archive = options.archive
+    if archive is None and (work := _prepared(KEY_NETWORK, options, {})):
+        archive = written_store(work) / f"{OURS}.mar"
+    if archive is None:
+        raise ServerError("there is no archive to serve")
+    store, records = archive.resolve().parent, options.work.resolve() / "fronts"
+    place = Place(config=Path("config.properties"), store=store, model=archive.stem, records=records)
+    if not options.missing:
+        path.unlink(missing_ok=True)
+    how = (2, 1.0, 500) if options.quick else (options.serve_rounds, options.serve_seconds, 10_000)
+    measure_fronts(place, path, *how)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--serve-seconds", type=float, default=5.0, help="of load in a server's turn")
     add("--skip-served", action="store_true", help="only what runs in processes of its own")
     add("--only-served", action="store_true", help="only TorchServe")
+    add("--fronts", action="store_true", help="only TorchServe beside the light front (a quarter of an hour)")
+    add("--archive", type=Path, help="what both fronts serve, instead of the network with targets")
     add("--only-report", action="store_true", help="measure nothing, write table and plot anew")
     add("--missing", action="store_true", help="leave out what the results have already")
     add("--quick", action="store_true", help="only the setting with targets, and TorchServe")

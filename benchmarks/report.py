@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import EAGER, OURS_ONNX
+from benchmarks.fronts import describe_fronts
 from benchmarks.page import fill
 from benchmarks.results import KEY_SETTING, Results, ratio, read_results
 from benchmarks.work import EXPLAIN, EXPLAIN_OF_FIVE, GRADCAM, GRADCAM_OF_FIVE, KEY_NETWORK, PREDICT
@@ -21,13 +22,13 @@ Column = tuple[int, int]  # threads and batch
 
 def write_report(results: Path) -> None:
     """Writes ``RESULTS.md`` beside ``results.json``."""
-    notes = results.with_name("notes.md")
-    text = render(read_results(results), notes.read_text(encoding="utf-8") if notes.is_file() else "")
+    notes, fronts = results.with_name("notes.md"), read_results(results.with_name("fronts.json"))
+    text = render(read_results(results), notes.read_text(encoding="utf-8") if notes.is_file() else "", fronts)
     results.with_name("RESULTS.md").write_text(text, encoding="utf-8")
 
 
-def render(results: Results, notes: str = "") -> str:
-    """The page as Markdown: ``results_page.md`` with the results filled in."""
+def render(results: Results, notes: str = "", fronts: Results | None = None) -> str:
+    """The page as Markdown: ``results_page.md`` with the results filled in; ``fronts`` are those of ``fronts.json``."""
     settings = results.get("settings", {})
     key, cells = settings.get(KEY_SETTING, {}), dict[tuple[str, str, str], dict[Column, dict[str, Any]]]()
     beside = key.get("contenders", [])  # each with its time by that of our ONNX engine in the same task
@@ -45,6 +46,7 @@ def render(results: Results, notes: str = "") -> str:
         targets=results.get("targets", {}),
         key_rows=[(one, ratio(one["rounds_ms"], ours[one["task"]]).median) for one in beside],
         columns=sorted({column for row in cells.values() for column in row}),
+        fronts=describe_fronts(fronts) if fronts and "served" in fronts else None,
         left_out=results.get("left_out", {}),
         differing=list(dict.fromkeys(_difference(*both) for both in contenders if not both[1]["agrees"])),
     )

@@ -1,11 +1,11 @@
-"""Requests per second and their times through the real TorchServe: ours, a plain handler, the stock handler."""
+"""Requests per second and their times through real servers: TorchServe with our, a plain and the stock handler."""
 
 import base64
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -36,12 +36,12 @@ class Served:
     headers: dict[str, str]
 
 
-_JPEG = {"Content-Type": "image/jpeg"}
+JPEG = {"Content-Type": "image/jpeg"}
 SERVED_TASKS = (
-    Served(EXPLAIN, OURS, _JPEG),
-    Served(EXPLAIN, NAIVE, _JPEG),
-    Served(PREDICT, OURS, {**_JPEG, "X-Explain-Maps": "none"}),
-    Served(PREDICT, STOCK, _JPEG),
+    Served(EXPLAIN, OURS, JPEG),
+    Served(EXPLAIN, NAIVE, JPEG),
+    Served(PREDICT, OURS, {**JPEG, "X-Explain-Maps": "none"}),
+    Served(PREDICT, STOCK, JPEG),
 )
 
 
@@ -75,20 +75,36 @@ def measure_served(work: Work, rounds: int, seconds: float) -> dict[str, Any]:
     Raises:
         WrongAnswer: any answer that is not what was asked for.
     """
+    store = written_store(work)
+    pictures = [path.read_bytes() for path in sorted(store.glob("*.jpg"))]
+    with ExitStack() as stack:
+        addresses = {name: stack.enter_context(_serving(store, name)) for name in (OURS, NAIVE, STOCK)}
+        measured = measure_turns(SERVED_TASKS, addresses, pictures, rounds, seconds)
+    return {"network": work.network, "machine": describe_machine(), "measured": measured}
+
+
+def written_store(work: Work) -> Path:
+    """The folder with the archives and the pictures, which are written first."""
     store = work.folder / "store"
     command = [sys.executable, "-m", "benchmarks.prepare", work.network, str(work.folder), str(store)]
     subprocess.run(command, check=True)
-    pictures = [path.read_bytes() for path in sorted(store.glob("*.jpg"))]
-    with ExitStack() as stack:
-        bar = stack.enter_context(tqdm(total=rounds * len(SERVED_TASKS) * len(CONCURRENCIES), desc="served"))
-        bar.set_postfix_str("starting TorchServe")
-        addresses = {name: stack.enter_context(_serving(store, name)) for name in (OURS, NAIVE, STOCK)}
-        expected = _agreed_classes(addresses, pictures)
-        measured = []
+    return store
+
+
+def measure_turns(
+    tasks: Sequence[Served], addresses: Mapping[str, str], pictures: list[bytes], rounds: int, seconds: float
+) -> list[dict[str, Any]]:
+    """Puts the servers at the addresses, which are named as the tasks are, under load in turns; see ``measure_served``.
+
+    Raises:
+        WrongAnswer: any answer that is not what was asked for, or finds another class than the others do.
+    """
+    expected, measured = _agreed_classes(tasks, addresses, pictures), []
+    with tqdm(total=rounds * len(tasks) * len(CONCURRENCIES), desc="served") as bar:
         for concurrency in CONCURRENCIES:
-            loads: dict[Served, list[Load]] = {asked: [] for asked in SERVED_TASKS}
+            loads: dict[Served, list[Load]] = {asked: [] for asked in tasks}
             for number in range(rounds):
-                for asked in turns(SERVED_TASKS, number):
+                for asked in turns(tasks, number):
                     bar.set_postfix_str(f"concurrency {concurrency}: {asked.name}, {asked.task}")
                     time.sleep(_PAUSE)
                     load_for = partial(post_for, addresses[asked.name], asked.headers, pictures, concurrency)
@@ -100,17 +116,17 @@ def measure_served(work: Work, rounds: int, seconds: float) -> dict[str, Any]:
                     loads[asked].append(load)
                     bar.update()
             measured += [_described(asked, concurrency, its) for asked, its in loads.items()]
-    return {"network": work.network, "machine": describe_machine(), "measured": measured}
+    return measured
 
 
-def _agreed_classes(addresses: Mapping[str, str], pictures: list[bytes]) -> list[int]:
-    """The top class of each picture, which must be the same from every handler."""
+def _agreed_classes(tasks: Sequence[Served], addresses: Mapping[str, str], pictures: list[bytes]) -> list[int]:
+    """The top class of each picture, which must be the same from every server."""
     found = []
-    for asked in SERVED_TASKS:
+    for asked in tasks:
         answers = [post_for(addresses[asked.name], asked.headers, [one], 1, 0.0).answers[0] for one in pictures]
         found.append([top_class(asked, one) for _, one in answers])
         if found[-1] != found[0]:
-            raise WrongAnswer(f"{asked.name} ({asked.task}) finds other classes than {OURS}: {found[-1]}, {found[0]}")
+            raise WrongAnswer(f"{asked.name} ({asked.task}) finds {found[-1]}, but {tasks[0].name} finds {found[0]}")
     return found[0]
 
 
@@ -123,10 +139,10 @@ def top_class(asked: Served, answer: Seen) -> int:
     content = json.loads(answer.body)
     if asked.name == STOCK:  # {"17": 0.4, …}, best first
         return int(next(iter(content)))
-    if asked.task == EXPLAIN:
-        maps = content["explanations"][0]["maps"] if asked.name == OURS else content
-        for name in _MAPS:
-            data = maps[name]["data"] if asked.name == OURS else maps[name]
+    if asked.task != PREDICT:
+        maps = content if asked.name == NAIVE else content["explanations"][0]["maps"]
+        for name in _MAPS if asked.task == EXPLAIN else _MAPS[:1]:
+            data = maps[name] if asked.name == NAIVE else maps[name]["data"]
             if not base64.b64decode(data).startswith(b"\x89PNG"):
                 raise WrongAnswer(f"{asked.name}: {name} is no PNG")
     return int(content["predictions"][0]["index"])
@@ -136,4 +152,6 @@ def _described(asked: Served, concurrency: int, loads: list[Load]) -> dict[str, 
     rates, times = [load.per_s for load in loads], [answer.ms for load in loads for _, answer in load.answers]
     who = {"task": asked.task, "contender": asked.name, "concurrency": concurrency}
     figures = {f"{name}_ms": value for name, value in percentiles(times, digits=4).items() if name != "max"}
-    return {**who, "per_s": summarise(rates).median, "rounds_per_s": rates, **figures, "requests": len(times)}
+    slow = [percentiles([answer.ms for _, answer in load.answers], digits=4)["p99"] for load in loads]
+    rounds = {"rounds_per_s": rates, "rounds_p99_ms": slow}
+    return {**who, "per_s": summarise(rates).median, **rounds, **figures, "requests": len(times)}

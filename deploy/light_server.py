@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from deploy.local_server import DIRECT, ServerError, free_ports, in_use
@@ -51,17 +51,23 @@ class LightServer:
         """The process id of the server that ``start`` started; None if it does not run."""
         return self.process.pid if self.process and self.process.poll() is None else None
 
-    def start(self, timeout: float = 60) -> None:
+    def second(self, folder: Path) -> "LightServer":
+        """A server of the same archive at the same ports, with a folder of its own."""
+        return replace(self, logs=folder / "logs", process=None)
+
+    def start(self, timeout: float = 60, *, checked: bool = True) -> None:
         """Starts the server and returns once it answers; the archive is open then.
 
         Args:
             timeout: seconds that it may take.
+            checked: whether what would keep the server from starting is looked for first.
 
         Raises:
             ServerError: the archive is missing, a port is in use, or the server ends or does not answer in time; it is
                 then stopped.
         """
-        self._check()
+        if checked:
+            self._check()
         self.logs.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "export", "serve", str(self.archive.resolve())]
         command += ["--port", str(self.port), "--metrics-port", str(self.metrics_port), "--waiting", str(self.waiting)]

@@ -30,10 +30,7 @@ _SETTINGS = {
         *("minWorkers", "maxWorkers", "batchSize", "maxBatchDelay", "responseTimeout", "maxRetryTimeoutInSec"),
         *("explain.engine", "explain.threads"),
     ),
-    LIGHT: (
-        *("job_queue_size", "max_request_size"),
-        *("batchSize", "maxBatchDelay", "responseTimeout", "explain.threads"),
-    ),
+    LIGHT: ("job_queue_size", "max_request_size", "batchSize", "maxBatchDelay", "responseTimeout", "explain.threads"),
 }
 
 

@@ -254,5 +254,5 @@ def test_the_command_line_explains_itself():
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--help"], cwd=FOLDER.parent, capture_output=True, text=True, check=True
     )
-    for option in ("--quick", "--networks", "--batches", "--threads", "--rounds", "--skip-served", "--only-served"):
+    for option in ("--quick", "--networks", "--batches", "--threads", "--rounds", "--skip-served", "--fronts"):
         assert option in done.stdout

@@ -16,10 +16,10 @@ import pytest
 from benchmarks.load import Seen, in_threads
 from benchmarks.reliability import mixed_load
 from benchmarks.reliability.asking import ask
-from benchmarks.reliability.faults.archives import damaged_graph
-from benchmarks.reliability.faults.processes import worker_killed
+from benchmarks.reliability.faults.archives import corrupt_archive, damaged_graph
+from benchmarks.reliability.faults.processes import process_killed, worker_killed
 from benchmarks.reliability.faults.scenario import SCENARIOS, Finding, Impossible, Scenario, run_faults
-from benchmarks.reliability.memory import Sample, describe_samples
+from benchmarks.reliability.memory import Sample, describe_samples, most_held
 from benchmarks.reliability.mixed_load import (
     Outcome,
     bursts,
@@ -28,7 +28,7 @@ from benchmarks.reliability.mixed_load import (
     summarise_outcomes,
 )
 from benchmarks.reliability.pictures import draw_pool, largest_upload, marked
-from benchmarks.reliability.place import Place, read_records
+from benchmarks.reliability.place import LIGHT, TORCHSERVE, Place, read_records
 from benchmarks.reliability.profile import FORMS, KINDS, judge, mixed, request
 from benchmarks.reliability.report.page import render, replicas, write_report
 from benchmarks.reliability.slope import judge_soak
@@ -136,6 +136,13 @@ def test_samples_are_described_with_a_thinned_series():
     assert not describe_samples([Sample(s=0, java=1, workers=1, pids=(7,)), Sample(s=1, java=1, workers=1, pids=(8,))])[
         "same_workers"
     ]
+
+
+def test_samples_of_a_front_without_java_tell_of_none():
+    samples = [Sample(s=float(s), java=0.0, workers=300 + s, pids=(7,)) for s in range(5)]
+    assert "java_mib" not in describe_samples(samples)
+    assert most_held(samples) == {"workers_max_mib": 304}
+    assert most_held([Sample(s=0, java=9, workers=1, pids=(7,))]) == {"java_max_mib": 9, "workers_max_mib": 1}
 
 
 def test_a_marked_picture_is_another_file_with_the_same_pixels():
@@ -310,11 +317,64 @@ def test_scenarios_that_fail_or_cannot_be_tried_are_recorded_as_such(place, tmp_
     assert "x" * 200 not in page
 
 
+def test_a_front_meets_its_own_faults_alone(place, tmp_path, monkeypatch):
+    def fault(_):
+        """Kicked it."""
+        return Finding(as_expected=True, sees={"requests": 1, "saw": {"200": 1}})
+
+    for name, expected in {"both": ("one", "two"), "first": ("one", ""), "second": ("", "two")}.items():
+        monkeypatch.setitem(SCENARIOS, name, Scenario(fault, *expected))
+    for front in (TORCHSERVE, LIGHT):
+        assert run_faults(["both", "first", "second"], replace(place, records=tmp_path, front=front))
+    records = read_records(tmp_path)
+    assert set(records) == {"fault-both", "fault-first", "light-fault-both", "light-fault-second"}
+    assert [records[name]["expected"] for name in ("fault-both", "light-fault-both")] == ["one", "two"]
+    page = render(records)
+    assert (
+        page.index("**first**: Kicked it")
+        < page.index("### Faults: the light front")
+        < page.index("**second**: Kicked")
+    )
+
+
+def test_every_fault_is_one_front_s_at_least():
+    assert [name for name, (_, *expected) in SCENARIOS.items() if not any(expected)] == []
+
+
+@pytest.mark.server
+def test_the_light_front_gets_the_same_work(place, pool, tmp_path):
+    light = replace(place, records=tmp_path, front=LIGHT)
+    assert set(light.settings()) >= {"job_queue_size", "batchSize"}
+    with light.server() as server:
+        for kind in set(KINDS) - {"all maps"}:  # the archive holds no graph of the plain gradient
+            seen = ask(server, request(3, kind, "raw", pool[3], 5))
+            assert seen.right, (kind, seen.wrong)
+        measured, samples = measure_load(server, pool, seconds=5, concurrency=2)
+    assert measured["outcomes"]["lost"] == measured["outcomes"]["crossed"] == 0
+    assert {one.java for one in samples} == {0.0}
+    assert process_killed(light).as_expected
+    assert corrupt_archive(light).as_expected
+
+
 def test_the_report_of_nothing_says_how_to_measure(tmp_path):
     page = render({})
     for target in ("load", "soak-10", "faults", "fuzz"):
         assert f"Not measured yet: `make {target}` does." in page
+        assert f"Not measured yet: `make {target} FRONT=light` does." in page
     assert write_report(tmp_path, tmp_path / "docs").read_text() == page
+
+
+def test_what_was_recorded_elsewhere_stays_in_the_report_until_it_is_measured_anew(tmp_path):
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "reliability.json").write_text('{"fuzz": {"old": 1}, "light-fuzz": {"old": 2}}')
+    (tmp_path / "fuzz.json").write_text(json.dumps(FUZZ))
+    (tmp_path / "light-fuzz.json").write_text(json.dumps(FUZZ))
+    write_report(tmp_path, docs)
+    (tmp_path / "fuzz.json").unlink()
+    page = write_report(tmp_path, docs).read_text()
+    assert json.loads((docs / "reliability.json").read_bytes()) == {"fuzz": FUZZ, "light-fuzz": FUZZ}
+    assert page.count("98765 hostile requests") == 2
 
 
 def test_the_committed_page_is_what_the_committed_records_give():

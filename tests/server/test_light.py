@@ -658,7 +658,7 @@ GRAPHS = ("model.onnx", "model.gradcam.onnx", "model.explain.onnx")
     ("change", "said"),
     [
         (lambda read: dict.fromkeys((*GRAPHS, "model-card.json")), "shapes needs PyTorch, for it was packed without"),
-        (lambda read: {"model.onnx": shifted(read("model.onnx"))}, "model.onnx of shapes is missing or was changed since"),
+        (lambda read: {"model.onnx": shifted(read("model.onnx"))}, "model.onnx of shapes is missing or was changed"),
         (lambda read: {"model.onnx": read("model.onnx")[:1000]}, "model.onnx"),
         (lambda read: {"model.gradcam.onnx": None}, "model.gradcam.onnx"),
         (lambda read: {"model-card.json": b"[]"}, "the card of shapes cannot be read"),

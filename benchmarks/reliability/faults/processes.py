@@ -6,15 +6,13 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.reliability.asking import describe_seen, ready, until
 from benchmarks.reliability.faults.scenario import Finding, refusal, scenario
 from benchmarks.reliability.memory import worker_processes
 from benchmarks.reliability.place import Place
-from deploy.light_server import LightServer
-from deploy.local_server import LocalServer, ServerError
+from deploy.local_server import ServerError
 
 _ENTRYPOINT = Path(__file__).parents[3] / "deploy" / "entrypoint.sh"
 DRAIN = 4  # seconds that the entrypoint serves on; a cluster needs about one to stop sending requests
@@ -121,36 +119,15 @@ def second_server(place: Place) -> Finding:
     """A second server on the ports of a running one, first with the launcher's check, then past it."""
     with place.server() as first, place.clients(first) as clients, tempfile.TemporaryDirectory(prefix="ts-") as folder:
         clients.settle()
-        second, unchecked = first, first
-        logs = place.work / "second-logs"
-        if isinstance(first, LightServer):
-            second = replace(first, logs=logs, process=None)
-            unchecked = _UncheckedLight(**vars(second))
-        else:
-            second = replace(first, logs=logs, folder=Path(folder))
-            unchecked = _Unchecked(**vars(second))
+        second = first.second(Path(folder))
         said = refusal(second, 60)
         with suppress(ServerError):  # it ended before its probe was answered, which the first one does
-            unchecked.start(timeout=60)
-        ended = until(lambda: unchecked.pid is None, 20)
-        unchecked.stop()
+            second.start(60, checked=False)
+        ended = until(lambda: second.pid is None, 20)
+        second.stop()
         clients.settle()
     refused = "in use" in said
     detail = {"refused": refused, "second_ended_by_itself": ended}
     return Finding(
         as_expected=refused and all(one.right for one in clients.seen), sees=describe_seen(clients.seen), detail=detail
     )
-
-
-class _Unchecked(LocalServer):
-    """One that does not ask whether its ports are free."""
-
-    def _check(self) -> None:
-        pass
-
-
-class _UncheckedLight(LightServer):
-    """The same of the light front."""
-
-    def _check(self) -> None:
-        pass
