@@ -60,6 +60,8 @@ REQUESTS ?= 10000
 CONCURRENCY ?= 32
 MINUTES ?= 60
 FAULTS ?=
+# images: light or torchserve, both without one, and options of `python -m deploy.images`
+IMAGES ?=
 # what is measured: torchserve, or light, which is `shufflenet-cam serve`
 FRONT ?= torchserve
 RELIABILITY = $(PY) -m benchmarks.reliability --front '$(FRONT)'
@@ -67,7 +69,7 @@ RELIABILITY = $(PY) -m benchmarks.reliability --front '$(FRONT)'
 PACK_EMBEDDED = $(PY) -m export archive --checkpoint examples/shapes/shapes.safetensors --store out/reliability/store $(if $(filter light,$(FRONT)),--graphs saliency)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check docs test test-fast coverage mutants lowest demo demo-photo archive export explanation gradcam attention serve serve-light stop finetune train bench zoo evaluate soundness old-runtimes fuzz load soak soak-10 faults lock clean
+.PHONY: help setup check docs test test-fast coverage mutants lowest demo demo-photo archive export explanation gradcam attention serve serve-light stop finetune train bench zoo evaluate soundness old-runtimes fuzz load soak soak-10 faults images lock clean
 
 help: ## list the targets
 	@echo "make TARGET [VARIABLE=value …]"
@@ -216,6 +218,9 @@ soak-10: $(READY) ## the same for 10 minutes
 faults: $(READY) ## what clients see when processes, disks, archives and other clients fail (5 to 10 minutes; FAULTS="name …")
 	$(PACK_EMBEDDED)
 	$(RELIABILITY) faults $(if $(FAULTS),--only $(FAULTS))
+
+images: $(READY) ## build both images with buildah, as root, run them, print sizes and answers (minutes; 7 GB; IMAGES="light --build '…'")
+	$(PY) -m deploy.images $(IMAGES)
 
 lock: $(READY) ## write the exact versions of the present environment to constraints.txt
 	$(PY) -m pip freeze --exclude-editable --exclude grad-cam --exclude quantus | grep -v '^-e' > constraints.txt

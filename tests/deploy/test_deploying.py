@@ -6,6 +6,7 @@ import re
 import pytest
 import yaml
 
+from handler.asgi_entry import SLOWEST
 from tests.support.manifests import KUBERNETES, only
 from tests.support.serving import ROOT
 
@@ -27,6 +28,9 @@ def test_the_paths_it_names_exist():
 def test_its_arithmetic_is_the_manifests():
     drain, last = (one["value"] for one in POD["containers"][0]["env"])
     assert f"{POD['terminationGracePeriodSeconds']} ≥ {drain} + {last} + 10" in PAGE
+    light = only(KUBERNETES / "overlays/light", "Deployment")["spec"]["template"]["spec"]
+    sleep = light["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1]
+    assert f"{light['terminationGracePeriodSeconds']} ≥ {sleep} + {SLOWEST:.0f} + 10" in PAGE
     scaler = only(BASE, "HorizontalPodAutoscaler")["spec"]
     target = scaler["metrics"][0]["resource"]["target"]["averageUtilization"]
     assert f"{scaler['minReplicas']} to {scaler['maxReplicas']} replicas at {target} %" in PAGE

@@ -58,16 +58,16 @@ def removed() -> set[str]:
 
 def required() -> set[str]:
     """What the extra installs beside the project, with what that requires."""
+    extras = PROJECT["optional-dependencies"]
+    left = [*PROJECT["dependencies"], *extras["light"], *extras["client"]]
     found: set[str] = set()
-    left = [("shufflenet-cam", extra) for extra in ("", "light", "client")]
     while left:
-        name, extra = left.pop()
-        for one in map(Requirement, importlib.metadata.requires(name) or []):
-            dependency = canonicalize_name(one.name)
-            wanted = one.marker is None or one.marker.evaluate({"extra": extra})
-            if wanted and dependency not in {*found, "shufflenet-cam"}:
-                found.add(dependency)
-                left.append((dependency, ""))
+        one = Requirement(left.pop())
+        name = canonicalize_name(one.name)
+        wanted = one.marker is None or one.marker.evaluate({"extra": ""})
+        if wanted and name not in {*found, PROJECT["name"]}:
+            found.add(name)
+            left += importlib.metadata.requires(name) or []
     return found
 
 

@@ -64,14 +64,19 @@ NOT_RUN = {
     ],
     "they take from minutes to hours": [
         *("make zoo…", "make soundness…", "make train", "make bench…"),
-        *("make load", "make faults", "make soak-10", "make soak", "make fuzz"),
+        *("make load", "make faults", "make soak-10", "make soak", "make fuzz", "make images…"),
     ],
     "tests/export/graphs/test_explanation.py exports it": ["make explanation"],
     "tests/deploy/test_kserve_manifests.py compares that graph with its description": [
         "mkdir -p deploy/kserve/models/…",
         "cp model_store/…",
     ],
-    "there is no container runtime": ["docker build…", "docker run…", "docker push…"],
+    "they serve until they are stopped": ["shufflenet-cam serve…"],
+    "there is no container runtime; `make images` builds and runs the same files": [
+        "docker build…",
+        "docker run…",
+        "docker push…",
+    ],
     "there is no cluster; tests/deploy/test_manifests.py renders what is applied": [
         "kubectl apply…",
         "kubectl rollout status…",
