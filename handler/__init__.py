@@ -1,5 +1,6 @@
 """Image classifiers that show their evidence. The public names are imported when they are first used."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from handler.rendering.result import Result
     from handler.wrapping import wrap
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime from 1.29 on would send events to its maker
 __all__ = ["Model", "Preprocessing", "Result", "errors", "load", "wrap"]
 
 _HOMES = {
