@@ -288,7 +288,7 @@ def test_pictures_are_prepared_as_said(network):
     [
         ({"MAR-INF/MANIFEST.json": b"[]"}, "is no TorchServe archive of this project: TypeError"),
         ({"MAR-INF/MANIFEST.json": b"{"}, "is no TorchServe archive of this project: JSONDecodeError"),
-        ({"model-config.yaml": b""}, "is no TorchServe archive of this project: AttributeError"),
+        ({"model-config.yaml": b""}, "is no TorchServe archive of this project: TypeError"),
         ({"model.safetensors": None}, r"model\.safetensors does not exist"),
     ],
     ids=["no object", "no JSON", "empty settings", "no weights"],
