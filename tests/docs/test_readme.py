@@ -64,7 +64,7 @@ NOT_RUN = {
     ],
     "they take from minutes to hours": [
         *("make zoo…", "make soundness…", "make train", "make bench…"),
-        *("make load", "make faults", "make soak-10", "make soak", "make fuzz", "make images…"),
+        *("make load…", "make faults", "make soak-10", "make soak", "make fuzz", "make images…"),
     ],
     "tests/export/graphs/test_explanation.py exports it": ["make explanation"],
     "tests/deploy/test_kserve_manifests.py compares that graph with its description": [
