@@ -210,17 +210,20 @@ class Connection(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """See ``asyncio.Protocol.connection_made``."""
         super().connection_made(transport)
-        self.loop.call_later(SLOWEST, self._look, None)
+        self._next_look = self.loop.call_later(SLOWEST, self._look, None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See ``asyncio.Protocol.connection_lost``."""
+        self._next_look.cancel()  # which would keep the connection's bodies in memory
+        super().connection_lost(exc)
 
     def _look(self, before: Any) -> None:
         """Closes the connection if it has no new request since ``before``, or the client reads no further."""
-        if self.transport.is_closing():
-            return
         rests = before is None or before.response_complete or self.flow.write_paused
         if self.cycle is before and rests:
             self.transport.abort()
         else:
-            self.loop.call_later(SLOWEST, self._look, self.cycle)
+            self._next_look = self.loop.call_later(SLOWEST, self._look, self.cycle)
 
     def send_400_response(self, msg: str) -> None:
         """Answers what cannot be read as HTTP, and closes the connection."""

@@ -57,10 +57,6 @@ class PredictionGraph(nn.Module):
         return logits, logits.sigmoid() if self.head == "sigmoid" else logits.softmax(dim=1)
 
 
-class NoRuleError(NotExportableError):
-    """The explanation has backward operators without a rule; the message names the operators."""
-
-
 def needs_of_kind(classifier: Classifier, kind: str) -> Needs:
     """The evidence that a kind of graph holds, at the default layer and, of ``KIND_LAYERS``, at the further ones."""
     layers = (classifier.default_layer, *(classifier.further_layers if kind == kinds.KIND_LAYERS else ()))
@@ -79,7 +75,7 @@ def example_of(classifier: Classifier, kind: str = kinds.KIND_EXPLANATION) -> tu
 
 
 def trace_graph(classifier: Classifier, kind: str = kinds.KIND_EXPLANATION) -> fx.GraphModule:
-    """Traces a kind of graph with a symbolic batch; raises NoRuleError, or NotExportableError if it fails elsewhere."""
+    """Traces a kind of graph with a symbolic batch; raises NotExportableError if it fails."""
     module, name, inputs = classifier.module, classifier.architecture, example_of(classifier, kind)
     poles = True
     with network_code(f"{name} cannot be explained"):
@@ -98,7 +94,7 @@ def trace_graph(classifier: Classifier, kind: str = kinds.KIND_EXPLANATION) -> f
         graph = trace_batch(explain, inputs, backward_rules(poles=poles))
     left = sorted({str(node.target) for node in graph.graph.nodes if "backward" in str(node.target)})
     if left:
-        raise NoRuleError(f"the explanation of {name} needs {', '.join(left)}, without a rule")
+        raise NotExportableError(f"the explanation of {name} needs {', '.join(left)}, without a rule")
     return graph
 
 
