@@ -272,7 +272,8 @@ def serve(
         ssl_keyfile=key,
     )
     config.load()  # a certificate that cannot be read fails here
-    with socket.create_server((host, port), reuse_port=False) as listening:
+    with socket.create_server((host, port)) as listening:
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio sees to sockets of its own alone
         prometheus_client.start_http_server(metrics_port, host, models.exposition.registry)
         at = f"port {port} of {host}, metrics at port {metrics_port}"
         logger.info("%s can be asked at %s", ", ".join(models.names), at)
