@@ -120,7 +120,7 @@ def weights_file(path: Path) -> Path:
 
 
 def hashed(path: Path) -> str:
-    """The SHA-256 of a graph's file, and of its weights' file, if there is one."""
+    """The SHA-256 of a graph's file and, where the weights have a file beside it, of both files."""
     digest = hashlib.sha256()
     for part in filter(Path.exists, (path, weights_file(path))):
         with part.open("rb") as file:

@@ -56,7 +56,7 @@ class ModelCard:
 
     @classmethod
     def from_json(cls, text: str) -> "ModelCard":
-        """Reads what ``to_json`` wrote; ValueError, KeyError or TypeError if it is something else."""
+        """Reads a card that ``to_json`` wrote; other texts raise ValueError, KeyError or TypeError."""
         values = json.loads(text)
         layers = {path: tuple(shape) for path, shape in values["layers"].items()}
         how = Preprocessing.from_json(json.dumps(values["preprocessing"]))
