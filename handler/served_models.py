@@ -131,7 +131,7 @@ class Models:
                 one.cancel()
 
     def reported(self, model: Served, answer: Answer, size: int, seconds: float) -> Answer:
-        """Counts and logs an answer, and adds the request's id to its headers; the request's body had ``size`` bytes."""
+        """Counts and logs an answer, and adds the request's id to its headers; the body had ``size`` bytes."""
         request_id = str(uuid.uuid4())
         if answer.outcome != PROBE:
             record(model.service.metrics, answer, seconds)
