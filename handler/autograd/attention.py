@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.differentiable import differentiable
-from handler.autograd.graph import Node, alike_in_memory, nodes, operation
+from handler.autograd.graph import Node, axes, gradients_at, nodes, operation
 from handler.autograd.hooks import changed_runs
 from handler.explanation.methods import ATTENTION_ALONE, Method
 
@@ -35,10 +35,10 @@ class Attended(NamedTuple):
 
 def attention_nodes(scores: Tensor) -> list[Node]:
     """The nodes of softmax over the last axis of three dimensions or more, in the order of the forward pass."""
-    found = [node for node in nodes(scores.grad_fn) if operation(node) in ("Softmax", "SafeSoftmax")]
-    # autograd shows a negative axis as an unsigned number
-    last = [node for node in found if node._saved_dim % 2**64 in (node._saved_result.dim() - 1, 2**64 - 1)]
-    return sorted((node for node in last if node._saved_result.dim() > 2), key=lambda node: int(node._sequence_nr()))
+    softmax = [node for node in nodes(scores.grad_fn) if operation(node) in ("Softmax", "SafeSoftmax")]
+    sizes = [(node, node._saved_result.dim()) for node in softmax]
+    found = [node for node, size in sizes if size > 2 and axes([node._saved_dim], size) == [size - 1]]
+    return sorted(found, key=lambda node: int(node._sequence_nr()))
 
 
 def attend(module: nn.Module, pictures: Tensor, layout: AttentionLayout, *, by_block: bool) -> Attended:
@@ -68,11 +68,9 @@ def attend(module: nn.Module, pictures: Tensor, layout: AttentionLayout, *, by_b
 
 def relevance(attended: Attended, layout: AttentionLayout, method: Method, seeds: Tensor) -> Tensor:
     """The unscaled maps (N, h, w) that a method makes of attention, for scores of the weights ``seeds`` (N, K)."""
-    gradients: Sequence[Tensor] = ()
+    gradients: Sequence[Any] = ()
     if method.attention != ATTENTION_ALONE:
-        score = (attended.explained * seeds).sum()
-        with alike_in_memory(score):
-            gradients = torch.autograd.grad(score, attended.attention, retain_graph=True)
+        gradients = gradients_at(attended.attention, (attended.explained * seeds).sum())
     with torch.no_grad():
         attention, gradients = (  # (N, heads, T, T) of each block
             [values.reshape(seeds.shape[0], -1, *values.shape[-2:]) for values in part]

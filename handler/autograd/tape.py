@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.differentiable import differentiable
-from handler.autograd.graph import Node, alike_in_memory
+from handler.autograd.graph import Node, gradients_at
 from handler.autograd.guided import find_rectifiers, guided
 from handler.autograd.hooks import captured
 from handler.errors import Unprocessable
@@ -77,35 +77,28 @@ def differentiate(tape: Tape, score: Tensor) -> Gradients:
         wanted.append(("the input", tape.pictures))
     at_input: dict[str, Tensor] = {}
     again = tape.needs.beside == CURVATURE
-    with alike_in_memory(score):
-        plain = iter(_gradients(score, wanted, again=again))
-        by_layer = {path: [next(plain) for _ in runs] for path, runs in tape.runs.items()}
-        if tape.needs.guided:
-            with guided(tape.rectifiers):
-                (at_input["guided"],) = _gradients(score, [("the input", tape.pictures)])
-        if tape.needs.saliency:
-            at_input["saliency"] = next(plain)
-        curved = {path: _curvature(tape.runs[path], by_layer[path]) for path in by_layer if again}
+    plain = iter(_gradients(score, wanted, again=again))
+    by_layer = {path: [next(plain) for _ in runs] for path, runs in tape.runs.items()}
+    if tape.needs.guided:
+        with guided(tape.rectifiers):
+            (at_input["guided"],) = _gradients(score, [("the input", tape.pictures)])
+    if tape.needs.saliency:
+        at_input["saliency"] = next(plain)
+    curved = {path: _curvature(tape.runs[path], by_layer[path]) for path in by_layer if again}
     layers, curvature = ({path: _all_channels(runs) for path, runs in by.items()} for by in (by_layer, curved))
     return Gradients(layers, curvature, at_input)
 
 
 def _curvature(runs: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
     """The score's Hessian with respect to a layer's activations, times the activations."""
-    pairs = [(gradient, run.detach()) for gradient, run in zip(gradients, runs, strict=True) if gradient.requires_grad]
-    if not pairs:  # the score is linear in the activations
-        return [torch.zeros_like(run) for run in runs]
-    outputs, along = zip(*pairs, strict=True)
-    return list(torch.autograd.grad(outputs, runs, along, retain_graph=True, materialize_grads=True))
+    products = [(gradient * run.detach()).sum() for gradient, run in zip(gradients, runs, strict=True)]
+    found = gradients_at(runs, torch.stack(products).sum())
+    # the score may be linear in the activations
+    return [torch.zeros_like(run) if one is None else one for run, one in zip(runs, found, strict=True)]
 
 
-def _gradients(score: Tensor, wanted: Sequence[tuple[str, Tensor]], *, again: bool = False) -> Sequence[Tensor]:
-    if not wanted:
-        return []
-    found: Sequence[Any] = [None] * len(wanted)
-    if score.requires_grad:
-        at = [tensor for _, tensor in wanted]
-        found = torch.autograd.grad(score, at, retain_graph=True, create_graph=again, allow_unused=True)
+def _gradients(score: Tensor, wanted: Sequence[tuple[str, Tensor]], *, again: bool = False) -> Sequence[Any]:
+    found = gradients_at([tensor for _, tensor in wanted], score, again=again)
     for (name, _), gradient in zip(wanted, found, strict=True):
         if gradient is None:
             raise Unprocessable(f"the scores do not depend on {name}, so that it has no gradient")
@@ -147,8 +140,7 @@ def each_product(module: nn.Module, pictures: Tensor, seeds: Tensor, take: Calla
             stack.callback(part.register_forward_hook(watch).remove)
         pictures = pictures.detach().requires_grad_()
         score = (module(pictures.clone()) * seeds).sum()
-    with alike_in_memory(score):
-        (gradient,) = _gradients(score, [("the input", pictures)])
+    (gradient,) = _gradients(score, [("the input", pictures)])
     take(gradient * pictures)
 
 

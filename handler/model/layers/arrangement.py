@@ -4,11 +4,11 @@ Convolutions, pooling, pointwise operations and shuffles of channels keep the or
 weights. ``handler.model.layers.cells`` measures the cells behind all other operations.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 
 import numpy as np
 
-from handler.autograd.graph import Node, operation
+from handler.autograd.graph import Node, axes, nodes, operation
 
 # pointwise operations, windows that slide over rows and columns, operations between whole maps
 _NAMES = """
@@ -29,36 +29,26 @@ def keeps_arrangement(root: Node, leaf: Node, known: Collection[Node]) -> bool:
     ``root`` and ``leaf`` are nodes of the output and the picture, ``known`` those of tensors (N, C, h, w) whose cells
     are known to lie as the picture's pixels.
     """
-    waiting, seen = [(root, 0)], {root}
-    while waiting:
-        node, output = waiting.pop()
-        name, after = operation(node), _shape(node, output)
-        if node is leaf or node in known or after[2:] == (1, 1):  # as gates of whole channels are
-            continue
-        if len(after) < 3:  # without channels a tensor still has rows and columns
-            return False
-        if name not in _KEEPING and not (name in _IF and _IF[name](node, after)):
-            return False
-        for following, number in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
-                waiting.append((following, number))
-    return True
+
+    def ends(node: Node) -> bool:
+        return node is leaf or node in known or _shape(node)[2:] == (1, 1)  # as gates of whole channels are
+
+    return all(_keeps(node, operation(node), _shape(node)) for node in nodes(root, avoided=ends))
 
 
-def _shape(node: Node, output: int) -> Shape:
-    known = node._input_metadata
-    return tuple(known[output].shape) if output < len(known) else ()
+def _keeps(node: Node, name: str, after: Shape) -> bool:
+    # without channels a tensor still has rows and columns
+    return len(after) > 2 and (name in _KEEPING or name in _IF and _IF[name](node, after))
+
+
+def _shape(node: Node) -> Shape:
+    """The shape of an operation's output, of several that of the first; () if it is not known."""
+    return next((tuple(output.shape) for output in node._input_metadata), ())
 
 
 def _same_maps(node: Node, after: Shape) -> bool:
-    before = [_shape(following, number) for following, number in node.next_functions if following is not None]
+    before = [_shape(following) for following, _ in node.next_functions if following is not None]
     return all(len(shape) >= 4 and shape[-2:] == after[-2:] for shape in before)
-
-
-def _axes(values: Sequence[int], dimensions: int) -> list[int]:
-    """Axes counted from 0; autograd keeps negative axes as unsigned 64-bit numbers."""
-    return [((value + (1 << 63)) % (1 << 64) - (1 << 63)) % dimensions for value in values]
 
 
 def _is_padded_within_reach(node: Node) -> bool:
@@ -79,10 +69,10 @@ _IF: dict[str, Callable[[Node, Shape], bool]] = {
     "ReflectionPad2D": lambda node, after: _is_narrow(node._saved_padding, after, 2),
     "ReplicationPad2D": lambda node, after: _is_narrow(node._saved_padding, after, 2),
     "Index": lambda node, after: _same_maps(node, after) and all(index is None for index in node._saved_indices[2:]),
-    "Flip": lambda node, after: max(_axes(node._saved_dims, len(after))) < len(after) - 2,
-    "Select": lambda node, after: _axes([node._saved_dim], len(after) + 1)[0] < len(after) - 1,
-    "Unsqueeze": lambda node, after: _axes([node._saved_dim], len(after))[0] < len(after) - 2,
+    "Flip": lambda node, after: max(axes(node._saved_dims, len(after))) < len(after) - 2,
+    "Select": lambda node, after: axes([node._saved_dim], len(after) + 1)[0] < len(after) - 1,
+    "Unsqueeze": lambda node, after: axes([node._saved_dim], len(after))[0] < len(after) - 2,
     **dict.fromkeys(("View", "UnsafeView", "ReshapeAlias", "Slice", "Split", "SplitWithSizes", "Cat"), _same_maps),
-    "Transpose": lambda node, after: max(_axes([node._saved_dim0, node._saved_dim1], len(after))) < len(after) - 2,
-    "Permute": lambda node, after: _axes(node._saved_dims, len(after))[-2:] == [len(after) - 2, len(after) - 1],
+    "Transpose": lambda node, after: max(axes([node._saved_dim0, node._saved_dim1], len(after))) < len(after) - 2,
+    "Permute": lambda node, after: axes(node._saved_dims, len(after))[-2:] == [len(after) - 2, len(after) - 1],
 }

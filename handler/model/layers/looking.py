@@ -1,7 +1,7 @@
 """Runs a network on test pictures, and shows every layer's output, the gradients of the scores and their paths."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.differentiable import differentiable
-from handler.autograd.graph import alike_in_memory, nodes
+from handler.autograd.graph import Node, gradients_at, nodes
 from handler.errors import ModelError, foreign_code
 
 _COARSE = 8  # cells of the smooth fields in test pictures, in each direction
@@ -98,9 +98,10 @@ class Look:
                     "requires_grad_(False)"
                 )
             self.picture_node = get_gradient_edge(self._picture).node
-            self.mixture = torch.randn(self.scores.shape, generator=torch.Generator().manual_seed(1)).to(self.scores)
+            mixture = torch.randn(self.scores.shape, generator=torch.Generator().manual_seed(1)).to(self.scores)
+            self._score = (self.scores * mixture).sum()
             places = [place for place, output in self.outputs.items() if output.requires_grad]
-            at_picture, *found = self._gradients([self._picture, *(self.outputs[place] for place in places)])
+            at_picture, *found = gradients_at([self._picture, *(self.outputs[place] for place in places)], self._score)
         self.flat = at_picture is None or not bool(at_picture.any())  # all gradients are 0, as of a head of zeros
         pairs = zip(places, found, strict=True)
         self.gradients = {place: gradient for place, gradient in pairs if gradient is not None}
@@ -114,8 +115,7 @@ class Look:
         shape = [tuple(output.shape)]
         behind = [node for node in nodes(output.grad_fn) if [tuple(one.shape) for one in node._input_metadata] == shape]
         earlier = sorted(behind[1:], key=lambda node: int(node._sequence_nr()), reverse=True)  # without the output's
-        on_every_path = (at for at in earlier if self.picture_node not in nodes(self.scores.grad_fn, without={at}))
-        passed = next(on_every_path, None)
+        passed = next((node for node in earlier if self._is_on_every_path({node})), None)
         if passed is None or self.flat:
             return False
         left: list[Tensor] = []
@@ -123,14 +123,8 @@ class Look:
             stack.callback(output.register_hook(torch.zeros_like).remove)  # type: ignore[no-untyped-call]
             keep = passed.register_prehook(lambda arriving: left.append(view.to_maps(arriving[0], len(view.runs) - 1)))
             stack.callback(keep.remove)
-            self._gradients([self._picture])
+            gradients_at([self._picture], self._score)
         return not any(bool(gradient.any()) for gradient in left)
-
-    def _gradients(self, wanted: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        """The gradients of a weighted sum of all scores."""
-        score = (self.scores * self.mixture).sum()
-        with alike_in_memory(score):
-            return torch.autograd.grad(score, list(wanted), retain_graph=True, allow_unused=True)
 
     def last_of(self, runs: Sequence[Place]) -> list[Place]:
         """The runs of a layer on which the scores depend, but no other run of the layer."""
@@ -141,7 +135,10 @@ class Look:
 
     def is_passed(self, places: Sequence[Place]) -> bool:
         """Whether every path from the picture to the scores goes through one of the tensors."""
-        return self.picture_node not in nodes(self.scores.grad_fn, without=[self.outputs[at].grad_fn for at in places])
+        return self._is_on_every_path({self.outputs[place].grad_fn for place in places})
+
+    def _is_on_every_path(self, passed: Collection[Node]) -> bool:
+        return self.picture_node not in nodes(self.scores.grad_fn, avoided=passed.__contains__)
 
 
 def outputs_of(module: nn.Module, pictures: Tensor) -> tuple[Tensor, dict[Place, Tensor]]:
