@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +58,9 @@ class WrappedModel(Model):
         _check_network(module)
         self._module = module
         self._layers = _paths(module, layer)
-        self._labels = _checked_labels(labels)
+        self._labels = None if labels is None or isinstance(labels, (str, Mapping)) else list(labels)
+        if labels is not None and not (self._labels and all(isinstance(label, str) for label in self._labels)):
+            raise ModelError(f"labels {shown(labels)} are not valid, valid is a list of texts, one per score")
         if preprocessing is not None and not isinstance(preprocessing, (str, Preprocessing)):
             raise ModelError(f"preprocessing {shown(preprocessing)} is not valid, valid is a Preprocessing or its text")
         self._how = None if preprocessing is None else said_over(preprocessing, None, "")[0]
@@ -74,12 +76,6 @@ class WrappedModel(Model):
         if not self._explainers:
             raise ModelError("the network has seen no picture yet; say preprocessing=, or explain a tensor first")
         return next(iter(self._explainers.values())).card
-
-    @overload
-    def explain(self, picture: Picture, **options: Any) -> Result: ...
-
-    @overload
-    def explain(self, picture: torch.Tensor, **options: Any) -> Any: ...
 
     def explain(self, picture: Pictures, **options: Any) -> Any:
         """Predicts and explains as ``Model.explain``, with the same options and errors.
@@ -180,15 +176,6 @@ def _check_network(module: nn.Module) -> None:
     if kinds - {torch.float32}:
         held = ", ".join(sorted(map(str, kinds)))
         raise ModelError(f"the network has weights of {held}, valid is float32: call float()")
-
-
-def _checked_labels(labels: Sequence[str] | None) -> list[str] | None:
-    if labels is None:
-        return None
-    given = [] if isinstance(labels, (str, Mapping)) else list(labels)
-    if not given or not all(isinstance(label, str) for label in given):
-        raise ModelError(f"labels {shown(labels)} are not valid, valid is a list of texts, one per score")
-    return given
 
 
 def _checked(tensor: torch.Tensor) -> Floats:
