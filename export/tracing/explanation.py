@@ -16,9 +16,8 @@ from export.tracing.backward_rules import backward_rules
 from export.tracing.copies import copy_of, without_parametrizations
 from export.tracing.trace import trace_batch
 from handler.autograd.attention import attend, relevance
-from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.graph import nodes, operation
-from handler.autograd.hooks import replaced
+from handler.autograd.layer_maps import CHANNELS_FIRST, ChannelLayout, replaced
 from handler.autograd.tape import differentiate, record
 from handler.errors import Unprocessable
 from handler.explanation.evidence import TOP, Needs

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.differentiable import differentiable
 from handler.autograd.graph import Node, axes, gradients_at, nodes, operation
-from handler.autograd.hooks import changed_runs
+from handler.autograd.layer_maps import ChannelLayout, changed_runs
 from handler.explanation.methods import ATTENTION_ALONE, Method
 
 

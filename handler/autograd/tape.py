@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.differentiable import differentiable
 from handler.autograd.graph import Node, gradients_at
 from handler.autograd.guided import find_rectifiers, guided
-from handler.autograd.hooks import captured
+from handler.autograd.layer_maps import CHANNELS_FIRST, ChannelLayout, captured
 from handler.errors import Unprocessable
 from handler.explanation.evidence import CURVATURE, Needs
 

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from handler.autograd.attention import AttentionLayout, attend, relevance
-from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
-from handler.autograd.hooks import scores_behind
+from handler.autograd.layer_maps import CHANNELS_FIRST, ChannelLayout, scores_behind
 from handler.autograd.tape import differentiate, record, summed
 from handler.errors import Unprocessable
 from handler.explanation.class_weights import Pairs

@@ -22,7 +22,7 @@ from export.graphs.exporters import explanation_kind, export_explanation, export
 from export.verify.compare import Verdict, fresh_pictures
 from export.verify.gate_flips import RoundingCheck
 from handler.atomic_write import write_whole
-from handler.autograd.channel_layout import CHANNELS_FIRST
+from handler.autograd.layer_maps import CHANNELS_FIRST
 from handler.autograd.torch_engine import TorchEngine
 from handler.engine_choice import origin_of
 from handler.errors import ModelError, Unprocessable

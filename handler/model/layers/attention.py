@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from handler.autograd.attention import AttentionLayout, attend, attention_nodes
-from handler.autograd.channel_layout import ChannelLayout
+from handler.autograd.layer_maps import ChannelLayout
 from handler.model.layers.looking import Look, Place
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
-from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.differentiable import differentiable
+from handler.autograd.layer_maps import ChannelLayout
 from handler.autograd.tape import differentiate, record
 from handler.errors import in_one_line
 from handler.explanation.evidence import Needs

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from handler.autograd.channel_layout import ChannelLayout
+from handler.autograd.layer_maps import ChannelLayout
 
 Floats = npt.NDArray[np.float64]
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import Permute
 
-from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.graph import Node
+from handler.autograd.layer_maps import CHANNELS_FIRST, ChannelLayout
 from handler.autograd.torch_engine import Network, device_of
 from handler.errors import ModelError
 from handler.model.layers.arrangement import keeps_arrangement

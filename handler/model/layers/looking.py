@@ -13,9 +13,9 @@ from torch.autograd.graph import get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from handler.autograd.channel_layout import ChannelLayout
 from handler.autograd.differentiable import differentiable
 from handler.autograd.graph import Node, gradients_at, nodes
+from handler.autograd.layer_maps import ChannelLayout
 from handler.errors import ModelError, foreign_code
 
 _COARSE = 8  # cells of the smooth fields in test pictures, in each direction

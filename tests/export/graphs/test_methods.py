@@ -15,8 +15,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from export.graphs.exporters import EXPORTERS
-from handler.autograd.channel_layout import CHANNELS_FIRST
-from handler.autograd.hooks import replaced
+from handler.autograd.layer_maps import CHANNELS_FIRST, replaced
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import Unprocessable
 from handler.explanation.class_weights import SIMILAR, Mixture

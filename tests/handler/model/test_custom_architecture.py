@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from handler.autograd.channel_layout import ChannelLayout
+from handler.autograd.layer_maps import ChannelLayout
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import ModelError
 from handler.explanation.maps import needs_of

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from handler.autograd.channel_layout import CHANNELS_FIRST, ChannelLayout
+from handler.autograd.layer_maps import CHANNELS_FIRST, ChannelLayout
 from handler.errors import ModelError
 from handler.model.layers.cells import find_cells, parts
 from handler.model.layers.find import LAST, LAST_OF_CELLS, MappedNetwork, find_layers
