@@ -30,16 +30,15 @@ class _ValueWatch(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.read = False
-        # tensors that come from the picture without a gradient, by identity, which holds while they are kept alive
-        self._values: dict[int, Tensor] = {}
+        self._values: set[Tensor] = set()  # that come from the picture without a gradient; compared by identity
 
     def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
         given = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
-        if any(tensor.requires_grad or id(tensor) in self._values for tensor in given):
+        if any(tensor.requires_grad or tensor in self._values for tensor in given):
             self.read |= getattr(function, "__name__", "") in _READING
-            found = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor) and not leaf.requires_grad]
-            self._values.update((id(tensor), tensor) for tensor in found)
+            found = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
+            self._values.update(tensor for tensor in found if not tensor.requires_grad)
         return result
 
 

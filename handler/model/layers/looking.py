@@ -60,13 +60,11 @@ def observe(module: nn.Module, pictures: Tensor, visit: Callable[[Place, Tensor]
 
     def hook(path: str, _layer: nn.Module, _inputs: Any, output: Any) -> Any:
         leaves, structure = tree_flatten(output)
-        new = {}
         for element, leaf in enumerate(leaves):
             if isinstance(leaf, Tensor) and (other := visit(Place(path, element, runs[path]), leaf)) is not None:
-                new[element] = other
+                leaves[element] = other
         runs[path] += 1
-        changed = [new.get(element, leaf) for element, leaf in enumerate(leaves)]
-        return tree_unflatten(changed, structure) if new else None
+        return tree_unflatten(leaves, structure)
 
     with ExitStack() as stack:
         stack.enter_context(differentiable(module))
