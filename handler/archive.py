@@ -14,11 +14,10 @@ import yaml
 
 from handler.errors import ModelError, RequestError, in_one_line
 from handler.explanation.evidence import TOP, Engine
-from handler.graphs.auto_engine import Choice
+from handler.graphs.auto_engine import Choice, EitherEngine
 from handler.graphs.description import KINDS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession, hashed
-from handler.graphs.side_by_side import SideBySide
 from handler.picture.decode import quieten
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options
@@ -77,7 +76,8 @@ def open_service(archive: Unpacked, is_busy: Callable[[], bool] = lambda: False)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"the card of {archive.name} cannot be read: {in_one_line(error)}") from error
     alone, beside = (_open_graphs(archive.folder, card, threads) for threads in (share.threads, 1))
-    engine = SideBySide(alone, beside, is_busy)
+    # runs that overlap are faster together, with a thread each, than one after the other with all threads
+    engine = EitherEngine(OnnxEngine.name, beside, alone, lambda _needs: is_busy())
     check_defaults(settings.defaults, card, engine)
     choice = Choice(engine=engine, configured=settings.engine, graphs=card.graphs)
     return Service(choice, card, settings, share), card

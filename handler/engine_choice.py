@@ -5,7 +5,7 @@ from pathlib import Path
 
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import ModelError
-from handler.graphs.auto_engine import AutoEngine, Choice, disagreements
+from handler.graphs.auto_engine import Choice, EitherEngine, disagreements
 from handler.graphs.description import Origin
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import find_graphs, open_graphs
@@ -35,7 +35,7 @@ def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: in
     graphs = OnnxEngine(open_graphs(folder, origin_of(classifier), threads=threads))
     differing = disagreements(graphs, hooks, classifier.preprocessing)
     if not differing:
-        engine = graphs if wanted == "onnx" else AutoEngine(graphs, hooks)
+        engine = graphs if wanted == "onnx" else EitherEngine("auto", graphs, hooks, graphs.covers)
         return Choice(engine=engine, configured=wanted, graphs=graphs.files, use_threads=graphs.use_threads)
     reason = f"the graphs differ from PyTorch: {'; '.join(differing)}"
     if wanted == "onnx":

@@ -1,4 +1,4 @@
-"""Graphs beside hooks: which of them answers, and whether they agree: ONNX Runtime, CPU or file can have changed."""
+"""Two engines: which of them answers, and whether they agree: ONNX Runtime, CPU or file can have changed."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,24 +36,24 @@ class Choice:
         return {"configured": self.configured, "graphs": list(self.graphs), "reason": self.reason}
 
 
-class AutoEngine:
-    """Leaves each pass to the graphs where they hold the evidence, and else to hooks; the evidence names which ran."""
+class EitherEngine:
+    """Leaves each pass to one of two engines; the evidence names which ran."""
 
-    name = "auto"
-
-    def __init__(self, graphs: OnnxEngine, hooks: Engine) -> None:
-        self._graphs = graphs
-        self._hooks = hooks
+    def __init__(self, name: str, first: Engine, other: Engine, takes: Callable[[Needs], bool]) -> None:
+        """``takes`` is asked before each pass whether the first engine runs it, by the evidence that is needed."""
+        self.name = name
+        self._first, self._other, self._takes = first, other, takes
 
     def run(self, inputs: Floats, targets: Targets, needs: Needs) -> Evidence:
         """See ``Engine.run``."""
-        chosen: Engine = self._graphs if self._graphs.covers(needs) else self._hooks
-        return chosen.run(inputs, targets, needs)
+        return self._engine_for(needs).run(inputs, targets, needs)
 
     def behind(self, inputs: Floats, layer: str, activations: Floats) -> Floats:
         """See ``Engine.behind``."""
-        chosen: Engine = self._graphs if self._graphs.covers(Needs(layers=(layer,), beside=BEHIND)) else self._hooks
-        return chosen.behind(inputs, layer, activations)
+        return self._engine_for(Needs(layers=(layer,), beside=BEHIND)).behind(inputs, layer, activations)
+
+    def _engine_for(self, needs: Needs) -> Engine:
+        return self._first if self._takes(needs) else self._other
 
 
 def disagreements(graphs: OnnxEngine, hooks: Engine, preprocessing: Preprocessing) -> list[str]:

@@ -13,7 +13,7 @@ import yaml
 
 from handler.archive import CARD_NAME, Unpacked, check_defaults, open_service, unpacked
 from handler.errors import ModelError, Unprocessable
-from handler.graphs.side_by_side import SideBySide
+from handler.graphs.auto_engine import EitherEngine
 from handler.protocol.options import Options
 from handler.protocol.row import Row
 from tests.support.engines import CARD, BrightnessEngine
@@ -81,7 +81,7 @@ def test_runs_that_overlap_go_to_a_session_of_one_thread(archive, monkeypatch, b
 def test_the_engine_asks_whether_others_are_due(archive, monkeypatch):
     asked = []
     service, _ = open_service(archive, lambda: asked.append(1) or False)
-    assert isinstance(service._choice.engine, SideBySide)
+    assert isinstance(service._choice.engine, EitherEngine)
     before = len(asked)
     service.answer_batch([Row(fields={"data": ONE.read_bytes(), "maps": "none"})])
     assert len(asked) > before

@@ -14,7 +14,7 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.errors import Unprocessable
 from handler.explanation.evidence import TOP, Needs
 from handler.explanation.methods import ATTENTION_METHODS
-from handler.graphs.auto_engine import AutoEngine, disagreements
+from handler.graphs.auto_engine import EitherEngine, disagreements
 from handler.graphs.description import KIND_ATTENTION
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession
@@ -72,7 +72,7 @@ def test_the_graph_is_verified_once_more(classifier, path):
 
 
 def test_auto_answers_from_the_graph_what_it_holds(classifier, engine):
-    auto = AutoEngine(engine, TorchEngine(classifier))
+    auto = EitherEngine("auto", engine, TorchEngine(classifier), engine.covers)
     for needs, answers in (
         (Needs(attention="legrad"), "onnx"),
         (Needs(), "onnx"),

@@ -14,7 +14,7 @@ from export.graphs.exporters import EXPORTERS, export_explanation, export_gradca
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import ModelError, Unprocessable
 from handler.explanation.evidence import TOP, Needs
-from handler.graphs.auto_engine import AutoEngine
+from handler.graphs.auto_engine import EitherEngine
 from handler.graphs.description import KIND_BEHIND, KIND_EXPLANATION, KIND_GRADCAM, KIND_LAYERS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession
@@ -122,7 +122,7 @@ def test_what_lies_behind_a_further_layer_is_asked_of_the_hooks():
     hooks, changed = TorchEngine(network), np.random.default_rng(0).random((3, 8, 16, 16), np.float32)
     picture = random_inputs(1, 16)
     for layer in ("5", "1"):
-        found = AutoEngine(graphs, hooks).behind(picture, layer, changed)
+        found = EitherEngine("auto", graphs, hooks, graphs.covers).behind(picture, layer, changed)
         np.testing.assert_allclose(found, hooks.behind(picture, layer, changed), atol=1e-5)
     with pytest.raises(Unprocessable, match="do not hold"):
         graphs.behind(picture, "1", changed)

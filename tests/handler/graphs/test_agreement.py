@@ -10,7 +10,7 @@ from handler.engine_choice import origin_of
 from handler.errors import ModelError
 from handler.explanation.evidence import Needs
 from handler.graphs import auto_engine
-from handler.graphs.auto_engine import AutoEngine, disagreements, fixed_picture
+from handler.graphs.auto_engine import EitherEngine, disagreements, fixed_picture
 from handler.graphs.description import KIND_BEHIND, KIND_GRADCAM, KINDS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession, open_graphs
@@ -193,5 +193,6 @@ def test_a_graph_behind_the_layer_is_refused_alone(tiny):
 )
 def test_auto_asks_the_graph_behind_the_layer_where_there_is_one(tiny, kind, layer, engine):
     picture, activations = np.ones((1, 3, 2, 2), np.float32), np.zeros((1, 3, 2, 2), np.float32)
-    found = AutoEngine(tiny[kind], Behind(tiny[KIND_BEHIND])).behind(picture, layer, activations)
+    auto = EitherEngine("auto", tiny[kind], Behind(tiny[KIND_BEHIND]), tiny[kind].covers)
+    found = auto.behind(picture, layer, activations)
     np.testing.assert_allclose(found, 1 + 0.1 * engine, rtol=1e-6)
