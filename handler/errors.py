@@ -1,17 +1,9 @@
 """The tree of errors.
 
     ServiceError
-    ├── RequestError            an error of a row: becomes the row's answer, other rows are untouched; a ValueError
-    │   ├── BadRequest          400  cannot be parsed, or out of range
-    │   ├── NotFound            404  a path below the model's own at which nothing answers
-    │   ├── Unauthorized        401  a token is asked for, and is missing or wrong
-    │   ├── TooSlow             408  a body that does not arrive in time
-    │   ├── Unavailable         503  more requests than may wait, or an answer that takes too long
-    │   ├── TooLarge            413  too many bytes or pixels, or an answer too large to send
-    │   ├── NotAnImage          415  not a picture
-    │   ├── Unprocessable       422  a picture that the model cannot take, or an option that the architecture lacks
-    │   └── NotFinite           422  a picture for which the network's scores or evidence are NaN or infinite
-    └── ModelError              the model, its weights or settings: raised at start-up or export, not for a row
+    ├── RequestError   an error of a row: becomes the row's answer, other rows are untouched; a ValueError
+    │   └── BadRequest, NotFound, Unauthorized, TooSlow, Unavailable, TooLarge, NotAnImage, Unprocessable, NotFinite
+    └── ModelError     the model, its weights or settings: raised at start-up or export, not for a row
 
 Messages say what was wrong and what is valid. They go into the body only: TorchServe's reason phrase is fixed text.
 """
@@ -40,6 +32,9 @@ class RequestError(ServiceError, ValueError):
     headers: Mapping[str, str] = {}  # of the answer
     place: str = ""  # the picture's place in the request, "instances[2]"; empty for a single picture
 
+    def __init_subclass__(cls, status: int = 400, phrase: str = "Bad Request", headers: Mapping[str, str] = {}) -> None:
+        cls.status, cls.phrase, cls.headers = status, phrase, headers
+
     def __str__(self) -> str:
         message = super().__str__()
         return f"{self.place}: {message}" if self.place else message
@@ -49,52 +44,36 @@ class BadRequest(RequestError):
     """The row cannot be parsed, or one of its options is unknown or out of range."""
 
 
-class TooLarge(RequestError):
+class TooLarge(RequestError, status=413, phrase="Content Too Large"):
     """The upload has too many bytes or pixels, or the answer would be too large to send."""
 
-    status, phrase = 413, "Content Too Large"
 
-
-class NotAnImage(RequestError):
+class NotAnImage(RequestError, status=415, phrase="Unsupported Media Type"):
     """The upload is not a picture that can be decoded."""
 
-    status, phrase = 415, "Unsupported Media Type"
 
-
-class Unprocessable(RequestError):
+class Unprocessable(RequestError, status=422, phrase="Unprocessable Content"):
     """The model cannot take this picture, or its architecture lacks what the option asks for."""
 
-    status, phrase = 422, "Unprocessable Content"
 
-
-class NotFinite(RequestError):
+class NotFinite(RequestError, status=422, phrase="Unprocessable Content"):
     """The network's scores or evidence for this picture are NaN or infinite; counted apart from Unprocessable."""
 
-    status, phrase = 422, "Unprocessable Content"
 
-
-class NotFound(RequestError):
+class NotFound(RequestError, status=404, phrase="Not Found"):
     """Nothing answers at this path below the model's own."""
 
-    status, phrase = 404, "Not Found"
 
-
-class Unauthorized(RequestError):
+class Unauthorized(RequestError, status=401, phrase="Unauthorized", headers={"WWW-Authenticate": "Bearer"}):
     """The front asks for a token, which is missing or wrong."""
 
-    status, phrase, headers = 401, "Unauthorized", {"WWW-Authenticate": "Bearer"}
 
-
-class TooSlow(RequestError):
+class TooSlow(RequestError, status=408, phrase="Request Timeout", headers={"Connection": "close"}):
     """The body did not arrive in time."""
 
-    status, phrase, headers = 408, "Request Timeout", {"Connection": "close"}
 
-
-class Unavailable(RequestError):
+class Unavailable(RequestError, status=503, phrase="Service Unavailable", headers={"Retry-After": "1"}):
     """As many requests wait as may wait, or the answer takes too long."""
-
-    status, phrase, headers = 503, "Service Unavailable", {"Retry-After": "1"}
 
 
 @contextmanager
