@@ -67,7 +67,7 @@ class Models:
         if not all(type(number) is int and number >= 0 for number in said):
             raise ModelError(f"model-config.yaml: {', '.join(_TIMES)} must be whole numbers, not {said}")
         most, delay, patience = said
-        batching = Batching(service=service, most=max(1, most), delay=delay / 1000)
+        batching = Batching(answer_batch=service.answer_batch, most=max(1, most), delay=delay / 1000)
         versions = self._versions.setdefault(card.name, {})
         if card.version in versions:
             raise ModelError(f"{path} is one more version {card.version} of {card.name}, valid is one archive for each")
@@ -98,11 +98,8 @@ class Models:
     def metadata(self, model: Served) -> dict[str, Any]:
         """V2's metadata of a model."""
         picture, answer = ({"name": name, "datatype": "BYTES", "shape": [-1]} for name in ("image", OUTPUT))
-        known = {
-            "name": model.card.name,
-            "versions": [*self._versions[model.card.name]],
-            "platform": "onnxruntime_onnx",
-        }
+        name, versions = model.card.name, [*self._versions[model.card.name]]
+        known = {"name": name, "versions": versions, "platform": "onnxruntime_onnx"}
         return {**known, "inputs": [picture], "outputs": [answer]}
 
     def authorise(self, authorization: str) -> None:

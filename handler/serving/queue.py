@@ -1,9 +1,10 @@
 """The requests that wait or are answered: bounded in number, and answered in as many threads as there are cores."""
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from handler.errors import Unavailable
 from handler.protocol.answer import Answer
@@ -11,18 +12,11 @@ from handler.protocol.request import options_of
 from handler.protocol.row import Row
 
 
-class Service(Protocol):
-    """What answers batches, in any thread."""
-
-    def answer_batch(self, rows: list[Row]) -> list[Answer]:
-        """Answers the rows, each with one answer, in their order."""
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batching:
     """A service, and how its rows are collected."""
 
-    service: Service
+    answer_batch: Callable[[list[Row]], list[Answer]]  # of a service: answers rows in their order, in any thread
     most: int = 1  # rows of a batch
     delay: float = 0.0  # seconds that a row waits for others, where others are being answered
 
@@ -87,9 +81,9 @@ class Queue:
                 loop.create_task(self._run(alike))
 
     async def _run(self, batch: list[_Waiting]) -> None:
-        rows, service = [one.row for one in batch], batch[0].by.service
+        rows, answer_batch = [one.row for one in batch], batch[0].by.answer_batch
         try:
-            answers = await asyncio.get_running_loop().run_in_executor(self._threads, service.answer_batch, rows)
+            answers = await asyncio.get_running_loop().run_in_executor(self._threads, answer_batch, rows)
             for one, answer in zip(batch, answers, strict=True):
                 if not one.answer.done():
                     one.answer.set_result(answer)

@@ -63,7 +63,7 @@ async def bodies(tasks):
 def test_each_row_gets_its_own_answer():
     async def test():
         queue, names = Queue(8, 2), Names()
-        tasks = begin(queue, Batching(service=names), *map(row, "abcdef"))
+        tasks = begin(queue, Batching(answer_batch=names.answer_batch), *map(row, "abcdef"))
         assert await bodies(tasks) == [*"abcdef"]
         assert sorted(names.batches) == [[name] for name in "abcdef"]  # of one row each, unless asked for
         assert queue.rows == 0
@@ -74,7 +74,7 @@ def test_each_row_gets_its_own_answer():
 def test_rows_are_answered_in_their_order():
     async def test():
         queue, names = Queue(8, 1), Names()
-        await bodies(begin(queue, Batching(service=names), *map(row, "abcdef")))
+        await bodies(begin(queue, Batching(answer_batch=names.answer_batch), *map(row, "abcdef")))
         assert names.batches == [[name] for name in "abcdef"]
 
     run(test())
@@ -83,7 +83,7 @@ def test_rows_are_answered_in_their_order():
 def test_as_many_batches_run_at_once_as_there_are_threads():
     async def test():
         queue, names = Queue(8, 3), Names(shut=True)
-        tasks = begin(queue, Batching(service=names), *map(row, "abcdef"))
+        tasks = begin(queue, Batching(answer_batch=names.answer_batch), *map(row, "abcdef"))
         await until(lambda: len(names.batches) == 3)
         names.gate.set()
         assert await bodies(tasks) == [*"abcdef"]
@@ -95,7 +95,7 @@ def test_as_many_batches_run_at_once_as_there_are_threads():
 def test_a_row_too_many_is_refused_at_once_and_the_next_is_taken_when_one_has_left():
     async def test():
         queue, names = Queue(2, 1), Names(shut=True)
-        by = Batching(service=names)
+        by = Batching(answer_batch=names.answer_batch)
         tasks = begin(queue, by, row("a"), row("b"))
         await until(lambda: queue.rows == 2)
         with pytest.raises(Unavailable, match="2 requests wait or are answered"):
@@ -112,10 +112,13 @@ def test_a_row_too_many_is_refused_at_once_and_the_next_is_taken_when_one_has_le
 def test_the_bound_is_that_of_all_services_together():
     async def test():
         queue, one, other = Queue(2, 2), Names(shut=True), Names(shut=True)
-        tasks = [*begin(queue, Batching(service=one), row("a")), *begin(queue, Batching(service=other), row("b"))]
+        tasks = [
+            *begin(queue, Batching(answer_batch=one.answer_batch), row("a")),
+            *begin(queue, Batching(answer_batch=other.answer_batch), row("b")),
+        ]
         await until(lambda: queue.rows == 2)
         with pytest.raises(Unavailable):
-            await queue.answer(row("c"), Batching(service=one))
+            await queue.answer(row("c"), Batching(answer_batch=one.answer_batch))
         one.gate.set()
         other.gate.set()
         assert await bodies(tasks) == ["a", "b"]
@@ -126,7 +129,7 @@ def test_the_bound_is_that_of_all_services_together():
 def test_rows_that_ask_for_the_same_share_a_batch_in_their_order():
     async def test():
         queue, names = Queue(16, 1), Names(shut=True)
-        by = Batching(service=names, most=3)
+        by = Batching(answer_batch=names.answer_batch, most=3)
         first = begin(queue, by, row("first", top_k="9"))
         await until(lambda: names.batches)
         tasks = begin(queue, by, row("a"), row("b", target="1"), row("c"), row("d"), row("e"), row("f", target="1"))
@@ -141,7 +144,7 @@ def test_rows_that_ask_for_the_same_share_a_batch_in_their_order():
 def test_rows_of_several_services_share_no_batch():
     async def test():
         queue, one, other = Queue(16, 1), Names(shut=True), Names()
-        first, second = (Batching(service=names, most=4) for names in (one, other))
+        first, second = (Batching(answer_batch=names.answer_batch, most=4) for names in (one, other))
         tasks = begin(queue, first, row("x"))
         await until(lambda: one.batches)
         for by, name in ((first, "a"), (second, "b"), (first, "c"), (second, "d")):
@@ -157,7 +160,7 @@ def test_rows_of_several_services_share_no_batch():
 def test_a_lone_row_waits_for_nobody():
     async def test():
         queue, names = Queue(8, 2), Names()
-        by = Batching(service=names, most=8, delay=3600)
+        by = Batching(answer_batch=names.answer_batch, most=8, delay=3600)
         assert await bodies(begin(queue, by, row("a"))) == ["a"]
 
     run(test())
@@ -166,7 +169,7 @@ def test_a_lone_row_waits_for_nobody():
 def test_a_row_beside_others_waits_for_more_until_it_is_due():
     async def test():
         queue, names = Queue(8, 2), Names(shut=True)
-        by = Batching(service=names, most=8, delay=0.2)
+        by = Batching(answer_batch=names.answer_batch, most=8, delay=0.2)
         loop = asyncio.get_running_loop()
         tasks = begin(queue, by, row("first"))
         await until(lambda: names.batches)
@@ -184,7 +187,7 @@ def test_a_row_beside_others_waits_for_more_until_it_is_due():
 def test_a_full_batch_does_not_wait_until_it_is_due():
     async def test():
         queue, names = Queue(8, 2), Names(shut=True)
-        by = Batching(service=names, most=2, delay=3600)
+        by = Batching(answer_batch=names.answer_batch, most=2, delay=3600)
         tasks = begin(queue, by, row("first"))
         await until(lambda: names.batches)
         tasks += begin(queue, by, row("a"), row("b"))
@@ -199,7 +202,7 @@ def test_a_full_batch_does_not_wait_until_it_is_due():
 def test_a_row_that_is_given_up_is_not_computed_for_and_frees_its_place():
     async def test():
         queue, names = Queue(3, 1), Names(shut=True)
-        by = Batching(service=names)
+        by = Batching(answer_batch=names.answer_batch)
         running, given_up, waiting = begin(queue, by, row("a"), row("b"), row("c"))
         await until(lambda: names.batches)
         given_up.cancel()
@@ -217,7 +220,7 @@ def test_a_row_that_is_given_up_is_not_computed_for_and_frees_its_place():
 def test_a_row_that_is_given_up_while_it_is_computed_harms_no_other_of_its_batch():
     async def test():
         queue, names = Queue(8, 1), Names(shut=True)
-        by = Batching(service=names, most=2)
+        by = Batching(answer_batch=names.answer_batch, most=2)
         tasks = begin(queue, by, row("first", top_k="9"))
         await until(lambda: names.batches)
         tasks += begin(queue, by, row("a"), row("b"))
@@ -237,7 +240,7 @@ def test_a_row_that_is_given_up_while_it_is_computed_harms_no_other_of_its_batch
 def test_an_exception_is_that_of_its_batch_alone():
     async def test():
         queue, names = Queue(8, 1), Names(shut=True)
-        by = Batching(service=names, most=2)
+        by = Batching(answer_batch=names.answer_batch, most=2)
         tasks = begin(queue, by, row("first", top_k="9"))
         await until(lambda: names.batches)
         tasks += begin(queue, by, row("bad"), row("a"), row("b", target="1"))
@@ -262,7 +265,7 @@ def test_a_service_that_forgets_a_row_fails_it():
     async def test():
         queue = Queue(8, 1)
         with pytest.raises(ValueError, match="shorter"):
-            await queue.answer(row("a"), Batching(service=Short()))
+            await queue.answer(row("a"), Batching(answer_batch=Short().answer_batch))
         assert queue.rows == 0
 
     run(test())
@@ -271,7 +274,7 @@ def test_a_service_that_forgets_a_row_fails_it():
 def test_it_is_busy_while_more_than_one_row_waits_or_is_answered():
     async def test():
         queue, names = Queue(8, 1), Names(shut=True)
-        by, seen = Batching(service=names), [queue.is_busy()]
+        by, seen = Batching(answer_batch=names.answer_batch), [queue.is_busy()]
         tasks = begin(queue, by, row("a"))
         await until(lambda: names.batches)
         seen.append(queue.is_busy())
