@@ -112,10 +112,8 @@ def _give_default(graph: onnx.GraphProto, name: str, default: Floats) -> None:
     graph.initializer.append(onnx.numpy_helper.from_array(default, name))
 
 
-def write_verified(
-    model: onnx.ModelProto, path: Path, classifier: Classifier, kind: str, **noted: Any
-) -> list[Verdict]:
-    """Compares a graph with PyTorch, describes the graph in its metadata, ``noted`` included, and writes it whole.
+def write_verified(model: onnx.ModelProto, path: Path, classifier: Classifier, kind: str, **said: Any) -> list[Verdict]:
+    """Compares a graph with PyTorch, describes the graph in its metadata, ``said`` included, and writes it whole.
 
     Raises NotExportableError if ONNX Runtime does not load the graph, and VerificationError if it differs from PyTorch.
     """
@@ -129,7 +127,7 @@ def write_verified(
             _description(classifier, kind),
             versions={"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
             verification=table(checks),
-            **noted,
+            **said,
         )
         described = onnx.load(unfinished, load_external_data=False)
         onnx.helper.set_model_props(described, description.to_properties())

@@ -76,11 +76,7 @@ def write_archive(
     store.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="archive-", dir=store) as work:
         stage = Path(work, "stage")
-        shutil.copytree(
-            _PACKAGE,
-            stage / "handler",
-            ignore=shutil.ignore_patterns("__pycache__", "*.yaml", _ENTRY),
-        )
+        shutil.copytree(_PACKAGE, stage / "handler", ignore=shutil.ignore_patterns("__pycache__", "*.yaml", _ENTRY))
         write_checkpoint(stage / CHECKPOINT_NAME, checkpoint)
         _pack_source(classifier.architecture, pack, stage, report)
         if sidecar and settings.engine != "torch":

@@ -61,10 +61,9 @@ def pack_sources(architecture: str, names: Iterable[str], stage: Path, report: C
     sizes = {place: file.stat().st_size if file else 0 for place, file in files.items()}
     if sum(sizes.values()) > _MOST_BYTES:
         largest = max(sizes, key=lambda place: sizes[place])
-        raise ModelError(
-            f"the source of {architecture} would take {sum(sizes.values()) / 1e6:.0f} MB, {largest} alone "
-            f"{sizes[largest] / 1e6:.0f} MB; valid are at most {_MOST_BYTES / 1e6:.0f} MB: move out what is no source"
-        )
+        all_of_it, one, most = (f"{size / 1e6:.0f} MB" for size in (sum(sizes.values()), sizes[largest], _MOST_BYTES))
+        valid = f"valid are at most {most}: move out what is no source"
+        raise ModelError(f"the source of {architecture} would take {all_of_it}, {largest} alone {one}; {valid}")
     for place, file in files.items():
         (stage / place).parent.mkdir(parents=True, exist_ok=True)
         (stage / place).write_bytes(file.read_bytes() if file else b"")
@@ -79,10 +78,8 @@ def _all_of(name: str) -> Files:
     if top in _OURS:
         raise ModelError(f"{name} cannot be packed: {top} is this project's own name, valid is another")
     if top in server_libraries():
-        raise ModelError(
-            f"{name} cannot be packed: it would replace the server's own {top}; valid are names that are neither in "
-            "the standard library nor in what the server has installed"
-        )
+        valid = "valid are names that are neither in the standard library nor in what the server has installed"
+        raise ModelError(f"{name} cannot be packed: it would replace the server's own {top}; {valid}")
     spec = _spec(name)
     folders = spec.submodule_search_locations
     # without __init__.py, which is empty where the folder has none, the server's package of that name would go first
@@ -145,7 +142,5 @@ def check_alone(stage: Path, architecture: str) -> list[str]:
             loaded = json.loads(done.stdout.strip().splitlines()[-1])
             return sorted(name for name in loaded if name not in server_libraries() and not name.startswith("_"))
     words = done.stderr.strip().splitlines() or ["without a word"]
-    raise ModelError(
-        f"{architecture} does not run with the source that is packed ({words[-1].removeprefix(_REFUSED)}); "
-        "name what is missing (pack=package), or in PACKED in its module"
-    )
+    why, valid = words[-1].removeprefix(_REFUSED), "name what is missing (pack=package), or in PACKED in its module"
+    raise ModelError(f"{architecture} does not run with the source that is packed ({why}); {valid}")

@@ -45,9 +45,7 @@ def trace_batch(
         stack.enter_context(_OtherWords())
         stack.enter_context(fake)
         stack.enter_context(enable_python_dispatcher())  # without it some operators refuse symbolic sizes
-        graph = make_fx(
-            function, decomposition_table=dict(decompositions), tracing_mode="real", _allow_non_fake_inputs=True
-        )(*inputs)
+        graph = make_fx(function, decomposition_table=dict(decompositions), _allow_non_fake_inputs=True)(*inputs)
     batches: list[Any] = [tensor.shape[0] for tensor in inputs]
     if any(batch.node.expr.is_number for batch in batches):
         raise ValueError(FIXED_BATCH.format(batches[0]))

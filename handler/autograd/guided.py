@@ -55,10 +55,8 @@ def find_rectifiers(output: torch.Tensor) -> tuple[list[Node], str]:
             others.append(_POPULAR_NAMES.get(name, name))
     if not rectifiers:
         found = sorted(set(others) & set(_POPULAR_NAMES.values()) or set(others)) or ["no activation"]
-        raise Unprocessable(
-            f"guided backpropagation is defined for ReLU networks only and this one has {', '.join(found)}; "
-            "valid maps are gradcam and saliency"
-        )
+        only = f"guided backpropagation is defined for ReLU networks only and this one has {', '.join(found)}"
+        raise Unprocessable(f"{only}; valid maps are gradcam and saliency")
     return rectifiers, f"{len(rectifiers)} of {len(rectifiers) + len(others)} activations"
 
 

@@ -155,10 +155,9 @@ def _read_state_dict(path: Path, chosen: str | None) -> dict[str, torch.Tensor]:
         name = re.search(r"GLOBAL (\S+)", str(error))
         what = f"holds {name[1]} beside tensors" if name else "is neither safetensors nor a file of torch.save"
         what = next((meant for said, meant in _BROKEN.items() if re.search(said, str(error))), what)
-        raise ModelError(
-            f"checkpoint {path} {what}, and files load with weights_only=True; "
-            "save it with safetensors.torch.save_file(model.state_dict(), path) or torch.save(model.state_dict(), path)"
-        ) from error
+        save = "safetensors.torch.save_file(model.state_dict(), path) or torch.save(model.state_dict(), path)"
+        safe = "and files load with weights_only=True"
+        raise ModelError(f"checkpoint {path} {what}, {safe}; save it with {save}") from error
     found = _state_dicts(loaded)
     if not found:
         raise ModelError(f"checkpoint {path} holds no state dict (a mapping of parameter names to tensors)")
@@ -167,9 +166,8 @@ def _read_state_dict(path: Path, chosen: str | None) -> dict[str, torch.Tensor]:
         plain = [place for place in found if "ema" not in place.lower()] or meant
         meant = [place for place in plain if {*place.split("/")} <= {*_WRAPPERS}] or plain
     if len(meant) != 1:
-        raise ModelError(
-            f"checkpoint {path} holds the state dicts {', '.join(found)}; valid is state= with a key of one of them"
-        )
+        valid = "valid is state= with a key of one of them"
+        raise ModelError(f"checkpoint {path} holds the state dicts {', '.join(found)}; {valid}")
     return {str(name): value for name, value in found[meant[0]].items()}
 
 

@@ -99,17 +99,13 @@ def _load_state(module: nn.Module, checkpoint: Checkpoint) -> None:
     expected, classes = module.state_dict(), len(checkpoint.labels or [])
     own = names_in(expected, checkpoint.state)
     for name, value in checkpoint.state.items():
-        wanted = expected.get(own[name], value).shape
-        if wanted == value.shape:
+        shape, wanted = tuple(value.shape), tuple(expected.get(own[name], value).shape)
+        if shape == wanted:
             continue
-        if wanted[:1] == (classes,) and wanted[1:] == value.shape[1:]:
-            raise ModelError(
-                f"the checkpoint's head {name!r} scores {value.shape[0]} classes, but there are {classes} labels; "
-                "valid is one label per score"
-            )
-        raise ModelError(
-            f"the checkpoint's {name!r} has shape {tuple(value.shape)}, {checkpoint.architecture} wants {tuple(wanted)}"
-        )
+        if wanted == (classes, *shape[1:]):
+            scoring = f"scores {shape[0]} classes, but there are {classes} labels"
+            raise ModelError(f"the checkpoint's head {name!r} {scoring}; valid is one label per score")
+        raise ModelError(f"the checkpoint's {name!r} has shape {shape}, {checkpoint.architecture} wants {wanted}")
     state: Any = OrderedDict((own[name], value) for name, value in checkpoint.state.items())
     # MNASNet needs its version number, which files of tensors do not keep; batch norms work without one
     state._metadata = {"": getattr(expected, "_metadata", {}).get("", {})}
@@ -118,10 +114,8 @@ def _load_state(module: nn.Module, checkpoint: Checkpoint) -> None:
     missing = [name for name in missing if not name.startswith(training_only(module))]
     unknown = [name for name, new in own.items() if new not in expected]
     if missing or unknown:
-        raise ModelError(
-            f"the checkpoint is not one of {checkpoint.architecture}: {len(missing)} weights missing"
-            f"{_some(missing)}, {len(unknown)} unknown{_some(unknown)}"
-        )
+        which = f"{len(missing)} weights missing{_some(missing)}, {len(unknown)} unknown{_some(unknown)}"
+        raise ModelError(f"the checkpoint is not one of {checkpoint.architecture}: {which}")
 
 
 def _some(names: list[str]) -> str:

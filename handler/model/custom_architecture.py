@@ -42,15 +42,11 @@ def find_factory(architecture: str) -> Any:
     for name in path.split("."):
         if not hasattr(found, name):
             public = sorted(known for known, value in vars(found).items() if callable(value) and known[0] != "_")
-            raise ModelError(
-                f"architecture {architecture}: there is no {name!r}, there are {', '.join(public) or 'none'}"
-            )
+            raise ModelError(f"architecture {architecture}: there is no {name!r}, but {', '.join(public) or 'nothing'}")
         found = getattr(found, name)
     if not callable(found):
-        raise ModelError(
-            f"architecture {architecture}: {path} is {described(found)} and cannot be called, "
-            "valid is a function or class that returns a torch.nn.Module"
-        )
+        valid = "valid is a function or class that returns a torch.nn.Module"
+        raise ModelError(f"architecture {architecture}: {path} is {described(found)} and cannot be called, {valid}")
     return found
 
 
@@ -72,10 +68,9 @@ def build(checkpoint: Checkpoint) -> nn.Module:
         raise ModelError(f"architecture {architecture} returns {described(module)}, valid is a torch.nn.Module")
     scripted = next((path for path, part in module.named_modules() if isinstance(part, torch.jit.ScriptModule)), None)
     if scripted is not None:
-        raise ModelError(
-            f"architecture {architecture} has TorchScript in it ({scripted or 'the whole network'}), whose layers take "
-            "no hooks; valid is the torch.nn.Module that was scripted or traced"
-        )
+        what = f"TorchScript in it ({scripted or 'the whole network'}), whose layers take no hooks"
+        valid = "valid is the torch.nn.Module that was scripted or traced"
+        raise ModelError(f"architecture {architecture} has {what}; {valid}")
     if next(module.parameters(), None) is None:
         raise ModelError(f"architecture {architecture} has no weights, valid is a network with parameters")
     plain: nn.Module = _not_compiled(module)
@@ -106,29 +101,23 @@ def _give_shapes(module: nn.Module, architecture: str, shape: tuple[int, int, in
     with foreign_code(f"architecture {architecture} is lazy and fails on a picture {(1, *shape)}"), torch.no_grad():
         module.eval()(torch.zeros(1, *shape))
     if left := shapeless():
-        raise ModelError(
-            f"architecture {architecture} is lazy, and after a picture {', '.join(left[:3])} still have no shape; "
-            "valid is a network without lazy modules that do not run"
-        )
+        what = f"is lazy, and after a picture {', '.join(left[:3])} still have no shape"
+        raise ModelError(f"architecture {architecture} {what}; valid is a network without lazy modules that do not run")
 
 
-def find(architecture: str, torchvisions: str | None) -> Checkpoint:
+def find(architecture: str, named: str | None) -> Checkpoint:
     """A checkpoint with the weights that the module's ``weights()`` returns, and with what the module declares.
 
     The ModelError says that torchvision's weights are wanted, or that the function is missing, fails or returns none.
     """
-    if torchvisions is not None:
-        raise ModelError(
-            f"weights {torchvisions!r} are torchvision's; {architecture} takes a file of its own, checkpoint="
-        )
+    if named is not None:
+        raise ModelError(f"weights {named!r} are torchvision's; {architecture} takes a file of its own, checkpoint=")
     module = load_module(architecture)
     find_factory(architecture)  # refused before the weights are read, which may take long
     weights = getattr(module, "weights", None)
     if not callable(weights):
-        raise ModelError(
-            f"architecture {architecture} comes without weights: give a file, checkpoint=, "
-            f"or define weights() in {module.__name__}, which returns a state dict"
-        )
+        define = f"define weights() in {module.__name__}, which returns a state dict"
+        raise ModelError(f"architecture {architecture} comes without weights: give a file, checkpoint=, or {define}")
     with foreign_code(f"{module.__name__}.weights() fails"):
         state = weights()
     values = state.values() if isinstance(state, Mapping) else ()

@@ -20,10 +20,7 @@ from handler.explanation.evidence import Floats
 from handler.model.checkpoint import Checkpoint
 from handler.picture.preprocess import Pixels, Preprocessing, preprocess
 
-_VALID = (
-    "valid is an image classifier: a folder that save_pretrained wrote, or an id of the hub, which is downloaded or "
-    "lies in the cache at HF_HOME"
-)
+_VALID = "valid is an image classifier: what save_pretrained wrote, or an id of the hub, online or in the cache HF_HOME"
 _EQUAL = 1e-6  # the most difference of normalised values
 _MOST_LEVELS = 1.5  # the most difference in grey levels: the library's backends round differently
 _FORMS: list[dict[str, Any]] = [{"crop_mode": "squash"}, {}, {"crop_first": True}]

@@ -1,7 +1,7 @@
 """A torch network from a graph of ONNX: a module per node, at the node's name."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx
@@ -80,9 +80,7 @@ class OnnxNetwork(nn.Module):
         return values[self._end]
 
 
-def _layer(
-    node: onnx.NodeProto, opset: int, constants: Mapping[str, onnx.TensorProto], shape: Sequence[int]
-) -> nn.Module:
+def _layer(node: onnx.NodeProto, opset: int, constants: dict[str, onnx.TensorProto], shape: Sequence[int]) -> nn.Module:
     kind, value_of = node.op_type, onnx.helper.get_attribute_value
     known = {name: what.default_value for name, what in onnx.defs.get_schema(kind, opset).attributes.items()}
     defaults = {name: value_of(what) for name, what in known.items() if what.name}

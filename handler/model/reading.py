@@ -20,10 +20,7 @@ from handler.model.layers.looking import scenes
 
 HEADS = ("softmax", "sigmoid", "binary")
 _HEAD_OF = {nn.Softmax: "softmax", nn.LogSoftmax: "softmax", nn.Sigmoid: "sigmoid", nn.LogSigmoid: "sigmoid"}
-_SHAPING = (
-    *("View", "UnsafeView", "Squeeze", "Unsqueeze", "Permute", "Transpose", "Clone", "Alias"),
-    *("ToCopy", "Slice", "Cat"),
-)
+_SHAPING = "View UnsafeView Squeeze Unsqueeze Permute Transpose Clone Alias ToCopy Slice Cat"  # by autograd's names
 _SATURATING = 1e4  # factor of an ordinary picture
 _AT_AN_END = 1e-2  # the most distance from 0 or 1 of a saturated sigmoid
 
@@ -79,10 +76,9 @@ def find_reading(
     if own and head and (own == "softmax") != (head == "softmax"):
         raise ModelError(f"architecture {architecture} ends in {described(part)} ({end}), so head={own} is valid")
     if head == "binary" and (count != 1 or classes not in (None, 1, 2)):
-        raise ModelError(
-            f"architecture {architecture} has {count} scores and {classes or 'no'} labels, valid with head=binary are "
-            "one score and two labels, the negative first, or one; several scores go with head=softmax or head=sigmoid"
-        )
+        valid = "valid with head=binary are one score and two labels, the negative first, or one"
+        valid += "; several scores go with head=softmax or head=sigmoid"
+        raise ModelError(f"architecture {architecture} has {count} scores and {classes or 'no'} labels, {valid}")
     binary, words = head == "binary" and classes != 1, [f"the output {output}"] * bool(output)
     words += [f"before the {type(part).__name__} at {end}"] * bool(end) + ["the score s as (-s, s)"] * binary
     head = own or head.replace("binary", "sigmoid") or "softmax"
@@ -139,15 +135,12 @@ def check_scores(
     elif not bool(scores.isfinite().all()):
         fault = f"answers a picture with scores that are not finite; {valid}"
     elif not torch.allclose(scores, answer(module, architecture, shape), rtol=1e-4, atol=1e-5):
-        fault = (
-            "answers the same picture differently each time, even in eval mode; valid is a network that neither draws "
-            "random numbers nor changes its own state: F.dropout needs training=self.training"
-        )
+        valid = "valid is a network that neither draws random numbers nor changes its own state"
+        fault = "answers the same picture differently each time, even in eval mode"
+        fault += f"; {valid}: F.dropout needs training=self.training"
     elif scores.shape[1] == 1 and head == "softmax":
-        fault = (
-            "has one score, and a softmax of one score is always 1; valid are at least two classes with a score each, "
-            "or head=binary, the sigmoid of one score"
-        )
+        valid = "valid are at least two classes with a score each, or head=binary, the sigmoid of one score"
+        fault = f"has one score, and a softmax of one score is always 1; {valid}"
     elif end := _end(scores, answer(module, architecture, shape, _SATURATING)):
         right, axis = ("sigmoid (binary for one score)", "") if "sigmoid" in end else ("softmax", "1")
         fault = (
@@ -172,7 +165,7 @@ def answer(module: nn.Module, architecture: str, shape: tuple[int, int, int], fa
 def _end(scores: Tensor, saturated: Tensor) -> str:
     """The function that made the scores (1, K), and those of a picture with very large values; empty for logits."""
     node = scores.grad_fn
-    while node is not None and operation(node) in _SHAPING:
+    while node is not None and operation(node) in _SHAPING.split():
         node = node.next_functions[-1][0]
     last = "" if node is None else operation(node)
     both = torch.cat([scores, saturated]).detach().double()

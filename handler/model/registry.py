@@ -10,23 +10,17 @@ from handler.errors import ModelError, foreign_code
 from handler.model.checkpoint import Checkpoint
 from handler.picture.preprocess import Preprocessing
 
+ARCHITECTURES = tuple(torchvision.models.list_models(module=torchvision.models))  # names of classifiers
 INPUT_TRANSFORMERS = ("googlenet", "inception_v3")  # networks that normalise their input again, if asked to
 PARTS = ("labels", "preprocessing", "transform_input")  # of a checkpoint's description, whose origins are noted
 _TAKEN = "as torchvision's weights have it: assumed, say transform_input=0 if yours were trained without it"
 
 
-def known_architectures() -> list[str]:
-    """Names of the classifiers in torchvision's registry."""
-    return list(torchvision.models.list_models(module=torchvision.models))
-
-
 def builder_of(architecture: str) -> Any:
     """The function that builds a network of the registry; the ModelError lists all names."""
-    if architecture not in known_architectures():
-        raise ModelError(
-            f"architecture {architecture!r} is no torchvision classifier, valid are "
-            f"{', '.join(known_architectures())}; code of your own is architecture=package.module:factory"
-        )
+    if architecture not in ARCHITECTURES:
+        valid = f"valid are {', '.join(ARCHITECTURES)}; code of your own is architecture=package.module:factory"
+        raise ModelError(f"architecture {architecture!r} is no torchvision classifier, {valid}")
     return torchvision.models.get_model_builder(architecture)
 
 
@@ -49,9 +43,7 @@ def find(architecture: str, weights: str | None) -> Checkpoint:
         raise ModelError("give either torchvision's weights, weights=DEFAULT, or a file, checkpoint=")
     choices = torchvision.models.get_model_weights(architecture)
     if weights not in choices.__members__:
-        raise ModelError(
-            f"weights {weights!r} do not exist for {architecture}, valid are {', '.join(choices.__members__)}"
-        )
+        raise ModelError(f"{architecture} has no weights {weights!r}, valid are {', '.join(choices.__members__)}")
     chosen = choices[weights]
     elsewhere = "download the file elsewhere, and give it as checkpoint= together with labels="
     with foreign_code(f"the weights of {architecture} could not be downloaded from {chosen.url}", elsewhere):

@@ -104,10 +104,9 @@ def complete(
         how, origins["preprocessing"] = said_over(preprocessing, how, origins["preprocessing"])
     if how is None:
         example = '{"resize_size": 256, "crop_size": 224, "mean": [0, 0, 0], "std": [1, 1, 1]}'
-        raise ModelError(
-            f"nothing says what is done to a picture for {name}: say preprocessing='resize=256 crop=224 mean=0,0,0 "
-            f"std=1,1,1'" + (f", or define PREPROCESSING = {example} in {module}" if module else "")
-        )
+        define = f", or define PREPROCESSING = {example} in {module}" if module else ""
+        valid = f"say preprocessing='resize=256 crop=224 mean=0,0,0 std=1,1,1'{define}"
+        raise ModelError(f"nothing says what is done to a picture for {name}: {valid}")
     if transform_input is not None:
         options, origins["transform_input"] = {**options, "transform_input": transform_input}, "as said"
     if name not in INPUT_TRANSFORMERS:

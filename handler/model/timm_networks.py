@@ -77,10 +77,8 @@ def find(architecture: str, weights: str | None) -> Checkpoint:
     found = declare(architecture)
     place, elsewhere = check(architecture)[1].get("hf_hub_id"), "give a file, checkpoint="
     if place:
-        elsewhere = (
-            f"download the files of https://huggingface.co/{place} elsewhere, and say model=timm/local-dir:FOLDER, or "
-            "set HF_HOME to a cache that has them"
-        )
+        files, cache = f"the files of https://huggingface.co/{place}", "set HF_HOME to a cache that has them"
+        elsewhere = f"download {files} elsewhere, and say model=timm/local-dir:FOLDER, or {cache}"
     with foreign_code(f"the weights of {architecture} could not be loaded", elsewhere):
         state = timm.create_model(architecture.partition("/")[2], pretrained=True).state_dict()
     return replace(found, state=state)

@@ -21,9 +21,7 @@ Size = int | tuple[int, int]  # of a square's side, or height and width
 Box = tuple[float, float, float, float]
 
 MOST_CHANNELS = 16
-_FILTERS = {
-    name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
-}
+_FILTERS = {name.lower(): kind for name, kind in Image.Resampling.__members__.items()}
 # what a description says of crop modes
 _CROP_MODES = {"center": "resized to cover", "squash": "both sides resized to", "border": "resized to fit into"}
 _AREA = "area"  # cv2's INTER_AREA: averages pixels when it shrinks a picture, interpolates when it enlarges one

@@ -32,7 +32,7 @@ from examples.shapes.draw import draw
 from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.maps import make_maps, needs_of
 from handler.model.checkpoint import read_checkpoint
-from handler.model.registry import known_architectures
+from handler.model.registry import ARCHITECTURES
 from handler.model.sources import load_classifier, read_labels
 from handler.picture.preprocess import preprocess
 from tests.support.models import random_classifier
@@ -308,7 +308,7 @@ def test_networks_of_timm_have_a_head_that_is_found_and_can_be_trained(architect
     assert network._head(start) == {f"{head}.weight", f"{head}.bias"}
 
 
-@pytest.mark.parametrize("architecture", known_architectures())
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_classifier_of_torchvision_has_a_head_that_is_found_and_can_be_trained(architecture):
     """Shapes only, at the size of its weights: no memory is taken, and no time but Python's."""
     start = find_start(architecture, "none", None, ["ant", "bee", "cat"], None)

@@ -3,7 +3,7 @@
 from torch import nn
 
 from benchmarks.random_weights import build
-from handler.model.registry import known_architectures
+from handler.model.registry import ARCHITECTURES
 
 SIDE = 64
 SIDES = {"inception_v3": 160, "alexnet": 96, "maxvit_t": 224, "vit_h_14": 112}  # pixels
@@ -12,7 +12,7 @@ DEEP = ("mobilenet", "mnasnet", "efficientnet", "shufflenet")  # of 64 pixels ea
 
 def sides() -> dict[str, int]:
     """Every network's side in pixels."""
-    return {name: SIDES.get(name, 128 if name.startswith(DEEP) else SIDE) for name in known_architectures()}
+    return {name: SIDES.get(name, 128 if name.startswith(DEEP) else SIDE) for name in ARCHITECTURES}
 
 
 def network(name: str) -> nn.Module:

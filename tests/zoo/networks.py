@@ -10,7 +10,7 @@ from benchmarks.random_weights import build, enliven, preprocessing_of, random_c
 from export.verify.compare import fresh_pictures
 from handler.model.checkpoint import Checkpoint
 from handler.model.classifier import Classifier, build_classifier, build_network
-from handler.model.registry import known_architectures
+from handler.model.registry import ARCHITECTURES
 from handler.picture.preprocess import Preprocessing
 from tests.soundness import huggingface_networks, timm_networks
 
@@ -23,7 +23,7 @@ _PICTURES = 16  # to calibrate with: with few, batch norms that see one token of
 
 def every(group: str = "") -> list[str]:
     """Names of all networks, or of a group's, as MODEL= takes them; timm's are small or shallow variants."""
-    names = [*known_architectures(), *(f"timm/{name}" for name in _TIMM)]
+    names = [*ARCHITECTURES, *(f"timm/{name}" for name in _TIMM)]
     names += [f"hf/{name}" for name in huggingface_networks.NETWORKS]
     return [name for name in names if not group or group_of(name) == group]
 

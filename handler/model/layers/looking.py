@@ -90,11 +90,9 @@ class Look:
             self._picture = pictures[0].clone().requires_grad_()
             self.scores, self.outputs = outputs_of(module, self._picture)
             if not self.scores.requires_grad:
-                raise ModelError(
-                    f"the scores of {architecture} have no gradient at the picture: every path goes through detach() "
-                    "or an operation without a gradient; valid is a network that gradients pass: freeze weights with "
-                    "requires_grad_(False)"
-                )
+                why = "every path goes through detach() or an operation without a gradient"
+                valid = "valid is a network that gradients pass: freeze weights with requires_grad_(False)"
+                raise ModelError(f"the scores of {architecture} have no gradient at the picture: {why}; {valid}")
             self.picture_node = get_gradient_edge(self._picture).node
             mixture = torch.randn(self.scores.shape, generator=torch.Generator().manual_seed(1)).to(self.scores)
             self._score = (self.scores * mixture).sum()

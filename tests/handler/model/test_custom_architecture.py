@@ -59,7 +59,7 @@ def test_the_head_is_sized_from_the_labels_if_the_factory_takes_num_classes(tmp_
         ("ownnet.nothing:Network", "ownnet.nothing cannot be imported .ModuleNotFoundError.*valid is a module"),
         ("nowhere:Network", "No module named 'nowhere'"),
         ("broken:network", r"broken cannot be imported \(ZeroDivisionError: division by zero\)"),
-        ("ownnet.net:Netwrk", "there is no 'Netwrk', there are InPlace, Network, Pair, Path, ends_in_softmax"),
+        ("ownnet.net:Netwrk", "there is no 'Netwrk', but InPlace, Network, Pair, Path, ends_in_softmax"),
         ("leaves:network", r"leaves cannot be imported \(SystemExit: 0\)"),
         ("ownnet.net:constant", "constant is an int and cannot be called, valid is a function or class"),
         ("ownnet.net:no_network", "returns a dict, valid is a torch.nn.Module"),
