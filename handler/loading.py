@@ -1,4 +1,4 @@
-"""Loads archives and checkpoints, and makes the service, the engine and the model's card of them."""
+"""Loads archives and checkpoints, chooses the engine, and makes the service and the model's card of them."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -12,13 +12,15 @@ import torch
 from handler.archive import check_defaults, unpacked
 from handler.autograd.torch_engine import TorchEngine
 from handler.client.model import Model
-from handler.engine_choice import choose_engine
 from handler.errors import ModelError, Unprocessable
 from handler.explanation.evidence import TOP, Engine, Needs
 from handler.explanation.maps import MAP_KINDS, needs_of
 from handler.explanation.methods import ATTENTION_METHODS
-from handler.graphs.auto_engine import Choice
-from handler.model.checkpoint import read_checkpoint
+from handler.graphs.auto_engine import Choice, EitherEngine, disagreements
+from handler.graphs.description import Origin
+from handler.graphs.onnx_engine import OnnxEngine
+from handler.graphs.session import find_graphs, open_graphs
+from handler.model.checkpoint import hash_state, read_checkpoint
 from handler.model.classifier import Classifier, build_classifier, in_fast_layout
 from handler.model.makers import maker_of
 from handler.model.sources import load_classifier
@@ -97,6 +99,46 @@ def _load(
     engine = f"engine {choice.engine.name} with {threads} threads, graphs: {', '.join(choice.graphs) or 'none'}"
     logger.info("%s is ready: %s on %s, layer %s, %s", name, card.architecture, device, card.default_layer, engine)
     return choice, card
+
+
+def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: int) -> Choice:
+    """Opens the engine that is wanted for an archive unpacked to the folder; ``threads`` are those of a graph's run.
+
+    "torch" are hooks alone, "onnx" graphs alone, "auto" graphs where they suffice and hooks elsewhere. ModelError
+    says why a graph cannot be used; with "onnx" also that there is none, or that the graphs differ from PyTorch.
+    """
+    hooks = TorchEngine(in_fast_layout(classifier))
+    if wanted == "torch":
+        return Choice(engine=hooks, configured=wanted)
+    reason = None
+    if classifier.device.type != "cpu":
+        reason = f"the model is on {classifier.device}, where PyTorch is faster than the graphs, which run on the CPU"
+    elif not find_graphs(folder):
+        reason = "the archive holds no graphs"
+    if reason and wanted == "auto":
+        logger.info("engine torch answers: %s", reason)
+        return Choice(engine=hooks, configured=wanted, reason=reason)
+    graphs = OnnxEngine(open_graphs(folder, origin_of(classifier), threads=threads))
+    differing = disagreements(graphs, hooks, classifier.preprocessing)
+    if not differing:
+        engine = graphs if wanted == "onnx" else EitherEngine("auto", graphs, hooks, graphs.covers)
+        return Choice(engine=engine, configured=wanted, graphs=graphs.files, use_threads=graphs.use_threads)
+    reason = f"the graphs differ from PyTorch: {'; '.join(differing)}"
+    if wanted == "onnx":
+        raise ModelError(f"{reason}; export them anew, or set explain.engine to torch")
+    logger.error("engine torch answers: %s", reason)
+    return Choice(engine=hooks, configured=wanted, reason=reason, disagreements=differing)
+
+
+def origin_of(classifier: Classifier) -> Origin:
+    """The facts about a classifier that the metadata of its graphs must have."""
+    return Origin(
+        architecture=classifier.architecture,
+        weights_sha256=classifier.weights_sha256 or hash_state(classifier.module),
+        labels=classifier.labels,
+        preprocessing=classifier.preprocessing,
+        head=classifier.reading.head,
+    )
 
 
 def describe_model(classifier: Classifier, engine: Engine, name: str, version: str) -> ModelCard:

@@ -33,7 +33,7 @@ ORDER = [
     "export",
 ]
 SHARED = {"handler.errors", "handler.atomic_write", "export.errors"}
-WITH_TORCH = {"handler.engine_choice", "handler.loading", "handler.wrapping", "handler.torchserve_entry"}
+WITH_TORCH = {"handler.loading", "handler.wrapping", "handler.torchserve_entry"}
 
 _IMPORT_ALL = """
 import importlib, sys

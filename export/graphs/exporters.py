@@ -19,11 +19,11 @@ from export.verify.compare import Verdict, VerificationError, table
 from export.verify.reference import verify_graph
 from export.verify.runtime import graph_run
 from handler.autograd.torch_engine import TorchEngine
-from handler.engine_choice import origin_of
 from handler.errors import ModelError, Unprocessable
 from handler.explanation.evidence import TOP, Floats
 from handler.graphs import description as kinds
 from handler.graphs.session import GraphSession, check_origin, weights_file
+from handler.loading import origin_of
 from handler.model.classifier import Classifier
 
 LARGEST = 2**31 - 2**26  # bytes of weights in the graph's own file, which protobuf limits to 2 GB

@@ -20,12 +20,11 @@ from export.packing.sources import check_alone, pack_sources
 from export.verify.compare import VerificationError
 from handler.archive import CARD_NAME, check_defaults
 from handler.autograd.torch_engine import TorchEngine
-from handler.engine_choice import choose_engine, origin_of
 from handler.errors import ModelError
 from handler.graphs.description import KIND_GRADCAM, KIND_LAYERS, KIND_PREDICTION, KINDS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import open_graphs
-from handler.loading import CHECKPOINT_NAME, describe_model
+from handler.loading import CHECKPOINT_NAME, choose_engine, describe_model, origin_of
 from handler.model.checkpoint import Checkpoint, write_checkpoint
 from handler.model.classifier import Classifier, build_classifier
 from handler.model.makers import maker_of

@@ -9,9 +9,8 @@ import onnx
 import pytest
 import torch
 
-from handler.engine_choice import choose_engine
 from handler.errors import ModelError
-from handler.loading import load_service
+from handler.loading import choose_engine, load_service
 from handler.service import Service
 from handler.serving.settings import Settings
 from handler.telemetry.metrics import Metrics

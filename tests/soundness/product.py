@@ -12,12 +12,12 @@ from torch import Tensor
 
 from export.graphs.exporters import explanation_kind, export_explanation, export_gradcam, export_prediction
 from handler.autograd.torch_engine import TorchEngine
-from handler.engine_choice import origin_of
 from handler.errors import ServiceError
 from handler.explanation.evidence import TOP, Engine, Evidence, Needs
 from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION, KINDS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import open_graphs
+from handler.loading import origin_of
 from handler.model.classifier import Classifier, build_classifier, in_fast_layout
 from handler.model.sources import find_checkpoint
 from handler.picture.preprocess import Preprocessing

@@ -24,7 +24,6 @@ from export.verify.gate_flips import RoundingCheck
 from handler.atomic_write import write_whole
 from handler.autograd.layer_maps import CHANNELS_FIRST
 from handler.autograd.torch_engine import TorchEngine
-from handler.engine_choice import origin_of
 from handler.errors import ModelError, Unprocessable
 from handler.explanation.evidence import TOP, Engine, Floats, Needs
 from handler.explanation.gradient_cams import gradcam
@@ -32,6 +31,7 @@ from handler.explanation.maps import scale
 from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION, KINDS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession, open_graphs
+from handler.loading import origin_of
 from handler.model.classifier import Classifier, in_fast_layout
 from tests.zoo.networks import random_network, side_of
 from tests.zoo.plain_autograd import Found, explain

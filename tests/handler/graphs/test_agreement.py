@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from handler.autograd.torch_engine import TorchEngine
-from handler.engine_choice import origin_of
 from handler.errors import ModelError
 from handler.explanation.evidence import Needs
 from handler.graphs import auto_engine
@@ -14,6 +13,7 @@ from handler.graphs.auto_engine import EitherEngine, disagreements, fixed_pictur
 from handler.graphs.description import KIND_BEHIND, KIND_GRADCAM, KINDS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession, open_graphs
+from handler.loading import origin_of
 from tests.support.graphs import HOW, describe, write_graph
 
 

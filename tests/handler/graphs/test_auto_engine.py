@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from handler.autograd.torch_engine import TorchEngine
-from handler.engine_choice import origin_of
 from handler.explanation.evidence import TOP, Needs
 from handler.graphs.auto_engine import EitherEngine
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import open_graphs
+from handler.loading import origin_of
 
 
 @pytest.fixture(scope="module")

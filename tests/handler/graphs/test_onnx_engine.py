@@ -9,12 +9,12 @@ import pytest
 import handler.graphs.onnx_engine as onnx_engine
 from export.verify.compare import fresh_pictures
 from handler.autograd.torch_engine import TorchEngine
-from handler.engine_choice import origin_of
 from handler.errors import BadRequest, ModelError, Unprocessable
 from handler.explanation.evidence import TOP, Needs
 from handler.graphs.description import KIND_GRADCAM, KIND_PREDICTION
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession, open_graphs
+from handler.loading import origin_of
 from tests.support.graphs import describe, write_graph
 
 LAYER = ("conv5",)
