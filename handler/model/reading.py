@@ -143,11 +143,9 @@ def check_scores(
         fault = f"has one score, and a softmax of one score is always 1; {valid}"
     elif end := _end(scores, answer(module, architecture, shape, _SATURATING)):
         right, axis = ("sigmoid (binary for one score)", "") if "sigmoid" in end else ("softmax", "1")
-        fault = (
-            f"ends in a {end}; valid are logits, which Grad-CAM is defined on: remove the {end}, or let it be the "
-            f"network's last module, such as nn.{end.title().replace('-', '')}({axis}); head={right} computes the "
-            "probabilities from the logits"
-        )
+        last = f"let it be the network's last module, such as nn.{end.title().replace('-', '')}({axis})"
+        valid = f"valid are logits, which Grad-CAM is defined on: remove the {end}, or {last}"
+        fault = f"ends in a {end}; {valid}; head={right} computes the probabilities from the logits"
     if fault:
         raise ModelError(f"architecture {architecture} {fault}")
     return int(scores.shape[1])

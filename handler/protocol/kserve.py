@@ -41,7 +41,7 @@ def open_kserve(body: Mapping[str, Any], explain: bool, binary: bytes | None = N
         instances = body["instances"]
         _check_length(instances, "instances", _V1)
         parts = {f"instances[{place}]": _fields(instance, place) for place, instance in enumerate(instances)}
-        return Envelope(parts, _explanations if explain else _predictions)
+        return Envelope(parts, partial(_listed, explain))
     if "inputs" in body:
         _only(body, _V2_KEYS, "a V2 request")
         said = body.get("id")
@@ -54,15 +54,11 @@ def open_kserve(body: Mapping[str, Any], explain: bool, binary: bytes | None = N
     return None
 
 
-def _predictions(answers: Sequence[Written]) -> Answer:
-    """V1's answer: ``predictions`` lists an answer per instance."""
-    return in_json(f'{{"predictions": [{", ".join(answer.text for answer in answers)}]}}')
-
-
-def _explanations(answers: Sequence[Written]) -> Answer:
-    """V1's answer with ``explanations``: these are an answer per instance, ``predictions`` the classes alone."""
-    classes = json_text([list(answer.predictions) for answer in answers])
-    return in_json(f'{{"predictions": {classes}, "explanations": [{", ".join(answer.text for answer in answers)}]}}')
+def _listed(explain: bool, answers: Sequence[Written]) -> Answer:
+    """V1's answer, one per instance: as ``predictions``, or as ``explanations`` beside ``predictions`` of classes."""
+    classes = [list(answer.predictions) for answer in answers]
+    first = f'"predictions": {json_text(classes)}, "explanations"' if explain else '"predictions"'
+    return in_json(f"{{{first}: [{', '.join(answer.text for answer in answers)}]}}")
 
 
 def _outputs(said: str | None, wanted: Mapping[str, bool], answers: Sequence[Written]) -> Answer:

@@ -24,10 +24,7 @@ from handler.protocol.row import Row
 IMAGE_FIELDS = ("data", "body", "image")
 MOST_UNPACKED = 10_485_760  # bytes of a body that came packed; as many as config.properties allows unpacked
 _GZIP = b"\x1f\x8b"
-_FORMS = (
-    "post the picture with curl -F data=@cat.jpg, with curl -T cat.jpg, "
-    'or as JSON {"image": "<base64>", "target": "tabby"}'
-)
+_FORMS = 'post it with curl -F data=@cat.jpg, with curl -T cat.jpg, or as JSON {"image": "<base64>", "target": "tabby"}'
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,7 @@ from handler.rendering.render import Canvas
 _BYTES_PER_NUMBER = {"npy": 16 / 3, "list": 8.0, "tensor": 16 / 3}  # of encoded text; most lists take more
 _MOST_PIXELS = 16_000_000  # of all pictures of an answer
 MOST_EXPLANATIONS = 40  # per request: more, by a large network, would outlast responseTimeout, which kills the worker
-_ADVICE = (
-    "ask for fewer targets or maps, fewer pictures in one request, a smaller size (layer, input) "
-    "or another encoding (png)"
-)
+_LESS = "ask for fewer targets or maps, fewer pictures at once, a smaller size (layer, input) or another encoding (png)"
 
 
 class Budget:
@@ -57,11 +54,11 @@ class Budget:
             numbers = height * width * sum(channels if MAP_KINDS[name].channels > 1 else 1 for name in drawn) * targets
             self._listed += numbers * _BYTES_PER_NUMBER[canvas.options.encoding]
         if self._drawn > _MOST_PIXELS:
-            raise TooLarge(f"the pictures would have {self._drawn} pixels, valid are at most {_MOST_PIXELS}; {_ADVICE}")
+            raise TooLarge(f"the pictures would have {self._drawn} pixels, valid are at most {_MOST_PIXELS}; {_LESS}")
         check_size(int(self._listed), self._max_answer_bytes)
 
 
 def check_size(size: int, most: int) -> None:
     """Raises TooLarge above ``most`` bytes of an answer: TorchServe kills the worker above a limit of its own."""
     if size > most:
-        raise TooLarge(f"the answer would take {size} bytes, valid are at most {most}; {_ADVICE}")
+        raise TooLarge(f"the answer would take {size} bytes, valid are at most {most}; {_LESS}")

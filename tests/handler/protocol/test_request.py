@@ -118,8 +118,7 @@ def test_json_that_is_no_object_is_refused(body):
 
 
 FORMS = (
-    "; post the picture with curl -F data=@cat.jpg, with curl -T cat.jpg, "
-    'or as JSON {"image": "<base64>", "target": "tabby"}'
+    '; post it with curl -F data=@cat.jpg, with curl -T cat.jpg, or as JSON {"image": "<base64>", "target": "tabby"}'
 )
 
 

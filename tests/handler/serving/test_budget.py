@@ -59,8 +59,7 @@ def test_numbers_up_to_the_limit_itself_are_listed(encoding, each, targets):
 
 
 ADVICE = (
-    "ask for fewer targets or maps, fewer pictures in one request, a smaller size (layer, input) "
-    "or another encoding (png)"
+    "ask for fewer targets or maps, fewer pictures at once, a smaller size (layer, input) or another encoding (png)"
 )
 
 
