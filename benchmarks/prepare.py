@@ -22,9 +22,10 @@ import torch
 from benchmarks.random_weights import random_classifier
 from benchmarks.work import NAIVE, OURS, PICTURES, STOCK, Work
 from examples.shapes.draw import draw_random
-from export.graphs.exporters import export_explanation, export_gradcam, export_prediction
+from export.graphs.exporters import export_graph
 from export.packing.archive import DEFAULT_CONFIG, write_archive
 from export.verify.compare import fresh_pictures
+from handler.graphs.description import KINDS
 from handler.model.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from handler.model.classifier import build_classifier
 
@@ -57,9 +58,8 @@ def prepare(network: str, folder: Path, *, side: int = 224, classes: int = 1000,
     )
     write_checkpoint(work.checkpoint, checkpoint)
     np.save(folder / PICTURES, fresh_pictures(np.random.default_rng(0), pictures, how))
-    export_prediction(classifier, folder / "model.onnx")
-    export_gradcam(classifier, folder / "model.gradcam.onnx")
-    export_explanation(classifier, folder / "model.explain.onnx")
+    for kind in ("prediction", "gradcam", "explanation"):
+        export_graph(classifier, folder / KINDS[kind].file, kind)
     work.write()
     return work
 

@@ -229,13 +229,13 @@ def _archive(options: Namespace) -> None:
 
 
 def _export(options: Namespace) -> None:
-    from export.graphs.exporters import EXPORTERS
+    from export.graphs.exporters import export_graph
     from export.verify.compare import table
     from handler.graphs.description import KINDS
 
     classifier = _classifier(options)
     path = options.store / KINDS[options.kind].file.replace("model", options.name)
-    print(table(EXPORTERS[options.kind](classifier, path)))
+    print(table(export_graph(classifier, path, options.kind)))
     _print_written(path, classifier)
 
 

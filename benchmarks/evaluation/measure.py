@@ -18,7 +18,7 @@ from tqdm import tqdm
 from benchmarks.evaluation import metrics
 from benchmarks.evaluation.subjects import SUBJECTS, Subject
 from benchmarks.evaluation.ways import Way, ways
-from export.graphs.exporters import export_prediction
+from export.graphs.exporters import export_graph
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import NotFinite, Unprocessable
 from handler.explanation import trust
@@ -58,7 +58,7 @@ class FastEngine:
     def __init__(self, classifier: Classifier, graph: Path) -> None:
 
         self._torch = TorchEngine(classifier)
-        export_prediction(classifier, graph)
+        export_graph(classifier, graph, "prediction")
         self._graph = GraphSession.open(graph, threads=1)
 
     def run(self, inputs: Floats, targets: Sequence[Sequence[EngineTarget]], needs: Needs) -> Evidence:

@@ -4,7 +4,6 @@ import platform
 import tempfile
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -86,12 +85,6 @@ def _write_traced(classifier: Classifier, path: Path, kind: str) -> list[Verdict
     if "weights" in names:
         _give_default(model.graph, "weights", np.zeros((1, len(classifier.labels)), np.float32))
     return write_verified(model, path, classifier, kind, coverage=coverage)
-
-
-EXPORTERS = {kind: partial(export_graph, kind=kind) for kind in kinds.KINDS}
-export_prediction, export_gradcam, export_explanation = (
-    EXPORTERS[kind] for kind in (kinds.KIND_PREDICTION, kinds.KIND_GRADCAM, kinds.KIND_EXPLANATION)
-)
 
 
 def _description(classifier: Classifier, kind: str) -> kinds.GraphDescription:

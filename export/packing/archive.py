@@ -15,7 +15,7 @@ from model_archiver.model_packaging_utils import ModelExportUtils
 
 import handler
 from export.errors import NotExportableError
-from export.graphs.exporters import EXPORTERS, explanation_kind
+from export.graphs.exporters import explanation_kind, export_graph
 from export.packing.sources import check_alone, pack_sources
 from export.verify.compare import VerificationError
 from handler.archive import CARD_NAME, check_defaults
@@ -146,7 +146,7 @@ def write_sidecar(
     for number, kind in enumerate(kinds, start=1):
         report(f"graph {number} of {len(kinds)}: exporting and verifying {KINDS[kind].file} …")
         try:
-            EXPORTERS[kind](classifier, folder / KINDS[kind].file)
+            export_graph(classifier, folder / KINDS[kind].file, kind)
         except NotExportableError as error:
             report(f"the archive goes without {KINDS[kind].file}: {error}")
         except VerificationError as error:

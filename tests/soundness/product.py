@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.graphs.exporters import explanation_kind, export_explanation, export_gradcam, export_prediction
+from export.graphs.exporters import explanation_kind
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import ServiceError
 from handler.explanation.evidence import TOP, Engine, Evidence, Needs
@@ -21,6 +21,7 @@ from handler.loading import origin_of
 from handler.model.classifier import Classifier, build_classifier, in_fast_layout
 from handler.model.sources import find_checkpoint
 from handler.picture.preprocess import Preprocessing
+from tests.support.exports import export_explanation, export_gradcam, export_prediction
 
 T = TypeVar("T")
 _EXPORTS = {KIND_PREDICTION: export_prediction, KIND_GRADCAM: export_gradcam}

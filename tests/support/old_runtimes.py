@@ -33,8 +33,8 @@ _PACKAGES = ("opencv-python-headless", "pillow")  # they run with either numpy
 def write_graphs(folder: Path) -> None:
     """The embedded model's three graphs, and those of a transformer, which has a saliency graph."""
     from benchmarks.random_weights import random_classifier
-    from export.graphs.exporters import export_explanation, export_gradcam, export_prediction
     from handler.model.sources import load_classifier
+    from tests.support.exports import export_explanation, export_gradcam, export_prediction
 
     shapes, swin = load_classifier(checkpoint="examples/shapes/shapes.safetensors"), random_classifier("swin_t", 64)
     for classifier in (shapes, swin):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import describe_machine, peak_memory
-from export.graphs.exporters import explanation_kind, export_explanation, export_gradcam, export_prediction
+from export.graphs.exporters import explanation_kind
 from export.verify.compare import Verdict, fresh_pictures
 from export.verify.gate_flips import RoundingCheck
 from handler.atomic_write import write_whole
@@ -33,6 +33,7 @@ from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession, open_graphs
 from handler.loading import origin_of
 from handler.model.classifier import Classifier, in_fast_layout
+from tests.support.exports import export_explanation, export_gradcam, export_prediction
 from tests.zoo.networks import random_network, side_of
 from tests.zoo.plain_autograd import Found, explain
 

@@ -9,7 +9,7 @@ import torch
 
 import handler
 from export.errors import NotExportableError
-from export.graphs.exporters import EXPORTERS, export_gradcam, reverify
+from export.graphs.exporters import reverify
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import Unprocessable
 from handler.explanation.evidence import TOP, Needs
@@ -20,6 +20,7 @@ from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession
 from handler.model.classifier import of_module
 from handler.picture.preprocess import Preprocessing
+from tests.support.exports import EXPORTERS, export_gradcam
 from tests.support.models import random_classifier, random_inputs
 from tests.support.transformers import SIDE, Transformer
 

@@ -13,7 +13,7 @@ import export.graphs.exporters as exporters
 import export.tracing.explanation as tracing
 from benchmarks.random_weights import random_classifier as well_conditioned
 from export.errors import NotExportableError
-from export.graphs.exporters import explanation_kind, export_explanation, export_gradcam
+from export.graphs.exporters import explanation_kind
 from export.verify.compare import Check, VerificationError, fresh_pictures
 from export.verify.gate_flips import RoundingCheck
 from handler.autograd.torch_engine import TorchEngine
@@ -24,6 +24,7 @@ from handler.graphs.description import KIND_EXPLANATION, KIND_SALIENCY, KINDS, G
 from handler.model.classifier import Classifier
 from handler.model.sources import load_classifier
 from handler.rendering.render import encode_png
+from tests.support.exports import export_explanation, export_gradcam
 from tests.support.models import random_classifier, tiny_classifier
 from tests.support.serving import CHECKPOINT
 

@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from export.graphs import exporters
-from export.graphs.exporters import export_explanation, export_gradcam, reverify
+from export.graphs.exporters import reverify
 from export.verify.compare import Check, Tolerance, VerificationError
 from handler.graphs.description import KIND_GRADCAM, GraphDescription
 from handler.graphs.session import GraphSession
 from handler.model.classifier import of_module
 from handler.picture.preprocess import Preprocessing
+from tests.support.exports import export_explanation, export_gradcam
 from tests.support.graphs import HOW, describe, make_graph
 
 CLASSIFIER = SimpleNamespace(

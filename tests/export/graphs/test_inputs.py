@@ -11,7 +11,6 @@ from PIL import Image
 from torch import nn
 
 import handler
-from export.graphs.exporters import EXPORTERS
 from handler.client.model import GraphModel
 from handler.errors import BadRequest, ModelError
 from handler.model.checkpoint import Checkpoint
@@ -20,6 +19,7 @@ from handler.model.layers.find import find_layers
 from handler.model.sources import complete
 from handler.picture.preprocess import Preprocessing
 from handler.rendering.render import deprocess
+from tests.support.exports import EXPORTERS
 
 HEIGHT, WIDTH = 48, 96
 LABELS = ["left", "right"]

@@ -14,7 +14,6 @@ from sklearn.decomposition import KernelPCA
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from export.graphs.exporters import EXPORTERS
 from handler.autograd.layer_maps import CHANNELS_FIRST, replaced
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import Unprocessable
@@ -26,6 +25,7 @@ from handler.explanation.probe import Probe
 from handler.graphs.description import KIND_ATTENTION, KIND_BEHIND, KIND_GRADCAM
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession
+from tests.support.exports import EXPORTERS
 from tests.support.models import random_classifier, random_inputs
 
 SIDE, TARGET = 96, 3

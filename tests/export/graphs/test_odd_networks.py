@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from export.errors import NotExportableError
-from export.graphs.exporters import export_explanation, export_gradcam, export_prediction, reverify
+from export.graphs.exporters import reverify
 from handler.errors import ModelError
 from handler.graphs.session import GraphSession
 from handler.model.classifier import Classifier
 from handler.model.sources import load_classifier as load
 from tests.support import odd
+from tests.support.exports import export_explanation, export_gradcam, export_prediction
 
 EXPORTS = {"prediction": export_prediction, "gradcam": export_gradcam, "explanation": export_explanation}
 

@@ -14,7 +14,6 @@ from torch import nn
 import export.graphs.exporters as exporters
 from export.__main__ import main
 from export.errors import NotExportableError
-from export.graphs.exporters import export_prediction
 from export.tracing.onnx_export import to_onnx
 from export.verify.compare import Tolerance, VerificationError, compare, fresh_pictures, table, verify
 from handler.client.model import GraphModel
@@ -24,6 +23,7 @@ from handler.graphs.description import GraphDescription
 from handler.model.sources import load_classifier
 from handler.picture.decode import decode
 from handler.picture.preprocess import preprocess
+from tests.support.exports import export_prediction
 from tests.support.models import random_classifier
 from tests.support.serving import CHECKPOINT, ONE, ROOT, TWO
 

@@ -13,7 +13,6 @@ from torch import nn
 from torchvision.ops import Permute
 
 from export.__main__ import main
-from export.graphs.exporters import export_explanation, export_prediction
 from export.packing.onnx_file import read_onnx
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import ModelError
@@ -21,6 +20,7 @@ from handler.explanation.evidence import TOP, Needs
 from handler.model.checkpoint import read_checkpoint, write_checkpoint
 from handler.model.classifier import build_classifier
 from handler.model.layers.looking import scenes
+from tests.support.exports import export_explanation, export_prediction
 from tests.support.models import random_classifier
 from tests.support.serving import ROOT
 

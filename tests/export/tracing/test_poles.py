@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from export.graphs.exporters import export_explanation, export_gradcam, reverify
+from export.graphs.exporters import reverify
 from export.tracing.explanation import has_poles
 from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.evidence import Needs
 from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM
 from handler.graphs.session import GraphSession
+from tests.support.exports import export_explanation, export_gradcam
 from tests.support.models import random_classifier, tiny_classifier
 
 SIDE = 16

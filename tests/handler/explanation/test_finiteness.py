@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from export.graphs.exporters import export_explanation, export_prediction
 from handler.autograd.torch_engine import TorchEngine
 from handler.client.model import GraphModel
 from handler.errors import NotFinite
@@ -26,6 +25,7 @@ from handler.service import Service
 from handler.serving.settings import Settings
 from handler.telemetry.metrics import REQUESTS, Metrics, record
 from tests.support.engines import CARD, rows_of
+from tests.support.exports import export_explanation, export_prediction
 from tests.support.models import tiny_classifier
 
 SIDE, LAYER = 16, "conv"

@@ -7,12 +7,12 @@ from captum.attr import IntegratedGradients
 
 import handler
 from benchmarks.random_weights import random_classifier as well_conditioned
-from export.graphs.exporters import EXPORTERS, export_explanation
 from handler.errors import Unprocessable
 from handler.explanation.input_gradients import expected_gradients, integrated_gradients, smoothgrad
 from handler.explanation.maps import scale
 from handler.explanation.probe import Probe
 from handler.graphs.description import KIND_EXPLANATION, KIND_SALIENCY
+from tests.support.exports import EXPORTERS, export_explanation
 from tests.support.models import random_classifier, random_inputs
 
 SIDE, TARGET = 64, 3

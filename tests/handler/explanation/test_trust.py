@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 import handler
-from export.graphs.exporters import export_gradcam
 from handler.errors import NotFinite
 from handler.explanation.evidence import Evidence, LayerEvidence, Needs, softmax
 from handler.explanation.maps import Map, resize
@@ -27,6 +26,7 @@ from handler.explanation.trust import (
 )
 from handler.model.classifier import of_module
 from handler.picture.preprocess import Preprocessing
+from tests.support.exports import export_gradcam
 from tests.support.models import random_classifier, random_inputs
 
 SIDE = 40

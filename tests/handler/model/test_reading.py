@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 import handler
-from export.graphs.exporters import EXPORTERS
 from export.packing.archive import assumptions
 from handler.client.model import GraphModel
 from handler.client.replay import replay
@@ -21,6 +20,7 @@ from handler.model.checkpoint import Checkpoint, read_checkpoint, write_checkpoi
 from handler.model.classifier import of_module
 from handler.model.reading import Reading, find_reading
 from handler.picture.preprocess import Preprocessing
+from tests.support.exports import EXPORTERS
 
 SIDE = 32
 HOW = Preprocessing(resize_size=SIDE, crop_size=SIDE, mean=(0.5,) * 3, std=(0.25,) * 3)
