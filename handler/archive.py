@@ -34,7 +34,7 @@ class Unpacked:
     """An archive in a folder."""
 
     folder: Path
-    name: str  # of the model
+    name: str  # of the model on the server, as is its version
     version: str
     config: Mapping[str, Any]  # the parsed ``model-config.yaml``
 

@@ -1,7 +1,7 @@
 """Loads archives and checkpoints, chooses the engine, and makes the service and the model's card of them."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from handler.archive import check_defaults, unpacked
+from handler.archive import Unpacked, check_defaults, unpacked
 from handler.autograd.torch_engine import TorchEngine
 from handler.client.model import Model
 from handler.errors import ModelError, Unprocessable
@@ -37,24 +37,17 @@ _ATTENTION = "attention"  # beside the names of maps
 CHECKPOINT_NAME = "model.safetensors"  # the checkpoint's name in an archive
 
 
-def load_service(
-    folder: Path,
-    name: str,
-    version: str,
-    config: Mapping[str, Any] | None = None,
-    device: str | torch.device = "cpu",
-    running: Callable[[], int] = lambda: 0,
-) -> Service:
+def load_service(archive: Unpacked, device: str = "cpu", running: Callable[[], int] = lambda: 0) -> Service:
     """Makes the service of an unpacked archive, and explains a picture of zeros, so that the first request is fast.
 
-    Name and version are those of the model on the server, ``config`` is the parsed ``model-config.yaml``, ``running``
-    is that of ``Share``. A ModelError says why the archive or its settings cannot be used.
+    The device is one of torch, ``running`` is that of ``Share``. A ModelError says why the archive or its settings
+    cannot be used.
     """
     quieten()
-    settings = read_settings((config or {}).get("explain"))
-    share = Share(settings.threads, config or {}, running)
+    settings = read_settings(archive.config.get("explain"))
+    share = Share(settings.threads, archive.config, running)
     torch.set_num_threads(share.threads)
-    choice, card = _load(folder, name, version, settings, share.threads, device)
+    choice, card = _load(archive, settings, share.threads, device)
     check_defaults(settings.defaults, card, choice.engine)
 
     def use_threads(threads: int) -> None:
@@ -74,8 +67,7 @@ def load_archive(path: Path, architecture: str | None = None, device: str | torc
         if packed != architecture and (maker_of(packed).runs_code or architecture):
             raise ModelError(f"the archive is of {packed}; valid is architecture={packed!r}, which lets its code run")
         settings = read_settings(archive.config.get("explain"))
-        threads = torch.get_num_threads()
-        choice, card = _load(archive.folder, archive.name, archive.version, settings, threads, device)
+        choice, card = _load(archive, settings, torch.get_num_threads(), device)
     return Model(Explainer(choice.engine, card))
 
 
@@ -86,18 +78,16 @@ def load_checkpoint(path: Path, **said: Any) -> Model:
     return Model(Explainer(engine, describe_model(classifier, engine, path.name.partition(".")[0], "checkpoint")))
 
 
-def _load(
-    folder: Path, name: str, version: str, settings: Settings, threads: int, device: str | torch.device
-) -> tuple[Choice, ModelCard]:
+def _load(archive: Unpacked, settings: Settings, threads: int, device: str | torch.device) -> tuple[Choice, ModelCard]:
     if settings.engine == "onnx":
         device = "cpu"  # the graphs run on the CPU, and are compared with PyTorch there
-    classifier = build_classifier(read_checkpoint(folder / CHECKPOINT_NAME), device)
+    classifier = build_classifier(read_checkpoint(archive.folder / CHECKPOINT_NAME), device)
     if classifier.alone:
-        logger.warning("%s runs pictures one by one: %s", name, classifier.alone)
-    choice = choose_engine(settings.engine, folder, classifier, threads)
-    card = replace(describe_model(classifier, choice.engine, name, version), graphs=choice.graphs)
+        logger.warning("%s runs pictures one by one: %s", archive.name, classifier.alone)
+    choice = choose_engine(settings.engine, archive.folder, classifier, threads)
+    card = replace(describe_model(classifier, choice.engine, archive.name, archive.version), graphs=choice.graphs)
     engine = f"engine {choice.engine.name} with {threads} threads, graphs: {', '.join(choice.graphs) or 'none'}"
-    logger.info("%s is ready: %s on %s, layer %s, %s", name, card.architecture, device, card.default_layer, engine)
+    logger.info("%s is ready: %s on %s, layer %s, %s", card.name, card.architecture, device, card.default_layer, engine)
     return choice, card
 
 

@@ -15,6 +15,7 @@ import torch
 from ts.metrics.dimension import Dimension
 from ts.metrics.metric_type_enum import MetricTypes
 
+from handler.archive import Unpacked
 from handler.loading import load_service
 from handler.protocol.answer import PROBE, Answer, error_answer
 from handler.protocol.row import Row, header_options
@@ -76,9 +77,13 @@ class ExplainedClassifier:
         properties = context.system_properties
         gpu = properties.get("gpu_id")
         device = f"cuda:{gpu}" if torch.cuda.is_available() and gpu is not None else "cpu"
-        name = context.model_name  # the registered one, which may differ from the archive's
-        folder, version = Path(properties["model_dir"]), context.manifest["model"]["modelVersion"]
-        self._service = load_service(folder, name, version, context.model_yaml_config, device, running_workers)
+        archive = Unpacked(
+            folder=Path(properties["model_dir"]),
+            name=context.model_name,  # the registered one, which may differ from the archive's
+            version=context.manifest["model"]["modelVersion"],
+            config=context.model_yaml_config or {},
+        )
+        self._service = load_service(archive, device, running_workers)
         keep_on_one_line()  # not before: a traceback at start-up is easier to read on several lines
 
     def handle(self, data: Sequence[dict[str, Any]], context: Any) -> list[bytes]:

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 
+from handler.archive import Unpacked
 from handler.errors import ModelError
 from handler.loading import choose_engine, load_service
 from handler.service import Service
@@ -91,8 +92,9 @@ def test_graphs_of_another_model_are_refused(shapes, shapes_graphs):
         choose_engine("auto", shapes_graphs, renamed, 1)
 
 
-def load(folder, **explain):
-    return load_service(folder, "m", "1.0", {"explain": explain, "maxWorkers": 1})
+def load(folder, device="cpu", **explain):
+    config = {"explain": explain, "maxWorkers": 1}
+    return load_service(Unpacked(folder=folder, name="m", version="1.0", config=config), device)
 
 
 def ask(service, said=None, **options):
@@ -132,7 +134,7 @@ def test_graphs_alone_refuse_the_rest_and_say_what_is_valid(shapes_graphs):
 
 
 def test_graphs_alone_are_for_the_cpu_wherever_the_server_has_its_models(shapes_graphs):
-    service = load_service(shapes_graphs, "m", "1.0", {"explain": {"engine": "onnx"}}, device="meta")
+    service = load(shapes_graphs, "meta", engine="onnx")
     assert ask(service, maps="none")[1]["predictions"][0]["label"] == "star"
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import handler.serving.answering as answering
+from handler.archive import Unpacked
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import ModelError, Unprocessable
 from handler.loading import check_defaults, describe_model, load_service
@@ -39,7 +40,8 @@ def test_the_threads_of_the_settings_are_those_of_torch_of_the_graphs_and_of_dra
         answering, "ThreadPoolExecutor", lambda count, name: painters.append(count) or make_pool(count, name)
     )
     wanted = threads() + 2
-    load_service(shapes_graphs, "m", "1.0", {"explain": {"threads": wanted}, "maxWorkers": 1})
+    config = {"explain": {"threads": wanted}, "maxWorkers": 1}
+    load_service(Unpacked(folder=shapes_graphs, name="m", version="1.0", config=config))
     assert (threads(), sessions, painters) == (wanted, [wanted] * 3, [wanted])
 
 

@@ -80,13 +80,9 @@ class Look:
     def __init__(self, module: nn.Module, architecture: str, pictures: Sequence[Tensor]) -> None:
         """Runs a network in eval mode on the first of the pictures (1, C, H, W); ModelError if it gives no gradient."""
         self.module, self.pictures = module, pictures
-        failing = f"architecture {architecture} fails where gradients are recorded"
-        # fused attention would hide its softmax
-        with (
-            torch.enable_grad(),
-            sdpa_kernel(SDPBackend.MATH),
-            foreign_code(failing, "valid is a network that autograd can differentiate"),
-        ):
+        what = f"architecture {architecture} fails where gradients are recorded"
+        failing = foreign_code(what, "valid is a network that autograd can differentiate")
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), failing:  # fused attention would hide its softmax
             self._picture = pictures[0].clone().requires_grad_()
             self.scores, self.outputs = outputs_of(module, self._picture)
             if not self.scores.requires_grad:

@@ -26,9 +26,10 @@ hidden = ["huggingface_hub", "transformers", "tqdm"]
 sys.modules.update(dict.fromkeys(hidden))
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
+from handler.archive import Unpacked
 from handler.loading import load_service
 from handler.protocol.row import Row
-service = load_service(Path(sys.argv[1]), "own", "1.0")
+service = load_service(Unpacked(folder=Path(sys.argv[1]), name="own", version="1.0", config={}))
 (answer,) = service.answer_batch([Row(fields={"body": Path(sys.argv[2]).read_bytes(), "encoding": "list"})])
 import timm
 print(json.dumps([json.loads(answer.body)["predictions"], timm.__file__]))

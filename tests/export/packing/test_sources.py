@@ -23,10 +23,11 @@ _ANSWER = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
+from handler.archive import Unpacked
 from handler.loading import load_service
 from handler.protocol.row import Row
 import numpy as np
-service = load_service(Path(sys.argv[1]), "own", "1.0")
+service = load_service(Unpacked(folder=Path(sys.argv[1]), name="own", version="1.0", config={}))
 row = {"data": Path(sys.argv[2]).read_bytes(), "maps": "all", "encoding": "list"}
 (answer,) = service.answer_batch([Row(fields=row)])
 (card,) = service.answer_batch([Row(fields={}, describes=True)])
