@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import onnx.inliner
 import torch
-from onnx import helper, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 
 from export.verify.compare import Floats, Run, VerificationError
 from export.verify.runtime import graph_run
@@ -128,7 +128,7 @@ def _dependent(graph: onnx.GraphProto, picture: str, score: str) -> list[onnx.No
     return found[::-1]
 
 
-def _apart(model: onnx.ModelProto, picture: str, score: str) -> onnx.ModelProto:
+def _apart(model: ModelProto, picture: str, score: str) -> ModelProto:
     """Takes operators apart that are functions of others; raises ModelError if unsupported ones are left."""
     before = set[tuple[str, str]]()
     supported = {*itertools.product(("", "ai.onnx"), SUPPORTED)}
@@ -144,7 +144,7 @@ def _apart(model: onnx.ModelProto, picture: str, score: str) -> onnx.ModelProto:
     return model
 
 
-def _showing(model: onnx.ModelProto, names: Iterable[str]) -> Run:
+def _showing(model: ModelProto, names: Iterable[str]) -> Run:
     """Runs a model whose outputs are the tensors of these names."""
     shown = copy.deepcopy(model)
     del shown.graph.output[:]
@@ -152,9 +152,7 @@ def _showing(model: onnx.ModelProto, names: Iterable[str]) -> Run:
     return graph_run(shown.SerializeToString())
 
 
-def _simplified(
-    model: onnx.ModelProto, picture: str, score: str, given: Floats, fixed: int, turned: bool
-) -> onnx.ModelProto:
+def _simplified(model: ModelProto, picture: str, score: str, given: Floats, fixed: int, turned: bool) -> ModelProto:
     """The nodes that depend on the picture, with what the others compute as constants, for any number of pictures.
 
     The size of a Reshape's result that grows with the pictures is left to torch; in a file for a fixed number of
@@ -196,7 +194,7 @@ def _simplified(
     return helper.make_model(graph, opset_imports=model.opset_import)
 
 
-def _stored(model: onnx.ModelProto, end: str) -> torch.Tensor:
+def _stored(model: ModelProto, end: str) -> torch.Tensor:
     """The graph as the checkpoint has it, which has the weights; ``end`` is cut off again where the network is read."""
     graph = model.graph
     if end:

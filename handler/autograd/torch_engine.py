@@ -120,9 +120,8 @@ class TorchEngine:
             for place, tensors in vars(gradients).items():
                 arrays = found.setdefault(place, {})
                 for name, tensor in tensors.items():
-                    if name not in arrays:
-                        arrays[name] = np.empty((len(rows), *tensor.shape[1:]), np.float32)
-                    arrays[name][pairs] = _numpy(tensor)[rows[pairs]]
+                    whole = arrays.setdefault(name, np.empty((len(rows), *tensor.shape[1:]), np.float32))
+                    whole[pairs] = _numpy(tensor)[rows[pairs]]
         layers = {
             path: LayerEvidence(_numpy(activation)[rows], found["layers"][path], found["curvature"].get(path))
             for path, activation in tape.layers.items()
