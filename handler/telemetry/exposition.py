@@ -7,11 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 
 from handler.telemetry.metrics import Sample
 
-_KINDS: dict[str, tuple[Any, str]] = {
-    "counter": (Counter, "inc"),
-    "histogram": (Histogram, "observe"),
-    "gauge": (Gauge, "set"),
-}
+_KINDS = {"counter": (Counter, "inc"), "histogram": (Histogram, "observe"), "gauge": (Gauge, "set")}
 
 
 class Exposition:

@@ -282,7 +282,7 @@ def test_the_sum_of_a_requests_answers_is_limited_too():
     limit = Settings(defaults=Options(maps=("gradcam",)), max_answer_bytes=2 * len(alone.body))
     answers, _ = answer([row, {"data": picture(50), "encoding": "list"}], settings=limit)
     assert [one.status for one in answers] == [413, 200]
-    assert b"fewer pictures in one request" in answers[0].body
+    assert b"fewer pictures at once" in answers[0].body
 
 
 def test_passes_are_no_larger_than_memory_should_bear():
