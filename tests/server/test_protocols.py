@@ -139,7 +139,7 @@ def test_a_sum_of_answers_too_large_is_refused(client):
     message = error_of(v1(client, *instances), 413)
     first = {"torchserve": "instances[1]", "light": "instances[2]"}[client.front]  # which makes one map fewer
     assert f"{first}: the answer would take" in message
-    assert "fewer pictures in one request" in message
+    assert "fewer pictures at once" in message
     noise = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (900, 1700, 3), np.uint8)), "JPEG")
     large = {"image": base64.b64encode(noise).decode(), "size": "image", "overlay": "1", "maps": "gradcam"}
     error_of(v1(client, *[large] * 6), 413)  # 9 megapixels of noise: within the budget, but not once they are deflated
