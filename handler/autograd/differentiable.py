@@ -51,9 +51,7 @@ def _release_buffers(module: nn.Module) -> None:
 class _Visible(TorchFunctionMode):
     """Keeps gradients enabled; computes an operation in place on a view out of place, and copies the result back."""
 
-    def __torch_function__(
-        self, function: Any, _types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function is torch._C._set_grad_enabled and args == (False,):
             return None
@@ -64,9 +62,7 @@ class _Visible(TorchFunctionMode):
         return target.copy_(twin(target.clone())) if twin else function(*args, **kwargs)
 
 
-def _out_of_place(
-    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Callable[[Tensor], Tensor] | None:
+def _out_of_place(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Callable[[Tensor], Tensor] | None:
     """An operation in place as a function of its first argument that works out of place; None for other operations."""
     name = getattr(function, "__name__", "")
     if name.endswith("_") and not name.endswith("__"):
