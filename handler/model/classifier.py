@@ -102,7 +102,7 @@ def _load_state(module: nn.Module, checkpoint: Checkpoint) -> None:
         shape, wanted = tuple(value.shape), tuple(expected.get(own[name], value).shape)
         if shape == wanted:
             continue
-        if wanted == (classes, *shape[1:]):
+        if shape and wanted == (classes, *shape[1:]):
             scoring = f"scores {shape[0]} classes, but there are {classes} labels"
             raise ModelError(f"the checkpoint's head {name!r} {scoring}; valid is one label per score")
         raise ModelError(f"the checkpoint's {name!r} has shape {shape}, {checkpoint.architecture} wants {wanted}")
