@@ -69,8 +69,10 @@ def find_layers(module: nn.Module, architecture: str, shape: tuple[int, int, int
         findings = one_by_one if one_by_one.default_layer else findings
     if not findings.default_layer:
         reasons = "; ".join(f"{path}: {why}" for path, why in list(findings.refused_layers.items())[-3:])
-        what = "a map (N, C, h, w) of more than one cell that every path from the picture to the scores goes through"
-        raise ModelError(f"{architecture} has no layer with {what}{f' ({reasons})' if reasons else ''}")
+        raise ModelError(
+            f"{architecture} has no layer with a map (N, C, h, w) of more than one cell that every path from "
+            f"the picture to the scores goes through{f' ({reasons})' if reasons else ''}"
+        )
     if not findings.alone and not same_gradients(look, findings.default_layer, findings.views):
         findings = replace(findings, alone="a picture's gradients depend on the other pictures of its batch")
     return replace(findings, attention=findings.alone or find_attention(look, findings.views))
