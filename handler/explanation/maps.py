@@ -24,7 +24,7 @@ class MapKind:
     """The properties of all maps of one name."""
 
     title: str  # caption on a sheet
-    shows: str  # below it: what may be read out of the map
+    shows: str  # below it: what may be read out of the map; {} is evidence, where the method depends on the class
     channels: int = 3  # 1: evidence at a layer's cells, upsampled; more: signed values at the input's pixels
     at_layer: bool = False  # needs the activation and the gradient at a layer
     guided: bool = False  # needs the guided gradient at the input
@@ -32,9 +32,9 @@ class MapKind:
 
 
 MAP_KINDS = {
-    "gradcam": MapKind(title="Grad-CAM", shows="evidence", channels=1, at_layer=True),
+    "gradcam": MapKind(title="Grad-CAM", shows="{}", channels=1, at_layer=True),
     "guided_backprop": MapKind(title="guided backprop", shows=DETAIL, guided=True),
-    "guided_gradcam": MapKind(title="guided Grad-CAM", shows="evidence times detail", at_layer=True, guided=True),
+    "guided_gradcam": MapKind(title="guided Grad-CAM", shows="{} times detail", at_layer=True, guided=True),
     "saliency": MapKind(title="saliency", shows=DETAIL, saliency=True),
 }
 

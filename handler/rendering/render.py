@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from handler.explanation.evidence import Floats
 from handler.explanation.maps import MAP_KINDS, Map
@@ -126,6 +127,14 @@ def encode_png(picture: npt.NDArray[np.uint8], *, smooth: bool = True) -> bytes:
     if not done:
         raise RuntimeError("PNG encoding failed")
     return data.tobytes()
+
+
+def data_uri(picture: npt.NDArray[np.uint8], most: int = 1600, quality: int = 90) -> str:
+    """A picture, uint8 (H, W, C), as a JPEG file in a data URI, shrunk to at most ``most`` pixels a side."""
+    file, small = io.BytesIO(), Image.fromarray(three_bands(picture))
+    small.thumbnail((most, most))
+    small.save(file, "JPEG", quality=quality)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def png_with(png: bytes, receipt: Mapping[str, Any]) -> bytes:

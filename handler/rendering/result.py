@@ -21,8 +21,10 @@ from handler.explanation.evidence import Floats, probabilities
 from handler.explanation.maps import MAP_KINDS, Map, resize, scale
 from handler.explanation.methods import METHODS
 from handler.explanation.trust import Trust
+from handler.page.compose import page
 from handler.picture.projection import hatched, three_bands
 from handler.protocol.answer import GRADIENT_ALONE, NONE, Observation
+from handler.protocol.model_card import ModelCard
 from handler.protocol.receipt import digest
 from handler.rendering.render import Canvas, draw_map, encode_map, encode_png, values_on
 from handler.rendering.sheet import Panel, Picture, sheet
@@ -78,15 +80,10 @@ class Explanation:
 
     def note(self, name: str) -> str:
         """What may be read out of a map, and the layer it was made at: ``evidence at conv5``."""
-        kind = MAP_KINDS[name]
-        if not kind.at_layer:
-            return kind.shows
-        where, path = "", self.layers[0] if self.layers else ""
-        if path and kind.channels == 1:
-            path = path if len(path) <= _MOST_OF_PATH else f"...{path[-_MOST_OF_PATH:]}"
-            where = f" at {path}" if len(self.layers) == 1 else f", mean of {len(self.layers)} layers"
-        about = "evidence" if METHODS[self.method or "gradcam"].of_class else "what stands out"
-        return kind.shows.replace("evidence", about) + where
+        kind, about = MAP_KINDS[name], METHODS[self.method or "gradcam"].of_class
+        where = "".join(f" at {'...' * (len(path) > _MOST_OF_PATH)}{path[-_MOST_OF_PATH:]}" for path in self.layers)
+        where = where if len(self.layers) < 2 else f", mean of {len(self.layers)} layers"
+        return kind.shows.format("evidence" if about else "what stands out") + where * (kind.channels == 1)
 
     @property
     def measure(self) -> str:
@@ -141,9 +138,7 @@ class Result:
             drawn, kind = explanation.maps[name], MAP_KINDS[name]
             if drawn.values.shape[:2] != seen.shape[:2]:  # gradcam at the layer's size
                 drawn = replace(drawn, values=scale(resize(drawn.values, *seen.shape[:2])))
-            title = kind.title
-            if explanation.method:  # the title of the formula that the map was made by
-                title = title.replace(METHODS["gradcam"].title, METHODS[explanation.method].title)
+            title = kind.title.replace(METHODS["gradcam"].title, METHODS[explanation.method or "gradcam"].title)
             panel = Panel(picture=draw_map(name, drawn, canvas), title=title, note=explanation.note(name))
             if drawn.degenerate:
                 stamp = "no evidence" + " at this layer" * bool(explanation.layers) if kind.at_layer else "no detail"
@@ -241,10 +236,15 @@ class Result:
         return f'<p>{lines}</p><img alt="explanations" src="data:image/png;base64,{picture}">'
 
 
+def report(card: ModelCard, answer: Mapping[str, Any], picture: str, name: str = "picture") -> bytes:
+    """The static page about an answer, whose maps are ``npy`` at the input's size, and a picture as a data URI."""
+    about = {"name": name, "picture": picture, "answer": answer}
+    return page({"card": card.description(answer["model"]["engine"]), "static": True, "answers": [about]})
+
+
 def _said(value: float | list[float]) -> str:
     """A value with three digits; of several the least and the largest."""
-    several = value if isinstance(value, list) else [value]
-    return " to ".join(dict.fromkeys(f"{end:.3g}" for end in (min(several), max(several))))
+    return " to ".join(dict.fromkeys(f"{end:.3g}" for end in (np.min(value), np.max(value))))
 
 
 def _each(describe: Callable[[str, Map], Any], maps: Mapping[str, Map], painters: Executor | None) -> dict[str, Any]:
