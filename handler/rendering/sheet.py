@@ -49,22 +49,22 @@ def sheet(rows: Sequence[tuple[Callable[[Callable[[str], bool]], str], Sequence[
 
 
 def write(text: str, size: int, width: int, *, align: float = 0, ink: int = 0) -> Picture:
-    """A line of text on white, (``size`` · 3 / 2, ``width``, 3), in smaller letters where it would be wider.
+    """A line of text on white, (``size`` · 8 / 5, ``width``, 3), in smaller letters where it would be wider.
 
     ``size`` is that of the letters in pixels; ``align`` is 0 for a text on the left, 1 for one on the right; ``ink`` is
     a grey level.
     """
     text, room = _drawable(text), width * _FINE
     fitting = next((fine for fine in range(size * _FINE, _FINE, -1) if _extent(text, fine) <= room), _FINE)
-    line = np.full((size * 3 // 2 * _FINE, room + fitting, 3), 255, np.uint8)  # at its edge a text would be wrapped
-    place, colour = (int(align * (room - _extent(text, fitting))), size * _FINE * 10 // 9), (ink, ink, ink)
+    line = np.full((size * 8 // 5 * _FINE, room + fitting, 3), 255, np.uint8)  # at its edge a text would be wrapped
+    place, colour = (int(align * (room - _extent(text, fitting))), size * _FINE * 8 // 7), (ink, ink, ink)
     if font := _font():
         cv2.putText(line, text, place, colour, font, fitting)
     else:
         image = Image.fromarray(line)
         ImageDraw.Draw(image).text(place, text, colour, ImageFont.load_default(fitting), anchor="ls")
         line = np.array(image)
-    return np.asarray(cv2.resize(line[:, :room], (width, size * 3 // 2), interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(line[:, :room], (width, size * 8 // 5), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def coloured(values: npt.NDArray[np.float32], colormap: str) -> Picture:
