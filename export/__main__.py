@@ -105,13 +105,16 @@ def _parser() -> ArgumentParser:
     does = "write pages that explain pictures, and a gallery of them by doubt, with an ONNX graph; runs without torch"
     report = command(_ask, "report", does, graph, kind="report")
     report.add_argument("--trust", action="store_const", const="true", help="say what the answers say of each map")
+    report.set_defaults(maps="gradcam")
     for added in (predict, explain):
         form = added.add_mutually_exclusive_group()
         form.add_argument("--json", dest="form", action="store_const", const="json", help="print answers as JSON")
         form.add_argument("--csv", dest="form", action="store_const", const="csv", help="print a table with commas")
     for added in (explain, report):
         added.add_argument("--target", help="classes: top, a label or an index, several with commas (default: top)")
-        added.add_argument("--maps", help="maps, several with commas: gradcam, saliency, … (default: the graph's)")
+        added.add_argument(
+            "--maps", help="maps, with commas: gradcam, saliency, … (explain: the graph's, report: gradcam)"
+        )
         added.add_argument("--method", help="formula of the map at the layer: gradcam, … (default: the model's)")
         added.add_argument("--out", type=Path, default=Path("out"), help="folder to write to (default: %(default)s)")
         added.add_argument("--overwrite", action="store_true", help="replace files that are there already")

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from PIL import Image
 
@@ -79,6 +80,8 @@ def report(options: Namespace, tell: _Tell) -> int:
     model, said = _explainer(options)
     found, index = find_pictures(options.images), options.out / "index.html"
     files = picture_files(found, options.out / "pictures", ".html")
+    if options.out.exists() and not options.out.is_dir():
+        raise NotADirectoryError(f"{options.out} is a file, --out takes a folder")
     _refuse_present([index, *files.values()], options)
     rows: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
@@ -86,9 +89,9 @@ def report(options: Namespace, tell: _Tell) -> int:
     def ask(path: Path, data: bytes) -> _Told:
         whole = model.explain(data, **said, size="image", encoding="npy")
         result, upload = replace(whole, canvas=replace(whole.canvas, upload=None)), whole.canvas.upload
-        write_whole(files[path], report_page(model.card, result.to_dict(), data_uri(upload), str(path)))
+        write_whole(files[path], report_page(model.card, result.to_dict(), data_uri(upload), _legible(path)))
         chances = [*(one.probability for one in result.predictions), 0.0]
-        row = {"name": str(path), "page": files[path].relative_to(options.out).as_posix()}
+        row: dict[str, Any] = {"name": _legible(path), "page": quote(os.fsencode(files[path].relative_to(options.out)))}
         row |= {**asdict(result.predictions[0]), "doubt": 1 - (chances[0] - chances[1])}
         row["trust"] = [one.trust.sentence for one in result.explanations if one.trust]
         row["thumbnail"] = data_uri(result.draw() if result.explanations else upload, most=160, quality=75)
@@ -96,7 +99,7 @@ def report(options: Namespace, tell: _Tell) -> int:
         return {}, (), [f"wrote {files[path]}"]
 
     def tell_and_list(mistake: str) -> None:
-        failed.append({"error": mistake})
+        failed.append({"error": _legible(mistake)})
         tell(mistake)
 
     status = _print_each(found, ask, None, (), tell_and_list)
@@ -116,6 +119,11 @@ def _explainer(options: Namespace) -> tuple[GraphModel, dict[str, Any]]:
     said = {name: value for name, value in vars(options).items() if name in OPTIONS and value is not None}
     model.check(**said)
     return model, said
+
+
+def _legible(text: Path | str) -> str:
+    """The text as UTF-8 can hold it: a file's name may be other bytes."""
+    return str(text).encode("utf-8", "replace").decode()
 
 
 def _refuse_present(files: Iterable[Path], options: Namespace) -> None:

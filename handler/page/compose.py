@@ -62,7 +62,8 @@ def page(content: Mapping[str, Any]) -> bytes:
 
     ``content`` has ``card``, a model's description; ``answers``, a list of ``name``, ``picture`` (a data URI) and
     ``answer`` with maps of the encoding npy; ``static``, whether they are shown without a server; and ``models``, what
-    else the server answers for. ``locked`` alone makes a page that asks for the server's token.
+    else the server answers for. With ``gallery``, what the command ``report`` found, it is a gallery. ``locked`` alone
+    makes a page that asks for the server's token.
     """
     return json_text({"methods": _METHODS, **content}).translate(_ESCAPED).join(_skeleton()).encode()
 

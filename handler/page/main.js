@@ -7,6 +7,7 @@ import { askControls, displayControls, progress } from "./controls.js";
 import { card, el, percent, save } from "./dom.js";
 import { Failure, sentence } from "./failure.js";
 import { figuresOf } from "./figures.js";
+import { startGallery } from "./gallery.js";
 import { intake } from "./intake.js";
 import { subject } from "./meaning.js";
 import { curlOf, firstOptions, fromFragment, pythonOf, requestsOf, toFragment } from "./options.js";
@@ -30,7 +31,8 @@ export function start(root, content, ask) {
   const model = content.card;
   document.title = `${model.name} · what it sees, and why`;
   root.replaceChildren(headOf(model));
-  if (content.static) startReport(root, content, firstOptions(model));
+  if (content.gallery) startGallery(root, content);
+  else if (content.static) startReport(root, content, firstOptions(model));
   else startLive(root, content, ask);
 }
 
