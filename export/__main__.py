@@ -112,9 +112,7 @@ def _parser() -> ArgumentParser:
         form.add_argument("--csv", dest="form", action="store_const", const="csv", help="print a table with commas")
     for added in (explain, report):
         added.add_argument("--target", help="classes: top, a label or an index, several with commas (default: top)")
-        added.add_argument(
-            "--maps", help="maps, with commas: gradcam, saliency, … (explain: the graph's, report: gradcam)"
-        )
+        added.add_argument("--maps", help="maps, with commas: gradcam, … (default: the graph's; of reports gradcam)")
         added.add_argument("--method", help="formula of the map at the layer: gradcam, … (default: the model's)")
         added.add_argument("--out", type=Path, default=Path("out"), help="folder to write to (default: %(default)s)")
         added.add_argument("--overwrite", action="store_true", help="replace files that are there already")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 from PIL import Image
 
 from handler.atomic_write import write_whole
@@ -55,7 +56,7 @@ def explain(options: Namespace, tell: _Tell) -> int:
         raise ValueError("--size and --encoding are of the maps that --json prints; a sheet has the input's size")
     found = find_pictures(options.images)
     files = {} if options.form else picture_files(found, options.out)
-    _refuse_present(files.values(), options)
+    _refuse_present([*files.values()], options)
 
     def ask(path: Path, data: bytes) -> _Told:
         result = model.explain(data, **said)
@@ -80,18 +81,15 @@ def report(options: Namespace, tell: _Tell) -> int:
     model, said = _explainer(options)
     found, index = find_pictures(options.images), options.out / "index.html"
     files = picture_files(found, options.out / "pictures", ".html")
-    if options.out.exists() and not options.out.is_dir():
-        raise NotADirectoryError(f"{options.out} is a file, --out takes a folder")
     _refuse_present([index, *files.values()], options)
     rows: list[dict[str, Any]] = []
-    failed: list[dict[str, Any]] = []
 
     def ask(path: Path, data: bytes) -> _Told:
         whole = model.explain(data, **said, size="image", encoding="npy")
-        result, upload = replace(whole, canvas=replace(whole.canvas, upload=None)), whole.canvas.upload
-        write_whole(files[path], report_page(model.card, result.to_dict(), data_uri(upload), _legible(path)))
+        result, upload = replace(whole, canvas=replace(whole.canvas, upload=None)), np.asarray(whole.canvas.upload)
+        write_whole(files[path], report_page(model.card, result.to_dict(), data_uri(upload), str(path)))
         chances = [*(one.probability for one in result.predictions), 0.0]
-        row: dict[str, Any] = {"name": _legible(path), "page": quote(os.fsencode(files[path].relative_to(options.out)))}
+        row: dict[str, Any] = {"name": str(path), "page": quote(os.fsencode(files[path].relative_to(options.out)))}
         row |= {**asdict(result.predictions[0]), "doubt": 1 - (chances[0] - chances[1])}
         row["trust"] = [one.trust.sentence for one in result.explanations if one.trust]
         row["thumbnail"] = data_uri(result.draw() if result.explanations else upload, most=160, quality=75)
@@ -99,13 +97,13 @@ def report(options: Namespace, tell: _Tell) -> int:
         return {}, (), [f"wrote {files[path]}"]
 
     def tell_and_list(mistake: str) -> None:
-        failed.append({"error": _legible(mistake)})
+        rows.append({"error": mistake, "doubt": -1})  # which comes last
         tell(mistake)
 
     status = _print_each(found, ask, None, (), tell_and_list)
-    if rows:
-        gallery = [*sorted(rows, key=lambda row: -row["doubt"]), *failed]
-        write_whole(index, page({"card": model.card.description("onnx"), "gallery": gallery}))
+    if any("page" in row for row in rows):
+        rows.sort(key=lambda row: -row["doubt"])
+        write_whole(index, page({"card": model.card.description("onnx"), "gallery": rows}))
         print(f"wrote {index}")
     return status
 
@@ -121,13 +119,8 @@ def _explainer(options: Namespace) -> tuple[GraphModel, dict[str, Any]]:
     return model, said
 
 
-def _legible(text: Path | str) -> str:
-    """The text as UTF-8 can hold it: a file's name may be other bytes."""
-    return str(text).encode("utf-8", "replace").decode()
-
-
-def _refuse_present(files: Iterable[Path], options: Namespace) -> None:
-    present = next((path for path in files if path.exists()), None)
+def _refuse_present(files: Sequence[Path], options: Namespace) -> None:
+    present = next((path for path in files if path.exists()), options.out if files and options.out.is_file() else None)
     if present and not options.overwrite:
         raise FileExistsError(f"{present} is there already; give another folder with --out, or say --overwrite")
 

@@ -136,9 +136,9 @@ def _cam(unscaled: list[Floats], size: tuple[int, ...] | None) -> Map:
     """The map of a size (H, W), or of the first layer's."""
     minima, maxima = ([float(end(values)) for values in unscaled] for end in (np.min, np.max))
     alone, cells = len(unscaled) == 1, unscaled[0].shape
-    ends = {"minimum": minima[0] if alone else minima, "maximum": maxima[0] if alone else maxima}
+    least, largest = (ends[0] if alone else ends for ends in (minima, maxima))
     values = scale(unscaled[0]) if alone and cells == (size or cells) else combine(unscaled, *(size or cells))
-    return Map(values=values, **ends, degenerate=max(maxima) <= 0, cells=cells)
+    return Map(values=values, minimum=least, maximum=largest, degenerate=max(maxima) <= 0, cells=cells)
 
 
 def scale(values: Floats) -> Floats:

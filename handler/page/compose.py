@@ -65,7 +65,7 @@ def page(content: Mapping[str, Any]) -> bytes:
     else the server answers for. With ``gallery``, what the command ``report`` found, it is a gallery. ``locked`` alone
     makes a page that asks for the server's token.
     """
-    return json_text({"methods": _METHODS, **content}).translate(_ESCAPED).join(_skeleton()).encode()
+    return json_text({"methods": _METHODS, **content}).translate(_ESCAPED).join(_skeleton()).encode("utf-8", "replace")
 
 
 def page_answer(content: Mapping[str, Any]) -> Answer:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import cv2
@@ -43,7 +43,7 @@ def sheet(rows: Sequence[tuple[Callable[[Callable[[str], bool]], str], Sequence[
     for heading, panels in rows:
         body = np.hstack([_panel(panel, factor, size) for panel in panels])
         head, room = size * 5 // 4, body.shape[1] - _MARGIN
-        said = heading(lambda text, head=head, room=room: _extent(text, head * _FINE) <= room * _FINE)
+        said = heading(partial(_fits, head, room))
         drawn += [_framed(write(said, head, room), top=_MARGIN), body]
     return _framed(np.vstack(drawn), left=0, right=_MARGIN)
 
@@ -95,6 +95,10 @@ def _framed(picture: Picture, *, top: int = 0, left: int = _MARGIN, right: int =
 def _paste(picture: Picture, part: Picture, left: int) -> None:
     top = (len(picture) - len(part)) // 2
     picture[top : top + len(part), left : left + part.shape[1]] = part
+
+
+def _fits(size: int, room: int, text: str) -> bool:
+    return _extent(text, size * _FINE) <= room * _FINE
 
 
 def _drawable(text: str) -> str:

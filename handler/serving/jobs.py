@@ -18,13 +18,13 @@ from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options
 from handler.protocol.receipt import ImageHash
 from handler.protocol.request import Request
-from handler.rendering.render import Canvas, Picture, data_uri
+from handler.rendering.render import Canvas, data_uri
+from handler.rendering.sheet import Picture
 from handler.serving.budget import Budget
 from handler.serving.settings import Settings
 
 _PAIRS_AT_ONCE = 16  # (picture, target) pairs in a pass with one layer: limits the memory of the evidence
 _LAYERS_OF_ATTENTION = 4  # whose evidence takes as much memory as the attention of all blocks and its gradients
-_FORCED = {PNG: {"size": "input"}, NPZ: {"encoding": "npy"}, HTML: {"size": "input", "encoding": "npy"}}  # by the form
 _SHOWN = ("top_k", "trust", "encoding", "overlay")  # options that change no score and no map
 
 
@@ -106,7 +106,9 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
             upload = read_picture(asked.image, settings.max_pixels, card.preprocessing.channels)
             budget.decode(*upload.shape[:2])
             seen = preprocess(upload, card.preprocessing)
-            options = replace(checked.options, **_FORCED.get(request.accept, {}))
+            size = "input" if request.accept in (PNG, HTML) else checked.options.size
+            encoding = "npy" if request.accept in (NPZ, HTML) else checked.options.encoding
+            options = replace(checked.options, size=size, encoding=encoding)
             options = replace(options, trust=options.trust and request.accept in (JSON, HTML) and bool(checked.maps))
             canvas = Canvas(seen, upload if options.size == "image" and checked.maps else None, options)
             budget.draw(canvas, checked.maps, len(checked.targets))
