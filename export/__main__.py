@@ -1,6 +1,6 @@
 """The command line, ``shufflenet-cam`` or ``python -m export``.
 
-Each command imports what it needs, so that ``predict`` and ``explain`` run where torch is not installed.
+Each command imports what it needs, so that ``predict``, ``explain`` and ``report`` run where torch is not installed.
 """
 
 import os
@@ -102,13 +102,22 @@ def _parser() -> ArgumentParser:
     predict = command(_ask, "predict", "predict pictures with an ONNX graph; runs without torch", graph, kind="predict")
     predict.add_argument("--top-k", type=int, help="classes to show (default: 5, or all if there are fewer)")
     explain = command(_ask, "explain", "explain pictures with an ONNX graph; runs without torch", graph, kind="explain")
-    explain.add_argument("--target", help="classes: top, a label or an index, several with commas (default: top)")
-    explain.add_argument("--maps", help="maps, several with commas: gradcam, guided_backprop, … (default: the graph's)")
-    explain.add_argument("--method", help="formula of the map at the layer: gradcam, … (default: the model's)")
+    does = "write pages that explain pictures, and a gallery of them by doubt, with an ONNX graph; runs without torch"
+    report = command(_ask, "report", does, graph, kind="report")
+    report.add_argument("--trust", action="store_const", const="true", help="say what the answers say of each map")
+    report.set_defaults(maps="gradcam")
+    for added in (predict, explain):
+        form = added.add_mutually_exclusive_group()
+        form.add_argument("--json", dest="form", action="store_const", const="json", help="print answers as JSON")
+        form.add_argument("--csv", dest="form", action="store_const", const="csv", help="print a table with commas")
+    for added in (explain, report):
+        added.add_argument("--target", help="classes: top, a label or an index, several with commas (default: top)")
+        added.add_argument("--maps", help="maps, with commas: gradcam, … (default: the graph's; of reports gradcam)")
+        added.add_argument("--method", help="formula of the map at the layer: gradcam, … (default: the model's)")
+        added.add_argument("--out", type=Path, default=Path("out"), help="folder to write to (default: %(default)s)")
+        added.add_argument("--overwrite", action="store_true", help="replace files that are there already")
     explain.add_argument("--size", help="of maps in --json: layer, input or image (default: input)")
     explain.add_argument("--encoding", help="of maps in --json: png, npy or list (default: png)")
-    explain.add_argument("--out", type=Path, default=Path("out"), help="folder for the sheets (default: %(default)s)")
-    explain.add_argument("--overwrite", action="store_true", help="replace sheets that are there already")
     does = "serve archives without torch and Java: what they answer with their ONNX graphs"
     _add_serve_arguments(command(_serve, "serve", does, extra="light"))
     does = "compute an answer anew from its receipt, and say what is equal"
@@ -174,9 +183,6 @@ def _shared_arguments() -> list[ArgumentParser]:
     written.add_argument("--name", default="shufflenet_cam", help="name of model and file (default: %(default)s)")
     written.add_argument("--store", type=Path, default=Path("model_store"), help="folder (default: %(default)s)")
     graph.add_argument("images", nargs="+", metavar="IMAGE", help="picture file, folder, pattern, - for standard input")
-    form = graph.add_mutually_exclusive_group()
-    form.add_argument("--json", dest="form", action="store_const", const="json", help="print answers as JSON")
-    form.add_argument("--csv", dest="form", action="store_const", const="csv", help="print a table with commas")
     graph.add_argument("--model", type=Path, required=True, metavar="FILE.onnx", help="graph that this program wrote")
     graph.set_defaults(extra="client")
     return parsers
@@ -259,9 +265,10 @@ def _verify(options: Namespace) -> int:
 
 
 def _ask(options: Namespace) -> int:
-    from export.picture_commands import explain, predict
+    from export import picture_commands
 
-    return (predict if options.kind == "predict" else explain)(options, lambda mistake: _tell(mistake, options))
+    run = getattr(picture_commands, options.kind)
+    return int(run(options, lambda mistake: _tell(mistake, options)))
 
 
 def _serve(options: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The commands ``predict`` and ``explain``: many pictures and one graph, without torch."""
+"""The commands ``predict``, ``explain`` and ``report``: many pictures and one graph, without torch."""
 
 import csv
 import glob
@@ -8,20 +8,24 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import numpy as np
 from PIL import Image
 
 from handler.atomic_write import write_whole
 from handler.client.model import GraphModel
 from handler.errors import ModelError, ServiceError
+from handler.page.compose import page
 from handler.picture.decode import FORMATS, quieten
-from handler.rendering.render import encode_png
+from handler.rendering.render import data_uri, encode_png
+from handler.rendering.result import report as report_page
 
-OPTIONS = ("target", "maps", "method", "size", "encoding")  # of a request, that ``explain`` takes
+OPTIONS = ("target", "maps", "method", "size", "encoding", "trust")  # of a request, that the commands take
 _PREDICTED = ("image", "index", "label", "probability")
 _EXPLAINED = ("image", "index", "label", "logit", "probability", "method", "layer", "map", "max", "degenerate")
 _SHEET = ".explained.png"
@@ -47,19 +51,12 @@ def predict(options: Namespace, tell: _Tell) -> int:
 
 def explain(options: Namespace, tell: _Tell) -> int:
     """Writes a sheet for each picture, or prints the answers; see ``predict``."""
-    model = GraphModel(options.model)
-    if not model.card.maps:
-        writing = "`shufflenet-cam explanation` and `gradcam` write explanations"
-        raise ModelError(f"graph {options.model} holds predictions only; {writing}")
-    said = {name: getattr(options, name) for name in OPTIONS if getattr(options, name) is not None}
+    model, said = _explainer(options)
     if options.form != "json" and {"size", "encoding"} & said.keys():
         raise ValueError("--size and --encoding are of the maps that --json prints; a sheet has the input's size")
-    model.check(**said)
     found = find_pictures(options.images)
-    files = {} if options.form else sheet_files(found, options.out)
-    present = [path for path in files.values() if path.exists()]
-    if present and not options.overwrite:
-        raise FileExistsError(f"{present[0]} is there already; give another folder with --out, or say --overwrite")
+    files = {} if options.form else picture_files(found, options.out)
+    _refuse_present([*files.values()], options)
 
     def ask(path: Path, data: bytes) -> _Told:
         result = model.explain(data, **said)
@@ -73,6 +70,59 @@ def explain(options: Namespace, tell: _Tell) -> int:
         return result.to_dict() if options.form == "json" else {}, rows, [f"wrote {files.get(path)}"]
 
     return _print_each(found, ask, options.form, _EXPLAINED, tell)
+
+
+def report(options: Namespace, tell: _Tell) -> int:
+    """Writes a page about each picture, and a gallery of all, ``index.html``, by their doubt; see ``predict``.
+
+    A picture's doubt is 1 less the margin between the probabilities of its two best classes. What could not be read is
+    a row of the gallery, too; without a page there is no gallery.
+    """
+    model, said = _explainer(options)
+    found, index = find_pictures(options.images), options.out / "index.html"
+    files = picture_files(found, options.out / "pictures", ".html")
+    _refuse_present([index, *files.values()], options)
+    rows: list[dict[str, Any]] = []
+
+    def ask(path: Path, data: bytes) -> _Told:
+        whole = model.explain(data, **said, size="image", encoding="npy")
+        result, upload = replace(whole, canvas=replace(whole.canvas, upload=None)), np.asarray(whole.canvas.upload)
+        write_whole(files[path], report_page(model.card, result.to_dict(), data_uri(upload), str(path)))
+        chances = [*(one.probability for one in result.predictions), 0.0]
+        row: dict[str, Any] = {"name": str(path), "page": quote(os.fsencode(files[path].relative_to(options.out)))}
+        row |= {**asdict(result.predictions[0]), "doubt": 1 - (chances[0] - chances[1])}
+        row["trust"] = [one.trust.sentence for one in result.explanations if one.trust]
+        row["thumbnail"] = data_uri(result.draw() if result.explanations else upload, most=160, quality=75)
+        rows.append(row)
+        return {}, (), [f"wrote {files[path]}"]
+
+    def tell_and_list(mistake: str) -> None:
+        rows.append({"error": mistake, "doubt": -1})  # which comes last
+        tell(mistake)
+
+    status = _print_each(found, ask, None, (), tell_and_list)
+    if any("page" in row for row in rows):
+        rows.sort(key=lambda row: -row["doubt"])
+        write_whole(index, page({"card": model.card.description("onnx"), "gallery": rows}))
+        print(f"wrote {index}")
+    return status
+
+
+def _explainer(options: Namespace) -> tuple[GraphModel, dict[str, Any]]:
+    """The model of a graph that explains, and the options that were said, which are valid for it."""
+    model = GraphModel(options.model)
+    if not model.card.maps:
+        writing = "`shufflenet-cam explanation` and `gradcam` write explanations"
+        raise ModelError(f"graph {options.model} holds predictions only; {writing}")
+    said = {name: value for name, value in vars(options).items() if name in OPTIONS and value is not None}
+    model.check(**said)
+    return model, said
+
+
+def _refuse_present(files: Sequence[Path], options: Namespace) -> None:
+    present = next((path for path in files if path.exists()), options.out if files and options.out.is_file() else None)
+    if present and not options.overwrite:
+        raise FileExistsError(f"{present} is there already; give another folder with --out, or say --overwrite")
 
 
 def find_pictures(said: Sequence[str]) -> dict[Path, Path]:
@@ -91,8 +141,8 @@ def find_pictures(said: Sequence[str]) -> dict[Path, Path]:
     return found
 
 
-def sheet_files(found: dict[Path, Path], folder: Path) -> dict[Path, Path]:
-    """The file of each picture's sheet; pictures of one name are told apart by their folders and endings."""
+def picture_files(found: dict[Path, Path], folder: Path, ending: str = _SHEET) -> dict[Path, Path]:
+    """The file of each picture's sheet or page; pictures of one name are told apart by their folders and endings."""
     files: dict[Path, Path] = {}
     alike: dict[Path, list[Path]] = {}
     for path, short in found.items():
@@ -102,7 +152,7 @@ def sheet_files(found: dict[Path, Path], folder: Path) -> dict[Path, Path]:
         shared = os.path.commonpath([path.parent for path in whole.values()])
         for path in paths:
             below = name if len(paths) == 1 else whole[path].relative_to(shared)
-            files[path] = folder / below.parent / (below.name + _SHEET)
+            files[path] = folder / below.parent / (below.name + ending)
     if len(set(files.values())) < len(files):
         raise ValueError("two of the pictures have the same name, so that one explanation would overwrite the other's")
     return files

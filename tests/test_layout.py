@@ -17,6 +17,7 @@ ORDER = [
     "handler.explanation",
     "handler.picture",
     "handler.protocol",
+    "handler.page",
     "handler.rendering",
     "handler.telemetry",
     "handler.serving",

@@ -16,6 +16,7 @@ from handler.explanation.probe import Probe
 
 # whether the network's input is mirrored, and the factor of its values, as in pytorch-grad-cam's ``aug_smooth``
 AUGMENTATIONS = list(product((False, True), (1.0, 0.9, 1.1)))[1:]  # without the first, which is the picture itself
+DETAIL = "detail, not evidence"  # what gradients at the input show (Adebayo et al. 2018, arXiv 1810.03292)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class MapKind:
     """The properties of all maps of one name."""
 
     title: str  # caption on a sheet
+    shows: str  # below it: what may be read out of the map; {} is evidence, where the method depends on the class
     channels: int = 3  # 1: evidence at a layer's cells, upsampled; more: signed values at the input's pixels
     at_layer: bool = False  # needs the activation and the gradient at a layer
     guided: bool = False  # needs the guided gradient at the input
@@ -30,10 +32,10 @@ class MapKind:
 
 
 MAP_KINDS = {
-    "gradcam": MapKind(title="Grad-CAM", channels=1, at_layer=True),
-    "guided_backprop": MapKind(title="guided backprop", guided=True),
-    "guided_gradcam": MapKind(title="guided Grad-CAM", at_layer=True, guided=True),
-    "saliency": MapKind(title="saliency", saliency=True),
+    "gradcam": MapKind(title="Grad-CAM", shows="{}", channels=1, at_layer=True),
+    "guided_backprop": MapKind(title="guided backprop", shows=DETAIL, guided=True),
+    "guided_gradcam": MapKind(title="guided Grad-CAM", shows="{} times detail", at_layer=True, guided=True),
+    "saliency": MapKind(title="saliency", shows=DETAIL, saliency=True),
 }
 
 
@@ -44,6 +46,7 @@ class Map:
     values: Floats  # gradcam: (h, w) on [0, 1]; other maps: (H, W, C), signed and unscaled
     maximum: float | list[float]  # gradcam: of the unscaled map, one per layer; other maps: of the absolute values
     degenerate: bool  # gradcam: no positive evidence; other maps: all values are 0
+    minimum: float | list[float] = 0.0  # gradcam: as ``maximum``; where it is not 0, the map's 0 does not stand for 0
     cells: tuple[int, ...] | None = None  # gradcam: (h, w) of the unscaled map, of the first layer
     coverage: str | None = None  # guided maps: how many activations were guided, "57 of 57 activations"
 
@@ -131,10 +134,11 @@ def _unscaled(evidence: Evidence, pair: int, method: Method, options: dict[str, 
 
 def _cam(unscaled: list[Floats], size: tuple[int, ...] | None) -> Map:
     """The map of a size (H, W), or of the first layer's."""
-    maxima = [float(values.max()) for values in unscaled]
+    minima, maxima = ([float(end(values)) for values in unscaled] for end in (np.min, np.max))
     alone, cells = len(unscaled) == 1, unscaled[0].shape
+    least, largest = (ends[0] if alone else ends for ends in (minima, maxima))
     values = scale(unscaled[0]) if alone and cells == (size or cells) else combine(unscaled, *(size or cells))
-    return Map(values=values, maximum=maxima[0] if alone else maxima, degenerate=max(maxima) <= 0, cells=cells)
+    return Map(values=values, minimum=least, maximum=largest, degenerate=max(maxima) <= 0, cells=cells)
 
 
 def scale(values: Floats) -> Floats:

@@ -44,9 +44,17 @@ def three_bands(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return pixels[:, :, :3] if pixels.shape[2] > 2 else pixels[:, :, :1].repeat(3, axis=2)
 
 
+def hatched(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """A picture (H, W, C) in dark grey under light diagonal lines, as RGB: what is so drawn has no map."""
+    (height, width), grey = picture.shape[:2], cv2.cvtColor(three_bands(picture), cv2.COLOR_RGB2GRAY) // 2
+    period = 8 + max(height, width) // 60  # so that the lines stay apart where a large picture is shown small
+    line = np.arange(height + width) % period < period // 4
+    grey[np.lib.stride_tricks.sliding_window_view(line, width)[:height]] = 170
+    return np.repeat(grey[:, :, None], 3, axis=2).astype(np.uint8)
+
+
 def show_seen(picture: npt.NDArray[np.uint8], upload: npt.NDArray[np.uint8], crop: Crop) -> npt.NDArray[np.uint8]:
-    """Puts a picture of the seen region into the upload (H, W, C), whose other pixels become dark grey."""
-    grey = cv2.cvtColor(three_bands(upload), cv2.COLOR_RGB2GRAY) // 2
-    whole = np.repeat(grey[:, :, None], 3, axis=2).astype(np.uint8)
+    """Puts a picture of the seen region into the upload (H, W, C), which is hatched elsewhere."""
+    whole = hatched(upload)
     whole[seen_region(crop)] = picture
     return whole

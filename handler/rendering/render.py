@@ -7,30 +7,26 @@ import base64
 import io
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from handler.explanation.evidence import Floats
 from handler.explanation.maps import MAP_KINDS, Map
 from handler.picture.preprocess import Input
 from handler.picture.projection import onto_region, onto_upload, seen_region, show_seen, three_bands
-from handler.protocol.options import COLORMAPS, TENSOR, Options
-
-Picture = npt.NDArray[np.uint8]  # (H, W, 3) RGB
+from handler.protocol.options import TENSOR, Options
+from handler.rendering.sheet import Picture, coloured
 
 # pictures of maps are photographs and noise: to search them for repeated strings, or to try all filters on each line,
 # would double the time and save no bytes
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 2, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_FILTER]
 _PNG_HEADER = 33  # bytes of a PNG file's signature and first chunk
-_CAPTION_HEIGHT = 22  # pixels
-_LETTERS = 15  # pixels, their height
-_GAP = 4  # pixels between the panels of a sheet
 _DIGITS = 8  # significant digits of listed numbers, about those of a float32
 
 
@@ -83,24 +79,20 @@ def values_on(canvas: Canvas, drawn: Map) -> Floats:
 def draw_map(name: str, drawn: Map, canvas: Canvas) -> npt.NDArray[np.uint8]:
     """Draws a map, uint8 RGB (H, W, 3): gradcam is blended into the picture, gradients are drawn in relief on grey.
 
-    At the upload's size, pixels that the network did not see are dark grey (gradcam) or transparent (gradients, whose
-    picture then is RGBA).
+    At the upload's size, what the network did not see is the upload in dark grey under diagonal lines.
     """
-    crop, region = canvas.seen.crop, seen_region(canvas.seen.crop)
+    crop, upload, values = canvas.seen.crop, canvas.upload, drawn.values
     if MAP_KINDS[name].channels > 1:
-        picture = deprocess(three_bands(drawn.values))
-        if canvas.upload is None:
-            return picture
-        whole = np.zeros((*canvas.upload.shape[:2], 4), np.uint8)
-        whole[region] = cv2.cvtColor(onto_region(picture.astype(np.float32), crop).astype(np.uint8), cv2.COLOR_RGB2RGBA)
-        return whole
-    weight, colormap = canvas.options.overlay.image_weight, canvas.options.overlay.colormap
-    if canvas.upload is None:
-        size = drawn.values.shape[::-1]
-        below = np.asarray(cv2.resize(three_bands(canvas.seen.picture), size, interpolation=cv2.INTER_AREA), np.uint8)
-        return overlay(below, drawn.values, weight, colormap)
-    picture = overlay(three_bands(canvas.upload[region]), onto_region(drawn.values, crop), weight, colormap)
-    return show_seen(picture, canvas.upload, crop)
+        picture = deprocess(three_bands(values))
+        picture = picture if upload is None else onto_region(picture.astype(np.float32), crop).astype(np.uint8)
+    else:
+        if upload is None:
+            below = cv2.resize(three_bands(canvas.seen.picture), values.shape[::-1], interpolation=cv2.INTER_AREA)
+        else:
+            below, values = three_bands(upload[seen_region(crop)]), onto_region(values, crop)
+        look = canvas.options.overlay
+        picture = overlay(np.asarray(below, np.uint8), values, look.image_weight, look.colormap)
+    return picture if upload is None else show_seen(picture, upload, crop)
 
 
 def overlay(picture: Picture, values: Floats, image_weight: float, colormap: str) -> Picture:
@@ -109,9 +101,9 @@ def overlay(picture: Picture, values: Floats, image_weight: float, colormap: str
     ``(1 - w) · heat + w · picture`` on [0, 1], divided by its maximum. The picture is uint8 RGB (H, W, 3), the map
     (H, W) on [0, 1], ``image_weight`` w, 0 to 1, and the colour map a name out of ``COLORMAPS``.
     """
-    heat = cv2.applyColorMap(np.uint8(255 * values), COLORMAPS[colormap])  # type: ignore[call-overload]
-    heat = np.float32(cv2.cvtColor(heat, cv2.COLOR_BGR2RGB)) / 255
-    blended = (1 - image_weight) * heat + image_weight * (np.float32(picture) / 255)
+    blended = (1 - image_weight) * (np.float32(coloured(values, colormap)) / 255) + image_weight * (
+        np.float32(picture) / 255
+    )
     brightest = blended.max()
     return np.asarray(255 * (blended / brightest if brightest > 0 else blended), np.uint8)
 
@@ -125,22 +117,24 @@ def deprocess(values: Floats) -> Picture:
     return np.asarray(np.clip(made, 0, 1) * 255, np.uint8)
 
 
-def sheet(rows: Sequence[Sequence[tuple[str, Picture]]]) -> Picture:
-    """Lays out rows of (caption, picture) on white. All pictures have the same size, all rows the same length."""
-    return np.vstack([np.hstack([_panel(caption, picture) for caption, picture in row]) for row in rows])
-
-
 def encode_png(picture: npt.NDArray[np.uint8], *, smooth: bool = True) -> bytes:
-    """PNG bytes of an RGB or RGBA picture, uint8 (H, W, 3) or (H, W, 4).
+    """PNG bytes of an RGB picture, uint8 (H, W, 3).
 
     ``smooth`` is whether neighbouring pixels resemble each other, as in photographs; it changes the file's size alone.
     """
-    code = cv2.COLOR_RGBA2BGRA if picture.shape[2] == 4 else cv2.COLOR_RGB2BGR
     line_filter = cv2.IMWRITE_PNG_FILTER_UP if smooth else cv2.IMWRITE_PNG_FILTER_NONE
-    done, data = cv2.imencode(".png", cv2.cvtColor(picture, code), [*_PNG, line_filter])
+    done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [*_PNG, line_filter])
     if not done:
         raise RuntimeError("PNG encoding failed")
     return data.tobytes()
+
+
+def data_uri(picture: npt.NDArray[np.uint8], most: int = 1600, quality: int = 90) -> str:
+    """A picture, uint8 (H, W, C), as a JPEG file in a data URI, shrunk to at most ``most`` pixels a side."""
+    file, small = io.BytesIO(), Image.fromarray(three_bands(picture))
+    small.thumbnail((most, most))
+    small.save(file, "JPEG", quality=quality)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def png_with(png: bytes, receipt: Mapping[str, Any]) -> bytes:
@@ -148,35 +142,3 @@ def png_with(png: bytes, receipt: Mapping[str, Any]) -> bytes:
     chunk = b"tEXt" + b"receipt\0" + json.dumps(receipt).encode()
     placed = (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
     return png[:_PNG_HEADER] + placed + png[_PNG_HEADER:]
-
-
-def _panel(caption: str, picture: Picture) -> Picture:
-    height, width = picture.shape[:2]
-    panel = np.full((height + _CAPTION_HEIGHT + _GAP, width + _GAP, 3), 255, np.uint8)
-    panel[_CAPTION_HEIGHT : _CAPTION_HEIGHT + height, :width] = picture
-    text, place = _drawable(caption), panel[:, :width]
-    size = next((size for size in range(_LETTERS, 1, -1) if text_width(text, size) < width), 1)
-    if font := _font():
-        cv2.putText(place, text, (1, 16), (0, 0, 0), font, size)
-    else:
-        cv2.putText(place, text, (1, 15), cv2.FONT_HERSHEY_SIMPLEX, size / 33, (0, 0, 0), 1, cv2.LINE_AA)
-    return panel
-
-
-def text_width(text: str, size: int = _LETTERS) -> int:
-    """Pixels that a caption is wide."""
-    if font := _font():
-        return int(cv2.getTextSize((0, 0), _drawable(text), (0, 0), font, size)[2])
-    return cv2.getTextSize(_drawable(text), cv2.FONT_HERSHEY_SIMPLEX, size / 33, 1)[0][0]
-
-
-def _drawable(text: str) -> str:
-    """A text without line breaks, and with escapes for what is not ASCII where OpenCV draws nothing else."""
-    line = "".join(letter if letter.isprintable() else " " for letter in text)
-    return line if _font() else line.encode("ascii", "backslashreplace").decode()
-
-
-@cache
-def _font() -> Any:
-    """OpenCV 5's own font of nearly all scripts; None for older versions, which have none."""
-    return cv2.FontFace("uni") if hasattr(cv2, "FontFace") else None

@@ -5,7 +5,7 @@ import html
 import io
 import json
 import math
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field, replace
@@ -21,12 +21,16 @@ from handler.explanation.evidence import Floats, probabilities
 from handler.explanation.maps import MAP_KINDS, Map, resize, scale
 from handler.explanation.methods import METHODS
 from handler.explanation.trust import Trust
-from handler.picture.projection import three_bands
+from handler.page.compose import page
+from handler.picture.projection import hatched, three_bands
 from handler.protocol.answer import GRADIENT_ALONE, NONE, Observation
+from handler.protocol.model_card import ModelCard
 from handler.protocol.receipt import digest
-from handler.rendering.render import Canvas, Picture, draw_map, encode_map, encode_png, sheet, text_width, values_on
+from handler.rendering.render import Canvas, draw_map, encode_map, encode_png, values_on
+from handler.rendering.sheet import Panel, Picture, sheet
 
 _FEWEST_LETTERS = 8  # of a label that is cut on a sheet
+_MOST_OF_PATH = 32  # letters of a layer on a sheet
 _PANELS = sorted(MAP_KINDS, key=lambda name: not MAP_KINDS[name].at_layer)  # maps in the order of the sheet
 
 
@@ -62,8 +66,8 @@ class Explanation:
     passes: int = 0  # masked pictures that the method asked the network about
     trust: Trust | None = None  # None unless it was asked for
 
-    def title(self, width: int) -> str:
-        """The classes as a caption, ``heart 0.61, not ring 0.20``, cut to a width in pixels; labels keep 8 letters."""
+    def title(self, fits: Callable[[str], bool]) -> str:
+        """The classes as a heading that fits, ``heart 0.61, not ring 0.20``; labels are cut, but for 8 letters."""
         classes = [found for found in (self.target, self.contrast) if found]
 
         def cut(most: int) -> str:
@@ -72,8 +76,14 @@ class Explanation:
             return ("against " if self.against else "") + ", not ".join(said)
 
         lengths = range(_FEWEST_LETTERS, max(_FEWEST_LETTERS, *(len(one.label) for one in classes)) + 1)
-        fitting = bisect_right(lengths, width, key=lambda most: text_width(cut(most)))
-        return cut(lengths[max(0, fitting - 1)])
+        return cut(lengths[max(0, bisect_left(lengths, True, key=lambda most: not fits(cut(most))) - 1)])
+
+    def note(self, name: str) -> str:
+        """What may be read out of a map, and the layer it was made at: ``evidence at conv5``."""
+        kind, about = MAP_KINDS[name], METHODS[self.method or "gradcam"].of_class
+        where = "".join(f" at {'...' * (len(path) > _MOST_OF_PATH)}{path[-_MOST_OF_PATH:]}" for path in self.layers)
+        where = where if len(self.layers) < 2 else f", mean of {len(self.layers)} layers"
+        return kind.shows.format("evidence" if about else "what stands out") + where * (kind.channels == 1)
 
     @property
     def measure(self) -> str:
@@ -113,26 +123,33 @@ class Result:
         return draw_map(name, maps[name], self.canvas)
 
     def sheet(self) -> Picture:
-        """Draws the crop and the maps of each target in a row, all with captions and of the crop's size.
+        """Draws the crop and the maps of each target in a row, with captions and the scale of each map.
 
-        BadRequest says that there is no map.
+        Crops narrower than 192 pixels are enlarged by a whole factor. BadRequest says that there is no map.
         """
         if not self.explanations:
             raise BadRequest("the result has no map to draw; ask for maps")
-        canvas, height, width = replace(self.canvas, upload=None), *self.canvas.seen.picture.shape[:2]
-        rows = []
-        for explanation in self.explanations:
-            row = [(explanation.title(width), three_bands(canvas.seen.picture))]
-            for name in (name for name in _PANELS if name in explanation.maps):
-                drawn = explanation.maps[name]
-                if drawn.values.shape[:2] != (height, width):  # gradcam at the layer's size
-                    drawn = replace(drawn, values=scale(resize(drawn.values, height, width)))
-                title = MAP_KINDS[name].title
-                if explanation.method:  # the title of the formula that the map was made by
-                    title = title.replace(METHODS["gradcam"].title, METHODS[explanation.method].title)
-                row.append((title, draw_map(name, drawn, canvas)))
-            rows.append(row)
-        return sheet(rows)
+        return sheet([(one.title, self._panels(one)) for one in self.explanations])
+
+    def _panels(self, explanation: Explanation) -> list[Panel]:
+        canvas, seen = replace(self.canvas, upload=None), three_bands(self.canvas.seen.picture)
+        panels = [Panel(picture=seen, title="picture", note="what the network saw")]
+        for name in (name for name in _PANELS if name in explanation.maps):
+            drawn, kind = explanation.maps[name], MAP_KINDS[name]
+            if drawn.values.shape[:2] != seen.shape[:2]:  # gradcam at the layer's size
+                drawn = replace(drawn, values=scale(resize(drawn.values, *seen.shape[:2])))
+            title = kind.title.replace(METHODS["gradcam"].title, METHODS[explanation.method or "gradcam"].title)
+            panel = Panel(picture=draw_map(name, drawn, canvas), title=title, note=explanation.note(name))
+            if drawn.degenerate:
+                stamp = "no evidence" + " at this layer" * bool(explanation.layers) if kind.at_layer else "no detail"
+                panel = replace(panel, picture=hatched(seen), stamp=stamp)
+            elif kind.channels == 1:
+                ends = _said(drawn.minimum), _said(drawn.maximum)
+                panel = replace(panel, ends=ends, colormap=canvas.options.overlay.colormap)
+            else:
+                panel = replace(panel, ends=("grey is 0", f"largest {_said(drawn.maximum)}"))
+            panels.append(panel)
+        return panels
 
     def receipt(self, painters: Executor | None = None) -> dict[str, Any]:
         """The receipt, by which ``handler.client.replay`` checks the answer; ``painters`` hash side by side."""
@@ -217,6 +234,17 @@ class Result:
             return f"<p>{lines}</p>"
         picture = base64.b64encode(encode_png(self.sheet())).decode()
         return f'<p>{lines}</p><img alt="explanations" src="data:image/png;base64,{picture}">'
+
+
+def report(card: ModelCard, answer: Mapping[str, Any], picture: str, name: str = "picture") -> bytes:
+    """The static page about an answer, whose maps are ``npy`` at the input's size, and a picture as a data URI."""
+    about = {"name": name, "picture": picture, "answer": answer}
+    return page({"card": card.description(answer["model"]["engine"]), "static": True, "answers": [about]})
+
+
+def _said(value: float | list[float]) -> str:
+    """A value with three digits; of several the least and the largest."""
+    return " to ".join(dict.fromkeys(f"{end:.3g}" for end in (np.min(value), np.max(value))))
 
 
 def _each(describe: Callable[[str, Map], Any], maps: Mapping[str, Map], painters: Executor | None) -> dict[str, Any]:

@@ -7,14 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from handler.errors import RequestError, locating
-from handler.protocol.answer import NPZ, PNG, Answer, Observation, error_answer, json_text
+from handler.page.compose import HEADERS
+from handler.protocol.answer import HTML, NPZ, PNG, Answer, Observation, error_answer, json_text
 from handler.protocol.envelope import Written
 from handler.protocol.options import TENSOR
 from handler.protocol.receipt import HEADER, read_key, sign
 from handler.protocol.request import Request, parse_row
 from handler.protocol.row import Row
 from handler.rendering.render import encode_png, png_with
-from handler.rendering.result import Result, observe_result
+from handler.rendering.result import Result, observe_result, report
 from handler.serving.budget import check_size
 from handler.serving.explainer import Explainer
 from handler.serving.jobs import Job, prepare
@@ -85,7 +86,7 @@ class Answering:
         written = []
         for job, content in zip(row.jobs, contents, strict=True):
             if isinstance(content, bytes):
-                return Answer(body=content, content_type=job.form)
+                return Answer(body=content, content_type=job.form, headers=HEADERS if job.form == HTML else {})
             if isinstance(content, Exception):
                 with locating(job.place):
                     raise content
@@ -104,7 +105,10 @@ class Answering:
         observed = observe_result(result, timings)
         if other is not None:
             return other, observed
-        text = json_text({**content, "timings_ms": {stage: round(spent, 2) for stage, spent in timings.items()}})
+        content["timings_ms"] = {stage: round(spent, 2) for stage, spent in timings.items()}
+        if job.form == HTML:
+            return report(self._explainer.card, content, job.shown), observed
+        text = json_text(content)
         check_size(len(text), self._settings.max_answer_bytes)
         known = {"model": content["model"], "predictions": content["predictions"]}
         tensors = result.tensors() if job.options.encoding == TENSOR else {}

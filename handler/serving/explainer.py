@@ -87,7 +87,7 @@ class Explainer:
         logits = evidence.logits[row]
         check_scores(logits)
         chances, options = probabilities(logits, self.card.head), job.options
-        make = partial(make_maps, method=options.method, at_layer=job.at_layer, seed=options.seed)
+        make = partial(make_maps, method=options.method, at_layer=options.size == "layer", seed=options.seed)
         make = partial(make, eigen="eigen" in options.smooth)
         explanations = []
         pairs = zip(np.flatnonzero(evidence.rows == row).tolist(), mixtures, strict=True)

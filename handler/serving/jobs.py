@@ -13,12 +13,13 @@ from handler.explanation.methods import METHODS
 from handler.explanation.trust import PASSES as TRUST_PASSES
 from handler.picture.bands import read_picture
 from handler.picture.preprocess import Input, preprocess
-from handler.protocol.answer import JSON, NPZ, PNG
+from handler.protocol.answer import HTML, JSON, NPZ, PNG
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options
 from handler.protocol.receipt import ImageHash
 from handler.protocol.request import Request
-from handler.rendering.render import Canvas, Picture
+from handler.rendering.render import Canvas, data_uri
+from handler.rendering.sheet import Picture
 from handler.serving.budget import Budget
 from handler.serving.settings import Settings
 
@@ -56,6 +57,7 @@ class Job(CheckedOptions):
     image_hash: ImageHash
     place: str = ""  # the picture's place in the request, for messages; empty for a single picture
     form: str = JSON  # the answer's content type, out of FORMS
+    shown: str = ""  # the whole picture as a data URI, for reports
     decode_ms: float = 0.0  # time of checking, decoding and preprocessing
 
     @property
@@ -66,16 +68,11 @@ class Job(CheckedOptions):
     @property
     def resolved(self) -> dict[str, Any]:
         """The options that scores and maps depend on, as a request says them, without the targets."""
-        layers, passes, size = self.needs.layers or None, self.passes or None, "layer" if self.at_layer else "input"
-        known = {"maps": self.maps, "layer": layers, "passes": passes, "size": size, "target": None}
+        layers, size = self.needs.layers or None, "layer" if self.options.size == "layer" else "input"
+        known = {"maps": self.maps, "layer": layers, "passes": self.passes or None, "size": size, "target": None}
         said = {name: value for name, value in {**asdict(self.options), **known}.items() if name not in _SHOWN}
         lists = {name: list(value) or "none" for name, value in said.items() if isinstance(value, tuple)}
         return {name: value for name, value in {**said, **lists}.items() if value is not None}
-
-    @property
-    def at_layer(self) -> bool:
-        """Whether Grad-CAM stays at the layer's size; a sheet shows it at the size of the network's crop."""
-        return self.options.size == "layer" and self.form != PNG
 
 
 def check_method(options: Options, targets: Sequence[Mixture]) -> None:
@@ -99,21 +96,21 @@ def check_method(options: Options, targets: Sequence[Mixture]) -> None:
 def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
     """Makes a job of each picture; the first RequestError refuses the request, before the engine runs."""
     budget = Budget(settings.max_pixels, settings.max_answer_bytes, settings.max_passes)
-    as_sheet = request.accept == PNG
     jobs = []
     for asked in request.asked:
         with locating(asked.place):
             started = time.perf_counter()
             checked = CheckedOptions.of(asked.options, card)
-            if as_sheet and not checked.maps:
+            if request.accept == PNG and not checked.maps:
                 raise BadRequest("image/png shows maps and maps is none, valid is Accept: application/json")
             upload = read_picture(asked.image, settings.max_pixels, card.preprocessing.channels)
             budget.decode(*upload.shape[:2])
             seen = preprocess(upload, card.preprocessing)
-            on_upload = asked.options.size == "image" and not as_sheet and checked.maps
-            options = replace(checked.options, encoding="npy") if request.accept == NPZ else checked.options
-            options = replace(options, trust=options.trust and request.accept == JSON and bool(checked.maps))
-            canvas = Canvas(seen, upload if on_upload else None, options)
+            size = "input" if request.accept in (PNG, HTML) else checked.options.size
+            encoding = "npy" if request.accept in (NPZ, HTML) else checked.options.encoding
+            options = replace(checked.options, size=size, encoding=encoding)
+            options = replace(options, trust=options.trust and request.accept in (JSON, HTML) and bool(checked.maps))
+            canvas = Canvas(seen, upload if options.size == "image" and checked.maps else None, options)
             budget.draw(canvas, checked.maps, len(checked.targets))
             job = Job(
                 **vars(replace(checked, options=options)),
@@ -121,6 +118,7 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
                 image_hash=asked.image_hash,
                 place=asked.place,
                 form=request.accept,
+                shown=data_uri(upload) if request.accept == HTML else "",
                 decode_ms=(time.perf_counter() - started) * 1e3,
             )
             passes = job.passes * max(1, len(checked.needs.layers)) + TRUST_PASSES * options.trust

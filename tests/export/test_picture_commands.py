@@ -147,7 +147,7 @@ def test_a_folders_pictures_of_all_kinds_are_taken_and_hidden_files_are_not(grap
     ],
 )
 def test_pictures_of_one_name_do_not_collide(pictures, named, drawn):
-    files = commands.sheet_files(commands.find_pictures(named), pictures / "out")
+    files = commands.picture_files(commands.find_pictures(named), pictures / "out")
     assert {str(one.relative_to(pictures / "out")) for one in files.values()} == {
         f"{one}.explained.png" for one in drawn
     }

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from handler.picture.preprocess import Crop, Preprocessing, preprocess
-from handler.picture.projection import onto_region, onto_upload, seen_region, show_seen
+from handler.picture.projection import hatched, onto_region, onto_upload, seen_region, show_seen
 
 LANDSCAPE = Crop((4, 8), (0.0, 2.0, 4.0, 6.0))  # a square crop in the middle, one pixel to one
 CORNER = np.float32([[1, 0], [0, 0]])
@@ -84,12 +84,25 @@ def test_every_upload_has_a_seen_part_within_it(size, how):
     assert np.nansum(whole) == (rows.stop - rows.start) * (columns.stop - columns.start)
 
 
-def test_what_was_not_seen_is_shown_in_dark_grey():
+def test_what_was_not_seen_is_dark_grey_under_lines():
     upload = np.full((4, 8, 3), 201, np.uint8)
-    upload[0, 0] = (255, 0, 0)
-    picture = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
-    shown = show_seen(picture, upload, LANDSCAPE)
+    upload[0, 2] = upload[1, 7] = (255, 0, 0)
+    picture = np.random.default_rng(0).integers(0, 256, (4, 3, 3), np.uint8)
+    shown = show_seen(picture, upload, Crop((4, 8), (0.0, 3.0, 4.0, 6.0)))
     expected = np.full((4, 8, 3), 100)
-    expected[0, 0] = 38  # red counts 0.299: 76, halved
-    expected[:, 2:6] = picture
+    expected[0, 2] = 38  # red counts 0.299: 76, halved; the other red pixel lies under a line
+    for row in range(4):
+        expected[row, [(-row) % 8, (1 - row) % 8]] = 170
+    expected[:, 3:6] = picture
     np.testing.assert_array_equal(shown, expected)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (480, 640), (1200, 900)])
+def test_a_hatch_covers_a_sixth_to_a_quarter_and_no_place_is_far_from_a_line(size):
+    lines = (hatched(np.zeros((*size, 3), np.uint8)) == 170).all(axis=2)
+    apart = 8 + max(size) // 60
+    assert lines[0, 0]
+    assert lines.mean() <= 0.28 or size == (1, 1)
+    if min(size) > apart:
+        windows = np.lib.stride_tricks.sliding_window_view(lines, (1, apart))
+        assert windows.any(axis=(2, 3)).all()

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from handler.explanation.maps import scale
+from handler.explanation.maps import MAP_KINDS, scale
+from handler.picture.projection import hatched
+from handler.protocol.options import Overlay
 from handler.protocol.receipt import digest
-from handler.rendering.render import draw_map, encode_map, encode_png, sheet, text_width
+from handler.rendering.render import draw_map, encode_map, encode_png
 from handler.rendering.result import Explanation, Prediction, Result, Target, observe_result
+from handler.rendering.sheet import Panel, sheet
 from tests.support.drawing import SEEN, canvas, heat, pixels
 
 MODEL = {"name": "m", "version": "2", "architecture": "tiny", "engine": "torch"}
@@ -44,48 +47,131 @@ def result(explanations=None, **options) -> Result:
     )
 
 
+PHOTO = Panel(picture=SEEN, title="picture", note="what the network saw")
+
+
+def expected_panel(name, one, looks=None, **said):
+    """The panel of a map as the sheet should have it."""
+    return Panel(picture=draw_map(name, one, looks or canvas()), **said)
+
+
+def evidence(one, looks=None, **said):
+    known = {"title": "Grad-CAM", "note": "evidence at conv", "ends": ("0", "2.5"), "colormap": "jet"}
+    return expected_panel("gradcam", one, looks, **{**known, **said})
+
+
+def detail(one, **said):
+    known = {"title": "saliency", "note": "detail, not evidence", "ends": ("grey is 0", "largest 1")}
+    return expected_panel("saliency", one, **{**known, **said})
+
+
+def heading(text):
+    return lambda fits: text
+
+
+def explain(maps, **known):
+    return Explanation(**{"target": DARK, "method": "gradcam", "layers": ("conv",), "maps": maps, **known})
+
+
 @pytest.mark.parametrize("size", ["input", "image"])
-def test_the_sheet_has_each_targets_own_caption_and_maps_at_the_size_that_was_seen(size):
-    panels = [
-        [
-            (caption, SEEN),
-            ("Grad-CAM", draw_map("gradcam", MAPS[target.label]["gradcam"], canvas())),
-            ("saliency", draw_map("saliency", MAPS[target.label]["saliency"], canvas())),
-        ]
-        for target, caption in ((DARK, "dark 0.75"), (LIGHT, "light... 0.25"))
+def test_the_sheet_has_each_targets_own_heading_and_maps_at_the_size_that_was_seen(size):
+    rows = [
+        (heading(said), [PHOTO, evidence(MAPS[target.label]["gradcam"]), detail(MAPS[target.label]["saliency"])])
+        for target, said in ((DARK, "dark 0.75"), (LIGHT, "light & bright 0.25"))
     ]
     drawn = result(size=size).sheet()
-    np.testing.assert_array_equal(drawn, sheet(panels))
+    np.testing.assert_array_equal(drawn, sheet(rows))
     first, second = np.split(drawn, 2)
-    assert (first[:22] != second[:22]).any(), "the captions differ"
+    assert (first[:26] != second[:26]).any(), "the headings differ"
 
 
-def test_a_label_is_cut_until_the_caption_fits_and_its_probability_never_is():
+def test_a_label_is_cut_until_the_heading_fits_and_its_probability_never_is():
     names = Target(index=0, label="lemon, " * 30, logit=1.5, probability=0.75)
     explained = Explanation(target=names, contrast=DARK, against=True, method=None, layers=(), maps={})
-    wide, narrow, narrowest = (explained.title(width) for width in (400, 300, 2))
+    wide, narrow, narrowest = (explained.title(lambda text, most=most: len(text) <= most) for most in (80, 60, 2))
     assert re.fullmatch(r"against (lemon, ){3,20}[lemon, ]{0,7}\.\.\. 0\.75, not dark 0\.75", wide)
-    assert len(narrowest) < len(narrow) < len(wide)
+    assert (len(narrowest), len(narrow), len(wide)) == (36, 60, 80)
     assert narrowest == "against lemon... 0.75, not dark 0.75"
-    assert text_width(wide) <= 400 < text_width(wide.replace("...", ", l..."))
-    assert text_width(narrow) <= 300
-    assert explained.title(10_000) == f"against {'lemon, ' * 30} 0.75, not dark 0.75"
+    assert explained.title(lambda _: True) == f"against {'lemon, ' * 30} 0.75, not dark 0.75"
 
 
-def test_the_sheet_names_the_method():
-    made = {"gradcam": heat(1, 1), "saliency": pixels(1, 1)}
-    explained = Explanation(target=DARK, method="fem", layers=("conv",), maps=made)
-    expected = [("dark 0.75", SEEN), ("FEM", draw_map("gradcam", made["gradcam"], canvas()))]
-    expected.append(("saliency", draw_map("saliency", made["saliency"], canvas())))
-    np.testing.assert_array_equal(result([explained]).sheet(), sheet([expected]))
+def test_the_sheet_names_the_method_and_says_where_it_does_not_depend_on_the_class():
+    made = {"gradcam": heat(1, 1), "guided_gradcam": pixels(2, 2), "saliency": pixels(1, 1)}
+    explained = explain(made, method="fem")
+    panels = [
+        PHOTO,
+        evidence(made["gradcam"], title="FEM", note="what stands out at conv"),
+        expected_panel(
+            "guided_gradcam",
+            made["guided_gradcam"],
+            title="guided FEM",
+            note="what stands out times detail",
+            ends=("grey is 0", "largest 1"),
+        ),
+        detail(made["saliency"]),
+    ]
+    np.testing.assert_array_equal(result([explained]).sheet(), sheet([(heading("dark 0.75"), panels)]))
+
+
+@pytest.mark.parametrize(
+    ("layers", "note"),
+    [
+        ((), "evidence"),
+        (("stage4.3",), "evidence at stage4.3"),
+        (("a", "b", "c"), "evidence, mean of 3 layers"),
+        (("swinv2.encoder.layers.3.blocks.1.layernorm_after",), "evidence at ...ayers.3.blocks.1.layernorm_after"),
+    ],
+)
+def test_the_sheet_names_the_layer(layers, note):
+    explained = explain({"gradcam": heat(1, 1)}, layers=layers)
+    assert explained.note("gradcam") == note
+    assert explained.note("guided_gradcam") == "evidence times detail"
+    assert explained.note("guided_backprop") == explained.note("saliency") == "detail, not evidence"
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ((0.0, 0.48291), ("0", "0.483")),
+        ((-1.5, 1234.5), ("-1.5", "1.23e+03")),
+        (([0.0, 0.0], [2.0, 0.25]), ("0", "0.25 to 2")),
+        (([0.5, 0.125, 0.25], [3.0, 3.0, 3.0]), ("0.125 to 0.5", "3")),
+    ],
+)
+def test_the_colour_bar_has_the_unscaled_ends_of_the_map(ends, said):
+    one = replace(heat(1, 1), minimum=ends[0], maximum=ends[1])
+    looks = canvas(overlay=Overlay(0.4, "viridis"))
+    expected = [PHOTO, evidence(one, looks, ends=said, colormap="viridis")]
+    drawn = result([explain({"gradcam": one})], overlay=Overlay(0.4, "viridis")).sheet()
+    np.testing.assert_array_equal(drawn, sheet([(heading("dark 0.75"), expected)]))
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "stamp"),
+    [
+        ("gradcam", ("conv",), "no evidence at this layer"),
+        ("gradcam", (), "no evidence"),
+        ("guided_gradcam", ("conv",), "no evidence at this layer"),
+        ("saliency", (), "no detail"),
+    ],
+)
+def test_a_degenerate_map_is_no_heat_map_but_hatched_and_says_so(name, layers, stamp):
+    one = replace(heat(1, 1) if name == "gradcam" else pixels(1, 1), degenerate=True)
+    explained = explain({name: one}, layers=layers)
+    kind = MAP_KINDS[name]
+    expected = Panel(picture=hatched(SEEN), title=kind.title, note=explained.note(name), stamp=stamp)
+    drawn = result([explained]).sheet()
+    np.testing.assert_array_equal(drawn, sheet([(heading("dark 0.75"), [PHOTO, expected])]))
+    right = drawn[:, drawn.shape[1] // 2 + 8 :].astype(int)
+    assert np.ptp(right, axis=2).max() == 0, "no colour speaks of evidence"
 
 
 def test_a_map_of_few_cells_is_enlarged_and_scaled_again_on_the_sheet():
-    explained = Explanation(target=DARK, method="gradcam", layers=("conv",), maps={"gradcam": heat(1, 1, side=3)})
+    explained = explain({"gradcam": heat(1, 1, side=3)})
     middle = np.zeros((4, 4), np.float32)
     middle[1:3, 1:3] = 0.625**2  # half-pixel centres: 3/8 of a cell from the middle one's
     enlarged = replace(heat(0, 0), values=scale(middle))
-    expected = sheet([[("dark 0.75", SEEN), ("Grad-CAM", draw_map("gradcam", enlarged, canvas()))]])
+    expected = sheet([(heading("dark 0.75"), [PHOTO, evidence(enlarged)])])
     np.testing.assert_array_equal(result([explained], size="layer").sheet(), expected)
 
 

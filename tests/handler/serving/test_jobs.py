@@ -63,6 +63,7 @@ def test_a_picture_is_kept_only_where_maps_are_drawn_on_it(size, maps, accept, o
     (job,) = prepared({"data": data, "size": size, "maps": maps, "target": "1,0"}, accept=accept)
     assert (job.canvas.upload is not None) == on_upload
     assert job.canvas.seen.crop.image == (9, 12)
+    size = "input" if accept == PNG else size
     assert job.canvas.options == Options(size=size, maps=job.maps, target=("1,0",), method="gradcam")
     assert ([mixture.target for mixture in job.targets], job.maps) == ([1, 0], () if maps == "none" else (maps,))
     assert job.needs == Needs(layers=("c",) if job.maps else ())

@@ -17,6 +17,8 @@ ROWS = {
     "raw at the upload's size": ({"body": picture(60)}, {"options": {"size": "image"}}),
     "sheet": ({"data": picture(70)}, {"accept": "image/png"}),
     "sheet without maps": ({"data": picture(70), "maps": b"none"}, {"accept": "image/png"}),
+    "report": ({"data": picture(70), "trust": b"true"}, {"accept": "text/html"}),
+    "report without maps": ({"data": picture(70), "maps": b"none"}, {"accept": "text/html"}),
     "json": ({"body": {"image": text_of(80), "target": [1], "overlay": [0.2, "bone"]}}, {}),
     "json as bytes": ({"body": json.dumps({"image": text_of(80)}).encode()}, {}),
     "explained": ({"data": picture(50)}, {"explains": True}),
@@ -65,4 +67,4 @@ def test_a_batch_of_anything(alone, seed):
 
 def test_the_rows_are_of_all_kinds(alone):
     assert {status for status, *_ in alone.values()} == {200, 400, 415, 422, 500}
-    assert sum(status == 200 for status, *_ in alone.values()) == 12
+    assert sum(status == 200 for status, *_ in alone.values()) == 14
