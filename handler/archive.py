@@ -75,7 +75,8 @@ def open_service(archive: Unpacked, is_busy: Callable[[], bool] = lambda: False)
         card = replace(card, name=archive.name, version=archive.version)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"the card of {archive.name} cannot be read: {in_one_line(error)}") from error
-    alone, beside = (_open_graphs(archive.folder, card, threads) for threads in (share.threads, 1))
+    graphs = _open_graphs(archive.folder, card, share.threads)
+    alone, beside = OnnxEngine(graphs), OnnxEngine({kind: graph.with_threads(1) for kind, graph in graphs.items()})
     # runs that overlap are faster together, with a thread each, than one after the other with all threads
     engine = EitherEngine(OnnxEngine.name, beside, alone, lambda _needs: is_busy())
     check_defaults(settings.defaults, card, engine)
@@ -83,13 +84,13 @@ def open_service(archive: Unpacked, is_busy: Callable[[], bool] = lambda: False)
     return Service(choice, card, settings, share), card
 
 
-def _open_graphs(folder: Path, card: ModelCard, threads: int) -> OnnxEngine:
+def _open_graphs(folder: Path, card: ModelCard, threads: int) -> dict[str, GraphSession]:
     paths = {kind: folder / KINDS[kind].file for kind in card.graphs}
     for kind, path in paths.items():
         if not path.is_file() or hashed(path) != card.graphs[kind]:
             changed = "is missing or was changed since it was packed; pack the archive anew"
             raise ModelError(f"{path.name} of {card.name} {changed}")
-    return OnnxEngine({kind: GraphSession.open(path, kind, threads=threads) for kind, path in paths.items()})
+    return {kind: GraphSession.open(path, kind, threads=threads) for kind, path in paths.items()}
 
 
 def check_defaults(defaults: Options, card: ModelCard, engine: Engine) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from handler.errors import ModelError
 from handler.explanation.evidence import Floats
 from handler.explanation.methods import ATTENTION_METHODS
 from handler.graphs.description import KIND_PREDICTION, KINDS, GraphDescription, Origin
+from handler.graphs.shared_weights import Prepared
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -30,6 +31,7 @@ class GraphSession:
     path: Path = Path()
     sha256: str = ""  # of the file, and of its weights' file, if there is one
     threads: int = 0  # of a run; 0: one per core
+    prepared: Any = None  # shared_weights.Prepared, for further sessions
 
     @classmethod
     def open(cls, path: Path, kind: str | None = None, *, threads: int = 0) -> "GraphSession":
@@ -37,7 +39,7 @@ class GraphSession:
         if not path.is_file():
             commands = "`shufflenet-cam prediction`, `explanation` and `gradcam`"
             raise ModelError(f"graph {path} does not exist; {commands} write graphs")
-        session = _load(path, str(path), threads)
+        prepared, session = _load(path, str(path), threads)
         try:
             description = GraphDescription.from_properties(session.get_modelmeta().custom_metadata_map)
         except ModelError as error:
@@ -46,15 +48,12 @@ class GraphSession:
         if description.kind not in needed:
             raise ModelError(f"graph {path} is of the kind {description.kind!r}, needed is {' or '.join(needed)}")
         _check_signature(path, session, description)
-        return cls(description=description, session=session, path=path, sha256=hashed(path), threads=threads)
+        known = {"path": path, "sha256": hashed(path), "threads": threads, "prepared": prepared}
+        return cls(description=description, session=session, **known)
 
     def with_threads(self, threads: int) -> "GraphSession":
-        """The graph with another number of threads, which takes a new session; itself if its file is another now."""
-        try:
-            opened = GraphSession.open(self.path, threads=threads)
-        except (ModelError, OSError):
-            return self
-        return opened if opened.sha256 == self.sha256 else self
+        """The graph with another number of threads, which takes a new session."""
+        return replace(self, session=self.prepared.session(threads), threads=threads)
 
     def infer(self, inputs: Arrays, outputs: Sequence[str]) -> list[Floats]:
         """The wanted outputs for an array for each of the graph's inputs, by name; the first axis is the batch."""
@@ -82,7 +81,7 @@ class GraphSession:
         with suppress(ImportError, OSError, ValueError, ModelError):
             content = self.path.read_bytes()
             if not weights_file(self.path).exists() and hashlib.sha256(content).hexdigest() == self.sha256:
-                first, second = (_load(self.path, half, self.threads) if half else None for half in _split(content))
+                first, second = (_load(self.path, half, self.threads)[1] if half else None for half in _split(content))
                 return first, second
         return None
 
@@ -128,16 +127,11 @@ def hashed(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _load(path: Path, model: str | bytes, threads: int) -> Any:
+def _load(path: Path, model: str | bytes, threads: int) -> tuple[Prepared, Any]:
     """Opens a file, or the content of a graph that was made of it."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors alone, which are raised, too
-    # threads spin during a run, which is faster, and stop afterwards, where they would halve torch's speed
-    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        prepared = Prepared.of(model)
+        return prepared, prepared.session(threads)
     except Exception as error:  # ONNX Runtime's exceptions have no other common base
         raise ModelError(f"graph {path} cannot be loaded by ONNX Runtime: {_explained(str(error))}") from error
 

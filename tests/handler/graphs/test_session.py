@@ -46,15 +46,13 @@ def _flip(content):
     return bytes(255 - byte for byte in content)
 
 
-def test_a_graph_takes_another_number_of_threads_while_its_file_is_the_same(tmp_path):
+def test_a_graph_takes_another_number_of_threads_whatever_becomes_of_its_file(tmp_path):
     graph = GraphSession.open(write_graph(tmp_path, describe()), threads=3)
+    write_graph(tmp_path, describe(labels=["other", "names", "here"]))
+    graph.path.unlink()
     other = graph.with_threads(2)
     assert other.session.get_session_options().intra_op_num_threads == other.threads == 2
     assert (other.path, other.sha256, other.description) == (graph.path, graph.sha256, graph.description)
-    write_graph(tmp_path, describe(labels=["other", "names", "here"]))
-    assert graph.with_threads(2) is graph
-    graph.path.unlink()
-    assert graph.with_threads(2) is graph
 
 
 @pytest.mark.parametrize("spoil", [_cut, _flip, lambda _: b"", lambda _: b"This is a text.\n" * 20])
