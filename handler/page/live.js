@@ -33,7 +33,7 @@ function askForToken(problem) {
   const form = el("form", { class: "row", onsubmit: open }, label, el("button", { type: "submit", class: "primary" }, "Open"));
   const about = el("p", { class: "muted" }, "The page keeps the token until it is closed, and sends it to this server alone.");
   const opening = card("This server asks for a token", { class: "card narrow" }, form, told, about);
-  page.replaceChildren(opening);
+  page.replaceChildren(el("h1", { class: "visually-hidden" }, "What the model sees, and why"), opening);
   input.focus();
 }
 

@@ -22,6 +22,7 @@ def test_the_archive_holds_package_entry_checkpoint_settings_and_graphs(shapes_a
         names = set(archive.namelist())
         settings = yaml.safe_load(archive.read("model-config.yaml"))
     assert {"torchserve_entry.py", "handler/service.py", "handler/__init__.py", "model.safetensors"} <= names
+    assert {"handler/page/main.js", "handler/page/page.css", "handler/page/page.html"} <= names
     assert {"model.onnx", "model.gradcam.onnx", "model.explain.onnx"} <= names
     assert not any("__pycache__" in name or name.startswith("export") for name in names)
     assert settings["explain"]["max_pixels"] == 50_000_000

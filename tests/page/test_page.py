@@ -1,0 +1,160 @@
+"""The page of a running server, in Chromium: what a visitor does and sees."""
+
+import re
+
+import pytest
+
+from handler.page.compose import page
+from tests.support.browsing import proxy_before
+from tests.support.light import light_server
+from tests.support.serving import ONE
+from tests.support.tools import tool
+
+pytestmark = [pytest.mark.server, pytest.mark.skipif(tool("chromium") is None, reason="no chromium on the PATH")]
+
+
+def give(tab, sample="two shapes"):
+    tab.page.get_by_role("button", name=sample).click()
+    tab.page.locator("#status", has_text="figures about").wait_for()
+
+
+def violations(page):
+    from axe_playwright_python.sync_playwright import Axe
+
+    return [(one["id"], one["nodes"][0]["html"][:200]) for one in Axe().run(page).response["violations"]]
+
+
+def test_a_sample_is_predicted_and_explained(tab):
+    give(tab)
+    assert tab.page.locator("#status").inner_text().startswith("heart ")
+    titles = tab.page.locator("#figures h3").all_inner_texts()
+    assert titles == ["Grad-CAM", "Guided backprop", "Guided Grad-CAM"]
+    assert tab.page.url.endswith("#sample=two")
+
+
+def test_a_click_on_a_class_explains_it_and_another_is_held_against_it(tab):
+    give(tab)
+    tab.page.locator("#classes .bar", has_text="arrow").click()
+    tab.page.locator("#figures .badge", has_text="evidence for arrow").wait_for()
+    tab.page.get_by_role("button", name="and not heart").first.click()
+    tab.page.locator("#figures .badge", has_text="evidence for arrow and not heart").wait_for()
+
+
+def test_erasing_a_region_by_keyboard_changes_the_scores(tab):
+    give(tab)
+    tab.page.locator("#region").focus()
+    for _ in range(14):
+        tab.page.keyboard.press("ArrowUp")
+        tab.page.keyboard.press("ArrowLeft")
+    tab.page.keyboard.press("e")
+    row = tab.page.locator("#region-results tbody tr").first
+    row.wait_for()
+    before, after, _ = row.locator("td").all_inner_texts()
+    assert row.locator("th").inner_text() == "heart"
+    assert before != after
+    assert tab.page.locator("#region-results canvas[role=application]").count() == 2
+    tab.page.keyboard.press("u")
+    tab.page.locator("#region-results table").wait_for(state="detached")
+
+
+def test_arrow_keys_read_values_off_a_figure(tab):
+    give(tab)
+    tab.page.locator("#figures canvas[tabindex]").first.focus()
+    tab.page.keyboard.press("ArrowRight")
+    told = tab.page.locator("#figures output").first.inner_text()
+    assert re.match(r"x \d+, y \d+: value [\d.]+ \(unscaled [\d.e-]+\); heart [\d.]+ %, score -?[\d.]+", told)
+
+
+def test_another_model_answers_about_the_same_picture(tab):
+    give(tab)
+    tab.page.locator("#other").fill("other/2.0")
+    tab.page.get_by_role("button", name="Compare").click()
+    table = tab.page.locator("#compare-results table")
+    table.wait_for()
+    assert "other 2.0" in table.inner_text()
+
+
+def test_a_link_brings_the_same_options(visit, server):
+    tab = visit(f"{server.address}/#sample=two&target=arrow&method=gradcam,layercam&trust=true&receipt=true")
+    tab.page.locator("#beside .receipt").nth(1).wait_for()
+    assert "evidence for arrow" in tab.page.locator("#figures").inner_text()
+    assert "LayerCAM" in tab.page.locator("#figures").inner_text()
+    assert "deletion AUC" in tab.page.locator("#beside").inner_text()
+    assert tab.complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_violation_and_a_phone_needs_no_sideways_scroll(visit, server, scheme):
+    tab = visit(f"{server.address}/predictions/shapes", color_scheme=scheme, viewport={"width": 360, "height": 800})
+    assert violations(tab.page) == []
+    give(tab)
+    assert violations(tab.page) == []
+    assert tab.page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_a_file_that_is_no_picture_is_refused_in_a_sentence(visit, server):
+    tab = visit(f"{server.address}/predictions/shapes")
+    tab.page.locator("#choose").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"no picture"})
+    tab.page.locator("#problem", has_text="picture").wait_for()
+    assert tab.page.locator("#maps").is_hidden()
+
+
+def test_a_slow_server_is_given_up_and_a_proxys_page_becomes_a_sentence(visit, server):
+    with proxy_before(server.address) as proxy:
+        proxy.delay = 3
+        tab = visit(f"{proxy.address}/predictions/shapes#timeout=1&sample=one")
+        tab.page.get_by_label("Waiting for the answer").wait_for()
+        tab.page.locator("#problem", has_text="No answer came in 1 seconds").wait_for()
+        proxy.delay, proxy.broken = 0, (502, "<html>")
+        tab.page.get_by_role("button", name="two shapes").click()
+        tab.page.locator("#problem", has_text="The proxy before the server got no answer").wait_for()
+
+
+def test_a_server_that_goes_away_is_told(visit, shapes_archive, tmp_path):
+    with light_server([shapes_archive], "shapes", tmp_path) as server:
+        tab = visit(f"{server.address}/predictions/shapes")
+        give(tab)
+        server.stop()
+        tab.page.locator("#classes .bar", has_text="arrow").click()
+        tab.page.locator("#problem", has_text="The server did not answer").wait_for()
+
+
+def test_with_a_token_the_page_tells_nothing_before_it_is_given(visit, shapes_archive, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("secret")
+    with light_server([shapes_archive], "shapes", tmp_path, "--token-file", str(token)) as server:
+        answer = server.get("/predictions/shapes", headers={"Accept": "text/html"})
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        assert "crescent" not in answer.text
+        tab = visit(f"{server.address}/predictions/shapes")
+        assert violations(tab.page) == []
+        for given in ("wrong", "secret"):
+            tab.page.get_by_label("Token").fill(given)
+            tab.page.get_by_role("button", name="Open").click()
+            if given == "wrong":
+                tab.page.locator(".problem", has_text="This token is wrong").wait_for()
+        give(tab)
+
+
+def test_a_saved_report_needs_no_server(visit, server, tmp_path):
+    import base64
+
+    options = {"maps": "all", "encoding": "npy", "trust": "true"}
+    answer = server.post("/predictions/shapes", files={"data": ONE.read_bytes()}, data=options).json()
+    shown = f"data:image/jpeg;base64,{base64.b64encode(ONE.read_bytes()).decode()}"
+    content = {
+        "card": server.get("/models/shapes").json(),
+        "answers": [{"name": name, "picture": shown, "answer": answer} for name in ("a.jpg", "b.jpg")],
+        "static": True,
+    }
+    (tmp_path / "report.html").write_bytes(page(content))
+    tab = visit((tmp_path / "report.html").as_uri())
+    tab.page.locator("#picture-1 article").nth(3).wait_for()
+    assert tab.page.locator("#asking").count() == 0
+    assert violations(tab.page) == []
+    assert tab.complaints == []
+
+
+def test_other_clients_get_the_names_at_the_root(server):
+    assert server.get("/").json() == {"models": ["shapes", "other"]}
