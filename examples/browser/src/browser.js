@@ -1,0 +1,109 @@
+/** `load` for browsers: ONNX Runtime's WebAssembly, and WebGPU where there is an adapter. */
+import { toAnswer } from "./answer.js";
+import { badRequest, ExplainError, modelError } from "./errors.js";
+import { checkSize, readHeader } from "./header.js";
+import { Model } from "./model.js";
+
+export { ExplainError, Model, toAnswer };
+
+const FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "AVIF"];
+const DEVICES = ["auto", "wasm", "webgpu"];
+const AS_STORED = { imageOrientation: "from-image", premultiplyAlpha: "none", colorSpaceConversion: "none" };
+
+/**
+ * Opens a graph: its address, a File, or its bytes. `device` is "auto", "wasm" or "webgpu"; `ort` another module of
+ * ONNX Runtime than the package's, `wasmPaths` where its .wasm files lie. Throws an ExplainError.
+ */
+export async function load(graph, { device = "auto", ort, wasmPaths, name } = {}) {
+  if (!DEVICES.includes(device)) throw badRequest(`device '${device}' does not exist, valid are ${DEVICES.join(", ")}`);
+  const bytes = await bytesOf(graph);
+  const called = name ?? nameOf(graph);
+  let why = "";
+  if (device !== "wasm") {
+    why = await withoutAdapter();
+    if (!why) {
+      try {
+        const webgpu = ready(ort ?? (await import("onnxruntime-web/webgpu")), wasmPaths);
+        const options = { executionProviders: ["webgpu", "wasm"] };
+        const model = await Model.open(bytes, { ort: webgpu, decode, name: called, device: "webgpu", options });
+        await model.tryOut();
+        return model;
+      } catch (error) {
+        if (error.code !== 500) throw error;
+        why = `the graph does not run on WebGPU (${error.message})`;
+      }
+    }
+  }
+  const wasm = ready(ort ?? (await import("onnxruntime-web/wasm")), wasmPaths);
+  const options = { executionProviders: ["wasm"] };
+  const model = await Model.open(bytes, { ort: wasm, decode, name: called, device: "wasm", options });
+  model.notice = device === "webgpu" || why.startsWith("the graph") ? `WebAssembly computes: ${why}` : "";
+  return model;
+}
+
+/** Threads need a page that is isolated from others, which is not the usual one. */
+function ready(ort, wasmPaths) {
+  if (!globalThis.crossOriginIsolated) ort.env.wasm.numThreads = 1;
+  if (wasmPaths) ort.env.wasm.wasmPaths = wasmPaths;
+  return ort;
+}
+
+async function withoutAdapter() {
+  if (!navigator.gpu) return "this browser has no WebGPU";
+  return (await navigator.gpu.requestAdapter().catch(() => null)) ? "" : "WebGPU finds no adapter";
+}
+
+async function bytesOf(graph) {
+  if (graph instanceof Uint8Array) return graph;
+  if (graph instanceof ArrayBuffer) return new Uint8Array(graph);
+  if (graph instanceof Blob) return new Uint8Array(await graph.arrayBuffer());
+  if (typeof graph !== "string" && !(graph instanceof URL))
+    throw badRequest("the graph must be an address, a File or bytes");
+  const answer = await fetch(graph).catch((error) => {
+    throw modelError(`the graph ${graph} cannot be fetched: ${error.message}`, error);
+  });
+  if (!answer.ok) throw modelError(`the graph ${graph} cannot be fetched: the server answered with ${answer.status}`);
+  return new Uint8Array(await answer.arrayBuffer());
+}
+
+const nameOf = (graph) => (graph?.name ?? (graph instanceof URL || typeof graph === "string" ? String(graph).split(/[/\\]/).pop() : "model")).split(".")[0];
+
+/**
+ * Decodes a File, Blob, bytes, an element of the page (img, canvas), an ImageBitmap or ImageData to pixels; a picture
+ * `{data, width, height, channels}` is left as it is.
+ */
+export async function decode(picture) {
+  if (picture?.data?.length && picture.width) return { pixels: picture };
+  if (picture instanceof Blob || picture instanceof ArrayBuffer || ArrayBuffer.isView(picture)) {
+    const blob = picture instanceof Blob ? picture : new Blob([picture]);
+    const bytes = new Uint8Array(await blob.arrayBuffer());
+    const { format } = readHeader(bytes, FORMATS);
+    const bitmap = await createImageBitmap(blob, AS_STORED).catch((error) => {
+      throw badRequest(`the ${format} picture is truncated or corrupt and cannot be decoded`, error);
+    });
+    return { pixels: pixelsOf(bitmap), image: await hashOf(bytes) };
+  }
+  try {
+    return { pixels: pixelsOf(await createImageBitmap(picture, AS_STORED)) };
+  } catch (error) {
+    if (error instanceof ExplainError) throw error;
+    throw badRequest("this is no picture; valid are files, bytes, images, canvases and pixels", error);
+  }
+}
+
+async function hashOf(bytes) {
+  const digest = globalThis.crypto?.subtle && (await crypto.subtle.digest("SHA-256", bytes)); // on secure pages alone
+  const sha256 = digest && [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  return { ...(sha256 ? { sha256 } : {}), bytes: bytes.length };
+}
+
+function pixelsOf(bitmap) {
+  const { width, height } = bitmap;
+  checkSize(width, height);
+  const canvas = new OffscreenCanvas(width, height);
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(bitmap, 0, 0);
+  const { data } = context.getImageData(0, 0, width, height);
+  bitmap.close();
+  return { data, width, height, channels: 4 };
+}
