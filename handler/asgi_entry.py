@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -27,11 +28,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from handler.errors import BadRequest, ModelError, RequestError, TooLarge, TooSlow
-from handler.protocol.answer import PROBE, Answer, error_answer, json_answer, refusal
+from handler.errors import BadRequest, ModelError, RequestError, TooLarge, TooSlow, Unauthorized
+from handler.page.compose import page_answer
+from handler.protocol.answer import HTML, PROBE, Answer, error_answer, json_answer, refusal
 from handler.protocol.kserve import JSON_SIZE
 from handler.protocol.options import shown
-from handler.protocol.request import MOST_UNPACKED, gunzipped, named_once
+from handler.protocol.request import MOST_UNPACKED, accepted, gunzipped, named_once
 from handler.protocol.row import Row, header_options
 from handler.served_models import SERVER, ClientGone, Models, Served
 from handler.telemetry.request_log import keep_on_one_line
@@ -125,6 +127,7 @@ class Front:
             ("/v2/models/{name}/versions/{version}/infer", False),
         ]
         telling: dict[str, Callable[[Request], Mapping[str, Any] | Answer]] = {
+            "/": self._index,
             "/ping": lambda _: {"status": "Healthy"},
             "/openapi.json": lambda _: yaml.safe_load(_OPENAPI.read_text(encoding="utf-8")),
             "/models/{name}": lambda request: self._find(request).service.answer_batch([_DESCRIBING])[0],
@@ -155,9 +158,19 @@ class Front:
             except Exception as error:
                 if not isinstance(error, RequestError):
                     logger.exception("a request failed")
+                if isinstance(error, Unauthorized) and _opens_page(request):  # a page that asks for the token
+                    locked = page_answer({"locked": True})
+                    return _response(replace(locked, status=401, headers={**locked.headers, **error.headers}))
                 return _response(error_answer(error))
 
         return guarded
+
+    def _index(self, request: Request) -> Mapping[str, Any] | Answer:
+        """The first model's page; for other clients the names of all."""
+        if not _opens_page(request):
+            return {"models": self._models.names}
+        row = Row(fields={}, accept=HTML, models=self._models.addresses)
+        return self._models.find(self._models.names[0]).service.answer_batch([row])[0]
 
     def _find(self, request: Request) -> Served:
         return self._models.find(request.path_params["name"], request.path_params.get("version", ""))
@@ -172,7 +185,7 @@ class Front:
             try:
                 self._models.queue.admit()  # before megabytes are read for nothing
                 body = await read_body(request)
-                row = read_row(request, body, path, explains)
+                row = replace(read_row(request, body, path, explains), models=self._models.addresses)
                 answer = await self._models.ask(model, row, request.receive())
             except RequestError as error:
                 answer = error_answer(error)
@@ -184,6 +197,12 @@ class Front:
 _DESCRIBING = Row(fields={}, describes=True)
 _VERBS = ["GET", "POST", "PUT"]
 _PROBES = ("/ping", "/v2/health/live", "/v2/health/ready")
+
+
+def _opens_page(request: Request) -> bool:
+    path = request.url.path
+    asks = request.method == "GET" and (path == "/" or path.startswith("/predictions/"))
+    return asks and accepted(request.headers.get("accept", "")) == HTML
 
 
 def _teller(tell: Callable[[Request], Mapping[str, Any] | Answer]) -> _Endpoint:

@@ -79,12 +79,17 @@ class Models:
         """The names of the models."""
         return [*self._versions]
 
+    @property
+    def addresses(self) -> list[str]:
+        """The models' versions as ``NAME/VERSION``."""
+        return [f"{name}/{version}" for name, versions in self._versions.items() for version in versions]
+
     def find(self, name: str, version: str = "") -> Served:
         """The model; NotFound says which there are."""
         versions = self._versions.get(name, {})
         version = version or next(iter(versions), "")
         if version not in versions:
-            known = [f"{name} {version}" for name, versions in self._versions.items() for version in versions]
+            known = [address.replace("/", " ") for address in self.addresses]
             raise NotFound(f"there is no such model or version, valid are {', '.join(known)}")
         return versions[version]
 

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 from handler.errors import NotFound
 from handler.graphs.auto_engine import Choice
-from handler.protocol.answer import PROBE, Answer, error_answer, json_answer
+from handler.page.compose import page_answer
+from handler.protocol.answer import HTML, PROBE, Answer, error_answer, json_answer
 from handler.protocol.model_card import ModelCard
+from handler.protocol.request import accepted
 from handler.protocol.row import Row
 from handler.serving.answering import Answering
 from handler.serving.explainer import Explainer
@@ -49,4 +51,7 @@ class Service:
             return json_answer({**state, "pictures": self._explainer.pictures, "threads": self._share.threads}, PROBE)
         if row.path:
             return error_answer(NotFound("nothing answers below the model's path but healthz"))
+        if accepted(row.accept) == HTML:
+            known = {"models": list(row.models)} if row.models else {}
+            return page_answer({"card": self._card.description(self._choice.engine.name), "answers": [], **known})
         return None

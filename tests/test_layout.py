@@ -18,6 +18,7 @@ ORDER = [
     "handler.picture",
     "handler.protocol",
     "handler.rendering",
+    "handler.page",
     "handler.telemetry",
     "handler.serving",
     "handler.graphs",

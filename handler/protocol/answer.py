@@ -7,8 +7,8 @@ from typing import Any
 
 from handler.errors import RequestError
 
-JSON, PNG, NPZ = "application/json", "image/png", "application/x-npz"
-FORMS = (JSON, PNG, NPZ)  # of the answer about a picture
+JSON, HTML, PNG, NPZ = "application/json", "text/html", "image/png", "application/x-npz"
+FORMS = (JSON, HTML, PNG, NPZ)  # of an answer; of equal ones the first is preferred
 OK, FAILURE = "ok", "InternalError"
 PROBE = "probe"  # outcome of answers to probes and to questions about the model, which are neither counted nor logged
 OUTCOMES = (

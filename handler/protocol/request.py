@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handler.errors import BadRequest, TooLarge, locating
-from handler.protocol.answer import FORMS, JSON
+from handler.protocol.answer import FORMS, HTML, JSON
 from handler.protocol.envelope import Envelope, single
 from handler.protocol.kserve import JSON_SIZE, open_kserve
 from handler.protocol.options import TENSOR, Options, parse_options, shown
@@ -54,6 +54,8 @@ def parse_row(row: Row, defaults: Options) -> Request:
     envelope = _open(row)
     headers = _by_name(row.options)
     accept = accepted(row.accept)
+    if accept == HTML and "" not in envelope.parts:  # Java's HttpURLConnection asks for HTML unless told otherwise
+        accept = JSON
     if accept != JSON and "" not in envelope.parts:
         raise BadRequest(f"{accept} is the form of one picture's answer, valid is Accept: {JSON}")
     asked = []

@@ -1,6 +1,6 @@
 """A request as a front hands it to the service, free of the names that the front's server has for headers and paths."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ class Row:
     path: str = ""  # path below the model's own address, without slashes around it
     explains: bool = False  # whether the address is one for explanations
     describes: bool = False  # whether the request asks about the model
+    models: Sequence[str] = ()  # that the front serves, as NAME/VERSION, for the model's page
     options: Mapping[str, str] = field(default_factory=dict)  # options from headers; options in fields go before them
     content_type: str = ""  # of the body
     encoding: str = ""  # the Content-Encoding header

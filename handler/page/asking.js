@@ -1,0 +1,51 @@
+// Runs what is asked one after another: with progress, a limit of time, and answers that are kept.
+
+import { Failure } from "./failure.js";
+
+const KEPT = 24; // answers
+const SUPERSEDED = new Failure("Another question came between.");
+
+/** `during(work)` runs `work(one)`, where `one(request, picture, text, share)` gives an answer; null if it failed. */
+export function asking({ ask, bar, options, tell }) {
+  const kept = new Map();
+  let running = null;
+
+  return async function during(work) {
+    running?.abort(SUPERSEDED);
+    const control = new AbortController();
+    running = control;
+    const shown = bar.begin(() => control.abort(new Failure("It was cancelled; choose something to ask again.")));
+
+    async function one(request, picture, text, share) {
+      const key = `${picture.id} ${JSON.stringify(request)}`;
+      if (kept.has(key)) return kept.get(key);
+      shown.say(text, share);
+      const late = `No answer came in ${options.timeout} seconds; choose a method with fewer passes, or more time under “Give up after”.`;
+      const clock = setTimeout(() => control.abort(new Failure(late)), 1000 * options.timeout);
+      try {
+        const answer = await Promise.race([ask(request, picture, control.signal), aborted(control.signal)]);
+        kept.set(key, answer);
+        if (kept.size > KEPT) kept.delete(kept.keys().next().value);
+        return answer;
+      } finally {
+        clearTimeout(clock);
+      }
+    }
+
+    try {
+      return await work(one, control.signal);
+    } catch (error) {
+      if (error !== SUPERSEDED) tell(error);
+      return null;
+    } finally {
+      shown.end();
+    }
+  };
+}
+
+function aborted(signal) {
+  return new Promise((_, reject) => {
+    if (signal.aborted) reject(signal.reason);
+    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
+  });
+}

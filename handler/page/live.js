@@ -1,0 +1,50 @@
+// Where the composed page begins: reads its content, asks for a token where one is needed, and starts.
+
+import { serverAsking } from "./ask.js";
+import { card, el } from "./dom.js";
+import { Failure, sentence } from "./failure.js";
+import { start } from "./main.js";
+
+const page = document.getElementById("page");
+begin(contentOf(document));
+
+function contentOf(from) {
+  return JSON.parse(from.getElementById("content").textContent);
+}
+
+function begin(content, token = "") {
+  if (content.locked) askForToken(token ? "This token is wrong." : "");
+  else start(page, content, serverAsking(content.card.name, token));
+}
+
+/** The server tells nothing of its models without its token, which the page keeps in memory alone. */
+function askForToken(problem) {
+  const input = el("input", { type: "password", id: "token", autocomplete: "off", required: true });
+  const told = el("p", { class: "problem", role: "alert" }, problem);
+  const open = async (event) => {
+    event.preventDefault();
+    try {
+      begin(await unlocked(input.value.trim()), input.value.trim());
+    } catch (error) {
+      told.textContent = sentence(error.message);
+    }
+  };
+  const label = el("label", { class: "field" }, el("span", {}, "Token"), input);
+  const form = el("form", { class: "row", onsubmit: open }, label, el("button", { type: "submit", class: "primary" }, "Open"));
+  const about = el("p", { class: "muted" }, "The page keeps the token until it is closed, and sends it to this server alone.");
+  const opening = card("This server asks for a token", { class: "card narrow" }, form, told, about);
+  page.replaceChildren(opening);
+  input.focus();
+}
+
+async function unlocked(token) {
+  let answer;
+  try {
+    answer = await fetch(location.href.replace(/#.*$/, ""), { headers: { Accept: "text/html", Authorization: `Bearer ${token}` } });
+  } catch {
+    throw new Failure("The server did not answer; try again in a moment");
+  }
+  const found = new DOMParser().parseFromString(await answer.text(), "text/html");
+  if (!found.getElementById("content")) throw new Failure(`The server answered with ${answer.status}, which is no page`);
+  return contentOf(found);
+}

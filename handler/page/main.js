@@ -1,0 +1,258 @@
+// The page: takes a picture in, asks about it, and shows what comes back.
+
+import { asking } from "./asking.js";
+import { classes } from "./classes.js";
+import { comparison } from "./compare.js";
+import { askControls, displayControls, progress } from "./controls.js";
+import { card, el, percent, save } from "./dom.js";
+import { Failure, sentence } from "./failure.js";
+import { figuresOf } from "./figures.js";
+import { intake } from "./intake.js";
+import { subject } from "./meaning.js";
+import { curlOf, firstOptions, fromFragment, pythonOf, requestsOf, toFragment } from "./options.js";
+import { openPicture } from "./picture.js";
+import { regionTest } from "./region.js";
+import { startReport } from "./report.js";
+import { drawSample, SAMPLES } from "./samples.js";
+import { takeAlong } from "./take.js";
+import { receiptOf, trustOf } from "./trust.js";
+
+const NPZ = "application/x-npz";
+
+/**
+ * Fills `root` with the page of `content`: `card` describes the model, `answers` are shown where `static` is true.
+ *
+ * `ask(options, picture, signal)` gives the answer to a picture (see `openPicture`) as the server's JSON, with maps as
+ * .npy; it raises a Failure with a sentence. If `ask.address(model)` says where a server answers, the page offers what
+ * needs one: other models, curl and Python; `ask.arrays(options, picture, signal)` gives NPZ files.
+ */
+export function start(root, content, ask) {
+  const model = content.card;
+  document.title = `${model.name} · what it sees, and why`;
+  root.replaceChildren(headOf(model));
+  if (content.static) startReport(root, content, firstOptions(model));
+  else startLive(root, content, ask);
+}
+
+function headOf(model) {
+  const said = [model.architecture, `${model.labels.length.toLocaleString("en")} classes`, model.engine && `engine ${model.engine}`];
+  return el(
+    "header",
+    { class: "head" },
+    el("h1", {}, model.name, " ", el("span", { class: "muted" }, model.version ?? "")),
+    el("p", { class: "muted" }, said.filter(Boolean).join(" · ")),
+  );
+}
+
+function startLive(root, content, ask) {
+  const { card: model, methods = {}, models } = content;
+  const options = fromFragment(location.hash, model);
+  const state = { picture: null, answers: [], refused: [] };
+  const drawn = { maps: [], region: [], other: [] }; // figures by their place
+  const bar = progress();
+  const alert = el("p", { class: "problem", role: "alert", id: "problem" });
+  const status = el("p", { role: "status", class: "muted", id: "status" });
+  const figures = el("div", { class: "figures", id: "figures" });
+  const beside = el("div", { id: "beside" });
+  const maps = card("Why", { id: "maps", hidden: true }, displayControls(options, redraw), figures, beside);
+  const during = asking({ ask, bar, options, tell });
+  const taking = intake({ take: (file) => take(() => openPicture(file)), takeSample });
+  const choosing = classes(model, { choose, oppose });
+  const region = regionTest({ model, methods, display: options, ask: askChanged, shown: (made) => show("region", made) });
+  const comparing = ask.address
+    ? comparison({ models, options, methods, display: options, ask: askOther, shown: (made) => show("other", made), changed: remember })
+    : null;
+  const along = takeAlong({
+    answers: () => state.answers,
+    figures: () => drawn.maps,
+    arrays: ask.arrays ? saveArrays : null,
+    link: () => location.href.replace(/#.*$/, "") + fragment(),
+    commands: ask.address ? () => [curlOf, pythonOf].map((of) => of(options, model, ask.address(), state.picture.name)) : null,
+  });
+  root.append(
+    el(
+      "div",
+      { class: "columns" },
+      el("div", { class: "column" }, taking.element, choosing.element, askControls(model, methods, options, optionChanged)),
+      el("div", { class: "column wide" }, bar.element, alert, status, maps, region.element, comparing?.element ?? "", along.element),
+    ),
+  );
+  addEventListener("hashchange", () => location.reload()); // a link that was pasted into this page
+  if (options.sample in SAMPLES) takeSample(options.sample, false);
+  else status.textContent = "No picture yet.";
+
+  function fragment() {
+    const said = toFragment(options, model);
+    return said ? `#${said}` : "";
+  }
+
+  function remember() {
+    history.replaceState(null, "", location.pathname + location.search + fragment());
+    if (state.answers.length) along.show();
+  }
+
+  function tell(error) {
+    if (!(error instanceof Failure)) console.warn(error);
+    alert.textContent = sentence(error.message);
+  }
+
+  async function take(opening, sample = "", anew = true) {
+    clear();
+    try {
+      const picture = await opening();
+      state.picture = picture;
+      if (anew) Object.assign(options, { target: "top", contrast: "none" });
+      options.sample = sample;
+      remember();
+      taking.show(picture);
+      await region.open(picture);
+      await explain();
+    } catch (error) {
+      tell(error);
+    }
+  }
+
+  function takeSample(name, anew = true) {
+    return take(async () => openPicture(await drawSample(name), `sample-${name}.png`), name, anew);
+  }
+
+  /** Nothing that is about another picture stays. */
+  function clear() {
+    Object.assign(state, { picture: null, answers: [], refused: [] });
+    alert.textContent = status.textContent = "";
+    choosing.element.hidden = maps.hidden = along.element.hidden = region.element.hidden = true;
+    comparing?.forget();
+    for (const place of Object.keys(drawn)) drawn[place] = [];
+  }
+
+  function choose(index) {
+    options.target = index;
+    if (options.contrast === index) options.contrast = "none";
+    optionChanged("target");
+  }
+
+  function oppose(index) {
+    options.contrast = index;
+    optionChanged("contrast");
+  }
+
+  function optionChanged(name) {
+    remember();
+    if (name === "receipt") showBeside();
+    else if (name !== "timeout") explain();
+  }
+
+  async function explain() {
+    const { picture } = state;
+    if (!picture) return;
+    region.forget();
+    comparing?.forget();
+    alert.textContent = "";
+    figures.setAttribute("aria-busy", "true");
+    const done = await during(async (one) => {
+      if (options.against && options.target === "top") {
+        const { maps: _, ...plain } = requestsOf({ ...options, against: false }, model)[0];
+        options.target = (await one({ ...plain, maps: "none", trust: false }, picture, "Asking for the class")).predictions[0].index;
+      }
+      const found = { answers: [], refused: [] };
+      const requests = requestsOf(options, model);
+      for (const [place, request] of requests.entries()) {
+        try {
+          found.answers.push(await one(request, picture, asked(request), requests.length > 1 ? place / requests.length : undefined));
+        } catch (error) {
+          if (error.status !== 422 || requests.length === 1) throw error;
+          found.refused.push(error.message);
+        }
+        Object.assign(state, found);
+        if (found.answers.length) showAnswers();
+      }
+      if (!found.answers.length) throw new Failure(found.refused.join(". "), 422);
+      if (options.other && comparing) await compareWith(options.other, one);
+      return true;
+    });
+    figures.removeAttribute("aria-busy");
+    if (!done && alert.textContent) state.answers.length || (maps.hidden = true);
+  }
+
+  function asked({ method, trust }) {
+    const { title = method ?? "details", passes = 0 } = methods[method] ?? {};
+    return `Asking for ${title}${passes ? `, ${passes} passes` : ""}${trust ? " and trust" : ""}`;
+  }
+
+  function showAnswers() {
+    const [first] = state.answers;
+    choosing.show(first, options);
+    show("maps", state.answers.flatMap((answer) => figuresOf(answer, state.picture, methods, options)));
+    figures.replaceChildren(
+      ...drawn.maps.map((one) => one.element),
+      ...state.refused.map((text) => el("p", { class: "problem" }, sentence(text))),
+    );
+    showBeside();
+    maps.hidden = false;
+    along.show();
+    const [best] = first.predictions;
+    const about = first.explanations.map((one) => `${subject(one)} ${percent(one.target.probability)}`).join(", ");
+    status.textContent = `${best.label} ${percent(best.probability)}. ${drawn.maps.length} figure${drawn.maps.length === 1 ? "" : "s"}${about ? ` about ${about}` : ""}.`;
+  }
+
+  function showBeside() {
+    const receipts = options.receipt ? state.answers.map(receiptOf) : [];
+    beside.replaceChildren(...state.answers.flatMap((answer) => trustOf(answer, methods)), ...receipts);
+  }
+
+  function show(place, made) {
+    drawn[place] = made;
+    made.forEach((one) => one.draw());
+  }
+
+  function redraw() {
+    redraw.waits ??= requestAnimationFrame(() => {
+      redraw.waits = null;
+      for (const made of Object.values(drawn)) made.forEach((one) => one.draw());
+    });
+    remember();
+  }
+
+  /** The first request of the present options, about the class in question, whatever a changed picture's best class is. */
+  function question() {
+    const [request] = requestsOf({ ...options, maps: options.method.length ? [] : options.maps }, model);
+    const target = request.target === "top" ? state.answers[0].predictions[0].index : request.target;
+    return { ...request, target, trust: false };
+  }
+
+  function askChanged(picture) {
+    if (!state.answers.length) return null;
+    alert.textContent = "";
+    return during((one) => one(question(), picture, "Asking about the changed picture"));
+  }
+
+  async function askOther(other) {
+    if (!state.picture) tell(new Failure("Choose a picture first."));
+    else if (state.answers.length) await during((one) => compareWith(other, one));
+  }
+
+  async function compareWith(other, one) {
+    const { target, contrast, top_k: _, ...request } = { ...question(), layer: "auto", model: other };
+    const label = (given) => (typeof given === "number" ? model.labels[given] : given);
+    const text = `Asking ${other}`;
+    const [own] = state.answers;
+    let note = "";
+    let answer;
+    try {
+      answer = await one({ ...request, target: label(target), contrast: label(contrast) }, state.picture, text);
+    } catch (error) {
+      if (error.status !== 400) throw error;
+      note = `${other} has no such class, so its best class is explained.`;
+      answer = await one({ ...request, target: "top", contrast: "none" }, state.picture, text);
+    }
+    comparing.show(own, answer, state.picture, note);
+  }
+
+  async function saveArrays() {
+    await during(async (_, signal) => {
+      for (const request of requestsOf(options, model)) {
+        save(await ask.arrays(request, state.picture, signal), `${request.method ?? "maps"}.npz`, NPZ);
+      }
+    });
+  }
+}
