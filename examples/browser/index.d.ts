@@ -123,7 +123,7 @@ export interface LoadOptions {
   device?: "auto" | "wasm" | "webgpu";
   /** The model's name in answers; by default the file's. */
   name?: string;
-  /** Another module of ONNX Runtime. */
+  /** Another module of ONNX Runtime; in browsers also a function from the device to one. */
   ort?: unknown;
   /** In browsers: where ONNX Runtime's .wasm files lie, if not beside its modules. */
   wasmPaths?: string;

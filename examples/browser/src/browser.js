@@ -12,40 +12,42 @@ const AS_STORED = { imageOrientation: "from-image", premultiplyAlpha: "none", co
 
 /**
  * Opens a graph: its address, a File, or its bytes. `device` is "auto", "wasm" or "webgpu"; `ort` another module of
- * ONNX Runtime than the package's, `wasmPaths` where its .wasm files lie. Throws an ExplainError.
+ * ONNX Runtime than the package's, or a function from "wasm" or "webgpu" to one, `wasmPaths` where its .wasm files lie. Throws an ExplainError.
  */
 export async function load(graph, { device = "auto", ort, wasmPaths, name } = {}) {
   if (!DEVICES.includes(device)) throw badRequest(`device '${device}' does not exist, valid are ${DEVICES.join(", ")}`);
   const bytes = await bytesOf(graph);
-  const called = name ?? nameOf(graph);
-  let why = "";
-  if (device !== "wasm") {
-    why = await withoutAdapter();
-    if (!why) {
-      try {
-        const webgpu = ready(ort ?? (await import("onnxruntime-web/webgpu")), wasmPaths);
-        const options = { executionProviders: ["webgpu", "wasm"] };
-        const model = await Model.open(bytes, { ort: webgpu, decode, name: called, device: "webgpu", options });
-        await model.tryOut();
-        return model;
-      } catch (error) {
-        if (error.code !== 500) throw error;
-        why = `the graph does not run on WebGPU (${error.message})`;
-      }
-    }
+  const known = { decode, name: name ?? nameOf(graph) };
+  const opened = async (runtime, ...providers) =>
+    Model.open(bytes, { ...known, ort: runtime, device: providers[0], options: { executionProviders: providers } });
+  const missing = device === "wasm" ? "" : await withoutAdapter();
+  if (device === "wasm" || missing) {
+    const model = await opened(await runtimeOf("wasm", ort, wasmPaths), "wasm");
+    model.notice = device === "webgpu" ? `WebAssembly computes, because ${missing}` : "";
+    return model;
   }
-  const wasm = ready(ort ?? (await import("onnxruntime-web/wasm")), wasmPaths);
-  const options = { executionProviders: ["wasm"] };
-  const model = await Model.open(bytes, { ort: wasm, decode, name: called, device: "wasm", options });
-  model.notice = device === "webgpu" || why.startsWith("the graph") ? `WebAssembly computes: ${why}` : "";
-  return model;
+  const runtime = await runtimeOf("webgpu", ort, wasmPaths);
+  const sure = await opened(runtime, "wasm");
+  let [fast, why] = [null, ""];
+  try {
+    fast = await opened(runtime, "webgpu", "wasm");
+    why = await fast.differsFrom(sure);
+  } catch (error) {
+    why = error.message;
+  }
+  await (why ? fast : sure)?.release();
+  if (!why) return fast;
+  sure.notice = `WebAssembly computes, because WebGPU gives other numbers or none: ${why}`;
+  return sure;
 }
 
-/** Threads need a page that is isolated from others, which is not the usual one. */
-function ready(ort, wasmPaths) {
-  if (!globalThis.crossOriginIsolated) ort.env.wasm.numThreads = 1;
-  if (wasmPaths) ort.env.wasm.wasmPaths = wasmPaths;
-  return ort;
+/** ONNX Runtime's module for a device. Threads need a page that is isolated from others, which is not the usual one. */
+async function runtimeOf(device, ort, wasmPaths) {
+  const packaged = () => (device === "webgpu" ? import("onnxruntime-web/webgpu") : import("onnxruntime-web/wasm"));
+  const runtime = typeof ort === "function" ? await ort(device) : (ort ?? (await packaged()));
+  if (!globalThis.crossOriginIsolated) runtime.env.wasm.numThreads = 1;
+  if (wasmPaths) runtime.env.wasm.wasmPaths = wasmPaths;
+  return runtime;
 }
 
 async function withoutAdapter() {
@@ -66,7 +68,10 @@ async function bytesOf(graph) {
   return new Uint8Array(await answer.arrayBuffer());
 }
 
-const nameOf = (graph) => (graph?.name ?? (graph instanceof URL || typeof graph === "string" ? String(graph).split(/[/\\]/).pop() : "model")).split(".")[0];
+function nameOf(graph) {
+  const isAddress = graph instanceof URL || typeof graph === "string";
+  return (isAddress ? String(graph).split("/").pop() : (graph.name ?? "model")).split(".")[0];
+}
 
 /**
  * Decodes a File, Blob, bytes, an element of the page (img, canvas), an ImageBitmap or ImageData to pixels; a picture

@@ -6,6 +6,7 @@ import { defaultMethod, readOptions } from "./options.js";
 import { preprocess } from "./preprocess.js";
 import { best, Classes, probabilities, resolved, TOP, weightsOf } from "./targets.js";
 
+const ALIKE = 1e-3; // of the largest value
 const AT_LAYER = ["gradcam", "guided_gradcam"]; // maps that a method makes
 const AT_INPUT = { guided_backprop: "guided_backprop", guided_gradcam: "guided_backprop", saliency: "saliency" };
 
@@ -85,6 +86,23 @@ export class Model {
       seen: { data: seen.picture, width, height, channels: preprocessing.channels },
       timings_ms: { decode: decoded - started, infer: 0, explain: spent, render: performance.now() - decoded - spent },
     };
+  }
+
+  /** Why this model's scores and evidence of a fixed picture are not another's; empty if they are. */
+  async differsFrom(other) {
+    const { preprocessing, kind } = this.description;
+    const [height, width] = preprocessing.size;
+    const data = Uint8Array.from({ length: height * width * preprocessing.channels }, (_, place) => (place * 7919) % 251);
+    const { tensor } = preprocess({ data, width, height, channels: preprocessing.channels }, preprocessing);
+    const names = this.#outputs(KINDS[kind].maps, defaultMethod(this.description), [this.description.layer]);
+    const top = { target: TOP, contrast: null, against: false };
+    const [mine, theirs] = [await this.#run(tensor, top, names), await other.#run(tensor, top, names)];
+    for (const name of names.filter((one) => !Object.values(AT_INPUT).includes(one))) { // whose gates may flip
+      const most = theirs[name].data.reduce((largest, value) => Math.max(largest, Math.abs(value)), 1e-12);
+      const apart = mine[name].data.reduce((d, value, at) => Math.max(d, Math.abs(value - theirs[name].data[at])), 0);
+      if (!(apart <= ALIKE * most)) return `${name} differ by ${(apart / most).toPrecision(2)} of the largest`;
+    }
+    return "";
   }
 
   /** Frees the memory of the graph. */
