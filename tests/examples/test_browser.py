@@ -50,7 +50,7 @@ def test_files_are_decoded_as_python_does(runtime, name):
 
 def test_elements_of_a_page_are_pictures_too(runtime, shapes_graphs):
     body = """
-        const model = await pack.load(given.graph, {device: "wasm"});
+        const model = await pack.load(given.graph, {device: "wasm", ort: ask.runtime});
         const image = new Image();
         image.src = "/examples/shapes/one.jpg";
         await image.decode();
@@ -76,3 +76,34 @@ def test_elements_of_a_page_are_pictures_too(runtime, shapes_graphs):
     for predicted in found.values():
         assert predicted[0]["label"] == wanted.label
         assert predicted[0]["probability"] == pytest.approx(wanted.probability, abs=1e-4)
+
+
+def test_without_an_adapter_webassembly_computes_and_says_why(runtime, shapes_graphs):
+    body = """
+        const model = await pack.load(given.graph, {device: "webgpu", ort: ask.runtime});
+        return [model.device, model.notice];
+    """
+    device, notice = runtime.ask(body, graph=runtime.address(shapes_graphs / "model.explain.onnx"))
+    assert device == "wasm"
+    assert notice.startswith("WebAssembly computes, because ")
+
+
+def test_the_page_explains_without_a_server_once_the_graph_is_open(address, window, shapes_graphs, tmp_path):
+    context = window.new_context()
+    page = context.new_page()
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{address}/examples/browser/index.html")
+    (tmp_path / "wrong.onnx").write_text("no graph")
+    page.set_input_files("#graph", str(tmp_path / "wrong.onnx"))
+    page.get_by_text("is no ONNX graph").wait_for()
+    page.set_input_files("#graph", str(shapes_graphs / "model.explain.onnx"))
+    page.wait_for_selector("#choose", state="attached", timeout=60_000)
+    context.set_offline(True)
+    page.set_input_files("#choose", str(ONE))
+    page.wait_for_selector("#figures canvas", timeout=60_000)
+    assert page.locator("#status").inner_text().startswith("star ")
+    page.set_input_files("#choose", {"name": "text.jpg", "mimeType": "image/jpeg", "buffer": b"no picture"})
+    page.get_by_text("Not a picture that can be read").wait_for(timeout=30_000)
+    assert all(url.startswith((address, "blob:", "data:")) for url in asked)
+    context.close()

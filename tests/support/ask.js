@@ -35,10 +35,14 @@ export async function decoded(decode, file) {
   return { data: textOf(kept), width, height, channels: bands };
 }
 
+/** ONNX Runtime for a browser's device, where no bundler finds packages by their names. */
+export const runtime = (name) => import(`./examples/browser/node_modules/onnxruntime-web/dist/ort.${name}.bundle.min.mjs`);
+
 /** What `load` makes of a graph, or its error. */
 export async function opened({ load }, graph, options) {
   try {
-    return await load(typeof graph === "string" ? graph : bytesOf(graph.bytes), options);
+    const found = globalThis.window ? { ort: runtime } : {};
+    return await load(typeof graph === "string" ? graph : bytesOf(graph.bytes), { ...found, ...options });
   } catch (error) {
     return mistake(error);
   }
