@@ -16,7 +16,7 @@ FILES = {name: data for name, data in tricky_files().items()}
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    return tree(tmp_path_factory.getbasetemp().parent)
+    return tree(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

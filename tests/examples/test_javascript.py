@@ -25,7 +25,7 @@ METHODS = ["gradcam", "gradcam++", "xgradcam", "layercam", "hirescam", "gradcam_
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    return tree(tmp_path_factory.getbasetemp().parent)
+    return tree(tmp_path_factory)
 
 
 @pytest.fixture(scope="module", params=["node", "browser"])

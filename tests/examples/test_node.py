@@ -19,7 +19,7 @@ FILES = tricky_files()
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    return tree(tmp_path_factory.getbasetemp().parent)
+    return tree(tmp_path_factory)
 
 
 @pytest.fixture

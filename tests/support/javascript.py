@@ -24,11 +24,13 @@ from tests.support.serving import ROOT, SUPPORT
 PARTS = ("examples/browser", "examples/node", "examples/shapes", "handler/page")
 
 
-def tree(base: Path) -> Path:
+def tree(factory: pytest.TempPathFactory) -> Path:
     """A copy of what browsers and Node load, with the packages of npm: made once for all processes of pytest.
 
     The test is skipped where npm is missing, or has no registry to install from.
     """
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     if not shutil.which("npm"):
         pytest.skip("npm is not installed")
     folder, ready, failed = base / "javascript", base / "javascript.ready", base / "javascript.failed"

@@ -86,7 +86,9 @@ export async function decode(picture) {
     const bitmap = await createImageBitmap(blob, AS_STORED).catch((error) => {
       throw badRequest(`the ${format} picture is truncated or corrupt and cannot be decoded`, error);
     });
-    return { pixels: pixelsOf(bitmap), image: await hashOf(bytes) };
+    const pixels = pixelsOf(bitmap);
+    const data = isOpaque(pixels.data) ? null : await underTransparency(bytes, format, pixels).catch(() => null);
+    return { pixels: data ? { ...pixels, data } : pixels, image: await hashOf(bytes) };
   }
   try {
     return { pixels: pixelsOf(await createImageBitmap(picture, AS_STORED)) };
@@ -94,6 +96,24 @@ export async function decode(picture) {
     if (error instanceof ExplainError) throw error;
     throw badRequest("this is no picture; valid are files, bytes, images, canvases and pixels", error);
   }
+}
+
+function isOpaque(data) {
+  for (let place = 3; place < data.length; place += 4) if (data[place] < 255) return false;
+  return true;
+}
+
+/** The colours as they are stored: a canvas loses those under transparency. Null where the browser cannot tell. */
+async function underTransparency(bytes, format, { width, height }) {
+  const how = { premultiplyAlpha: "none", colorSpaceConversion: "none" };
+  const decoder = new ImageDecoder({ data: bytes, type: `image/${format.toLowerCase()}`, ...how });
+  const { image } = await decoder.decode();
+  if (image.displayWidth !== width || image.displayHeight !== height) return null;
+  const data = new Uint8ClampedArray(width * height * 4);
+  await image.copyTo(data, { format: "RGBA" });
+  image.close();
+  decoder.close();
+  return data;
 }
 
 async function hashOf(bytes) {
