@@ -10,6 +10,10 @@ EXPECTED = (  # parts of reasons
     "could not import 'torch'",  # in .venv-lowest, as the next one
     "older ones cannot read it",
     "this machine has no CUDA device",
+    "npm is not installed",
+    "npm cannot install the packages",
+    "chromium is not installed",
+    "the package playwright is not installed",
 )
 
 Report = pytest.TestReport | pytest.CollectReport

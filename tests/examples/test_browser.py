@@ -1,0 +1,109 @@
+"""What only browsers do: decoding, WebGPU, and the page of examples/browser."""
+
+import base64
+
+import numpy as np
+import pytest
+
+import handler
+from handler.picture.decode import decode
+from tests.support.javascript import Browser, chromium, served, text_of, tree
+from tests.support.pictures import tricky_files
+from tests.support.serving import ONE
+
+FILES = {name: data for name, data in tricky_files().items()}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return tree(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def address(files):
+    with served(files) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def window():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def runtime(files, address, window):
+    page = window.new_page()
+    page.goto(f"{address}/examples/shapes/one.jpg")
+    yield Browser(files, page)
+    page.close()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_are_decoded_as_python_does(runtime, name):
+    seen = runtime.ask("return ask.decoded(pack.decode, given.file)", file=text_of(FILES[name]))
+    pixels = np.frombuffer(base64.b64decode(seen["data"]), np.uint8).reshape(seen["height"], seen["width"], -1)
+    wanted = decode(FILES[name])
+    assert pixels.shape[:2] == wanted.shape[:2]
+    assert np.abs(pixels.astype(int) - wanted).max() <= (2 if name.startswith("JPEG") else 0)
+
+
+def test_elements_of_a_page_are_pictures_too(runtime, shapes_graphs):
+    body = """
+        const model = await pack.load(given.graph, {device: "wasm", ort: ask.runtime});
+        const image = new Image();
+        image.src = "/examples/shapes/one.jpg";
+        await image.decode();
+        const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
+        const context = canvas.getContext("2d");
+        context.drawImage(image, 0, 0);
+        const kinds = {
+            image, canvas, bitmap: await createImageBitmap(image),
+            data: context.getImageData(0, 0, canvas.width, canvas.height),
+            file: await (await fetch(image.src)).blob(),
+            bytes: await (await fetch(image.src)).arrayBuffer(),
+        };
+        const found = {};
+        for (const [name, picture] of Object.entries(kinds)) found[name] = await model.predict(picture, 1);
+        found.wrong = await model.predict("one.jpg").catch(({ code, message }) => ({ code, message }));
+        return found;
+    """
+    found = runtime.ask(body, graph=runtime.address(shapes_graphs / "model.explain.onnx"))
+    wrong = found.pop("wrong")
+    assert (wrong["code"], "valid are" in wrong["message"]) == (400, True)
+    (wanted,) = handler.load(shapes_graphs / "model.explain.onnx").predict(ONE, top_k=1)
+    assert len(found) == 6
+    for predicted in found.values():
+        assert predicted[0]["label"] == wanted.label
+        assert predicted[0]["probability"] == pytest.approx(wanted.probability, abs=1e-4)
+
+
+def test_without_an_adapter_webassembly_computes_and_says_why(runtime, shapes_graphs):
+    body = """
+        const model = await pack.load(given.graph, {device: "webgpu", ort: ask.runtime});
+        return [model.device, model.notice];
+    """
+    device, notice = runtime.ask(body, graph=runtime.address(shapes_graphs / "model.explain.onnx"))
+    assert device == "wasm"
+    assert notice.startswith("WebAssembly computes, because ")
+
+
+def test_the_page_explains_without_a_server_once_the_graph_is_open(address, window, shapes_graphs, tmp_path):
+    context = window.new_context()
+    page = context.new_page()
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{address}/examples/browser/index.html")
+    (tmp_path / "wrong.onnx").write_text("no graph")
+    page.set_input_files("#graph", str(tmp_path / "wrong.onnx"))
+    page.get_by_text("is no ONNX graph").wait_for()
+    page.set_input_files("#graph", str(shapes_graphs / "model.explain.onnx"))
+    page.wait_for_selector("#choose", state="attached", timeout=60_000)
+    context.set_offline(True)
+    page.set_input_files("#choose", str(ONE))
+    page.wait_for_selector("#figures canvas", timeout=60_000)
+    assert page.locator("#status").inner_text().startswith("star ")
+    page.set_input_files("#choose", {"name": "text.jpg", "mimeType": "image/jpeg", "buffer": b"no picture"})
+    page.get_by_text("Not a picture that can be read").wait_for(timeout=30_000)
+    assert all(url.startswith((address, "blob:", "data:")) for url in asked)
+    context.close()
