@@ -130,7 +130,7 @@ def test_with_a_token_the_page_tells_nothing_before_it_is_given(visit, shapes_ar
         tab = visit(f"{server.address}/predictions/shapes")
         assert violations(tab.page) == []
         for given in ("wrong", "secret"):
-            tab.page.get_by_label("Token").fill(given)
+            tab.page.locator("#token").fill(given)
             tab.page.get_by_role("button", name="Open").click()
             if given == "wrong":
                 tab.page.locator(".problem", has_text="This token is wrong").wait_for()

@@ -221,7 +221,7 @@ def test_no_picture_and_two_pictures_are_refused():
         ("image/png, */*", "image/png"),
         ("image/*, */*", "image/png"),
         ("image/png;q=0.5, */*", "application/json"),
-        ("text/html, */*;q=0.8", "application/json"),
+        ("text/html, */*;q=0.8", "text/html"),
         ("image/png;q=oops", "application/json"),
         ("", "application/json"),
         (";;,,", "application/json"),
