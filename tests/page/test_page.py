@@ -150,7 +150,7 @@ def test_a_saved_report_needs_no_server(visit, server, tmp_path):
     }
     (tmp_path / "report.html").write_bytes(page(content))
     tab = visit((tmp_path / "report.html").as_uri())
-    tab.page.locator("#picture-1 article").nth(3).wait_for()
+    tab.page.locator("#picture-1 article").nth(2).wait_for()
     assert tab.page.locator("#asking").count() == 0
     assert violations(tab.page) == []
     assert tab.complaints == []
