@@ -130,7 +130,7 @@ def test_with_a_token_the_page_tells_nothing_before_it_is_given(visit, shapes_ar
         tab = visit(f"{server.address}/predictions/shapes")
         assert violations(tab.page) == []
         for given in ("wrong", "secret"):
-            tab.page.get_by_label("Token").fill(given)
+            tab.page.locator("#token").fill(given)
             tab.page.get_by_role("button", name="Open").click()
             if given == "wrong":
                 tab.page.locator(".problem", has_text="This token is wrong").wait_for()
@@ -150,7 +150,7 @@ def test_a_saved_report_needs_no_server(visit, server, tmp_path):
     }
     (tmp_path / "report.html").write_bytes(page(content))
     tab = visit((tmp_path / "report.html").as_uri())
-    tab.page.locator("#picture-1 article").nth(3).wait_for()
+    tab.page.locator("#picture-1 article").nth(2).wait_for()
     assert tab.page.locator("#asking").count() == 0
     assert violations(tab.page) == []
     assert tab.complaints == []
