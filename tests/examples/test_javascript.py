@@ -1,8 +1,10 @@
 """The package of examples/browser, in Chromium and in Node, against Python: preprocessing, targets, maps, errors."""
 
 import base64
+import struct
 import sys
 import unicodedata
+import zlib
 
 import cv2
 import numpy as np
@@ -157,7 +159,7 @@ def assert_alike(found, wanted):
         assert one["probability"] == pytest.approx(other["probability"], abs=1e-4)
     assert found["view"] == expected["view"]
     assert len(found["explanations"]) == len(wanted.explanations)
-    largest = np.abs(wanted.logits).max()
+    largest = float(np.abs(wanted.logits).max())
     for one, other, drawn in zip(found["explanations"], expected["explanations"], wanted.explanations, strict=True):
         for classes in ("target", "contrast"):
             assert (classes in one) == (classes in other)
@@ -265,8 +267,12 @@ def test_mistakes_are_refused_with_the_servers_codes_and_what_is_valid(runtime, 
 def test_what_is_no_picture_is_refused_as_the_server_does(runtime, graphs):
     model = handler.load(graphs["shapes"])
     header = cv2.imencode(".png", noise(2, 2))[1].tobytes()
-    huge = header[:16] + (40_000).to_bytes(4, "big") * 2 + header[24:]
-    long = header[:16] + (70_000).to_bytes(4, "big") + (2).to_bytes(4, "big") + header[24:]
+
+    def sized(width, height):
+        chunk = b"IHDR" + struct.pack(">II", width, height) + header[24:29]
+        return header[:12] + chunk + struct.pack(">I", zlib.crc32(chunk)) + header[33:]
+
+    huge, long = sized(9_000, 9_000), sized(70_000, 2)
     wide = cv2.imencode(".jpg", noise(8, 8))[1].tobytes()
     place = wide.index(b"\xff\xc0") + 5
     wide = wide[:place] + (60_000).to_bytes(2, "big") * 2 + wide[place + 4 :]

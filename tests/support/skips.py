@@ -13,6 +13,8 @@ EXPECTED = (  # parts of reasons
     "npm is not installed",
     "npm cannot install the packages",
     "chromium is not installed",
+    "no chromium on the PATH",
+    "no node on the PATH",
     "the package playwright is not installed",
 )
 

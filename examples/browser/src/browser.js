@@ -87,7 +87,7 @@ export async function decode(picture) {
       throw badRequest(`the ${format} picture is truncated or corrupt and cannot be decoded`, error);
     });
     const pixels = pixelsOf(bitmap);
-    const data = isOpaque(pixels.data) ? null : await underTransparency(bytes, format, pixels).catch(() => null);
+    const data = isOpaque(pixels.data) ? null : await underTransparency(blob, pixels).catch(() => null);
     return { pixels: data ? { ...pixels, data } : pixels, image: await hashOf(bytes) };
   }
   try {
@@ -103,17 +103,19 @@ function isOpaque(data) {
   return true;
 }
 
-/** The colours as they are stored: a canvas loses those under transparency. Null where the browser cannot tell. */
-async function underTransparency(bytes, format, { width, height }) {
-  const how = { premultiplyAlpha: "none", colorSpaceConversion: "none" };
-  const decoder = new ImageDecoder({ data: bytes, type: `image/${format.toLowerCase()}`, ...how });
-  const { image } = await decoder.decode();
-  if (image.displayWidth !== width || image.displayHeight !== height) return null;
-  const data = new Uint8ClampedArray(width * height * 4);
-  await image.copyTo(data, { format: "RGBA" });
-  image.close();
-  decoder.close();
-  return data;
+/** The colours as they are stored: a canvas loses those under transparency. Null where no texture can hold them. */
+async function underTransparency(blob, { width, height }) {
+  const gl = new OffscreenCanvas(1, 1).getContext("webgl2");
+  if (!gl || Math.max(width, height) > gl.getParameter(gl.MAX_TEXTURE_SIZE)) return null;
+  gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
+  gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, await createImageBitmap(blob, AS_STORED));
+  gl.bindFramebuffer(gl.FRAMEBUFFER, gl.createFramebuffer());
+  gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, gl.getParameter(gl.TEXTURE_BINDING_2D), 0);
+  const data = new Uint8Array(width * height * 4);
+  gl.readPixels(0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, data);
+  const failed = gl.getError();
+  gl.getExtension("WEBGL_lose_context")?.loseContext();
+  return failed ? null : data;
 }
 
 async function hashOf(bytes) {

@@ -150,8 +150,7 @@ export class Model {
   /** Names of the outputs that maps are made of. */
   #outputs(maps, method, paths) {
     const ends = paths.map((path) => this.description.layers[path]);
-    const formula = method === "gradcam" ? ["gradcam"] : ["activations", "gradients"];
-    const atLayer = method in FORMULAS ? ends.flatMap((end) => formula.map((name) => `${name}${end}`)) : [method];
+    const atLayer = method in FORMULAS ? ends.flatMap((end) => [`activations${end}`, `gradients${end}`]) : [method];
     const gradients = maps.filter((name) => name in AT_INPUT).map((name) => AT_INPUT[name]);
     return [...new Set(["logits", ...(maps.some((name) => AT_LAYER.includes(name)) ? atLayer : []), ...gradients])];
   }
@@ -184,11 +183,7 @@ export class Model {
     const ofLayer = method in FORMULAS;
     const atLayer = names.some((name) => AT_LAYER.includes(name));
     const unscaled = () => {
-      if (!ofLayer || method === "gradcam")
-        return (ofLayer ? paths.map((path) => `gradcam${layers[path]}`) : [method]).map((name) => ({
-          values: outputs[name].data,
-          size: outputs[name].dims.slice(1),
-        }));
+      if (!ofLayer) return [{ values: outputs[method].data, size: outputs[method].dims.slice(1) }];
       return paths.map((path) => {
         const { data, dims } = outputs[`activations${layers[path]}`];
         const cells = dims[2] * dims[3];
