@@ -48,6 +48,9 @@ NOT_RUN = {
     "tests/handler/model/test_timm_networks.py and test_huggingface_networks.py read such folders": [
         *("make archive MODEL=timm/local-dir:models/mine", "make archive MODEL=hf/models/mine"),
     ],
+    "tests/examples/test_node.py and tests/examples/test_browser.py run the package of such a folder": [
+        *("npm install…", "node examples/node/explain.js…", "python -m http.server…"),
+    ],
     "tests/deploy/test_signing.py runs them": ["openssl…", "make archive SIGN=key.pem"],
     "they take a reader's own files": [
         "make archive ONNX=model.onnx LABELS=labels.txt PREPROCESS=…",
@@ -89,6 +92,7 @@ SAID = {  # by these
     "export predict": "star",
     "export explain": "one.explained.png",
     "export replay": "the answer is equal",
+    "export report": "index.html",
     "export verify": "the graph equals PyTorch",
 }
 FILES = {"mynet.py", "front.py"}  # blocks of Python that are files
