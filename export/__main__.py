@@ -37,8 +37,7 @@ _EXPORTS = {  # kind of graph, which is also the command's name, to the command'
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command and prints each mistake as one line on standard error; ``--debug`` adds the traceback.
 
-    Returns the exit status: 0, 1 for a graph that ``verify`` or an answer that ``replay`` finds to differ, 2 for a
-    mistake, and 130 for an interruption.
+    Returns the exit status: 1 if ``verify`` or ``replay`` finds a difference, 2 for a mistake, 130 if interrupted.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -82,8 +81,8 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(program, description=does)
     version = next((found.version for found in distributions(name=_NAME)), "(a checkout that is not installed)")
     parser.add_argument("--version", action="version", version=f"{_NAME} {version}")
-    debug = "show the traceback of a mistake, too"
-    parser.add_argument("--debug", action="store_true", help=debug)
+    debug: Any = {"action": "store_true", "help": "show the traceback of a mistake, too"}
+    parser.add_argument("--debug", **debug)
     parser.set_defaults(extra="export")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -123,7 +122,7 @@ def _parser() -> ArgumentParser:
     does = "compute an answer anew from its receipt, and say what is equal"
     _add_replay_arguments(command(_replay, "replay", does, extra="client"))
     for added in commands.choices.values():
-        added.add_argument("--debug", action="store_true", default=SUPPRESS, help=debug)
+        added.add_argument("--debug", default=SUPPRESS, **debug)
     return parser
 
 
@@ -141,10 +140,9 @@ def _add_archive_arguments(archive: ArgumentParser) -> None:
 
 def _add_serve_arguments(server: ArgumentParser) -> None:
     server.add_argument("paths", nargs="+", type=Path, metavar="FILE.mar", help="archive, or folder of archives")
-    shown: Any = {"help": "(default: %(default)s)"}
-    server.add_argument("--host", default="127.0.0.1", **shown)
-    server.add_argument("--port", type=int, default=8080, **shown)
-    server.add_argument("--metrics-port", type=int, default=8082, **shown)
+    listening: dict[str, Any] = {"--host": "127.0.0.1", "--port": 8080, "--metrics-port": 8082}
+    for name, value in listening.items():
+        server.add_argument(name, type=type(value), default=value, help="(default: %(default)s)")
     most = "requests that wait or are answered at most (default: %(default)s)"
     server.add_argument("--waiting", type=int, default=32, metavar="REQUESTS", help=most)
     server.add_argument("--token-file", type=Path, help="file with the bearer token that requests must send")
@@ -267,8 +265,7 @@ def _verify(options: Namespace) -> int:
 def _ask(options: Namespace) -> int:
     from export import picture_commands
 
-    run = getattr(picture_commands, options.kind)
-    return int(run(options, lambda mistake: _tell(mistake, options)))
+    return int(getattr(picture_commands, options.kind)(options, lambda mistake: _tell(mistake, options)))
 
 
 def _serve(options: Namespace) -> None:

@@ -71,8 +71,7 @@ def open_service(archive: Unpacked, is_busy: Callable[[], bool] = lambda: False)
         valid = "valid are archives with ONNX graphs of this version, and explain.engine auto or onnx"
         raise ModelError(f"{archive.name} needs PyTorch, for it was packed without graphs; {valid}")
     try:
-        card = ModelCard.from_json(path.read_text(encoding="utf-8"))
-        card = replace(card, name=archive.name, version=archive.version)
+        card = replace(ModelCard.from_json(path.read_text("utf-8")), name=archive.name, version=archive.version)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"the card of {archive.name} cannot be read: {in_one_line(error)}") from error
     graphs = _open_graphs(archive.folder, card, share.threads)

@@ -39,11 +39,11 @@ from handler.served_models import SERVER, ClientGone, Models, Served
 from handler.telemetry.request_log import keep_on_one_line
 
 logger = logging.getLogger(__name__)
-
 MOST_BYTES = MOST_UNPACKED  # of a body
 SLOWEST = 60.0  # seconds that a client may take for its request, and for a part of the answer
 _OPENAPI = Path(__file__).with_name("openapi.yaml")
-_Endpoint = Callable[[Request], Awaitable[Answer]]
+_Told = Answer | Mapping[str, Any]  # a mapping is the content of a JSON answer
+_Endpoint = Callable[[Request], _Told | Awaitable[_Told]]
 
 
 def read_fields(content_type: str, body: bytes) -> dict[str, Any]:
@@ -57,8 +57,7 @@ def read_fields(content_type: str, body: bytes) -> dict[str, Any]:
     parts: list[tuple[str, bytes]] = []
 
     def add(part: Any) -> None:
-        file = getattr(part, "file_object", None)
-        if file:
+        if file := getattr(part, "file_object", None):
             file.seek(0)
         parts.append(((part.field_name or b"").decode("utf-8", "replace"), file.read() if file else part.value or b""))
 
@@ -94,17 +93,11 @@ def read_row(request: Request, body: bytes, path: str, explains: bool) -> Row:
     encoding = headers.get("content-encoding", "")
     if encoding.lower() == "gzip" and "form" in content_type:
         body, encoding = gunzipped(body), ""
-    return Row(
-        fields=read_fields(content_type, body) if body or request.method != "GET" else {},
-        accept=headers.get("accept", ""),
-        path=path,
-        explains=explains,
-        options=named_once([*options, *request.query_params.multi_items()]),
-        content_type=content_type,
-        encoding=encoding,
-        size=len(body),
-        json_size=headers.get(JSON_SIZE.lower()),
-    )
+    known: dict[str, Any] = {"accept": headers.get("accept", ""), "json_size": headers.get(JSON_SIZE.lower())}
+    known |= {"path": path, "explains": explains, "content_type": content_type, "encoding": encoding}
+    fields = read_fields(content_type, body) if body or request.method != "GET" else {}
+    known["options"] = named_once([*options, *request.query_params.multi_items()])
+    return Row(fields=fields, size=len(body), **known)
 
 
 class Front:
@@ -115,18 +108,12 @@ class Front:
 
     def application(self, cors: Sequence[str] = ()) -> Any:
         """The ASGI application; ``cors`` are origins whose pages may read answers."""
-        asking = [  # address, whether it explains
-            ("/predictions/{name}", False),
-            ("/predictions/{name}/{below:path}", False),
-            ("/explanations/{name}", True),
-            ("/explanations/{name}/{below:path}", True),
-            ("/v1/models/{name}:predict", False),
-            ("/v1/models/{name}:explain", True),
-            ("/v2/models/{name}/infer", False),
-            ("/v2/models/{name}/explain", True),
-            ("/v2/models/{name}/versions/{version}/infer", False),
-        ]
-        telling: dict[str, Callable[[Request], Mapping[str, Any] | Answer]] = {
+        v1, v2 = "/v1/models/{name}", ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
+        predicting = ["/predictions/{name}", "/predictions/{name}/{below:path}", f"{v1}:predict"]
+        predicting += [f"{model}/infer" for model in v2]
+        explaining = ["/explanations/{name}", "/explanations/{name}/{below:path}", f"{v1}:explain", f"{v2[0]}/explain"]
+        asking = {**dict.fromkeys(predicting, False), **dict.fromkeys(explaining, True)}  # whether it explains
+        telling: dict[str, _Endpoint] = {
             "/": self._index,
             "/ping": lambda _: {"status": "Healthy"},
             "/openapi.json": lambda _: yaml.safe_load(_OPENAPI.read_text(encoding="utf-8")),
@@ -136,12 +123,12 @@ class Front:
             "/v2/health/live": lambda _: {"live": True},
             "/v2/health/ready": lambda _: {"ready": True},
         }
-        for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
-            telling[model] = lambda request: self._models.metadata(self._find(request))
-            telling[f"{model}/ready"] = self._ready
-        telling["/v1/models/{name}"] = self._ready
-        routes = [Route(path, self._guarded(self._asker(explains)), methods=_VERBS) for path, explains in asking]
-        routes += [Route(path, self._guarded(_teller(tell)), methods=["GET"]) for path, tell in telling.items()]
+        telling |= dict.fromkeys(v2, lambda request: self._models.metadata(self._find(request)))
+        telling |= dict.fromkeys((v1, *(f"{model}/ready" for model in v2)), self._ready)
+        routes = [
+            Route(path, self._guarded(self._asker(explains)), methods=_VERBS) for path, explains in asking.items()
+        ]
+        routes += [Route(path, self._guarded(tell), methods=["GET"]) for path, tell in telling.items()]
         application = Starlette(routes=routes, exception_handlers={HTTPException: _unrouted})
         return CORSMiddleware(application, allow_origins=cors, allow_headers=["*"]) if cors else application
 
@@ -152,7 +139,9 @@ class Front:
             try:
                 if request.url.path not in _PROBES:
                     self._models.authorise(request.headers.get("authorization", ""))
-                return _response(await answer(request))
+                told = answer(request)
+                told = await told if isinstance(told, Awaitable) else told
+                return _response(told if isinstance(told, Answer) else json_answer(told, PROBE))
             except (ClientDisconnect, ClientGone):
                 return Response(status_code=499)  # which nobody reads
             except Exception as error:
@@ -165,7 +154,7 @@ class Front:
 
         return guarded
 
-    def _index(self, request: Request) -> Mapping[str, Any] | Answer:
+    def _index(self, request: Request) -> _Told:
         """The first model's page; for other clients the names of all."""
         if not _opens_page(request):
             return {"models": self._models.names}
@@ -203,14 +192,6 @@ def _opens_page(request: Request) -> bool:
     path = request.url.path
     asks = request.method == "GET" and (path == "/" or path.startswith("/predictions/"))
     return asks and accepted(request.headers.get("accept", "")) == HTML
-
-
-def _teller(tell: Callable[[Request], Mapping[str, Any] | Answer]) -> _Endpoint:
-    async def answer(request: Request) -> Answer:
-        told = tell(request)
-        return told if isinstance(told, Answer) else json_answer(told, PROBE)
-
-    return answer
 
 
 def _unrouted(request: Request, error: Exception) -> Response:
@@ -278,18 +259,9 @@ def serve(
     if token_file and not token:
         raise ModelError(f"{token_file} is empty, valid is a file with a token")
     models = Models(paths, waiting, token)
-    config = uvicorn.Config(
-        Front(models).application(cors),
-        http=Connection,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=int(SLOWEST),
-        ssl_certfile=certificate,
-        ssl_keyfile=key,
-    )
+    off: Any = {"ws": "none", "lifespan": "off", "log_config": None, "access_log": False, "server_header": False}
+    used: Any = {"http": Connection, "ssl_certfile": certificate, "ssl_keyfile": key}
+    config = uvicorn.Config(Front(models).application(cors), timeout_graceful_shutdown=int(SLOWEST), **used, **off)
     config.load()  # a certificate that cannot be read fails here
     with socket.create_server((host, port)) as listening:
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # asyncio sees to sockets of its own alone

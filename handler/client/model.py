@@ -99,18 +99,15 @@ class GraphModel(Model):
         held = KINDS[known.kind].maps
         shapes = {output.name: tuple(output.shape[1:]) for output in graph.session.get_outputs()}
         layers = {path: shapes.get(f"activations{ending}") for path, ending in known.layers.items()}
+        alike = ("architecture", "labels", "preprocessing", "head", "weights_sha256")
         card = ModelCard(
+            **{part: getattr(known, part) for part in alike},
             name=path.name.partition(".")[0],
             version=known.weights_sha256[:12],
-            architecture=known.architecture,
-            labels=known.labels,
-            preprocessing=known.preprocessing,
-            head=known.head,
             default_layer=known.layer,
             default_method=known.method if known.method in METHODS else "gradcam",
             layers={path: shape for path, shape in layers.items() if shape},
             guided_coverage=known.coverage or None,
-            weights_sha256=known.weights_sha256,
             graphs={known.kind: graph.sha256},
             refusals={name: f"this graph holds {', '.join(held) or 'no maps'}" for name in MAPS if name not in held},
             refused_attention="" if known.kind == KIND_ATTENTION else "this graph holds no maps of attention",

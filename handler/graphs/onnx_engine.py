@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -116,19 +117,11 @@ def _find(graph: GraphSession, inputs: Floats, pairs: Pairs, asked: Pairs, needs
         kept = np.isin(pairs.rows, asked.rows)
         found = {name: values[kept] for name, values in found.items()}
     layers = {path: LayerEvidence(*(found[name + known.layers[path]] for name in _AT_LAYER)) for path in needs.layers}
-    return Evidence(
-        logits=logits,
-        input_size=inputs.shape[2:],
-        rows=asked.rows,
-        classes=asked.classes(logits[asked.rows]),
-        layers=layers,
-        guided=found.get("guided_backprop"),
-        saliency=found.get("saliency"),
-        attention=found.get(needs.attention),
-        coverage=known.coverage if needs.guided else None,
-        explain_ms=(time.perf_counter() - started) * 1e3,
-        engine=OnnxEngine.name,
-    )
+    outputs = {"guided": "guided_backprop", "saliency": "saliency", "attention": needs.attention}
+    made: Any = {part: found.get(output) for part, output in outputs.items()}
+    made |= {"classes": asked.classes(logits[asked.rows]), "coverage": known.coverage if needs.guided else None}
+    made |= {"engine": OnnxEngine.name, "explain_ms": (time.perf_counter() - started) * 1e3}
+    return Evidence(logits=logits, input_size=inputs.shape[2:], rows=asked.rows, layers=layers, **made)
 
 
 def _outputs_of(needs: Needs, known: GraphDescription) -> list[str]:

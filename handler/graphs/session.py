@@ -48,7 +48,7 @@ class GraphSession:
         if description.kind not in needed:
             raise ModelError(f"graph {path} is of the kind {description.kind!r}, needed is {' or '.join(needed)}")
         _check_signature(path, session, description)
-        known = {"path": path, "sha256": hashed(path), "threads": threads, "prepared": prepared}
+        known: Any = {"path": path, "sha256": hashed(path), "threads": threads, "prepared": prepared}
         return cls(description=description, session=session, **known)
 
     def with_threads(self, threads: int) -> "GraphSession":

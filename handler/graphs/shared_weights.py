@@ -52,8 +52,7 @@ class Prepared:
             path, data = Path(folder, "graph.onnx"), Path(folder, "weights")
             options = _options(1)
             options.optimized_model_filepath = str(path)
-            said = {"file_name": data.name, "min_size_in_bytes": str(_FEWEST_BYTES)}
-            for name, value in said.items():
+            for name, value in {"file_name": data.name, "min_size_in_bytes": str(_FEWEST_BYTES)}.items():
                 options.add_session_config_entry(f"session.optimized_model_external_initializers_{name}", value)
             options.add_session_config_entry("session.disable_prepacking", "1")
             _Session(model, options, {})
@@ -100,8 +99,7 @@ def _weight(tensor: Any, content: Any) -> Any:
 def _options(threads: int) -> Any:
     _share_memory()
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3  # errors alone, which are raised, too
     # threads spin during a run, which is faster, and stop afterwards, where they would halve torch's speed
     options.add_session_config_entry("session.force_spinning_stop", "1")

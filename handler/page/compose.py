@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from handler.explanation.methods import METHODS
@@ -16,10 +15,7 @@ from handler.protocol.answer import HTML, PROBE, Answer, json_text
 _FOLDER = Path(__file__).parent
 _IMPORT = re.compile(r'^import [^;]*? from "\./(\w+)\.js";\n', re.MULTILINE)
 _ESCAPED = str.maketrans({letter: f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"})
-_METHODS = {
-    name: {"title": method.title, "passes": method.passes, "ofClass": method.of_class}
-    for name, method in METHODS.items()
-}
+_METHODS = {name: {"title": how.title, "passes": how.passes, "ofClass": how.of_class} for name, how in METHODS.items()}
 
 
 def script() -> str:
@@ -34,18 +30,10 @@ def _source(text: str) -> str:
 
 
 _STYLE, _SCRIPT = (_FOLDER / "page.css").read_text(encoding="utf-8"), script()
-_POLICY = (
-    f"default-src 'none'; script-src {_source(_SCRIPT)}; style-src {_source(_STYLE)}; img-src data: blob:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'"
-)
-HEADERS: Mapping[str, str] = MappingProxyType(
-    {
-        "Content-Security-Policy": f"{_POLICY}; frame-ancestors 'none'",
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
-        "Cache-Control": "no-store",
-    }
-)
+_POLICY = f"default-src 'none'; script-src {_source(_SCRIPT)}; style-src {_source(_STYLE)}; img-src data: blob:; "
+_POLICY += "connect-src 'self'; base-uri 'none'; form-action 'none'"
+_CAUTION = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
+HEADERS: Mapping[str, str] = {"Content-Security-Policy": f"{_POLICY}; frame-ancestors 'none'", **_CAUTION}
 
 
 @cache

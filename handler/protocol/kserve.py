@@ -33,8 +33,7 @@ _LENGTH = struct.Struct("<I")  # before each element of a binary BYTES tensor
 def open_kserve(body: Mapping[str, Any], explain: bool, binary: bytes | None = None) -> Envelope | None:
     """Reads a KServe request; None for a JSON body that has neither ``instances`` nor ``inputs``.
 
-    ``explain`` adds V1's ``explanations`` to the answer, ``binary`` is what follows V2's JSON. BadRequest says what is
-    not valid, or not understood.
+    ``explain`` adds V1's ``explanations``; ``binary`` is what follows V2's JSON. BadRequest says what is not valid.
     """
     if "instances" in body:
         _only(body, ("instances",), "a V1 request")
@@ -165,8 +164,7 @@ def _pixels(shape: Any, data: Any) -> Any:
 
 def _array(pixels: Any) -> bytes:
     """Pixels as a file that is a picture here."""
-    file = io.BytesIO()
-    np.save(file, pixels)
+    np.save(file := io.BytesIO(), pixels)
     return file.getvalue()
 
 

@@ -99,9 +99,8 @@ class ModelCard:
         refusals = {name: why for name, why in self.refusals.items() if MAP_KINDS[name].channels > 1 or not attention}
         if options.maps is None or options.maps == ALL_MAPS:
             return tuple(name for name in (MAPS if options.maps else DEFAULT_MAPS) if name not in refusals)
-        for name in options.maps:
-            if name in refusals:
-                raise Unprocessable(f"{name}: {refusals[name]}")
+        if refused := [name for name in options.maps if name in refusals]:
+            raise Unprocessable(f"{refused[0]}: {refusals[refused[0]]}")
         return options.maps
 
     def targets(self, options: Options) -> list[Mixture]:

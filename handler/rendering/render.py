@@ -56,8 +56,7 @@ def encode_map(name: str, drawn: Map, canvas: Canvas) -> dict[str, Any]:
 
 def encode_npy(values: npt.NDArray[np.float32]) -> str:
     """The base64 of a ``.npy`` file: ``numpy.load(io.BytesIO(base64.b64decode(text)))`` restores the array."""
-    file = io.BytesIO()
-    np.save(file, values, allow_pickle=False)
+    np.save(file := io.BytesIO(), values, allow_pickle=False)
     return base64.b64encode(file.getvalue()).decode()
 
 
@@ -86,11 +85,9 @@ def draw_map(name: str, drawn: Map, canvas: Canvas) -> npt.NDArray[np.uint8]:
         picture = deprocess(three_bands(values))
         picture = picture if upload is None else onto_region(picture.astype(np.float32), crop).astype(np.uint8)
     else:
-        if upload is None:
-            below = cv2.resize(three_bands(canvas.seen.picture), values.shape[::-1], interpolation=cv2.INTER_AREA)
-        else:
-            below, values = three_bands(upload[seen_region(crop)]), onto_region(values, crop)
-        look = canvas.options.overlay
+        values, look = values if upload is None else onto_region(values, crop), canvas.options.overlay
+        below = three_bands(canvas.seen.picture if upload is None else upload[seen_region(crop)])
+        below = cv2.resize(below, values.shape[::-1], interpolation=cv2.INTER_AREA)
         picture = overlay(np.asarray(below, np.uint8), values, look.image_weight, look.colormap)
     return picture if upload is None else show_seen(picture, upload, crop)
 
@@ -101,9 +98,8 @@ def overlay(picture: Picture, values: Floats, image_weight: float, colormap: str
     ``(1 - w) · heat + w · picture`` on [0, 1], divided by its maximum. The picture is uint8 RGB (H, W, 3), the map
     (H, W) on [0, 1], ``image_weight`` w, 0 to 1, and the colour map a name out of ``COLORMAPS``.
     """
-    blended = (1 - image_weight) * (np.float32(coloured(values, colormap)) / 255) + image_weight * (
-        np.float32(picture) / 255
-    )
+    heat, below = np.float32(coloured(values, colormap)) / 255, np.float32(picture) / 255
+    blended = (1 - image_weight) * heat + image_weight * below
     brightest = blended.max()
     return np.asarray(255 * (blended / brightest if brightest > 0 else blended), np.uint8)
 

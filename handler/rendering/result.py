@@ -153,16 +153,12 @@ class Result:
 
     def receipt(self, painters: Executor | None = None) -> dict[str, Any]:
         """The receipt, by which ``handler.client.replay`` checks the answer; ``painters`` hash side by side."""
-        made = self.explanations
+        made, top = self.explanations, self.predictions[0]
         targets = [f"-{one.target.label}" if one.against else one.target.index for one in made]  # as requests say them
-        options, top = {**self.provenance["options"], **({"target": targets} if targets else {})}, self.predictions[0]
-        return {
-            **self.provenance,
-            "options": options,
-            "prediction": {"index": top.index, "label": top.label},
-            "scores": digest(self.logits),
-            "maps": [_each(lambda _, drawn: digest(drawn.values), one.maps, painters) for one in made],
-        }
+        options = {**self.provenance["options"], **({"target": targets} if targets else {})}
+        maps = [_each(lambda _, drawn: digest(drawn.values), one.maps, painters) for one in made]
+        found = {"prediction": {"index": top.index, "label": top.label}, "scores": digest(self.logits), "maps": maps}
+        return {**self.provenance, "options": options, **found}
 
     def to_dict(self, painters: Executor | None = None, receipt: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The content of the JSON answer, with this receipt, if it is signed; ``painters`` encode maps side by side."""
@@ -194,11 +190,10 @@ class Result:
         ``logits`` and ``probabilities`` are (K,), ``targets`` the class indices (T,), and every map by its name is
         (T, …), as its ``values`` or, with ``size="image"``, at the upload's size. ``receipt`` is a JSON text.
         """
-        arrays: dict[str, Any] = {"logits": self.logits, "probabilities": self.probabilities}
-        arrays["targets"] = np.array([one.target.index for one in self.explanations], np.int64)
-        arrays |= self.tensors()
-        file = io.BytesIO()
-        np.savez_compressed(file, **arrays, receipt=np.array(json.dumps(receipt or self.receipt())))
+        targets = np.array([one.target.index for one in self.explanations], np.int64)
+        arrays: dict[str, Any] = {"logits": self.logits, "probabilities": self.probabilities, "targets": targets}
+        arrays |= {**self.tensors(), "receipt": np.array(json.dumps(receipt or self.receipt()))}
+        np.savez_compressed(file := io.BytesIO(), **arrays)
         return file.getvalue()
 
     def tensors(self) -> dict[str, Floats]:
@@ -255,14 +250,10 @@ def _each(describe: Callable[[str, Map], Any], maps: Mapping[str, Map], painters
 
 def observe_result(result: Result, stages_ms: Mapping[str, float]) -> Observation:
     """The facts about a result for metrics and logs; ``stages_ms`` has the names of ``answer.STAGES``."""
-    first = result.explanations[0] if result.explanations else None
-    maps = tuple(first.maps) if first else ()
-    method = (first and first.method) or (GRADIENT_ALONE if maps else NONE)
-    return Observation(
-        labels={"engine": result.model["engine"], "method": method},
-        maps=maps,
-        targets=len(result.explanations),
-        degenerate=sum(made.degenerate for explanation in result.explanations for made in explanation.maps.values()),
-        pixels=math.prod(result.canvas.seen.crop.image),
-        stages_ms=stages_ms,
-    )
+    explanations, pixels = result.explanations, math.prod(result.canvas.seen.crop.image)
+    maps = tuple(explanations[0].maps) if explanations else ()
+    method = (explanations[0].method or GRADIENT_ALONE) if maps else NONE
+    labels = {"engine": result.model["engine"], "method": method}
+    degenerate = sum(made.degenerate for one in explanations for made in one.maps.values())
+    counts = {"targets": len(explanations), "degenerate": degenerate, "pixels": pixels}
+    return Observation(labels=labels, maps=maps, stages_ms=stages_ms, **counts)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import cv2
@@ -39,11 +39,11 @@ def sheet(rows: Sequence[tuple[Callable[[Callable[[str], bool]], str], Sequence[
     across = rows[0][1][0].picture.shape[1]
     factor = -(-_NARROWEST // across)
     size = max(15, factor * across // 20)  # pixels of letters
-    drawn: list[Picture] = []
+    head, drawn = size * 5 // 4, list[Picture]()
     for heading, panels in rows:
         body = np.hstack([_panel(panel, factor, size) for panel in panels])
-        head, room = size * 5 // 4, body.shape[1] - _MARGIN
-        said = heading(partial(_fits, head, room))
+        room = body.shape[1] - _MARGIN
+        said = heading(lambda text, room=room: _extent(text, head * _FINE) <= room * _FINE)  # type: ignore[misc]
         drawn += [_framed(write(said, head, room), top=_MARGIN), body]
     return _framed(np.vstack(drawn), left=0, right=_MARGIN)
 
@@ -51,8 +51,7 @@ def sheet(rows: Sequence[tuple[Callable[[Callable[[str], bool]], str], Sequence[
 def write(text: str, size: int, width: int, *, align: float = 0, ink: int = 0) -> Picture:
     """A line of text on white, (``size`` · 8 / 5, ``width``, 3), in smaller letters where it would be wider.
 
-    ``size`` is that of the letters in pixels; ``align`` is 0 for a text on the left, 1 for one on the right; ``ink`` is
-    a grey level.
+    ``size`` is the letters' in pixels, ``align`` 0 for a text on the left, 1 for one on the right, ``ink`` a grey.
     """
     text, room = _drawable(text), width * _FINE
     fitting = next((fine for fine in range(size * _FINE, _FINE, -1) if _extent(text, fine) <= room), _FINE)
@@ -95,10 +94,6 @@ def _framed(picture: Picture, *, top: int = 0, left: int = _MARGIN, right: int =
 def _paste(picture: Picture, part: Picture, left: int) -> None:
     top = (len(picture) - len(part)) // 2
     picture[top : top + len(part), left : left + part.shape[1]] = part
-
-
-def _fits(size: int, room: int, text: str) -> bool:
-    return _extent(text, size * _FINE) <= room * _FINE
 
 
 def _drawable(text: str) -> str:

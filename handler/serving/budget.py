@@ -26,25 +26,21 @@ class Budget:
     def decode(self, height: int, width: int) -> None:
         """Counts a decoded picture's pixels, and raises TooLarge if the request's pictures together have too many."""
         self._decoded += height * width
-        if self._decoded > self._max_upload_pixels:
-            valid = f"valid are at most {self._max_upload_pixels}; send them in several requests"
-            raise TooLarge(f"the request's pictures have {self._decoded} pixels together, {valid}")
+        told = "the request's pictures have {} pixels together"
+        check_size(self._decoded, self._max_upload_pixels, told, "; send them in several requests")
 
     def mask(self, passes: int) -> None:
         """Counts masked pictures, each of which takes a forward pass; raises TooLarge beyond the limit."""
         self._masked += passes
-        if self._masked > self._max_passes:
-            valid = f"valid are at most {self._max_passes}; ask for fewer passes, targets or layers, or for no trust"
-            raise TooLarge(f"the request asks for {self._masked} masked pictures or more, {valid}")
+        less = "; ask for fewer passes, targets or layers, or for no trust"
+        check_size(self._masked, self._max_passes, "the request asks for {} masked pictures or more", less)
 
     def draw(self, canvas: Canvas, maps: Sequence[str], targets: int) -> None:
         """Counts a picture's explanations, and the pixels or numbers of its maps; TooLarge says how to ask for less."""
         copies = 1 + len(AUGMENTATIONS) if "augment" in canvas.options.smooth else 1
         self._explained += targets * copies if maps else 0
-        if self._explained > MOST_EXPLANATIONS:
-            valid = f"valid are at most {MOST_EXPLANATIONS} in all, and smooth=augment makes six of each"
-            asked = f"the request asks for {self._explained} explanations or more"
-            raise TooLarge(f"{asked}, {valid}; send its pictures in several requests")
+        less = " in all, and smooth=augment makes six of each; send its pictures in several requests"
+        check_size(self._explained, MOST_EXPLANATIONS, "the request asks for {} explanations or more", less)
         height, width = (canvas.seen.picture if canvas.upload is None else canvas.upload).shape[:2]
         drawn = [name for name in maps if MAP_KINDS[name].channels > 1 or canvas.options.size != "layer"]
         if canvas.options.encoding == "png":
@@ -53,12 +49,11 @@ class Budget:
             channels = canvas.seen.picture.shape[2]
             numbers = height * width * sum(channels if MAP_KINDS[name].channels > 1 else 1 for name in drawn) * targets
             self._listed += numbers * _BYTES_PER_NUMBER[canvas.options.encoding]
-        if self._drawn > _MOST_PIXELS:
-            raise TooLarge(f"the pictures would have {self._drawn} pixels, valid are at most {_MOST_PIXELS}; {_LESS}")
+        check_size(self._drawn, _MOST_PIXELS, "the pictures would have {} pixels")
         check_size(int(self._listed), self._max_answer_bytes)
 
 
-def check_size(size: int, most: int) -> None:
-    """Raises TooLarge above ``most`` bytes of an answer: TorchServe kills the worker above a limit of its own."""
+def check_size(size: int, most: int, told: str = "the answer would take {} bytes", less: str = f"; {_LESS}") -> None:
+    """Raises TooLarge above ``most``, of bytes unless told otherwise: TorchServe kills a worker above its own limit."""
     if size > most:
-        raise TooLarge(f"the answer would take {size} bytes, valid are at most {most}; {_LESS}")
+        raise TooLarge(f"{told.format(size)}, valid are at most {most}{less}")

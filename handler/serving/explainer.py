@@ -111,15 +111,10 @@ class Explainer:
             )
             if options.trust:
                 started_trust = time.perf_counter()
-                question = Question(
-                    tensor=job.canvas.seen.tensor,
-                    target=wanted,
-                    weights=replace(mixture, similar=0).weights(logits),
-                    measure=explained.measure,
-                    method=options.method,
-                    head=self.card.head,
-                    remake=None if changed or probe.taken else make,
-                )
+                weights, remake = replace(mixture, similar=0).weights(logits), None if changed or probe.taken else make
+                known: Any = {"tensor": job.canvas.seen.tensor, "target": wanted, "head": self.card.head}
+                known |= {"measure": explained.measure, "method": options.method}
+                question = Question(weights=weights, remake=remake, **known)
                 trust = examine(self._engine, evidence, pair, maps, question, options.seed)
                 explained = replace(explained, trust=trust)
                 extra_ms += (time.perf_counter() - started_trust) * 1e3
@@ -131,15 +126,10 @@ class Explainer:
             "explain": evidence.explain_ms / pictures + extra_ms,
             "render": (time.perf_counter() - started) * 1e3 - extra_ms,
         }
-        return Result(
-            model=self.card.summary(evidence.engine),
-            logits=logits,
-            predictions=self._predictions(logits, chances, options.top_k or DEFAULT_TOP_K),
-            explanations=explanations,
-            canvas=job.canvas,
-            provenance=provenance(self.card, evidence.engine, job.image_hash, job.resolved),
-            timings_ms=timings,
-        )
+        told: Any = {"predictions": self._predictions(logits, chances, options.top_k or DEFAULT_TOP_K)}
+        told["provenance"] = provenance(self.card, evidence.engine, job.image_hash, job.resolved)
+        told |= {"model": self.card.summary(evidence.engine), "timings_ms": timings}
+        return Result(logits=logits, explanations=explanations, canvas=job.canvas, **told)
 
     def _changed(self, job: Job, target: EngineTarget) -> Evidence | None:
         """The evidence of the picture's changed copies at the layers; None if the map is not to be averaged."""
@@ -160,15 +150,9 @@ class Explainer:
         def differentiate(inputs: Floats) -> Floats:
             return np.asarray(self._engine.run(inputs, [[wanted]] * len(inputs), Needs(saliency=True)).saliency)
 
-        return Probe(
-            picture=picture,
-            answer=self._scores,
-            differentiate=differentiate,
-            behind=lambda layer, activations: self._engine.behind(picture[None], layer, activations),
-            weights=mixture.weights(logits),
-            passes=job.passes,
-            head=self.card.head,
-        )
+        known: Any = {"weights": mixture.weights(logits), "passes": job.passes, "head": self.card.head}
+        known["behind"] = lambda layer, activations: self._engine.behind(picture[None], layer, activations)
+        return Probe(picture=picture, answer=self._scores, differentiate=differentiate, **known)
 
     def _target(self, index: int, logits: Floats, chances: Floats) -> Target:
         label, logit, probability = self.card.labels[index], float(logits[index]), float(chances[index])

@@ -25,6 +25,8 @@ from handler.serving.settings import Settings
 
 _PAIRS_AT_ONCE = 16  # (picture, target) pairs in a pass with one layer: limits the memory of the evidence
 _LAYERS_OF_ATTENTION = 4  # whose evidence takes as much memory as the attention of all blocks and its gradients
+_OF_FORM: dict[str, Any] = {JSON: {}, HTML: {"size": "input", "encoding": "npy"}}  # options that an answer's form sets
+_OF_FORM |= {PNG: {"size": "input", "trust": False}, NPZ: {"encoding": "npy", "trust": False}}
 _SHOWN = ("top_k", "trust", "encoding", "overlay")  # options that change no score and no map
 
 
@@ -106,21 +108,14 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
             upload = read_picture(asked.image, settings.max_pixels, card.preprocessing.channels)
             budget.decode(*upload.shape[:2])
             seen = preprocess(upload, card.preprocessing)
-            size = "input" if request.accept in (PNG, HTML) else checked.options.size
-            encoding = "npy" if request.accept in (NPZ, HTML) else checked.options.encoding
-            options = replace(checked.options, size=size, encoding=encoding)
-            options = replace(options, trust=options.trust and request.accept in (JSON, HTML) and bool(checked.maps))
+            options = replace(checked.options, **_OF_FORM[request.accept])
+            options = replace(options, trust=options.trust and bool(checked.maps))
             canvas = Canvas(seen, upload if options.size == "image" and checked.maps else None, options)
             budget.draw(canvas, checked.maps, len(checked.targets))
-            job = Job(
-                **vars(replace(checked, options=options)),
-                canvas=canvas,
-                image_hash=asked.image_hash,
-                place=asked.place,
-                form=request.accept,
-                shown=data_uri(upload) if request.accept == HTML else "",
-                decode_ms=(time.perf_counter() - started) * 1e3,
-            )
+            known: Any = {"image_hash": asked.image_hash, "place": asked.place, "form": request.accept}
+            known["shown"] = data_uri(upload) if request.accept == HTML else ""
+            decode_ms = (time.perf_counter() - started) * 1e3
+            job = Job(**vars(replace(checked, options=options)), canvas=canvas, decode_ms=decode_ms, **known)
             passes = job.passes * max(1, len(checked.needs.layers)) + TRUST_PASSES * options.trust
             budget.mask(passes * len(checked.targets))
             jobs.append(job)
