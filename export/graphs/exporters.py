@@ -15,8 +15,7 @@ from export.errors import NotExportableError, network_code
 from export.tracing.explanation import PredictionGraph, example_of, needs_of_kind, trace_graph
 from export.tracing.onnx_export import to_onnx
 from export.verify.compare import Verdict, VerificationError, table
-from export.verify.reference import verify_graph
-from export.verify.runtime import graph_run
+from export.verify.reference import graph_run, verify_graph
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import ModelError, Unprocessable
 from handler.explanation.evidence import TOP, Floats
