@@ -115,12 +115,8 @@ def write_verified(model: onnx.ModelProto, path: Path, classifier: Classifier, k
         external = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LARGEST
         onnx.save(model, unfinished, save_as_external_data=external, location=weights_file(path).name)
         checks = verify_graph(graph_run(unfinished), classifier, kind)
-        description = replace(
-            _description(classifier, kind),
-            versions={"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
-            verification=table(checks),
-            **said,
-        )
+        versions = {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}}
+        description = replace(_description(classifier, kind), versions=versions, verification=table(checks), **said)
         described = onnx.load(unfinished, load_external_data=False)
         onnx.helper.set_model_props(described, description.to_properties())
         onnx.save(described, unfinished)

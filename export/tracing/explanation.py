@@ -31,15 +31,12 @@ from handler.model.classifier import Classifier
 Explain = Callable[..., tuple[torch.Tensor, ...]]  # pictures, targets and class weights to the outputs
 
 # autograd's names of operators whose gradient is finite where the gradient at their output is finite
-_NAMES = """
-AdaptiveAvgPool2D Add Addmm Alias AsStrided AvgPool2D Baddbmm Bmm Cat Celu Clamp ClampMax ClampMin Clone ConstantPadNd
-Convolution Elu Expand Gather Gelu Hardsigmoid Hardswish Hardtanh Index IndexSelect LeakyRelu MaskedFill Max
-MaxPool2DWithIndices Mean Mish Mm Mul NativeBatchNorm NativeGroupNorm NativeLayerNorm Neg Permute PixelShuffle
-PreluKernel Relu Repeat ReshapeAlias Roll ScaledDotProductFlashAttentionForCpu Select Sigmoid Silu Slice Softmax
-Softplus Split SplitWithSizes Squeeze Stack Sub Sum T Tanh Threshold ToCopy Transpose Unbind UnsafeSplit UnsafeView
-Unsqueeze UpsampleBilinear2D UpsampleNearest2D View Where
-"""
-_BOUNDED = frozenset(_NAMES.split()) | {"torch::autograd::AccumulateGrad"}
+_BOUNDED = """torch::autograd::AccumulateGrad AdaptiveAvgPool2D Add Addmm Alias AsStrided AvgPool2D Baddbmm Bmm Cat Celu
+Clamp ClampMax ClampMin Clone ConstantPadNd Convolution Elu Expand Gather Gelu Hardsigmoid Hardswish Hardtanh Index
+IndexSelect LeakyRelu MaskedFill Max MaxPool2DWithIndices Mean Mish Mm Mul NativeBatchNorm NativeGroupNorm
+NativeLayerNorm Neg Permute PixelShuffle PreluKernel Relu Repeat ReshapeAlias Roll ScaledDotProductFlashAttentionForCpu
+Select Sigmoid Silu Slice Softmax Softplus Split SplitWithSizes Squeeze Stack Sub Sum T Tanh Threshold ToCopy Transpose
+Unbind UnsafeSplit UnsafeView Unsqueeze UpsampleBilinear2D UpsampleNearest2D View Where"""
 _OF_NUMBERS = torch.float64, torch.int64  # how autograd keeps a Python number; networks' own tensors are float32
 
 
@@ -113,7 +110,7 @@ def _is_bounded(node: Any) -> bool:
         return node._saved_other.dim() == 0 and node._saved_other.dtype in _OF_NUMBERS
     if node.name() == "PowBackward0":
         return bool(node._saved_exponent >= 1)
-    return operation(node) in _BOUNDED
+    return operation(node) in _BOUNDED.split()
 
 
 def _explain(module: nn.Module, needs: Needs, views: Mapping[str, ChannelLayout]) -> Explain:

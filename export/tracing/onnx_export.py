@@ -93,17 +93,10 @@ def to_onnx(
     with warnings.catch_warnings(), network_code("the network cannot be exported"):
         warnings.simplefilter("ignore")  # the exporter's notes to its own developers
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.onnx.export(
-            module,
-            example,
-            input_names=list(inputs),
-            output_names=list(outputs),
-            dynamic_shapes=tuple({0: batch} for _ in example),
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-            optimize=rewrites,
-        )
+        ends: dict[str, Any] = {"input_names": [*inputs], "output_names": [*outputs]}
+        how: dict[str, Any] = {"dynamo": True, "verbose": False, "optimize": rewrites}
+        shapes = tuple({0: batch} for _ in example)
+        program = torch.onnx.export(module, example, dynamic_shapes=shapes, opset_version=OPSET, **ends, **how)
     assert program is not None
     sizes = [value.shape[0] for value in program.model.graph.inputs if value.shape is not None]
     if any(isinstance(size, int) for size in sizes):

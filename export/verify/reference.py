@@ -67,16 +67,12 @@ def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -
 
     endings = ["", *(f".{path}" for path in needs_of_kind(classifier, kind).layers)]
     of_explanations = {f"{name}{ending}": held for name, held in _OF_EXPLANATIONS.items() for ending in endings}
-    return verify(
-        partial(_eager, classifier, kind),
-        graph,
-        fresh,
+    tolerances, gated = (
         _OF_PREDICTIONS if predicts else of_explanations,
-        exact=exact,
-        seed=seed,
-        gated=[f"{name}{ending}" for name in _GATED for ending in endings],
-        batches=batch_sizes(classifier.preprocessing.size),
+        [name + end for name in _GATED for end in endings],
     )
+    eager, batches = partial(_eager, classifier, kind), batch_sizes(classifier.preprocessing.size)
+    return verify(eager, graph, fresh, tolerances, exact=exact, seed=seed, gated=gated, batches=batches)
 
 
 def _eager(classifier: Classifier, kind: str, inputs: Inputs) -> Outputs:

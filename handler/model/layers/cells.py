@@ -163,14 +163,11 @@ def _correlation(values: Floats, positions: npt.NDArray[np.int64]) -> float:
 
 
 # pointwise operations, windows that slide over rows and columns, operations between whole maps
-_NAMES = """
-Add Sub Rsub Neg Mul Div Addcmul Clone ToCopy Contiguous Relu Hardtanh Hardswish Hardsigmoid Sigmoid Silu Gelu Elu Celu
-LeakyRelu PreluKernel Mish Softplus Tanh Clamp ClampMin Threshold Maximum Fmax Abs Pow Sqrt Exp NativeBatchNorm
-CudnnBatchNorm NativeGroupNorm MaxPool2DWithIndices AvgPool2D AdaptiveAvgPool2D AdaptiveMaxPool2D
+_KEEPING = """Add Sub Rsub Neg Mul Div Addcmul Clone ToCopy Contiguous Relu Hardtanh Hardswish Hardsigmoid Sigmoid Silu
+Gelu Elu Celu LeakyRelu PreluKernel Mish Softplus Tanh Clamp ClampMin Threshold Maximum Fmax Abs Pow Sqrt Exp
+NativeBatchNorm CudnnBatchNorm NativeGroupNorm MaxPool2DWithIndices AvgPool2D AdaptiveAvgPool2D AdaptiveMaxPool2D
 MkldnnAdaptiveAvgPool2D UpsampleNearest2D UpsampleNearestExact2D UpsampleBilinear2D UpsampleBilinear2DAa
-UpsampleBicubic2D UpsampleBicubic2DAa PixelShuffle PixelUnshuffle ChannelShuffle Mean Amax Expand
-"""
-_KEEPING = frozenset(_NAMES.split())
+UpsampleBicubic2D UpsampleBicubic2DAa PixelShuffle PixelUnshuffle ChannelShuffle Mean Amax Expand"""
 
 Shape = tuple[int, ...]
 
@@ -190,7 +187,7 @@ def keeps_arrangement(root: Node, leaf: Node, known: Collection[Node]) -> bool:
 
 def _keeps(node: Node, name: str, after: Shape) -> bool:
     # without channels a tensor still has rows and columns
-    return len(after) > 2 and (name in _KEEPING or name in _IF and _IF[name](node, after))
+    return len(after) > 2 and (name in _KEEPING.split() or name in _IF and _IF[name](node, after))
 
 
 def _shape(node: Node) -> Shape:
