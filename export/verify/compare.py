@@ -2,7 +2,7 @@
 
 Where a ReLU's input is within rounding of zero, its gate opens in one computation and not in another. A flip in an
 early layer changes a few pixels by much, and a flip in a late layer changes all of them by little. A large network has
-some in most pictures, in PyTorch's float32, too. So guided gradients are as close to PyTorch's in float64 as its own.
+some in most pictures, in PyTorch's float32, too. So the graph's gradients and these are compared with PyTorch's in float64.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -67,7 +67,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundingCheck:
-    """One output, over all pictures."""
+    """One output over all pictures: whether it is as close to the exact one as PyTorch's own is in float32."""
 
     output: str
     batch: int  # pictures in all
