@@ -2,7 +2,7 @@
 
 Where a ReLU's input is within rounding of zero, its gate opens in one computation and not in another. A flip in an
 early layer changes a few pixels by much, and a flip in a late layer changes all of them by little. A large network has
-some in most pictures, in PyTorch's float32, too. So the graph's gradients and these are compared with PyTorch's in float64.
+some in most pictures, in PyTorch's float32, too. So both gradients are compared with PyTorch's in float64.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -81,14 +81,10 @@ class RoundingCheck:
     def of(cls, output: str, batches: Sequence[tuple[Floats, Floats, Floats]]) -> "RoundingCheck":
         """Measures an output; each batch is PyTorch's values in float64, PyTorch's in float32, the graph's: (N, …)."""
         elements = np.concatenate([_element_errors(exact, found) for exact, _, found in batches])
-        return cls(
-            output=output,
-            batch=len(elements),
-            max_error=float(elements.max()),
-            share_beyond=float((elements > CLOSE).mean()),
-            graph=_spread([_rms_errors(exact, found) for exact, _, found in batches]),
-            torch=_spread([_rms_errors(exact, own) for exact, own, _ in batches]),
-        )
+        largest, beyond = float(elements.max()), float((elements > CLOSE).mean())
+        graph = _spread([_rms_errors(exact, found) for exact, _, found in batches])
+        torch = _spread([_rms_errors(exact, own) for exact, own, _ in batches])
+        return cls(output=output, batch=len(elements), max_error=largest, share_beyond=beyond, graph=graph, torch=torch)
 
     @property
     def allowed(self) -> tuple[float, float, float]:

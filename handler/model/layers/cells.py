@@ -1,9 +1,9 @@
 """Finds out where the cells of a layer's output lie, by the operations that made it, or by changing the picture.
 
 Convolutions, pooling, pointwise operations and shuffles of channels keep the order of rows and columns, whatever the
-weights. The cells behind all other operations are measured.
-A tensor's shape does not tell rows, columns and channels: attention over T tokens is as square as a map, and the number
-of latents may be a square. So parts of the picture are changed; a cell lies in the part that changes the cell most.
+weights. Behind all other operations, a tensor's shape does not tell rows, columns and channels: attention over T tokens
+is as square as a map, and the number of latents may be a square. So parts of the picture are changed; a cell lies in
+the part that changes the cell most.
 """
 
 import math

@@ -152,10 +152,8 @@ def _measured(look: Look, axes: Mapping[Place, int]) -> dict[Place, ChannelLayou
             observe(look.module, nudged(first, rows, columns), visit)
     for place, changed in changes.items():
         layout = find_cells(changed, first.shape[3] / first.shape[2])
-        if layout is None:
-            found[place] = "its cells do not follow the picture's content from edge to edge"
-        else:
-            found[place] = replace(layout, batch_axis=axes[place], element=place.element)
+        why = "its cells do not follow the picture's content from edge to edge"
+        found[place] = replace(layout, batch_axis=axes[place], element=place.element) if layout else why
     return found
 
 
