@@ -122,13 +122,9 @@ def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: in
 
 def origin_of(classifier: Classifier) -> Origin:
     """The facts about a classifier that the metadata of its graphs must have."""
-    return Origin(
-        architecture=classifier.architecture,
-        weights_sha256=classifier.weights_sha256 or hash_state(classifier.module),
-        labels=classifier.labels,
-        preprocessing=classifier.preprocessing,
-        head=classifier.reading.head,
-    )
+    known = {name: getattr(classifier, name) for name in ("architecture", "labels", "preprocessing")}
+    weights = classifier.weights_sha256 or hash_state(classifier.module)
+    return Origin(**known, weights_sha256=weights, head=classifier.reading.head)
 
 
 def describe_model(classifier: Classifier, engine: Engine, name: str, version: str) -> ModelCard:

@@ -15,8 +15,7 @@ from export.errors import NotExportableError, network_code
 from export.tracing.explanation import PredictionGraph, example_of, needs_of_kind, trace_graph
 from export.tracing.onnx_export import to_onnx
 from export.verify.compare import Verdict, VerificationError, table
-from export.verify.reference import verify_graph
-from export.verify.runtime import graph_run
+from export.verify.reference import graph_run, verify_graph
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import ModelError, Unprocessable
 from handler.explanation.evidence import TOP, Floats
@@ -116,12 +115,8 @@ def write_verified(model: onnx.ModelProto, path: Path, classifier: Classifier, k
         external = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LARGEST
         onnx.save(model, unfinished, save_as_external_data=external, location=weights_file(path).name)
         checks = verify_graph(graph_run(unfinished), classifier, kind)
-        description = replace(
-            _description(classifier, kind),
-            versions={"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}},
-            verification=table(checks),
-            **said,
-        )
+        versions = {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}}
+        description = replace(_description(classifier, kind), versions=versions, verification=table(checks), **said)
         described = onnx.load(unfinished, load_external_data=False)
         onnx.helper.set_model_props(described, description.to_properties())
         onnx.save(described, unfinished)

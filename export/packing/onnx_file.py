@@ -20,7 +20,7 @@ import torch
 from onnx import ModelProto, helper, numpy_helper
 
 from export.verify.compare import Floats, Run, VerificationError
-from export.verify.runtime import graph_run
+from export.verify.reference import graph_run
 from handler.errors import ModelError, in_one_line
 from handler.graphs.description import GraphDescription
 from handler.model.checkpoint import Checkpoint, check_file

@@ -24,14 +24,9 @@ _RULES: dict[Any, Rule] = {}
 
 def rule(operator: Any) -> Callable[[Rule], Rule]:
     """Registers a rule for an ATen operator overload; raises ValueError if the operator has one already."""
-
-    def register(function: Rule) -> Rule:
-        if operator in _RULES:
-            raise ValueError(f"{operator} has a rule already")
-        _RULES[operator] = function
-        return function
-
-    return register
+    if operator in _RULES:
+        raise ValueError(f"{operator} has a rule already")
+    return lambda function: _RULES.setdefault(operator, function)
 
 
 def backward_rules(*, poles: bool = True) -> dict[Any, Rule]:
@@ -174,9 +169,7 @@ def _resampled(forward: Rule, gradient: Tensor, *given: Any, poles: bool) -> Ten
         size, options = list(given[0].shape[2:]), given[1:] or (gradient.shape[2:],)  # adaptive pooling has no options
     else:
         size, options = list(given[1][2:]), (given[0], *given[2:])
-    with _disable_current_modes():
-        matrices = _matrices(lambda values: forward(values, *options), size)
-    for axis, matrix in enumerate(matrices, start=2):
+    for axis, matrix in enumerate(_matrices(forward, size, *options), start=2):
         gradient = (_gathered if poles else _multiplied)(gradient, matrix, axis)
     return gradient
 
@@ -204,9 +197,7 @@ def avg_pool(inputs: Tensor, *options: Any) -> Any:
     beyond = ceil and any((size + 2 * pad - window) % step for size, window, step, pad in steps)
     if divisor is None and not beyond:
         return NotImplemented
-    with _disable_current_modes():
-        matrices = _matrices(lambda values: forward(values, *options), list(inputs.shape[2:]))
-    for axis, matrix in enumerate(matrices, start=2):
+    for axis, matrix in enumerate(_matrices(forward, list(inputs.shape[2:]), *options), start=2):
         inputs = _multiplied(inputs, [list(column) for column in zip(*matrix, strict=True)], axis)
     return inputs
 
@@ -249,19 +240,20 @@ def unfold_backward(gradient: Tensor, sizes: list[int], dim: int, size: int, ste
     return (_gathered if poles else _multiplied)(gradient.movedim(-1, dim + 1).flatten(dim, dim + 1), matrix, dim)
 
 
-def _matrices(forward: Rule, size: list[int]) -> list[list[list[float]]]:
+@_disable_current_modes()
+def _matrices(forward: Rule, size: list[int], *options: Any) -> list[list[list[float]]]:
     """For each axis the matrix (outputs, inputs) of a separable operator, which single lines of ones show."""
-    whole = forward(torch.ones(1, 1, *size, dtype=torch.float64))[0, 0]
+    whole = forward(torch.ones(1, 1, *size, dtype=torch.float64), *options)[0, 0]
     centre, found = tuple(count // 2 for count in whole.shape), []
     for axis, count in enumerate(size):
         shape = [count, 1, *(count if other == axis else 1 for other in range(len(size)))]
         lines = torch.eye(count, dtype=torch.float64).reshape(shape).expand(count, 1, *size).contiguous()
-        found.append(forward(lines)[(slice(None), 0, *centre[:axis], slice(None), *centre[axis + 1 :])].T)
+        found.append(forward(lines, *options)[(slice(None), 0, *centre[:axis], slice(None), *centre[axis + 1 :])].T)
     found[0] = found[0] / whole[centre] ** (len(size) - 1)
     probe = made = torch.randn(1, 1, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for axis, matrix in enumerate(found, start=2):
         made = _multiplied(made, matrix.T.tolist(), axis)
-    if not torch.allclose(made, forward(probe)):
+    if not torch.allclose(made, forward(probe, *options)):
         raise NotImplementedError("an operator that mixes the axes of maps")
     return [matrix.tolist() for matrix in found]
 

@@ -5,16 +5,18 @@ the eager explanation (``handler.autograd.tape`` and ``handler.explanation.gradi
 The rules of ``backward_rules`` replace the operators that ONNX lacks.
 """
 
+import copy
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
 from export.errors import NotExportableError, network_code
 from export.tracing.backward_rules import backward_rules
-from export.tracing.copies import copy_of, without_parametrizations
-from export.tracing.trace import trace_batch
+from export.tracing.onnx_export import trace_batch
 from handler.autograd.attention import attend, relevance
 from handler.autograd.graph import nodes, operation
 from handler.autograd.layer_maps import CHANNELS_FIRST, ChannelLayout, replaced
@@ -29,15 +31,12 @@ from handler.model.classifier import Classifier
 Explain = Callable[..., tuple[torch.Tensor, ...]]  # pictures, targets and class weights to the outputs
 
 # autograd's names of operators whose gradient is finite where the gradient at their output is finite
-_NAMES = """
-AdaptiveAvgPool2D Add Addmm Alias AsStrided AvgPool2D Baddbmm Bmm Cat Celu Clamp ClampMax ClampMin Clone ConstantPadNd
-Convolution Elu Expand Gather Gelu Hardsigmoid Hardswish Hardtanh Index IndexSelect LeakyRelu MaskedFill Max
-MaxPool2DWithIndices Mean Mish Mm Mul NativeBatchNorm NativeGroupNorm NativeLayerNorm Neg Permute PixelShuffle
-PreluKernel Relu Repeat ReshapeAlias Roll ScaledDotProductFlashAttentionForCpu Select Sigmoid Silu Slice Softmax
-Softplus Split SplitWithSizes Squeeze Stack Sub Sum T Tanh Threshold ToCopy Transpose Unbind UnsafeSplit UnsafeView
-Unsqueeze UpsampleBilinear2D UpsampleNearest2D View Where
-"""
-_BOUNDED = frozenset(_NAMES.split()) | {"torch::autograd::AccumulateGrad"}
+_BOUNDED = """torch::autograd::AccumulateGrad AdaptiveAvgPool2D Add Addmm Alias AsStrided AvgPool2D Baddbmm Bmm Cat Celu
+Clamp ClampMax ClampMin Clone ConstantPadNd Convolution Elu Expand Gather Gelu Hardsigmoid Hardswish Hardtanh Index
+IndexSelect LeakyRelu MaskedFill Max MaxPool2DWithIndices Mean Mish Mm Mul NativeBatchNorm NativeGroupNorm
+NativeLayerNorm Neg Permute PixelShuffle PreluKernel Relu Repeat ReshapeAlias Roll ScaledDotProductFlashAttentionForCpu
+Select Sigmoid Silu Slice Softmax Softplus Split SplitWithSizes Squeeze Stack Sub Sum T Tanh Threshold ToCopy Transpose
+Unbind UnsafeSplit UnsafeView Unsqueeze UpsampleBilinear2D UpsampleNearest2D View Where"""
 _OF_NUMBERS = torch.float64, torch.int64  # how autograd keeps a Python number; networks' own tensors are float32
 
 
@@ -111,7 +110,7 @@ def _is_bounded(node: Any) -> bool:
         return node._saved_other.dim() == 0 and node._saved_other.dtype in _OF_NUMBERS
     if node.name() == "PowBackward0":
         return bool(node._saved_exponent >= 1)
-    return operation(node) in _BOUNDED
+    return operation(node) in _BOUNDED.split()
 
 
 def _explain(module: nn.Module, needs: Needs, views: Mapping[str, ChannelLayout]) -> Explain:
@@ -158,3 +157,33 @@ def _seeds(scores: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) ->
     chosen = torch.where(target == TOP, scores.argmax(dim=1), classes)
     of_class = torch.zeros_like(scores).scatter(1, chosen[:, None], 1.0)
     return torch.where(weights.abs().amax(dim=1, keepdim=True) > 0, weights, of_class)
+
+
+def copy_of(module: nn.Module) -> nn.Module:
+    """A deep copy, which shares with the original the objects beside the weights that cannot be copied.
+
+    Examples are a tensor of an autograd graph (which is detached), a script function, a lock, an open file.
+    """
+    try:
+        return copy.deepcopy(module)
+    except Exception:  # the class of a kept object may raise anything
+        apart = ("_parameters", "_buffers", "_modules")
+        kept = [value for layer in module.modules() for name, value in vars(layer).items() if name not in apart]
+        shared = {id(value): value for value in kept}
+        for value in kept:
+            with suppress(Exception):
+                copy.deepcopy(value)
+                shared.pop(id(value), None)
+        detached = {key: value.detach() for key, value in shared.items() if isinstance(value, torch.Tensor)}
+        return copy.deepcopy(module, shared | detached)
+
+
+def without_parametrizations(module: nn.Module) -> nn.Module:
+    """The module, whose weights keep the values that weight norm, spectral norm and the like compute; in place."""
+    for layer in filter(is_parametrized, list(module.modules())):
+        values = {name: getattr(layer, name).detach() for name in layer.parametrizations}  # type: ignore[union-attr]
+        layer.__class__ = type_before_parametrizations(layer)  # copies of a layer share the class, which stays
+        del layer.parametrizations
+        for name, value in values.items():
+            layer.register_parameter(name, nn.Parameter(value, requires_grad=False))
+    return module

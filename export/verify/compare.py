@@ -1,4 +1,9 @@
-"""Compares an exported graph with PyTorch on inputs that were not the export example; a verdict needs every check."""
+"""Compares an exported graph with PyTorch on inputs that were not the export example; a verdict needs every check.
+
+Where a ReLU's input is within rounding of zero, its gate opens in one computation and not in another. A flip in an
+early layer changes a few pixels by much, and a flip in a late layer changes all of them by little. A large network has
+some in most pictures, in PyTorch's float32, too. So both gradients are compared with PyTorch's in float64.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,17 +14,24 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from export.verify.gate_flips import RoundingCheck
 from handler.errors import ModelError
 from handler.picture.preprocess import Preprocessing, by_band
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 Inputs = Mapping[str, npt.NDArray[Any]]  # "input" (N, C, H, W) and the graph's other inputs
 Outputs = Mapping[str, Floats]
 Run = Callable[[Inputs], Outputs]
 Exact = Callable[[Inputs, Outputs], Outputs]  # takes the outputs of PyTorch's ``Run``, too
 
 _MOST_PIXELS = 8 * 448**2  # of a batch: 8 pictures of 600 pixels would take more than 30 GB in a large network
+CLOSE = 1e-4  # relative error of a picture without a flip, with room
+CLOSE_AT_WORST = 1e-2
+CLOSE_AT_LAYER = 5e-2  # instead of ``CLOSE_AT_WORST`` for "gradients", where one flip is one element of few
+TIMES_OWN = 4  # quartiles of twelve pictures, and worst pictures, of the same distribution differ by so much
+AT_MOST = 0.05, 0.3  # quartile and worst: beyond these it is another gradient, however bad PyTorch's own is
+_FAINT = 1e-2  # of the batch's largest norm: a picture with a smaller norm is measured by this
+_TINY = 1e-30  # divides instead of zero
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,73 @@ class Check:
         """The tolerance, for people."""
         held, least = self.tolerance, f", at least of {self.tolerance.least:g}" if self.tolerance.least > 1 else ""
         return f"{held.error:.0e} {f'of the largest{least}' if held.relative else 'absolute'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundingCheck:
+    """One output over all pictures: whether it is as close to the exact one as PyTorch's own is in float32."""
+
+    output: str
+    batch: int  # pictures in all
+    max_error: float  # relative to the picture's largest value; infinite where a value is no number
+    share_beyond: float  # share of elements whose relative error exceeds ``CLOSE``
+    # relative RMS errors: the pictures' lower quartile, the worst picture, and the best picture of the worst batch
+    graph: tuple[float, float, float]
+    torch: tuple[float, float, float]  # those of PyTorch in float32
+
+    @classmethod
+    def of(cls, output: str, batches: Sequence[tuple[Floats, Floats, Floats]]) -> "RoundingCheck":
+        """Measures an output; each batch is PyTorch's values in float64, PyTorch's in float32, the graph's: (N, …)."""
+        elements = np.concatenate([_element_errors(exact, found) for exact, _, found in batches])
+        largest, beyond = float(elements.max()), float((elements > CLOSE).mean())
+        graph = _spread([_rms_errors(exact, found) for exact, _, found in batches])
+        torch = _spread([_rms_errors(exact, own) for exact, own, _ in batches])
+        return cls(output=output, batch=len(elements), max_error=largest, share_beyond=beyond, graph=graph, torch=torch)
+
+    @property
+    def allowed(self) -> tuple[float, float, float]:
+        """The largest errors that pass: those that are close, or not much larger than PyTorch's.
+
+        In no batch may every picture be off, as all are where the pictures of a batch are mixed.
+        """
+        quartile, worst, best = (TIMES_OWN * own for own in self.torch)
+        close = CLOSE_AT_LAYER if self.output == "gradients" else CLOSE_AT_WORST
+        return min(max(CLOSE, quartile), AT_MOST[0]), min(max(close, worst), AT_MOST[1]), max(CLOSE_AT_WORST, best)
+
+    @property
+    def passed(self) -> bool:
+        """Whether no error is larger than allowed."""
+        return all(found <= most for found, most in zip(self.graph, self.allowed, strict=True))
+
+    @property
+    def limit(self) -> str:
+        """The errors that pass and those that were found, for people."""
+        (quartile, worst, _), (most, at_worst, _) = self.graph, self.allowed
+        return f"RMS of the quartile {most:.0e} (is {quartile:.0e}), of the worst {at_worst:.0e} (is {worst:.0e})"
+
+
+def _rms_errors(exact: Floats, found: Floats) -> Doubles:
+    """(N,): of each picture, relative to the picture's norm."""
+    flat = exact.astype(np.float64).reshape(len(exact), -1)
+    norms = np.linalg.norm(flat, axis=1)
+    errors: Doubles = np.linalg.norm(found.reshape(flat.shape) - flat, axis=1)
+    errors /= np.maximum(norms, max(_FAINT * float(norms.max()), _TINY))
+    return errors
+
+
+def _element_errors(exact: Floats, found: Floats) -> Doubles:
+    """(N, …): relative to the picture's largest value."""
+    largest = np.abs(exact).max(axis=tuple(range(1, exact.ndim)), keepdims=True)
+    errors: Doubles = np.abs(found - exact.astype(np.float64)) / np.maximum(largest, _TINY)
+    errors[np.isnan(errors)] = np.inf
+    return errors
+
+
+def _spread(errors: Sequence[Doubles]) -> tuple[float, float, float]:
+    pictures = np.concatenate(errors)
+    quartile = np.quantile(pictures, 0.25, method="higher")
+    worst_best = max((float(batch.min()) for batch in errors if len(batch) > 1), default=0.0)
+    return float(quartile), float(pictures.max()), worst_best
 
 
 Verdict = Check | RoundingCheck
@@ -114,7 +193,7 @@ def verify(
     An output that is too far from PyTorch's float32, the ``reference``, passes if it is close enough to PyTorch's
     float64, ``exact``, which is asked only where it decides. ``make_inputs`` makes a batch from a generator and the
     batch's size, and must not make the export example. Outputs without a tolerance are judged by their rounding, see
-    ``export.verify.gate_flips``, as are ``gated`` outputs if an element is beyond its tolerance. The message of the
+    ``RoundingCheck``, as are ``gated`` outputs if an element is beyond its tolerance. The message of the
     VerificationError of a check that fails has the whole table.
     """
     rng = np.random.default_rng(seed)

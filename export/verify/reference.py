@@ -1,18 +1,32 @@
-"""PyTorch's own answers, and the comparison of graphs of any kind with them."""
+"""PyTorch's own answers, ONNX Runtime's of a graph, and the comparison of graphs of any kind with them."""
 
+import re
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from export.errors import network_code
-from export.tracing.copies import copy_of
-from export.tracing.explanation import PredictionGraph, needs_of_kind
-from export.verify.compare import Floats, Inputs, Outputs, Run, Tolerance, Verdict, batch_sizes, fresh_pictures, verify
+from export.errors import NotExportableError, network_code
+from export.tracing.explanation import PredictionGraph, copy_of, needs_of_kind
+from export.tracing.onnx_export import OPSET
+from export.verify.compare import (
+    Floats,
+    Inputs,
+    Outputs,
+    Run,
+    Tolerance,
+    Verdict,
+    VerificationError,
+    batch_sizes,
+    fresh_pictures,
+    verify,
+)
 from handler.autograd.torch_engine import TorchEngine
 from handler.explanation.evidence import TOP, Needs
 from handler.explanation.gradient_cams import gradcam
@@ -53,16 +67,12 @@ def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -
 
     endings = ["", *(f".{path}" for path in needs_of_kind(classifier, kind).layers)]
     of_explanations = {f"{name}{ending}": held for name, held in _OF_EXPLANATIONS.items() for ending in endings}
-    return verify(
-        partial(_eager, classifier, kind),
-        graph,
-        fresh,
+    tolerances, gated = (
         _OF_PREDICTIONS if predicts else of_explanations,
-        exact=exact,
-        seed=seed,
-        gated=[f"{name}{ending}" for name in _GATED for ending in endings],
-        batches=batch_sizes(classifier.preprocessing.size),
+        [name + end for name in _GATED for end in endings],
     )
+    eager, batches = partial(_eager, classifier, kind), batch_sizes(classifier.preprocessing.size)
+    return verify(eager, graph, fresh, tolerances, exact=exact, seed=seed, gated=gated, batches=batches)
 
 
 def _eager(classifier: Classifier, kind: str, inputs: Inputs) -> Outputs:
@@ -109,3 +119,35 @@ def _widened(value: Any) -> Any:
     if isinstance(value, torch.dtype):
         return torch.float64 if value.is_floating_point else torch.complex128 if value.is_complex else value
     return value
+
+
+def graph_run(graph: Path | bytes) -> Run:
+    """Runs a graph or its file in ONNX Runtime on the CPU; a NotExportableError says why it does not load it.
+
+    The run raises VerificationError if the graph fails.
+    """
+    options = onnxruntime.SessionOptions()
+    options.enable_cpu_mem_arena = False  # an arena would keep the largest batch's memory to the end
+    options.log_severity_level = 4  # silence, because failures are raised
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise NotExportableError(f"ONNX Runtime does not take the graph: {_refusal(str(error))}") from error
+    names = [output.name for output in session.get_outputs()]
+
+    def run(inputs: Inputs) -> Outputs:
+        try:
+            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+            raise VerificationError(f"the graph fails where PyTorch answers: {_refusal(str(error))}") from error
+
+    return run
+
+
+def _refusal(message: str) -> str:
+    """ONNX Runtime's message as one line, or in plain words for the frequent causes."""
+    if found := re.search(r"No Op registered for (\w+)", message):
+        return f"it has no operator {found[1]} of opset {OPSET}"
+    if found := re.search(r"tensor\((bfloat16|float16)\)", message):
+        return f"the network computes in {found[1]}; make its weights float32, and use no autocast"
+    return " ".join(re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", message).split())[:300]

@@ -18,7 +18,7 @@ from handler.autograd.graph import Node, arriving, nodes, operation
 from handler.errors import Unprocessable
 
 # autograd's names of operations that are linear in the input that gradients pass through
-_LINEAR_NAMES = """Add Sub Rsub Neg Mean Sum Nansum Cumsum Clone Copy CopyBackwards torch::autograd::CopySlices ToCopy
+_LINEAR = """Add Sub Rsub Neg Mean Sum Nansum Cumsum Clone Copy CopyBackwards torch::autograd::CopySlices ToCopy
     torch::autograd::AccumulateGrad View UnsafeView Reshape ReshapeAlias Alias AsStrided T Transpose Permute Expand
     Unsqueeze Squeeze Select Slice Split SplitWithSizes UnsafeSplit UnsafeSplitWithSizes Unbind Unfold Diagonal Cat
     Stack BlockDiag Index IndexSelect IndexAdd Gather Scatter ScatterAdd Flip Roll Rot90 Repeat Tril Triu ConstantPadNd
@@ -26,7 +26,6 @@ _LINEAR_NAMES = """Add Sub Rsub Neg Mean Sum Nansum Cumsum Clone Copy CopyBackwa
     Col2Im AvgPool2D AvgPool3D AdaptiveAvgPool2D AdaptiveAvgPool3D MkldnnAdaptiveAvgPool2D UpsampleNearest1D
     UpsampleNearest2D UpsampleNearestExact2D UpsampleLinear1D UpsampleBilinear2D UpsampleBilinear2DAa UpsampleBicubic2D
     UpsampleBicubic2DAa FftR2C FftC2C FftC2R ViewAsReal ViewAsComplex Real Imag"""
-_LINEAR = frozenset(_LINEAR_NAMES.split())
 _PRODUCTS = {  # operations that are linear unless gradients pass through all of these inputs
     **dict.fromkeys(("Mul", "Mm", "Bmm", "Mv", "Dot", "Convolution"), (0, 1)),
     **dict.fromkeys(("Addmm", "Addmv", "Addbmm", "Baddbmm"), (1, 2)),
@@ -69,7 +68,7 @@ def _is_linear(node: Node, name: str) -> bool:
     if name in ("NativeBatchNorm", "CudnnBatchNorm"):
         return not node._saved_training
     if name not in _PRODUCTS:
-        return name in _LINEAR
+        return name in _LINEAR.split()
     inputs = [place for place, (following, _) in enumerate(node.next_functions) if following is not None]
     if set(_PRODUCTS[name]) <= set(inputs):
         return False

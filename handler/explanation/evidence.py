@@ -85,12 +85,9 @@ def joined(parts: Sequence[Evidence]) -> Evidence:
     starts = np.cumsum([0, *(len(part.logits) for part in parts[:-1])])
     moved = [replace(part, rows=part.rows + start) for part, start in zip(parts, starts, strict=True)]
     whole: Evidence = _concatenated(moved)
-    return replace(
-        whole,
-        layers={path: _concatenated([part.layers[path] for part in parts]) for path in whole.layers},
-        infer_ms=sum(part.infer_ms for part in parts),
-        explain_ms=sum(part.explain_ms for part in parts),
-    )
+    layers = {path: _concatenated([part.layers[path] for part in parts]) for path in whole.layers}
+    infer_ms, explain_ms = (sum(getattr(part, name) for part in parts) for name in ("infer_ms", "explain_ms"))
+    return replace(whole, layers=layers, infer_ms=infer_ms, explain_ms=explain_ms)
 
 
 def _concatenated(parts: Sequence[Any]) -> Any:

@@ -45,16 +45,9 @@ def declare(architecture: str) -> Checkpoint:
             how, flipped, beside = None, False, ""
     for part in ("_name_or_path", "id2label", "label2id"):
         known.pop(part, None)
-    return Checkpoint(
-        architecture=f"hf/{name}",
-        labels=labels,
-        preprocessing=how,
-        options={"config": known, "flipped": flipped},
-        origins={
-            "labels": f"as {name}'s configuration has them",
-            "preprocessing": f"as {name}'s image processor has it{beside}",
-        },
-    )
+    options, origins = {"config": known, "flipped": flipped}, {"labels": f"as {name}'s configuration has them"}
+    origins["preprocessing"] = f"as {name}'s image processor has it{beside}"
+    return Checkpoint(architecture=f"hf/{name}", labels=labels, preprocessing=how, options=options, origins=origins)
 
 
 def find(architecture: str, weights: str | None) -> Checkpoint:
@@ -104,16 +97,12 @@ def _measured(processor: Any) -> tuple[Preprocessing | None, bool, str]:
     coarse = [draw(0, 256, (rows, columns, 3)).astype(np.uint8) for rows, columns in ((16, 32), (23, 17))]
     pictures = [picture.repeat(15, 0).repeat(15, 1) for picture in coarse]
     wanted = [run(picture) for picture in pictures]
+    mean, std = np.round(-low / (high - low) + 0.0, 7).tolist(), np.round(1 / (high - low), 7).tolist()
+    said: dict[str, Any] = {"interpolation": Image.Resampling(processor.resample).name.lower()}
+    said |= {"mean": tuple(mean), "std": tuple(std)}
     fits: list[tuple[float, bool, Preprocessing]] = []  # difference, whether blue is first
     for form, margin in product(_FORMS, range(max(height, width) // 2)):
-        how = Preprocessing(
-            resize_size=(height + margin, width + margin),
-            crop_size=(height, width),
-            mean=tuple(np.round(-low / (high - low) + 0.0, 7).tolist()),
-            std=tuple(np.round(1 / (high - low), 7).tolist()),
-            interpolation=Image.Resampling(processor.resample).name.lower(),
-            **form,
-        )
+        how = Preprocessing(resize_size=(height + margin, width + margin), crop_size=(height, width), **said, **form)
         found = [preprocess(picture, how).tensor for picture in pictures]
         for step in (1, -1):
             off = max(_distance(theirs[::step], ours) for theirs, ours in zip(wanted, found, strict=True))

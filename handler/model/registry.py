@@ -27,13 +27,9 @@ def builder_of(architecture: str) -> Any:
 def preprocessing_of(weights: Any) -> Preprocessing:
     """The preprocessing of weights of the registry, read from their transforms."""
     preset = weights.transforms()
-    return Preprocessing(
-        resize_size=preset.resize_size[0],
-        crop_size=preset.crop_size[0],
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
-        interpolation=preset.interpolation.value,
-    )
+    sizes: dict[str, Any] = {"resize_size": preset.resize_size[0], "crop_size": preset.crop_size[0]}
+    scale: dict[str, Any] = {"mean": tuple(preset.mean), "std": tuple(preset.std)}
+    return Preprocessing(**sizes, **scale, interpolation=preset.interpolation.value)
 
 
 def find(architecture: str, weights: str | None) -> Checkpoint:
@@ -48,13 +44,9 @@ def find(architecture: str, weights: str | None) -> Checkpoint:
     elsewhere = "download the file elsewhere, and give it as checkpoint= together with labels="
     with foreign_code(f"the weights of {architecture} could not be downloaded from {chosen.url}", elsewhere):
         state = chosen.get_state_dict(progress=True, check_hash=True)
-    return replace(
-        declare(architecture),
-        labels=list(chosen.meta["categories"]),
-        preprocessing=preprocessing_of(chosen),
-        state=dict(state),
-        origins=dict.fromkeys(PARTS, f"as torchvision's {chosen.name} weights have it"),
-    )
+    labels, how = list(chosen.meta["categories"]), preprocessing_of(chosen)
+    origins = dict.fromkeys(PARTS, f"as torchvision's {chosen.name} weights have it")
+    return replace(declare(architecture), labels=labels, preprocessing=how, state=dict(state), origins=origins)
 
 
 def declare(architecture: str) -> Checkpoint:

@@ -47,24 +47,16 @@ def declare(architecture: str) -> Checkpoint:
     labels = [str(described.get(label, label)) for label in known.get("label_names") or ()]
     if subset and not labels:
         labels = list(ImageNetInfo(subset).label_descriptions())
-    how = resolve_data_config(pretrained_cfg=known, use_test_size=True)
-    (_, height, width), crop_pct = how["input_size"], how["crop_pct"]
-    preprocessing = None
+    config = resolve_data_config(pretrained_cfg=known, use_test_size=True)
+    (_, height, width), crop_pct, how = config["input_size"], config["crop_pct"], None
     if crop_pct <= 1:  # else timm puts a black border around the picture
-        preprocessing = Preprocessing(
-            resize_size=(math.floor(height / crop_pct), math.floor(width / crop_pct)),
-            crop_size=(height, width),
-            mean=tuple(how["mean"]),
-            std=tuple(how["std"]),
-            interpolation=how["interpolation"],
-            crop_mode=how["crop_mode"],
-        )
+        whole = math.floor(height / crop_pct), math.floor(width / crop_pct)
+        said = {part: config[part] for part in ("interpolation", "crop_mode")}
+        said |= {part: tuple(config[part]) for part in ("mean", "std")}
+        how = Preprocessing(resize_size=whole, crop_size=(height, width), **said)
+    origins = dict.fromkeys(("labels", "preprocessing"), f"as timm's {name} weights have it")
     return Checkpoint(
-        architecture=f"timm/{name}",
-        labels=labels or None,
-        preprocessing=preprocessing,
-        options=options,
-        origins=dict.fromkeys(("labels", "preprocessing"), f"as timm's {name} weights have it"),
+        architecture=f"timm/{name}", labels=labels or None, preprocessing=how, options=options, origins=origins
     )
 
 

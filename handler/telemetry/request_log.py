@@ -6,11 +6,9 @@ line holds none, and all other records, tracebacks for example, have their line 
 
 import json
 import logging
-from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
-from handler.protocol.answer import NONE, Answer, Observation
+from handler.protocol.answer import NONE, STAGES, Answer
 
 
 class OneLine(logging.Formatter):
@@ -30,32 +28,25 @@ def keep_on_one_line() -> None:
 
 
 def request_line(answer: Answer, request_id: str, bytes_in: int, milliseconds: float) -> str:
-    """A request's line: a JSON object without a client's text; the id is the response's ``x-request-id``."""
+    """A request's line: a JSON object without a client's text; the id is the response's ``x-request-id``.
+
+    Engine and method are those of the first picture.
+    """
+    observed = answer.observed
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "request": request_id,
         "outcome": answer.outcome,
         "status": answer.status,
-        **_summary(answer.observed),
-        "bytes_in": bytes_in,
-        "bytes_out": len(answer.body),
-        "ms": round(milliseconds, 2),  # from the batch's arrival in the handler to its answers
-    }
-    return json.dumps(line, ensure_ascii=True)
-
-
-def _summary(observed: Sequence[Observation]) -> dict[str, Any]:
-    """The fields of the line about the request's pictures; engine and method are those of the first picture."""
-    if not observed:
-        return {"engine": NONE, "method": NONE, "maps": [], "targets": 0, "pictures": 0, "pixels": 0}
-    first = observed[0]
-    stages = {stage: round(sum(picture.stages_ms[stage] for picture in observed), 2) for stage in first.stages_ms}
-    return {
-        **first.labels,
+        **(observed[0].labels if observed else {"engine": NONE, "method": NONE}),
         "maps": sorted({name for picture in observed for name in picture.maps}),
         "targets": sum(picture.targets for picture in observed),
         "degenerate": sum(picture.degenerate for picture in observed),
         "pictures": len(observed),
         "pixels": sum(picture.pixels for picture in observed),
-        "stages_ms": stages,
+        "stages_ms": {stage: round(sum(picture.stages_ms[stage] for picture in observed), 2) for stage in STAGES},
+        "bytes_in": bytes_in,
+        "bytes_out": len(answer.body),
+        "ms": round(milliseconds, 2),  # from the batch's arrival in the handler to its answers
     }
+    return json.dumps(line, ensure_ascii=True)

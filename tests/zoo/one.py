@@ -19,8 +19,7 @@ from torch import Tensor
 
 from benchmarks.machine import describe_machine, peak_memory
 from export.graphs.exporters import explanation_kind
-from export.verify.compare import Verdict, fresh_pictures
-from export.verify.gate_flips import RoundingCheck
+from export.verify.compare import RoundingCheck, Verdict, fresh_pictures
 from handler.atomic_write import write_whole
 from handler.autograd.layer_maps import CHANNELS_FIRST
 from handler.autograd.torch_engine import TorchEngine

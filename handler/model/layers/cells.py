@@ -1,11 +1,13 @@
-"""Finds out where the cells of a layer's output lie in the picture, by changing parts of the picture.
+"""Finds out where the cells of a layer's output lie, by the operations that made it, or by changing the picture.
 
-A tensor's shape does not tell rows, columns and channels: attention over T tokens is as square as a map, and the number
-of latents may be a square. So parts of the picture are changed; a cell lies in the part that changes the cell most.
+Convolutions, pooling, pointwise operations and shuffles of channels keep the order of rows and columns, whatever the
+weights. Behind all other operations, a tensor's shape does not tell rows, columns and channels: attention over T tokens
+is as square as a map, and the number of latents may be a square. So parts of the picture are changed; a cell lies in
+the part that changes the cell most.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -13,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from handler.autograd.graph import Node, axes, nodes, operation
 from handler.autograd.layer_maps import ChannelLayout
 
 Floats = npt.NDArray[np.float64]
@@ -157,3 +160,68 @@ def _correlation(values: Floats, positions: npt.NDArray[np.int64]) -> float:
     apart, steps = values - values.mean(), positions - positions.mean()
     spread = float(np.sqrt((apart**2).sum() * (steps**2).sum()))
     return float((apart * steps).sum()) / spread if spread > 0 else 0.0
+
+
+# pointwise operations, windows that slide over rows and columns, operations between whole maps
+_KEEPING = """Add Sub Rsub Neg Mul Div Addcmul Clone ToCopy Contiguous Relu Hardtanh Hardswish Hardsigmoid Sigmoid Silu
+Gelu Elu Celu LeakyRelu PreluKernel Mish Softplus Tanh Clamp ClampMin Threshold Maximum Fmax Abs Pow Sqrt Exp
+NativeBatchNorm CudnnBatchNorm NativeGroupNorm MaxPool2DWithIndices AvgPool2D AdaptiveAvgPool2D AdaptiveMaxPool2D
+MkldnnAdaptiveAvgPool2D UpsampleNearest2D UpsampleNearestExact2D UpsampleBilinear2D UpsampleBilinear2DAa
+UpsampleBicubic2D UpsampleBicubic2DAa PixelShuffle PixelUnshuffle ChannelShuffle Mean Amax Expand"""
+
+Shape = tuple[int, ...]
+
+
+def keeps_arrangement(root: Node, leaf: Node, known: Collection[Node]) -> bool:
+    """Whether every path from a layer's output (N, C, h, w) to the picture keeps the order of rows and columns.
+
+    ``root`` and ``leaf`` are nodes of the output and the picture, ``known`` those of tensors (N, C, h, w) whose cells
+    are known to lie as the picture's pixels.
+    """
+
+    def ends(node: Node) -> bool:
+        return node is leaf or node in known or _shape(node)[2:] == (1, 1)  # as gates of whole channels are
+
+    return all(_keeps(node, operation(node), _shape(node)) for node in nodes(root, avoided=ends))
+
+
+def _keeps(node: Node, name: str, after: Shape) -> bool:
+    # without channels a tensor still has rows and columns
+    return len(after) > 2 and (name in _KEEPING.split() or name in _IF and _IF[name](node, after))
+
+
+def _shape(node: Node) -> Shape:
+    """The shape of an operation's output, of several that of the first; () if it is not known."""
+    return next((tuple(output.shape) for output in node._input_metadata), ())
+
+
+def _same_maps(node: Node, after: Shape) -> bool:
+    before = [_shape(following) for following, _ in node.next_functions if following is not None]
+    return all(len(shape) >= 4 and shape[-2:] == after[-2:] for shape in before)
+
+
+def _is_padded_within_reach(node: Node) -> bool:
+    """Whether a convolution's padding is no wider than the reach of its kernel."""
+    reach = np.asarray(node._saved_dilation) * (np.asarray(node._saved_weight.shape[2:]) - 1)
+    return bool(np.all(np.asarray(node._saved_padding) <= reach))  # padding="valid" is (0,) for all axes
+
+
+def _is_narrow(padding: Iterable[int], after: Shape, share: int) -> bool:
+    """Whether padding takes at most one part out of ``share`` of the shorter side, or one cell."""
+    return max(padding) <= max(1, min(after[-2:]) // share)
+
+
+_IF: dict[str, Callable[[Node, Shape], bool]] = {
+    "Convolution": lambda node, _after: node._saved_transposed or _is_padded_within_reach(node),
+    # wider padding would make the map show more than the picture
+    "ConstantPadNd": lambda node, after: _is_narrow(map(abs, node._saved_pad), after, 8),
+    "ReflectionPad2D": lambda node, after: _is_narrow(node._saved_padding, after, 2),
+    "ReplicationPad2D": lambda node, after: _is_narrow(node._saved_padding, after, 2),
+    "Index": lambda node, after: _same_maps(node, after) and all(index is None for index in node._saved_indices[2:]),
+    "Flip": lambda node, after: max(axes(node._saved_dims, len(after))) < len(after) - 2,
+    "Select": lambda node, after: axes([node._saved_dim], len(after) + 1)[0] < len(after) - 1,
+    "Unsqueeze": lambda node, after: axes([node._saved_dim], len(after))[0] < len(after) - 2,
+    **dict.fromkeys(("View", "UnsafeView", "ReshapeAlias", "Slice", "Split", "SplitWithSizes", "Cat"), _same_maps),
+    "Transpose": lambda node, after: max(axes([node._saved_dim0, node._saved_dim1], len(after))) < len(after) - 2,
+    "Permute": lambda node, after: axes(node._saved_dims, len(after))[-2:] == [len(after) - 2, len(after) - 1],
+}

@@ -14,8 +14,7 @@ import export.tracing.explanation as tracing
 from benchmarks.random_weights import random_classifier as well_conditioned
 from export.errors import NotExportableError
 from export.graphs.exporters import explanation_kind
-from export.verify.compare import Check, VerificationError, fresh_pictures
-from export.verify.gate_flips import RoundingCheck
+from export.verify.compare import Check, RoundingCheck, VerificationError, fresh_pictures
 from handler.autograd.torch_engine import TorchEngine
 from handler.client.model import GraphModel
 from handler.explanation.evidence import TOP, Needs

@@ -7,7 +7,7 @@ import pytest
 from export.__main__ import main
 from export.graphs.exporters import reverify
 from export.verify.compare import VerificationError
-from export.verify.runtime import graph_run
+from export.verify.reference import graph_run
 from handler.errors import ModelError
 from handler.model.checkpoint import Checkpoint, write_checkpoint
 from tests.support.exports import export_explanation, export_prediction

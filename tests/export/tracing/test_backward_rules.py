@@ -12,7 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import export.tracing.backward_rules as rules
 from export.tracing.backward_rules import backward_rules, rule
-from export.tracing.trace import trace_batch
+from export.tracing.onnx_export import trace_batch
 
 aten = torch.ops.aten
 

@@ -5,6 +5,7 @@ import pytest
 
 from export.verify.compare import (
     Check,
+    RoundingCheck,
     Tolerance,
     VerificationError,
     batch_sizes,
@@ -13,7 +14,6 @@ from export.verify.compare import (
     table,
     verify,
 )
-from export.verify.gate_flips import RoundingCheck
 from tests.support.graphs import HOW
 
 TOLERANCES = {"logits": Tolerance(1e-4), "map": Tolerance(1e-4, relative=True)}

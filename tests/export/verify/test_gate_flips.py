@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from export.verify.gate_flips import RoundingCheck
+from export.verify.compare import RoundingCheck
 
 
 def pictures(count, seed=0):

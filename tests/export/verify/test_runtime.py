@@ -8,7 +8,7 @@ import pytest
 from export.errors import NotExportableError
 from export.tracing.onnx_export import OPSET
 from export.verify.compare import VerificationError
-from export.verify.runtime import graph_run
+from export.verify.reference import graph_run
 from tests.support.graphs import describe, make_graph
 
 PICTURES = np.random.default_rng(0).standard_normal((2, 3, 2, 2)).astype(np.float32)
