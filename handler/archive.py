@@ -89,7 +89,7 @@ def _open_graphs(folder: Path, card: ModelCard, threads: int) -> dict[str, Graph
         if not path.is_file() or hashed(path) != card.graphs[kind]:
             changed = "is missing or was changed since it was packed; pack the archive anew"
             raise ModelError(f"{path.name} of {card.name} {changed}")
-    return {kind: GraphSession.open(path, kind, threads=threads) for kind, path in paths.items()}
+    return {kind: GraphSession.open(path, kind, threads=threads, shared=True) for kind, path in paths.items()}
 
 
 def check_defaults(defaults: Options, card: ModelCard, engine: Engine) -> None:

@@ -34,12 +34,15 @@ class GraphSession:
     prepared: Any = None  # shared_weights.Prepared, for further sessions
 
     @classmethod
-    def open(cls, path: Path, kind: str | None = None, *, threads: int = 0) -> "GraphSession":
-        """Opens a graph of a kind, a key of ``KINDS``, or of any; a ModelError says why the file is no such graph."""
+    def open(cls, path: Path, kind: str | None = None, *, threads: int = 0, shared: bool = False) -> "GraphSession":
+        """Opens a graph of a kind, a key of ``KINDS``, or of any; a ModelError says why the file is no such graph.
+
+        With ``shared`` its weights are those of other graphs and sessions, which needs the package onnx.
+        """
         if not path.is_file():
             commands = "`shufflenet-cam prediction`, `explanation` and `gradcam`"
             raise ModelError(f"graph {path} does not exist; {commands} write graphs")
-        prepared, session = _load(path, str(path), threads)
+        prepared, session = _load(path, str(path), threads, shared)
         try:
             description = GraphDescription.from_properties(session.get_modelmeta().custom_metadata_map)
         except ModelError as error:
@@ -96,7 +99,7 @@ def open_graphs(folder: Path, origin: Origin, *, threads: int) -> dict[str, Grap
     paths = find_graphs(folder)
     if not paths:
         raise ModelError(f"{folder} holds no graph, valid are {', '.join(known.file for known in KINDS.values())}")
-    graphs = {kind: GraphSession.open(path, kind, threads=threads) for kind, path in paths.items()}
+    graphs = {kind: GraphSession.open(path, kind, threads=threads, shared=True) for kind, path in paths.items()}
     for kind, graph in graphs.items():
         check_origin(paths[kind], graph.description, origin)
     layers = {graph.description.layer for kind, graph in graphs.items() if kind != KIND_PREDICTION}
@@ -127,10 +130,10 @@ def hashed(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _load(path: Path, model: str | bytes, threads: int) -> tuple[Prepared, Any]:
+def _load(path: Path, model: str | bytes, threads: int, shared: bool = True) -> tuple[Prepared, Any]:
     """Opens a file, or the content of a graph that was made of it."""
     try:
-        prepared = Prepared.of(model)
+        prepared = Prepared.of(model) if shared else Prepared(graph=model)
         return prepared, prepared.session(threads)
     except Exception as error:  # ONNX Runtime's exceptions have no other common base
         raise ModelError(f"graph {path} cannot be loaded by ONNX Runtime: {_explained(str(error))}") from error

@@ -36,7 +36,6 @@ class Prepared:
     graph: str | bytes  # a file, or the content of one; without the weights
     weights: Mapping[str, Any] = field(default_factory=dict)  # onnxruntime.OrtValue by name
     size: int = 0  # bytes of all weights
-    packs: bool = True  # whether sessions keep copies of weights in the order in which matrix products read them
 
     @classmethod
     def of(cls, model: str | bytes) -> "Prepared":
@@ -62,9 +61,7 @@ class Prepared:
             outside = {one.name: one for one in graph.initializer if one.external_data}
             content = np.memmap(data, np.uint8, "r")
             weights = {name: _weight(tensor, content) for name, tensor in outside.items()}
-            of_products = {name for node in graph.node if "MatMul" in node.op_type for name in node.input}
-            shared = sum(weights[name].numpy().nbytes for name in of_products & {*weights})
-            return cls(graph=path.read_bytes(), weights=weights, size=content.size, packs=2 * shared > content.size)
+            return cls(graph=path.read_bytes(), weights=weights, size=content.size)
 
     def session(self, threads: int) -> Any:
         """Opens an ``InferenceSession`` with so many threads for a run, 0 for one per core."""
@@ -72,8 +69,6 @@ class Prepared:
         if not self.weights:
             return _Session(self.graph, options, {})
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it was optimised
-        if not self.packs:
-            options.add_session_config_entry("session.disable_prepacking", "1")
         for name, weight in self.weights.items():
             options.add_initializer(name, weight)
         with TemporaryDirectory(prefix="graph-") as folder:

@@ -203,7 +203,7 @@ def test_what_is_told_of_an_unknown_model_is_an_error(server, path):
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("POST", "/", 405),
         ("POST", "/nothing", 404),
         ("GET", "/predictions", 404),
         ("GET", "/predictions/..%2f..%2fetc%2fpasswd", 404),

@@ -47,7 +47,7 @@ def _flip(content):
 
 
 def test_a_graph_takes_another_number_of_threads_whatever_becomes_of_its_file(tmp_path):
-    graph = GraphSession.open(write_graph(tmp_path, describe()), threads=3)
+    graph = GraphSession.open(write_graph(tmp_path, describe()), threads=3, shared=True)
     write_graph(tmp_path, describe(labels=["other", "names", "here"]))
     graph.path.unlink()
     other = graph.with_threads(2)
@@ -156,13 +156,13 @@ def test_other_types_and_scalars_are_refused(tmp_path):
         GraphSession.open(tmp_path / "a.onnx")
 
 
-def test_a_graph_is_opened_without_torch(tmp_path):
+def test_a_graph_is_opened_without_torch_and_onnx(tmp_path):
     path = write_graph(tmp_path, describe())
     code = (
         "import sys\n"
         "from handler.client.model import GraphModel\n"
         f"assert GraphModel({str(path)!r}).description.kind == 'prediction'\n"
-        "assert not {'torch', 'torchvision'} & set(sys.modules)"
+        "assert not {'torch', 'torchvision', 'onnx'} & set(sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False

@@ -79,9 +79,11 @@ def test_weights_are_let_go_with_the_last_session():
     assert not known & {*shared_weights._KNOWN}
 
 
-def test_weights_of_products_are_packed_by_each_session_and_those_of_convolutions_are_not():
-    assert Prepared.of(network(1, product=True)).packs
-    assert not Prepared.of(network(1)).packs
+def test_a_picture_gets_the_same_scores_alone_and_in_a_batch():
+    session = Prepared.of(network(1, product=True)).session(1)
+    together = session.run(None, {"input": PICTURES})[0]
+    alone = [session.run(None, {"input": PICTURES[row : row + 1]})[0] for row in range(len(PICTURES))]
+    np.testing.assert_array_equal(np.concatenate(alone), together)
 
 
 def test_without_the_package_onnx_sessions_have_weights_of_their_own(monkeypatch):
