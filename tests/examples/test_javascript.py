@@ -281,7 +281,7 @@ def test_what_is_no_picture_is_refused_as_the_server_does(runtime, graphs):
     huge, long = sized(9_000, 9_000), sized(70_000, 2)
     wide = cv2.imencode(".jpg", noise(8, 8))[1].tobytes()
     place = wide.index(b"\xff\xc0") + 5
-    wide = wide[:place] + (60_000).to_bytes(2, "big") * 2 + wide[place + 4 :]
+    wide = wide[:place] + (9_000).to_bytes(2, "big") * 2 + wide[place + 4 :]
     broken = cv2.imencode(".png", noise(64, 64))[1].tobytes()[:300]
     files = {"text": b"no picture at all", "empty": b"", "huge": huge, "long": long, "wide": wide, "broken": broken}
     found = answers(runtime, graphs["shapes"], [(text_of(data), {}) for data in files.values()])
