@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import handler
-from export.graphs.exporters import EXPORTERS
 from handler.errors import RequestError
 from handler.explanation.methods import ATTENTION_METHODS
 from handler.graphs import description as kinds
 from handler.picture.preprocess import Preprocessing, preprocess
+from tests.support.exports import EXPORTERS
 from tests.support.graphs import describe, write_graph
 from tests.support.javascript import Browser, Node, array_of, chromium, pixels, served, text_of, tree
 from tests.support.models import random_classifier
