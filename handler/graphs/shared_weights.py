@@ -55,7 +55,7 @@ class Prepared:
                 options.add_session_config_entry(f"session.optimized_model_external_initializers_{name}", value)
             options.add_session_config_entry("session.disable_prepacking", "1")
             _Session(model, options, {})
-            if not data.exists():
+            if not (data.exists() and data.stat().st_size):
                 return cls(graph=path.read_bytes())
             graph = onnx.load(path, load_external_data=False).graph
             outside = {one.name: one for one in graph.initializer if one.external_data}

@@ -248,13 +248,13 @@ STAR, SIDE = ("star", {}), 320  # what is in the picture, pixels that the networ
 ANSWERED = {
     "README.md-1": [
         STAR,
-        (4 * (SIDE + 4), 2 * (SIDE + 26)),  # two targets with three maps each, behind the picture
+        (4 * SIDE + 40, 2 * 429),  # two targets with three maps each, behind the picture
         ("heart", {"heart": ["gradcam"]}),
     ],
     "docs/API.md-0": [STAR] * 5,
     "docs/API.md-2": [
         ("heart", {"heart": ["gradcam"], "arrow": ["gradcam"]}),
-        (4 * (SIDE + 4), SIDE + 26),
+        (4 * SIDE + 40, 429),
     ],
     "docs/API.md-3": [("heart", {"heart": ["gradcam", "guided_backprop"], "arrow": ["gradcam", "guided_backprop"]})],
     "docs/API.md-6": [("heart", {"heart": ["gradcam"]})],

