@@ -47,7 +47,9 @@ def operation(node: Node) -> str:
 
 
 def gradients_at(tensors: Sequence[Tensor], score: Tensor, *, again: bool = False) -> Sequence[Tensor | None]:
-    """The gradients of a scalar at tensors, None at those on which it does not depend; ``again`` records them, too.
+    """The gradients of a scalar at tensors; a gradient is None where the scalar does not depend on the tensor.
+
+    With ``again`` autograd records the gradients, too.
 
     They reach batch norms in the memory layout of the norms' inputs: ``native_batch_norm_backward`` of PyTorch 2.14.1
     on a CPU silently returns wrong values if one of input and gradient (N, C, H, W) is contiguous and the other has

@@ -37,7 +37,7 @@ class GraphSession:
     def open(cls, path: Path, kind: str | None = None, *, threads: int = 0, shared: bool = False) -> "GraphSession":
         """Opens a graph of a kind, a key of ``KINDS``, or of any; a ModelError says why the file is no such graph.
 
-        With ``shared`` its weights are those of other graphs and sessions, which needs the package onnx.
+        With ``shared`` the session takes equal weights from other sessions, for which the package onnx is needed.
         """
         if not path.is_file():
             commands = "`shufflenet-cam prediction`, `explanation` and `gradcam`"

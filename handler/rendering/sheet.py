@@ -21,7 +21,7 @@ _FINE = 4  # letters are drawn so many times as large, because small ones begin 
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """A picture of a sheet, and what is written around it."""
+    """One picture on a sheet, with the texts around the picture."""
 
     picture: Picture
     title: str

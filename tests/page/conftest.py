@@ -30,7 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, shapes_archive: Path) -> It
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Visit]:
-    """Opens an address in a context of its own; options are those of Playwright's contexts."""
+    """Opens an address in a new browser context, which takes the options."""
     contexts = []
 
     def open_at(address: str, **options: Any) -> Tab:

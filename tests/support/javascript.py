@@ -1,4 +1,4 @@
-"""The package of examples/browser with what it depends on, in a folder of its own, and questions to it as JSON."""
+"""Installs the package of examples/browser into a temporary folder, and asks the package questions as JSON."""
 
 import base64
 import io

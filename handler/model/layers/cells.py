@@ -207,7 +207,7 @@ def _is_padded_within_reach(node: Node) -> bool:
 
 
 def _is_narrow(padding: Iterable[int], after: Shape, share: int) -> bool:
-    """Whether padding takes at most one part out of ``share`` of the shorter side, or one cell."""
+    """Whether the padding is at most the shorter side divided by ``share``, or one cell."""
     return max(padding) <= max(1, min(after[-2:]) // share)
 
 
