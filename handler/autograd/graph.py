@@ -51,10 +51,10 @@ def gradients_at(tensors: Sequence[Tensor], score: Tensor, *, again: bool = Fals
 
     With ``again`` autograd records the gradients, too.
 
-    Gradients reach batch norms in the memory layout of the norms' inputs: ``native_batch_norm_backward`` of PyTorch 2.14.1
-    on a CPU silently returns wrong values if one of input and gradient (N, C, H, W) is contiguous and the other has
-    strides of channels-last memory, too: at N = 1, or where a side is 1, as in transposed tokens. Remove this when
-    ``tests/handler/autograd/test_backward_contract.py`` reports that the bare operator is right.
+    Gradients reach batch norms in the memory layout of the norms' inputs, because ``native_batch_norm_backward`` of
+    PyTorch 2.14.1 on a CPU silently returns wrong values if one of input and gradient (N, C, H, W) is contiguous and
+    the other has strides of channels-last memory, too: at N = 1, or where a side is 1, as in transposed tokens. Remove
+    this when ``tests/handler/autograd/test_backward_contract.py`` reports that the bare operator is right.
     """
     if not tensors or not score.requires_grad:
         return [None] * len(tensors)
