@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -11,6 +10,7 @@ import handler.serving.answering as answering
 from handler.archive import Unpacked
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import ModelError, Unprocessable
+from handler.graphs.shared_weights import Prepared
 from handler.loading import check_defaults, describe_model, load_service
 from handler.protocol.options import Options
 from tests.support.engines import CARD, BrightnessEngine
@@ -29,13 +29,14 @@ def test_the_threads_of_the_settings_are_those_of_torch_of_the_graphs_and_of_dra
     shapes_graphs, monkeypatch, threads
 ):
     sessions, painters = [], []
-    open_session, make_pool = onnxruntime.InferenceSession, answering.ThreadPoolExecutor
+    open_session, make_pool = Prepared.session, answering.ThreadPoolExecutor
 
-    def opened(path, options, **more):
-        sessions.append(options.intra_op_num_threads)
-        return open_session(path, options, **more)
+    def opened(prepared, threads):
+        session = open_session(prepared, threads)
+        sessions.append(session.get_session_options().intra_op_num_threads)
+        return session
 
-    monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
+    monkeypatch.setattr(Prepared, "session", opened)
     monkeypatch.setattr(
         answering, "ThreadPoolExecutor", lambda count, name: painters.append(count) or make_pool(count, name)
     )
