@@ -10,6 +10,7 @@ import traceback
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,6 +144,7 @@ def _add_serve_arguments(server: ArgumentParser) -> None:
     listening: dict[str, Any] = {"--host": "127.0.0.1", "--port": 8080, "--metrics-port": 8082}
     for name, value in listening.items():
         server.add_argument(name, type=type(value), default=value, help="(default: %(default)s)")
+    server.add_argument("--grpc-port", type=int, metavar="PORT", help="answer gRPC, too; needs the extra grpc")
     most = "requests that wait or are answered at most (default: %(default)s)"
     server.add_argument("--waiting", type=int, default=32, metavar="REQUESTS", help=most)
     server.add_argument("--token-file", type=Path, help="file with the bearer token that requests must send")
@@ -272,7 +274,14 @@ def _serve(options: Namespace) -> None:
     from handler.asgi_entry import serve
 
     names = ("host", "port", "metrics_port", "waiting", "token_file", "cors", "certificate", "key")
-    serve(options.paths, **{name: getattr(options, name) for name in names})
+    said = {name: getattr(options, name) for name in names}
+    if options.grpc_port is not None:
+        options.extra = "grpc"
+        from deploy.grpc.server import listen
+
+        address, tls = f"{options.host}:{options.grpc_port}", {name: said[name] for name in ("certificate", "key")}
+        said["beside"] = partial(listen, address=address, **tls)
+    serve(options.paths, **said)
 
 
 def _replay(options: Namespace) -> int:

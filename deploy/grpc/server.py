@@ -29,12 +29,21 @@ _CODES = {
 }  # of answers by their HTTP status; others are INVALID_ARGUMENT
 _PROBES = ("ServerLive", "ServerReady")
 _GRACE = 60.0  # seconds in which requests that have arrived are answered
-_OPTIONS = [("grpc.max_receive_message_length", MOST_UNPACKED), ("grpc.max_send_message_length", -1)]
+_OPTIONS = [
+    ("grpc.max_receive_message_length", MOST_UNPACKED),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.so_reuseport", 0),  # a port of another server counts as taken
+]
 
 
 @asynccontextmanager
-async def listen(models: Models, address: str) -> AsyncIterator[int]:
-    """Answers at an address, ``host:port``, within the block, and yields the port; an OSError says that it is taken."""
+async def listen(
+    models: Models, address: str, certificate: Path | None = None, key: Path | None = None
+) -> AsyncIterator[int]:
+    """Answers at an address, ``host:port``, within the block, and yields the port; an OSError says that it is taken.
+
+    With a certificate and its key, files in PEM, clients must use TLS.
+    """
     server, pool, methods = grpc.aio.server(options=_OPTIONS), descriptor_pool.DescriptorPool(), {}
     for file in descriptor_pb2.FileDescriptorSet.FromString(_PROTOCOL.read_bytes()).file:
         pool.Add(file)
@@ -45,7 +54,11 @@ async def listen(models: Models, address: str) -> AsyncIterator[int]:
         )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, methods),))
     try:
-        port = server.add_insecure_port(address)
+        if certificate and key:
+            pair = key.read_bytes(), certificate.read_bytes()
+            port = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        else:
+            port = server.add_insecure_port(address)
     except RuntimeError as error:
         raise OSError(f"gRPC cannot listen at {address}; valid is a free port") from error
     await server.start()

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import json
+import socket
 import subprocess
 import sys
 
@@ -31,16 +32,19 @@ def generated(folder):
 
 
 @contextlib.contextmanager
-def asking(archive, folder, *options):
-    """A server with gRPC; yields messages and the stub."""
+def asking(archive, folder, *options, authority=None):
+    """A server with gRPC; yields messages and the stub, over TLS if there is the certificate of an authority."""
     messages, services = generated(folder)
     http, metrics, port = free_ports(3)
-    where = ["--http-port", str(http), "--metrics-port", str(metrics), "--grpc-port", str(port), *options]
+    where = ["--port", str(http), "--metrics-port", str(metrics), "--grpc-port", str(port), *options]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "deploy.grpc", archive, *where], cwd=ROOT, stderr=log)
+        process = subprocess.Popen([sys.executable, "-m", "export", "serve", archive, *where], cwd=ROOT, stderr=log)
     try:
-        options = [("grpc.max_receive_message_length", 20_000_000)]
-        with grpc.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+        sizes = [("grpc.max_receive_message_length", 20_000_000)]
+        at = f"localhost:{port}"
+        trusted = grpc.ssl_channel_credentials(authority) if authority else None
+        opened = grpc.secure_channel(at, trusted, sizes) if trusted else grpc.insecure_channel(at, sizes)
+        with opened as channel:
             grpc.channel_ready_future(channel).result(timeout=60)
             yield messages, services.GRPCInferenceServiceStub(channel)
     finally:
@@ -154,9 +158,22 @@ def test_a_token_is_asked_for(shapes_archive, tmp_path):
         assert stub.ModelReady(asked, metadata=(("authorization", "Bearer secret"),)).ready
 
 
+def test_tls_is_spoken_where_a_certificate_is_given(shapes_archive, tmp_path):
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days"]
+    name = ["2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*new, *name], check=True, capture_output=True)
+    options = ["--certificate", str(certificate), "--key", str(key)]
+    with asking(shapes_archive, tmp_path, *options, authority=certificate.read_bytes()) as (messages, stub):
+        assert stub.ServerReady(messages.ServerReadyRequest()).ready
+
+
 def test_an_address_that_cannot_be_had_is_one_line(shapes_archive):
-    command = [sys.executable, "-m", "deploy.grpc", shapes_archive, "--host", "192.0.2.1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    http, metrics, port = free_ports(3)
+    with socket.create_server(("127.0.0.1", port)):
+        ports = ["--port", str(http), "--metrics-port", str(metrics), "--grpc-port", str(port)]
+        command = [sys.executable, "-m", "export", "serve", shapes_archive, *ports]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert done.stderr.splitlines()[-1] == f"error: gRPC cannot listen at 127.0.0.1:{port}; valid is a free port"
     assert "Traceback" not in done.stderr
