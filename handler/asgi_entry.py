@@ -41,6 +41,8 @@ from handler.telemetry.request_log import keep_on_one_line
 logger = logging.getLogger(__name__)
 MOST_BYTES = MOST_UNPACKED  # of a body
 SLOWEST = 60.0  # seconds that a client may take for its request, and for a part of the answer
+_ON_ITS_WAY = 1.0  # seconds after SIGTERM in which requests of open connections are answered
+_CLOSING = (b"connection", b"close")
 _OPENAPI = Path(__file__).with_name("openapi.yaml")
 _Told = Answer | Mapping[str, Any]  # a mapping is the content of a JSON answer
 _Endpoint = Callable[[Request], _Told | Awaitable[_Told]]
@@ -224,6 +226,12 @@ class Connection(H11Protocol):
             self.transport.abort()
         else:
             self._next_look = self.loop.call_later(SLOWEST, self._look, self.cycle)
+
+    def shutdown(self) -> None:
+        """Answers what is on its way, too, before the connection is closed."""
+        if _CLOSING not in self.server_state.default_headers:
+            self.server_state.default_headers = [*self.server_state.default_headers, _CLOSING]
+        self.loop.call_later(_ON_ITS_WAY, lambda: self.transport.is_closing() or H11Protocol.shutdown(self))
 
     def send_400_response(self, msg: str) -> None:
         """Answers what cannot be read as HTTP, and closes the connection."""

@@ -3,6 +3,7 @@
 import base64
 import concurrent.futures
 import contextlib
+import http.client
 import json
 import re
 import shutil
@@ -364,12 +365,17 @@ def test_sigterm_lets_what_has_arrived_be_answered(tmp_path, shapes_archive):
         ThreadPoolExecutor(CORES + 1) as pool,
         gate.shut(),
         socket.create_connection(("127.0.0.1", server.port)),  # a client that says nothing holds nobody up
+        contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port)) as opened,
     ):
+        opened.connect()
         waiting = [pool.submit(ask, server) for _ in range(CORES + 1)]  # one of them still waits
         gate.wait_for("arrived", CORES + 1)
         gate.wait_for("begun", CORES)
         server.process.send_signal(signal.SIGTERM)
         assert until(lambda: not listens(server.port), 60)
+        opened.request("GET", "/ping")  # is on its way while the server ends
+        last = opened.getresponse()
+        assert (last.status, last.getheader("connection")) == (200, "close")
         gate.open()
         answers = [one.result() for one in waiting]
         assert server.process.wait(60) == -signal.SIGTERM
