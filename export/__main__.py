@@ -15,6 +15,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deploy.bulk.command import add_arguments as add_bulk_arguments
+from deploy.bulk.command import bulk
 from handler.errors import ModelError, ServiceError, in_one_line
 
 if TYPE_CHECKING:
@@ -122,6 +124,8 @@ def _parser() -> ArgumentParser:
     _add_serve_arguments(command(_serve, "serve", does, extra="light"))
     does = "compute an answer anew from its receipt, and say what is equal"
     _add_replay_arguments(command(_replay, "replay", does, extra="client"))
+    does = "explain pictures by the million, on this machine or a Ray cluster, into Parquet files; runs without torch"
+    add_bulk_arguments(command(bulk, "bulk", does, extra="bulk"))
     for added in commands.choices.values():
         added.add_argument("--debug", default=SUPPRESS, **debug)
     return parser

@@ -15,13 +15,12 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from PIL import Image
 
 from handler.atomic_write import write_whole
 from handler.client.model import GraphModel
 from handler.errors import ModelError, ServiceError
 from handler.page.compose import page
-from handler.picture.decode import FORMATS, quieten
+from handler.picture.decode import FORMATS, endings, quieten
 from handler.rendering.render import data_uri, encode_png
 from handler.rendering.result import report as report_page
 
@@ -30,7 +29,6 @@ _PREDICTED = ("image", "index", "label", "probability")
 _EXPLAINED = ("image", "index", "label", "logit", "probability", "method", "layer", "map", "max", "degenerate")
 _SHEET = ".explained.png"
 _STDIN = Path("-")
-_FURTHER = (".npy", ".dcm", ".heic", ".heif", ".avif")  # what cannot be read of these is named, with what reads it
 _Told = tuple[Any, Iterable[Iterable[Any]], Sequence[str]]  # an answer as JSON, as rows of a table, and as lines
 _Ask = Callable[[Path, bytes], _Told]  # by a picture's path and content
 _Tell = Callable[[str], None]
@@ -127,12 +125,11 @@ def _refuse_present(files: Sequence[Path], options: Namespace) -> None:
 
 def find_pictures(said: Sequence[str]) -> dict[Path, Path]:
     """The pictures that files, folders, patterns and ``-`` name, to their path below the folder that was named."""
-    endings = {*_FURTHER, *(ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS)}
-    found: dict[Path, Path] = {}
+    found, known = dict[Path, Path](), endings()
     for path in map(Path, said):
         inside = [path]
         if path.is_dir():
-            inside = [one for one in sorted(path.rglob("*")) if one.suffix.lower() in endings and one.is_file()]
+            inside = [one for one in sorted(path.rglob("*")) if one.suffix.lower() in known and one.is_file()]
             inside = [one for one in inside if not (_SHEET in one.name or "/." in f"/{one.relative_to(path)}")]
         elif not path.exists():
             inside = [one for one in map(Path, sorted(glob.glob(str(path), recursive=True))) if one.is_file()]
