@@ -38,7 +38,6 @@ def bulk(options: Namespace) -> int:
     cluster = options.cluster or os.environ.get("RAY_ADDRESS")
     told = explain_all(options.sources, options.out, options.model, said, cluster=cluster, **how)
     rate = told["rows"] / max(told["seconds"], 1e-9)
-    print(
-        f"{told['rows']} rows in {told['seconds']:.1f} s ({rate:.1f} pictures/s), {told['errors']} of them errors; {told['known']} were there"
-    )
+    counts = f"{told['rows']} rows, {told['errors']} of them errors, beside {told['known']} that were there"
+    print(f"{options.out}: {counts}; {told['seconds']:.1f} s, {rate:.1f} pictures/s")
     return 2 if told["errors"] else 0

@@ -38,7 +38,8 @@ SCHEMA = pa.schema(
     ]
 )
 _ABOUT = b"shufflenet-cam"  # the key of a file's metadata under which it says what made the rows
-_ROWS, _OVERLAYS, _UNFINISHED = "explanations-", "overlays", ".unfinished"
+_ROWS = "explanations-"
+_OVERLAYS, _UNFINISHED = "_overlays", "_unfinished-"  # what reads a folder of Parquet files passes over such names
 _NAME_LETTERS = 16
 
 
@@ -82,15 +83,14 @@ class Results:
         files.create_dir(folder)
         names: set[str] = set()
         for found in files.get_file_info(FileSelector(folder)):
-            if found.base_name.endswith(_UNFINISHED):
+            if found.base_name.startswith(_UNFINISHED):
                 files.delete_file(found.path)
             elif found.base_name.startswith(_ROWS):
                 with files.open_input_file(found.path) as file:
                     about = json.loads((pq.read_schema(file).metadata or {}).get(_ABOUT, b"{}"))
                     if about != self.about:
-                        raise ModelError(
-                            f"{self.address} holds the rows of {about}, not of {self.about}; give another folder"
-                        )
+                        what = f"rows of {about}, and these are {self.about}"
+                        raise ModelError(f"{self.address} holds {what}; give another folder")
                     names.update(pq.read_table(file, columns=["image"]).column("image").to_pylist())
             elif found.base_name != _OVERLAYS:
                 raise ModelError(f"{self.address} holds {found.base_name}, which is no result; give an empty folder")
@@ -115,8 +115,8 @@ class Results:
 
     def _write(self, path: str, content: bytes) -> None:
         files, folder = self._place
-        unfinished = f"{folder}/{path}{_UNFINISHED}"
-        files.create_dir(unfinished.rpartition("/")[0])
+        files.create_dir(f"{folder}/{path}".rpartition("/")[0])
+        unfinished = f"{folder}/{_UNFINISHED}{path.rpartition('/')[2]}"
         with files.open_output_stream(unfinished) as file:
             file.write(content)
         files.move(unfinished, f"{folder}/{path}")

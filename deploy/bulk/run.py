@@ -6,6 +6,7 @@ interrupted goes on with the pictures that have no row.
 """
 
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from tqdm import tqdm
 
-from deploy.bulk.pictures import Source
+from deploy.bulk.pictures import Picture, Source
 from deploy.bulk.results import Results, row_of
 from handler.client.model import GraphModel
 from handler.errors import ServiceError
@@ -80,8 +81,10 @@ def explain_all(
     opened = GraphModel(model, threads=1)
     opened.check(**options)
     results = Results(out, {"graphs": dict(opened.card.graphs), "options": dict(options)})
-    sources, done = [Source(address, column) for address in dict.fromkeys(addresses)], results.prepare()
-    parts, known = [*_parts(sources, done, together)], len(done)
+    sources = [Source(address, column) for address in dict.fromkeys(addresses)]
+    found = [source.find() for source in sources]
+    done = results.prepare()
+    parts, known = [*_parts(sources, found, done, together)], len(done)
     count, started = sum(len(part["paths"]) for part in parts), time.monotonic()
     told = {"rows": 0, "errors": 0}
     if parts:
@@ -95,11 +98,13 @@ def explain_all(
     return {**told, "known": known, "seconds": time.monotonic() - started}
 
 
-def _parts(sources: Sequence[Source], done: set[str], together: int) -> Iterator[dict[str, Any]]:
+def _parts(
+    sources: Sequence[Source], found: Sequence[Sequence[Picture]], done: set[str], together: int
+) -> Iterator[dict[str, Any]]:
     """Lists of pictures of a source that have no row; a picture that two sources hold is in one list."""
     seen = {*done}
-    for number, source in enumerate(sources):
-        names = {source.name_of(picture): picture for picture in source.find()}
+    for number, (source, pictures) in enumerate(zip(sources, found, strict=True)):
+        names = {source.name_of(picture): picture for picture in pictures}
         left = [picture for name, picture in names.items() if name not in seen]
         seen |= {*names}
         for start in range(0, len(left), together):
@@ -113,10 +118,11 @@ def _cluster(address: str | None, workers: int) -> Iterator[int]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     DataContext.get_current().enable_progress_bars = False
     alone = {} if address else {"num_cpus": workers or usable_cores(), "object_store_memory": _STORE}
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray.init(address or "local", **alone, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield workers or int(ray.cluster_resources()["CPU"])
     except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, OSError) else error
+        raise error.cause if isinstance(error.cause, OSError) else error from None
     finally:
         ray.shutdown()
