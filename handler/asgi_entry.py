@@ -231,7 +231,8 @@ class Connection(H11Protocol):
         """Answers what is on its way, too, before the connection is closed."""
         if _CLOSING not in self.server_state.default_headers:
             self.server_state.default_headers = [*self.server_state.default_headers, _CLOSING]
-        self.loop.call_later(_ON_ITS_WAY, lambda: self.transport.is_closing() or H11Protocol.shutdown(self))
+        close = super().shutdown
+        self.loop.call_later(_ON_ITS_WAY, lambda: None if self.transport.is_closing() else close())
 
     def send_400_response(self, msg: str) -> None:
         """Answers what cannot be read as HTTP, and closes the connection."""
