@@ -124,8 +124,8 @@ class Source:
 
         def holds(kind: pa.DataType) -> bool:
             if pa.types.is_struct(kind):
-                return kind.get_field_index(_CONTENT) >= 0
-            return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+                return bool(kind.get_field_index(_CONTENT) >= 0)
+            return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
         schema = table.schema_arrow
         can = [field.name for field in schema if holds(field.type)]
@@ -135,4 +135,4 @@ class Source:
         if self.column or len(can) != 1:
             valid = ", ".join(can + texts) or "none: the file holds neither binary columns nor texts"
             raise ValueError(f"{path}: say which column holds the pictures or their paths, --column; valid: {valid}")
-        return can[0]
+        return str(can[0])
