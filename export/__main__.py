@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import traceback
-from argparse import SUPPRESS, ArgumentParser, Namespace
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -143,14 +143,25 @@ def _add_serve_arguments(server: ArgumentParser) -> None:
     server.add_argument("paths", nargs="+", type=Path, metavar="FILE.mar", help="archive, or folder of archives")
     listening: dict[str, Any] = {"--host": "127.0.0.1", "--port": 8080, "--metrics-port": 8082}
     for name, value in listening.items():
-        server.add_argument(name, type=type(value), default=value, help="(default: %(default)s)")
-    server.add_argument("--grpc-port", type=int, metavar="PORT", help="answer gRPC, too; needs the extra grpc")
+        kind = str if name == "--host" else _between(1, 65535)
+        server.add_argument(name, type=kind, default=value, help="(default: %(default)s)")
+    does = "answer gRPC, too; needs the extra grpc"
+    server.add_argument("--grpc-port", type=_between(1, 65535), metavar="PORT", help=does)
     most = "requests that wait or are answered at most (default: %(default)s)"
-    server.add_argument("--waiting", type=int, default=32, metavar="REQUESTS", help=most)
+    server.add_argument("--waiting", type=_between(1, 10_000), default=32, metavar="REQUESTS", help=most)
     server.add_argument("--token-file", type=Path, help="file with the bearer token that requests must send")
     server.add_argument("--cors", action="append", default=[], metavar="ORIGIN", help="pages that may ask; repeatable")
     server.add_argument("--certificate", type=Path, metavar="FILE.pem", help="for TLS")
     server.add_argument("--key", type=Path, metavar="FILE.pem", help="of the certificate")
+
+
+def _between(least: int, most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not (text.isdecimal() and least <= int(text) <= most):
+            raise ArgumentTypeError(f"{text!r} is not valid, valid are {least} to {most}")
+        return int(text)
+
+    return number
 
 
 def _add_replay_arguments(again: ArgumentParser) -> None:
