@@ -193,7 +193,6 @@ def test_what_cannot_be_done_is_one_line_and_writes_nothing(tmp_path, pictures, 
         ): "which column holds the pictures or their paths, --column; valid: a, b",
         (pictures, written[0], "--target", "star"): "give another folder",
         (pictures, tmp_path / "out", "--target", "unicorn"): "unicorn",
-        (pictures, tmp_path / "out", "--together", "0"): "--together must be 1 or more",
     }
     for arguments, said in cases.items():
         done = bulk(*arguments, graph=graph, status=2)
