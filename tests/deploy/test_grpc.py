@@ -33,7 +33,7 @@ def generated(folder):
 
 @contextlib.contextmanager
 def asking(archive, folder, *options, authority=None):
-    """A server with gRPC; yields messages, the stub and its channel, over TLS if there is an authority's certificate."""
+    """A server with gRPC; yields messages, the stub and its channel, over TLS if there is an authority."""
     messages, services = generated(folder)
     http, metrics, port = free_ports(3)
     where = ["--port", str(http), "--metrics-port", str(metrics), "--grpc-port", str(port), *options]
