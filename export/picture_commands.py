@@ -77,7 +77,8 @@ def report(options: Namespace, tell: _Tell) -> int:
     a row of the gallery, too; without a page there is no gallery.
     """
     model, said = _explainer(options)
-    found, index = find_pictures(options.images), options.out / "index.html"
+    pictures = [one for said in options.images for one in _doubtful(said, options.most)]
+    found, index = find_pictures(pictures), options.out / "index.html"
     files = picture_files(found, options.out / "pictures", ".html")
     _refuse_present([index, *files.values()], options)
     rows: list[dict[str, Any]] = []
@@ -104,6 +105,15 @@ def report(options: Namespace, tell: _Tell) -> int:
         write_whole(index, page({"card": model.card.description("onnx"), "gallery": rows}))
         print(f"wrote {index}")
     return status
+
+
+def _doubtful(said: str, most: int) -> list[str]:
+    """The pictures of a folder of ``bulk``'s results whose doubt is largest; what is no such folder is itself."""
+    if not any(Path(said).glob("explanations-*.parquet")):
+        return [said]
+    from deploy.bulk.results import most_doubtful
+
+    return most_doubtful(said, most)
 
 
 def _explainer(options: Namespace) -> tuple[GraphModel, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """``shufflenet-cam bulk``: pictures from everywhere, over Ray Data, into Parquet files."""
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -9,13 +10,16 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 
 from benchmarks.reliability.asking import until
 from deploy.bulk.pictures import Source
 from deploy.bulk.results import SCHEMA, most_doubtful
 from handler.client.model import GraphModel
+from tests.support.manifests import validate
 from tests.support.serving import ONE, ROOT, TWO
+from tests.support.tools import tool
 
 pytestmark = pytest.mark.server  # processes of several cores
 
@@ -99,6 +103,15 @@ def test_the_gallery_begins_with_what_is_doubtful(written):
     rows = rows_of(written[0])
     doubts = {name: row["doubt"] for name, row in rows.items() if not row["error"]}
     assert most_doubtful(str(written[0]), 3) == sorted(doubts, key=lambda name: -doubts[name])[:3]
+
+
+def test_the_report_is_about_what_is_doubtful(written, graph, tmp_path):
+    command = [sys.executable, "-m", "export", "report", str(written[0]), "--model", str(graph), "--most", "3"]
+    done = subprocess.run([*command, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len([*tmp_path.glob("pictures/**/*.html")]) == 3
+    index = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert all(name in index for name in most_doubtful(str(written[0]), 3))
 
 
 def test_a_further_run_adds_what_is_missing_and_no_more(written, pictures, graph, tmp_path):
@@ -200,3 +213,34 @@ def test_what_cannot_be_done_is_one_line_and_writes_nothing(tmp_path, pictures, 
         assert done.stderr.count("\n") == 1, done.stderr
         assert not (tmp_path / "out").exists()
     assert [*foreign.iterdir()] == [foreign / "mine.txt"]
+
+
+def test_the_ray_job_is_of_known_fields_and_runs_the_command_as_it_is():
+    job = yaml.safe_load((ROOT / "deploy/bulk/rayjob.yaml").read_text(encoding="utf-8"))
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    # the fields of KubeRay 1.4's API reference that the manifest may use
+    spec = {"entrypoint", "backoffLimit", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "rayClusterSpec"}
+    cluster = {"rayVersion", "headGroupSpec", "workerGroupSpecs"}
+    group = {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
+    ray_cluster = job["spec"]["rayClusterSpec"]
+    groups = [ray_cluster["headGroupSpec"], *ray_cluster["workerGroupSpecs"]]
+    assert {*job["spec"]} == spec
+    assert {*ray_cluster} == cluster
+    for one in groups:
+        assert {*one} <= group
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, **one["template"]}
+        validate(pod, "1.31")
+    pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    version = ray_cluster["rayVersion"]
+    assert f"\nray=={version}\n" in pinned
+    assert f"rayproject/ray:{version}-" in (ROOT / "deploy/bulk/Dockerfile").read_text(encoding="utf-8")
+    command = [sys.executable, "-m", "export", *shlex.split(job["spec"]["entrypoint"])[1:]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stderr.startswith("error: graph /data/model.gradcam.onnx does not exist")
+
+
+@pytest.mark.skipif(tool("hadolint") is None, reason="hadolint is not installed")
+def test_hadolint_has_no_complaint():
+    command = [str(tool("hadolint")), str(ROOT / "deploy/bulk/Dockerfile")]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout) == (0, "")
