@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from resource import RLIMIT_NOFILE, getrlimit
 from typing import Any
@@ -205,8 +205,9 @@ class Front:
             try:
                 self._models.queue.admit()  # before megabytes are read for nothing
                 body = await self._bodies.read(request)
-                row = await asyncio.to_thread(read_row, request, body, path, explains)
-                row = replace(row, models=self._models.addresses)
+                read = partial(read_row, request, body, path, explains)
+                is_form = "form" in request.headers.get("content-type", "").lower()  # which takes long if it is large
+                row = replace(await asyncio.to_thread(read) if is_form else read(), models=self._models.addresses)
                 answer = await self._models.ask(model, row, request.receive)
             except RequestError as error:
                 answer = error_answer(error)
