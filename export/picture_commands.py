@@ -84,15 +84,14 @@ def report(options: Namespace, tell: _Tell) -> int:
     rows: list[dict[str, Any]] = []
 
     def ask(path: Path, data: bytes) -> _Told:
-        whole = model.explain(data, **said, size="image", encoding="npy")
+        whole = model.explain(data, **said, size="image", encoding="npy", overlay="viridis")  # the page's colours
         result, upload = replace(whole, canvas=replace(whole.canvas, upload=None)), np.asarray(whole.canvas.upload)
         write_whole(files[path], report_page(model.card, result.to_dict(), data_uri(upload), str(path)))
         chances = [*(one.probability for one in result.predictions), 0.0]
         row: dict[str, Any] = {"name": str(path), "page": quote(os.fsencode(files[path].relative_to(options.out)))}
         row |= {**asdict(result.predictions[0]), "doubt": 1 - (chances[0] - chances[1])}
         row["trust"] = [one.trust.sentence for one in result.explanations if one.trust]
-        row["thumbnail"] = data_uri(result.draw() if result.explanations else upload, most=160, quality=75)
-        rows.append(row)
+        rows.append({**row, "thumbnail": data_uri(result.draw() if result.explanations else upload, 160, 75)})
         return {}, (), [f"wrote {files[path]}"]
 
     def tell_and_list(mistake: str) -> None:
@@ -168,11 +167,11 @@ def picture_files(found: dict[Path, Path], folder: Path, ending: str = _SHEET) -
 def _print_each(found: dict[Path, Path], ask: _Ask, form: str | None, columns: Sequence[str], tell: _Tell) -> int:
     """Prints the answer about each picture, as "json", a "csv" table or lines; a mistake keeps none from the others."""
     quieten()  # a mistake is printed once, without the decoder's own warnings
+    getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # names of files may be no text
     status, before, table = 0, "{", csv.writer(sys.stdout, lineterminator="\n")
     has_bar = sys.stderr.isatty() and len(found) > 1
     draw = partial(print, "\r\033[K", sep="", end="", file=sys.stderr if has_bar else io.StringIO(), flush=True)
-    if form == "csv":
-        table.writerow(columns)
+    table.writerows([columns] if form == "csv" else [])
     for count, path in enumerate(found):
         draw(f"[{'#' * (20 * count // len(found)):20}] {count}/{len(found)} {path}")
         try:

@@ -45,8 +45,8 @@ export function displayControls(display, changed) {
   );
 }
 
-/** What is asked for; `options` changes before `changed(name)` is called. */
-export function askControls(model, methods, options, changed) {
+/** What is asked for; `options` changes before `changed(name)` is called. Without a server there is no trust and no receipt. */
+export function askControls(model, methods, options, changed, served) {
   const check = (list, name, text, hint = "") =>
     el(
       "label",
@@ -88,8 +88,8 @@ export function askControls(model, methods, options, changed) {
       },
     },
     el("option", { value: "auto" }, `auto (${model.layer})`),
-    Object.entries(model.layers ?? {}).map(([path, [, height, width]]) =>
-      el("option", { value: path, selected: path === options.layer }, `${path} (${height} × ${width} cells)`),
+    Object.entries(model.layers ?? {}).map(([path, shape]) =>
+      el("option", { value: path, selected: path === options.layer }, shape ? `${path} (${shape[1]} × ${shape[2]} cells)` : path),
     ),
   );
   const known = Object.entries(model.methods ?? {}).map(([name, summary]) => {
@@ -127,8 +127,7 @@ export function askControls(model, methods, options, changed) {
       { class: "checks" },
       el("legend", {}, "Also"),
       flag("against", "what speaks against the class"),
-      flag("trust", "trust: test the maps with the network's answers (28 passes each)"),
-      flag("receipt", "receipt"),
+      served ? [flag("trust", "trust: test the maps with the network's answers (28 passes each)"), flag("receipt", "receipt")] : null,
     ),
     el("div", { class: "row" }, field("Layer", layers), field("Give up after (s)", patience)),
   );

@@ -75,7 +75,7 @@ function startLive(root, content, ask) {
     el(
       "div",
       { class: "columns" },
-      el("div", { class: "column" }, taking.element, choosing.element, askControls(model, methods, options, optionChanged)),
+      el("div", { class: "column" }, taking.element, choosing.element, askControls(model, methods, options, optionChanged, Boolean(ask.address))),
       el("div", { class: "column wide" }, bar.element, alert, status, maps, region.element, comparing?.element ?? "", along.element),
     ),
   );
@@ -198,7 +198,7 @@ function startLive(root, content, ask) {
   }
 
   function showBeside() {
-    const receipts = options.receipt ? state.answers.map(receiptOf) : [];
+    const receipts = options.receipt ? state.answers.filter(({ receipt }) => receipt).map(receiptOf) : [];
     beside.replaceChildren(...state.answers.flatMap((answer) => trustOf(answer, methods)), ...receipts);
   }
 

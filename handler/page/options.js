@@ -11,7 +11,7 @@ export function firstOptions(card) {
     target: "top", // or the index of a class
     against: false, // what speaks against the target
     contrast: "none", // "second" or the index of a class
-    method: [card.method ?? "gradcam"], // several are shown side by side
+    method: [card.method ?? "gradcam"].filter(Boolean), // several are shown side by side; none where the model has none
     maps: detailsOf(card).filter((name) => name !== "saliency"),
     layer: "auto",
     trust: false,

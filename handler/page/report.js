@@ -56,7 +56,7 @@ function part({ name, picture, answer }, place, methods, options) {
   }
 
   const redraw = () => made?.forEach((one) => one.draw());
-  const link = el("a", { href: `#picture-${place + 1}` }, `${name}: ${best.label} ${percent(best.probability)}`);
+  const link = el("a", { href: `#picture-${place + 1}` }, el("bdi", {}, name), ": ", el("bdi", {}, best.label), ` ${percent(best.probability)}`);
   return { element, link, open, redraw };
 }
 
