@@ -10,7 +10,7 @@ import logging
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from typing import Any
 
@@ -35,6 +35,8 @@ _JPEG = ("JPEG", "MPO")
 DEFAULT_MAX_PIXELS = 50_000_000
 LONGEST_SIDE = 65_535  # pixels; JPEG's own limit
 
+_MANY_PIXELS = 8_000_000
+_ONE_LARGE = threading.Lock()  # pictures of many pixels are decoded one by one: each is in memory several times
 _LIMIT = threading.Lock()  # Pillow has one limit for the whole process
 _VALUES = "whole numbers without a sign, of at most 16 bits, as values"
 _FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}  # EXIF's orientation to the axes that cv2 flips
@@ -73,17 +75,18 @@ def decode(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> npt.NDArray[np.
         raise TooLarge(f"the JPEG picture has more than {MOST_SCANS} scans, valid are at most {MOST_SCANS}")
     if image.format == "AVIF":
         check_frames(data, max_pixels)
-    try:
-        if image.format in _JPEG and image.mode != "CMYK":  # which cv2 converts one grey level off
-            how = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-            return _upright(cv2.imdecode(np.frombuffer(data, np.uint8), how), image)  # None cannot be turned
-        with pillows_limit(max_pixels):  # a TIFF's tiles are judged once more when it is loaded
-            if image.format == "PNG":  # whose checksums Pillow reads for this alone
-                Image.open(io.BytesIO(data), formats=FORMATS).verify()
-            image.load()
-        return _pixels(image)
-    except Exception as error:  # both raise exceptions of many types
-        raise BadRequest(f"the {image.format} picture is truncated or corrupt and cannot be decoded") from error
+    with _ONE_LARGE if image.height * image.width > _MANY_PIXELS else nullcontext():
+        try:
+            if image.format in _JPEG and image.mode != "CMYK":  # which cv2 converts one grey level off
+                how = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+                return _upright(cv2.imdecode(np.frombuffer(data, np.uint8), how), image)  # None cannot be turned
+            with pillows_limit(max_pixels):  # a TIFF's tiles are judged once more when it is loaded
+                if image.format == "PNG":  # whose checksums Pillow reads for this alone
+                    Image.open(io.BytesIO(data), formats=FORMATS).verify()
+                image.load()
+            return _pixels(image)
+        except Exception as error:  # both raise exceptions of many types
+            raise BadRequest(f"the {image.format} picture is truncated or corrupt and cannot be decoded") from error
 
 
 def check_pixels(height: int, width: int, max_pixels: int) -> None:
@@ -177,7 +180,8 @@ def from_pillow(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 def _pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     """The pixels of a loaded image: uint8 RGB (H, W, 3), upright."""
-    return _upright(np.asarray(_of_8_bits(image).convert("RGB")), image)
+    plain = _of_8_bits(image)
+    return _upright(np.asarray(plain if plain.mode == "RGB" else plain.convert("RGB")), image)  # which would copy
 
 
 def _of_8_bits(image: Image.Image) -> Image.Image:
