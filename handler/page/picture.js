@@ -52,7 +52,8 @@ async function decoded(file) {
   }
 }
 
-function encoded(canvas, type) {
+/** A canvas as a file of a type; a Failure says that the browser cannot write one this large. */
+export function encoded(canvas, type) {
   return new Promise((resolve, reject) => {
     const done = (blob) => (blob ? resolve(blob) : reject(new Failure("The browser cannot write a picture this large; choose a smaller one.")));
     canvas.toBlob(done, type, 0.95);
