@@ -29,6 +29,7 @@ export function camera({ take, tell, native }) {
       shutter.focus();
     } catch (error) {
       close();
+      if (error.name === "AbortError") return; // it was closed before it began
       tell(error instanceof Failure ? error : new Failure(REASONS[error.name] ?? `The camera does not start (${error.message}); choose a picture.`));
     } finally {
       opener.disabled = false;

@@ -244,7 +244,8 @@ function startLive(root, content, ask) {
       redraw.waits = null;
       for (const made of Object.values(drawn)) made.forEach((one) => one.draw());
     });
-    remember();
+    clearTimeout(redraw.remembers); // browsers take few changes of the address a second
+    redraw.remembers = setTimeout(remember, 250);
   }
 
   /** The first request of the present options, about the class in question, whatever a changed picture's best class is. */
