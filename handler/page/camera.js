@@ -15,7 +15,7 @@ const REASONS = {
 export function camera({ take, tell, native }) {
   const video = el("video", { playsinline: true, "aria-label": "What the camera sees" });
   const opener = button("Photograph", () => (matchMedia("(pointer: coarse)").matches ? native() : open()));
-  const shutter = button("Take the picture", shoot, { class: "primary", id: "shutter" });
+  const shutter = button("Take the picture", shoot, { class: "primary", disabled: true });
   const view = el("div", { id: "camera", hidden: true }, video, el("div", { class: "row" }, shutter, button("Close the camera", close)));
 
   async function open() {
@@ -26,6 +26,7 @@ export function camera({ take, tell, native }) {
       video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
       view.hidden = false;
       await video.play();
+      shutter.disabled = false;
       shutter.focus();
     } catch (error) {
       close();
@@ -37,7 +38,6 @@ export function camera({ take, tell, native }) {
   }
 
   async function shoot() {
-    if (!video.videoWidth) return; // it has not begun
     const { canvas, context } = blank([video.videoHeight, video.videoWidth]);
     context.drawImage(video, 0, 0);
     close();
@@ -47,7 +47,7 @@ export function camera({ take, tell, native }) {
   function close() {
     video.srcObject?.getTracks().forEach((track) => track.stop());
     video.srcObject = null;
-    view.hidden = true;
+    shutter.disabled = view.hidden = true;
   }
 
   return { button: opener, view, close };

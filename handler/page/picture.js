@@ -3,6 +3,7 @@
 import { MOST_BYTES } from "./ask.js";
 import { blank } from "./draw.js";
 import { Failure } from "./failure.js";
+import { unturned, upright } from "./webp.js";
 
 const SHRUNK = 2048; // pixels of the longer side of a smaller copy
 const MOST_PIXELS = 50_000_000; // that servers take
@@ -23,7 +24,7 @@ export async function openPicture(file, name = file.name ?? "picture") {
   if (!bitmap) {
     throw new Failure(`${size}; valid are ${(MOST_BYTES / 2 ** 20).toFixed(1)} MiB, and the browser cannot make this file smaller.`);
   }
-  const scale = SHRUNK / Math.max(bitmap.height, bitmap.width);
+  const scale = Math.min(1, SHRUNK / Math.max(bitmap.height, bitmap.width));
   const { canvas, context } = blank([Math.max(1, Math.round(bitmap.height * scale)), Math.max(1, Math.round(bitmap.width * scale))]);
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   const copy = await encoded(canvas, "image/jpeg");
@@ -53,7 +54,9 @@ function pictureOf(blob, name, bitmap, note) {
 /** The pixels as they are stored, turned as EXIF says, as the server reads them; null if the browser cannot read them. */
 async function decoded(file) {
   try {
-    return await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none" });
+    const { file: stored, orientation } = await unturned(file);
+    const bitmap = await createImageBitmap(stored, { imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none" });
+    return await upright(bitmap, orientation);
   } catch {
     return null;
   }
