@@ -25,7 +25,8 @@ export function addressOf(path, own, model = "") {
 /**
  * Asks the server: `ask(options, picture, signal)` gives the JSON answer, or raises a Failure with a sentence.
  *
- * `ask.arrays` gives an NPZ file instead, `ask.address(model)` the address of a model. `own` is the name of the page's.
+ * `ask.arrays` gives an NPZ file instead, `ask.address(model)` the address of a model, `ask.locked` says whether there is
+ * a token. `own` is the name of the page's model.
  */
 export function serverAsking(own, token = "") {
   const authorization = token ? { Authorization: `Bearer ${token}` } : {};
@@ -46,7 +47,7 @@ export function serverAsking(own, token = "") {
     throw refusal(answer.status, await content.text());
   };
   const ask = async (...asked) => JSON.parse(await (await post("application/json", ...asked)).text());
-  return Object.assign(ask, { address, arrays: (...asked) => post("application/x-npz", ...asked) });
+  return Object.assign(ask, { address, locked: Boolean(token), arrays: (...asked) => post("application/x-npz", ...asked) });
 }
 
 /** The Failure that an answer of this status and text is. */

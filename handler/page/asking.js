@@ -5,25 +5,29 @@ import { Failure } from "./failure.js";
 const KEPT = 24; // answers
 const SUPERSEDED = new Failure("Another question came between.");
 
-/** `during(work)` runs `work(one)`, where `one(request, picture, text, share)` gives an answer; null if it failed. */
+/**
+ * `during(work)` runs `work(one)`, and ends what runs, as `during.stop()` does; null if it failed.
+ *
+ * `one(request, picture, text, share)` gives an answer, by `ask` or by another function of the same arguments as its last.
+ */
 export function asking({ ask, bar, options, tell }) {
   const kept = new Map();
   let running = null;
 
-  return async function during(work) {
-    running?.abort(SUPERSEDED);
+  async function during(work) {
+    stop();
     const control = new AbortController();
     running = control;
     const shown = bar.begin(() => control.abort(new Failure("It was cancelled; choose something to ask again.")));
 
-    async function one(request, picture, text, share) {
-      const key = `${picture.id} ${JSON.stringify(request)}`;
+    async function one(request, picture, text, share, how = ask) {
+      const key = `${how === ask} ${picture.id} ${JSON.stringify(request)}`;
       if (kept.has(key)) return kept.get(key);
       shown.say(text, share);
       const late = `No answer came in ${options.timeout} seconds; choose a method with fewer passes, or more time under “Give up after”.`;
       const clock = setTimeout(() => control.abort(new Failure(late)), 1000 * options.timeout);
       try {
-        const answer = await Promise.race([ask(request, picture, control.signal), aborted(control.signal)]);
+        const answer = await Promise.race([how(request, picture, control.signal), aborted(control.signal)]);
         kept.set(key, answer);
         if (kept.size > KEPT) kept.delete(kept.keys().next().value);
         return answer;
@@ -33,14 +37,17 @@ export function asking({ ask, bar, options, tell }) {
     }
 
     try {
-      return await work(one, control.signal);
+      return await work(one);
     } catch (error) {
       if (error !== SUPERSEDED) tell(error);
       return null;
     } finally {
       shown.end();
     }
-  };
+  }
+
+  const stop = () => running?.abort(SUPERSEDED);
+  return Object.assign(during, { stop });
 }
 
 function aborted(signal) {

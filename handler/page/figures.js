@@ -157,8 +157,9 @@ export function sheetOf(figures, title) {
     const y = 2 * LINE + Math.floor(place / columns) * height;
     write(name, x, y + 0.8 * LINE, "bold 15px", width);
     write(badge, x, y + 1.5 * LINE, "13px", width);
-    context.drawImage(canvas, x, y + 1.8 * LINE);
-    const under = y + 2.1 * LINE + canvas.height;
+    const top = Math.round(y + 1.8 * LINE); // between pixels the figure would be blurred
+    context.drawImage(canvas, x, top);
+    const under = top + 8 + canvas.height;
     context.drawImage(bar, x, under, canvas.width, LINE / 2);
     write(scale.join(" … "), x, under + 1.3 * LINE, "13px", width);
   });

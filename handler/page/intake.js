@@ -1,10 +1,16 @@
 // Takes a picture in: dropped, pasted, chosen, photographed, or a sample.
 
+import { camera } from "./camera.js";
 import { button, card, el, save } from "./dom.js";
+import { Failure } from "./failure.js";
 import { SAMPLES } from "./samples.js";
 
-/** The card that takes pictures; `take(file)` and `takeSample(name)` get them, `offersSave` adds the picture's file. */
-export function intake({ take, takeSample }) {
+const NO_FILE = "This is no picture's file: save the picture, then drop or choose the file.";
+const FOLDER = "This is a folder: drop one of its pictures; shufflenet-cam report makes pages of all.";
+const NOT_COPIED = "The clipboard holds no picture: copy the picture itself, or save it and choose the file.";
+
+/** The card that takes pictures; `take(file)` and `takeSample(name)` get them, `tell(error)` is told why there is none. */
+export function intake({ take, takeSample, tell }) {
   const pick = (attributes) => {
     const input = el("input", { type: "file", class: "visually-hidden", tabindex: -1, "aria-hidden": "true", ...attributes });
     input.addEventListener("change", () => {
@@ -15,6 +21,7 @@ export function intake({ take, takeSample }) {
   };
   const chosen = pick({ accept: "image/*,.npy,.dcm,.tif,.tiff,.heic,.avif", id: "choose" });
   const photographed = pick({ accept: "image/*", capture: "environment", id: "photograph" });
+  const lens = camera({ take, tell, native: () => photographed.click() });
   const note = el("p", { class: "note", hidden: true });
   const keep = button("Save this picture", () => save(note.picture.blob, note.picture.name), { class: "quiet", hidden: true });
   const zone = el(
@@ -25,8 +32,9 @@ export function intake({ take, takeSample }) {
       "div",
       { class: "row" },
       button("Choose a picture", () => chosen.click(), { class: "primary" }),
-      button("Photograph", () => photographed.click()),
+      lens.button,
     ),
+    lens.view,
     el(
       "div",
       { class: "row", role: "group", "aria-label": "Samples" },
@@ -36,21 +44,28 @@ export function intake({ take, takeSample }) {
     chosen,
     photographed,
   );
-  listen(zone, take);
+  listen(zone, take, tell);
   return {
     element: card("Picture", { id: "intake" }, zone, note, keep),
+    /** Says which picture is shown; null, while there is none. */
     show(picture) {
+      note.hidden = keep.hidden = !picture;
+      if (!picture) return;
+      lens.close();
       note.picture = picture;
       note.textContent = `${picture.name}${picture.width ? `, ${picture.width} × ${picture.height} pixels` : ""}. ${picture.note}`;
-      note.hidden = keep.hidden = false;
     },
   };
 }
 
-function listen(zone, take) {
-  const holdsFile = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+function listen(zone, take, tell) {
+  const types = ({ dataTransfer }) => [...(dataTransfer?.types ?? [])];
+  const isTyping = ({ target }) => Boolean(target.closest?.("input, textarea"));
+  /** Whether a drop is meant for the page; the browser would leave the page for a file or an address. */
+  const isMeant = (event) =>
+    types(event).includes("Files") || (!isTyping(event) && (types(event).includes("text/uri-list") || zone.contains(event.target)));
   document.addEventListener("dragover", (event) => {
-    if (!holdsFile(event)) return;
+    if (!isMeant(event)) return;
     event.preventDefault();
     zone.classList.add("over");
   });
@@ -59,14 +74,18 @@ function listen(zone, take) {
   });
   document.addEventListener("drop", (event) => {
     zone.classList.remove("over");
-    if (!holdsFile(event)) return;
+    if (!isMeant(event)) return;
     event.preventDefault();
-    if (event.dataTransfer.files.length) take(event.dataTransfer.files[0]);
+    const item = [...event.dataTransfer.items].find(({ kind }) => kind === "file");
+    if (item?.webkitGetAsEntry?.()?.isDirectory) tell(new Failure(FOLDER));
+    else if (event.dataTransfer.files.length) take(event.dataTransfer.files[0]);
+    else tell(new Failure(NO_FILE));
   });
   document.addEventListener("paste", (event) => {
     const [file] = event.clipboardData?.files ?? [];
-    if (!file) return;
+    if (!file && isTyping(event)) return;
     event.preventDefault();
-    take(file);
+    if (file) take(file);
+    else tell(new Failure(NOT_COPIED));
   });
 }

@@ -23,14 +23,17 @@ function askForToken(problem) {
   const told = el("p", { class: "problem", role: "alert" }, problem);
   const open = async (event) => {
     event.preventDefault();
+    opener.disabled = true; // a page that begins twice would ask everything twice
     try {
       begin(await unlocked(input.value.trim()), input.value.trim());
     } catch (error) {
       told.textContent = sentence(error.message);
+      opener.disabled = false;
     }
   };
+  const opener = el("button", { type: "submit", class: "primary" }, "Open");
   const label = el("label", { class: "field" }, el("span", {}, "Token"), input);
-  const form = el("form", { class: "row", onsubmit: open }, label, el("button", { type: "submit", class: "primary" }, "Open"));
+  const form = el("form", { class: "row", onsubmit: open }, label, opener);
   const about = el("p", { class: "muted" }, "The page keeps the token until it is closed, and sends it to this server alone.");
   const opening = card("This server asks for a token", { class: "card narrow" }, form, told, about);
   page.replaceChildren(el("h1", { class: "visually-hidden" }, "What the model sees, and why"), opening);

@@ -49,7 +49,9 @@ function headOf(model) {
 function startLive(root, content, ask) {
   const { card: model, methods = {}, models } = content;
   const options = fromFragment(location.hash, model);
-  const state = { picture: null, answers: [], refused: [] };
+  const state = { picture: null, answers: [], requests: [], refused: [] };
+  let turn = 0; // of pictures: what an earlier one still waits for is not shown
+  let explaining = null; // the question about the picture, for which all other questions wait
   const drawn = { maps: [], region: [], other: [] }; // figures by their place
   const bar = progress();
   const alert = el("p", { class: "problem", role: "alert", id: "problem" });
@@ -58,7 +60,7 @@ function startLive(root, content, ask) {
   const beside = el("div", { id: "beside" });
   const maps = card("Why", { id: "maps", hidden: true }, displayControls(options, redraw), figures, beside);
   const during = asking({ ask, bar, options, tell });
-  const taking = intake({ take: (file) => take(() => openPicture(file)), takeSample });
+  const taking = intake({ take: (file) => take(() => openPicture(file)), takeSample, tell });
   const choosing = classes(model, { choose, oppose });
   const region = regionTest({ model, methods, display: options, ask: askChanged, shown: (made) => show("region", made) });
   const comparing = ask.address
@@ -69,7 +71,7 @@ function startLive(root, content, ask) {
     figures: () => drawn.maps,
     arrays: ask.arrays ? saveArrays : null,
     link: () => location.href.replace(/#.*$/, "") + fragment(),
-    commands: ask.address ? () => [curlOf, pythonOf].map((of) => of(options, model, ask.address(), state.picture.name)) : null,
+    commands: ask.address ? commands : null,
   });
   root.append(
     el(
@@ -98,19 +100,28 @@ function startLive(root, content, ask) {
     alert.textContent = sentence(error.message);
   }
 
+  function commands() {
+    const where = { address: ask.address(), locked: ask.locked, file: state.picture.name };
+    return [curlOf, pythonOf].map((of) => of(state.requests, model, where));
+  }
+
   async function take(opening, sample = "", anew = true) {
     clear();
+    const mine = turn;
     try {
       const picture = await opening();
+      if (mine !== turn) {
+        picture.bitmap?.close();
+        return;
+      }
       state.picture = picture;
       if (anew) Object.assign(options, { target: "top", contrast: "none" });
       options.sample = sample;
       remember();
       taking.show(picture);
-      await region.open(picture);
-      await explain();
+      await Promise.all([region.open(picture), explain()]);
     } catch (error) {
-      tell(error);
+      if (mine === turn) tell(error);
     }
   }
 
@@ -120,7 +131,11 @@ function startLive(root, content, ask) {
 
   /** Nothing that is about another picture stays. */
   function clear() {
-    Object.assign(state, { picture: null, answers: [], refused: [] });
+    turn += 1;
+    during.stop();
+    state.picture?.bitmap?.close(); // decoded pixels are large
+    Object.assign(state, { picture: null, answers: [], requests: [], refused: [] });
+    taking.show(null);
     alert.textContent = status.textContent = "";
     choosing.element.hidden = maps.hidden = along.element.hidden = region.element.hidden = true;
     comparing?.forget();
@@ -144,36 +159,53 @@ function startLive(root, content, ask) {
     else if (name !== "timeout") explain();
   }
 
-  async function explain() {
-    const { picture } = state;
-    if (!picture) return;
+  function explain() {
+    if (!state.picture) return null;
     region.forget();
     comparing?.forget();
     alert.textContent = "";
     figures.setAttribute("aria-busy", "true");
-    const done = await during(async (one) => {
-      if (options.against && options.target === "top") {
-        const { maps: _, ...plain } = requestsOf({ ...options, against: false }, model)[0];
-        options.target = (await one({ ...plain, maps: "none", trust: false }, picture, "Asking for the class")).predictions[0].index;
-      }
-      const found = { answers: [], refused: [] };
-      const requests = requestsOf(options, model);
-      for (const [place, request] of requests.entries()) {
-        try {
-          found.answers.push(await one(request, picture, asked(request), requests.length > 1 ? place / requests.length : undefined));
-        } catch (error) {
-          if (error.status !== 422 || requests.length === 1) throw error;
-          found.refused.push(error.message);
-        }
-        Object.assign(state, found);
-        if (found.answers.length) showAnswers();
-      }
-      if (!found.answers.length) throw new Failure(found.refused.join(". "), 422);
-      if (options.other && comparing) await compareWith(options.other, one);
-      return true;
+    const mine = during(answerAll).finally(() => {
+      if (explaining === mine) figures.removeAttribute("aria-busy");
     });
-    figures.removeAttribute("aria-busy");
-    if (!done && alert.textContent) state.answers.length || (maps.hidden = true);
+    explaining = mine;
+    return mine;
+  }
+
+  async function answerAll(one) {
+    const { picture } = state;
+    if (options.against && options.target === "top") {
+      const { maps: _, ...plain } = requestsOf({ ...options, against: false }, model)[0];
+      options.target = (await one({ ...plain, maps: "none", trust: false }, picture, "Asking for the class")).predictions[0].index;
+    }
+    const found = { answers: [], requests: [], refused: [] };
+    const requests = requestsOf(options, model);
+    for (const [place, request] of requests.entries()) {
+      try {
+        found.answers.push(await one(request, picture, asked(request), requests.length > 1 ? place / requests.length : undefined));
+        found.requests.push(request);
+      } catch (error) {
+        if (error.status !== 422 || requests.length === 1) throw error;
+        found.refused.push(error.message);
+      }
+      if (found.answers.length) {
+        Object.assign(state, found);
+        showAnswers();
+      }
+    }
+    if (!found.answers.length) throw new Failure(found.refused.join(". "), 422);
+    if (options.other && comparing) await compareWith(options.other, one);
+  }
+
+  /** Waits for the question about the picture; false if there is another picture meanwhile, or no answer. */
+  async function isAnswered() {
+    const mine = turn;
+    alert.textContent = "";
+    for (let seen = null; seen !== explaining; ) {
+      seen = explaining;
+      await seen;
+    }
+    return mine === turn && state.answers.length > 0;
   }
 
   function asked({ method, trust }) {
@@ -212,7 +244,8 @@ function startLive(root, content, ask) {
       redraw.waits = null;
       for (const made of Object.values(drawn)) made.forEach((one) => one.draw());
     });
-    remember();
+    clearTimeout(redraw.remembers); // browsers take few changes of the address a second
+    redraw.remembers = setTimeout(remember, 250);
   }
 
   /** The first request of the present options, about the class in question, whatever a changed picture's best class is. */
@@ -222,15 +255,14 @@ function startLive(root, content, ask) {
     return { ...request, target, trust: false };
   }
 
-  function askChanged(picture) {
-    if (!state.answers.length) return null;
-    alert.textContent = "";
+  async function askChanged(picture) {
+    if (!(await isAnswered())) return null;
     return during((one) => one(question(), picture, "Asking about the changed picture"));
   }
 
   async function askOther(other) {
     if (!state.picture) tell(new Failure("Choose a picture first."));
-    else if (state.answers.length) await during((one) => compareWith(other, one));
+    else if (await isAnswered()) await during((one) => compareWith(other, one));
   }
 
   async function compareWith(other, one) {
@@ -251,9 +283,12 @@ function startLive(root, content, ask) {
   }
 
   async function saveArrays() {
-    await during(async (_, signal) => {
-      for (const request of requestsOf(options, model)) {
-        save(await ask.arrays(request, state.picture, signal), `${request.method ?? "maps"}.npz`, NPZ);
+    if (!(await isAnswered())) return;
+    const { picture, requests } = state;
+    await during(async (one) => {
+      for (const request of requests) {
+        const name = `${request.method ?? "maps"}.npz`;
+        save(await one({ ...request, trust: false }, picture, `Asking for ${name}`, undefined, ask.arrays), name, NPZ);
       }
     });
   }

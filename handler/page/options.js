@@ -90,37 +90,49 @@ export function requestsOf(options, card) {
   return options.method.map((method, place) => ({ ...said, method, maps: ["gradcam", ...(place ? [] : options.maps)] }));
 }
 
-/** The options of the first request as a person writes them down: without what the server takes anyway. */
-function written(options, card) {
-  const { top_k: _, size: __, ...request } = requestsOf(options, card)[0];
-  if (typeof request.target === "number") request.target = labelOrIndex(request.target, card);
-  if (typeof request.contrast === "number") request.contrast = labelOrIndex(request.contrast, card);
-  const usual = { target: "top", contrast: "none", layer: "auto", method: card.method, trust: "false" };
-  return Object.entries(request).filter(([name, value]) => String(value) !== usual[name]);
+/** A request's options as a person writes them down; only the number of predictions is left to the server. */
+function written({ top_k: _, ...request }, card) {
+  const named = (value) => (typeof value === "number" ? labelOrIndex(value, card) : value);
+  return { ...request, target: named(request.target), contrast: named(request.contrast) };
 }
 
 const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
-/** The command that asks the same. */
-export function curlOf(options, card, address, file) {
-  const parts = written(options, card).map(([name, value]) => ` -F ${quoted(`${name}=${value}`)}`);
-  return `curl -F ${quoted(`data=@${file}`)}${parts.join("")} -o answer.json ${quoted(address)}`;
+/** A part of curl's form; curl takes some letters of a value for more than text. */
+const formPart = (name, value) => ` ${/[@<;"]/.test(value) ? "--form-string" : "-F"} ${quoted(`${name}=${value}`)}`;
+
+/** The commands that ask the same as `requests` about a file; `locked` says whether the server wants a token. */
+export function curlOf(requests, card, { address, locked, file }) {
+  const named = /[,;"\\]/.test(file) ? `"${file.replaceAll(/["\\]/g, "\\$&")}"` : file;
+  const token = locked ? ' -H "Authorization: Bearer $TOKEN"' : "";
+  const command = (request) => {
+    const parts = Object.entries(written(request, card)).map(([name, value]) => formPart(name, String(value)));
+    const made = requests.length > 1 ? request.method : "answer";
+    return `curl${token} -F ${quoted(`data=@${named}`)}${parts.join("")} -o ${made}.json ${quoted(address)}`;
+  };
+  return requests.map(command).join("\n");
 }
 
 /** The program that asks the same. */
-export function pythonOf(options, card, address, file) {
-  const said = written(options, card).map(([name, value]) => `${JSON.stringify(name)}: ${JSON.stringify(String(value))}`);
+export function pythonOf(requests, card, { address, locked, file }) {
+  const text = (value) => JSON.stringify(String(value));
+  const said = (request) => Object.entries(written(request, card)).map(([name, value]) => `"${name}": ${text(value)}`);
   return [
-    "import base64, io",
+    `import base64, io${locked ? ", os" : ""}`,
     "import numpy, requests",
     "",
-    `options = {${said.join(", ")}}`,
-    `with open(${JSON.stringify(file)}, "rb") as picture:`,
-    `    answer = requests.post(${JSON.stringify(address)}, files={"data": picture}, data=options, timeout=120).json()`,
-    'print(answer["predictions"])',
-    'for explanation in answer["explanations"]:',
-    '    for name, made in explanation["maps"].items():',
-    '        print(name, numpy.load(io.BytesIO(base64.b64decode(made["data"]))).shape, made["max"])',
+    `address = ${text(address)}`,
+    ...(locked ? ['headers = {"Authorization": "Bearer " + os.environ["TOKEN"]}'] : []),
+    "questions = [",
+    ...requests.map((request) => `    {${said(request).join(", ")}},`),
+    "]",
+    "for question in questions:",
+    `    with open(${text(file)}, "rb") as picture:`,
+    `        answer = requests.post(address, files={"data": picture}, data=question, ${locked ? "headers=headers, " : ""}timeout=120).json()`,
+    '    print(answer["predictions"])',
+    '    for explanation in answer["explanations"]:',
+    '        for name, made in explanation["maps"].items():',
+    '            print(name, numpy.load(io.BytesIO(base64.b64decode(made["data"]))).shape, made["max"])',
     "",
   ].join("\n");
 }

@@ -3,6 +3,7 @@
 import { MOST_BYTES } from "./ask.js";
 import { blank } from "./draw.js";
 import { Failure } from "./failure.js";
+import { unturned, upright } from "./webp.js";
 
 const SHRUNK = 2048; // pixels of the longer side of a smaller copy
 const MOST_PIXELS = 50_000_000; // that servers take
@@ -16,14 +17,14 @@ let opened = 0;
 export async function openPicture(file, name = file.name ?? "picture") {
   const bitmap = await decoded(file);
   if (file.size <= MOST_BYTES && (bitmap?.height ?? 0) * (bitmap?.width ?? 0) <= MOST_PIXELS) {
-    const note = bitmap ? "" : "The browser cannot show this file. If the server can read it, maps are shown on grey.";
+    const note = bitmap ? transparency(bitmap) : "The browser cannot show this file. If the server can read it, maps are shown on grey.";
     return pictureOf(file, name, bitmap, note);
   }
   const size = `The file has ${(file.size / 2 ** 20).toFixed(1)} MiB${bitmap ? `, ${bitmap.width} × ${bitmap.height} pixels` : ""}`;
   if (!bitmap) {
     throw new Failure(`${size}; valid are ${(MOST_BYTES / 2 ** 20).toFixed(1)} MiB, and the browser cannot make this file smaller.`);
   }
-  const scale = SHRUNK / Math.max(bitmap.height, bitmap.width);
+  const scale = Math.min(1, SHRUNK / Math.max(bitmap.height, bitmap.width));
   const { canvas, context } = blank([Math.max(1, Math.round(bitmap.height * scale)), Math.max(1, Math.round(bitmap.width * scale))]);
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   const copy = await encoded(canvas, "image/jpeg");
@@ -38,6 +39,13 @@ export async function pictureOfCanvas(canvas, name) {
   return pictureOf(blob, name, await createImageBitmap(canvas), "");
 }
 
+function transparency(bitmap) {
+  const { context } = blank([32, 32]);
+  context.drawImage(bitmap, 0, 0, 32, 32);
+  const isOpaque = context.getImageData(0, 0, 32, 32).data.every((value, place) => place % 4 < 3 || value === 255);
+  return isOpaque ? "" : "It is transparent: the network sees the colours that are stored there, the page shows grey.";
+}
+
 function pictureOf(blob, name, bitmap, note) {
   opened += 1;
   return { id: opened, blob, name, bitmap, height: bitmap?.height ?? 0, width: bitmap?.width ?? 0, note };
@@ -46,13 +54,16 @@ function pictureOf(blob, name, bitmap, note) {
 /** The pixels as they are stored, turned as EXIF says, as the server reads them; null if the browser cannot read them. */
 async function decoded(file) {
   try {
-    return await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none" });
+    const { file: stored, orientation } = await unturned(file);
+    const bitmap = await createImageBitmap(stored, { imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none" });
+    return await upright(bitmap, orientation);
   } catch {
     return null;
   }
 }
 
-function encoded(canvas, type) {
+/** A canvas as a file of a type; a Failure says that the browser cannot write one this large. */
+export function encoded(canvas, type) {
   return new Promise((resolve, reject) => {
     const done = (blob) => (blob ? resolve(blob) : reject(new Failure("The browser cannot write a picture this large; choose a smaller one.")));
     canvas.toBlob(done, type, 0.95);

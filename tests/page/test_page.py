@@ -1,13 +1,17 @@
 """The page of a running server, in Chromium: what a visitor does and sees."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
 from handler.page.compose import page
 from tests.support.browsing import proxy_before
 from tests.support.light import light_server
-from tests.support.serving import ONE
+from tests.support.serving import ONE, serving
 from tests.support.tools import tool
 
 pytestmark = [pytest.mark.server, pytest.mark.skipif(tool("chromium") is None, reason="no chromium on the PATH")]
@@ -119,6 +123,21 @@ def test_a_server_that_goes_away_is_told(visit, shapes_archive, tmp_path):
         tab.page.locator("#problem", has_text="The server did not answer").wait_for()
 
 
+def test_torchserve_gives_the_page_and_answers_it(visit, shapes_archive, tmp_path):
+    with serving(shapes_archive.parent, "shapes", tmp_path) as client:
+        tab = visit(client.address)
+        tab.page.locator("#choose").set_input_files(ONE)
+        tab.page.locator("#status", has_text="star ").wait_for()
+        assert tab.page.locator("#classes .bars").first.locator(".bar").count() == 5
+        assert tab.page.locator("#figures h3").all_inner_texts() == ["Grad-CAM", "Guided backprop", "Guided Grad-CAM"]
+        tab.page.locator("#classes .bar", has_text="arrow").click()
+        tab.page.locator("#figures .badge", has_text="evidence for arrow").wait_for()
+        drawn = "(canvas) => new Set(canvas.getContext('2d').getImageData(0, 0, 480, 480).data).size"
+        assert tab.page.locator("#figures canvas").first.evaluate(drawn) > 100
+        assert tab.complaints == []  # those about the policy are errors in the console
+        assert tab.elsewhere == []
+
+
 def test_with_a_token_the_page_tells_nothing_before_it_is_given(visit, shapes_archive, tmp_path):
     token = tmp_path / "token"
     token.write_text("secret")
@@ -129,12 +148,19 @@ def test_with_a_token_the_page_tells_nothing_before_it_is_given(visit, shapes_ar
         assert "crescent" not in answer.text
         tab = visit(f"{server.address}/predictions/shapes")
         assert violations(tab.page) == []
+        pages = len(tab.requests)
         for given in ("wrong", "secret"):
             tab.page.locator("#token").fill(given)
-            tab.page.get_by_role("button", name="Open").click()
+            tab.page.get_by_role("button", name="Open").dblclick()
             if given == "wrong":
                 tab.page.locator(".problem", has_text="This token is wrong").wait_for()
         give(tab)
+        assert len(tab.requests) == pages + 3  # pressed twice, each is asked once
+        tab.saved("Save this picture", tmp_path)
+        for name, start in {"As curl": ["bash", "-ec"], "In Python": [sys.executable, "-c"]}.items():
+            command = [*start, tab.page.get_by_label(name, exact=True).inner_text()]
+            subprocess.run(command, cwd=tmp_path, env={**os.environ, "TOKEN": "secret"}, check=True)
+        assert json.loads((tmp_path / "answer.json").read_text())["predictions"][0]["label"] == "heart"
 
 
 def test_a_saved_report_needs_no_server(visit, server, tmp_path):
