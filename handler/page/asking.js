@@ -5,13 +5,18 @@ import { Failure } from "./failure.js";
 const KEPT = 24; // answers
 const SUPERSEDED = new Failure("Another question came between.");
 
-/** `during(work)` runs `work(one)`, where `one(request, picture, text, share)` gives an answer; null if it failed. */
+/**
+ * `during(work)` runs `work(one)`, where `one(request, picture, text, share)` gives an answer; null if it failed, or if
+ * `during` was called again or `during.abandon()` came between.
+ */
 export function asking({ ask, bar, options, tell }) {
   const kept = new Map();
   let running = null;
 
-  return async function during(work) {
-    running?.abort(SUPERSEDED);
+  const abandon = () => running?.abort(SUPERSEDED);
+
+  async function during(work) {
+    abandon();
     const control = new AbortController();
     running = control;
     const shown = bar.begin(() => control.abort(new Failure("It was cancelled; choose something to ask again.")));
@@ -40,7 +45,8 @@ export function asking({ ask, bar, options, tell }) {
     } finally {
       shown.end();
     }
-  };
+  }
+  return Object.assign(during, { abandon });
 }
 
 function aborted(signal) {

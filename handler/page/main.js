@@ -46,21 +46,32 @@ function headOf(model) {
   );
 }
 
+/** A sentence about the parts of a link that are not valid. */
+function leftOut(invalid) {
+  const parts = invalid.slice(0, 5).map((part) => (part.length > 60 ? `${part.slice(0, 59)}…` : part));
+  return `This link says what the page cannot take, and is read without it: ${parts.join("; ")}${invalid.length > 5 ? "; and more" : ""}.`;
+}
+
 function startLive(root, content, ask) {
   const { card: model, methods = {}, models } = content;
-  const options = fromFragment(location.hash, model);
-  const state = { picture: null, answers: [], refused: [] };
+  const invalid = [];
+  const options = fromFragment(location.hash, model, invalid);
+  const state = { picture: null, answers: [], refused: [], takes: 0 };
   const drawn = { maps: [], region: [], other: [] }; // figures by their place
+  const topIsALabel = model.labels.some((label) => label.trim().toLowerCase() === "top"); // which requests take for the class
   const bar = progress();
   const alert = el("p", { class: "problem", role: "alert", id: "problem" });
+  const link = el("p", { class: "problem", role: "alert", id: "link-problem" }, invalid.length ? leftOut(invalid) : "");
   const status = el("p", { role: "status", class: "muted", id: "status" });
   const figures = el("div", { class: "figures", id: "figures" });
   const beside = el("div", { id: "beside" });
-  const maps = card("Why", { id: "maps", hidden: true }, displayControls(options, redraw), figures, beside);
+  const display = displayControls(options, redraw);
+  display.addEventListener("change", remember); // not at each step of a slider, for browsers limit how often links change
+  const maps = card("Why", { id: "maps", hidden: true }, display, figures, beside);
   const during = asking({ ask, bar, options, tell });
   const taking = intake({ take: (file) => take(() => openPicture(file)), takeSample });
   const choosing = classes(model, { choose, oppose });
-  const region = regionTest({ model, methods, display: options, ask: askChanged, shown: (made) => show("region", made) });
+  const region = regionTest({ model, methods, display: options, ask: askChanged, shown: (made) => show("region", made), tell });
   const comparing = ask.address
     ? comparison({ models, options, methods, display: options, ask: askOther, shown: (made) => show("other", made), changed: remember })
     : null;
@@ -76,7 +87,7 @@ function startLive(root, content, ask) {
       "div",
       { class: "columns" },
       el("div", { class: "column" }, taking.element, choosing.element, askControls(model, methods, options, optionChanged)),
-      el("div", { class: "column wide" }, bar.element, alert, status, maps, region.element, comparing?.element ?? "", along.element),
+      el("div", { class: "column wide" }, bar.element, link, alert, status, maps, region.element, comparing?.element ?? "", along.element),
     ),
   );
   addEventListener("hashchange", () => location.reload()); // a link that was pasted into this page
@@ -100,17 +111,20 @@ function startLive(root, content, ask) {
 
   async function take(opening, sample = "", anew = true) {
     clear();
+    state.takes += 1;
+    const { takes } = state;
     try {
       const picture = await opening();
+      if (takes !== state.takes) return; // another picture came between
       state.picture = picture;
       if (anew) Object.assign(options, { target: "top", contrast: "none" });
       options.sample = sample;
       remember();
       taking.show(picture);
-      await region.open(picture);
+      region.open(picture);
       await explain();
     } catch (error) {
-      tell(error);
+      if (takes === state.takes) tell(error);
     }
   }
 
@@ -120,6 +134,7 @@ function startLive(root, content, ask) {
 
   /** Nothing that is about another picture stays. */
   function clear() {
+    during.abandon();
     Object.assign(state, { picture: null, answers: [], refused: [] });
     alert.textContent = status.textContent = "";
     choosing.element.hidden = maps.hidden = along.element.hidden = region.element.hidden = true;
@@ -139,6 +154,7 @@ function startLive(root, content, ask) {
   }
 
   function optionChanged(name) {
+    link.textContent = "";
     remember();
     if (name === "receipt") showBeside();
     else if (name !== "timeout") explain();
@@ -152,7 +168,7 @@ function startLive(root, content, ask) {
     alert.textContent = "";
     figures.setAttribute("aria-busy", "true");
     const done = await during(async (one) => {
-      if (options.against && options.target === "top") {
+      if (options.target === "top" && (options.against || topIsALabel)) {
         const { maps: _, ...plain } = requestsOf({ ...options, against: false }, model)[0];
         options.target = (await one({ ...plain, maps: "none", trust: false }, picture, "Asking for the class")).predictions[0].index;
       }
@@ -190,6 +206,7 @@ function startLive(root, content, ask) {
       ...state.refused.map((text) => el("p", { class: "problem" }, sentence(text))),
     );
     showBeside();
+    region.show();
     maps.hidden = false;
     along.show();
     const [best] = first.predictions;
@@ -212,7 +229,6 @@ function startLive(root, content, ask) {
       redraw.waits = null;
       for (const made of Object.values(drawn)) made.forEach((one) => one.draw());
     });
-    remember();
   }
 
   /** The first request of the present options, about the class in question, whatever a changed picture's best class is. */

@@ -31,9 +31,9 @@ export async function openPicture(file, name = file.name ?? "picture") {
   return pictureOf(copy, name.replace(/(\.\w+)?$/, "-smaller.jpg"), await decoded(copy), `${size}: ${sent}.`);
 }
 
-/** A picture of a canvas, as PNG, or as JPEG where that would be too large. */
-export async function pictureOfCanvas(canvas, name) {
-  const exact = await encoded(canvas, "image/png");
+/** A picture of a canvas, as PNG, or as JPEG where that would be too large, or where JPEG is asked for. */
+export async function pictureOfCanvas(canvas, name, type = "image/png") {
+  const exact = await encoded(canvas, type);
   const blob = exact.size <= MOST_BYTES ? exact : await encoded(canvas, "image/jpeg");
   return pictureOf(blob, name, await createImageBitmap(canvas), "");
 }
