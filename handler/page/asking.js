@@ -5,18 +5,13 @@ import { Failure } from "./failure.js";
 const KEPT = 24; // answers
 const SUPERSEDED = new Failure("Another question came between.");
 
-/**
- * `during(work)` runs `work(one)`, where `one(request, picture, text, share)` gives an answer; null if it failed, or if
- * `during` was called again or `during.abandon()` came between.
- */
+/** `during(work)` runs `work(one)`, where `one(request, picture, text, share)` gives an answer; null if it failed. */
 export function asking({ ask, bar, options, tell }) {
   const kept = new Map();
   let running = null;
 
-  const abandon = () => running?.abort(SUPERSEDED);
-
-  async function during(work) {
-    abandon();
+  return async function during(work) {
+    running?.abort(SUPERSEDED);
     const control = new AbortController();
     running = control;
     const shown = bar.begin(() => control.abort(new Failure("It was cancelled; choose something to ask again.")));
@@ -45,8 +40,7 @@ export function asking({ ask, bar, options, tell }) {
     } finally {
       shown.end();
     }
-  }
-  return Object.assign(during, { abandon });
+  };
 }
 
 function aborted(signal) {

@@ -56,7 +56,7 @@ function startLive(root, content, ask) {
   const { card: model, methods = {}, models } = content;
   const invalid = [];
   const options = fromFragment(location.hash, model, invalid);
-  const state = { picture: null, answers: [], refused: [], takes: 0 };
+  const state = { picture: null, answers: [], refused: [] };
   const drawn = { maps: [], region: [], other: [] }; // figures by their place
   const topIsALabel = model.labels.some((label) => label.trim().toLowerCase() === "top"); // which requests take for the class
   const bar = progress();
@@ -65,9 +65,7 @@ function startLive(root, content, ask) {
   const status = el("p", { role: "status", class: "muted", id: "status" });
   const figures = el("div", { class: "figures", id: "figures" });
   const beside = el("div", { id: "beside" });
-  const display = displayControls(options, redraw);
-  display.addEventListener("change", remember); // not at each step of a slider, for browsers limit how often links change
-  const maps = card("Why", { id: "maps", hidden: true }, display, figures, beside);
+  const maps = card("Why", { id: "maps", hidden: true }, displayControls(options, redraw), figures, beside);
   const during = asking({ ask, bar, options, tell });
   const taking = intake({ take: (file) => take(() => openPicture(file)), takeSample });
   const choosing = classes(model, { choose, oppose });
@@ -111,20 +109,17 @@ function startLive(root, content, ask) {
 
   async function take(opening, sample = "", anew = true) {
     clear();
-    state.takes += 1;
-    const { takes } = state;
     try {
       const picture = await opening();
-      if (takes !== state.takes) return; // another picture came between
       state.picture = picture;
       if (anew) Object.assign(options, { target: "top", contrast: "none" });
       options.sample = sample;
       remember();
       taking.show(picture);
-      region.open(picture);
+      await region.open(picture);
       await explain();
     } catch (error) {
-      if (takes === state.takes) tell(error);
+      tell(error);
     }
   }
 
@@ -134,7 +129,6 @@ function startLive(root, content, ask) {
 
   /** Nothing that is about another picture stays. */
   function clear() {
-    during.abandon();
     Object.assign(state, { picture: null, answers: [], refused: [] });
     alert.textContent = status.textContent = "";
     choosing.element.hidden = maps.hidden = along.element.hidden = region.element.hidden = true;
@@ -206,7 +200,6 @@ function startLive(root, content, ask) {
       ...state.refused.map((text) => el("p", { class: "problem" }, sentence(text))),
     );
     showBeside();
-    region.show();
     maps.hidden = false;
     along.show();
     const [best] = first.predictions;
@@ -229,6 +222,7 @@ function startLive(root, content, ask) {
       redraw.waits = null;
       for (const made of Object.values(drawn)) made.forEach((one) => one.draw());
     });
+    remember();
   }
 
   /** The first request of the present options, about the class in question, whatever a changed picture's best class is. */

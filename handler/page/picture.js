@@ -46,10 +46,36 @@ function pictureOf(blob, name, bitmap, note) {
 /** The pixels as they are stored, turned as EXIF says, as the server reads them; null if the browser cannot read them. */
 async function decoded(file) {
   try {
-    return await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none" });
+    const bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none" });
+    return file.type === "image/jpeg" ? bitmap : await opaque(bitmap);
   } catch {
     return null;
   }
+}
+
+/**
+ * The colours that are stored, under transparent pixels, too, where the server sees them: a canvas would forget them.
+ * The bitmap itself, where nothing is transparent, or where the browser has no WebGL or not for a picture this large.
+ */
+async function opaque(bitmap) {
+  const gl = document.createElement("canvas").getContext("webgl");
+  const { width, height } = bitmap;
+  if (!gl || Math.max(width, height) > gl.getParameter(gl.MAX_TEXTURE_SIZE)) return bitmap;
+  const texture = gl.createTexture();
+  gl.bindTexture(gl.TEXTURE_2D, texture);
+  gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, bitmap);
+  gl.bindFramebuffer(gl.FRAMEBUFFER, gl.createFramebuffer());
+  gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
+  const pixels = new Uint8ClampedArray(4 * width * height);
+  gl.readPixels(0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(pixels.buffer));
+  const failed = gl.getError();
+  gl.getExtension("WEBGL_lose_context")?.loseContext();
+  let transparent = false;
+  for (let place = 3; place < pixels.length; place += 4) {
+    transparent ||= pixels[place] < 255;
+    pixels[place] = 255;
+  }
+  return transparent && !failed ? createImageBitmap(new ImageData(pixels, width, height)) : bitmap;
 }
 
 function encoded(canvas, type) {

@@ -173,20 +173,19 @@ export function regionTest({ model, methods, display, ask, shown, tell }) {
   addDragging(canvas, place);
   return {
     element,
-    /** Starts anew with a picture. */
+    /** Starts anew with a picture; one that the browser cannot show cannot be changed. */
     open(opened) {
       picture = opened;
       unchanged = null;
       changes = [];
       forget();
+      element.hidden = !picture.bitmap;
       if (!picture.bitmap) return;
       work = workOf(picture);
       [canvas.height, canvas.width] = figureSize([picture.height, picture.width]);
       place({});
       paint();
     },
-    /** There is an answer to compare with; a picture that the browser cannot show cannot be changed. */
-    show: () => (element.hidden = !picture.bitmap),
     forget,
   };
 }
