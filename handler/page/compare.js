@@ -2,8 +2,7 @@
 
 import { button, card, el, field, newId, percent } from "./dom.js";
 import { figuresOf } from "./figures.js";
-
-const NAME = /^[A-Za-z0-9_.-]+(\/[A-Za-z0-9_.-]+)?$/;
+import { isModelName } from "./options.js";
 
 /** The card; `ask(model)` gives another model's answer about the picture, `shown(figures)` is told of figures. */
 export function comparison({ models, options, methods, display, ask, shown, changed }) {
@@ -14,7 +13,7 @@ export function comparison({ models, options, methods, display, ask, shown, chan
   const compare = async (event) => {
     event?.preventDefault();
     const model = input.value.trim();
-    problem.textContent = model && !NAME.test(model) ? "A model is named as NAME or NAME/VERSION, by letters, digits, “.”, “_” and “-”." : "";
+    problem.textContent = model && !isModelName(model) ? "A model is named as NAME or NAME/VERSION, by letters, digits, “.”, “_” and “-”." : "";
     if (problem.textContent) return;
     options.other = model;
     changed();

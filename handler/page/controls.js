@@ -88,8 +88,8 @@ export function askControls(model, methods, options, changed) {
       },
     },
     el("option", { value: "auto" }, `auto (${model.layer})`),
-    Object.entries(model.layers ?? {}).map(([path, [, height, width]]) =>
-      el("option", { value: path, selected: path === options.layer }, `${path} (${height} × ${width} cells)`),
+    Object.entries(model.layers ?? {}).map(([path, shape]) =>
+      el("option", { value: path, selected: path === options.layer }, shape ? `${path} (${shape[1]} × ${shape[2]} cells)` : path),
     ),
   );
   const known = Object.entries(model.methods ?? {}).map(([name, summary]) => {
@@ -103,7 +103,8 @@ export function askControls(model, methods, options, changed) {
     max: 3600,
     value: options.timeout,
     onchange: () => {
-      options.timeout = Math.min(3600, Math.max(0.1, Number(patience.value) || 120));
+      options.timeout = Math.min(3600, Math.max(1, Number(patience.value) || 120));
+      patience.value = options.timeout;
       changed("timeout");
     },
   });

@@ -30,12 +30,13 @@ export function onFigure(map, view, [height, width]) {
   return made;
 }
 
-/** For each pixel of one side that was seen: its place, the map's two cells around it, and its share of the second. */
+/** For each pixel of one side that was seen, at least one: its place, the two cells around it, its share of the second. */
 function places(length, whole, start, stop, cells) {
+  const [from, to] = [start, stop].map((edge) => Math.ceil((edge * length) / whole - 0.5)); // centres at an edge or behind it
+  const begin = Math.min(length - 1, Math.max(0, from));
   const found = [];
-  for (let place = 0; place < length; place += 1) {
+  for (let place = begin; place < Math.max(begin + 1, Math.min(length, to)); place += 1) {
     const pixel = ((place + 0.5) * whole) / length; // in the upload
-    if (pixel < start || pixel >= stop) continue;
     const cell = Math.min(cells - 1, Math.max(0, ((pixel - start) * cells) / (stop - start) - 0.5));
     const first = Math.floor(cell);
     found.push([place, first, Math.min(first + 1, cells - 1), cell - first]);
@@ -104,6 +105,44 @@ export function hatch(pixels, values, channels, [height, width]) {
       pixels[4 * place + 3] = 255;
     }
   }
+}
+
+/** Blurs pixels (RGBA) in place: averages of cells, `most` along the longer side, and bilinearly between their centres. */
+export function blurPixels(pixels, [height, width], most) {
+  const [rows, columns] = [height, width].map((side) => Math.max(1, Math.min(side, Math.round((side * most) / Math.max(height, width)))));
+  const cells = new Float64Array(3 * rows * columns);
+  const across = overlaps(width, columns);
+  for (const [y, top, bottom, below] of overlaps(height, rows)) {
+    for (const [x, left, right, beside] of across) {
+      for (let band = 0; band < 3; band += 1) {
+        const value = (pixels[4 * (y * width + x) + band] * rows * columns) / (height * width);
+        cells[3 * (top * columns + left) + band] += (1 - below) * (1 - beside) * value;
+        cells[3 * (top * columns + right) + band] += (1 - below) * beside * value;
+        cells[3 * (bottom * columns + left) + band] += below * (1 - beside) * value;
+        cells[3 * (bottom * columns + right) + band] += below * beside * value;
+      }
+    }
+  }
+  const between = places(width, width, 0, width, columns);
+  for (const [y, top, bottom, down] of places(height, height, 0, height, rows)) {
+    for (const [x, left, right, share] of between) {
+      for (let band = 0; band < 3; band += 1) {
+        const at = (row, column) => cells[3 * (row * columns + column) + band];
+        const above = at(top, left) + share * (at(top, right) - at(top, left));
+        const under = at(bottom, left) + share * (at(bottom, right) - at(bottom, left));
+        pixels[4 * (y * width + x) + band] = above + down * (under - above);
+      }
+    }
+  }
+}
+
+/** For each pixel of one side: its place, the two cells that it lies in, and its share of the second. */
+function overlaps(length, cells) {
+  return Array.from({ length }, (_, place) => {
+    const [begin, end] = [(place * cells) / length, ((place + 1) * cells) / length];
+    const first = Math.floor(begin);
+    return [place, first, Math.min(first + 1, cells - 1), Math.max(0, (end - first - 1) / (end - begin))];
+  });
 }
 
 /** A canvas of a size, and its context for reading pixels. */

@@ -3,7 +3,7 @@
 import { colourTable } from "./colours.js";
 import { button, el, newId, percent, save, shown } from "./dom.js";
 import { blend, figureSize, hatch, onFigure, pixelsOf, relief, valueAt } from "./draw.js";
-import { findingOf, maximumOf, meaningOf, originOf } from "./meaning.js";
+import { endOf, findingOf, meaningOf, originOf } from "./meaning.js";
 import { fromBase64, readMap } from "./npy.js";
 
 const STEP = 0.02; // of the picture's side, by an arrow key
@@ -20,7 +20,7 @@ export function figuresOf(answer, picture, methods, display, caption = "") {
 /** A figure with `element`, `draw()`, which follows the display, and what a sheet of figures needs. */
 export function figure({ name, content, explanation, view, picture, methods, display, caption = "" }) {
   const size = figureSize(view.image);
-  const { kind, title, badge, text } = meaningOf(name, explanation, methods);
+  const { kind, title, badge, text } = meaningOf(name, explanation, methods, content);
   const finding = findingOf(name, explanation, content);
   const heading = caption ? `${title}: ${caption}` : title;
   const id = newId("figure");
@@ -37,7 +37,8 @@ export function figure({ name, content, explanation, view, picture, methods, dis
   [bar.width, bar.height] = [256, 1];
   const cross = el("span", { class: "cross", hidden: true });
   const readout = el("output", { class: "readout", "aria-live": "off" }, "Point at the figure, or use the arrow keys, for values.");
-  const scale = name === "gradcam" ? ["0", `1 (unscaled ${maximumOf(content)})`] : ["negative", `positive (largest ${maximumOf(content)})`];
+  const [least, largest] = ["min", "max"].map((end) => endOf(content, end));
+  const scale = name === "gradcam" ? [`0 (unscaled ${least})`, `1 (unscaled ${largest})`] : ["negative", `positive (largest ${largest})`];
   const stem = `${explanation.target.label}_${name === "gradcam" ? (explanation.method ?? name) : name}`.replaceAll(/[^\w+-]+/g, "-");
   let drawn = null; // map and values, read when the figure is first seen
 
@@ -69,7 +70,8 @@ export function figure({ name, content, explanation, view, picture, methods, dis
 
   function told(value) {
     if (name !== "gradcam") return `value ${value.map(shown).join(", ")}`;
-    const unscaled = typeof content.max === "number" ? ` (unscaled ${shown(value[0] * content.max)})` : "";
+    const { min = 0, max } = content;
+    const unscaled = typeof max === "number" ? ` (unscaled ${shown(min + value[0] * (max - min))})` : ""; // of one layer
     return `value ${shown(value[0])}${unscaled}`;
   }
 
@@ -111,14 +113,16 @@ function drawScale(bar, table) {
 function addPointing(canvas, cross, tell) {
   const place = { across: 0.5, down: 0.5 };
   const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-  canvas.addEventListener("pointermove", (event) => {
+  const point = (event) => {
     const box = canvas.getBoundingClientRect();
     const [across, down] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
     if (across < 0 || across >= 1 || down < 0 || down >= 1) return;
     Object.assign(place, { across, down });
     cross.hidden = true;
     tell(across, down, "off");
-  });
+  };
+  canvas.addEventListener("pointermove", point);
+  canvas.addEventListener("pointerdown", point); // a finger that taps does not move
   canvas.addEventListener("keydown", (event) => {
     const move = moves[event.key];
     if (!move || event.altKey || event.ctrlKey || event.metaKey) return;

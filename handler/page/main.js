@@ -46,15 +46,24 @@ function headOf(model) {
   );
 }
 
+/** A sentence about the parts of a link that are not valid. */
+function leftOut(invalid) {
+  const parts = invalid.slice(0, 5).map((part) => (part.length > 60 ? `${part.slice(0, 59)}…` : part));
+  return `This link says what the page cannot take, and is read without it: ${parts.join("; ")}${invalid.length > 5 ? "; and more" : ""}.`;
+}
+
 function startLive(root, content, ask) {
   const { card: model, methods = {}, models } = content;
-  const options = fromFragment(location.hash, model);
+  const invalid = [];
+  const options = fromFragment(location.hash, model, invalid);
   const state = { picture: null, answers: [], requests: [], refused: [] };
   let turn = 0; // of pictures: what an earlier one still waits for is not shown
   let explaining = null; // the question about the picture, for which all other questions wait
   const drawn = { maps: [], region: [], other: [] }; // figures by their place
+  const topIsALabel = model.labels.some((label) => label.trim().toLowerCase() === "top"); // which requests take for the class
   const bar = progress();
   const alert = el("p", { class: "problem", role: "alert", id: "problem" });
+  const link = el("p", { class: "problem", role: "alert", id: "link-problem" }, invalid.length ? leftOut(invalid) : "");
   const status = el("p", { role: "status", class: "muted", id: "status" });
   const figures = el("div", { class: "figures", id: "figures" });
   const beside = el("div", { id: "beside" });
@@ -62,7 +71,7 @@ function startLive(root, content, ask) {
   const during = asking({ ask, bar, options, tell });
   const taking = intake({ take: (file) => take(() => openPicture(file)), takeSample, tell });
   const choosing = classes(model, { choose, oppose });
-  const region = regionTest({ model, methods, display: options, ask: askChanged, shown: (made) => show("region", made) });
+  const region = regionTest({ model, methods, display: options, ask: askChanged, shown: (made) => show("region", made), tell });
   const comparing = ask.address
     ? comparison({ models, options, methods, display: options, ask: askOther, shown: (made) => show("other", made), changed: remember })
     : null;
@@ -78,7 +87,7 @@ function startLive(root, content, ask) {
       "div",
       { class: "columns" },
       el("div", { class: "column" }, taking.element, choosing.element, askControls(model, methods, options, optionChanged)),
-      el("div", { class: "column wide" }, bar.element, alert, status, maps, region.element, comparing?.element ?? "", along.element),
+      el("div", { class: "column wide" }, bar.element, link, alert, status, maps, region.element, comparing?.element ?? "", along.element),
     ),
   );
   addEventListener("hashchange", () => location.reload()); // a link that was pasted into this page
@@ -119,7 +128,8 @@ function startLive(root, content, ask) {
       options.sample = sample;
       remember();
       taking.show(picture);
-      await Promise.all([region.open(picture), explain()]);
+      region.open(picture);
+      await explain();
     } catch (error) {
       if (mine === turn) tell(error);
     }
@@ -154,6 +164,7 @@ function startLive(root, content, ask) {
   }
 
   function optionChanged(name) {
+    link.textContent = "";
     remember();
     if (name === "receipt") showBeside();
     else if (name !== "timeout") explain();
@@ -174,7 +185,7 @@ function startLive(root, content, ask) {
 
   async function answerAll(one) {
     const { picture } = state;
-    if (options.against && options.target === "top") {
+    if (options.target === "top" && (options.against || topIsALabel)) {
       const { maps: _, ...plain } = requestsOf({ ...options, against: false }, model)[0];
       options.target = (await one({ ...plain, maps: "none", trust: false }, picture, "Asking for the class")).predictions[0].index;
     }

@@ -1,5 +1,8 @@
 // What the visitor has chosen: as a link, as the options of a request, as curl and as Python.
 
+import { COLOURS } from "./colours.js";
+import { SAMPLES } from "./samples.js";
+
 /** The maps of a model that show details, beside the map of a method, `gradcam`. */
 export function detailsOf(card) {
   return (card.maps ?? []).filter((name) => name !== "gradcam");
@@ -11,7 +14,7 @@ export function firstOptions(card) {
     target: "top", // or the index of a class
     against: false, // what speaks against the target
     contrast: "none", // "second" or the index of a class
-    method: [card.method ?? "gradcam"], // several are shown side by side
+    method: card.maps?.includes("gradcam") === false ? [] : [card.method ?? "gradcam"].filter(Boolean), // several are shown side by side
     maps: detailsOf(card).filter((name) => name !== "saliency"),
     layer: "auto",
     trust: false,
@@ -26,6 +29,8 @@ export function firstOptions(card) {
 }
 
 const LISTS = ["method", "maps"];
+const NUMBERS = { weight: [0, 1], threshold: [0, 1], timeout: [1, 3600] }; // the least and the largest
+const WORDS = { target: ["top"], contrast: ["none", "second"] };
 
 /** The fragment of a link that has these options; what is chosen at first is left out, and so is the picture. */
 export function toFragment(options, card) {
@@ -39,33 +44,48 @@ export function toFragment(options, card) {
   return said.toString();
 }
 
-/** The options of a fragment; what is not valid is left as it is at first. */
-export function fromFragment(fragment, card) {
+/** The options of a fragment; what is not valid is left as it is at first, and joins `invalid`. */
+export function fromFragment(fragment, card, invalid = []) {
   const options = firstOptions(card);
-  const known = { method: Object.keys(card.methods ?? {}), maps: detailsOf(card) };
   for (const [name, text] of new URLSearchParams(fragment.replace(/^#/, ""))) {
-    if (!(name in options)) continue;
-    if (LISTS.includes(name)) {
-      const chosen = text.split(",").filter((one) => known[name].includes(one));
-      if (chosen.length || !text) options[name] = chosen;
-    } else if (typeof options[name] === "boolean") options[name] = text === "true";
-    else if (typeof options[name] === "number") options[name] = numberIn(text, options[name], name === "timeout" ? 3600 : 1);
-    else if (name === "target" || name === "contrast") options[name] = classOf(text, card, options[name]);
-    else options[name] = text;
+    const value = Object.hasOwn(options, name) ? valueOf(name, text, options[name], card) : undefined;
+    if (value === undefined) invalid.push(`${name}=${text}`);
+    else options[name] = value;
   }
-  return options;
+  if (options.contrast !== options.target) return options;
+  invalid.push("a class that is held against itself");
+  return { ...options, contrast: "none" };
 }
 
-function numberIn(text, otherwise, most) {
-  const number = Number(text);
-  return text.trim() && number >= 0 && number <= most ? number : otherwise;
+/** What a text says for an option of this first value; undefined where it is not valid. */
+function valueOf(name, text, first, card) {
+  if (LISTS.includes(name)) {
+    const chosen = text ? [...new Set(text.split(","))] : [];
+    const known = name === "maps" ? detailsOf(card) : Object.keys(card.methods ?? {});
+    return chosen.every((one) => known.includes(one)) ? chosen : undefined;
+  }
+  if (name in NUMBERS) return text.trim() && Number(text) >= NUMBERS[name][0] && Number(text) <= NUMBERS[name][1] ? Number(text) : undefined;
+  if (name in WORDS) return classOf(text, card, WORDS[name]);
+  if (typeof first === "boolean") return ["true", "false"].includes(text) ? text === "true" : undefined;
+  const valid = {
+    layer: text === "auto" || !card.layers || Object.hasOwn(card.layers, text),
+    colours: Object.hasOwn(COLOURS, text),
+    sample: text === "" || Object.hasOwn(SAMPLES, text),
+    other: text === "" || isModelName(text),
+  };
+  return valid[name] ? text : undefined;
 }
 
-function classOf(text, card, otherwise) {
-  if (["top", "second", "none"].includes(text) && !card.labels.includes(text)) return text;
+function classOf(text, card, words) {
+  if (words.includes(text) && !card.labels.includes(text)) return text;
   const found = card.labels.indexOf(text);
   if (found >= 0) return found;
-  return /^\d+$/.test(text) && Number(text) < card.labels.length ? Number(text) : otherwise;
+  return /^\d+$/.test(text) && Number(text) < card.labels.length ? Number(text) : undefined;
+}
+
+/** Whether a text names a model, as NAME or NAME/VERSION, and no place above its address. */
+export function isModelName(text) {
+  return text.split("/").length < 3 && text.split("/").every((part) => /^[\w.-]+$/.test(part) && !/^\.+$/.test(part));
 }
 
 /** A label, or the index where the label would not lead back to this class. */

@@ -32,9 +32,9 @@ export async function openPicture(file, name = file.name ?? "picture") {
   return pictureOf(copy, name.replace(/(\.\w+)?$/, "-smaller.jpg"), await decoded(copy), `${size}: ${sent}.`);
 }
 
-/** A picture of a canvas, as PNG, or as JPEG where that would be too large. */
-export async function pictureOfCanvas(canvas, name) {
-  const exact = await encoded(canvas, "image/png");
+/** A picture of a canvas, as PNG, or as JPEG where that would be too large, or where JPEG is asked for. */
+export async function pictureOfCanvas(canvas, name, type = "image/png") {
+  const exact = await encoded(canvas, type);
   const blob = exact.size <= MOST_BYTES ? exact : await encoded(canvas, "image/jpeg");
   return pictureOf(blob, name, await createImageBitmap(canvas), "");
 }
@@ -56,10 +56,35 @@ async function decoded(file) {
   try {
     const { file: stored, orientation } = await unturned(file);
     const bitmap = await createImageBitmap(stored, { imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none" });
-    return await upright(bitmap, orientation);
+    return await upright(file.type === "image/jpeg" ? bitmap : await opaque(bitmap), orientation);
   } catch {
     return null;
   }
+}
+
+/**
+ * The colours that are stored, under transparent pixels, too, where the server sees them: a canvas would forget them.
+ * The bitmap itself, where nothing is transparent, or where the browser has no WebGL or not for a picture this large.
+ */
+async function opaque(bitmap) {
+  const gl = document.createElement("canvas").getContext("webgl");
+  const { width, height } = bitmap;
+  if (!gl || Math.max(width, height) > gl.getParameter(gl.MAX_TEXTURE_SIZE)) return bitmap;
+  const texture = gl.createTexture();
+  gl.bindTexture(gl.TEXTURE_2D, texture);
+  gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, bitmap);
+  gl.bindFramebuffer(gl.FRAMEBUFFER, gl.createFramebuffer());
+  gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
+  const pixels = new Uint8ClampedArray(4 * width * height);
+  gl.readPixels(0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(pixels.buffer));
+  const failed = gl.getError();
+  gl.getExtension("WEBGL_lose_context")?.loseContext();
+  let transparent = false;
+  for (let place = 3; place < pixels.length; place += 4) {
+    transparent ||= pixels[place] < 255;
+    pixels[place] = 255;
+  }
+  return transparent && !failed ? createImageBitmap(new ImageData(pixels, width, height)) : bitmap;
 }
 
 /** A canvas as a file of a type; a Failure says that the browser cannot write one this large. */
