@@ -1,6 +1,6 @@
 // The classes with their probabilities as bars; a click explains a class, or holds it against the explained one.
 
-import { button, card, el, percent } from "./dom.js";
+import { barOf, button, card, el, field } from "./dom.js";
 
 const BARS = 5;
 const LISTED = 40; // classes of the filtered list at once
@@ -18,21 +18,17 @@ export function classes(model, { choose, oppose }) {
     "details",
     { id: "all-classes", ontoggle: () => list() },
     el("summary", {}, `All ${model.labels.length.toLocaleString("en")} classes`),
-    el("label", { class: "field" }, el("span", {}, "Filter"), filter),
+    field("Filter", filter),
     count,
     listed,
   );
   const why = el("p", { class: "why", id: "why" });
 
   function row(index) {
-    const probability = probabilities.get(index);
     const label = model.labels[index];
     const target = options.target === "top" ? top : options.target;
-    const fill = el("span", { class: "fill" });
-    fill.style.width = `${100 * (probability ?? 0)}%`;
     const explain = button("", () => choose(index), { class: "bar", "data-class": index, "aria-pressed": String(index === target) });
-    const said = probability === undefined ? "" : percent(probability);
-    explain.append(fill, el("span", { class: "label" }, label), el("span", { class: "number" }, said));
+    explain.append(...barOf(label, probabilities.get(index)));
     const opposed = index === options.contrast;
     const not = button("≠", () => oppose(opposed ? "none" : index), {
       class: "not",

@@ -2,9 +2,8 @@
 
 import { COLOURS } from "./colours.js";
 import { button, card, el, field } from "./dom.js";
+import { DETAILS } from "./meaning.js";
 import { detailsOf } from "./options.js";
-
-const DETAIL_TITLES = { guided_gradcam: "guided Grad-CAM", guided_backprop: "guided backprop", saliency: "saliency" };
 
 /** How figures are shown: weight, threshold and colours in `display`, which changes before `changed(name)` is called. */
 export function displayControls(display, changed) {
@@ -121,7 +120,7 @@ export function askControls(model, methods, options, changed) {
           el("fieldset", { class: "checks" }, el("legend", { class: "visually-hidden" }, "Methods"), known),
         ),
     details.length
-      ? el("fieldset", { class: "checks" }, el("legend", {}, "Details"), details.map((name) => check("maps", name, DETAIL_TITLES[name] ?? name)))
+      ? el("fieldset", { class: "checks" }, el("legend", {}, "Details"), details.map((name) => check("maps", name, DETAILS[name]?.title ?? name)))
       : null,
     el(
       "fieldset",
@@ -135,14 +134,19 @@ export function askControls(model, methods, options, changed) {
   );
 }
 
-/** Progress with elapsed seconds and a button that cancels; `during(text, work)` runs `work(signal)`. */
+/**
+ * Progress with elapsed seconds and a button that cancels. `begin(cancel)` shows it, and gives `say(what, share)` and `end()`.
+ *
+ * Screen readers are told what is waited for, but not each second.
+ */
 export function progress() {
   const bar = el("progress", { "aria-label": "Waiting for the answer" });
   const text = el("span", {});
   let stop = null;
-  const element = el("div", { class: "progress", hidden: true }, bar, text, button("Cancel", () => stop?.()));
+  const box = el("div", { class: "progress", hidden: true }, bar, text, button("Cancel", () => stop?.()));
+  const told = el("p", { class: "visually-hidden", role: "status" });
   return {
-    element,
+    element: el("div", {}, box, told),
     begin(cancel) {
       const started = performance.now();
       let said = "";
@@ -150,17 +154,19 @@ export function progress() {
       const clock = setInterval(tell, 250);
       const mine = () => cancel();
       stop = mine;
-      element.hidden = false;
+      box.hidden = false;
       return {
         say(what, share) {
-          said = what;
+          said = told.textContent = what;
           if (share === undefined) bar.removeAttribute("value");
           else bar.value = share;
           tell();
         },
         end() {
           clearInterval(clock);
-          if (stop === mine) element.hidden = true;
+          if (stop !== mine) return;
+          box.hidden = true;
+          told.textContent = "";
         },
       };
     },

@@ -17,6 +17,12 @@ export function figuresOf(answer, picture, methods, display, caption = "") {
   );
 }
 
+/** The figures of the first map of each explanation alone. */
+export function firstFiguresOf({ explanations, ...answer }, ...how) {
+  const first = ({ maps, ...said }) => ({ ...said, maps: Object.fromEntries(Object.entries(maps).slice(0, 1)) });
+  return figuresOf({ ...answer, explanations: explanations.map(first) }, ...how);
+}
+
 /** A figure with `element`, `draw()`, which follows the display, and what a sheet of figures needs. */
 export function figure({ name, content, explanation, view, picture, methods, display, caption = "" }) {
   const size = figureSize(view.image);
@@ -40,11 +46,14 @@ export function figure({ name, content, explanation, view, picture, methods, dis
   const [least, largest] = ["min", "max"].map((end) => endOf(content, end));
   const scale = name === "gradcam" ? [`0 (unscaled ${least})`, `1 (unscaled ${largest})`] : ["negative", `positive (largest ${largest})`];
   const stem = `${explanation.target.label}_${name === "gradcam" ? (explanation.method ?? name) : name}`.replaceAll(/[^\w+-]+/g, "-");
-  let drawn = null; // map and values, read when the figure is first seen
+  let read = null; // map, values and picture, read when the figure is first seen
+  let isDrawn = false;
 
   function draw() {
-    drawn ??= prepared();
-    const { map, values, base } = drawn;
+    if (isDrawn && name !== "gradcam") return; // how maps are shown does not change details
+    isDrawn = true;
+    read ??= prepared();
+    const { map, values, base } = read;
     const pixels = new ImageData(new Uint8ClampedArray(base.data), base.width, base.height);
     hatch(pixels.data, values, map.channels, size);
     if (name === "gradcam") blend(pixels.data, values, { ...display, table: colourTable(display.colours) });
@@ -59,9 +68,9 @@ export function figure({ name, content, explanation, view, picture, methods, dis
   }
 
   function tell(across, down, live) {
-    drawn ??= prepared();
+    read ??= prepared();
     const [y, x] = [down * view.image[0], across * view.image[1]];
-    const value = valueAt(drawn.map, view, y, x);
+    const value = valueAt(read.map, view, y, x);
     const place = `x ${Math.floor(x)}, y ${Math.floor(y)}: `;
     const { label, probability, logit } = explanation.target;
     readout.setAttribute("aria-live", live);

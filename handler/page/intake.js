@@ -22,8 +22,9 @@ export function intake({ take, takeSample, tell }) {
   const chosen = pick({ accept: "image/*,.npy,.dcm,.tif,.tiff,.heic,.avif", id: "choose" });
   const photographed = pick({ accept: "image/*", capture: "environment", id: "photograph" });
   const lens = camera({ take, tell, native: () => photographed.click() });
+  let shown = null;
   const note = el("p", { class: "note", hidden: true });
-  const keep = button("Save this picture", () => save(note.picture.blob, note.picture.name), { class: "quiet", hidden: true });
+  const keep = button("Save this picture", () => save(shown.blob, shown.name), { class: "quiet", hidden: true });
   const zone = el(
     "div",
     { class: "zone", id: "zone" },
@@ -52,7 +53,7 @@ export function intake({ take, takeSample, tell }) {
       note.hidden = keep.hidden = !picture;
       if (!picture) return;
       lens.close();
-      note.picture = picture;
+      shown = picture;
       note.textContent = `${picture.name}${picture.width ? `, ${picture.width} × ${picture.height} pixels` : ""}. ${picture.note}`;
     },
   };

@@ -1,9 +1,9 @@
 // Where the composed page begins: reads its content, asks for a token where one is needed, and starts.
 
-import { serverAsking } from "./ask.js";
-import { card, el } from "./dom.js";
+import { card, el, field } from "./dom.js";
 import { Failure, sentence } from "./failure.js";
 import { start } from "./main.js";
+import { serverAsking } from "./server.js";
 
 const page = document.getElementById("page");
 begin(contentOf(document));
@@ -32,8 +32,7 @@ function askForToken(problem) {
     }
   };
   const opener = el("button", { type: "submit", class: "primary" }, "Open");
-  const label = el("label", { class: "field" }, el("span", {}, "Token"), input);
-  const form = el("form", { class: "row", onsubmit: open }, label, opener);
+  const form = el("form", { class: "row", onsubmit: open }, field("Token", input), opener);
   const about = el("p", { class: "muted" }, "The page keeps the token until it is closed, and sends it to this server alone.");
   const opening = card("This server asks for a token", { class: "card narrow" }, form, told, about);
   page.replaceChildren(el("h1", { class: "visually-hidden" }, "What the model sees, and why"), opening);
@@ -41,6 +40,7 @@ function askForToken(problem) {
 }
 
 async function unlocked(token) {
+  if (/[^\x21-\x7e]/.test(token)) throw new Failure("This token is wrong: no token has such letters");
   let answer;
   try {
     answer = await fetch(location.href.replace(/#.*$/, ""), { headers: { Accept: "text/html", Authorization: `Bearer ${token}` } });

@@ -1,6 +1,5 @@
 // The page: takes a picture in, asks about it, and shows what comes back.
 
-import { asking } from "./asking.js";
 import { classes } from "./classes.js";
 import { comparison } from "./compare.js";
 import { askControls, displayControls, progress } from "./controls.js";
@@ -14,6 +13,7 @@ import { curlOf, firstOptions, fromFragment, pythonOf, requestsOf, toFragment } 
 import { openPicture } from "./picture.js";
 import { regionTest } from "./region.js";
 import { startReport } from "./report.js";
+import { runner } from "./runner.js";
 import { drawSample, SAMPLES } from "./samples.js";
 import { takeAlong } from "./take.js";
 import { receiptOf, trustOf } from "./trust.js";
@@ -25,7 +25,8 @@ const NPZ = "application/x-npz";
  *
  * `ask(options, picture, signal)` gives the answer to a picture (see `openPicture`) as the server's JSON, with maps as
  * .npy; it raises a Failure with a sentence. If `ask.address(model)` says where a server answers, the page offers what
- * needs one: other models, curl and Python; `ask.arrays(options, picture, signal)` gives NPZ files.
+ * needs one: other models, curl and Python; `ask.arrays(options, picture, signal)` gives NPZ files. Pictures of more than
+ * `ask.mostBytes` are made smaller.
  */
 export function start(root, content, ask) {
   const model = content.card;
@@ -56,10 +57,12 @@ function startLive(root, content, ask) {
   const { card: model, methods = {}, models } = content;
   const invalid = [];
   const options = fromFragment(location.hash, model, invalid);
-  const state = { picture: null, answers: [], requests: [], refused: [] };
+  const state = { picture: null, answers: [], requests: [], refused: [], classes: {} };
   let turn = 0; // of pictures: what an earlier one still waits for is not shown
+  let nextFrame = null; // in which figures are drawn anew
+  let remembers = null; // the clock after which the link is written
   let explaining = null; // the question about the picture, for which all other questions wait
-  const drawn = { maps: [], region: [], other: [] }; // figures by their place
+  const placed = { maps: [], region: [], other: [] }; // figures by their place
   const topIsALabel = model.labels.some((label) => label.trim().toLowerCase() === "top"); // which requests take for the class
   const bar = progress();
   const alert = el("p", { class: "problem", role: "alert", id: "problem" });
@@ -68,28 +71,48 @@ function startLive(root, content, ask) {
   const figures = el("div", { class: "figures", id: "figures" });
   const beside = el("div", { id: "beside" });
   const maps = card("Why", { id: "maps", hidden: true }, displayControls(options, redraw), figures, beside);
-  const during = asking({ ask, bar, options, tell });
-  const taking = intake({ take: (file) => take(() => openPicture(file)), takeSample, tell });
+  const during = runner({ ask, bar, options, tell });
+  const taking = intake({ take: (file) => take(() => openPicture(file, undefined, ask.mostBytes)), takeSample, tell });
   const choosing = classes(model, { choose, oppose });
-  const region = regionTest({ model, methods, display: options, ask: askChanged, shown: (made) => show("region", made), tell });
+  const region = regionTest({
+    model,
+    methods,
+    display: options,
+    ask: askChanged,
+    shown: (made) => show("region", made),
+    tell,
+    mostBytes: ask.mostBytes,
+  });
   const comparing = ask.address
-    ? comparison({ models, options, methods, display: options, ask: askOther, shown: (made) => show("other", made), changed: remember })
+    ? comparison({
+        models,
+        options,
+        methods,
+        display: options,
+        ask: askOther,
+        shown: (made) => show("other", made),
+        changed: remember,
+      })
     : null;
   const along = takeAlong({
     answers: () => state.answers,
-    figures: () => drawn.maps,
+    figures: () => placed.maps,
     arrays: ask.arrays ? saveArrays : null,
     link: () => location.href.replace(/#.*$/, "") + fragment(),
     commands: ask.address ? commands : null,
   });
   root.append(
+    el("div", { class: "notices" }, bar.element, alert), // in sight, wherever the visitor has scrolled to
+    link,
+    status,
     el(
       "div",
       { class: "columns" },
       el("div", { class: "column" }, taking.element, choosing.element, askControls(model, methods, options, optionChanged)),
-      el("div", { class: "column wide" }, bar.element, link, alert, status, maps, region.element, comparing?.element ?? "", along.element),
+      el("div", { class: "column wide" }, maps, region.element, comparing?.element ?? "", along.element),
     ),
   );
+  for (const kind of ["error", "unhandledrejection"]) addEventListener(kind, tellOfEvent);
   addEventListener("hashchange", () => location.reload()); // a link that was pasted into this page
   if (options.sample in SAMPLES) takeSample(options.sample, false);
   else status.textContent = "No picture yet.";
@@ -105,8 +128,16 @@ function startLive(root, content, ask) {
   }
 
   function tell(error) {
-    if (!(error instanceof Failure)) console.warn(error);
-    alert.textContent = sentence(error.message);
+    const isForVisitors = error instanceof Failure;
+    if (!isForVisitors) console.warn(error);
+    alert.textContent = sentence(isForVisitors ? error.message : "The page failed; load it again, or choose another picture");
+  }
+
+  /** Tells of an error that no function has caught. */
+  function tellOfEvent(event) {
+    const error = event.error ?? event.reason;
+    if (error instanceof Failure) event.preventDefault(); // else the browser's console has it, too
+    tell(error);
   }
 
   function commands() {
@@ -149,7 +180,7 @@ function startLive(root, content, ask) {
     alert.textContent = status.textContent = "";
     choosing.element.hidden = maps.hidden = along.element.hidden = region.element.hidden = true;
     comparing?.forget();
-    for (const place of Object.keys(drawn)) drawn[place] = [];
+    for (const place of Object.keys(placed)) placed[place] = [];
   }
 
   function choose(index) {
@@ -176,8 +207,12 @@ function startLive(root, content, ask) {
     comparing?.forget();
     alert.textContent = "";
     figures.setAttribute("aria-busy", "true");
-    const mine = during(answerAll).finally(() => {
-      if (explaining === mine) figures.removeAttribute("aria-busy");
+    const mine = during(answerAll).then((done) => {
+      if (explaining !== mine) return;
+      figures.removeAttribute("aria-busy");
+      if (done || !state.answers.length) return;
+      Object.assign(options, state.classes); // those that are shown still
+      remember();
     });
     explaining = mine;
     return mine;
@@ -206,6 +241,7 @@ function startLive(root, content, ask) {
     }
     if (!found.answers.length) throw new Failure(found.refused.join(". "), 422);
     if (options.other && comparing) await compareWith(options.other, one);
+    return true;
   }
 
   /** Waits for the question about the picture; false if there is another picture meanwhile, or no answer. */
@@ -226,10 +262,11 @@ function startLive(root, content, ask) {
 
   function showAnswers() {
     const [first] = state.answers;
+    state.classes = { target: options.target, contrast: options.contrast };
     choosing.show(first, options);
     show("maps", state.answers.flatMap((answer) => figuresOf(answer, state.picture, methods, options)));
     figures.replaceChildren(
-      ...drawn.maps.map((one) => one.element),
+      ...placed.maps.map((one) => one.element),
       ...state.refused.map((text) => el("p", { class: "problem" }, sentence(text))),
     );
     showBeside();
@@ -237,7 +274,8 @@ function startLive(root, content, ask) {
     along.show();
     const [best] = first.predictions;
     const about = first.explanations.map((one) => `${subject(one)} ${percent(one.target.probability)}`).join(", ");
-    status.textContent = `${best.label} ${percent(best.probability)}. ${drawn.maps.length} figure${drawn.maps.length === 1 ? "" : "s"}${about ? ` about ${about}` : ""}.`;
+    const count = `${placed.maps.length} figure${placed.maps.length === 1 ? "" : "s"}`;
+    status.textContent = `${best.label} ${percent(best.probability)}. ${count}${about ? ` about ${about}` : ""}.`;
   }
 
   function showBeside() {
@@ -246,17 +284,17 @@ function startLive(root, content, ask) {
   }
 
   function show(place, made) {
-    drawn[place] = made;
+    placed[place] = made;
     made.forEach((one) => one.draw());
   }
 
   function redraw() {
-    redraw.waits ??= requestAnimationFrame(() => {
-      redraw.waits = null;
-      for (const made of Object.values(drawn)) made.forEach((one) => one.draw());
+    nextFrame ??= requestAnimationFrame(() => {
+      nextFrame = null;
+      for (const made of Object.values(placed)) made.forEach((one) => one.draw());
     });
-    clearTimeout(redraw.remembers); // browsers take few changes of the address a second
-    redraw.remembers = setTimeout(remember, 250);
+    clearTimeout(remembers); // browsers take few changes of the address a second
+    remembers = setTimeout(remember, 250);
   }
 
   /** The first request of the present options, about the class in question, whatever a changed picture's best class is. */

@@ -2,7 +2,8 @@
 
 import { shown } from "./dom.js";
 
-const DETAILS = {
+/** The maps that show details, by name. */
+export const DETAILS = {
   guided_gradcam: {
     title: "Guided Grad-CAM",
     badge: "detail inside the evidence",

@@ -1,6 +1,5 @@
 // Opens pictures: what the browser shows, and the file that is sent.
 
-import { MOST_BYTES } from "./ask.js";
 import { blank } from "./draw.js";
 import { Failure } from "./failure.js";
 import { unturned, upright } from "./webp.js";
@@ -10,33 +9,34 @@ const MOST_PIXELS = 50_000_000; // that servers take
 let opened = 0;
 
 /**
- * A picture: `blob`, the file that is sent, its `name`, `bitmap` to show or null where the browser cannot, `height` and
- * `width` (0 without a bitmap), a `note` for the visitor, and an `id` of its own. Too large a picture becomes a smaller
- * copy; a Failure says that this is not possible.
+ * A picture: `blob`, the file that is asked about, its `name`, `bitmap` to show or null where the browser cannot, `height` and
+ * `width` (0 without a bitmap), a `note` for the visitor, and an `id` of its own. Too large a picture, in bytes or in
+ * pixels, becomes a smaller copy; a Failure says that this is not possible.
  */
-export async function openPicture(file, name = file.name ?? "picture") {
+export async function openPicture(file, name = file.name ?? "picture", mostBytes = Infinity) {
   const bitmap = await decoded(file);
-  if (file.size <= MOST_BYTES && (bitmap?.height ?? 0) * (bitmap?.width ?? 0) <= MOST_PIXELS) {
+  if (file.size <= mostBytes && (bitmap?.height ?? 0) * (bitmap?.width ?? 0) <= MOST_PIXELS) {
     const note = bitmap ? transparency(bitmap) : "The browser cannot show this file. If the server can read it, maps are shown on grey.";
     return pictureOf(file, name, bitmap, note);
   }
   const size = `The file has ${(file.size / 2 ** 20).toFixed(1)} MiB${bitmap ? `, ${bitmap.width} × ${bitmap.height} pixels` : ""}`;
   if (!bitmap) {
-    throw new Failure(`${size}; valid are ${(MOST_BYTES / 2 ** 20).toFixed(1)} MiB, and the browser cannot make this file smaller.`);
+    throw new Failure(`${size}; valid are ${(mostBytes / 2 ** 20).toFixed(1)} MiB, and the browser cannot make this file smaller.`);
   }
   const scale = Math.min(1, SHRUNK / Math.max(bitmap.height, bitmap.width));
   const { canvas, context } = blank([Math.max(1, Math.round(bitmap.height * scale)), Math.max(1, Math.round(bitmap.width * scale))]);
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  bitmap.close();
   const copy = await encoded(canvas, "image/jpeg");
   const sent = `a smaller copy is sent, ${canvas.width} × ${canvas.height} pixels as JPEG, and the receipt's hash is that of the copy`;
   return pictureOf(copy, name.replace(/(\.\w+)?$/, "-smaller.jpg"), await decoded(copy), `${size}: ${sent}.`);
 }
 
-/** A picture of a canvas, as PNG, or as JPEG where that would be too large, or where JPEG is asked for. */
-export async function pictureOfCanvas(canvas, name, type = "image/png") {
+/** A picture of a canvas, as PNG, or as JPEG where that would be too large, or where JPEG is asked for; it shows the canvas. */
+export async function pictureOfCanvas(canvas, name, mostBytes = Infinity, type = "image/png") {
   const exact = await encoded(canvas, type);
-  const blob = exact.size <= MOST_BYTES ? exact : await encoded(canvas, "image/jpeg");
-  return pictureOf(blob, name, await createImageBitmap(canvas), "");
+  const blob = exact.size <= mostBytes ? exact : await encoded(canvas, "image/jpeg");
+  return pictureOf(blob, name, canvas, "");
 }
 
 function transparency(bitmap) {
@@ -84,7 +84,9 @@ async function opaque(bitmap) {
     transparent ||= pixels[place] < 255;
     pixels[place] = 255;
   }
-  return transparent && !failed ? createImageBitmap(new ImageData(pixels, width, height)) : bitmap;
+  if (!transparent || failed) return bitmap;
+  bitmap.close();
+  return createImageBitmap(new ImageData(pixels, width, height));
 }
 
 /** A canvas as a file of a type; a Failure says that the browser cannot write one this large. */

@@ -2,7 +2,7 @@
 
 import { button, card, el, field, percent } from "./dom.js";
 import { blank, blurPixels, figureSize } from "./draw.js";
-import { figuresOf } from "./figures.js";
+import { firstFiguresOf } from "./figures.js";
 import { pictureOfCanvas } from "./picture.js";
 
 const SIDES = { x: "Left", y: "Top", width: "Width", height: "Height" };
@@ -10,7 +10,7 @@ const MOVES = { ArrowLeft: ["x", "width", -1], ArrowRight: ["x", "width", 1], Ar
 const BLURRED = 6; // cells of a blurred region's longer side
 
 /** The colour that the network takes for nothing: the mean of its preprocessing, else grey. */
-export function meanColour(model) {
+function meanColour(model) {
   const found = /minus \[([^\]]+)\]/.exec(model.input?.preprocessing ?? "");
   const mean = (found?.[1] ?? "0.5").split(",").map((value) => Math.round(255 * Number(value)));
   const [red, green, blue] = mean.length > 2 ? mean : [mean[0], mean[0], mean[0]];
@@ -19,9 +19,9 @@ export function meanColour(model) {
 
 /**
  * The card; `ask(picture)` explains the class in question in a changed picture, `shown(figures)` is told of figures,
- * `tell(error)` of a picture that the browser cannot write.
+ * `tell(error)` of a picture that the browser cannot write. A request takes pictures of `mostBytes`.
  */
-export function regionTest({ model, methods, display, ask, shown, tell }) {
+export function regionTest({ model, methods, display, ask, shown, tell, mostBytes }) {
   const box = { x: 35, y: 35, width: 30, height: 30 }; // percent of the picture's sides
   let picture = null;
   let work = null; // the changed picture, as large as the upload
@@ -50,7 +50,8 @@ export function regionTest({ model, methods, display, ask, shown, tell }) {
       }),
     ]),
   );
-  const results = el("div", { "aria-live": "polite", id: "region-results" });
+  const told = el("p", { role: "status", class: "muted", id: "region-told" });
+  const results = el("div", { id: "region-results" });
   const back = button("Undo", () => takeBack(), { disabled: true });
   const element = card(
     "Test the map yourself",
@@ -70,6 +71,7 @@ export function regionTest({ model, methods, display, ask, shown, tell }) {
       el("summary", {}, "The region in numbers, percent of the picture"),
       el("div", { class: "row" }, Object.entries(SIDES).map(([side, text]) => field(text, inputs[side]))),
     ),
+    told,
     results,
   );
 
@@ -90,6 +92,7 @@ export function regionTest({ model, methods, display, ask, shown, tell }) {
     const context = canvas.getContext("2d");
     context.imageSmoothingQuality = "high";
     context.drawImage(work.canvas, 0, 0, canvas.width, canvas.height);
+    if (!changes.length && document.activeElement === back) canvas.focus({ preventScroll: true }); // what is disabled has no focus
     back.disabled = !changes.length;
   }
 
@@ -135,27 +138,28 @@ export function regionTest({ model, methods, display, ask, shown, tell }) {
   /** What was found is no longer about what is shown, and what is asked is no longer wanted. */
   function forget() {
     turn += 1;
+    told.textContent = "";
     results.replaceChildren();
   }
 
   async function compare() {
     turn += 1;
+    told.textContent = "";
     const mine = turn;
-    const original = unchanged ?? (await pictureOfCanvas(workOf(picture).canvas, picture.name));
+    const original = unchanged ?? (await pictureOfCanvas(workOf(picture).canvas, picture.name, mostBytes));
     if (mine !== turn) return; // something else came between
-    unchanged = original;
-    const changed = await pictureOfCanvas(work.canvas, `changed ${picture.name}`, original.blob.type);
-    const before = mine === turn && (await ask(original));
+    unchanged = { ...original, bitmap: picture.bitmap };
+    const changed = await pictureOfCanvas(work.canvas, `changed ${picture.name}`, mostBytes, original.blob.type);
+    const before = mine === turn && (await ask(unchanged));
     const after = mine === turn && before && (await ask(changed));
     if (mine !== turn) return;
     if (!after) return results.replaceChildren(); // it was cancelled, or the error is told
-    const both = [[before, original, "before"], [after, changed, "after"]];
-    const figures = both.flatMap(([answer, itsPicture, caption]) => {
-      const { explanations, ...rest } = answer;
-      const first = explanations.map(({ maps, ...said }) => ({ ...said, maps: Object.fromEntries(Object.entries(maps).slice(0, 1)) }));
-      return figuresOf({ ...rest, explanations: first }, itsPicture, methods, display, caption);
-    });
+    const both = [[before, unchanged, "before"], [after, changed, "after"]];
+    const figures = both.flatMap(([answer, ...how]) => firstFiguresOf(answer, how[0], methods, display, how[1]));
     results.replaceChildren(scores(before, after), el("div", { class: "figures" }, figures.map((one) => one.element)));
+    const { index, label } = inQuestion(before);
+    const [first, second] = [before, after].map((answer) => percentOf(probabilityOf(answer, index)));
+    told.textContent = `${label}: ${first} before, ${second} after the change.`;
     shown(figures);
   }
 
@@ -166,6 +170,8 @@ export function regionTest({ model, methods, display, ask, shown, tell }) {
     if (start) {
       const side = event.shiftKey ? extent : start;
       place({ [side]: box[side] + 2 * sense });
+      const sides = Object.entries(SIDES).map(([name, text]) => `${text.toLowerCase()} ${Math.round(box[name])} %`);
+      told.textContent = `Region: ${sides.join(", ")}.`;
     } else if (!acts) return;
     else if (!event.repeat) acts();
     event.preventDefault();
@@ -197,12 +203,15 @@ function workOf({ bitmap, height, width }) {
   return made;
 }
 
+/** The class whose score the change is about. */
+const inQuestion = ({ explanations, predictions }) => explanations[0]?.target ?? predictions[0];
+const probabilityOf = ({ predictions }, index) => predictions.find((one) => one.index === index)?.probability;
+const percentOf = (probability) => (probability === undefined ? "–" : percent(probability));
+
 /** The scores before and after, of the best classes of both. */
 function scores(before, after) {
-  const best = [before, after].flatMap(({ predictions }) => predictions.slice(0, 4).map(({ index, label }) => [index, label]));
-  const target = before.explanations[0]?.target;
-  const rows = new Map([...(target ? [[target.index, target.label]] : []), ...best]);
-  const of = ({ predictions }, index) => predictions.find((one) => one.index === index)?.probability;
+  const best = [before, after].flatMap(({ predictions }) => predictions.slice(0, 4));
+  const rows = new Map([inQuestion(before), ...best].map(({ index, label }) => [index, label]));
   return el(
     "table",
     { class: "scores" },
@@ -212,10 +221,10 @@ function scores(before, after) {
       "tbody",
       {},
       [...rows].map(([index, label]) => {
-        const [first, second] = [of(before, index), of(after, index)];
+        const [first, second] = [before, after].map((answer) => probabilityOf(answer, index));
         const known = first !== undefined && second !== undefined;
         const points = known ? `${second >= first ? "+" : "−"}${(100 * Math.abs(second - first)).toFixed(2)} points` : "–";
-        const cells = [first, second].map((one) => el("td", {}, one === undefined ? "–" : percent(one)));
+        const cells = [first, second].map((one) => el("td", {}, percentOf(one)));
         return el("tr", {}, el("th", { scope: "row" }, label), cells, el("td", {}, points));
       }),
     ),

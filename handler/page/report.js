@@ -1,7 +1,7 @@
 // A saved report: answers with their pictures, without a server.
 
 import { displayControls } from "./controls.js";
-import { card, el, percent } from "./dom.js";
+import { barOf, card, el, percent } from "./dom.js";
 import { sentence } from "./failure.js";
 import { figuresOf } from "./figures.js";
 import { fromBase64 } from "./npy.js";
@@ -29,7 +29,7 @@ function part({ name, picture, answer }, place, methods, options) {
   const [best] = answer.predictions;
   const figures = el("div", { class: "figures" });
   let made = null;
-  const bars = el("ul", { class: "bars" }, answer.predictions.slice(0, 5).map(barOf));
+  const bars = el("ul", { class: "bars" }, answer.predictions.slice(0, 5).map(({ label, probability }) => el("li", {}, el("span", { class: "bar" }, barOf(label, probability)))));
   const buttons = el("div", { class: "row" });
   const element = card(
     name,
@@ -58,10 +58,4 @@ function part({ name, picture, answer }, place, methods, options) {
   const redraw = () => made?.forEach((one) => one.draw());
   const link = el("a", { href: `#picture-${place + 1}` }, `${name}: ${best.label} ${percent(best.probability)}`);
   return { element, link, open, redraw };
-}
-
-function barOf({ label, probability }) {
-  const fill = el("span", { class: "fill" });
-  fill.style.width = `${100 * probability}%`;
-  return el("li", {}, el("span", { class: "bar" }, fill, el("span", { class: "label" }, label), el("span", { class: "number" }, percent(probability))));
 }

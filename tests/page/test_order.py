@@ -109,3 +109,39 @@ def test_what_is_pressed_twice_is_done_once(tab):
     tab.page.locator("#compare-results table").wait_for()
     assert tab.page.locator("#compare-results table").count() == 1
     assert tab.page.locator("#problem").inner_text() == ""
+
+
+def test_an_undo_ends_the_question_about_what_is_undone(held):
+    held.page.evaluate("window.letGo()")
+    choose(held, TWO)
+    explained(held, "heart")
+    held.page.evaluate("window.holds = true")
+    held.page.get_by_role("button", name="Erase").click()
+    waits(held, 1)
+    held.page.get_by_role("button", name="Undo").click()
+    held.page.evaluate("window.letGo()")
+    held.page.locator(".progress").wait_for(state="hidden")
+    assert held.page.locator("#region-results").inner_text() == held.page.locator("#region-told").inner_text() == ""
+
+
+def test_what_is_replaced_does_not_end_the_waiting_and_what_fails_is_taken_back(held):
+    held.page.evaluate("window.letGo()")
+    choose(held, TWO)
+    explained(held, "heart")
+    held.page.evaluate("window.holds = true")
+    for count in (1, 2):
+        held.page.locator("#classes .bar").nth(count).click()
+        waits(held, count)
+    held.page.evaluate("new Promise((next) => setTimeout(next, 50))")
+    assert held.page.locator("#figures").get_attribute("aria-busy") == "true"
+    answers = {
+        "The server did not answer": "throw new TypeError('Failed to fetch')",
+        "The page failed; load it again": "return new Response('{', {headers: {'Content-Type': 'application/json'}})",
+    }
+    for said, answer in answers.items():
+        held.page.evaluate(f"() => {{ window.fetch = async () => {{ {answer} }} }}")
+        held.page.locator("#classes .bar", has_text="arrow").click()
+        held.page.locator("#problem", has_text=said).wait_for()
+        held.page.locator("#figures:not([aria-busy])").wait_for()
+        assert held.page.locator("#figures .badge").first.inner_text() == "evidence for heart"
+        assert held.page.locator("#take .address").inner_text() == held.page.url == held.page.url.partition("#")[0]

@@ -87,6 +87,44 @@ def test_a_link_brings_the_same_options(visit, server):
     assert tab.complaints == []
 
 
+def test_what_a_link_says_wrong_is_told_and_asked_nowhere(visit, server):
+    tab = visit(f"{server.address}/predictions/shapes#sample=two&other=../../v2&colours=foo&toString=1")
+    tab.page.locator("#status", has_text="3 figures about").wait_for()
+    told = tab.page.locator("#link-problem").inner_text()
+    assert told.endswith("is read without it: other=../../v2; colours=foo; toString=1.")
+    assert {url.partition("#")[0] for url in tab.requests if url.startswith("http")} == {
+        f"{server.address}/predictions/shapes"
+    }
+    assert tab.complaints == []
+
+
+def test_on_a_phone_a_tap_is_answered_where_it_is_seen(visit, server):
+    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+    with proxy_before(server.address) as proxy:
+        tab = visit(f"{proxy.address}/predictions/shapes", **phone)
+
+        def is_seen(place):
+            box = tab.page.locator(place).bounding_box()
+            return 0 <= box["y"] and box["y"] + box["height"] <= 740
+
+        proxy.delay = 1
+        tab.page.get_by_role("button", name="two shapes").tap()
+        tab.page.locator(".progress").wait_for()
+        assert is_seen(".progress")
+        tab.page.locator("#status", has_text="figures about").wait_for()
+        assert is_seen("#status")
+        tab.page.locator("#classes .bar").nth(2).tap()
+        assert is_seen(".progress")
+        proxy.broken = (502, "<html>")
+        tab.page.locator("#region-test button", has_text="Erase").tap()
+        tab.page.locator("#problem", has_text="The proxy").wait_for()
+        assert is_seen("#problem")
+        tab.page.locator("#figures canvas").first.tap()
+        assert tab.page.locator("#figures output").first.inner_text().startswith("x ")
+        box = tab.page.locator("#region").bounding_box()
+        assert box["x"] + box["width"] < 360 - 48  # where a finger scrolls
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_violation_and_a_phone_needs_no_sideways_scroll(visit, server, scheme):
     tab = visit(f"{server.address}/predictions/shapes", color_scheme=scheme, viewport={"width": 360, "height": 800})

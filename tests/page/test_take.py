@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import subprocess
 import sys
 
@@ -88,6 +89,15 @@ def test_no_label_is_more_than_text_for_curl(server, tmp_path, label):
     run(["bash", "-ec", node(code, {"card": {**CARD, "labels": [label]}, "where": where})], tmp_path)
     said = json.loads((tmp_path / "answer.json").read_text())["message"]
     assert said.startswith(f"target {label!r} is no label")
+
+
+def test_without_figures_there_is_no_picture_of_them(visit, server):
+    tab = visit(f"{server.address}/predictions/shapes#sample=two&method=&maps=")
+    tab.page.locator("#status", has_text="0 figures").wait_for()
+    assert tab.page.get_by_role("button", name="PNG of all figures").is_disabled()
+    tab.page.get_by_role("checkbox", name=re.compile("guided backprop", re.IGNORECASE)).click()
+    tab.page.locator("#status", has_text="1 figure").wait_for()
+    assert tab.page.get_by_role("button", name="PNG of all figures").is_enabled()
 
 
 def test_files_are_saved_and_are_what_is_shown(visit, server, tmp_path):

@@ -3,7 +3,7 @@
 import { Failure } from "./failure.js";
 
 /** Bytes of a picture that fit into a request of the server, 10 MiB with base64 and options. */
-export const MOST_BYTES = Math.floor((10_485_760 - 8_192) * 0.75);
+const MOST_BYTES = Math.floor((10_485_760 - 8_192) * 0.75);
 
 const STATUSES = {
   401: "The server asks for a token; load the page again and give it.",
@@ -26,7 +26,7 @@ export function addressOf(path, own, model = "") {
  * Asks the server: `ask(options, picture, signal)` gives the JSON answer, or raises a Failure with a sentence.
  *
  * `ask.arrays` gives an NPZ file instead, `ask.address(model)` the address of a model, `ask.locked` says whether there is
- * a token. `own` is the name of the page's model.
+ * a token, `ask.mostBytes` how large a picture can be. `own` is the name of the page's model.
  */
 export function serverAsking(own, token = "") {
   const authorization = token ? { Authorization: `Bearer ${token}` } : {};
@@ -47,7 +47,8 @@ export function serverAsking(own, token = "") {
     throw refusal(answer.status, await content.text());
   };
   const ask = async (...asked) => JSON.parse(await (await post("application/json", ...asked)).text());
-  return Object.assign(ask, { address, locked: Boolean(token), arrays: (...asked) => post("application/x-npz", ...asked) });
+  const arrays = (...asked) => post("application/x-npz", ...asked);
+  return Object.assign(ask, { address, arrays, locked: Boolean(token), mostBytes: MOST_BYTES });
 }
 
 /** The Failure that an answer of this status and text is. */

@@ -1,4 +1,4 @@
-// Runs what is asked one after another: with progress, a limit of time, and answers that are kept.
+// Runs questions one after another: with progress, a limit of time, and answers that are kept.
 
 import { Failure } from "./failure.js";
 
@@ -10,7 +10,7 @@ const SUPERSEDED = new Failure("Another question came between.");
  *
  * `one(request, picture, text, share)` gives an answer, by `ask` or by another function of the same arguments as its last.
  */
-export function asking({ ask, bar, options, tell }) {
+export function runner({ ask, bar, options, tell }) {
   const kept = new Map();
   let running = null;
 
