@@ -67,7 +67,8 @@ def copy(tab, kind, content):
 
 def test_a_file_is_dropped(shared):
     drop(shared, ONE)
-    explained(shared, "star", "one.jpg, 480 × 480 pixels. ")
+    explained(shared, "star", "one.jpg")
+    assert shared.page.locator("#intake .note").inner_text() == "one.jpg, 480 × 480 pixels."
 
 
 def test_a_picture_is_pasted(shared):
@@ -147,6 +148,13 @@ def test_a_phone_takes_photographs_by_its_own_camera(visit, server):
         tab.page.get_by_role("button", name="Photograph").click()
     opened.value.set_files(ONE)
     explained(tab, "star")
+
+
+def test_transparency_is_told(shared):
+    image = Image.open(ONE)
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    choose(shared, {"name": "clear.png", "mimeType": "image/png", "buffer": encoded(image, "PNG")})
+    explained(shared, name="It is transparent: the network sees the colours that are stored there")
 
 
 def quarters(**how):
