@@ -150,13 +150,6 @@ def test_a_phone_takes_photographs_by_its_own_camera(visit, server):
     explained(tab, "star")
 
 
-def test_transparency_is_told(shared):
-    image = Image.open(ONE)
-    image.putalpha(Image.linear_gradient("L").resize(image.size))
-    choose(shared, {"name": "clear.png", "mimeType": "image/png", "buffer": encoded(image, "PNG")})
-    explained(shared, name="It is transparent: the network sees the colours that are stored there")
-
-
 def quarters(**how):
     """A picture whose quarters have different colours, as a file."""
     image = Image.new("RGB", (240, 160))
