@@ -16,7 +16,7 @@ let opened = 0;
 export async function openPicture(file, name = file.name ?? "picture", mostBytes = Infinity) {
   const bitmap = await decoded(file);
   if (file.size <= mostBytes && (bitmap?.height ?? 0) * (bitmap?.width ?? 0) <= MOST_PIXELS) {
-    const note = bitmap ? transparency(bitmap) : "The browser cannot show this file. If the server can read it, maps are shown on grey.";
+    const note = bitmap ? "" : "The browser cannot show this file. If the server can read it, maps are shown on grey.";
     return pictureOf(file, name, bitmap, note);
   }
   const size = `The file has ${(file.size / 2 ** 20).toFixed(1)} MiB${bitmap ? `, ${bitmap.width} × ${bitmap.height} pixels` : ""}`;
@@ -37,13 +37,6 @@ export async function pictureOfCanvas(canvas, name, mostBytes = Infinity, type =
   const exact = await encoded(canvas, type);
   const blob = exact.size <= mostBytes ? exact : await encoded(canvas, "image/jpeg");
   return pictureOf(blob, name, canvas, "");
-}
-
-function transparency(bitmap) {
-  const { context } = blank([32, 32]);
-  context.drawImage(bitmap, 0, 0, 32, 32);
-  const isOpaque = context.getImageData(0, 0, 32, 32).data.every((value, place) => place % 4 < 3 || value === 255);
-  return isOpaque ? "" : "It is transparent: the network sees the colours that are stored there, the page shows grey.";
 }
 
 function pictureOf(blob, name, bitmap, note) {

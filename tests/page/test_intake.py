@@ -67,7 +67,8 @@ def copy(tab, kind, content):
 
 def test_a_file_is_dropped(shared):
     drop(shared, ONE)
-    explained(shared, "star", "one.jpg, 480 × 480 pixels. ")
+    explained(shared, "star", "one.jpg")
+    assert shared.page.locator("#intake .note").inner_text() == "one.jpg, 480 × 480 pixels."
 
 
 def test_a_picture_is_pasted(shared):

@@ -39,7 +39,8 @@ def test_no_file_is_written_before_a_region_is_changed_and_one_that_cannot_be_is
 
 def test_changes_keep_no_bitmaps(tab):
     tab.page.evaluate(
-        "() => { const { createImageBitmap } = window; const { close } = ImageBitmap.prototype; window.open = new Set();"
+        "() => { const { createImageBitmap } = window; const { close } = ImageBitmap.prototype;"
+        "window.open = new Set();"
         "window.createImageBitmap = async (...how) => {"
         " const made = await createImageBitmap(...how); window.open.add(made); return made };"
         "ImageBitmap.prototype.close = function () { window.open.delete(this); close.call(this) } }"
