@@ -244,7 +244,7 @@ ASKED = {
         "method=gradcam%2Clayercam",
         {"method": "layercam", "maps": ["gradcam"]},
     ),
-    "detail": (check("guided Grad-CAM"), check("guided Grad-CAM"), "maps=guided_backprop", {"maps": USUAL["maps"][:2]}),
+    "detail": (check("Guided Grad-CAM"), check("Guided Grad-CAM"), "maps=guided_backprop", {"maps": USUAL["maps"][:2]}),
     "contrast": (press("and not arrow"), press("and not arrow"), "contrast=arrow", {"contrast": 8}),
     "layer": (choose("#layer", "conv5"), choose("#layer", "auto"), "layer=conv5", {"layer": "conv5"}),
     "trust": (check(TRUST), check(TRUST), "trust=true", {"trust": True}),
