@@ -11,7 +11,11 @@ const REASONS = {
   NotReadableError: "The camera does not start, perhaps because another program uses it; close that program, or choose a picture.",
 };
 
-/** A `button` and a `view`, what the camera sees; `take(file)` gets a photograph, `tell` a Failure; `native()` opens a phone's camera. */
+/**
+ * A `button`, and a `view` of what the camera sees; `take(file)` gets a photograph, `tell` a Failure.
+ *
+ * `native()` opens a phone's own camera.
+ */
 export function camera({ take, tell, native }) {
   const video = el("video", { playsinline: true, "aria-label": "What the camera sees" });
   const opener = button("Photograph", () => (matchMedia("(pointer: coarse)").matches ? native() : open()));

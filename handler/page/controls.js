@@ -5,7 +5,7 @@ import { button, card, el, field } from "./dom.js";
 import { DETAILS } from "./meaning.js";
 import { detailsOf } from "./options.js";
 
-/** How figures are shown: weight, threshold and colours in `display`, which changes before `changed(name)` is called. */
+/** How figures are shown: weight, threshold and colours in `display`, which change before `changed(name)` is called. */
 export function displayControls(display, changed) {
   const slider = (name, text) => {
     const value = el("output", {}, String(display[name]));
@@ -135,7 +135,8 @@ export function askControls(model, methods, options, changed) {
 }
 
 /**
- * Progress with elapsed seconds and a button that cancels. `begin(cancel)` shows it, and gives `say(what, share)` and `end()`.
+ * Progress with elapsed seconds and a button that cancels. `begin(cancel)` shows it, and gives `say(what, share)` and
+ * `end()`.
  *
  * Screen readers are told what is waited for, but not each second.
  */

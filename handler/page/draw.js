@@ -11,7 +11,7 @@ export function figureSize([height, width]) {
 /**
  * A map's values at each pixel of a figure, `height · width · channels`, bilinearly; NaN where the network saw nothing.
  *
- * `view` is the answer's: `image`, height and width of the upload, and `crop`, top, left, bottom and right in its pixels.
+ * `view` is the answer's: `image`, height and width of the upload; `crop`, top, left, bottom and right in its pixels.
  */
 export function onFigure(map, view, [height, width]) {
   const made = new Float32Array(height * width * map.channels).fill(NaN);
@@ -30,9 +30,9 @@ export function onFigure(map, view, [height, width]) {
   return made;
 }
 
-/** For each pixel of one side that was seen, at least one: its place, the two cells around it, its share of the second. */
+/** For each seen pixel of one side, at least one: its place, the two cells around it, its share of the second. */
 function places(length, whole, start, stop, cells) {
-  const [from, to] = [start, stop].map((edge) => Math.ceil((edge * length) / whole - 0.5)); // centres at an edge or behind it
+  const [from, to] = [start, stop].map((edge) => Math.ceil((edge * length) / whole - 0.5)); // the first centre behind the edge
   const begin = Math.min(length - 1, Math.max(0, from));
   const found = [];
   for (let place = begin; place < Math.max(begin + 1, Math.min(length, to)); place += 1) {
@@ -54,7 +54,7 @@ export function valueAt(map, view, y, x) {
   return Array.from(map.data.subarray(place, place + map.channels));
 }
 
-/** Blends a map on [0, 1] into the figure's pixels (RGBA): `(1 - weight) · heat + weight · picture` from the threshold. */
+/** Blends a map on [0, 1] into a figure's pixels, RGBA: `(1 - weight) · heat + weight · picture` from the threshold. */
 export function blend(pixels, values, { weight, threshold, table }) {
   for (let place = 0; place < values.length; place += 1) {
     if (!(values[place] >= threshold)) continue; // NaN, too
@@ -107,7 +107,7 @@ export function hatch(pixels, values, channels, [height, width]) {
   }
 }
 
-/** Blurs pixels (RGBA) in place: averages of cells, `most` along the longer side, and bilinearly between their centres. */
+/** Blurs pixels, RGBA, in place: averages of cells, `most` along the longer side, bilinearly between their centres. */
 export function blurPixels(pixels, [height, width], most) {
   const [rows, columns] = [height, width].map((side) => Math.max(1, Math.min(side, Math.round((side * most) / Math.max(height, width)))));
   const cells = new Float64Array(3 * rows * columns);

@@ -118,7 +118,7 @@ function drawScale(bar, table) {
   context.putImageData(pixels, 0, 0);
 }
 
-/** Calls `tell(across, down, live)`, shares of the sides, for the pointer, and for a cross-hair that arrow keys move. */
+/** Calls `tell(across, down, live)`, shares of the sides, for the pointer, and for a cross that arrow keys move. */
 function addPointing(canvas, cross, tell) {
   const place = { across: 0.5, down: 0.5 };
   const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };

@@ -9,8 +9,8 @@ export function startGallery(root, { gallery }) {
   const count = el("p", { role: "status", class: "muted", id: "status" });
   const filter = el("input", { type: "search", id: "filter", oninput: show });
   const about =
-    "The most doubtful picture is first. Its doubt is 1 less the margin between the probabilities of its two best classes: " +
-    "0 where the network decided, 1 where it did not.";
+    "The most doubtful picture is first. Its doubt is 1 less the margin between the probabilities of its two best " +
+    "classes: 0 where the network decided, 1 where it did not.";
   const list = el("ul", { class: "gallery" }, items.map(({ element }) => element));
   root.append(card("Pictures by doubt", {}, el("p", {}, about), field("Name or class", filter), count, list));
   show();

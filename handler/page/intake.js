@@ -9,8 +9,12 @@ const NO_FILE = "This is no picture's file: save the picture, then drop or choos
 const FOLDER = "This is a folder: drop one of its pictures; shufflenet-cam report makes pages of all.";
 const NOT_COPIED = "The clipboard holds no picture: copy the picture itself, or save it and choose the file.";
 
-/** The card that takes pictures; `take(file)` and `takeSample(name)` get them, `tell(error)` is told why there is none. */
-export function intake({ take, takeSample, tell }) {
+/**
+ * The card that takes pictures; `take(file)` and `takeSample(name)` get them, `tell(error)` is told why there is none.
+ *
+ * It takes what is dropped and pasted anywhere in the document, until the signal.
+ */
+export function intake({ take, takeSample, tell, signal }) {
   const pick = (attributes) => {
     const input = el("input", { type: "file", class: "visually-hidden", tabindex: -1, "aria-hidden": "true", ...attributes });
     input.addEventListener("change", () => {
@@ -45,7 +49,8 @@ export function intake({ take, takeSample, tell }) {
     chosen,
     photographed,
   );
-  listen(zone, take, tell);
+  listen(zone, take, tell, signal);
+  signal.addEventListener("abort", lens.close);
   return {
     element: card("Picture", { id: "intake" }, zone, note, keep),
     /** Says which picture is shown; null, while there is none. */
@@ -54,26 +59,28 @@ export function intake({ take, takeSample, tell }) {
       if (!picture) return;
       lens.close();
       shown = picture;
-      note.textContent = `${picture.name}${picture.width ? `, ${picture.width} × ${picture.height} pixels` : ""}. ${picture.note}`;
+      const size = picture.width ? `, ${picture.width} × ${picture.height} pixels` : "";
+      note.textContent = `${picture.name}${size}. ${picture.note}`;
     },
   };
 }
 
-function listen(zone, take, tell) {
+function listen(zone, take, tell, signal) {
   const types = ({ dataTransfer }) => [...(dataTransfer?.types ?? [])];
   const isTyping = ({ target }) => Boolean(target.closest?.("input, textarea"));
   /** Whether a drop is meant for the page; the browser would leave the page for a file or an address. */
   const isMeant = (event) =>
     types(event).includes("Files") || (!isTyping(event) && (types(event).includes("text/uri-list") || zone.contains(event.target)));
-  document.addEventListener("dragover", (event) => {
+  const listening = (kind, how) => document.addEventListener(kind, how, { signal });
+  listening("dragover", (event) => {
     if (!isMeant(event)) return;
     event.preventDefault();
     zone.classList.add("over");
   });
-  document.addEventListener("dragleave", (event) => {
+  listening("dragleave", (event) => {
     if (!event.relatedTarget) zone.classList.remove("over");
   });
-  document.addEventListener("drop", (event) => {
+  listening("drop", (event) => {
     zone.classList.remove("over");
     if (!isMeant(event)) return;
     event.preventDefault();
@@ -82,7 +89,7 @@ function listen(zone, take, tell) {
     else if (event.dataTransfer.files.length) take(event.dataTransfer.files[0]);
     else tell(new Failure(NO_FILE));
   });
-  document.addEventListener("paste", (event) => {
+  listening("paste", (event) => {
     const [file] = event.clipboardData?.files ?? [];
     if (!file && isTyping(event)) return;
     event.preventDefault();

@@ -25,7 +25,7 @@ const NPZ = "application/x-npz";
  *
  * `ask(options, picture, signal)` gives the answer to a picture (see `openPicture`) as the server's JSON, with maps as
  * .npy; it raises a Failure with a sentence. If `ask.address(model)` says where a server answers, the page offers what
- * needs one: other models, curl and Python; `ask.arrays(options, picture, signal)` gives NPZ files. Pictures of more than
+ * needs one: other models, curl and Python; `ask.arrays(options, picture, signal)` gives NPZ files. Pictures above
  * `ask.mostBytes` are made smaller.
  */
 export function start(root, content, ask) {
@@ -50,7 +50,8 @@ function headOf(model) {
 /** A sentence about the parts of a link that are not valid. */
 function leftOut(invalid) {
   const parts = invalid.slice(0, 5).map((part) => (part.length > 60 ? `${part.slice(0, 59)}…` : part));
-  return `This link says what the page cannot take, and is read without it: ${parts.join("; ")}${invalid.length > 5 ? "; and more" : ""}.`;
+  const more = invalid.length > 5 ? "; and more" : "";
+  return `This link says what the page cannot take, and is read without it: ${parts.join("; ")}${more}.`;
 }
 
 function startLive(root, content, ask) {
@@ -62,8 +63,10 @@ function startLive(root, content, ask) {
   let nextFrame = null; // in which figures are drawn anew
   let remembers = null; // the clock after which the link is written
   let explaining = null; // the question about the picture, for which all other questions wait
+  const leaving = new AbortController(); // ends what listens outside of the page's elements
   const placed = { maps: [], region: [], other: [] }; // figures by their place
-  const topIsALabel = model.labels.some((label) => label.trim().toLowerCase() === "top"); // which requests take for the class
+  // which requests take for the best class
+  const topIsALabel = model.labels.some((label) => label.trim().toLowerCase() === "top");
   const bar = progress();
   const alert = el("p", { class: "problem", role: "alert", id: "problem" });
   const link = el("p", { class: "problem", role: "alert", id: "link-problem" }, invalid.length ? leftOut(invalid) : "");
@@ -72,7 +75,7 @@ function startLive(root, content, ask) {
   const beside = el("div", { id: "beside" });
   const maps = card("Why", { id: "maps", hidden: true }, displayControls(options, redraw), figures, beside);
   const during = runner({ ask, bar, options, tell });
-  const taking = intake({ take: (file) => take(() => openPicture(file, undefined, ask.mostBytes)), takeSample, tell });
+  const taking = intake({ take: (file) => take(() => openPicture(file, undefined, ask.mostBytes)), takeSample, tell, signal: leaving.signal });
   const choosing = classes(model, { choose, oppose });
   const region = regionTest({
     model,
@@ -112,10 +115,18 @@ function startLive(root, content, ask) {
       el("div", { class: "column wide" }, maps, region.element, comparing?.element ?? "", along.element),
     ),
   );
-  for (const kind of ["error", "unhandledrejection"]) addEventListener(kind, tellOfEvent);
-  addEventListener("hashchange", () => location.reload()); // a link that was pasted into this page
+  for (const kind of ["error", "unhandledrejection"]) addEventListener(kind, tellOfEvent, { signal: leaving.signal });
+  addEventListener("hashchange", startAnew, { once: true }); // a link that was pasted into this page
   if (options.sample in SAMPLES) takeSample(options.sample, false);
   else status.textContent = "No picture yet.";
+
+  /** Not by loading the page: a token, or a graph, is in its memory alone. */
+  function startAnew() {
+    leaving.abort();
+    clearTimeout(remembers);
+    clear();
+    start(root, content, ask);
+  }
 
   function fragment() {
     const said = toFragment(options, model);
@@ -130,7 +141,8 @@ function startLive(root, content, ask) {
   function tell(error) {
     const isForVisitors = error instanceof Failure;
     if (!isForVisitors) console.warn(error);
-    alert.textContent = sentence(isForVisitors ? error.message : "The page failed; load it again, or choose another picture");
+    const failed = "The page failed; load it again, or choose another picture";
+    alert.textContent = sentence(isForVisitors ? error.message : failed);
   }
 
   /** Tells of an error that no function has caught. */
@@ -297,7 +309,7 @@ function startLive(root, content, ask) {
     remembers = setTimeout(remember, 250);
   }
 
-  /** The first request of the present options, about the class in question, whatever a changed picture's best class is. */
+  /** The first request of the present options, about the class in question: a changed picture may have another. */
   function question() {
     const [request] = requestsOf({ ...options, maps: options.method.length ? [] : options.maps }, model);
     const target = request.target === "top" ? state.answers[0].predictions[0].index : request.target;

@@ -14,7 +14,8 @@ export function firstOptions(card) {
     target: "top", // or the index of a class
     against: false, // what speaks against the target
     contrast: "none", // "second" or the index of a class
-    method: card.maps?.includes("gradcam") === false ? [] : [card.method ?? "gradcam"].filter(Boolean), // several are shown side by side
+    // several are shown side by side
+    method: card.maps?.includes("gradcam") === false ? [] : [card.method ?? "gradcam"].filter(Boolean),
     maps: detailsOf(card).filter((name) => name !== "saliency"),
     layer: "auto",
     trust: false,

@@ -9,9 +9,9 @@ const MOST_PIXELS = 50_000_000; // that servers take
 let opened = 0;
 
 /**
- * A picture: `blob`, the file that is asked about, its `name`, `bitmap` to show or null where the browser cannot, `height` and
- * `width` (0 without a bitmap), a `note` for the visitor, and an `id` of its own. Too large a picture, in bytes or in
- * pixels, becomes a smaller copy; a Failure says that this is not possible.
+ * A picture: `blob`, the file that is asked about, its `name`, `bitmap` to show or null where the browser cannot,
+ * `height` and `width` (0 without a bitmap), a `note` for the visitor, and an `id` of its own. Too large a picture, in
+ * bytes or in pixels, becomes a smaller copy; a Failure says that this is not possible.
  */
 export async function openPicture(file, name = file.name ?? "picture", mostBytes = Infinity) {
   const bitmap = await decoded(file);
@@ -19,7 +19,8 @@ export async function openPicture(file, name = file.name ?? "picture", mostBytes
     const note = bitmap ? "" : "The browser cannot show this file. If the server can read it, maps are shown on grey.";
     return pictureOf(file, name, bitmap, note);
   }
-  const size = `The file has ${(file.size / 2 ** 20).toFixed(1)} MiB${bitmap ? `, ${bitmap.width} × ${bitmap.height} pixels` : ""}`;
+  const sides = bitmap ? `, ${bitmap.width} × ${bitmap.height} pixels` : "";
+  const size = `The file has ${(file.size / 2 ** 20).toFixed(1)} MiB${sides}`;
   if (!bitmap) {
     throw new Failure(`${size}; valid are ${(mostBytes / 2 ** 20).toFixed(1)} MiB, and the browser cannot make this file smaller.`);
   }
@@ -28,11 +29,12 @@ export async function openPicture(file, name = file.name ?? "picture", mostBytes
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   bitmap.close();
   const copy = await encoded(canvas, "image/jpeg");
-  const sent = `a smaller copy is sent, ${canvas.width} × ${canvas.height} pixels as JPEG, and the receipt's hash is that of the copy`;
-  return pictureOf(copy, name.replace(/(\.\w+)?$/, "-smaller.jpg"), await decoded(copy), `${size}: ${sent}.`);
+  const sent = `a smaller copy is explained, ${canvas.width} × ${canvas.height} pixels as JPEG`;
+  const note = `${size}: ${sent}, and the receipt's hash is that of the copy.`;
+  return pictureOf(copy, name.replace(/(\.\w+)?$/, "-smaller.jpg"), await decoded(copy), note);
 }
 
-/** A picture of a canvas, as PNG, or as JPEG where that would be too large, or where JPEG is asked for; it shows the canvas. */
+/** A picture that shows a canvas; its file is PNG, or JPEG where PNG is too large, or where JPEG is asked for. */
 export async function pictureOfCanvas(canvas, name, mostBytes = Infinity, type = "image/png") {
   const exact = await encoded(canvas, type);
   const blob = exact.size <= mostBytes ? exact : await encoded(canvas, "image/jpeg");
@@ -44,7 +46,7 @@ function pictureOf(blob, name, bitmap, note) {
   return { id: opened, blob, name, bitmap, height: bitmap?.height ?? 0, width: bitmap?.width ?? 0, note };
 }
 
-/** The pixels as they are stored, turned as EXIF says, as the server reads them; null if the browser cannot read them. */
+/** The pixels as the server reads them, turned as EXIF says; null if the browser cannot read them. */
 async function decoded(file) {
   try {
     const { file: stored, orientation } = await unturned(file);

@@ -7,6 +7,9 @@ import { pictureOfCanvas } from "./picture.js";
 
 const SIDES = { x: "Left", y: "Top", width: "Width", height: "Height" };
 const MOVES = { ArrowLeft: ["x", "width", -1], ArrowRight: ["x", "width", 1], ArrowUp: ["y", "height", -1], ArrowDown: ["y", "height", 1] };
+const HOW =
+  "Drag over what the map points at, or move the frame by arrow keys; then erase or blur it. " +
+  "If the map is right, the class loses its score.";
 const BLURRED = 6; // cells of a blurred region's longer side
 
 /** The colour that the network takes for nothing: the mean of its preprocessing, else grey. */
@@ -56,7 +59,7 @@ export function regionTest({ model, methods, display, ask, shown, tell, mostByte
   const element = card(
     "Test the map yourself",
     { id: "region-test", hidden: true },
-    el("p", {}, "Drag over what the map points at, or move the frame by arrow keys; then erase or blur it. If the map is right, the class loses its score."),
+    el("p", {}, HOW),
     el("div", { class: "stage" }, canvas, frame),
     el(
       "div",
@@ -92,7 +95,8 @@ export function regionTest({ model, methods, display, ask, shown, tell, mostByte
     const context = canvas.getContext("2d");
     context.imageSmoothingQuality = "high";
     context.drawImage(work.canvas, 0, 0, canvas.width, canvas.height);
-    if (!changes.length && document.activeElement === back) canvas.focus({ preventScroll: true }); // what is disabled has no focus
+    // what is disabled has no focus
+    if (!changes.length && document.activeElement === back) canvas.focus({ preventScroll: true });
     back.disabled = !changes.length;
   }
 

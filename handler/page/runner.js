@@ -3,12 +3,13 @@
 import { Failure } from "./failure.js";
 
 const KEPT = 24; // answers
+const FASTER = "choose a method with fewer passes, or more time under “Give up after”.";
 const SUPERSEDED = new Failure("Another question came between.");
 
 /**
  * `during(work)` runs `work(one)`, and ends what runs, as `during.stop()` does; null if it failed.
  *
- * `one(request, picture, text, share)` gives an answer, by `ask` or by another function of the same arguments as its last.
+ * `one(request, picture, text, share, how)` gives an answer by `ask`, or by `how`, which takes the same arguments.
  */
 export function runner({ ask, bar, options, tell }) {
   const kept = new Map();
@@ -24,8 +25,8 @@ export function runner({ ask, bar, options, tell }) {
       const key = `${how === ask} ${picture.id} ${JSON.stringify(request)}`;
       if (kept.has(key)) return kept.get(key);
       shown.say(text, share);
-      const late = `No answer came in ${options.timeout} seconds; choose a method with fewer passes, or more time under “Give up after”.`;
-      const clock = setTimeout(() => control.abort(new Failure(late)), 1000 * options.timeout);
+      const late = `No answer came in ${options.timeout} seconds`;
+      const clock = setTimeout(() => control.abort(new Failure(`${late}; ${FASTER}`)), 1000 * options.timeout);
       try {
         const answer = await Promise.race([how(request, picture, control.signal), aborted(control.signal)]);
         kept.set(key, answer);

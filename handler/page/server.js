@@ -25,12 +25,12 @@ export function addressOf(path, own, model = "") {
 /**
  * Asks the server: `ask(options, picture, signal)` gives the JSON answer, or raises a Failure with a sentence.
  *
- * `ask.arrays` gives an NPZ file instead, `ask.address(model)` the address of a model, `ask.locked` says whether there is
- * a token, `ask.mostBytes` how large a picture can be. `own` is the name of the page's model.
+ * `own` is the name of the page's model. `ask.arrays` gives an NPZ file instead, `ask.address(model)` the address of a
+ * model; `ask.locked` says whether there is a token, `ask.mostBytes` how large a picture can be.
  */
 export function serverAsking(own, token = "") {
   const authorization = token ? { Authorization: `Bearer ${token}` } : {};
-  const address = (model) => new URL(addressOf(location.pathname, own, model), location.href).href;
+  const address = (model) => location.origin + addressOf(location.pathname, own, model);
   const post = async (accept, { model, ...said }, picture, signal) => {
     const body = JSON.stringify({ ...said, image: await asDataAddress(picture.blob) });
     const headers = { "Content-Type": "application/json", Accept: accept, ...authorization };

@@ -25,7 +25,7 @@ export function savingButtons({ answers, figures }) {
   ];
 }
 
-/** The card; `arrays()` saves the NPZ files, `link()` is the permalink, `commands()` gives curl and Python, where there are. */
+/** The card; `link()` is the permalink. Of a server, `arrays()` saves NPZ files, `commands()` gives curl and Python. */
 export function takeAlong({ answers, figures, arrays, link, commands }) {
   const told = el("span", { role: "status", class: "muted" });
   const copy = async (text, what, from) => {

@@ -14,7 +14,7 @@ const TURNS = {
   8: (width) => [0, -1, 1, 0, 0, width],
 };
 
-/** The file with its orientation; a WebP without the part that says it, so that no browser turns what `upright` turns. */
+/** The file with its orientation, which a WebP no longer says, so that no browser turns what `upright` turns. */
 export async function unturned(file) {
   const text = (bytes, at) => String.fromCharCode(...bytes.subarray(at, at + 4));
   const head = new Uint8Array(await file.slice(0, 16).arrayBuffer());

@@ -465,7 +465,7 @@ def test_a_link_with_nonsense_is_harmless_and_the_page_says_so(visit, server):
     tab = visit(f"{server.address}/predictions/shapes")
     first = tab.page.evaluate(STATE)
     elements = tab.page.evaluate("document.querySelectorAll('*').length")
-    with tab.page.expect_navigation():  # the page is loaded anew for another link
+    with tab.page.expect_navigation():  # the page starts anew with another link
         tab.page.evaluate("(link) => { location.hash = link; }", "&".join(reversed(NONSENSE)))
     told = tab.page.locator("#link-problem")
     told.wait_for()

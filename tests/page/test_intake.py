@@ -192,8 +192,8 @@ LARGE = {  # what the note says of the copy, or the problem
     ),
 }
 SAID = {
-    "pixels": "12000 × 9000 pixels: a smaller copy is sent, 2048 × 1536 pixels as JPEG",
-    "bytes": "The file has 20.1 MiB, 480 × 480 pixels: a smaller copy is sent, 480 × 480 pixels as JPEG",
+    "pixels": "12000 × 9000 pixels: a smaller copy is explained, 2048 × 1536 pixels as JPEG",
+    "bytes": "The file has 20.1 MiB, 480 × 480 pixels: a smaller copy is explained, 480 × 480 pixels as JPEG",
     "no picture": "valid are 7.5 MiB, and the browser cannot make this file smaller",
     "pixels that the browser cannot read": "The picture has 9000x6000 = 54000000 pixels, valid are at most 50000000",
 }

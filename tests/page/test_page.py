@@ -179,6 +179,10 @@ def test_with_a_token_the_page_tells_nothing_before_it_is_given(visit, shapes_ar
                 tab.page.locator(".problem", has_text="This token is wrong").wait_for()
         give(tab)
         assert len(tab.requests) == pages + 3  # pressed twice, each is asked once
+        tab.page.evaluate("location.hash = '#sample=two&target=arrow'")  # the token is still known
+        tab.page.locator("#figures .badge", has_text="evidence for arrow").wait_for()
+        tab.page.evaluate("location.hash = '#sample=two'")
+        tab.page.locator("#figures .badge", has_text="evidence for heart").wait_for()
         tab.saved("Save this picture", tmp_path)
         for name, start in {"As curl": ["bash", "-ec"], "In Python": [sys.executable, "-c"]}.items():
             command = [*start, tab.page.get_by_label(name, exact=True).inner_text()]
