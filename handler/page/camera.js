@@ -20,7 +20,7 @@ export function camera({ take, tell, native }) {
   const video = el("video", { playsinline: true, "aria-label": "What the camera sees" });
   const opener = button("Photograph", () => (matchMedia("(pointer: coarse)").matches ? native() : open()));
   const shutter = button("Take the picture", shoot, { class: "primary", disabled: true });
-  const view = el("div", { id: "camera", hidden: true }, video, el("div", { class: "row" }, shutter, button("Close the camera", close)));
+  const view = el("div", { id: "camera", hidden: true }, video, el("div", { class: "row" }, shutter, button("Close the camera", leave)));
 
   async function open() {
     close();
@@ -44,7 +44,7 @@ export function camera({ take, tell, native }) {
   async function shoot() {
     const { canvas, context } = blank([video.videoHeight, video.videoWidth]);
     context.drawImage(video, 0, 0);
-    close();
+    leave();
     take(new File([await encoded(canvas, "image/jpeg")], "photograph.jpg", { type: "image/jpeg" }));
   }
 
@@ -52,6 +52,11 @@ export function camera({ take, tell, native }) {
     video.srcObject?.getTracks().forEach((track) => track.stop());
     video.srcObject = null;
     shutter.disabled = view.hidden = true;
+  }
+
+  function leave() {
+    close();
+    opener.focus();
   }
 
   return { button: opener, view, close };

@@ -122,14 +122,18 @@ def test_a_photograph_is_taken(shared):
         "() => { const media = navigator.mediaDevices, get = media.getUserMedia.bind(media); window.streams = [];"
         "media.getUserMedia = async (how) => { const got = await get(how); window.streams.push(got); return got } }"
     )
-    for _ in range(2):  # opened twice, it is one camera
-        shared.page.get_by_role("button", name="Photograph").click()
+    opener = shared.page.get_by_role("button", name="Photograph")
+    for leaves in (False, True, False):  # opened twice, it is one camera
+        opener.click()
         shared.page.locator("#camera button:enabled", has_text="Take the picture").wait_for()
+        if leaves:
+            shared.page.get_by_role("button", name="Close the camera").click()
+            assert opener.evaluate("(button) => button === document.activeElement")
     shared.page.get_by_role("button", name="Take the picture").click()
     explained(shared, name="photograph.jpg, ")
     assert shared.page.locator("#camera").is_hidden()
     live = "window.streams.flatMap((one) => one.getTracks()).filter((one) => one.readyState === 'live').length"
-    assert shared.page.evaluate(f"[window.streams.length, {live}]") == [2, 0]
+    assert shared.page.evaluate(f"[window.streams.length, {live}]") == [3, 0]
 
 
 def test_a_camera_that_is_refused_or_missing_is_told(visit, server):
