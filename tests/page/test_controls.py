@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from handler.picture.preprocess import Preprocessing, preprocess
+from handler.picture.projection import onto_upload
 from tests.page.test_modules import CARD, node
 from tests.page.test_page import violations
 from tests.support.browsing import proxy_before
@@ -286,6 +288,35 @@ def test_each_control_changes_what_it_says_and_nothing_else(tab, server):
     tab.page.locator("#layer").select_option("conv1")
     tab.page.locator("#problem", has_text="conv5").wait_for()  # which is what the graphs hold
     assert "422" in tab.complaints.pop()
+
+
+UNSEEN = [
+    ("center", 291, 290, 387, 10),
+    ("center", 320, 224, 333, 250),
+    ("border", 96, 96, 60, 200),
+    ("squash", 64, 48, 90, 31),
+]
+
+
+@pytest.mark.skipif(tool("node") is None, reason="no node on the PATH")
+def test_what_the_network_saw_is_marked_to_the_pixel():
+    """Crops, letterboxes and stretched pictures; of the first, an edge lies within a thousandth of a pixel's centre."""
+    given = []
+    for mode, resized, side, height, width in UNSEEN:
+        how = Preprocessing(resize_size=resized, crop_size=side, mean=MEAN, std=MEAN, crop_mode=mode)
+        given.append(preprocess(np.zeros((height, width, 3), np.uint8), how).crop)
+    values = np.random.default_rng(3).random((7, 7), np.float32)
+    code = (
+        "const {onFigure} = await load('draw'); const data = Float32Array.from(given.values);"
+        "const of = (view, size) => Array.from(onFigure({height: 7, width: 7, channels: 1, data}, view, size),"
+        " (value) => (Number.isNaN(value) ? null : value));"
+        "const narrow = of({image: [30000, 3], crop: [14998.5, 0, 15001.5, 3]}, [720, 1]);"
+        "return [...given.views.map((view) => of(view, view.image)), narrow]"
+    )
+    *made, narrow = node(code, {"values": values.ravel().tolist(), "views": [crop.to_dict() for crop in given]})
+    for crop, found in zip(given, made, strict=True):
+        np.testing.assert_allclose(np.reshape(np.float32(found), crop.image), onto_upload(values, crop), atol=1e-3)
+    assert sum(value is not None for value in narrow) == 1  # however small a figure is
 
 
 NUMBER = re.compile(r"-?\d[\d.]*(?:e[+-]?\d+)?")
