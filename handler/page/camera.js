@@ -8,7 +8,8 @@ import { encoded } from "./picture.js";
 const REASONS = {
   NotAllowedError: "The camera was refused; allow it for this page in the browser, or choose a picture.",
   NotFoundError: "This machine has no camera; choose a picture.",
-  NotReadableError: "The camera does not start, perhaps because another program uses it; close that program, or choose a picture.",
+  NotReadableError:
+    "The camera does not start, perhaps because another program uses it; close that program, or choose a picture.",
 };
 
 /**
@@ -20,14 +21,22 @@ export function camera({ take, tell, native }) {
   const video = el("video", { playsinline: true, "aria-label": "What the camera sees" });
   const opener = button("Photograph", () => (matchMedia("(pointer: coarse)").matches ? native() : open()));
   const shutter = button("Take the picture", shoot, { class: "primary", disabled: true });
-  const view = el("div", { id: "camera", hidden: true }, video, el("div", { class: "row" }, shutter, button("Close the camera", leave)));
+  const view = el(
+    "div",
+    { id: "camera", hidden: true },
+    video,
+    el("div", { class: "row" }, shutter, button("Close the camera", leave)),
+  );
 
   async function open() {
     close();
     opener.disabled = true; // the browser asks the visitor once
     try {
-      if (!navigator.mediaDevices) throw new Failure("Browsers give the camera to pages of HTTPS and of this machine alone; choose a picture.");
-      video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
+      if (!navigator.mediaDevices)
+        throw new Failure("Browsers give the camera to pages of HTTPS and of this machine alone; choose a picture.");
+      video.srcObject = await navigator.mediaDevices.getUserMedia({
+        video: { facingMode: "environment", width: { ideal: 1920 } },
+      });
       view.hidden = false;
       await video.play();
       shutter.disabled = false;
@@ -35,7 +44,11 @@ export function camera({ take, tell, native }) {
     } catch (error) {
       close();
       if (error.name === "AbortError") return; // it was closed before it began
-      tell(error instanceof Failure ? error : new Failure(REASONS[error.name] ?? `The camera does not start (${error.message}); choose a picture.`));
+      tell(
+        error instanceof Failure
+          ? error
+          : new Failure(REASONS[error.name] ?? `The camera does not start (${error.message}); choose a picture.`),
+      );
     } finally {
       opener.disabled = false;
     }

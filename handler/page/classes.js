@@ -27,7 +27,11 @@ export function classes(model, { choose, oppose }) {
   function row(index) {
     const label = model.labels[index];
     const target = options.target === "top" ? top : options.target;
-    const explain = button("", () => choose(index), { class: "bar", "data-class": index, "aria-pressed": String(index === target) });
+    const explain = button("", () => choose(index), {
+      class: "bar",
+      "data-class": index,
+      "aria-pressed": String(index === target),
+    });
     explain.append(...barOf(label, probabilities.get(index)));
     const opposed = index === options.contrast;
     const not = button("≠", () => oppose(opposed ? "none" : index), {
@@ -63,7 +67,9 @@ export function classes(model, { choose, oppose }) {
       top = answer.predictions[0].index;
       probabilities = new Map(answer.predictions.map(({ index, probability }) => [index, probability]));
       const best = answer.predictions.slice(0, BARS).map(({ index }) => index);
-      const further = [said.target, said.contrast].filter((index) => typeof index === "number" && !best.includes(index));
+      const further = [said.target, said.contrast].filter(
+        (index) => typeof index === "number" && !best.includes(index),
+      );
       const focused = document.activeElement; // whose place a new button takes
       const part = [bars, listed, why].find((one) => one.contains(focused));
       bars.replaceChildren(...[...best, ...new Set(further)].map(row));
@@ -82,5 +88,11 @@ function question(answer, model, options, { choose, oppose }) {
   const parts = [options.against ? "What speaks against " : "Why ", el("strong", {}, label)];
   if (options.contrast === "none") return [...parts, "? Choose another class, or ≠ for “why this and not that”."];
   const opposed = options.contrast === "second" ? "the second best class" : model.labels[options.contrast];
-  return [...parts, " and not ", el("strong", {}, opposed), "? ", button("Take this back", () => oppose("none"), { class: "quiet" })];
+  return [
+    ...parts,
+    " and not ",
+    el("strong", {}, opposed),
+    "? ",
+    button("Take this back", () => oppose("none"), { class: "quiet" }),
+  ];
 }

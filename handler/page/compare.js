@@ -7,7 +7,14 @@ import { isModelName } from "./options.js";
 /** The card; `ask(model)` gives another model's answer about the picture, `shown(figures)` is told of figures. */
 export function comparison({ models, options, methods, display, ask, shown, changed }) {
   const names = newId("models");
-  const input = el("input", { id: "other", list: names, value: options.other, placeholder: "NAME or NAME/VERSION", autocomplete: "off", spellcheck: "false" });
+  const input = el("input", {
+    id: "other",
+    list: names,
+    value: options.other,
+    placeholder: "NAME or NAME/VERSION",
+    autocomplete: "off",
+    spellcheck: "false",
+  });
   const problem = el("p", { class: "problem", role: "alert" });
   const told = el("p", { role: "status", class: "muted", id: "compare-told" });
   const results = el("div", { id: "compare-results" });
@@ -18,7 +25,10 @@ export function comparison({ models, options, methods, display, ask, shown, chan
   const compare = async (event) => {
     event?.preventDefault();
     const model = input.value.trim();
-    problem.textContent = model && !isModelName(model) ? "A model is named as NAME or NAME/VERSION, by letters, digits, “.”, “_” and “-”." : "";
+    problem.textContent =
+      model && !isModelName(model)
+        ? "A model is named as NAME or NAME/VERSION, by letters, digits, “.”, “_” and “-”."
+        : "";
     if (problem.textContent) return;
     options.other = model;
     changed();
@@ -29,8 +39,17 @@ export function comparison({ models, options, methods, display, ask, shown, chan
     element: card(
       "Another model on the same picture",
       { id: "compare" },
-      el("form", { class: "row", onsubmit: compare }, field("Model", input), el("button", { type: "submit" }, "Compare")),
-      el("datalist", { id: names }, (models ?? []).map((name) => el("option", { value: name }))),
+      el(
+        "form",
+        { class: "row", onsubmit: compare },
+        field("Model", input),
+        el("button", { type: "submit" }, "Compare"),
+      ),
+      el(
+        "datalist",
+        { id: names },
+        (models ?? []).map((name) => el("option", { value: name })),
+      ),
       problem,
       told,
       results,
@@ -38,8 +57,15 @@ export function comparison({ models, options, methods, display, ask, shown, chan
     /** Shows the answers of both models; `note` says what could not be asked of the other. */
     show(own, other, picture, note) {
       const title = ({ model }) => `${model.name} ${model.version}`;
-      const figures = [own, other].flatMap((answer) => firstFiguresOf(answer, picture, methods, display, title(answer)));
-      const row = (place) => el("tr", {}, [own, other].map(({ predictions }) => el("td", {}, said(predictions[place]))));
+      const figures = [own, other].flatMap((answer) =>
+        firstFiguresOf(answer, picture, methods, display, title(answer)),
+      );
+      const row = (place) =>
+        el(
+          "tr",
+          {},
+          [own, other].map(({ predictions }) => el("td", {}, said(predictions[place]))),
+        );
       const table = el(
         "table",
         { class: "scores" },

@@ -33,7 +33,9 @@ export function displayControls(display, changed) {
         changed("colours");
       },
     },
-    Object.entries(COLOURS).map(([name, text]) => el("option", { value: name, selected: name === display.colours }, text)),
+    Object.entries(COLOURS).map(([name, text]) =>
+      el("option", { value: name, selected: name === display.colours }, text),
+    ),
   );
   return el(
     "div",
@@ -88,7 +90,11 @@ export function askControls(model, methods, options, changed) {
     },
     el("option", { value: "auto" }, `auto (${model.layer})`),
     Object.entries(model.layers ?? {}).map(([path, shape]) =>
-      el("option", { value: path, selected: path === options.layer }, shape ? `${path} (${shape[1]} × ${shape[2]} cells)` : path),
+      el(
+        "option",
+        { value: path, selected: path === options.layer },
+        shape ? `${path} (${shape[1]} × ${shape[2]} cells)` : path,
+      ),
     ),
   );
   const known = Object.entries(model.methods ?? {}).map(([name, summary]) => {
@@ -120,7 +126,12 @@ export function askControls(model, methods, options, changed) {
           el("fieldset", { class: "checks" }, el("legend", { class: "visually-hidden" }, "Methods"), known),
         ),
     details.length
-      ? el("fieldset", { class: "checks" }, el("legend", {}, "Details"), details.map((name) => check("maps", name, DETAILS[name]?.title ?? name)))
+      ? el(
+          "fieldset",
+          { class: "checks" },
+          el("legend", {}, "Details"),
+          details.map((name) => check("maps", name, DETAILS[name]?.title ?? name)),
+        )
       : null,
     el(
       "fieldset",

@@ -32,7 +32,7 @@ export function onFigure(map, view, [height, width]) {
 
 /** For each seen pixel of one side, at least one: its place, the two cells around it, its share of the second. */
 function places(length, whole, start, stop, cells) {
-  const [from, to] = [start, stop].map((edge) => Math.ceil((edge * length) / whole - 0.5)); // the first centre behind the edge
+  const [from, to] = [start, stop].map((edge) => Math.ceil((edge * length) / whole - 0.5)); // the next centre
   const begin = Math.min(length - 1, Math.max(0, from));
   const found = [];
   for (let place = begin; place < Math.max(begin + 1, Math.min(length, to)); place += 1) {
@@ -109,7 +109,9 @@ export function hatch(pixels, values, channels, [height, width]) {
 
 /** Blurs pixels, RGBA, in place: averages of cells, `most` along the longer side, bilinearly between their centres. */
 export function blurPixels(pixels, [height, width], most) {
-  const [rows, columns] = [height, width].map((side) => Math.max(1, Math.min(side, Math.round((side * most) / Math.max(height, width)))));
+  const [rows, columns] = [height, width].map((side) =>
+    Math.max(1, Math.min(side, Math.round((side * most) / Math.max(height, width)))),
+  );
   const cells = new Float64Array(3 * rows * columns);
   const across = overlaps(width, columns);
   for (const [y, top, bottom, below] of overlaps(height, rows)) {

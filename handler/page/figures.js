@@ -42,10 +42,20 @@ export function figure({ name, content, explanation, view, picture, methods, dis
   const bar = el("canvas", { class: "scale", "aria-hidden": "true" });
   [bar.width, bar.height] = [256, 1];
   const cross = el("span", { class: "cross", hidden: true });
-  const readout = el("output", { class: "readout", "aria-live": "off" }, "Point at the figure, or use the arrow keys, for values.");
+  const readout = el(
+    "output",
+    { class: "readout", "aria-live": "off" },
+    "Point at the figure, or use the arrow keys, for values.",
+  );
   const [least, largest] = ["min", "max"].map((end) => endOf(content, end));
-  const scale = name === "gradcam" ? [`0 (unscaled ${least})`, `1 (unscaled ${largest})`] : ["negative", `positive (largest ${largest})`];
-  const stem = `${explanation.target.label}_${name === "gradcam" ? (explanation.method ?? name) : name}`.replaceAll(/[^\w+-]+/g, "-");
+  const scale =
+    name === "gradcam"
+      ? [`0 (unscaled ${least})`, `1 (unscaled ${largest})`]
+      : ["negative", `positive (largest ${largest})`];
+  const stem = `${explanation.target.label}_${name === "gradcam" ? (explanation.method ?? name) : name}`.replaceAll(
+    /[^\w+-]+/g,
+    "-",
+  );
   let read = null; // map, values and picture, read when the figure is first seen
   let isDrawn = false;
 
@@ -74,20 +84,29 @@ export function figure({ name, content, explanation, view, picture, methods, dis
     const place = `x ${Math.floor(x)}, y ${Math.floor(y)}: `;
     const { label, probability, logit } = explanation.target;
     readout.setAttribute("aria-live", live);
-    readout.textContent = place + (value ? `${told(value)}; ${label} ${percent(probability)}, score ${shown(logit)}` : "not seen by the network");
+    readout.textContent =
+      place +
+      (value ? `${told(value)}; ${label} ${percent(probability)}, score ${shown(logit)}` : "not seen by the network");
   }
 
   function told(value) {
     if (name !== "gradcam") return `value ${value.map(shown).join(", ")}`;
     const { min = 0, max } = content;
-    const unscaled = typeof max === "number" ? ` (unscaled ${shown(min + value[0] * (max - min))})` : ""; // of one layer
+    const isOfOneLayer = typeof max === "number";
+    const unscaled = isOfOneLayer ? ` (unscaled ${shown(min + value[0] * (max - min))})` : "";
     return `value ${shown(value[0])}${unscaled}`;
   }
 
   addPointing(canvas, cross, tell);
   const files = [
-    button("PNG", () => canvas.toBlob((blob) => save(blob, `${stem}.png`)), { class: "quiet", "aria-label": `Save ${heading} as PNG` }),
-    button(".npy", () => save(fromBase64(content.data), `${stem}.npy`), { class: "quiet", "aria-label": `Save the values of ${heading}` }),
+    button("PNG", () => canvas.toBlob((blob) => save(blob, `${stem}.png`)), {
+      class: "quiet",
+      "aria-label": `Save ${heading} as PNG`,
+    }),
+    button(".npy", () => save(fromBase64(content.data), `${stem}.npy`), {
+      class: "quiet",
+      "aria-label": `Save the values of ${heading}`,
+    }),
   ];
   const element = el(
     "article",
@@ -96,7 +115,13 @@ export function figure({ name, content, explanation, view, picture, methods, dis
     el("div", { class: "stage" }, canvas, cross),
     el("div", { class: "legend" }, bar, el("div", { class: "ends" }, scale.map((end) => el("span", {}, end)))),
     finding ? el("p", { class: "finding" }, finding) : null,
-    el("p", { id: `${id}-text` }, text, originOf(name, explanation, content) ? ` (${originOf(name, explanation, content)})` : "", unseen(view)),
+    el(
+      "p",
+      { id: `${id}-text` },
+      text,
+      originOf(name, explanation, content) ? ` (${originOf(name, explanation, content)})` : "",
+      unseen(view),
+    ),
     readout,
     el("footer", { class: "row" }, files),
   );
@@ -105,7 +130,9 @@ export function figure({ name, content, explanation, view, picture, methods, dis
 
 /** A sentence about what the network did not see; empty where it saw the whole picture. */
 function unseen({ image: [height, width], crop: [top, left, bottom, right] }) {
-  return top > 0.5 || left > 0.5 || bottom < height - 0.5 || right < width - 0.5 ? " Hatched: the network did not see it." : "";
+  return top > 0.5 || left > 0.5 || bottom < height - 0.5 || right < width - 0.5
+    ? " Hatched: the network did not see it."
+    : "";
 }
 
 function drawScale(bar, table) {
@@ -155,7 +182,10 @@ export function sheetOf(figures, title) {
   const width = Math.max(280, ...figures.map(({ canvas }) => canvas.width));
   const height = Math.max(...figures.map(({ canvas }) => canvas.height)) + 4.5 * LINE;
   const sheet = document.createElement("canvas");
-  [sheet.width, sheet.height] = [columns * (width + LINE) + LINE, Math.ceil(figures.length / columns) * height + 2.5 * LINE];
+  [sheet.width, sheet.height] = [
+    columns * (width + LINE) + LINE,
+    Math.ceil(figures.length / columns) * height + 2.5 * LINE,
+  ];
   const context = sheet.getContext("2d");
   context.fillStyle = "#fff";
   context.fillRect(0, 0, sheet.width, sheet.height);

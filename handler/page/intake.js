@@ -16,7 +16,13 @@ const NOT_COPIED = "The clipboard holds no picture: copy the picture itself, or 
  */
 export function intake({ take, takeSample, tell, signal }) {
   const pick = (attributes) => {
-    const input = el("input", { type: "file", class: "visually-hidden", tabindex: -1, "aria-hidden": "true", ...attributes });
+    const input = el("input", {
+      type: "file",
+      class: "visually-hidden",
+      tabindex: -1,
+      "aria-hidden": "true",
+      ...attributes,
+    });
     input.addEventListener("change", () => {
       if (input.files.length) take(input.files[0]);
       input.value = ""; // so that the same file can be chosen again
@@ -70,7 +76,8 @@ function listen(zone, take, tell, signal) {
   const isTyping = ({ target }) => Boolean(target.closest?.("input, textarea"));
   /** Whether a drop is meant for the page; the browser would leave the page for a file or an address. */
   const isMeant = (event) =>
-    types(event).includes("Files") || (!isTyping(event) && (types(event).includes("text/uri-list") || zone.contains(event.target)));
+    types(event).includes("Files") ||
+    (!isTyping(event) && (types(event).includes("text/uri-list") || zone.contains(event.target)));
   const listening = (kind, how) => document.addEventListener(kind, how, { signal });
   listening("dragover", (event) => {
     if (!isMeant(event)) return;

@@ -33,7 +33,11 @@ function askForToken(problem) {
   };
   const opener = el("button", { type: "submit", class: "primary" }, "Open");
   const form = el("form", { class: "row", onsubmit: open }, field("Token", input), opener);
-  const about = el("p", { class: "muted" }, "The page keeps the token until it is closed, and sends it to this server alone.");
+  const about = el(
+    "p",
+    { class: "muted" },
+    "The page keeps the token until it is closed, and sends it to this server alone.",
+  );
   const opening = card("This server asks for a token", { class: "card narrow" }, form, told, about);
   page.replaceChildren(el("h1", { class: "visually-hidden" }, "What the model sees, and why"), opening);
   input.focus();
@@ -43,11 +47,14 @@ async function unlocked(token) {
   if (/[^\x21-\x7e]/.test(token)) throw new Failure("This token is wrong: no token has such letters");
   let answer;
   try {
-    answer = await fetch(location.href.replace(/#.*$/, ""), { headers: { Accept: "text/html", Authorization: `Bearer ${token}` } });
+    answer = await fetch(location.href.replace(/#.*$/, ""), {
+      headers: { Accept: "text/html", Authorization: `Bearer ${token}` },
+    });
   } catch {
     throw new Failure("The server did not answer; try again in a moment");
   }
   const found = new DOMParser().parseFromString(await answer.text(), "text/html");
-  if (!found.getElementById("content")) throw new Failure(`The server answered with ${answer.status}, which is no page`);
+  if (!found.getElementById("content"))
+    throw new Failure(`The server answered with ${answer.status}, which is no page`);
   return contentOf(found);
 }

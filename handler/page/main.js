@@ -38,7 +38,11 @@ export function start(root, content, ask) {
 }
 
 function headOf(model) {
-  const said = [model.architecture, `${model.labels.length.toLocaleString("en")} classes`, model.engine && `engine ${model.engine}`];
+  const said = [
+    model.architecture,
+    `${model.labels.length.toLocaleString("en")} classes`,
+    model.engine && `engine ${model.engine}`,
+  ];
   return el(
     "header",
     { class: "head" },
@@ -75,7 +79,12 @@ function startLive(root, content, ask) {
   const beside = el("div", { id: "beside" });
   const maps = card("Why", { id: "maps", hidden: true }, displayControls(options, redraw), figures, beside);
   const during = runner({ ask, bar, options, tell });
-  const taking = intake({ take: (file) => take(() => openPicture(file, undefined, ask.mostBytes)), takeSample, tell, signal: leaving.signal });
+  const taking = intake({
+    take: (file) => take(() => openPicture(file, undefined, ask.mostBytes)),
+    takeSample,
+    tell,
+    signal: leaving.signal,
+  });
   const choosing = classes(model, { choose, oppose });
   const region = regionTest({
     model,
@@ -111,7 +120,13 @@ function startLive(root, content, ask) {
     el(
       "div",
       { class: "columns" },
-      el("div", { class: "column" }, taking.element, choosing.element, askControls(model, methods, options, optionChanged)),
+      el(
+        "div",
+        { class: "column" },
+        taking.element,
+        choosing.element,
+        askControls(model, methods, options, optionChanged),
+      ),
       el("div", { class: "column wide" }, maps, region.element, comparing?.element ?? "", along.element),
     ),
   );
@@ -234,13 +249,17 @@ function startLive(root, content, ask) {
     const { picture } = state;
     if (options.target === "top" && (options.against || topIsALabel)) {
       const { maps: _, ...plain } = requestsOf({ ...options, against: false }, model)[0];
-      options.target = (await one({ ...plain, maps: "none", trust: false }, picture, "Asking for the class")).predictions[0].index;
+      options.target = (
+        await one({ ...plain, maps: "none", trust: false }, picture, "Asking for the class")
+      ).predictions[0].index;
     }
     const found = { answers: [], requests: [], refused: [] };
     const requests = requestsOf(options, model);
     for (const [place, request] of requests.entries()) {
       try {
-        found.answers.push(await one(request, picture, asked(request), requests.length > 1 ? place / requests.length : undefined));
+        found.answers.push(
+          await one(request, picture, asked(request), requests.length > 1 ? place / requests.length : undefined),
+        );
         found.requests.push(request);
       } catch (error) {
         if (error.status !== 422 || requests.length === 1) throw error;

@@ -31,7 +31,12 @@ export function meaningOf(name, explanation, methods = {}, content = {}) {
   if (name in DETAILS) return { kind: "detail", ...DETAILS[name] };
   const method = methods[explanation.method] ?? { title: explanation.method ?? "Grad-CAM", ofClass: true };
   if (!method.ofClass) {
-    return { kind: "detail", title: method.title, badge: "the same for every class", text: "Bright: what stands out for the layer, whatever the class." };
+    return {
+      kind: "detail",
+      title: method.title,
+      badge: "the same for every class",
+      text: "Bright: what stands out for the layer, whatever the class.",
+    };
   }
   const least = leastOf(content);
   const dark = least < 0 ? "what speaks against it" : least > 0 ? "what speaks least for it" : "nothing speaks for it";
@@ -48,7 +53,10 @@ const leastOf = ({ min = 0 }) => Math.min(...[min].flat());
 
 /** Where the map was made and what was asked for it. */
 export function originOf(name, explanation, content) {
-  const layer = explanation.layer && name !== "guided_backprop" && name !== "saliency" ? `layer ${[explanation.layer].flat().join(", ")}` : "";
+  const layer =
+    explanation.layer && name !== "guided_backprop" && name !== "saliency"
+      ? `layer ${[explanation.layer].flat().join(", ")}`
+      : "";
   const passes = explanation.passes && name === "gradcam" ? `${explanation.passes} passes` : "";
   return [layer, passes, content.coverage ? `guided: ${content.coverage}` : ""].filter(Boolean).join(" · ");
 }
@@ -57,6 +65,7 @@ export function originOf(name, explanation, content) {
 export function findingOf(name, explanation, content) {
   if (!content.degenerate) return "";
   const values = leastOf(content) < 0 ? "no value of the map is above zero" : "the map is zero everywhere";
-  if (name === "gradcam") return `Nothing in this picture speaks for ${subject(explanation)} here: ${values}. That is a finding, no failure.`;
+  if (name === "gradcam")
+    return `Nothing in this picture speaks for ${subject(explanation)} here: ${values}. That is a finding, no failure.`;
   return "All values of this map are zero: the network's score does not react to any pixel.";
 }

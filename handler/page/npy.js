@@ -23,7 +23,8 @@ function readNpy(bytes) {
   }
   const shape = /'shape': \(([^)]*)\)/.exec(header)[1].split(",").filter((part) => part.trim()).map(Number);
   const data = new Float32Array(bytes.slice(start + length).buffer);
-  if (data.length !== shape.reduce((product, side) => product * side, 1)) throw new Failure("the map's file is truncated");
+  if (data.length !== shape.reduce((product, side) => product * side, 1))
+    throw new Failure("the map's file is truncated");
   return { shape, data };
 }
 

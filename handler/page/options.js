@@ -65,7 +65,10 @@ function valueOf(name, text, first, card) {
     const known = name === "maps" ? detailsOf(card) : Object.keys(card.methods ?? {});
     return chosen.every((one) => known.includes(one)) ? chosen : undefined;
   }
-  if (name in NUMBERS) return text.trim() && Number(text) >= NUMBERS[name][0] && Number(text) <= NUMBERS[name][1] ? Number(text) : undefined;
+  if (name in NUMBERS)
+    return text.trim() && Number(text) >= NUMBERS[name][0] && Number(text) <= NUMBERS[name][1]
+      ? Number(text)
+      : undefined;
   if (name in WORDS) return classOf(text, card, WORDS[name]);
   if (typeof first === "boolean") return ["true", "false"].includes(text) ? text === "true" : undefined;
   const valid = {
@@ -90,9 +93,11 @@ export function isModelName(text) {
 }
 
 /** A label, or the index where the label would not lead back to this class. */
-export function labelOrIndex(index, card) {
+function labelOrIndex(index, card) {
   const label = card.labels[index];
-  return label && card.labels.indexOf(label) === index && card.labels.lastIndexOf(label) === index ? label : String(index);
+  return label && card.labels.indexOf(label) === index && card.labels.lastIndexOf(label) === index
+    ? label
+    : String(index);
 }
 
 /** The requests that answer what is chosen: one for each method, of which the first brings the details. */
@@ -108,7 +113,11 @@ export function requestsOf(options, card) {
     encoding: "npy",
   };
   if (!options.method.length) return [{ ...said, maps: options.maps.length ? options.maps : "none" }];
-  return options.method.map((method, place) => ({ ...said, method, maps: ["gradcam", ...(place ? [] : options.maps)] }));
+  return options.method.map((method, place) => ({
+    ...said,
+    method,
+    maps: ["gradcam", ...(place ? [] : options.maps)],
+  }));
 }
 
 /** A request's options as a person writes them down; only the number of predictions is left to the server. */
@@ -137,6 +146,7 @@ export function curlOf(requests, card, { address, locked, file }) {
 /** The program that asks the same. */
 export function pythonOf(requests, card, { address, locked, file }) {
   const text = (value) => JSON.stringify(String(value));
+  const authorized = locked ? "headers=headers, " : "";
   const said = (request) => Object.entries(written(request, card)).map(([name, value]) => `"${name}": ${text(value)}`);
   return [
     `import base64, io${locked ? ", os" : ""}`,
@@ -149,7 +159,8 @@ export function pythonOf(requests, card, { address, locked, file }) {
     "]",
     "for question in questions:",
     `    with open(${text(file)}, "rb") as picture:`,
-    `        answer = requests.post(address, files={"data": picture}, data=question, ${locked ? "headers=headers, " : ""}timeout=120).json()`,
+    '        files = {"data": picture}',
+    `        answer = requests.post(address, files=files, data=question, ${authorized}timeout=120).json()`,
     '    print(answer["predictions"])',
     '    for explanation in answer["explanations"]:',
     '        for name, made in explanation["maps"].items():',

@@ -22,10 +22,15 @@ export async function openPicture(file, name = file.name ?? "picture", mostBytes
   const sides = bitmap ? `, ${bitmap.width} × ${bitmap.height} pixels` : "";
   const size = `The file has ${(file.size / 2 ** 20).toFixed(1)} MiB${sides}`;
   if (!bitmap) {
-    throw new Failure(`${size}; valid are ${(mostBytes / 2 ** 20).toFixed(1)} MiB, and the browser cannot make this file smaller.`);
+    throw new Failure(
+      `${size}; valid are ${(mostBytes / 2 ** 20).toFixed(1)} MiB, and the browser cannot make this file smaller.`,
+    );
   }
   const scale = Math.min(1, SHRUNK / Math.max(bitmap.height, bitmap.width));
-  const { canvas, context } = blank([Math.max(1, Math.round(bitmap.height * scale)), Math.max(1, Math.round(bitmap.width * scale))]);
+  const { canvas, context } = blank([
+    Math.max(1, Math.round(bitmap.height * scale)),
+    Math.max(1, Math.round(bitmap.width * scale)),
+  ]);
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   bitmap.close();
   const copy = await encoded(canvas, "image/jpeg");
@@ -50,7 +55,11 @@ function pictureOf(blob, name, bitmap, note) {
 async function decoded(file) {
   try {
     const { file: stored, orientation } = await unturned(file);
-    const bitmap = await createImageBitmap(stored, { imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none" });
+    const bitmap = await createImageBitmap(stored, {
+      imageOrientation: "from-image",
+      colorSpaceConversion: "none",
+      premultiplyAlpha: "none",
+    });
     return await upright(file.type === "image/jpeg" ? bitmap : await opaque(bitmap), orientation);
   } catch {
     return null;
@@ -87,7 +96,10 @@ async function opaque(bitmap) {
 /** A canvas as a file of a type; a Failure says that the browser cannot write one this large. */
 export function encoded(canvas, type) {
   return new Promise((resolve, reject) => {
-    const done = (blob) => (blob ? resolve(blob) : reject(new Failure("The browser cannot write a picture this large; choose a smaller one.")));
+    const done = (blob) =>
+      blob
+        ? resolve(blob)
+        : reject(new Failure("The browser cannot write a picture this large; choose a smaller one."));
     canvas.toBlob(done, type, 0.95);
   });
 }

@@ -6,7 +6,12 @@ import { firstFiguresOf } from "./figures.js";
 import { pictureOfCanvas } from "./picture.js";
 
 const SIDES = { x: "Left", y: "Top", width: "Width", height: "Height" };
-const MOVES = { ArrowLeft: ["x", "width", -1], ArrowRight: ["x", "width", 1], ArrowUp: ["y", "height", -1], ArrowDown: ["y", "height", 1] };
+const MOVES = {
+  ArrowLeft: ["x", "width", -1],
+  ArrowRight: ["x", "width", 1],
+  ArrowUp: ["y", "height", -1],
+  ArrowDown: ["y", "height", 1],
+};
 const HOW =
   "Drag over what the map points at, or move the frame by arrow keys; then erase or blur it. " +
   "If the map is right, the class loses its score.";
@@ -220,14 +225,24 @@ function scores(before, after) {
     "table",
     { class: "scores" },
     el("caption", {}, "Probabilities before and after the change"),
-    el("thead", {}, el("tr", {}, ["Class", "before", "after", "change"].map((text) => el("th", { scope: "col" }, text)))),
+    el(
+      "thead",
+      {},
+      el(
+        "tr",
+        {},
+        ["Class", "before", "after", "change"].map((text) => el("th", { scope: "col" }, text)),
+      ),
+    ),
     el(
       "tbody",
       {},
       [...rows].map(([index, label]) => {
         const [first, second] = [before, after].map((answer) => probabilityOf(answer, index));
         const known = first !== undefined && second !== undefined;
-        const points = known ? `${second >= first ? "+" : "−"}${(100 * Math.abs(second - first)).toFixed(2)} points` : "–";
+        const points = known
+          ? `${second >= first ? "+" : "−"}${(100 * Math.abs(second - first)).toFixed(2)} points`
+          : "–";
         const cells = [first, second].map((one) => el("td", {}, percentOf(one)));
         return el("tr", {}, el("th", { scope: "row" }, label), cells, el("td", {}, points));
       }),
@@ -251,7 +266,12 @@ function addDragging(canvas, place) {
     if (event.pointerId !== drag?.pointer) return;
     const { start } = drag;
     const [x, y] = at(event);
-    place({ width: Math.abs(x - start[0]), height: Math.abs(y - start[1]), x: Math.min(x, start[0]), y: Math.min(y, start[1]) });
+    place({
+      width: Math.abs(x - start[0]),
+      height: Math.abs(y - start[1]),
+      x: Math.min(x, start[0]),
+      y: Math.min(y, start[1]),
+    });
   });
   for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) {
     canvas.addEventListener(end, ({ pointerId }) => (drag = pointerId === drag?.pointer ? null : drag));

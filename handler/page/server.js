@@ -41,7 +41,9 @@ export function serverAsking(own, token = "") {
       content = await answer.blob();
     } catch {
       if (signal?.aborted) throw signal.reason;
-      throw new Failure("The server did not answer; it may have stopped, or the network is gone. Try again in a moment.");
+      throw new Failure(
+        "The server did not answer; it may have stopped, or the network is gone. Try again in a moment.",
+      );
     }
     if (answer.ok && answer.headers.get("Content-Type")?.startsWith(accept)) return content;
     throw refusal(answer.status, await content.text());

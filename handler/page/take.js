@@ -6,7 +6,9 @@ import { sheetOf } from "./figures.js";
 /** A sentence about what the figures show: classes with probabilities, and the model. */
 function titleOf(answer) {
   const targets = answer.explanations.map(({ target }) => `${target.label} ${target.probability.toFixed(2)}`);
-  const said = targets.length ? targets : answer.predictions.slice(0, 1).map(({ label, probability }) => `${label} ${probability.toFixed(2)}`);
+  const said = targets.length
+    ? targets
+    : answer.predictions.slice(0, 1).map(({ label, probability }) => `${label} ${probability.toFixed(2)}`);
   return `${[...new Set(said)].join(", ")} · ${answer.model.name} ${answer.model.version}`;
 }
 
@@ -20,7 +22,11 @@ export function savingButtons({ answers, figures }) {
     }),
     button("JSON", () => {
       const made = answers();
-      save(JSON.stringify(made.length === 1 ? made[0] : made), made.length === 1 ? "answer.json" : "answers.json", "application/json");
+      save(
+        JSON.stringify(made.length === 1 ? made[0] : made),
+        made.length === 1 ? "answer.json" : "answers.json",
+        "application/json",
+      );
     }),
   ];
 }

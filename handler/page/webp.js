@@ -18,14 +18,18 @@ const TURNS = {
 export async function unturned(file) {
   const text = (bytes, at) => String.fromCharCode(...bytes.subarray(at, at + 4));
   const head = new Uint8Array(await file.slice(0, 16).arrayBuffer());
-  if (text(head, 0) !== "RIFF" || text(head, 8) !== "WEBP" || text(head, 12) !== "VP8X") return { file, orientation: 1 };
+  if (text(head, 0) !== "RIFF" || text(head, 8) !== "WEBP" || text(head, 12) !== "VP8X")
+    return { file, orientation: 1 };
   const bytes = new Uint8Array(await file.arrayBuffer());
   const view = new DataView(bytes.buffer);
   for (let at = 12; at + 8 <= bytes.length; ) {
     const length = view.getUint32(at + 4, true);
     if (text(bytes, at) === "EXIF") {
       bytes.set([0x4a, 0x55, 0x4e, 0x4b], at); // JUNK, which decoders skip
-      return { file: new Blob([bytes], { type: file.type }), orientation: orientationOf(bytes.subarray(at + 8, at + 8 + length)) };
+      return {
+        file: new Blob([bytes], { type: file.type }),
+        orientation: orientationOf(bytes.subarray(at + 8, at + 8 + length)),
+      };
     }
     at += 8 + length + (length % 2);
   }

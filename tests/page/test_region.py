@@ -84,3 +84,17 @@ def test_screen_readers_are_told_in_a_sentence_each_and_keep_their_place(tab):
         tab.page.keyboard.press("Enter")
         tab.page.locator(f"#classes li:nth-child({place + 1}) .{kind}[aria-pressed=true]").first.wait_for()
         assert one.evaluate("(one) => one === document.activeElement"), kind
+
+
+def test_how_maps_are_shown_draws_no_detail_anew(tab):
+    choose(tab, TWO)
+    explained(tab, "heart")
+    tab.page.evaluate(
+        "() => { const { prototype } = CanvasRenderingContext2D; const { putImageData } = prototype; window.drawn = [];"
+        "prototype.putImageData = function (...how) {"
+        " window.drawn.push(this.canvas); return putImageData.apply(this, how) } }"
+    )
+    tab.page.locator("#weight").fill("0.25")
+    tab.page.evaluate("new Promise(requestAnimationFrame)")
+    drawn = "window.drawn.map((one) => one.closest('article').querySelector('h3').textContent)"
+    assert set(tab.page.evaluate(drawn)) == {"Grad-CAM"}
