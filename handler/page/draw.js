@@ -112,30 +112,49 @@ export function blurPixels(pixels, [height, width], most) {
   const [rows, columns] = [height, width].map((side) =>
     Math.max(1, Math.min(side, Math.round((side * most) / Math.max(height, width)))),
   );
+  const cells = averages(pixels, [height, width], [rows, columns]);
+  const line = new Float64Array(3 * columns);
+  const across = places(width, width, 0, width, columns);
+  for (const [y, top, bottom, down] of places(height, height, 0, height, rows)) {
+    line.forEach((_, at) => {
+      const above = cells[line.length * top + at];
+      line[at] = above + down * (cells[line.length * bottom + at] - above);
+    });
+    for (let x = 0; x < width; x += 1) {
+      const cell = across[x]; // its parts by name would take twice the time
+      const [left, right] = [3 * cell[1], 3 * cell[2]];
+      const share = cell[3];
+      for (let band = 0; band < 3; band += 1) {
+        const first = line[left + band];
+        pixels[4 * (y * width + x) + band] = first + share * (line[right + band] - first);
+      }
+    }
+  }
+}
+
+/** The averages of pixels (RGBA) in cells, `rows · columns · 3`. */
+function averages(pixels, [height, width], [rows, columns]) {
   const cells = new Float64Array(3 * rows * columns);
   const across = overlaps(width, columns);
   for (const [y, top, bottom, below] of overlaps(height, rows)) {
-    for (const [x, left, right, beside] of across) {
+    const line = new Float64Array(3 * columns);
+    for (let x = 0; x < width; x += 1) {
+      const cell = across[x];
+      const [left, right] = [3 * cell[1], 3 * cell[2]];
+      const beside = cell[3];
       for (let band = 0; band < 3; band += 1) {
-        const value = (pixels[4 * (y * width + x) + band] * rows * columns) / (height * width);
-        cells[3 * (top * columns + left) + band] += (1 - below) * (1 - beside) * value;
-        cells[3 * (top * columns + right) + band] += (1 - below) * beside * value;
-        cells[3 * (bottom * columns + left) + band] += below * (1 - beside) * value;
-        cells[3 * (bottom * columns + right) + band] += below * beside * value;
+        const value = pixels[4 * (y * width + x) + band];
+        line[left + band] += (1 - beside) * value;
+        if (beside) line[right + band] += beside * value;
       }
     }
+    line.forEach((value, at) => {
+      const share = (value * rows * columns) / (height * width);
+      cells[line.length * top + at] += (1 - below) * share;
+      cells[line.length * bottom + at] += below * share;
+    });
   }
-  const between = places(width, width, 0, width, columns);
-  for (const [y, top, bottom, down] of places(height, height, 0, height, rows)) {
-    for (const [x, left, right, share] of between) {
-      for (let band = 0; band < 3; band += 1) {
-        const at = (row, column) => cells[3 * (row * columns + column) + band];
-        const above = at(top, left) + share * (at(top, right) - at(top, left));
-        const under = at(bottom, left) + share * (at(bottom, right) - at(bottom, left));
-        pixels[4 * (y * width + x) + band] = above + down * (under - above);
-      }
-    }
-  }
+  return cells;
 }
 
 /** For each pixel of one side: its place, the two cells that it lies in, and its share of the second. */
