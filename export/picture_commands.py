@@ -15,13 +15,12 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from PIL import Image
 
 from handler.atomic_write import write_whole
 from handler.client.model import GraphModel
 from handler.errors import ModelError, ServiceError
 from handler.page.compose import page
-from handler.picture.decode import FORMATS, quieten
+from handler.picture.decode import FORMATS, endings, quieten
 from handler.rendering.render import data_uri, encode_png
 from handler.rendering.result import report as report_page
 
@@ -30,7 +29,6 @@ _PREDICTED = ("image", "index", "label", "probability")
 _EXPLAINED = ("image", "index", "label", "logit", "probability", "method", "layer", "map", "max", "degenerate")
 _SHEET = ".explained.png"
 _STDIN = Path("-")
-_FURTHER = (".npy", ".dcm", ".heic", ".heif", ".avif")  # what cannot be read of these is named, with what reads it
 _Told = tuple[Any, Iterable[Iterable[Any]], Sequence[str]]  # an answer as JSON, as rows of a table, and as lines
 _Ask = Callable[[Path, bytes], _Told]  # by a picture's path and content
 _Tell = Callable[[str], None]
@@ -79,21 +77,21 @@ def report(options: Namespace, tell: _Tell) -> int:
     a row of the gallery, too; without a page there is no gallery.
     """
     model, said = _explainer(options)
-    found, index = find_pictures(options.images), options.out / "index.html"
+    pictures = [one for said in options.images for one in _doubtful(said, options.most)]
+    found, index = find_pictures(pictures), options.out / "index.html"
     files = picture_files(found, options.out / "pictures", ".html")
     _refuse_present([index, *files.values()], options)
     rows: list[dict[str, Any]] = []
 
     def ask(path: Path, data: bytes) -> _Told:
-        whole = model.explain(data, **said, size="image", encoding="npy")
+        whole = model.explain(data, **said, size="image", encoding="npy", overlay="viridis")  # the page's colours
         result, upload = replace(whole, canvas=replace(whole.canvas, upload=None)), np.asarray(whole.canvas.upload)
         write_whole(files[path], report_page(model.card, result.to_dict(), data_uri(upload), str(path)))
         chances = [*(one.probability for one in result.predictions), 0.0]
         row: dict[str, Any] = {"name": str(path), "page": quote(os.fsencode(files[path].relative_to(options.out)))}
         row |= {**asdict(result.predictions[0]), "doubt": 1 - (chances[0] - chances[1])}
         row["trust"] = [one.trust.sentence for one in result.explanations if one.trust]
-        row["thumbnail"] = data_uri(result.draw() if result.explanations else upload, most=160, quality=75)
-        rows.append(row)
+        rows.append({**row, "thumbnail": data_uri(result.draw() if result.explanations else upload, 160, 75)})
         return {}, (), [f"wrote {files[path]}"]
 
     def tell_and_list(mistake: str) -> None:
@@ -106,6 +104,15 @@ def report(options: Namespace, tell: _Tell) -> int:
         write_whole(index, page({"card": model.card.description("onnx"), "gallery": rows}))
         print(f"wrote {index}")
     return status
+
+
+def _doubtful(said: str, most: int) -> list[str]:
+    """The pictures of a folder of ``bulk``'s results whose doubt is largest; what is no such folder is itself."""
+    if not any(Path(said).glob("explanations-*.parquet")):
+        return [said]
+    from deploy.bulk.results import most_doubtful
+
+    return most_doubtful(said, most)
 
 
 def _explainer(options: Namespace) -> tuple[GraphModel, dict[str, Any]]:
@@ -127,12 +134,11 @@ def _refuse_present(files: Sequence[Path], options: Namespace) -> None:
 
 def find_pictures(said: Sequence[str]) -> dict[Path, Path]:
     """The pictures that files, folders, patterns and ``-`` name, to their path below the folder that was named."""
-    endings = {*_FURTHER, *(ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS)}
-    found: dict[Path, Path] = {}
+    found, known = dict[Path, Path](), endings()
     for path in map(Path, said):
         inside = [path]
         if path.is_dir():
-            inside = [one for one in sorted(path.rglob("*")) if one.suffix.lower() in endings and one.is_file()]
+            inside = [one for one in sorted(path.rglob("*")) if one.suffix.lower() in known and one.is_file()]
             inside = [one for one in inside if not (_SHEET in one.name or "/." in f"/{one.relative_to(path)}")]
         elif not path.exists():
             inside = [one for one in map(Path, sorted(glob.glob(str(path), recursive=True))) if one.is_file()]
@@ -161,11 +167,11 @@ def picture_files(found: dict[Path, Path], folder: Path, ending: str = _SHEET) -
 def _print_each(found: dict[Path, Path], ask: _Ask, form: str | None, columns: Sequence[str], tell: _Tell) -> int:
     """Prints the answer about each picture, as "json", a "csv" table or lines; a mistake keeps none from the others."""
     quieten()  # a mistake is printed once, without the decoder's own warnings
+    getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # names of files may be no text
     status, before, table = 0, "{", csv.writer(sys.stdout, lineterminator="\n")
     has_bar = sys.stderr.isatty() and len(found) > 1
     draw = partial(print, "\r\033[K", sep="", end="", file=sys.stderr if has_bar else io.StringIO(), flush=True)
-    if form == "csv":
-        table.writerow(columns)
+    table.writerows([columns] if form == "csv" else [])
     for count, path in enumerate(found):
         draw(f"[{'#' * (20 * count // len(found)):20}] {count}/{len(found)} {path}")
         try:

@@ -4,7 +4,7 @@ import asyncio
 import hmac
 import logging
 import uuid
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Models:
         With a ``token``, ``authorise`` asks for it. A ModelError says why an archive cannot be served.
         """
         self.queue = Queue(waiting, usable_cores())
-        self._token = f"Bearer {token}".encode() if token else b""
+        self._token = token.encode()
         self._versions: dict[str, dict[str, Served]] = {}
         self.exposition = Exposition()
         found = [one for path in paths for one in (sorted(path.rglob("*.mar")) if path.is_dir() else [path])]
@@ -109,18 +109,20 @@ class Models:
 
     def authorise(self, authorization: str) -> None:
         """Raises Unauthorized unless the header holds the token, in constant time; without a token all may ask."""
-        if self._token and not hmac.compare_digest(authorization.encode("utf-8", "replace"), self._token):
+        scheme, _, said = authorization.partition(" ")
+        known = hmac.compare_digest(said.strip().encode("utf-8", "replace"), self._token)
+        if self._token and not (known and scheme.lower() == "bearer"):
             raise Unauthorized("the token is missing or wrong, valid is the header Authorization: Bearer TOKEN")
 
-    async def ask(self, model: Served, row: Row, gone: Awaitable[Any] | None = None) -> Answer:
-        """Waits for an answer in the queue; gives the row up when ``gone`` ends, with ClientGone.
+    async def ask(self, model: Served, row: Row, gone: Callable[[], Awaitable[Any]] | None = None) -> Answer:
+        """Waits for an answer in the queue; gives the row up when ``gone()`` ends, with ClientGone.
 
         Raises Unavailable at once if the queue is full, and when the model's patience ends.
         """
         if not any(row.fields.values()):  # a probe must not wait
             return model.service.answer_batch([row])[0]
         answer = asyncio.ensure_future(self.queue.answer(row, model.batching))
-        both = [answer, *([asyncio.ensure_future(gone)] if gone else [])]
+        both = [answer, *([asyncio.ensure_future(gone())] if gone else [])]
         try:
             await asyncio.wait(both, timeout=model.patience or None, return_when=asyncio.FIRST_COMPLETED)
             if answer.done():

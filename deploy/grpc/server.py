@@ -9,9 +9,9 @@ from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
-from handler.errors import RequestError
+from handler.errors import BadRequest, RequestError
 from handler.protocol.answer import Answer, error_answer
 from handler.protocol.kserve import JSON_SIZE
 from handler.protocol.request import MOST_UNPACKED
@@ -42,7 +42,7 @@ async def listen(
 ) -> AsyncIterator[int]:
     """Answers at an address, ``host:port``, within the block, and yields the port; an OSError says that it is taken.
 
-    With a certificate and its key, files in PEM, clients must use TLS.
+    With a certificate and its key, files in PEM or one file of both, clients must use TLS.
     """
     server, pool, methods = grpc.aio.server(options=_OPTIONS), descriptor_pool.DescriptorPool(), {}
     for file in descriptor_pb2.FileDescriptorSet.FromString(_PROTOCOL.read_bytes()).file:
@@ -50,12 +50,12 @@ async def listen(
     for method in pool.FindServiceByName(_SERVICE).methods:
         asked, answered = map(message_factory.GetMessageClass, (method.input_type, method.output_type))
         methods[method.name] = grpc.unary_unary_rpc_method_handler(
-            _answering(models, method.name, answered), asked.FromString, answered.SerializeToString
+            _answering(models, method.name, asked, answered), None, answered.SerializeToString
         )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, methods),))
     try:
-        if certificate and key:
-            pair = key.read_bytes(), certificate.read_bytes()
+        if certificate:
+            pair = (key or certificate).read_bytes(), certificate.read_bytes()
             port = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
         else:
             port = server.add_insecure_port(address)
@@ -68,24 +68,34 @@ async def listen(
         await server.stop(_GRACE)
 
 
-def _answering(models: Models, name: str, answered: type[Message]) -> Callable[[Any, Any], Awaitable[Message]]:
-    """What answers requests of one method with messages of the type ``answered``."""
+def _answering(
+    models: Models, name: str, asked: type[Message], answered: type[Message]
+) -> Callable[[bytes, Any], Awaitable[Message]]:
+    """What answers messages of the type ``asked`` for one method with those of the type ``answered``."""
 
-    async def answer(request: Any, context: Any) -> Message:
+    async def answer(content: bytes, context: Any) -> Message:
         try:
+            request: Any = _parsed(content, asked)
             if name not in _PROBES:
                 models.authorise(str(dict(context.invocation_metadata()).get("authorization", "")))
             if name == "ModelInfer":
                 return await _infer(models, request, answered)
-            content = {"ServerMetadata": SERVER, "ServerLive": {"live": True}}.get(name, {"ready": True})
+            told = {"ServerMetadata": SERVER, "ServerLive": {"live": True}}.get(name, {"ready": True})
             if name.startswith("Model"):
                 model = models.find(request.name, request.version)
-                content = models.metadata(model) if name == "ModelMetadata" else content
-            return json_format.ParseDict(content, answered())
+                told = models.metadata(model) if name == "ModelMetadata" else told
+            return json_format.ParseDict(told, answered())
         except RequestError as error:
             return await context.abort(_CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT), str(error))
 
     return answer
+
+
+def _parsed(content: bytes, kind: type[Message]) -> Message:
+    try:
+        return kind.FromString(content)
+    except DecodeError as error:
+        raise BadRequest(f"the message is no {kind.DESCRIPTOR.name}") from error
 
 
 async def _infer(models: Models, request: Any, answered: type[Message]) -> Message:

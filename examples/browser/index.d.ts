@@ -7,11 +7,14 @@ export interface Pixels {
   channels?: number;
 }
 
+/** What createImageBitmap takes, where there are browsers' types. */
+type Drawable = typeof globalThis extends { createImageBitmap(image: infer Source, ...rest: never[]): unknown } ? Source : never;
+
 /**
  * A picture. In browsers: a File, a Blob, the bytes of a file, an element of the page, an ImageBitmap, ImageData or
  * pixels. In Node: a path, a file's address, the bytes of a file, or pixels.
  */
-export type Picture = Pixels | ImageBitmapSource | ArrayBuffer | ArrayBufferView | string | URL;
+export type Picture = Pixels | Drawable | ArrayBuffer | ArrayBufferView | string | URL;
 
 export type MapName = "gradcam" | "guided_backprop" | "guided_gradcam" | "saliency";
 

@@ -32,9 +32,9 @@ async function main() {
   if (out) {
     const stem = join(out, parse(picture).name);
     const files = { [`${stem}.json`]: answer };
-    for (const { target, maps } of result.explanations)
+    for (const { target, against, maps } of result.explanations)
       for (const [name, map] of Object.entries(maps))
-        files[`${stem}.${target.index}.${name}.png`] = await encodePng(drawn(map, result.seen));
+        files[`${stem}.${against ? "-" : ""}${target.index}.${name}.png`] = await encodePng(drawn(map, result.seen));
     await writeAll(files, overwrite);
   }
   if (json) return console.log(answer);

@@ -91,10 +91,13 @@ class Model:
 class GraphModel(Model):
     """The model of one graph, whose metadata give preprocessing and labels."""
 
-    def __init__(self, path: Path | str) -> None:
-        """Opens the graph; raises ModelError if the file does not exist, or is no ONNX graph of this project."""
+    def __init__(self, path: Path | str, threads: int = 0) -> None:
+        """Opens the graph for runs of so many threads, 0 for one per core.
+
+        Raises ModelError if the file does not exist, or is no ONNX graph of this project.
+        """
         path = Path(path)
-        graph = GraphSession.open(path)
+        graph = GraphSession.open(path, threads=threads)
         self.description = known = graph.description
         held = KINDS[known.kind].maps
         shapes = {output.name: tuple(output.shape[1:]) for output in graph.session.get_outputs()}

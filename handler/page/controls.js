@@ -46,8 +46,8 @@ export function displayControls(display, changed) {
   );
 }
 
-/** What is asked for; `options` changes before `changed(name)` is called. */
-export function askControls(model, methods, options, changed) {
+/** What is asked for; `options` change before `changed(name)` is called. Only a server has trust and receipts. */
+export function askControls(model, methods, options, changed, served) {
   const check = (list, name, text, hint = "") =>
     el(
       "label",
@@ -138,8 +138,8 @@ export function askControls(model, methods, options, changed) {
       { class: "checks" },
       el("legend", {}, "Also"),
       flag("against", "what speaks against the class"),
-      flag("trust", "trust: test the maps with the network's answers (28 passes each)"),
-      flag("receipt", "receipt"),
+      served ? flag("trust", "trust: test the maps with the network's answers (28 passes each)") : null,
+      served ? flag("receipt", "receipt") : null,
     ),
     el("div", { class: "row" }, field("Layer", layers), field("Give up after (s)", patience)),
   );

@@ -26,8 +26,8 @@ export function startGallery(root, { gallery }) {
 function item({ name, page, label, probability, doubt, trust = [], thumbnail, error }) {
   if (error)
     return { element: el("li", { class: "failed" }, el("p", { class: "problem" }, error)), text: error.toLowerCase() };
-  const link = el("a", { href: page }, el("img", { src: thumbnail, alt: "" }), el("span", {}, name));
-  const said = [el("strong", {}, label), ` ${percent(probability)}`];
+  const link = el("a", { href: page }, el("img", { src: thumbnail, alt: "" }), el("bdi", {}, name));
+  const said = [el("strong", {}, el("bdi", {}, label)), ` ${percent(probability)}`];
   const told = trust.map((sentence) => el("p", { class: "muted" }, sentence));
   const element = el(
     "li",

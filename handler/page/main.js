@@ -125,7 +125,7 @@ function startLive(root, content, ask) {
         { class: "column" },
         taking.element,
         choosing.element,
-        askControls(model, methods, options, optionChanged),
+        askControls(model, methods, options, optionChanged, Boolean(ask.address)),
       ),
       el("div", { class: "column wide" }, maps, region.element, comparing?.element ?? "", along.element),
     ),
@@ -310,7 +310,7 @@ function startLive(root, content, ask) {
   }
 
   function showBeside() {
-    const receipts = options.receipt ? state.answers.map(receiptOf) : [];
+    const receipts = options.receipt ? state.answers.filter(({ receipt }) => receipt).map(receiptOf) : [];
     beside.replaceChildren(...state.answers.flatMap((answer) => trustOf(answer, methods)), ...receipts);
   }
 

@@ -14,8 +14,8 @@ export function firstOptions(card) {
     target: "top", // or the index of a class
     against: false, // what speaks against the target
     contrast: "none", // "second" or the index of a class
-    // several are shown side by side
-    method: card.maps?.includes("gradcam") === false ? [] : [card.method ?? "gradcam"].filter(Boolean),
+    // several are shown side by side; none where the model has none
+    method: [card.method ?? "gradcam"].filter(Boolean),
     maps: detailsOf(card).filter((name) => name !== "saliency"),
     layer: "auto",
     trust: false,

@@ -82,6 +82,8 @@ function part({ name, picture, answer }, place, methods, options) {
   }
 
   const redraw = () => made?.forEach((one) => one.draw());
-  const link = el("a", { href: `#picture-${place + 1}` }, `${name}: ${best.label} ${percent(best.probability)}`);
+  const href = `#picture-${place + 1}`;
+  const said = ` ${percent(best.probability)}`;
+  const link = el("a", { href }, el("bdi", {}, name), ": ", el("bdi", {}, best.label), said);
   return { element, link, open, redraw };
 }

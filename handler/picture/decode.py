@@ -30,6 +30,7 @@ OPTIONAL = {  # format: whether it can be read, how its files begin behind four 
     "HEIF": ("HEIF" in Image.OPEN, (b"ftyphe", b"ftypmi", b"ftypms"), "the package pillow-heif"),
 }
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", *(kind for kind, (known, *_) in OPTIONAL.items() if known))
+_FURTHER = (".npy", ".dcm", ".heic", ".heif", ".avif")  # what cannot be read of these is refused with what reads it
 _JPEG = ("JPEG", "MPO")
 DEFAULT_MAX_PIXELS = 50_000_000
 LONGEST_SIDE = 65_535  # pixels; JPEG's own limit
@@ -37,6 +38,11 @@ LONGEST_SIDE = 65_535  # pixels; JPEG's own limit
 _LIMIT = threading.Lock()  # Pillow has one limit for the whole process
 _VALUES = "whole numbers without a sign, of at most 16 bits, as values"
 _FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}  # EXIF's orientation to the axes that cv2 flips
+
+
+def endings() -> set[str]:
+    """How the names of picture files end."""
+    return {*_FURTHER, *(ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS)}
 
 
 def quieten() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import cv2
@@ -17,6 +17,7 @@ _NARROWEST = 192  # pixels of a panel
 _MARGIN = 8  # pixels around panels
 _GREY = 90  # of letters that are less important
 _FINE = 4  # letters are drawn so many times as large, because small ones begin at whole pixels and run together
+_pillow = lru_cache(64)(ImageFont.load_default)  # its font of a size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +57,13 @@ def write(text: str, size: int, width: int, *, align: float = 0, ink: int = 0) -
     text, room = _drawable(text), width * _FINE
     fitting = next((fine for fine in range(size * _FINE, _FINE, -1) if _extent(text, fine) <= room), _FINE)
     line = np.full((size * 8 // 5 * _FINE, room + fitting, 3), 255, np.uint8)  # at its edge a text would be wrapped
-    place, colour = (int(align * (room - _extent(text, fitting))), size * _FINE * 8 // 7), (ink, ink, ink)
+    left, base, colour = int(align * (room - _extent(text, fitting))), size * _FINE * 8 // 7, (ink, ink, ink)
     if font := _font():
-        cv2.putText(line, text, place, colour, font, fitting)
+        cv2.putText(line, text, (left, base), colour, font, fitting)
     else:
-        image = Image.fromarray(line)
-        ImageDraw.Draw(image).text(place, text, colour, ImageFont.load_default(fitting), anchor="ls")
+        draw = ImageDraw.Draw(image := Image.fromarray(line))
+        for place, letter in enumerate(text):
+            draw.text((left + _extent(text[:place], fitting), base), letter, colour, _pillow(fitting), anchor="ls")
         line = np.array(image)
     return np.asarray(cv2.resize(line[:, :room], (width, size * 8 // 5), interpolation=cv2.INTER_AREA), np.uint8)
 
@@ -103,11 +105,10 @@ def _drawable(text: str) -> str:
 
 
 def _extent(text: str, size: int) -> float:
-    """Pixels that a text is wide."""
-    text, font = _drawable(text), _font()
-    if font:
-        return float(cv2.getTextSize((0, 0), text, (0, 0), font, size)[2])
-    return float(ImageFont.load_default(size).getlength(text))
+    """Pixels that a text is wide; between Pillow's letters, which would touch, there is a sixteenth of their size."""
+    if font := _font():
+        return float(cv2.getTextSize((0, 0), _drawable(text), (0, 0), font, size)[2])
+    return float(_pillow(size).getlength(text := _drawable(text)) + len(text) * size / 16)
 
 
 @cache

@@ -35,8 +35,8 @@ class Budget:
         less = "; ask for fewer passes, targets or layers, or for no trust"
         check_size(self._masked, self._max_passes, "the request asks for {} masked pictures or more", less)
 
-    def draw(self, canvas: Canvas, maps: Sequence[str], targets: int) -> None:
-        """Counts a picture's explanations, and the pixels or numbers of its maps; TooLarge says how to ask for less."""
+    def draw(self, canvas: Canvas, maps: Sequence[str], targets: int, shown: int = 0) -> None:
+        """Counts explanations, pixels or numbers of maps, and bytes shown beside; TooLarge says how to ask for less."""
         copies = 1 + len(AUGMENTATIONS) if "augment" in canvas.options.smooth else 1
         self._explained += targets * copies if maps else 0
         less = " in all, and smooth=augment makes six of each; send its pictures in several requests"
@@ -48,7 +48,7 @@ class Budget:
         else:
             channels = canvas.seen.picture.shape[2]
             numbers = height * width * sum(channels if MAP_KINDS[name].channels > 1 else 1 for name in drawn) * targets
-            self._listed += numbers * _BYTES_PER_NUMBER[canvas.options.encoding]
+            self._listed += numbers * _BYTES_PER_NUMBER[canvas.options.encoding] + shown
         check_size(self._drawn, _MOST_PIXELS, "the pictures would have {} pixels")
         check_size(int(self._listed), self._max_answer_bytes)
 

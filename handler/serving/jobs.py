@@ -111,9 +111,9 @@ def prepare(request: Request, card: ModelCard, settings: Settings) -> list[Job]:
             options = replace(checked.options, **_OF_FORM[request.accept])
             options = replace(options, trust=options.trust and bool(checked.maps))
             canvas = Canvas(seen, upload if options.size == "image" and checked.maps else None, options)
-            budget.draw(canvas, checked.maps, len(checked.targets))
-            known: Any = {"image_hash": asked.image_hash, "place": asked.place, "form": request.accept}
-            known["shown"] = data_uri(upload) if request.accept == HTML else ""
+            shown = data_uri(upload) if request.accept == HTML else ""
+            budget.draw(canvas, checked.maps, len(checked.targets), len(shown))
+            known: Any = {"image_hash": asked.image_hash, "place": asked.place, "form": request.accept, "shown": shown}
             decode_ms = (time.perf_counter() - started) * 1e3
             job = Job(**vars(replace(checked, options=options)), canvas=canvas, decode_ms=decode_ms, **known)
             passes = job.passes * max(1, len(checked.needs.layers)) + TRUST_PASSES * options.trust

@@ -33,7 +33,7 @@ def generated(folder):
 
 @contextlib.contextmanager
 def asking(archive, folder, *options, authority=None):
-    """A server with gRPC; yields messages and the stub, over TLS if there is the certificate of an authority."""
+    """A server with gRPC; yields messages, the stub and its channel, over TLS if there is an authority."""
     messages, services = generated(folder)
     http, metrics, port = free_ports(3)
     where = ["--port", str(http), "--metrics-port", str(metrics), "--grpc-port", str(port), *options]
@@ -46,7 +46,7 @@ def asking(archive, folder, *options, authority=None):
         opened = grpc.secure_channel(at, trusted, sizes) if trusted else grpc.insecure_channel(at, sizes)
         with opened as channel:
             grpc.channel_ready_future(channel).result(timeout=60)
-            yield messages, services.GRPCInferenceServiceStub(channel)
+            yield messages, services.GRPCInferenceServiceStub(channel), channel
     finally:
         process.terminate()
         process.wait(timeout=60)
@@ -56,8 +56,8 @@ def asking(archive, folder, *options, authority=None):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, shapes_archive):
     folder = tmp_path_factory.mktemp("grpc")
-    with asking(shapes_archive, folder) as (messages, stub):
-        yield messages, stub, folder
+    with asking(shapes_archive, folder) as (messages, stub, channel):
+        yield messages, stub, folder, channel
 
 
 def request(messages, *, datatype="BYTES", shape=(1,), raw=None, contents=None, **options):
@@ -93,7 +93,7 @@ def test_the_description_is_made_of_the_protocols_file(made):
 
 
 def test_server_and_model_tell_of_themselves(made):
-    messages, stub, _ = made
+    messages, stub, *_ = made
     assert stub.ServerLive(messages.ServerLiveRequest()).live
     assert stub.ServerReady(messages.ServerReadyRequest()).ready
     assert stub.ServerMetadata(messages.ServerMetadataRequest()).name == "shufflenet-cam"
@@ -106,7 +106,7 @@ def test_server_and_model_tell_of_themselves(made):
 
 
 def test_pictures_come_as_contents_as_raw_bytes_and_as_pixels(made):
-    messages, stub, _ = made
+    messages, stub, *_ = made
     packed = len(PICTURE).to_bytes(4, "little") + PICTURE
     for asked in (
         request(messages, contents=[PICTURE], maps="gradcam", encoding="tensor"),
@@ -131,7 +131,7 @@ def test_pictures_come_as_contents_as_raw_bytes_and_as_pixels(made):
 
 
 def test_mistakes_are_told_by_code_and_sentence(made):
-    messages, stub, _ = made
+    messages, stub, *_ = made
     invalid = grpc.StatusCode.INVALID_ARGUMENT
     code, said = refused(stub.ModelInfer, request(messages, contents=[PICTURE], colour="red"))
     assert code == invalid
@@ -148,9 +148,18 @@ def test_mistakes_are_told_by_code_and_sentence(made):
     assert stub.ModelInfer(request(messages, contents=[PICTURE], maps="none")).id == "7"
 
 
+def test_bytes_that_are_no_message_are_refused(made):
+    *_, channel = made
+    for method in ("ModelInfer", "ServerLive"):
+        call = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
+        for content in (b"\xff\xff\xff", b"\x0a\x05ab"):
+            code, said = refused(call, content)
+            assert (code, said) == (grpc.StatusCode.INVALID_ARGUMENT, f"the message is no {method}Request")
+
+
 def test_a_token_is_asked_for(shapes_archive, tmp_path):
     (tmp_path / "token").write_text("secret\n")
-    with asking(shapes_archive, tmp_path, "--token-file", str(tmp_path / "token")) as (messages, stub):
+    with asking(shapes_archive, tmp_path, "--token-file", str(tmp_path / "token")) as (messages, stub, _):
         asked = messages.ModelReadyRequest(name="shapes")
         assert stub.ServerLive(messages.ServerLiveRequest()).live
         for wrong in ((), (("authorization", "Bearer guess"),)):
@@ -164,7 +173,7 @@ def test_tls_is_spoken_where_a_certificate_is_given(shapes_archive, tmp_path):
     name = ["2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     subprocess.run([*new, *name], check=True, capture_output=True)
     options = ["--certificate", str(certificate), "--key", str(key)]
-    with asking(shapes_archive, tmp_path, *options, authority=certificate.read_bytes()) as (messages, stub):
+    with asking(shapes_archive, tmp_path, *options, authority=certificate.read_bytes()) as (messages, stub, _):
         assert stub.ServerReady(messages.ServerReadyRequest()).ready
 
 

@@ -422,6 +422,8 @@ def test_the_commands_without_a_server(checkout):
         (said,) = [text for part, text in SAID.items() if part in command]
         assert said in done.stdout, command
     assert (checkout / "out/one.explained.png").is_file()
+    gallery = (checkout / "out/report/index.html").read_text(encoding="utf-8")
+    assert 0 < gallery.index("two.jpg") < gallery.index("one.jpg")
 
 
 def new_code(name: str) -> dict[str, object]:

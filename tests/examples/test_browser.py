@@ -110,3 +110,20 @@ def test_the_page_explains_without_a_server_once_the_graph_is_open(address, wind
     assert page.locator("#device-notice").is_visible()
     assert all(url.startswith((address, "blob:", "data:")) for url in asked)
     context.close()
+
+
+@pytest.mark.parametrize(("file", "figures"), [("model.onnx", 0), ("model.gradcam.onnx", 1)])
+def test_the_page_shows_what_a_graph_of_another_kind_holds(address, window, shapes_graphs, file, figures):
+    page = window.new_page()
+    complaints = []
+    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(f"{address}/examples/browser/index.html#receipt=true")
+    page.set_input_files("#graph", str(shapes_graphs / file))
+    page.wait_for_selector("#choose", state="attached", timeout=60_000)
+    page.set_input_files("#choose", str(ONE))
+    page.locator("#status", has_text="star ").wait_for(timeout=60_000)
+    assert page.locator("#figures canvas[role=application]").count() == figures
+    assert page.locator("#trust, #receipt").count() == 0
+    assert complaints == []
+    page.close()

@@ -2,7 +2,9 @@
 
 import base64
 import json
+import shutil
 import subprocess
+import tarfile
 
 import cv2
 import numpy as np
@@ -59,6 +61,12 @@ def test_predictions_are_printed_and_maps_written_as_pictures_and_json(command, 
     assert overlay.shape == (320, 320, 3)
 
 
+def test_the_maps_for_and_against_a_class_are_two_files(command, tmp_path):
+    assert command(TWO, "--target", "heart,-heart", "--maps", "gradcam", "--out", tmp_path).returncode == 0
+    drawn = [(tmp_path / f"two.{name}.gradcam.png").read_bytes() for name in ("6", "-6")]
+    assert drawn[0] != drawn[1]
+
+
 def test_the_answer_is_printed_as_json(command):
     done = command(ONE, "--json", "--maps", "none")
     answer = json.loads(done.stdout)
@@ -95,3 +103,85 @@ def test_mistakes_are_a_sentence_and_exit_status_2(command, tmp_path):
         assert done.stderr.startswith("error: ")
         assert "    at " not in done.stderr  # no traceback
     assert not (tmp_path / "out").exists()
+
+
+CONSUMER = """
+// what the package names of Node's own types
+declare global {
+  const console: { log(...said: unknown[]): void };
+  interface Blob { readonly size: number }
+  interface AbortSignal { readonly aborted: boolean }
+  interface URL { readonly href: string }
+}
+
+import { ExplainError, load, toAnswer, type ExplanationMap, type Result } from "shufflenet-cam";
+
+export async function show(path: string, picture: Uint8Array): Promise<Result> {
+  const model = await load(path);
+  const found = await model.explain(picture, { target: ["heart", 3], maps: ["gradcam"], size: "layer" });
+  const map: ExplanationMap | undefined = found.explanations[0]?.maps.gradcam;
+  const device: "wasm" | "webgpu" | "cpu" = model.device;
+  console.log(map?.values[0], map?.shape, device, toAnswer(found, "list"), found.predictions[0]?.label);
+  // @ts-expect-error: no such map
+  await model.explain(picture, { maps: ["heat"] }).catch((error: ExplainError) => error.code);
+  // @ts-expect-error: no such option
+  await model.explain(picture, { targets: "heart" });
+  // @ts-expect-error: models are loaded
+  new model.constructor.Model();
+  return found;
+}
+"""
+WITH_DOM = """
+import { load, type Picture } from "shufflenet-cam";
+
+export async function show(graph: File, image: HTMLImageElement): Promise<Picture> {
+  const model = await load(graph, { device: "webgpu" });
+  await model.explain(image, { target: "heart" });
+  await model.explain(await createImageBitmap(image));
+  // @ts-expect-error: this is no picture
+  await model.explain(document.body);
+  return image;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def consumer(files):
+    """A folder with the package that npm packs; the packages that it needs are found in a folder above."""
+    package = files / "examples/browser"
+    done = subprocess.run(["npm", "pack", "--json"], cwd=package, capture_output=True, text=True, check=True)
+    (told,) = json.loads(done.stdout)
+    folder = package / "consumer"
+    with tarfile.open(package / told["filename"]) as archive:
+        archive.extractall(folder / "unpacked", filter="data")
+    (folder / "node_modules").mkdir()
+    shutil.move(folder / "unpacked/package", folder / "node_modules/shufflenet-cam")
+    (folder / "package.json").write_text('{"type": "module"}')
+    return folder
+
+
+def test_the_packed_package_explains(consumer, shapes_graphs):
+    graph, picture = shapes_graphs / "model.explain.onnx", TWO
+    program = (
+        'import { load } from "shufflenet-cam"; import { openAsBlob } from "node:fs";'
+        "const [graph, picture] = process.argv.slice(1); const found = [];"
+        "for (const one of [graph, await openAsBlob(graph)]) {"
+        ' const { explanations } = await (await load(one)).explain(picture, { target: "arrow" });'
+        " found.push(explanations[0].target.label, explanations[0].maps.gradcam.shape); }"
+        "console.log(JSON.stringify(found));"
+    )
+    said = ["node", "--input-type=module", "-e", program, str(graph), str(picture)]
+    done = subprocess.run(said, cwd=consumer, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == ["arrow", [320, 320]] * 2
+
+
+@pytest.mark.parametrize(("code", "library"), [(CONSUMER, "es2022"), (WITH_DOM, "dom")], ids=["node", "browser"])
+def test_the_types_are_those_of_strict_programs(consumer, code, library):
+    (consumer / "own.ts").write_text(code)
+    options = {"strict": True, "noEmit": True, "module": "nodenext", "target": "es2022", "types": []}
+    said = {"compilerOptions": {**options, "lib": ["es2022", library]}, "files": ["own.ts"]}
+    (consumer / "tsconfig.json").write_text(json.dumps(said))
+    command = ["node", "../node_modules/typescript/bin/tsc"]
+    done = subprocess.run(command, cwd=consumer, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "")

@@ -1,9 +1,15 @@
 """What ``report`` writes: a page about each picture, and a gallery of all; the graph's class is the main colour."""
 
+import base64
+import io
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
-from urllib.parse import unquote
+import sys
+from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
 import pytest
@@ -13,6 +19,7 @@ from export.__main__ import main
 from handler.client.model import GraphModel
 from handler.graphs.description import KIND_EXPLANATION, KIND_PREDICTION
 from tests.support.graphs import describe, write_graph
+from tests.support.serving import ROOT
 from tests.support.tools import tool
 
 LABEL = "</script><b>🦊"
@@ -79,6 +86,52 @@ def test_each_page_holds_the_answer_and_the_gallery_leads_to_it(graph, pictures,
         assert answer == json.loads(json.dumps(expected))
         assert (one["name"], page["static"]) == (row["name"], True)
     assert "<b>" not in (pictures / "out/index.html").read_text(encoding="utf-8")
+
+
+def test_thumbnails_have_the_colours_of_the_pages(graph, pictures, capsys):
+    run(capsys, "in/unsure.png", "--model", graph, "--target", "green")
+    (row,) = content(pictures / "out/index.html")["gallery"]
+    with Image.open(io.BytesIO(base64.b64decode(row["thumbnail"].partition(",")[2]))) as image:
+        seen = np.asarray(image.convert("RGB")).astype(int)
+    wanted = GraphModel(graph).explain("in/unsure.png", target="green", maps="gradcam", overlay="viridis").draw()
+    assert np.abs(seen - wanted).max() < 30  # JPEG
+    jet = GraphModel(graph).explain("in/unsure.png", target="green", maps="gradcam", overlay="jet").draw()
+    assert np.abs(seen - jet).max() > 60
+
+
+def test_a_name_that_is_no_text_stops_nothing(graph, pictures):
+    (pictures / "in/bad.png").unlink()
+    name = os.fsdecode(b"\xff.png")
+    (pictures / "in/sure.png").rename(pictures / "in" / name)
+    done = subprocess.run(
+        [sys.executable, "-m", "export", "report", pictures / "in", "--model", graph, "--out", pictures / "out"],
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},  # as in most locales
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\udcff.html" in done.stdout
+    rows = content(pictures / "out/index.html")["gallery"]
+    assert len(rows) == 3
+    assert all((pictures / "out" / os.fsdecode(unquote_to_bytes(row["page"]))).exists() for row in rows)
+
+
+def test_an_interruption_leaves_whole_pages_and_the_next_run_says_what_to_do(graph, pictures):
+    for number in range(40):
+        shutil.copy(pictures / "in/sure.png", pictures / f"in/{number}.png")
+    command = [sys.executable, "-m", "export", "report", pictures / "in", "--model", graph, "--out", pictures / "out"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as running:
+        running.stdout.readline()
+        running.send_signal(signal.SIGINT)
+        told = running.communicate()[1]
+    assert (running.returncode, told) == (130, b"interrupted: no file was left half written\n")
+    written = [path for path in pictures.glob("out/**/*") if path.is_file()]
+    assert 0 < len(written) < 43
+    assert all(content(path)["answers"] for path in written)
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "give another folder with --out, or say --overwrite" in again.stderr
 
 
 def test_trust_is_told_where_it_is_asked_for(graph, pictures, capsys):

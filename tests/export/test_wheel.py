@@ -88,8 +88,8 @@ def run(*command, cwd, status=0):
     return done
 
 
-def test_the_wheel_holds_the_two_packages_and_grpc_whole_and_nothing_else(wheel):
-    packages = ("handler", "export", "deploy/grpc")
+def test_the_wheel_holds_its_packages_whole_and_nothing_else(wheel):
+    packages = ("handler", "export", "deploy/bulk", "deploy/grpc")
     files = {path for package in packages for path in (ROOT / package).rglob("*") if path.is_file()}
     wanted = {str(path.relative_to(ROOT)) for path in files if path.parent.name != "__pycache__"}
     assert {"handler/py.typed", "export/py.typed", "handler/model-config.yaml"} < wanted

@@ -1,11 +1,13 @@
 """The description of the front's addresses, against the addresses that it answers."""
 
 import re
+from dataclasses import fields
 from typing import Any
 
 import yaml
 
 from handler.asgi_entry import Front
+from handler.protocol.options import ENCODINGS, MAX_PASSES, MAX_SEED, SIZES, Options
 from tests.support.serving import ROOT
 
 DESCRIBED = yaml.safe_load((ROOT / "handler/openapi.yaml").read_text(encoding="utf-8"))
@@ -37,7 +39,7 @@ def references(part: Any) -> set[str]:
 def test_the_addresses_that_are_answered_are_described():
     routes = answered()
     assert set(routes) - set(DESCRIBED["paths"]) == BESIDE
-    below = {"/predictions/{name}/healthz", "/predictions/{name}/{version}"}
+    below = {"/predictions/{name}/healthz", "/predictions/{name}/{version}", "/explanations/{name}/{version}"}
     assert set(DESCRIBED["paths"]) - set(routes) == below
     for path, item in DESCRIBED["paths"].items():
         described = VERBS & set(item)
@@ -54,6 +56,15 @@ def test_every_reference_leads_somewhere_and_every_operation_has_a_name_of_its_o
     names = [operation["operationId"] for operation in operations]
     assert len(set(names)) == len(names) > 15
     assert all("200" in operation["responses"] for operation in operations)
+
+
+def test_every_option_and_its_values_are_described():
+    shared = DESCRIBED["components"]["parameters"]
+    asked = {reference["$ref"] for reference in DESCRIBED["paths"]["/predictions/{name}"]["post"]["parameters"]}
+    assert asked == {f"#/components/parameters/{field.name}" for field in fields(Options)}
+    assert shared["size"]["schema"]["enum"] == [*SIZES]
+    assert shared["encoding"]["schema"]["enum"] == [*ENCODINGS]
+    assert (shared["seed"]["schema"]["maximum"], shared["passes"]["schema"]["maximum"]) == (MAX_SEED, MAX_PASSES)
 
 
 def test_the_parameters_of_an_address_are_described():

@@ -89,6 +89,16 @@ def test_no_name_at_the_top_of_a_module_is_that_of_another():
     assert sorted({name for name in found if found.count(name) > 1}) == []
 
 
+def test_the_page_without_a_server_has_the_same_skeleton_but_for_what_it_loads():
+    theirs, ours = (
+        (ROOT / path).read_text(encoding="utf-8").splitlines()
+        for path in ("examples/browser/index.html", "handler/page/page.html")
+    )
+    own = ['<meta http-equiv="Con', '<link rel="stylesheet', "<title>What the model", '<script type="module"', "<main"]
+    assert [start for start in own for line in theirs if line not in ours and line.startswith(start)] == own
+    assert len([line for line in theirs if line not in ours]) == len(own)
+
+
 @pytest.mark.skipif(tool("node") is None, reason="no node on the PATH")
 def test_the_joined_script_has_no_imports_and_is_valid(tmp_path):
     script = tmp_path / "page.mjs"

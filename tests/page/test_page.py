@@ -6,10 +6,15 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from export.__main__ import main
+from handler.graphs.description import KIND_EXPLANATION
 from handler.page.compose import page
 from tests.support.browsing import proxy_before
+from tests.support.graphs import describe, write_graph
 from tests.support.light import light_server
 from tests.support.serving import ONE
 from tests.support.tools import tool
@@ -207,6 +212,69 @@ def test_a_saved_report_needs_no_server(visit, server, tmp_path):
     assert tab.page.locator("#asking").count() == 0
     assert violations(tab.page) == []
     assert tab.complaints == []
+
+
+HOSTILE = ["</script><img src=x onerror=alert(1)>", "\"' onload='alert(2)' \u202egnp.🦊", "חתול"]
+PROBE = """async () => {
+  const told = [];
+  const all = new Promise((resolve) => addEventListener("securitypolicyviolation", ({ effectiveDirective }) => {
+    told.push(effectiveDirective);
+    if (told.length === 6) resolve();
+  }));
+  const add = (tag, said) => document.body.append(Object.assign(document.createElement(tag), said));
+  add("script", { textContent: "window.ran = true" });
+  add("script", { src: "http://127.0.0.1:9/" });
+  add("style", { textContent: "body { display: none }" });
+  add("img", { src: "http://127.0.0.1:9/" });
+  add("iframe", { src: "http://127.0.0.1:9/" });
+  await fetch("http://127.0.0.1:9/").catch(() => {});
+  await all;
+  return [told.sort(), Boolean(window.ran), getComputedStyle(document.body).display];
+}"""
+OVERTAKEN = """() => [...document.querySelectorAll("bdi")].filter((name) => {
+  const after = document.createRange();
+  const next = name.nextSibling ?? name.parentNode.nextSibling;
+  if (!next) return false;
+  after.selectNode(next);
+  const [left, right] = [name, after].map((one) => one.getBoundingClientRect());
+  return left.top === right.top && right.left < left.right - 1;
+}).map((name) => name.textContent)"""
+
+
+def test_names_and_classes_in_reports_are_text_and_the_policy_holds(visit, tmp_path, monkeypatch):
+    """Names of files and classes that would be markup, or turn what stands behind them."""
+    monkeypatch.chdir(tmp_path)
+    graph = write_graph(tmp_path, describe(KIND_EXPLANATION, coverage="5 of 5 activations", labels=HOSTILE))
+    for band, name in enumerate(HOSTILE):
+        pixels = np.full((2, 2, 3), 60, np.uint8)
+        pixels[..., band] = 255
+        path = tmp_path / f"in/{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    (tmp_path / "in/<b>bad</b>").mkdir(parents=True)
+    (tmp_path / "in/<b>bad</b>/<i>.png").write_bytes(b"no picture")
+    assert main(["report", "in", "--model", str(graph), "--target", "0,1,2", "--out", "out"]) == 2
+    gallery = visit((tmp_path / "out/index.html").as_uri())
+    assert gallery.page.locator(".gallery li").count() == 4
+    assert gallery.page.evaluate(OVERTAKEN) == []
+    addresses = [link.evaluate("({ href }) => href") for link in gallery.page.locator(".gallery a").all()]
+    told = gallery.page.locator(".gallery").inner_text()
+    for name in (*HOSTILE, "<b>bad</b>/<i>.png"):
+        assert name in told
+    for address in addresses:
+        tab = visit(address)
+        tab.page.locator("#picture-1 article").nth(2).wait_for()
+        assert tab.page.title().startswith("model")
+        assert tab.page.locator("#picture-1 h2").inner_text() in [f"in/{name}.png" for name in HOSTILE]
+        for name in HOSTILE:
+            assert name in tab.page.locator("#picture-1").inner_text()
+        assert tab.page.locator("img, b, i, iframe, script[src]").count() == 0
+        assert tab.complaints == []
+        assert tab.elsewhere == []
+        kinds = ["connect-src", "frame-src", "img-src", "script-src-elem", "script-src-elem", "style-src-elem"]
+        assert tab.page.evaluate(PROBE) == [kinds, False, "block"]
+    assert gallery.complaints == []
+    assert gallery.page.evaluate(PROBE)[1] is False
 
 
 def test_other_clients_get_the_names_at_the_root(server):

@@ -553,6 +553,70 @@ def test_every_request_has_one_line_of_json_without_the_clients_text(server):
     assert "evil_7f3a" not in server.log
 
 
+# clients that ask for much
+
+
+@pytest.mark.parametrize("form", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=b"])
+def test_a_form_has_so_many_fields_at_most(server, form):
+    for count, status in ((90, 415), (101, 400), (100_000, 400)):
+        part = '--b\r\nContent-Disposition: form-data; name="x{}"\r\n\r\n\r\n'
+        parts = "".join(part.format(number) for number in range(count)) + "--b--\r\n"
+        body = parts if "boundary" in form else "&".join(f"x{number}=" for number in range(count))
+        answer = server.post(PREDICT, data=body, headers={"Content-Type": form})
+        assert answer.status_code in {status, 400}
+        said = "the form has too many fields, valid are at most 100"
+        assert (said in answer.text) == (count > 100)
+
+
+def test_large_bodies_that_arrive_are_bounded_together(server):
+    head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 10000001\r\n\r\n" % PREDICT.encode()
+    with contextlib.ExitStack() as stack:
+        for _ in range(17):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=60))
+            client.sendall(head + bytes(10_000_000))
+        assert until(lambda: server.post(PREDICT, data=bytes(9_000_000)).status_code == 503, 60)
+        large = server.post(PREDICT, data=bytes(9_000_000))
+        assert "too many large bodies arrive at the same time" in error_of(large, 503)
+        assert large.headers["Retry-After"] == "1"
+        assert server.post(f"{PREDICT}?maps=none", data=PICTURE).status_code == 200
+    assert until(lambda: server.post(PREDICT, data=bytes(9_000_000)).status_code == 415, 60)
+
+
+def test_idle_connections_use_no_more_than_half_of_the_descriptors(tmp_path, shapes_archive):
+    limit = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))"
+    with light_server([shapes_archive], "shapes", tmp_path, prelude=limit) as server:
+        with contextlib.ExitStack() as stack:
+            for _ in range(300):
+                stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            open_files = psutil.Process(server.pid).num_fds
+            assert until(lambda: open_files() > 128, 60)
+            assert open_files() < 250
+        assert until(lambda: server.get("/ping").status_code == 200, 60)
+        assert server.post(f"{PREDICT}?maps=none", data=PICTURE).status_code == 200
+        assert "Traceback" not in server.log
+        assert len(server.log.splitlines()) < 20
+
+
+def test_every_request_that_is_refused_has_a_line(server):
+    before = len(server.requests_logged())
+    server.get("/v2/models/none")
+    server.post("/predictions/none", data=PICTURE)
+    lines = server.requests_logged()[before:]
+    assert [(line["status"], line["outcome"]) for line in lines] == [(404, "NotFound")] * 2
+
+
+@pytest.mark.parametrize("path", ["/ping/", "/v2/", "/models/shapes/"])
+def test_no_address_has_a_second_spelling(server, path):
+    assert "is not answered; /openapi.json lists what is" in error_of(server.get(path, allow_redirects=False), 404)
+
+
+def test_what_another_method_would_answer_is_said(server):
+    answer = server.get("/v2/health/live")
+    assert answer.status_code == 200
+    refused = requests.delete(f"{server.address}/v2/health/live", timeout=60)
+    assert (refused.status_code, "GET" in refused.headers["Allow"]) == (405, True)
+
+
 # who may ask
 
 
@@ -579,8 +643,15 @@ def test_without_the_token_nothing_is_answered(guarded, path, said):
     assert TOKEN not in answer.text
 
 
-def test_with_the_token_everything_is_answered(guarded):
-    headers = {"Authorization": f"Bearer {TOKEN}"}
+@pytest.mark.parametrize("host", ["x/ping?", "x/v2/health/live#", "["])
+def test_no_header_makes_a_probe_of_a_request(guarded, host):
+    answer = guarded.post(f"{PREDICT}?maps=none", data=PICTURE, headers={"Host": host})
+    assert "Authorization: Bearer" in error_of(answer, 401)
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_with_the_token_everything_is_answered(guarded, scheme):
+    headers = {"Authorization": f"{scheme} {TOKEN}"}
     answer = guarded.post(f"{PREDICT}?maps=none", data=PICTURE, headers=headers)
     assert answer.json()["predictions"][0]["label"] == "star"
     assert guarded.get("/v1/models", headers=headers).json() == {"models": ["shapes"]}
@@ -593,16 +664,18 @@ def test_probes_need_no_token(guarded, path):
 
 
 def test_pages_of_the_named_origin_alone_may_read(guarded):
-    def allowed(origin: str, method: str = "POST") -> str | None:
+    def allowed(origin: str, method: str = "POST") -> tuple[int, str | None]:
         headers = {"Origin": origin, "Authorization": f"Bearer {TOKEN}"}
         if method == "OPTIONS":
-            headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
-        answer = requests.request(method, f"{guarded.address}{PREDICT}?maps=none", headers=headers, timeout=60)
-        return answer.headers.get("access-control-allow-origin")
+            wanted = {"Method": "POST", "Headers": "authorization,content-type,x-explain-maps"}
+            headers = {"Origin": origin, **{f"Access-Control-Request-{name}": value for name, value in wanted.items()}}
+        url = f"{guarded.address}{PREDICT}?maps=none"
+        answer = requests.request(method, url, data=PICTURE, headers=headers, timeout=60)
+        return answer.status_code, answer.headers.get("access-control-allow-origin")
 
     for method in ("POST", "OPTIONS"):
-        assert allowed("https://pages.example", method) == "https://pages.example"
-        assert allowed("https://other.example", method) is None
+        assert allowed("https://pages.example", method) == (200, "https://pages.example")
+        assert allowed("https://other.example", method)[1] is None
 
 
 def test_tls_is_spoken_where_a_certificate_is_given(tmp_path, shapes_archive):
@@ -708,13 +781,17 @@ def test_a_port_that_is_taken_is_told_in_one_line(tmp_path, shapes_archive, opti
 def test_files_that_cannot_be_read_are_told_in_one_line(tmp_path, shapes_archive):
     assert "none" in fail(tmp_path, "--token-file", str(tmp_path / "none"), paths=[shapes_archive])
     (tmp_path / "token").write_text("\n")
-    assert "is empty, valid is a file with a token" in fail(
-        tmp_path, "--token-file", str(tmp_path / "token"), paths=[shapes_archive]
-    )
-    missing = fail(
-        tmp_path, "--certificate", str(tmp_path / "none"), "--key", str(tmp_path / "none"), paths=[shapes_archive]
-    )
-    assert "No such file" in missing
+    for token in ("\n", "two words\n", "two\nlines\n", "caf\xe9\n"):
+        (tmp_path / "token").write_text(token)
+        said = fail(tmp_path, "--token-file", str(tmp_path / "token"), paths=[shapes_archive])
+        assert "token holds no token, valid is a line of printable ASCII without spaces" in said
+    certificate, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    assert "is of no use without a certificate" in fail(tmp_path, "--key", key, paths=[shapes_archive])
+    assert "No such file" in fail(tmp_path, "--certificate", certificate, "--key", key, paths=[shapes_archive])
+    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-passout", "pass:secret", "-keyout", key]
+    subprocess.run([*new, "-out", certificate, "-days", "2", "-subj", "/CN=x"], check=True, capture_output=True)
+    said = fail(tmp_path, "--certificate", certificate, "--key", key, paths=[shapes_archive])
+    assert "cert.pem and its key cannot be used, valid are PEM files without a passphrase" in said
 
 
 def test_many_clients_at_once_each_get_their_own_answer(server):

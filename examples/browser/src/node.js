@@ -13,10 +13,10 @@ export { ExplainError, Model, toAnswer };
 
 const FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF"];
 
-/** Opens a graph: its path or its bytes. `ort` is another module than onnxruntime-node. Throws an ExplainError. */
+/** Opens a graph: its path, a Blob or its bytes. `ort` is another module than onnxruntime-node. Throws an ExplainError. */
 export async function load(graph, { ort, name } = {}) {
   const isPath = typeof graph === "string" || graph instanceof URL;
-  const bytes = isPath ? await read(graph) : new Uint8Array(graph);
+  const bytes = isPath ? await read(graph) : new Uint8Array(graph instanceof Blob ? await graph.arrayBuffer() : graph);
   const runtime = ort ?? (await packageOf("onnxruntime-node"));
   const options = { executionProviders: ["cpu"] };
   const called = name ?? (isPath ? basename(pathOf(graph)).split(".")[0] : "model");

@@ -94,6 +94,19 @@ def test_a_report_above_the_limit_is_refused_before_the_engine_runs_or_after():
     assert (one.status, engine.batches) == (413, [])
 
 
+@pytest.mark.parametrize("more", [{"maps": "none"}, {"maps": "gradcam"}], ids=str)
+def test_the_picture_of_a_report_counts_before_the_engine_runs(more):
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)
+    row, engine = {"data": encode_png(noise), **more}, BrightnessEngine()
+    (whole,) = answers([row])
+    shown = len(content(whole.body)["answers"][0]["picture"])
+    assert shown > 100_000
+    (one,) = answering(engine, Settings(max_answer_bytes=shown - 1)).answer_batch(rows_of([row], [{"accept": HTML}]))
+    assert (one.status, engine.batches) == (413, [])
+    (plain,) = answering(engine, Settings(max_answer_bytes=shown - 1)).answer_batch(rows_of([row]))
+    assert (plain.status, engine.batches) == (200, [1])
+
+
 def test_a_mistake_is_told_in_json_as_ever():
     wrong = [{"data": b"hello"}, {"data": picture(50), "target": "zebra"}, {"data": picture(255)}]
     found = answers(wrong)
