@@ -8,11 +8,12 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support import skips
+from tests.support.browsing import CHROMIUM, Tab, Visit, chromium
 
 if TYPE_CHECKING:
     from handler.model.classifier import Classifier
@@ -77,6 +78,32 @@ def shapes_graphs(shapes_archive: Path, tmp_path_factory: pytest.TempPathFactory
     with zipfile.ZipFile(shapes_archive) as archive:
         archive.extractall(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, for all tests: a process can drive one at a time."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium on the PATH")
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Visit]:
+    """Opens an address in a new browser context, which takes the options."""
+    contexts = []
+
+    def open_at(address: str, **options: Any) -> Tab:
+        contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 1000}, **options}))
+        contexts[-1].set_default_timeout(20_000)
+        tab = Tab.of(contexts[-1].new_page())
+        tab.page.goto(address)
+        return tab
+
+    yield open_at
+    for context in contexts:
+        context.close()
 
 
 @pytest.fixture

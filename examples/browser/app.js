@@ -1,6 +1,6 @@
 // The model's page with the graph in the place of the server: the visitor chooses a graph, and the page asks it.
 
-import { button, card, el } from "../../handler/page/dom.js";
+import { button, card, el, field } from "../../handler/page/dom.js";
 import { Failure, sentence } from "../../handler/page/failure.js";
 import { start } from "../../handler/page/main.js";
 import { load, toAnswer } from "./src/browser.js";
@@ -29,8 +29,8 @@ function chooser() {
       "Choose a graph",
       {},
       el("p", {}, text),
-      el("label", { class: "field" }, el("span", {}, "Graph"), file),
-      el("label", { class: "field" }, el("span", {}, "Computed by"), device),
+      field("Graph", file),
+      field("Computed by", device),
       status,
     ),
   );
@@ -44,9 +44,10 @@ function chooser() {
       });
       const model = await load(file.files[0], { device: device.value, ort });
       const titles = Object.fromEntries(Object.keys(model.card.methods).map((name) => [name, { title: name, passes: 0, ofClass: name !== "rollout" }]));
-      start(root, { card: model.card, methods: titles }, askingOf(model));
       const computed = el("p", { class: "muted", id: "device-notice" }, sentence(model.notice || `Computed in this browser by ${model.device}`));
-      root.prepend(el("div", { class: "row" }, button("Another graph", () => location.reload(), { class: "quiet" }), computed));
+      const page = el("div");
+      root.replaceChildren(el("div", { class: "row" }, button("Another graph", () => location.reload(), { class: "quiet" }), computed), page);
+      start(page, { card: model.card, methods: titles }, askingOf(model));
     } catch (error) {
       status.textContent = sentence(error.message);
     }

@@ -56,6 +56,8 @@ export interface ExplanationMap {
   /** Row by row: Grad-CAM (h, w) on [0, 1]; other maps (H, W, C), signed and unscaled. */
   values: Float32Array;
   shape: number[];
+  /** Grad-CAM alone: the smallest value before scaling, one for each layer. */
+  min?: number | number[];
   /** Grad-CAM: the largest value before scaling, one for each layer; other maps: the largest absolute value. */
   max: number | number[];
   /** Nothing speaks for the class. */

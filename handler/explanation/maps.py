@@ -188,13 +188,12 @@ def check_evidence(evidence: Evidence, pair: int) -> None:
 
 
 def check_maps(maps: Mapping[str, Map]) -> None:
-    """Raises NotFinite, which names the map, for a map whose maximum is not finite, as its evidence may be."""
+    """Raises NotFinite, which names the map, for a map with an end that is not finite, as its evidence may be."""
     for name, made in maps.items():
-        _check(f"values of {name}", np.asarray(made.maximum))
+        _check(f"values of {name}", np.hstack([made.minimum, made.maximum]))
 
 
 def _check(what: str, values: Floats) -> None:
     if not np.isfinite(values).all():
-        valid = "valid are pictures for which all values are finite"
         why = f"the network gives {what} that are not finite (NaN or infinity), which mean nothing"
-        raise NotFinite(f"for this picture {why}; {valid}")
+        raise NotFinite(f"for this picture {why}; valid are pictures for which all values are finite")

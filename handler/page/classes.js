@@ -1,6 +1,6 @@
 // The classes with their probabilities as bars; a click explains a class, or holds it against the explained one.
 
-import { button, card, el, percent } from "./dom.js";
+import { barOf, button, card, el, field } from "./dom.js";
 
 const BARS = 5;
 const LISTED = 40; // classes of the filtered list at once
@@ -18,24 +18,25 @@ export function classes(model, { choose, oppose }) {
     "details",
     { id: "all-classes", ontoggle: () => list() },
     el("summary", {}, `All ${model.labels.length.toLocaleString("en")} classes`),
-    el("label", { class: "field" }, el("span", {}, "Filter"), filter),
+    field("Filter", filter),
     count,
     listed,
   );
   const why = el("p", { class: "why", id: "why" });
 
   function row(index) {
-    const probability = probabilities.get(index);
     const label = model.labels[index];
     const target = options.target === "top" ? top : options.target;
-    const fill = el("span", { class: "fill" });
-    fill.style.width = `${100 * (probability ?? 0)}%`;
-    const explain = button("", () => choose(index), { class: "bar", "aria-pressed": String(index === target) });
-    const said = probability === undefined ? "" : percent(probability);
-    explain.append(fill, el("span", { class: "label" }, label), el("span", { class: "number" }, said));
+    const explain = button("", () => choose(index), {
+      class: "bar",
+      "data-class": index,
+      "aria-pressed": String(index === target),
+    });
+    explain.append(...barOf(label, probabilities.get(index)));
     const opposed = index === options.contrast;
     const not = button("≠", () => oppose(opposed ? "none" : index), {
       class: "not",
+      "data-class": index,
       "aria-pressed": String(opposed),
       "aria-label": `and not ${label}`,
       title: `Why the explained class and not ${label}?`,
@@ -47,15 +48,15 @@ export function classes(model, { choose, oppose }) {
   function list() {
     if (!all.open || !options) return;
     const wanted = filter.value.trim().toLocaleLowerCase();
-    const found = [];
-    let matching = 0;
+    const ranked = [[], [], []]; // labels that are what is wanted, that begin with it, and that contain it
     model.labels.forEach((label, index) => {
-      if (!label.toLocaleLowerCase().includes(wanted)) return;
-      matching += 1;
-      if (found.length < LISTED) found.push(index);
+      const place = label.toLocaleLowerCase().indexOf(wanted);
+      if (place >= 0) ranked[place > 0 ? 2 : Number(label.length > wanted.length)].push(index);
     });
-    listed.replaceChildren(...found.map(row));
-    const more = matching > found.length ? `, the first ${found.length} are listed` : "";
+    const found = ranked.flat();
+    const matching = found.length;
+    listed.replaceChildren(...found.slice(0, LISTED).map(row));
+    const more = matching > LISTED ? `, the best ${LISTED} are listed` : "";
     count.textContent = `${matching.toLocaleString("en")} match${matching === 1 ? "es" : ""}${more}`;
   }
 
@@ -66,11 +67,17 @@ export function classes(model, { choose, oppose }) {
       top = answer.predictions[0].index;
       probabilities = new Map(answer.predictions.map(({ index, probability }) => [index, probability]));
       const best = answer.predictions.slice(0, BARS).map(({ index }) => index);
-      const further = [said.target, said.contrast].filter((index) => typeof index === "number" && !best.includes(index));
+      const further = [said.target, said.contrast].filter(
+        (index) => typeof index === "number" && !best.includes(index),
+      );
+      const focused = document.activeElement; // whose place a new button takes
+      const part = [bars, listed, why].find((one) => one.contains(focused));
       bars.replaceChildren(...[...best, ...new Set(further)].map(row));
       list();
       why.replaceChildren(...question(answer, model, said, { choose, oppose }));
       this.element.hidden = false;
+      const same = part?.querySelector(`.${focused.classList[0]}[data-class="${focused.dataset.class}"]`);
+      if (part) (same ?? bars.querySelector("button")).focus();
     },
   };
 }
@@ -81,5 +88,11 @@ function question(answer, model, options, { choose, oppose }) {
   const parts = [options.against ? "What speaks against " : "Why ", el("strong", {}, label)];
   if (options.contrast === "none") return [...parts, "? Choose another class, or ≠ for “why this and not that”."];
   const opposed = options.contrast === "second" ? "the second best class" : model.labels[options.contrast];
-  return [...parts, " and not ", el("strong", {}, opposed), "? ", button("Take this back", () => oppose("none"), { class: "quiet" })];
+  return [
+    ...parts,
+    " and not ",
+    el("strong", {}, opposed),
+    "? ",
+    button("Take this back", () => oppose("none"), { class: "quiet" }),
+  ];
 }

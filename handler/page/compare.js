@@ -1,53 +1,84 @@
 // Two models, or two versions of one, on the same picture.
 
 import { button, card, el, field, newId, percent } from "./dom.js";
-import { figuresOf } from "./figures.js";
-
-const NAME = /^[A-Za-z0-9_.-]+(\/[A-Za-z0-9_.-]+)?$/;
+import { firstFiguresOf } from "./figures.js";
+import { isModelName } from "./options.js";
 
 /** The card; `ask(model)` gives another model's answer about the picture, `shown(figures)` is told of figures. */
 export function comparison({ models, options, methods, display, ask, shown, changed }) {
   const names = newId("models");
-  const input = el("input", { id: "other", list: names, value: options.other, placeholder: "NAME or NAME/VERSION", autocomplete: "off", spellcheck: "false" });
+  const input = el("input", {
+    id: "other",
+    list: names,
+    value: options.other,
+    placeholder: "NAME or NAME/VERSION",
+    autocomplete: "off",
+    spellcheck: "false",
+  });
   const problem = el("p", { class: "problem", role: "alert" });
-  const results = el("div", { "aria-live": "polite", id: "compare-results" });
+  const told = el("p", { role: "status", class: "muted", id: "compare-told" });
+  const results = el("div", { id: "compare-results" });
+  const forget = () => {
+    told.textContent = "";
+    results.replaceChildren();
+  };
   const compare = async (event) => {
     event?.preventDefault();
     const model = input.value.trim();
-    problem.textContent = model && !NAME.test(model) ? "A model is named as NAME or NAME/VERSION, by letters, digits, “.”, “_” and “-”." : "";
+    problem.textContent =
+      model && !isModelName(model)
+        ? "A model is named as NAME or NAME/VERSION, by letters, digits, “.”, “_” and “-”."
+        : "";
     if (problem.textContent) return;
     options.other = model;
     changed();
-    results.replaceChildren();
+    forget();
     if (model) await ask(model);
   };
   return {
     element: card(
       "Another model on the same picture",
       { id: "compare" },
-      el("form", { class: "row", onsubmit: compare }, field("Model", input), el("button", { type: "submit" }, "Compare")),
-      el("datalist", { id: names }, (models ?? []).map((name) => el("option", { value: name }))),
+      el(
+        "form",
+        { class: "row", onsubmit: compare },
+        field("Model", input),
+        el("button", { type: "submit" }, "Compare"),
+      ),
+      el(
+        "datalist",
+        { id: names },
+        (models ?? []).map((name) => el("option", { value: name })),
+      ),
       problem,
+      told,
       results,
     ),
     /** Shows the answers of both models; `note` says what could not be asked of the other. */
     show(own, other, picture, note) {
       const title = ({ model }) => `${model.name} ${model.version}`;
-      const figures = [own, other].flatMap((answer) => {
-        const maps = answer.explanations.map(({ maps: all, ...said }) => ({ ...said, maps: Object.fromEntries(Object.entries(all).slice(0, 1)) }));
-        return figuresOf({ ...answer, explanations: maps }, picture, methods, display, title(answer));
-      });
+      const figures = [own, other].flatMap((answer) =>
+        firstFiguresOf(answer, picture, methods, display, title(answer)),
+      );
+      const row = (place) =>
+        el(
+          "tr",
+          {},
+          [own, other].map(({ predictions }) => el("td", {}, said(predictions[place]))),
+        );
       const table = el(
         "table",
         { class: "scores" },
         el("caption", {}, "The best classes of both"),
         el("thead", {}, el("tr", {}, [own, other].map((answer) => el("th", { scope: "col" }, title(answer))))),
-        el("tbody", {}, [0, 1, 2, 3, 4].map((place) => el("tr", {}, [own, other].map(({ predictions }) => el("td", {}, said(predictions[place])))))),
+        el("tbody", {}, [0, 1, 2, 3, 4].map(row)),
       );
-      results.replaceChildren(note ? el("p", { class: "note" }, note) : "", table, el("div", { class: "figures" }, figures.map((one) => one.element)));
+      const drawings = el("div", { class: "figures" }, figures.map((one) => one.element));
+      results.replaceChildren(note ? el("p", { class: "note" }, note) : "", table, drawings);
+      told.textContent = [own, other].map((answer) => `${title(answer)}: ${said(answer.predictions[0])}`).join("; ");
       shown(figures);
     },
-    forget: () => results.replaceChildren(),
+    forget,
   };
 }
 

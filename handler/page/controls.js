@@ -2,11 +2,10 @@
 
 import { COLOURS } from "./colours.js";
 import { button, card, el, field } from "./dom.js";
+import { DETAILS } from "./meaning.js";
 import { detailsOf } from "./options.js";
 
-const DETAIL_TITLES = { guided_gradcam: "guided Grad-CAM", guided_backprop: "guided backprop", saliency: "saliency" };
-
-/** How figures are shown: weight, threshold and colours in `display`, which changes before `changed(name)` is called. */
+/** How figures are shown: weight, threshold and colours in `display`, which change before `changed(name)` is called. */
 export function displayControls(display, changed) {
   const slider = (name, text) => {
     const value = el("output", {}, String(display[name]));
@@ -34,7 +33,9 @@ export function displayControls(display, changed) {
         changed("colours");
       },
     },
-    Object.entries(COLOURS).map(([name, text]) => el("option", { value: name, selected: name === display.colours }, text)),
+    Object.entries(COLOURS).map(([name, text]) =>
+      el("option", { value: name, selected: name === display.colours }, text),
+    ),
   );
   return el(
     "div",
@@ -45,7 +46,7 @@ export function displayControls(display, changed) {
   );
 }
 
-/** What is asked for; `options` changes before `changed(name)` is called. Without a server there is no trust and no receipt. */
+/** What is asked for; `options` change before `changed(name)` is called. Only a server has trust and receipts. */
 export function askControls(model, methods, options, changed, served) {
   const check = (list, name, text, hint = "") =>
     el(
@@ -89,7 +90,11 @@ export function askControls(model, methods, options, changed, served) {
     },
     el("option", { value: "auto" }, `auto (${model.layer})`),
     Object.entries(model.layers ?? {}).map(([path, shape]) =>
-      el("option", { value: path, selected: path === options.layer }, shape ? `${path} (${shape[1]} × ${shape[2]} cells)` : path),
+      el(
+        "option",
+        { value: path, selected: path === options.layer },
+        shape ? `${path} (${shape[1]} × ${shape[2]} cells)` : path,
+      ),
     ),
   );
   const known = Object.entries(model.methods ?? {}).map(([name, summary]) => {
@@ -103,7 +108,8 @@ export function askControls(model, methods, options, changed, served) {
     max: 3600,
     value: options.timeout,
     onchange: () => {
-      options.timeout = Math.min(3600, Math.max(0.1, Number(patience.value) || 120));
+      options.timeout = Math.min(3600, Math.max(1, Number(patience.value) || 120));
+      patience.value = options.timeout;
       changed("timeout");
     },
   });
@@ -120,27 +126,39 @@ export function askControls(model, methods, options, changed, served) {
           el("fieldset", { class: "checks" }, el("legend", { class: "visually-hidden" }, "Methods"), known),
         ),
     details.length
-      ? el("fieldset", { class: "checks" }, el("legend", {}, "Details"), details.map((name) => check("maps", name, DETAIL_TITLES[name] ?? name)))
+      ? el(
+          "fieldset",
+          { class: "checks" },
+          el("legend", {}, "Details"),
+          details.map((name) => check("maps", name, DETAILS[name]?.title ?? name)),
+        )
       : null,
     el(
       "fieldset",
       { class: "checks" },
       el("legend", {}, "Also"),
       flag("against", "what speaks against the class"),
-      served ? [flag("trust", "trust: test the maps with the network's answers (28 passes each)"), flag("receipt", "receipt")] : null,
+      served ? flag("trust", "trust: test the maps with the network's answers (28 passes each)") : null,
+      served ? flag("receipt", "receipt") : null,
     ),
     el("div", { class: "row" }, field("Layer", layers), field("Give up after (s)", patience)),
   );
 }
 
-/** Progress with elapsed seconds and a button that cancels; `during(text, work)` runs `work(signal)`. */
+/**
+ * Progress with elapsed seconds and a button that cancels. `begin(cancel)` shows it, and gives `say(what, share)` and
+ * `end()`.
+ *
+ * Screen readers are told what is waited for, but not each second.
+ */
 export function progress() {
   const bar = el("progress", { "aria-label": "Waiting for the answer" });
   const text = el("span", {});
   let stop = null;
-  const element = el("div", { class: "progress", hidden: true }, bar, text, button("Cancel", () => stop?.()));
+  const box = el("div", { class: "progress", hidden: true }, bar, text, button("Cancel", () => stop?.()));
+  const told = el("p", { class: "visually-hidden", role: "status" });
   return {
-    element,
+    element: el("div", {}, box, told),
     begin(cancel) {
       const started = performance.now();
       let said = "";
@@ -148,17 +166,19 @@ export function progress() {
       const clock = setInterval(tell, 250);
       const mine = () => cancel();
       stop = mine;
-      element.hidden = false;
+      box.hidden = false;
       return {
         say(what, share) {
-          said = what;
+          said = told.textContent = what;
           if (share === undefined) bar.removeAttribute("value");
           else bar.value = share;
           tell();
         },
         end() {
           clearInterval(clock);
-          if (stop === mine) element.hidden = true;
+          if (stop !== mine) return;
+          box.hidden = true;
+          told.textContent = "";
         },
       };
     },

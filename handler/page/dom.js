@@ -1,11 +1,14 @@
 // Makes elements. Texts are always text nodes, so that a label is never read as HTML.
 
+import { Failure } from "./failure.js";
+
 /** An element; `on…` functions become listeners, `true` an empty attribute; `false`, `null` and `undefined` none. */
 export function el(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value === true ? "" : value);
+    else if (value !== false && value !== null && value !== undefined)
+      made.setAttribute(name, value === true ? "" : value);
   }
   made.append(...children.flat().filter((child) => child !== null && child !== undefined));
   return made;
@@ -34,8 +37,17 @@ export function card(title, attributes, ...children) {
   return el("section", { class: "card", "aria-labelledby": id, ...attributes }, el("h2", { id }, title), ...children);
 }
 
-/** Lets the visitor save bytes, or a text, as a file. */
+/** What a bar of a class shows: its share, its label and its probability, which can be unknown. */
+export function barOf(label, probability) {
+  const fill = el("span", { class: "fill" });
+  fill.style.width = `${100 * (probability ?? 0)}%`;
+  const said = probability === undefined ? "" : percent(probability);
+  return [fill, el("span", { class: "label" }, label), el("span", { class: "number" }, said)];
+}
+
+/** Lets the visitor save bytes, or a text, as a file; null is what a canvas gives that the browser cannot write. */
 export function save(content, name, type = "application/octet-stream") {
+  if (content === null) throw new Failure("The browser cannot write a picture this large.");
   const address = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));
   const link = el("a", { href: address, download: name });
   document.body.append(link);

@@ -11,7 +11,7 @@ export function figureSize([height, width]) {
 /**
  * A map's values at each pixel of a figure, `height · width · channels`, bilinearly; NaN where the network saw nothing.
  *
- * `view` is the answer's: `image`, height and width of the upload, and `crop`, top, left, bottom and right in its pixels.
+ * `view` is the answer's: `image`, height and width of the upload; `crop`, top, left, bottom and right in its pixels.
  */
 export function onFigure(map, view, [height, width]) {
   const made = new Float32Array(height * width * map.channels).fill(NaN);
@@ -30,12 +30,13 @@ export function onFigure(map, view, [height, width]) {
   return made;
 }
 
-/** For each pixel of one side that was seen: its place, the map's two cells around it, and its share of the second. */
+/** For each seen pixel of one side, at least one: its place, the two cells around it, its share of the second. */
 function places(length, whole, start, stop, cells) {
+  const [from, to] = [start, stop].map((edge) => Math.ceil((edge * length) / whole - 0.5)); // the next centre
+  const begin = Math.min(length - 1, Math.max(0, from));
   const found = [];
-  for (let place = 0; place < length; place += 1) {
+  for (let place = begin; place < Math.max(begin + 1, Math.min(length, to)); place += 1) {
     const pixel = ((place + 0.5) * whole) / length; // in the upload
-    if (pixel < start || pixel >= stop) continue;
     const cell = Math.min(cells - 1, Math.max(0, ((pixel - start) * cells) / (stop - start) - 0.5));
     const first = Math.floor(cell);
     found.push([place, first, Math.min(first + 1, cells - 1), cell - first]);
@@ -53,7 +54,7 @@ export function valueAt(map, view, y, x) {
   return Array.from(map.data.subarray(place, place + map.channels));
 }
 
-/** Blends a map on [0, 1] into the figure's pixels (RGBA): `(1 - weight) · heat + weight · picture` from the threshold. */
+/** Blends a map on [0, 1] into a figure's pixels, RGBA: `(1 - weight) · heat + weight · picture` from the threshold. */
 export function blend(pixels, values, { weight, threshold, table }) {
   for (let place = 0; place < values.length; place += 1) {
     if (!(values[place] >= threshold)) continue; // NaN, too
@@ -104,6 +105,65 @@ export function hatch(pixels, values, channels, [height, width]) {
       pixels[4 * place + 3] = 255;
     }
   }
+}
+
+/** Blurs pixels, RGBA, in place: averages of cells, `most` along the longer side, bilinearly between their centres. */
+export function blurPixels(pixels, [height, width], most) {
+  const [rows, columns] = [height, width].map((side) =>
+    Math.max(1, Math.min(side, Math.round((side * most) / Math.max(height, width)))),
+  );
+  const cells = averages(pixels, [height, width], [rows, columns]);
+  const line = new Float64Array(3 * columns);
+  const across = places(width, width, 0, width, columns);
+  for (const [y, top, bottom, down] of places(height, height, 0, height, rows)) {
+    line.forEach((_, at) => {
+      const above = cells[line.length * top + at];
+      line[at] = above + down * (cells[line.length * bottom + at] - above);
+    });
+    for (let x = 0; x < width; x += 1) {
+      const cell = across[x]; // its parts by name would take twice the time
+      const [left, right] = [3 * cell[1], 3 * cell[2]];
+      const share = cell[3];
+      for (let band = 0; band < 3; band += 1) {
+        const first = line[left + band];
+        pixels[4 * (y * width + x) + band] = first + share * (line[right + band] - first);
+      }
+    }
+  }
+}
+
+/** The averages of pixels (RGBA) in cells, `rows · columns · 3`. */
+function averages(pixels, [height, width], [rows, columns]) {
+  const cells = new Float64Array(3 * rows * columns);
+  const across = overlaps(width, columns);
+  for (const [y, top, bottom, below] of overlaps(height, rows)) {
+    const line = new Float64Array(3 * columns);
+    for (let x = 0; x < width; x += 1) {
+      const cell = across[x];
+      const [left, right] = [3 * cell[1], 3 * cell[2]];
+      const beside = cell[3];
+      for (let band = 0; band < 3; band += 1) {
+        const value = pixels[4 * (y * width + x) + band];
+        line[left + band] += (1 - beside) * value;
+        if (beside) line[right + band] += beside * value;
+      }
+    }
+    line.forEach((value, at) => {
+      const share = (value * rows * columns) / (height * width);
+      cells[line.length * top + at] += (1 - below) * share;
+      cells[line.length * bottom + at] += below * share;
+    });
+  }
+  return cells;
+}
+
+/** For each pixel of one side: its place, the two cells that it lies in, and its share of the second. */
+function overlaps(length, cells) {
+  return Array.from({ length }, (_, place) => {
+    const [begin, end] = [(place * cells) / length, ((place + 1) * cells) / length];
+    const first = Math.floor(begin);
+    return [place, first, Math.min(first + 1, cells - 1), Math.max(0, (end - first - 1) / (end - begin))];
+  });
 }
 
 /** A canvas of a size, and its context for reading pixels. */

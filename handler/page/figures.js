@@ -3,7 +3,7 @@
 import { colourTable } from "./colours.js";
 import { button, el, newId, percent, save, shown } from "./dom.js";
 import { blend, figureSize, hatch, onFigure, pixelsOf, relief, valueAt } from "./draw.js";
-import { findingOf, maximumOf, meaningOf, originOf } from "./meaning.js";
+import { endOf, findingOf, meaningOf, originOf } from "./meaning.js";
 import { fromBase64, readMap } from "./npy.js";
 
 const STEP = 0.02; // of the picture's side, by an arrow key
@@ -17,10 +17,16 @@ export function figuresOf(answer, picture, methods, display, caption = "") {
   );
 }
 
+/** The figures of the first map of each explanation alone. */
+export function firstFiguresOf({ explanations, ...answer }, ...how) {
+  const first = ({ maps, ...said }) => ({ ...said, maps: Object.fromEntries(Object.entries(maps).slice(0, 1)) });
+  return figuresOf({ ...answer, explanations: explanations.map(first) }, ...how);
+}
+
 /** A figure with `element`, `draw()`, which follows the display, and what a sheet of figures needs. */
 export function figure({ name, content, explanation, view, picture, methods, display, caption = "" }) {
   const size = figureSize(view.image);
-  const { kind, title, badge, text } = meaningOf(name, explanation, methods);
+  const { kind, title, badge, text } = meaningOf(name, explanation, methods, content);
   const finding = findingOf(name, explanation, content);
   const heading = caption ? `${title}: ${caption}` : title;
   const id = newId("figure");
@@ -36,14 +42,28 @@ export function figure({ name, content, explanation, view, picture, methods, dis
   const bar = el("canvas", { class: "scale", "aria-hidden": "true" });
   [bar.width, bar.height] = [256, 1];
   const cross = el("span", { class: "cross", hidden: true });
-  const readout = el("output", { class: "readout", "aria-live": "off" }, "Point at the figure, or use the arrow keys, for values.");
-  const scale = name === "gradcam" ? ["0", `1 (unscaled ${maximumOf(content)})`] : ["negative", `positive (largest ${maximumOf(content)})`];
-  const stem = `${explanation.target.label}_${name === "gradcam" ? (explanation.method ?? name) : name}`.replaceAll(/[^\w+-]+/g, "-");
-  let drawn = null; // map and values, read when the figure is first seen
+  const readout = el(
+    "output",
+    { class: "readout", "aria-live": "off" },
+    "Point at the figure, or use the arrow keys, for values.",
+  );
+  const [least, largest] = ["min", "max"].map((end) => endOf(content, end));
+  const scale =
+    name === "gradcam"
+      ? [`0 (unscaled ${least})`, `1 (unscaled ${largest})`]
+      : ["negative", `positive (largest ${largest})`];
+  const stem = `${explanation.target.label}_${name === "gradcam" ? (explanation.method ?? name) : name}`.replaceAll(
+    /[^\w+-]+/g,
+    "-",
+  );
+  let read = null; // map, values and picture, read when the figure is first seen
+  let isDrawn = false;
 
   function draw() {
-    drawn ??= prepared();
-    const { map, values, base } = drawn;
+    if (isDrawn && name !== "gradcam") return; // how maps are shown does not change details
+    isDrawn = true;
+    read ??= prepared();
+    const { map, values, base } = read;
     const pixels = new ImageData(new Uint8ClampedArray(base.data), base.width, base.height);
     hatch(pixels.data, values, map.channels, size);
     if (name === "gradcam") blend(pixels.data, values, { ...display, table: colourTable(display.colours) });
@@ -58,25 +78,35 @@ export function figure({ name, content, explanation, view, picture, methods, dis
   }
 
   function tell(across, down, live) {
-    drawn ??= prepared();
+    read ??= prepared();
     const [y, x] = [down * view.image[0], across * view.image[1]];
-    const value = valueAt(drawn.map, view, y, x);
+    const value = valueAt(read.map, view, y, x);
     const place = `x ${Math.floor(x)}, y ${Math.floor(y)}: `;
     const { label, probability, logit } = explanation.target;
     readout.setAttribute("aria-live", live);
-    readout.textContent = place + (value ? `${told(value)}; ${label} ${percent(probability)}, score ${shown(logit)}` : "not seen by the network");
+    readout.textContent =
+      place +
+      (value ? `${told(value)}; ${label} ${percent(probability)}, score ${shown(logit)}` : "not seen by the network");
   }
 
   function told(value) {
     if (name !== "gradcam") return `value ${value.map(shown).join(", ")}`;
-    const unscaled = typeof content.max === "number" ? ` (unscaled ${shown(value[0] * content.max)})` : "";
+    const { min = 0, max } = content;
+    const isOfOneLayer = typeof max === "number";
+    const unscaled = isOfOneLayer ? ` (unscaled ${shown(min + value[0] * (max - min))})` : "";
     return `value ${shown(value[0])}${unscaled}`;
   }
 
   addPointing(canvas, cross, tell);
   const files = [
-    button("PNG", () => canvas.toBlob((blob) => save(blob, `${stem}.png`)), { class: "quiet", "aria-label": `Save ${heading} as PNG` }),
-    button(".npy", () => save(fromBase64(content.data), `${stem}.npy`), { class: "quiet", "aria-label": `Save the values of ${heading}` }),
+    button("PNG", () => canvas.toBlob((blob) => save(blob, `${stem}.png`)), {
+      class: "quiet",
+      "aria-label": `Save ${heading} as PNG`,
+    }),
+    button(".npy", () => save(fromBase64(content.data), `${stem}.npy`), {
+      class: "quiet",
+      "aria-label": `Save the values of ${heading}`,
+    }),
   ];
   const element = el(
     "article",
@@ -85,7 +115,13 @@ export function figure({ name, content, explanation, view, picture, methods, dis
     el("div", { class: "stage" }, canvas, cross),
     el("div", { class: "legend" }, bar, el("div", { class: "ends" }, scale.map((end) => el("span", {}, end)))),
     finding ? el("p", { class: "finding" }, finding) : null,
-    el("p", { id: `${id}-text` }, text, originOf(name, explanation, content) ? ` (${originOf(name, explanation, content)})` : "", unseen(view)),
+    el(
+      "p",
+      { id: `${id}-text` },
+      text,
+      originOf(name, explanation, content) ? ` (${originOf(name, explanation, content)})` : "",
+      unseen(view),
+    ),
     readout,
     el("footer", { class: "row" }, files),
   );
@@ -94,7 +130,9 @@ export function figure({ name, content, explanation, view, picture, methods, dis
 
 /** A sentence about what the network did not see; empty where it saw the whole picture. */
 function unseen({ image: [height, width], crop: [top, left, bottom, right] }) {
-  return top > 0.5 || left > 0.5 || bottom < height - 0.5 || right < width - 0.5 ? " Hatched: the network did not see it." : "";
+  return top > 0.5 || left > 0.5 || bottom < height - 0.5 || right < width - 0.5
+    ? " Hatched: the network did not see it."
+    : "";
 }
 
 function drawScale(bar, table) {
@@ -107,18 +145,20 @@ function drawScale(bar, table) {
   context.putImageData(pixels, 0, 0);
 }
 
-/** Calls `tell(across, down, live)`, shares of the sides, for the pointer, and for a cross-hair that arrow keys move. */
+/** Calls `tell(across, down, live)`, shares of the sides, for the pointer, and for a cross that arrow keys move. */
 function addPointing(canvas, cross, tell) {
   const place = { across: 0.5, down: 0.5 };
   const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-  canvas.addEventListener("pointermove", (event) => {
+  const point = (event) => {
     const box = canvas.getBoundingClientRect();
     const [across, down] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
     if (across < 0 || across >= 1 || down < 0 || down >= 1) return;
     Object.assign(place, { across, down });
     cross.hidden = true;
     tell(across, down, "off");
-  });
+  };
+  canvas.addEventListener("pointermove", point);
+  canvas.addEventListener("pointerdown", point); // a finger that taps does not move
   canvas.addEventListener("keydown", (event) => {
     const move = moves[event.key];
     if (!move || event.altKey || event.ctrlKey || event.metaKey) return;
@@ -142,7 +182,10 @@ export function sheetOf(figures, title) {
   const width = Math.max(280, ...figures.map(({ canvas }) => canvas.width));
   const height = Math.max(...figures.map(({ canvas }) => canvas.height)) + 4.5 * LINE;
   const sheet = document.createElement("canvas");
-  [sheet.width, sheet.height] = [columns * (width + LINE) + LINE, Math.ceil(figures.length / columns) * height + 2.5 * LINE];
+  [sheet.width, sheet.height] = [
+    columns * (width + LINE) + LINE,
+    Math.ceil(figures.length / columns) * height + 2.5 * LINE,
+  ];
   const context = sheet.getContext("2d");
   context.fillStyle = "#fff";
   context.fillRect(0, 0, sheet.width, sheet.height);
@@ -157,8 +200,9 @@ export function sheetOf(figures, title) {
     const y = 2 * LINE + Math.floor(place / columns) * height;
     write(name, x, y + 0.8 * LINE, "bold 15px", width);
     write(badge, x, y + 1.5 * LINE, "13px", width);
-    context.drawImage(canvas, x, y + 1.8 * LINE);
-    const under = y + 2.1 * LINE + canvas.height;
+    const top = Math.round(y + 1.8 * LINE); // between pixels the figure would be blurred
+    context.drawImage(canvas, x, top);
+    const under = top + 8 + canvas.height;
     context.drawImage(bar, x, under, canvas.width, LINE / 2);
     write(scale.join(" … "), x, under + 1.3 * LINE, "13px", width);
   });

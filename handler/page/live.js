@@ -1,9 +1,9 @@
 // Where the composed page begins: reads its content, asks for a token where one is needed, and starts.
 
-import { serverAsking } from "./ask.js";
-import { card, el } from "./dom.js";
+import { card, el, field } from "./dom.js";
 import { Failure, sentence } from "./failure.js";
 import { start } from "./main.js";
+import { serverAsking } from "./server.js";
 
 const page = document.getElementById("page");
 begin(contentOf(document));
@@ -23,28 +23,38 @@ function askForToken(problem) {
   const told = el("p", { class: "problem", role: "alert" }, problem);
   const open = async (event) => {
     event.preventDefault();
+    opener.disabled = true; // a page that begins twice would ask everything twice
     try {
       begin(await unlocked(input.value.trim()), input.value.trim());
     } catch (error) {
       told.textContent = sentence(error.message);
+      opener.disabled = false;
     }
   };
-  const label = el("label", { class: "field" }, el("span", {}, "Token"), input);
-  const form = el("form", { class: "row", onsubmit: open }, label, el("button", { type: "submit", class: "primary" }, "Open"));
-  const about = el("p", { class: "muted" }, "The page keeps the token until it is closed, and sends it to this server alone.");
+  const opener = el("button", { type: "submit", class: "primary" }, "Open");
+  const form = el("form", { class: "row", onsubmit: open }, field("Token", input), opener);
+  const about = el(
+    "p",
+    { class: "muted" },
+    "The page keeps the token until it is closed, and sends it to this server alone.",
+  );
   const opening = card("This server asks for a token", { class: "card narrow" }, form, told, about);
   page.replaceChildren(el("h1", { class: "visually-hidden" }, "What the model sees, and why"), opening);
   input.focus();
 }
 
 async function unlocked(token) {
+  if (/[^\x21-\x7e]/.test(token)) throw new Failure("This token is wrong: no token has such letters");
   let answer;
   try {
-    answer = await fetch(location.href.replace(/#.*$/, ""), { headers: { Accept: "text/html", Authorization: `Bearer ${token}` } });
+    answer = await fetch(location.href.replace(/#.*$/, ""), {
+      headers: { Accept: "text/html", Authorization: `Bearer ${token}` },
+    });
   } catch {
     throw new Failure("The server did not answer; try again in a moment");
   }
   const found = new DOMParser().parseFromString(await answer.text(), "text/html");
-  if (!found.getElementById("content")) throw new Failure(`The server answered with ${answer.status}, which is no page`);
+  if (!found.getElementById("content"))
+    throw new Failure(`The server answered with ${answer.status}, which is no page`);
   return contentOf(found);
 }

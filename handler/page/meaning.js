@@ -2,7 +2,8 @@
 
 import { shown } from "./dom.js";
 
-const DETAILS = {
+/** The maps that show details, by name. */
+export const DETAILS = {
   guided_gradcam: {
     title: "Guided Grad-CAM",
     badge: "detail inside the evidence",
@@ -25,25 +26,37 @@ export function subject({ target, contrast, against }) {
   return `${against ? "not " : ""}${target.label}${contrast ? ` and not ${contrast.label}` : ""}`;
 }
 
-/** Title, badge, kind ("evidence", "detail") and text of a map of an explanation. */
-export function meaningOf(name, explanation, methods = {}) {
+/** Title, badge, kind ("evidence", "detail") and text of a map of an explanation; `content` tells the map's ends. */
+export function meaningOf(name, explanation, methods = {}, content = {}) {
   if (name in DETAILS) return { kind: "detail", ...DETAILS[name] };
   const method = methods[explanation.method] ?? { title: explanation.method ?? "Grad-CAM", ofClass: true };
   if (!method.ofClass) {
-    return { kind: "detail", title: method.title, badge: "the same for every class", text: "Bright: what stands out for the layer, whatever the class." };
+    return {
+      kind: "detail",
+      title: method.title,
+      badge: "the same for every class",
+      text: "Bright: what stands out for the layer, whatever the class.",
+    };
   }
-  const text = `Bright: what speaks for ${subject(explanation)}, relative to the brightest place. Dark: nothing speaks for it.`;
+  const least = leastOf(content);
+  const dark = least < 0 ? "what speaks against it" : least > 0 ? "what speaks least for it" : "nothing speaks for it";
+  const text = `Bright: what speaks for ${subject(explanation)}, relative to the brightest place. Dark: ${dark}.`;
   return { kind: "evidence", title: method.title, badge: `evidence for ${subject(explanation)}`, text };
 }
 
-/** The largest value before scaling, of each layer. */
-export function maximumOf(content) {
-  return [content.max].flat().map(shown).join(", ");
+/** The smallest or the largest value before scaling, "min" or "max", of each layer. */
+export function endOf(content, end) {
+  return [content[end] ?? 0].flat().map(shown).join(", ");
 }
+
+const leastOf = ({ min = 0 }) => Math.min(...[min].flat());
 
 /** Where the map was made and what was asked for it. */
 export function originOf(name, explanation, content) {
-  const layer = explanation.layer && name !== "guided_backprop" && name !== "saliency" ? `layer ${[explanation.layer].flat().join(", ")}` : "";
+  const layer =
+    explanation.layer && name !== "guided_backprop" && name !== "saliency"
+      ? `layer ${[explanation.layer].flat().join(", ")}`
+      : "";
   const passes = explanation.passes && name === "gradcam" ? `${explanation.passes} passes` : "";
   return [layer, passes, content.coverage ? `guided: ${content.coverage}` : ""].filter(Boolean).join(" · ");
 }
@@ -51,6 +64,8 @@ export function originOf(name, explanation, content) {
 /** What a map without values says, as a finding; empty for others. */
 export function findingOf(name, explanation, content) {
   if (!content.degenerate) return "";
-  if (name === "gradcam") return `Nothing in this picture speaks for ${subject(explanation)} here: the map is zero everywhere. That is a finding, no failure.`;
+  const values = leastOf(content) < 0 ? "no value of the map is above zero" : "the map is zero everywhere";
+  if (name === "gradcam")
+    return `Nothing in this picture speaks for ${subject(explanation)} here: ${values}. That is a finding, no failure.`;
   return "All values of this map are zero: the network's score does not react to any pixel.";
 }

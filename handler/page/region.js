@@ -1,29 +1,41 @@
 // The visitor's own test of a map: a region of the picture is erased or blurred, and the scores and the map change.
 
 import { button, card, el, field, percent } from "./dom.js";
-import { blank, figureSize } from "./draw.js";
-import { figuresOf } from "./figures.js";
+import { blank, blurPixels, figureSize } from "./draw.js";
+import { firstFiguresOf } from "./figures.js";
 import { pictureOfCanvas } from "./picture.js";
 
 const SIDES = { x: "Left", y: "Top", width: "Width", height: "Height" };
-const MOVES = { ArrowLeft: ["x", "width", -1], ArrowRight: ["x", "width", 1], ArrowUp: ["y", "height", -1], ArrowDown: ["y", "height", 1] };
+const MOVES = {
+  ArrowLeft: ["x", "width", -1],
+  ArrowRight: ["x", "width", 1],
+  ArrowUp: ["y", "height", -1],
+  ArrowDown: ["y", "height", 1],
+};
+const HOW =
+  "Drag over what the map points at, or move the frame by arrow keys; then erase or blur it. " +
+  "If the map is right, the class loses its score.";
 const BLURRED = 6; // cells of a blurred region's longer side
 
 /** The colour that the network takes for nothing: the mean of its preprocessing, else grey. */
-export function meanColour(model) {
+function meanColour(model) {
   const found = /minus \[([^\]]+)\]/.exec(model.input?.preprocessing ?? "");
   const mean = (found?.[1] ?? "0.5").split(",").map((value) => Math.round(255 * Number(value)));
   const [red, green, blue] = mean.length > 2 ? mean : [mean[0], mean[0], mean[0]];
   return `rgb(${red}, ${green}, ${blue})`;
 }
 
-/** The card; `ask(picture)` explains the class in question in a changed picture, `shown(figures)` is told of figures. */
-export function regionTest({ model, methods, display, ask, shown }) {
+/**
+ * The card; `ask(picture)` explains the class in question in a changed picture, `shown(figures)` is told of figures,
+ * `tell(error)` of a picture that the browser cannot write. A request takes pictures of `mostBytes`.
+ */
+export function regionTest({ model, methods, display, ask, shown, tell, mostBytes }) {
   const box = { x: 35, y: 35, width: 30, height: 30 }; // percent of the picture's sides
   let picture = null;
   let work = null; // the changed picture, as large as the upload
   let unchanged = null; // the upload as the browser writes it, so that nothing but the region differs
-  let undo = [];
+  let changes = []; // how the picture was changed, and where, in the order of the changes
+  let turn = 0; // of what is asked
   const canvas = el("canvas", {
     tabindex: 0,
     role: "application",
@@ -35,15 +47,24 @@ export function regionTest({ model, methods, display, ask, shown }) {
   const inputs = Object.fromEntries(
     Object.keys(SIDES).map((side) => [
       side,
-      el("input", { type: "number", min: 0, max: 100, step: 1, id: `region-${side}`, oninput: ({ target }) => place({ [side]: Number(target.value) }) }),
+      el("input", {
+        type: "number",
+        min: 0,
+        max: 100,
+        step: 1,
+        id: `region-${side}`,
+        oninput: ({ target }) => place({ [side]: Number(target.value) }),
+        onchange: ({ target }) => (target.value = Math.round(box[side])), // what was possible
+      }),
     ]),
   );
-  const results = el("div", { "aria-live": "polite", id: "region-results" });
+  const told = el("p", { role: "status", class: "muted", id: "region-told" });
+  const results = el("div", { id: "region-results" });
   const back = button("Undo", () => takeBack(), { disabled: true });
   const element = card(
     "Test the map yourself",
     { id: "region-test", hidden: true },
-    el("p", {}, "Drag over what the map points at, or move the frame by arrow keys; then erase or blur it. If the map is right, the class loses its score."),
+    el("p", {}, HOW),
     el("div", { class: "stage" }, canvas, frame),
     el(
       "div",
@@ -58,6 +79,7 @@ export function regionTest({ model, methods, display, ask, shown }) {
       el("summary", {}, "The region in numbers, percent of the picture"),
       el("div", { class: "row" }, Object.entries(SIDES).map(([side, text]) => field(text, inputs[side]))),
     ),
+    told,
     results,
   );
 
@@ -78,57 +100,75 @@ export function regionTest({ model, methods, display, ask, shown }) {
     const context = canvas.getContext("2d");
     context.imageSmoothingQuality = "high";
     context.drawImage(work.canvas, 0, 0, canvas.width, canvas.height);
-    back.disabled = !undo.length;
+    // what is disabled has no focus
+    if (!changes.length && document.activeElement === back) canvas.focus({ preventScroll: true });
+    back.disabled = !changes.length;
   }
 
   /** The region in whole pixels of the picture: left, top, width, height. */
   function pixels() {
-    const [x, y] = [Math.floor((box.x * picture.width) / 100), Math.floor((box.y * picture.height) / 100)];
-    const extent = (share, side, start) => Math.max(1, Math.min(side - start, Math.round((share * side) / 100)));
-    return [x, y, extent(box.width, picture.width, x), extent(box.height, picture.height, y)];
+    const span = (start, extent, side) => {
+      const first = Math.min(side - 1, Math.round((start * side) / 100));
+      return [first, Math.max(1, Math.round(((start + extent) * side) / 100) - first)];
+    };
+    const [[x, width], [y, height]] = [span(box.x, box.width, picture.width), span(box.y, box.height, picture.height)];
+    return [x, y, width, height];
   }
 
-  function erase(context, x, y, width, height) {
-    context.fillStyle = meanColour(model);
-    context.fillRect(x, y, width, height);
+  function erase(x, y, width, height) {
+    work.context.fillStyle = meanColour(model);
+    work.context.fillRect(x, y, width, height);
   }
 
-  function blur(context, x, y, width, height) {
-    const cells = BLURRED / Math.max(width, height);
-    const small = blank([Math.max(1, Math.round(height * cells)), Math.max(1, Math.round(width * cells))]);
-    small.context.drawImage(work.canvas, x, y, width, height, 0, 0, small.canvas.width, small.canvas.height);
-    context.drawImage(small.canvas, 0, 0, small.canvas.width, small.canvas.height, x, y, width, height);
+  function blur(x, y, width, height) {
+    const region = work.context.getImageData(x, y, width, height);
+    blurPixels(region.data, [height, width], BLURRED);
+    work.context.putImageData(region, x, y);
   }
 
-  async function change(paintOver) {
-    const [x, y, width, height] = pixels();
-    undo.push([work.context.getImageData(x, y, width, height), x, y]);
-    paintOver(work.context, x, y, width, height);
+  function change(paintOver) {
+    const where = pixels();
+    changes.push([paintOver, where]);
+    paintOver(...where);
     paint();
-    await compare();
+    compare().catch(tell);
   }
 
-  async function takeBack() {
-    if (!undo.length) return;
-    work.context.putImageData(...undo.pop());
+  function takeBack() {
+    if (!changes.length) return;
+    changes.pop();
+    work = workOf(picture);
+    for (const [paintOver, where] of changes) paintOver(...where);
     paint();
-    if (undo.length) await compare();
-    else results.replaceChildren();
+    if (changes.length) compare().catch(tell);
+    else forget();
+  }
+
+  /** What was found is no longer about what is shown, and what is asked is no longer wanted. */
+  function forget() {
+    turn += 1;
+    told.textContent = "";
+    results.replaceChildren();
   }
 
   async function compare() {
-    const original = picture;
-    const changed = await pictureOfCanvas(work.canvas, `changed ${picture.name}`);
-    const before = await ask(unchanged);
-    const after = before && (await ask(changed));
-    if (!after || picture !== original) return; // it was cancelled, or the error is told
+    turn += 1;
+    told.textContent = "";
+    const mine = turn;
+    const original = unchanged ?? (await pictureOfCanvas(workOf(picture).canvas, picture.name, mostBytes));
+    if (mine !== turn) return; // something else came between
+    unchanged = { ...original, bitmap: picture.bitmap };
+    const changed = await pictureOfCanvas(work.canvas, `changed ${picture.name}`, mostBytes, original.blob.type);
+    const before = mine === turn && (await ask(unchanged));
+    const after = mine === turn && before && (await ask(changed));
+    if (mine !== turn) return;
+    if (!after) return results.replaceChildren(); // it was cancelled, or the error is told
     const both = [[before, unchanged, "before"], [after, changed, "after"]];
-    const figures = both.flatMap(([answer, itsPicture, caption]) => {
-      const { explanations, ...rest } = answer;
-      const first = explanations.map(({ maps, ...said }) => ({ ...said, maps: Object.fromEntries(Object.entries(maps).slice(0, 1)) }));
-      return figuresOf({ ...rest, explanations: first }, itsPicture, methods, display, caption);
-    });
+    const figures = both.flatMap(([answer, ...how]) => firstFiguresOf(answer, how[0], methods, display, how[1]));
     results.replaceChildren(scores(before, after), el("div", { class: "figures" }, figures.map((one) => one.element)));
+    const { index, label } = inQuestion(before);
+    const [first, second] = [before, after].map((answer) => percentOf(probabilityOf(answer, index)));
+    told.textContent = `${label}: ${first} before, ${second} after the change.`;
     shown(figures);
   }
 
@@ -139,52 +179,71 @@ export function regionTest({ model, methods, display, ask, shown }) {
     if (start) {
       const side = event.shiftKey ? extent : start;
       place({ [side]: box[side] + 2 * sense });
-    } else if (acts) acts();
-    else return;
+      const sides = Object.entries(SIDES).map(([name, text]) => `${text.toLowerCase()} ${Math.round(box[name])} %`);
+      told.textContent = `Region: ${sides.join(", ")}.`;
+    } else if (!acts) return;
+    else if (!event.repeat) acts();
     event.preventDefault();
   });
   addDragging(canvas, place);
   return {
     element,
     /** Starts anew with a picture; one that the browser cannot show cannot be changed. */
-    async open(opened) {
+    open(opened) {
       picture = opened;
-      undo = [];
-      results.replaceChildren();
+      unchanged = null;
+      changes = [];
+      forget();
       element.hidden = !picture.bitmap;
       if (!picture.bitmap) return;
-      work = blank([picture.height, picture.width]);
-      work.context.drawImage(picture.bitmap, 0, 0);
+      work = workOf(picture);
       [canvas.height, canvas.width] = figureSize([picture.height, picture.width]);
       place({});
       paint();
-      const made = await pictureOfCanvas(work.canvas, picture.name);
-      if (picture === opened) unchanged = made;
     },
-    /** The class or the map in question is another: what was found is no longer about it. */
-    forget: () => results.replaceChildren(),
+    forget,
   };
 }
 
+/** A canvas with a picture, as large as the upload. */
+function workOf({ bitmap, height, width }) {
+  const made = blank([height, width]);
+  made.context.drawImage(bitmap, 0, 0);
+  return made;
+}
+
+/** The class whose score the change is about. */
+const inQuestion = ({ explanations, predictions }) => explanations[0]?.target ?? predictions[0];
+const probabilityOf = ({ predictions }, index) => predictions.find((one) => one.index === index)?.probability;
+const percentOf = (probability) => (probability === undefined ? "–" : percent(probability));
+
 /** The scores before and after, of the best classes of both. */
 function scores(before, after) {
-  const best = [before, after].flatMap(({ predictions }) => predictions.slice(0, 4).map(({ index, label }) => [index, label]));
-  const target = before.explanations[0]?.target;
-  const rows = new Map([...(target ? [[target.index, target.label]] : []), ...best]);
-  const of = ({ predictions }, index) => predictions.find((one) => one.index === index)?.probability;
+  const best = [before, after].flatMap(({ predictions }) => predictions.slice(0, 4));
+  const rows = new Map([inQuestion(before), ...best].map(({ index, label }) => [index, label]));
   return el(
     "table",
     { class: "scores" },
     el("caption", {}, "Probabilities before and after the change"),
-    el("thead", {}, el("tr", {}, ["Class", "before", "after", "change"].map((text) => el("th", { scope: "col" }, text)))),
+    el(
+      "thead",
+      {},
+      el(
+        "tr",
+        {},
+        ["Class", "before", "after", "change"].map((text) => el("th", { scope: "col" }, text)),
+      ),
+    ),
     el(
       "tbody",
       {},
       [...rows].map(([index, label]) => {
-        const [first, second] = [of(before, index), of(after, index)];
+        const [first, second] = [before, after].map((answer) => probabilityOf(answer, index));
         const known = first !== undefined && second !== undefined;
-        const points = known ? `${second >= first ? "+" : "−"}${(100 * Math.abs(second - first)).toFixed(2)} points` : "–";
-        const cells = [first, second].map((one) => el("td", {}, one === undefined ? "–" : percent(one)));
+        const points = known
+          ? `${second >= first ? "+" : "−"}${(100 * Math.abs(second - first)).toFixed(2)} points`
+          : "–";
+        const cells = [first, second].map((one) => el("td", {}, percentOf(one)));
         return el("tr", {}, el("th", { scope: "row" }, label), cells, el("td", {}, points));
       }),
     ),
@@ -192,21 +251,29 @@ function scores(before, after) {
 }
 
 function addDragging(canvas, place) {
-  let start = null;
+  let drag = null; // the pointer that draws a frame, and where it began
   const at = (event) => {
     const bounds = canvas.getBoundingClientRect();
     const share = (value, from, extent) => Math.min(100, Math.max(0, (100 * (value - from)) / extent));
     return [share(event.clientX, bounds.left, bounds.width), share(event.clientY, bounds.top, bounds.height)];
   };
   canvas.addEventListener("pointerdown", (event) => {
-    start = at(event);
+    if (drag || event.button !== 0) return;
+    drag = { pointer: event.pointerId, start: at(event) };
     canvas.setPointerCapture(event.pointerId);
   });
   canvas.addEventListener("pointermove", (event) => {
-    if (!start) return;
+    if (event.pointerId !== drag?.pointer) return;
+    const { start } = drag;
     const [x, y] = at(event);
-    const [width, height] = [Math.abs(x - start[0]), Math.abs(y - start[1])];
-    place({ width, height, x: Math.min(x, start[0]), y: Math.min(y, start[1]) });
+    place({
+      width: Math.abs(x - start[0]),
+      height: Math.abs(y - start[1]),
+      x: Math.min(x, start[0]),
+      y: Math.min(y, start[1]),
+    });
   });
-  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (start = null));
+  for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) {
+    canvas.addEventListener(end, ({ pointerId }) => (drag = pointerId === drag?.pointer ? null : drag));
+  }
 }

@@ -1,7 +1,7 @@
 // A saved report: answers with their pictures, without a server.
 
 import { displayControls } from "./controls.js";
-import { card, el, percent } from "./dom.js";
+import { barOf, card, el, percent } from "./dom.js";
 import { sentence } from "./failure.js";
 import { figuresOf } from "./figures.js";
 import { fromBase64 } from "./npy.js";
@@ -13,12 +13,30 @@ import { receiptOf, trustOf } from "./trust.js";
 export function startReport(root, content, options) {
   const parts = content.answers.map((one, place) => part(one, place, content.methods, options));
   const redraw = () => parts.forEach((one) => one.redraw());
-  const links = parts.length > 1
-    ? el("nav", { class: "card", "aria-label": "Pictures" }, el("ol", { class: "index" }, parts.map(({ link }) => el("li", {}, link))))
-    : null;
-  root.append(...[links, el("div", { class: "card" }, displayControls(options, redraw)), ...parts.map(({ element }) => element)].filter(Boolean));
+  const links =
+    parts.length > 1
+      ? el(
+          "nav",
+          { class: "card", "aria-label": "Pictures" },
+          el(
+            "ol",
+            { class: "index" },
+            parts.map(({ link }) => el("li", {}, link)),
+          ),
+        )
+      : null;
+  root.append(
+    ...[
+      links,
+      el("div", { class: "card" }, displayControls(options, redraw)),
+      ...parts.map(({ element }) => element),
+    ].filter(Boolean),
+  );
   const seen = new IntersectionObserver(
-    (entries) => entries.filter(({ isIntersecting }) => isIntersecting).forEach(({ target }) => parts.find(({ element }) => element === target).open()),
+    (entries) =>
+      entries
+        .filter(({ isIntersecting }) => isIntersecting)
+        .forEach(({ target }) => parts.find(({ element }) => element === target).open()),
     { rootMargin: "400px" },
   );
   parts.forEach(({ element }) => seen.observe(element));
@@ -29,7 +47,13 @@ function part({ name, picture, answer }, place, methods, options) {
   const [best] = answer.predictions;
   const figures = el("div", { class: "figures" });
   let made = null;
-  const bars = el("ul", { class: "bars" }, answer.predictions.slice(0, 5).map(barOf));
+  const bars = el(
+    "ul",
+    { class: "bars" },
+    answer.predictions
+      .slice(0, 5)
+      .map(({ label, probability }) => el("li", {}, el("span", { class: "bar" }, barOf(label, probability)))),
+  );
   const buttons = el("div", { class: "row" });
   const element = card(
     name,
@@ -45,7 +69,9 @@ function part({ name, picture, answer }, place, methods, options) {
     if (made) return;
     made = [];
     try {
-      const blob = new Blob([fromBase64(picture.slice(picture.indexOf(",") + 1))], { type: /^data:([^;,]*)/.exec(picture)?.[1] });
+      const blob = new Blob([fromBase64(picture.slice(picture.indexOf(",") + 1))], {
+        type: /^data:([^;,]*)/.exec(picture)?.[1],
+      });
       made = figuresOf(answer, await openPicture(blob, name), methods, options);
       figures.replaceChildren(...made.map((one) => one.element));
       redraw();
@@ -56,12 +82,8 @@ function part({ name, picture, answer }, place, methods, options) {
   }
 
   const redraw = () => made?.forEach((one) => one.draw());
-  const link = el("a", { href: `#picture-${place + 1}` }, el("bdi", {}, name), ": ", el("bdi", {}, best.label), ` ${percent(best.probability)}`);
+  const href = `#picture-${place + 1}`;
+  const said = ` ${percent(best.probability)}`;
+  const link = el("a", { href }, el("bdi", {}, name), ": ", el("bdi", {}, best.label), said);
   return { element, link, open, redraw };
-}
-
-function barOf({ label, probability }) {
-  const fill = el("span", { class: "fill" });
-  fill.style.width = `${100 * probability}%`;
-  return el("li", {}, el("span", { class: "bar" }, fill, el("span", { class: "label" }, label), el("span", { class: "number" }, percent(probability))));
 }

@@ -3,8 +3,20 @@
 /** The samples by name: what the button says, and the shapes. */
 export const SAMPLES = {
   one: { title: "one shape", shapes: [["star", 0.5, 0.48, 0.42, "#f2c230"]] },
-  two: { title: "two shapes", shapes: [["heart", 0.28, 0.3, 0.36, "#d8324f"], ["arrow", 0.7, 0.72, 0.4, "#2a7de1"]] },
-  busy: { title: "a busy scene", shapes: [["ring", 0.63, 0.4, 0.4, "#0c8f6a"], ["triangle", 0.24, 0.74, 0.26, "#e8702a"]] },
+  two: {
+    title: "two shapes",
+    shapes: [
+      ["heart", 0.28, 0.3, 0.36, "#d8324f"],
+      ["arrow", 0.7, 0.72, 0.4, "#2a7de1"],
+    ],
+  },
+  busy: {
+    title: "a busy scene",
+    shapes: [
+      ["ring", 0.63, 0.4, 0.4, "#0c8f6a"],
+      ["triangle", 0.24, 0.74, 0.26, "#e8702a"],
+    ],
+  },
 };
 
 const SIDE = 480; // pixels

@@ -4,9 +4,11 @@ import { button, card, el, save } from "./dom.js";
 import { sheetOf } from "./figures.js";
 
 /** A sentence about what the figures show: classes with probabilities, and the model. */
-export function titleOf(answer) {
+function titleOf(answer) {
   const targets = answer.explanations.map(({ target }) => `${target.label} ${target.probability.toFixed(2)}`);
-  const said = targets.length ? targets : answer.predictions.slice(0, 1).map(({ label, probability }) => `${label} ${probability.toFixed(2)}`);
+  const said = targets.length
+    ? targets
+    : answer.predictions.slice(0, 1).map(({ label, probability }) => `${label} ${probability.toFixed(2)}`);
   return `${[...new Set(said)].join(", ")} · ${answer.model.name} ${answer.model.version}`;
 }
 
@@ -15,17 +17,21 @@ export function savingButtons({ answers, figures }) {
   return [
     button("PNG of all figures", () => {
       const made = figures();
-      made.forEach((one) => one.draw());
+      made.forEach((one) => one.draw()); // some are not yet seen
       sheetOf(made, titleOf(answers()[0])).toBlob((blob) => save(blob, "figures.png"));
     }),
     button("JSON", () => {
       const made = answers();
-      save(JSON.stringify(made.length === 1 ? made[0] : made), made.length === 1 ? "answer.json" : "answers.json", "application/json");
+      save(
+        JSON.stringify(made.length === 1 ? made[0] : made),
+        made.length === 1 ? "answer.json" : "answers.json",
+        "application/json",
+      );
     }),
   ];
 }
 
-/** The card; `arrays()` saves the NPZ files, `link()` is the permalink, `commands()` gives curl and Python, where there are. */
+/** The card; `link()` is the permalink. Of a server, `arrays()` saves NPZ files, `commands()` gives curl and Python. */
 export function takeAlong({ answers, figures, arrays, link, commands }) {
   const told = el("span", { role: "status", class: "muted" });
   const copy = async (text, what, from) => {
@@ -39,7 +45,8 @@ export function takeAlong({ answers, figures, arrays, link, commands }) {
   };
   const code = (label) => el("pre", { tabindex: 0, "aria-label": label });
   const [curl, python, address] = [code("As curl"), code("In Python"), el("span", { class: "address" })];
-  const files = el("div", { class: "row" }, savingButtons({ answers, figures }), arrays ? button("NPZ", arrays) : null);
+  const [sheet, json] = savingButtons({ answers, figures });
+  const files = el("div", { class: "row" }, sheet, json, arrays ? button("NPZ", arrays) : null);
   return {
     element: card(
       "Take it along",
@@ -61,6 +68,7 @@ export function takeAlong({ answers, figures, arrays, link, commands }) {
     show() {
       if (commands) [curl.textContent, python.textContent] = commands();
       address.textContent = link();
+      sheet.disabled = !figures().length;
       this.element.hidden = false;
     },
   };

@@ -20,12 +20,19 @@ export function trustOf(answer, methods = {}) {
       el(
         "section",
         { class: "trust" },
-        el("h3", {}, `Trust: ${methods[explanation.method]?.title ?? explanation.method ?? "map"} for ${subject(explanation)}`),
+        el(
+          "h3",
+          {},
+          `Trust: ${methods[explanation.method]?.title ?? explanation.method ?? "map"} for ${subject(explanation)}`,
+        ),
         el("p", {}, explanation.trust.sentence),
         el(
           "dl",
           {},
-          Object.entries(MEASURES).flatMap(([name, text]) => [el("dt", {}, text), el("dd", {}, measured(name, explanation.trust))]),
+          Object.entries(MEASURES).flatMap(([name, text]) => [
+            el("dt", {}, text),
+            el("dd", {}, measured(name, explanation.trust)),
+          ]),
         ),
       ),
     );
@@ -42,7 +49,11 @@ export function receiptOf(answer) {
   return el(
     "details",
     { class: "receipt" },
-    el("summary", {}, `Receipt: picture ${answer.image.sha256.slice(0, 12)}…, ${answer.image.bytes.toLocaleString("en")} bytes`),
+    el(
+      "summary",
+      {},
+      `Receipt: picture ${answer.image.sha256.slice(0, 12)}…, ${answer.image.bytes.toLocaleString("en")} bytes`,
+    ),
     el("p", {}, "With the receipt and the picture, shufflenet-cam replay computes this answer anew and compares."),
     button("Save the receipt", () => save(text, "receipt.json", "application/json"), { class: "quiet" }),
     el("pre", { tabindex: 0, "aria-label": "The receipt" }, text),

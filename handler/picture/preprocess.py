@@ -149,7 +149,7 @@ class Crop:
 
     def to_dict(self) -> dict[str, Any]:
         """The crop in the JSON answer."""
-        return {"image": list(self.image), "crop": [round(edge, 3) for edge in self.box]}
+        return {"image": list(self.image), "crop": [round(edge, 6) for edge in self.box]}
 
 
 @dataclass(frozen=True)

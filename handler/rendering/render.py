@@ -40,7 +40,7 @@ class Canvas:
 
 
 def encode_map(name: str, drawn: Map, canvas: Canvas) -> dict[str, Any]:
-    """Encodes a map for the JSON answer: encoding, shape, data, max, degenerate and, for guided maps, coverage."""
+    """Encodes a map for the JSON answer, with the fields of docs/API.md: gradcam alone has ``min``."""
     encoding, smooth = canvas.options.encoding, MAP_KINDS[name].channels == 1
     encode: dict[str, Callable[[Any], str | list[Any]]] = {
         "png": lambda picture: base64.b64encode(encode_png(picture, smooth=smooth)).decode(),
@@ -50,8 +50,9 @@ def encode_map(name: str, drawn: Map, canvas: Canvas) -> dict[str, Any]:
     }
     shown = draw_map(name, drawn, canvas) if encoding == "png" else values_on(canvas, drawn)
     content = {"encoding": encoding, "shape": [*shown.shape], "data": encode[encoding](shown)}
+    least = {"min": drawn.minimum} if smooth else {}  # of signed values the largest alone is told
     told = {} if drawn.coverage is None else {"coverage": drawn.coverage}
-    return {**content, "max": drawn.maximum, "degenerate": drawn.degenerate, **told}
+    return {**content, **least, "max": drawn.maximum, "degenerate": drawn.degenerate, **told}
 
 
 def encode_npy(values: npt.NDArray[np.float32]) -> str:

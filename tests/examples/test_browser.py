@@ -105,6 +105,9 @@ def test_the_page_explains_without_a_server_once_the_graph_is_open(address, wind
     assert page.locator("#status").inner_text().startswith("star ")
     page.set_input_files("#choose", {"name": "text.jpg", "mimeType": "image/jpeg", "buffer": b"no picture"})
     page.get_by_text("Not a picture that can be read").wait_for(timeout=30_000)
+    page.evaluate("location.hash = '#sample=two'")  # a link keeps the graph
+    page.locator("#status", has_text="heart ").wait_for(timeout=60_000)
+    assert page.locator("#device-notice").is_visible()
     assert all(url.startswith((address, "blob:", "data:")) for url in asked)
     context.close()
 

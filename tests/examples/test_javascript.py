@@ -179,6 +179,8 @@ def assert_alike(found, wanted):
             assert made["shape"] == [*values.shape]
             assert np.abs(array_of(made["data"]) - values).max() <= 1e-3 * max(scale, 1e-12), name
             np.testing.assert_allclose(made["max"], drawn.maps[name].maximum, rtol=1e-3)
+            lowest = made["min"] if name == "gradcam" else 0
+            np.testing.assert_allclose(lowest, drawn.maps[name].minimum, atol=1e-3 * np.max(made["max"]))
             assert made["degenerate"] == drawn.maps[name].degenerate
             assert made.get("coverage") == drawn.maps[name].coverage
 

@@ -2,21 +2,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.browsing import CHROMIUM, Tab, Visit, chromium
+from tests.support.browsing import Tab, Visit
 from tests.support.light import LightServer, light_server
 from tests.support.serving import repacked
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium on the PATH")
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="session")
@@ -26,23 +17,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, shapes_archive: Path) -> It
     repacked(shapes_archive, store / "other.mar", version="2.0")
     with light_server([shapes_archive, store], "shapes", tmp_path_factory.mktemp("logs")) as server:
         yield server
-
-
-@pytest.fixture
-def visit(browser: Any) -> Iterator[Visit]:
-    """Opens an address in a new browser context, which takes the options."""
-    contexts = []
-
-    def open_at(address: str, **options: Any) -> Tab:
-        contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 1000}, **options}))
-        contexts[-1].set_default_timeout(20_000)
-        tab = Tab.of(contexts[-1].new_page())
-        tab.page.goto(address)
-        return tab
-
-    yield open_at
-    for context in contexts:
-        context.close()
 
 
 @pytest.fixture

@@ -143,7 +143,13 @@ def test_a_link_says_all_options_and_nothing_else(changed):
 
 
 @pytest.mark.parametrize(
-    "wrong", ["target=zebra", "weight=7", "weight=", "method=nothing", "timeout=-1", "unknown=1", "%%"]
+    "wrong",
+    ["target=zebra", "weight=7", "weight=", "method=nothing", "method=toString", "timeout=-1", "unknown=1", "%%"]
+    + ["colours=foo", "colours=toString", "sample=toString", "toString=1", "__proto__=1"]
+    + [
+        f"other={name}"
+        for name in ("../../v2", "..%2fv2", "a/..", "./a", "a/b/c", "a%5Cb", "%252e%252e/v2", "//x", "a%0A")
+    ],
 )
 def test_what_a_link_says_wrong_is_left_as_it_is_at_first(wrong):
     code = (
@@ -165,7 +171,7 @@ def test_what_a_link_says_wrong_is_left_as_it_is_at_first(wrong):
     ],
 )
 def test_a_model_is_asked_at_its_address_below_the_same_prefix(path, model, address):
-    code = "return (await load('ask')).addressOf(given.path, 'shapes', given.model)"
+    code = "return (await load('server')).addressOf(given.path, 'shapes', given.model)"
     assert node(code, {"path": path, "model": model}) == address
 
 
@@ -180,7 +186,9 @@ def test_a_model_is_asked_at_its_address_below_the_same_prefix(path, model, addr
     ],
 )
 def test_every_refusal_is_a_sentence(status, text, said):
-    code = "const {message, status} = (await load('ask')).refusal(given.status, given.text); return [status, message]"
+    code = (
+        "const {message, status} = (await load('server')).refusal(given.status, given.text); return [status, message]"
+    )
     assert node(code, {"status": status, "text": text}) == [status, said]
 
 

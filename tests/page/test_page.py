@@ -1,6 +1,10 @@
 """The page of a running server, in Chromium: what a visitor does and sees."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -88,6 +92,44 @@ def test_a_link_brings_the_same_options(visit, server):
     assert tab.complaints == []
 
 
+def test_what_a_link_says_wrong_is_told_and_asked_nowhere(visit, server):
+    tab = visit(f"{server.address}/predictions/shapes#sample=two&other=../../v2&colours=foo&toString=1")
+    tab.page.locator("#status", has_text="3 figures about").wait_for()
+    told = tab.page.locator("#link-problem").inner_text()
+    assert told.endswith("is read without it: other=../../v2; colours=foo; toString=1.")
+    assert {url.partition("#")[0] for url in tab.requests if url.startswith("http")} == {
+        f"{server.address}/predictions/shapes"
+    }
+    assert tab.complaints == []
+
+
+def test_on_a_phone_a_tap_is_answered_where_it_is_seen(visit, server):
+    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+    with proxy_before(server.address) as proxy:
+        tab = visit(f"{proxy.address}/predictions/shapes", **phone)
+
+        def is_seen(place):
+            box = tab.page.locator(place).bounding_box()
+            return box["y"] >= 0 and box["y"] + box["height"] <= 740
+
+        proxy.delay = 1
+        tab.page.get_by_role("button", name="two shapes").tap()
+        tab.page.locator(".progress").wait_for()
+        assert is_seen(".progress")
+        tab.page.locator("#status", has_text="figures about").wait_for()
+        assert is_seen("#status")
+        tab.page.locator("#classes .bar").nth(2).tap()
+        assert is_seen(".progress")
+        proxy.broken = (502, "<html>")
+        tab.page.locator("#region-test button", has_text="Erase").tap()
+        tab.page.locator("#problem", has_text="The proxy").wait_for()
+        assert is_seen("#problem")
+        tab.page.locator("#figures canvas").first.tap()
+        assert tab.page.locator("#figures output").first.inner_text().startswith("x ")
+        box = tab.page.locator("#region").bounding_box()
+        assert box["x"] + box["width"] < 360 - 48  # where a finger scrolls
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_no_violation_and_a_phone_needs_no_sideways_scroll(visit, server, scheme):
     tab = visit(f"{server.address}/predictions/shapes", color_scheme=scheme, viewport={"width": 360, "height": 800})
@@ -134,12 +176,23 @@ def test_with_a_token_the_page_tells_nothing_before_it_is_given(visit, shapes_ar
         assert "crescent" not in answer.text
         tab = visit(f"{server.address}/predictions/shapes")
         assert violations(tab.page) == []
-        for given in ("wrong", "secret"):
+        pages = len(tab.requests)
+        for given, said in {"ключ": "no token has such letters", "wrong": "This token is wrong.", "secret": ""}.items():
             tab.page.locator("#token").fill(given)
-            tab.page.get_by_role("button", name="Open").click()
-            if given == "wrong":
-                tab.page.locator(".problem", has_text="This token is wrong").wait_for()
+            tab.page.get_by_role("button", name="Open").dblclick()
+            if said:
+                tab.page.locator(".problem", has_text=said).wait_for()
         give(tab)
+        assert len(tab.requests) == pages + 3  # pressed twice, each is asked once
+        tab.page.evaluate("location.hash = '#sample=two&target=arrow'")  # the token is still known
+        tab.page.locator("#figures .badge", has_text="evidence for arrow").wait_for()
+        tab.page.evaluate("location.hash = '#sample=two'")
+        tab.page.locator("#figures .badge", has_text="evidence for heart").wait_for()
+        tab.saved("Save this picture", tmp_path)
+        for name, start in {"As curl": ["bash", "-ec"], "In Python": [sys.executable, "-c"]}.items():
+            command = [*start, tab.page.get_by_label(name, exact=True).inner_text()]
+            subprocess.run(command, cwd=tmp_path, env={**os.environ, "TOKEN": "secret"}, check=True)
+        assert json.loads((tmp_path / "answer.json").read_text())["predictions"][0]["label"] == "heart"
 
 
 def test_a_saved_report_needs_no_server(visit, server, tmp_path):

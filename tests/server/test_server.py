@@ -20,6 +20,7 @@ from deploy.local_server import read_properties
 from export.packing.archive import DEFAULT_CONFIG
 from handler.explanation.methods import METHODS
 from handler.serving.settings import read_settings
+from tests.support.browsing import needs_chromium
 from tests.support.serving import (
     CHECKPOINT,
     FRONTS,
@@ -508,3 +509,18 @@ def test_the_worker_runs_the_archives_code(client: Client):
     folder = Path(f"/proc/{worker}/cwd").resolve()
     assert (folder / "handler" / "service.py").is_file()
     assert folder != ROOT
+
+
+@needs_chromium
+def test_a_browser_gets_the_page_and_its_answers(client, visit):
+    tab = visit(client.address)
+    tab.page.locator("#choose").set_input_files(ONE)
+    tab.page.locator("#status", has_text="star ").wait_for()
+    assert tab.page.locator("#classes .bars").first.locator(".bar").count() == 5
+    assert tab.page.locator("#figures h3").all_inner_texts() == ["Grad-CAM", "Guided backprop", "Guided Grad-CAM"]
+    tab.page.locator("#classes .bar", has_text="arrow").click()
+    tab.page.locator("#figures .badge", has_text="evidence for arrow").wait_for()
+    drawn = "(canvas) => new Set(canvas.getContext('2d').getImageData(0, 0, 480, 480).data).size"
+    assert tab.page.locator("#figures canvas").first.evaluate(drawn) > 100
+    assert tab.complaints == []  # what the policy forbids is an error in the console, too
+    assert tab.elsewhere == []

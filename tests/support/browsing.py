@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ import pytest
 from tests.support.tools import tool
 
 CHROMIUM = tool("chromium")
+_CAMERA = "--use-fake-device-for-media-stream"  # of a drawn picture, for those whom a context permits it
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH")
 
 
@@ -25,7 +27,7 @@ def chromium() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", _CAMERA])
         try:
             yield browser
         finally:
@@ -47,6 +49,14 @@ class Tab:
         page.on("pageerror", lambda error: tab.complaints.append(str(error)))
         page.on("request", lambda request: tab.requests.append(request.url))
         return tab
+
+    def saved(self, button: str, folder: Path) -> Path:
+        """The file that a button saves, in the folder."""
+        with self.page.expect_download() as download:
+            self.page.get_by_role("button", name=button, exact=True).click()
+        path = folder / str(download.value.suggested_filename)
+        download.value.save_as(path)
+        return path
 
     @property
     def elsewhere(self) -> list[str]:

@@ -62,12 +62,12 @@ export function resize(values, [height, width], [rows, columns]) {
 
 /** The map of the unscaled maps `{values, size}` of one layer or several, at a size. */
 export function cam(unscaled, size) {
-  const maxima = unscaled.map(({ values }) => extent(values)[1]);
+  const [minima, maxima] = [0, 1].map((end) => unscaled.map(({ values }) => extent(values)[end]));
   const [first] = unscaled;
   const equal = unscaled.length === 1 && first.size[0] === size[0] && first.size[1] === size[1];
   const values = equal ? scale(first.values) : combined(unscaled, size);
-  const maximum = maxima.length === 1 ? maxima[0] : maxima;
-  return { values, shape: [...size], max: maximum, degenerate: Math.max(...maxima) <= 0 };
+  const [min, max] = [minima, maxima].map((ends) => (ends.length === 1 ? ends[0] : ends));
+  return { values, shape: [...size], min, max, degenerate: Math.max(...maxima) <= 0 };
 }
 
 function combined(unscaled, size) {

@@ -82,7 +82,7 @@ export class Model {
       model: { name, version, architecture, engine, ...activation },
       ...result,
       image,
-      view: { image: seen.image, crop: seen.crop.map((edge) => Math.round(edge * 1e3) / 1e3) },
+      view: { image: seen.image, crop: seen.crop.map((edge) => Math.round(edge * 1e6) / 1e6) },
       seen: { data: seen.picture, width, height, channels: preprocessing.channels },
       timings_ms: { decode: decoded - started, infer: 0, explain: spent, render: performance.now() - decoded - spent },
     };

@@ -157,9 +157,11 @@ def test_one_value_is_enough_among_a_pairs_evidence_and_harms_no_other_pair(part
         check_evidence(evidence, 1)
 
 
-@pytest.mark.parametrize("maximum", [np.inf, np.nan, [1.0, np.inf]])
-def test_a_map_that_grew_out_of_its_numbers_is_refused(maximum):
+@pytest.mark.parametrize(
+    "ends", [{"maximum": np.inf}, {"maximum": np.nan}, {"maximum": [1.0, np.inf]}, {"minimum": [-np.inf, 0.0]}]
+)
+def test_a_map_that_grew_out_of_its_numbers_is_refused(ends):
     fine = Map(values=np.zeros((2, 2), np.float32), maximum=[1.0, 2.0], degenerate=False)
     check_maps({"gradcam": fine})
     with pytest.raises(NotFinite, match="values of gradcam"):
-        check_maps({"gradcam": replace(fine, maximum=maximum)})
+        check_maps({"gradcam": replace(fine, **ends)})

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_a_map_is_laid_over_what_was_seen(size, expected):
     np.testing.assert_allclose(drawn, 255 * (expected / expected.max()), rtol=0, atol=1.5)
 
 
-@pytest.mark.parametrize(("name", "one"), [("gradcam", heat(0, 2)), ("saliency", pixels(3, 1))])
+@pytest.mark.parametrize(("name", "one"), [("gradcam", replace(heat(0, 2), minimum=-1.5)), ("saliency", pixels(3, 1))])
 @pytest.mark.parametrize("size", ["input", "image"])
 def test_a_png_holds_the_picture_and_npy_and_list_the_values(name, one, size):
     png, npy, listed = (encode_map(name, one, canvas(size=size, encoding=form)) for form in ("png", "npy", "list"))
@@ -80,4 +81,5 @@ def test_a_png_holds_the_picture_and_npy_and_list_the_values(name, one, size):
     for encoding, content in (("png", png), ("npy", npy), ("list", listed)):
         assert (content["encoding"], content["max"], content["degenerate"]) == (encoding, one.maximum, False)
         assert content.get("coverage") == one.coverage
+        assert content.get("min") == (one.minimum if name == "gradcam" else None)
     assert npy["shape"] == listed["shape"] == list(expected.shape)

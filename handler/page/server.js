@@ -3,7 +3,7 @@
 import { Failure } from "./failure.js";
 
 /** Bytes of a picture that fit into a request of the server, 10 MiB with base64 and options. */
-export const MOST_BYTES = Math.floor((10_485_760 - 8_192) * 0.75);
+const MOST_BYTES = Math.floor((10_485_760 - 8_192) * 0.75);
 
 const STATUSES = {
   401: "The server asks for a token; load the page again and give it.",
@@ -25,11 +25,12 @@ export function addressOf(path, own, model = "") {
 /**
  * Asks the server: `ask(options, picture, signal)` gives the JSON answer, or raises a Failure with a sentence.
  *
- * `ask.arrays` gives an NPZ file instead, `ask.address(model)` the address of a model. `own` is the name of the page's.
+ * `own` is the name of the page's model. `ask.arrays` gives an NPZ file instead, `ask.address(model)` the address of a
+ * model; `ask.locked` says whether there is a token, `ask.mostBytes` how large a picture can be.
  */
 export function serverAsking(own, token = "") {
   const authorization = token ? { Authorization: `Bearer ${token}` } : {};
-  const address = (model) => new URL(addressOf(location.pathname, own, model), location.href).href;
+  const address = (model) => location.origin + addressOf(location.pathname, own, model);
   const post = async (accept, { model, ...said }, picture, signal) => {
     const body = JSON.stringify({ ...said, image: await asDataAddress(picture.blob) });
     const headers = { "Content-Type": "application/json", Accept: accept, ...authorization };
@@ -40,13 +41,16 @@ export function serverAsking(own, token = "") {
       content = await answer.blob();
     } catch {
       if (signal?.aborted) throw signal.reason;
-      throw new Failure("The server did not answer; it may have stopped, or the network is gone. Try again in a moment.");
+      throw new Failure(
+        "The server did not answer; it may have stopped, or the network is gone. Try again in a moment.",
+      );
     }
     if (answer.ok && answer.headers.get("Content-Type")?.startsWith(accept)) return content;
     throw refusal(answer.status, await content.text());
   };
   const ask = async (...asked) => JSON.parse(await (await post("application/json", ...asked)).text());
-  return Object.assign(ask, { address, arrays: (...asked) => post("application/x-npz", ...asked) });
+  const arrays = (...asked) => post("application/x-npz", ...asked);
+  return Object.assign(ask, { address, arrays, locked: Boolean(token), mostBytes: MOST_BYTES });
 }
 
 /** The Failure that an answer of this status and text is. */
