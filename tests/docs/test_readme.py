@@ -74,6 +74,7 @@ NOT_RUN = {
         "mkdir -p deploy/kserve/models/…",
         "cp model_store/…",
     ],
+    "tests/deploy/test_bulk.py runs them": ["shufflenet-cam bulk…", "shufflenet-cam report…"],
     "they serve until they are stopped": ["shufflenet-cam serve…"],
     "there is no container runtime; `make images` builds and runs the same files": [
         "docker build…",
