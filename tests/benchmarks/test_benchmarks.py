@@ -221,7 +221,8 @@ def test_targets_are_ratios_of_the_key_setting(tmp_path):
 def test_the_committed_page_is_what_the_committed_results_give():
     results = read_results(FOLDER / "results.json")
     notes = FOLDER / "notes.md"
-    page = render(results, notes.read_text(encoding="utf-8") if notes.is_file() else "")
+    fronts = read_results(FOLDER / "fronts.json")
+    page = render(results, notes.read_text(encoding="utf-8") if notes.is_file() else "", fronts)
     assert (FOLDER / "RESULTS.md").read_text(encoding="utf-8") == page
     assert (FOLDER / "results.png").read_bytes().startswith(b"\x89PNG")
     details = target_details(results)
