@@ -168,7 +168,7 @@ def test_the_strip_in_the_readme_is_what_the_demo_draws(demo):
     strips = demo[1] / "out/demo-photo/strip.png", ROOT / "docs/photo.png"
     pictures = [np.asarray(Image.open(io.BytesIO(one.read_bytes()))) for one in strips]
     found, expected = (one.astype(int) for one in pictures)
-    assert found.shape == expected.shape == (500, 912, 3)
+    assert found.shape == expected.shape == (648, 936, 3)
     off = np.abs(found - expected)
     # gates within rounding of zero may flip on another machine, and change single pixels of the guided pictures
     assert off.mean() < 1
