@@ -273,7 +273,7 @@ class Connection(H11Protocol):
             self._next_look = self.loop.call_later(SLOWEST, self._look, self.cycle)
 
     def shutdown(self) -> None:
-        """Answers what is on its way, too, before the connection is closed."""
+        """Closes the connection a moment later, so that a request on its way is answered."""
         if _CLOSING not in self.server_state.default_headers:
             self.server_state.default_headers = [*self.server_state.default_headers, _CLOSING]
         close = super().shutdown

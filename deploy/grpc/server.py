@@ -71,7 +71,7 @@ async def listen(
 def _answering(
     models: Models, name: str, asked: type[Message], answered: type[Message]
 ) -> Callable[[bytes, Any], Awaitable[Message]]:
-    """What answers messages of the type ``asked`` for one method with those of the type ``answered``."""
+    """The function that answers a method's requests, messages ``asked``, with responses, messages ``answered``."""
 
     async def answer(content: bytes, context: Any) -> Message:
         try:

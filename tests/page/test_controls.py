@@ -224,7 +224,7 @@ def enter(field, value):
     return act
 
 
-# what is done, what takes it back if this is possible, what the link then says, and how the first figure is composed
+# each control: the action, the action that undoes it or None, the link's new part, the first figure's composition
 SHOWN = {
     "weight": (slide("#weight", "0.25"), slide("#weight", "0.5"), "weight=0.25", {"weight": 0.25}),
     "threshold": (slide("#threshold", "0.4"), slide("#threshold", "0"), "threshold=0.4", {"threshold": 0.4}),
@@ -238,7 +238,7 @@ SHOWN = {
     "receipt": (check("receipt"), check("receipt"), "receipt=true", {}),
     "timeout": (enter("#timeout", "60"), enter("#timeout", "120"), "timeout=60", {}),
 }
-# the same of what is asked for, with what is not usual of the request
+# each control that asks the server again: its action, and the request's options that differ from the defaults
 ASKED = {
     "method": (
         check("LayerCAM"),
@@ -562,8 +562,8 @@ def test_among_21000_classes_one_is_found_by_its_name(visit, many):
 
 TABBED = """() => [...document.querySelectorAll("button, input, select, summary, [tabindex]")]
   .filter((one) => one.checkVisibility({ visibilityProperty: true }) && !one.disabled && one.tabIndex >= 0).length"""
-FOCUSED = """() => { const one = document.activeElement; one.dataset.met = "yes";
-  return [one.localName, document.querySelectorAll("[data-met]").length]; }"""
+FOCUSED = """() => { const focused = document.activeElement; focused.dataset.met = "yes";
+  return [focused.localName, document.querySelectorAll("[data-met]").length]; }"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

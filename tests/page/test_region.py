@@ -1,4 +1,4 @@
-"""The visitor's own test of a map, in Chromium: what it waits for, what it keeps, and what screen readers are told."""
+"""Erasing and blurring regions of the picture in Chromium: stale answers, memory, and screen readers' sentences."""
 
 import pytest
 
