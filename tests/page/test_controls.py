@@ -238,7 +238,7 @@ SHOWN = {
     "receipt": (check("receipt"), check("receipt"), "receipt=true", {}),
     "timeout": (enter("#timeout", "60"), enter("#timeout", "120"), "timeout=60", {}),
 }
-# each control that asks the server again: its action, and the request's options that differ from the defaults
+# each control that asks the server again: the action, its undo, the link's new part, the request's unusual options
 ASKED = {
     "method": (
         check("LayerCAM"),

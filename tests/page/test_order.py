@@ -82,11 +82,16 @@ def test_an_answer_about_an_earlier_picture_is_not_shown(held):
     explained(held, "star")
 
 
-def test_what_is_asked_beside_waits_for_the_question_about_the_class(held):
+def explain_and_hold(held):
+    """Explains a picture, and holds the answers to later questions back."""
     held.page.evaluate("window.letGo()")
     choose(held, TWO)
     explained(held, "heart")
     held.page.evaluate("window.holds = true")
+
+
+def test_what_is_asked_beside_waits_for_the_question_about_the_class(held):
+    explain_and_hold(held)
     held.page.locator("#classes .bar", has_text="arrow").click()
     waits(held, 1)
     held.page.get_by_role("button", name="NPZ").click()
@@ -112,10 +117,7 @@ def test_what_is_pressed_twice_is_done_once(tab):
 
 
 def test_an_undo_ends_the_question_about_what_is_undone(held):
-    held.page.evaluate("window.letGo()")
-    choose(held, TWO)
-    explained(held, "heart")
-    held.page.evaluate("window.holds = true")
+    explain_and_hold(held)
     held.page.get_by_role("button", name="Erase").click()
     waits(held, 1)
     held.page.get_by_role("button", name="Undo").click()
@@ -125,10 +127,7 @@ def test_an_undo_ends_the_question_about_what_is_undone(held):
 
 
 def test_what_is_replaced_does_not_end_the_waiting_and_what_fails_is_taken_back(held):
-    held.page.evaluate("window.letGo()")
-    choose(held, TWO)
-    explained(held, "heart")
-    held.page.evaluate("window.holds = true")
+    explain_and_hold(held)
     for count in (1, 2):
         held.page.locator("#classes .bar").nth(count).click()
         waits(held, count)
