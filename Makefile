@@ -88,12 +88,12 @@ help: ## list the targets
 	@echo "NAME, MODEL and ARCH, too. finetune takes DATA=folder, MODEL, WEIGHTS or CHECKPOINT to start from, EPOCHS, BATCH,"
 	@echo "SEED, OUT, and FINETUNE='--freeze …'. load, soak, faults and fuzz take FRONT=light, bench takes BENCH='--fronts'."
 
-setup: $(READY) ## build the environment in .venv (about 7 GB, a few minutes)
+setup: $(READY) ## build the environment in .venv (about 8 GB, a few minutes)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' \
 	    || { echo "error: Python 3.11 or newer is needed; name one with PYTHON=python3.11"; exit 1; }
-	@echo "building the environment in $(VENV): about 7 GB, a few minutes"
+	@echo "building the environment in $(VENV): about 8 GB, a few minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@# without their dependencies: they want the GUI build of cv2, which would replace the headless one
