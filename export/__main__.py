@@ -193,7 +193,7 @@ def _ask(options: Namespace) -> int:
 
 
 def _serve(options: Namespace) -> None:
-    from handler.asgi_entry import serve
+    from deploy.light.server import serve
 
     names = ("host", "port", "metrics_port", "waiting", "token_file", "cors", "certificate", "key")
     said = {name: getattr(options, name) for name in names}

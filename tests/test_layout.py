@@ -27,6 +27,9 @@ ORDER = [
     "handler.model",
     "handler.client",
     "handler",
+    "deploy.light",
+    "deploy.grpc",
+    "deploy.bulk",
     "export.tracing",
     "export.verify",
     "export.graphs",
@@ -46,6 +49,9 @@ for name in sys.argv[1:]:
 """
 
 
+HIGHER = {"export", "deploy", "tests", "examples", "benchmarks"}  # folders that handler does not know
+
+
 def files(*folders: str) -> list[Path]:
     found = [path for folder in folders for path in sorted(ROOT.glob(f"{folder}/**/*.py"))]
     assert found
@@ -56,7 +62,8 @@ def name_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-PATHS = {name_of(path): path for path in files("handler", "export") if path.name != "__init__.py"}
+PACKAGES = ("handler", "export", "deploy/light", "deploy/grpc", "deploy/bulk")  # what a wheel holds
+PATHS = {name_of(path): path for path in files(*PACKAGES) if path.name != "__init__.py"}
 
 
 def room_of(module: str) -> str:
@@ -106,15 +113,15 @@ def test_every_room_has_its_place():
 
 @pytest.mark.parametrize("path", files("handler"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_handler_imports_neither_export_nor_tests(path):
-    assert {name.split(".")[0] for name in imports(path)}.isdisjoint({"export", "tests", "examples", "benchmarks"})
+    assert {name.split(".")[0] for name in imports(path)}.isdisjoint(HIGHER)
 
 
-ENTRIES = {"handler.torchserve_entry", "handler.asgi_entry"}
+ENTRIES = {"handler.torchserve_entry", "deploy.light.server"}
 
 
-@pytest.mark.parametrize("path", files("handler", "export", "examples"), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", files(*PACKAGES, "examples"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_imports_the_entry_files_but_the_command_that_runs_one(path):
-    allowed = {"handler.asgi_entry"} if path == ROOT / "export/__main__.py" else set()
+    allowed = {"deploy.light.server"} if path == ROOT / "export/__main__.py" else set()
     assert imports(path) & ENTRIES == allowed
 
 
@@ -123,7 +130,7 @@ def test_one_file_knows_the_web_framework_and_one_knows_prometheus():
     foreign = {"starlette", "uvicorn", "python_multipart", "prometheus_client"}
     found = {name: {one.partition(".")[0] for one in imports(path)} & foreign for name, path in PATHS.items()}
     assert {name: packages for name, packages in found.items() if packages} == {
-        "handler.asgi_entry": foreign,
+        "deploy.light.server": foreign,
         "handler.telemetry.exposition": {"prometheus_client"},
     }
 
@@ -133,7 +140,7 @@ def test_the_command_line_loads_no_web_framework():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("path", files("handler", "export"), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", files(*PACKAGES), ids=lambda path: str(path.relative_to(ROOT)))
 def test_package_files_are_there_and_empty_but_for_the_front_door(path):
     package = path.parent / "__init__.py"
     assert package.is_file()

@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from handler.asgi_entry import SLOWEST
+from deploy.light.server import SLOWEST
 from tests.support.manifests import KUBERNETES, only
 from tests.support.serving import ROOT
 

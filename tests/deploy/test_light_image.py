@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deploy import images
-from handler import asgi_entry
+from deploy.light import server as light
 from tests.support.dockerfile import LIGHT, of
 from tests.support.manifests import KUBERNETES, only
 from tests.support.pods import USER
@@ -45,7 +45,7 @@ def ask():
     os._exit(0)
 
 threading.Thread(target=ask, daemon=True).start()
-from handler.asgi_entry import serve
+from deploy.light.server import serve
 serve([Path(archive)], port=int(port), metrics_port=int(metrics_port))
 """
 
@@ -125,7 +125,7 @@ def test_it_runs_as_the_pod_expects():
     assert json.loads(of("CMD", LIGHT)[0]) == container["args"]
     (asked,) = re.findall(r"http://127\.0\.0\.1:8080(/[\w/]+)", of("HEALTHCHECK", LIGHT)[0])
     assert asked == container["readinessProbe"]["httpGet"]["path"]
-    assert asked in asgi_entry._PROBES
+    assert asked in light._PROBES
     assert of("COPY", LIGHT)[-1].endswith(f" {container['args'][0]}/")
 
 

@@ -1,4 +1,4 @@
-"""The entry file of the front without PyTorch and Java, and the only file that knows Starlette and uvicorn.
+"""The front without PyTorch and Java, and the only file that knows Starlette and uvicorn.
 
 It answers at TorchServe's addresses, and at those of KServe's protocols V1 and V2, from archives as ``make archive``
 writes them. ``openapi.yaml`` beside this file describes the addresses.

@@ -6,11 +6,11 @@ from typing import Any
 
 import yaml
 
-from handler.asgi_entry import Front
+from deploy.light.server import Front
 from handler.protocol.options import ENCODINGS, MAX_PASSES, MAX_SEED, SIZES, Options
 from tests.support.serving import ROOT
 
-DESCRIBED = yaml.safe_load((ROOT / "handler/openapi.yaml").read_text(encoding="utf-8"))
+DESCRIBED = yaml.safe_load((ROOT / "deploy/light/openapi.yaml").read_text(encoding="utf-8"))
 VERBS = {"get", "post"}
 # TorchServe's further spellings of described addresses, and what describes itself
 BESIDE = {
