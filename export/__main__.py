@@ -162,8 +162,9 @@ def _export(options: Namespace) -> None:
     from handler.graphs.description import KINDS
 
     classifier = _classifier(options)
-    path = options.store / KINDS[options.kind].file.replace("model", options.name)
-    print(table(export_graph(classifier, path, options.kind)))
+    name = f"{options.name}.pictures" if options.pictures else options.name
+    path = options.store / KINDS[options.kind].file.replace("model", name)
+    print(table(export_graph(classifier, path, options.kind, pictures=options.pictures)))
     _print_written(path, classifier)
 
 

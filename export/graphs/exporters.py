@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from deploy.devices.pictures import PICTURE, compare_pictures, take_pictures
 from export.errors import NotExportableError, network_code
 from export.tracing.explanation import PredictionGraph, example_of, needs_of_kind, trace_graph
 from export.tracing.onnx_export import to_onnx
@@ -20,7 +21,7 @@ from handler.autograd.torch_engine import TorchEngine
 from handler.errors import ModelError, Unprocessable
 from handler.explanation.evidence import TOP, Floats
 from handler.graphs import description as kinds
-from handler.graphs.session import GraphSession, check_origin, weights_file
+from handler.graphs.session import GraphSession, check_origin, taking_input, weights_file
 from handler.loading import origin_of
 from handler.model.classifier import Classifier
 
@@ -42,7 +43,7 @@ def _coverage(classifier: Classifier) -> str:
     return ""
 
 
-def export_graph(classifier: Classifier, path: Path, kind: str) -> list[Verdict]:
+def export_graph(classifier: Classifier, path: Path, kind: str, *, pictures: bool = False) -> list[Verdict]:
     """Writes a kind of graph if it equals PyTorch on fresh pictures; after a failure no file is left, nor an older one.
 
     The inputs are ``input`` (N, C, H, W), normalised pictures, and, but for predictions, ``target`` (N), int64 class
@@ -51,21 +52,23 @@ def export_graph(classifier: Classifier, path: Path, kind: str) -> list[Verdict]
     outputs are ``logits`` (N, K), and by kind ``probabilities`` (N, K), ``activations`` and ``gradients`` (N, C, h, w)
     of the default layer, ``gradcam`` (N, h, w), unscaled, and ``guided_backprop`` (N, C, H, W), or for a network
     without a ReLU the plain gradient ``saliency`` (N, C, H, W). The result is the comparison, an entry per output and
-    batch size. Raises NotExportableError if the network cannot be traced or has an operator that ONNX lacks, and
+    batch size. With ``pictures`` the graph takes pictures instead of ``input``, see ``take_pictures``. Raises
+    NotExportableError if the network cannot be traced or has an operator that ONNX lacks, and
     VerificationError if the graph differs from PyTorch.
     """
+    said = {"takes": PICTURE} if pictures else {}
     try:
         if classifier.alone:
             raise NotExportableError(f"graphs take batches, and pictures must be run one by one: {classifier.alone}")
         if kind != kinds.KIND_PREDICTION:
-            return _write_traced(classifier, path, kind)
+            return _write_traced(classifier, path, kind, **said)
         module, names = PredictionGraph(classifier), (kinds.KINDS[kind].inputs, kinds.KINDS[kind].outputs)
         try:
             model = to_onnx(module, example_of(classifier, kind), *names, rewrites=True)
-            return write_verified(model, path, classifier, kind)
+            return write_verified(model, path, classifier, kind, **said)
         except (NotExportableError, VerificationError):  # the exporter lacks operators that the rules have
             with suppress(NotExportableError, VerificationError):
-                return _write_traced(classifier, path, kind)
+                return _write_traced(classifier, path, kind, **said)
             raise
     except BaseException:  # an older graph must not be taken for the one that could not be made
         for file in (path, weights_file(path)):
@@ -73,7 +76,7 @@ def export_graph(classifier: Classifier, path: Path, kind: str) -> list[Verdict]
         raise
 
 
-def _write_traced(classifier: Classifier, path: Path, kind: str) -> list[Verdict]:
+def _write_traced(classifier: Classifier, path: Path, kind: str, **said: Any) -> list[Verdict]:
     """Writes a graph that is traced operator by operator: of predictions slower, of explanations the only one."""
     coverage = _coverage(classifier) if kind == kinds.KIND_EXPLANATION else ""
     if kind == kinds.KIND_EXPLANATION and not coverage:
@@ -83,7 +86,7 @@ def _write_traced(classifier: Classifier, path: Path, kind: str) -> list[Verdict
     model = to_onnx(graph, example_of(classifier, kind), names, outputs, rewrites=False)
     if "weights" in names:
         _give_default(model.graph, "weights", np.zeros((1, len(classifier.labels)), np.float32))
-    return write_verified(model, path, classifier, kind, coverage=coverage)
+    return write_verified(model, path, classifier, kind, coverage=coverage, **said)
 
 
 def _description(classifier: Classifier, kind: str) -> kinds.GraphDescription:
@@ -115,9 +118,15 @@ def write_verified(model: onnx.ModelProto, path: Path, classifier: Classifier, k
         external = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LARGEST
         onnx.save(model, unfinished, save_as_external_data=external, location=weights_file(path).name)
         checks = verify_graph(graph_run(unfinished), classifier, kind)
-        versions = {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}}
-        description = replace(_description(classifier, kind), versions=versions, verification=table(checks), **said)
         described = onnx.load(unfinished, load_external_data=False)
+        noted = table(checks)
+        if said.get("takes"):
+            if external:
+                raise NotExportableError("a graph that takes pictures is one file, and its weights exceed 2 GB")
+            described = take_pictures(described, classifier.preprocessing)
+            noted += f"\n{compare_pictures(described, classifier.preprocessing, graph_run)}"
+        versions = {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}}
+        description = replace(_description(classifier, kind), versions=versions, verification=noted, **said)
         onnx.helper.set_model_props(described, description.to_properties())
         onnx.save(described, unfinished)
         onnx.checker.check_model(unfinished, full_check=True)
@@ -139,4 +148,7 @@ def reverify(path: Path, classifier: Classifier, seed: int = 2) -> list[Verdict]
     if description.kind != kinds.KIND_PREDICTION and description.layer != classifier.default_layer:
         raise ModelError(f"graph {path} was made for layer {description.layer}, not for {classifier.default_layer}")
     classifier = replace(classifier, further_layers=description.further_layers)
-    return verify_graph(graph_run(path), classifier, description.kind, seed)
+    if not description.takes:
+        return verify_graph(graph_run(path), classifier, description.kind, seed)
+    compare_pictures(onnx.load(path), description.preprocessing, graph_run)
+    return verify_graph(graph_run(taking_input(path.read_bytes())), classifier, description.kind, seed)

@@ -67,6 +67,7 @@ class GraphDescription(Origin):
     verification: str = ""  # the record of the comparison with PyTorch, as text
     method: str = "gradcam"  # the model's default method
     layer: str = ""  # module path of the layer of activations and gradients, the classifier's default layer
+    takes: str = ""  # "picture", where the graph prepares pictures itself and takes uint8 (height, width, C)
     further_layers: tuple[str, ...] = ()  # those that ``KIND_LAYERS`` holds beside ``layer``
     coverage: str = ""  # how many activations are guided, "37 of 37 activations"; empty for other kinds
 
@@ -87,6 +88,8 @@ class GraphDescription(Origin):
         values = asdict(self) | {"preprocessing": self.preprocessing.to_dict()}
         if self.head == "softmax":  # descriptions of usual networks stay what older versions wrote
             del values["head"]
+        if not self.takes:
+            del values["takes"]
         return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
     @classmethod

@@ -50,6 +50,8 @@ class GraphSession:
         needed = [kind] if kind else KINDS
         if description.kind not in needed:
             raise ModelError(f"graph {path} is of the kind {description.kind!r}, needed is {' or '.join(needed)}")
+        if description.takes:  # this program prepares pictures itself, and notes where the crop lies
+            prepared, session = _load(path, taking_input(path.read_bytes()), threads, shared)
         _check_signature(path, session, description)
         known: Any = {"path": path, "sha256": hashed(path), "threads": threads, "prepared": prepared}
         return cls(description=description, session=session, **known)
@@ -84,6 +86,7 @@ class GraphSession:
         with suppress(ImportError, OSError, ValueError, ModelError):
             content = self.path.read_bytes()
             if not weights_file(self.path).exists() and hashlib.sha256(content).hexdigest() == self.sha256:
+                content = taking_input(content) if self.description.takes else content
                 first, second = (_load(self.path, half, self.threads)[1] if half else None for half in _split(content))
                 return first, second
         return None
@@ -206,6 +209,20 @@ def _split(content: bytes) -> list[bytes]:
     second = [*saved, *others], [name for name in outputs if name in of_target]
     extractor = Extractor(model)
     return [extractor.extract_model(*names).SerializeToString() if names[1] else b"" for names in (first, second)]
+
+
+def taking_input(content: bytes) -> bytes:
+    """The graph that takes ``input``, of one that takes pictures; ModelError where the package onnx is missing."""
+    try:
+        import onnx  # not above: other graphs are opened without it
+        from onnx.utils import Extractor
+    except ImportError as error:
+        advice = "install the package onnx, or take a graph that was exported without --pictures"
+        raise ModelError(f"the graph takes pictures as they are, and here its input is needed; {advice}") from error
+    model = onnx.load_from_string(content)
+    inputs = ["input", *(value.name for value in model.graph.input if value.name != "picture")]
+    outputs = [value.name for value in model.graph.output if value.name != "crop"]
+    return bytes(Extractor(model).extract_model(inputs, outputs).SerializeToString())
 
 
 def _reached(graph: Any, names: Iterable[str]) -> set[str]:
