@@ -35,6 +35,9 @@ SOURCE := $(if $(MODEL),--model '$(MODEL)') $(if $(ARCH),--arch '$(ARCH)') $(if 
           $(if $(strip $(TRANSFORM_INPUT)),--transform-input '$(TRANSFORM_INPUT)') \
           $(if $(strip $(INPUT)),--input '$(INPUT)') $(if $(strip $(CHANNELS)),--channels '$(CHANNELS)') \
           $(if $(strip $(HEAD)),--head '$(HEAD)') $(if $(strip $(OUTPUT)),--output '$(OUTPUT)')
+# 1 lets a graph take uint8 pictures of any size, NAME.pictures.onnx
+PICTURES ?=
+DEVICES = $(if $(filter 1,$(PICTURES)),--pictures)
 # 0 packs no ONNX graphs into the archive
 SIDECAR ?= 1
 # a private Ed25519 key in PEM, which signs the archive: writes model_store/NAME.mar.sig
@@ -84,6 +87,7 @@ help: ## list the targets
 	@echo "over what the weights say of their pictures; TRANSFORM_INPUT=0 is for a GoogLeNet or Inception that was trained without its own;"
 	@echo "INPUT=384x192 (height x width) and CHANNELS=4 are for networks whose pictures are no squares, or not RGB;"
 	@echo "HEAD=sigmoid is for classes that do not exclude each other, HEAD=binary for one score, OUTPUT=name for one of several outputs;"
+	@echo "PICTURES=1 puts resizing, cropping and normalising into a graph: it takes uint8 pictures (height, width, 3) of any size;"
 	@echo "by default they take the embedded model. NAME is MODEL or the factory if given, else shufflenet_cam; serve takes"
 	@echo "NAME, MODEL and ARCH, too. finetune takes DATA=folder, MODEL, WEIGHTS or CHECKPOINT to start from, EPOCHS, BATCH,"
 	@echo "SEED, OUT, and FINETUNE='--freeze …'. load, soak, faults and fuzz take FRONT=light, bench takes BENCH='--fronts'."
@@ -154,16 +158,16 @@ archive: $(READY) ## write model_store/NAME.mar for TorchServe, ONNX graphs incl
 	$(if $(SIGN),openssl pkeyutl -sign -rawin -inkey '$(SIGN)' -in 'model_store/$(NAME).mar' -out 'model_store/$(NAME).mar.sig')
 
 export: $(READY) ## write model_store/NAME.onnx for ONNX Runtime, verified against PyTorch
-	$(PY) -m export prediction --name '$(NAME)' $(SOURCE)
+	$(PY) -m export prediction --name '$(NAME)' $(SOURCE) $(DEVICES)
 
 explanation: $(READY) ## write model_store/NAME.explain.onnx: scores, Grad-CAM and guided backprop in one ONNX graph
-	$(PY) -m export explanation --name '$(NAME)' $(SOURCE)
+	$(PY) -m export explanation --name '$(NAME)' $(SOURCE) $(DEVICES)
 
 gradcam: $(READY) ## write model_store/NAME.gradcam.onnx: scores and Grad-CAM, hardly slower than scores alone
-	$(PY) -m export gradcam --name '$(NAME)' $(SOURCE)
+	$(PY) -m export gradcam --name '$(NAME)' $(SOURCE) $(DEVICES)
 
 attention: $(READY) ## write model_store/NAME.attention.onnx: scores and the maps of a vision transformer's attention
-	$(PY) -m export attention --name '$(NAME)' $(SOURCE)
+	$(PY) -m export attention --name '$(NAME)' $(SOURCE) $(DEVICES)
 
 serve: $(READY) ## start TorchServe with model_store/NAME.mar and wait until it answers
 	$(PY) -m deploy.local_server start --config '$(CONFIG)' --model '$(NAME)'

@@ -14,12 +14,14 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
 import handler
+from deploy.devices.pictures import take_pictures
 from deploy.local_server import read_properties, with_free_ports
 from examples.finetune.options import make_parser
 from export.__main__ import _parser, main
@@ -70,6 +72,7 @@ NOT_RUN = {
         *("make load…", "make faults", "make soak-10", "make soak", "make fuzz", "make images…"),
     ],
     "tests/export/graphs/test_explanation.py exports it": ["make explanation"],
+    "tests/deploy/test_pictures.py exports such graphs": ["make gradcam PICTURES=1"],
     "tests/deploy/test_kserve_manifests.py compares that graph with its description": [
         "mkdir -p deploy/kserve/models/…",
         "cp model_store/…",
@@ -394,6 +397,8 @@ def checkout(shapes_archive, shapes_graphs, tmp_path_factory):
     folder = linked_checkout(tmp_path_factory.mktemp("checkout"))
     shutil.copy(shapes_graphs / "model.onnx", folder / "model_store/shufflenet_cam.onnx")
     shutil.copy(shapes_graphs / "model.explain.onnx", folder / "model_store/shufflenet_cam.explain.onnx")
+    gradcam, how = shapes_graphs / "model.gradcam.onnx", handler.load(shapes_graphs / "model.onnx").card.preprocessing
+    onnx.save(take_pictures(onnx.load(gradcam), how), folder / "model_store/shufflenet_cam.pictures.gradcam.onnx")
     shutil.copy(shapes_archive, folder / "model_store/shufflenet_cam.mar")
     answer = handler.load(shapes_archive).explain(ROOT / "examples/shapes/two.jpg", target=["heart", "arrow"]).to_dict()
     (folder / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
