@@ -71,13 +71,13 @@ class _Value(NamedTuple):
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         return self if self.dtype == dtype else self.do("Cast", dtype=dtype, to=kind)
 
-    def __add__(self, other: Any) -> "_Value":  # type: ignore[override]
+    def __add__(self, other: Any) -> "_Value":
         return self.do("Add", other)
 
     def __sub__(self, other: Any) -> "_Value":
         return self.do("Sub", other)
 
-    def __mul__(self, other: Any) -> "_Value":  # type: ignore[override]
+    def __mul__(self, other: Any) -> "_Value":
         return self.do("Mul", other)
 
     def __truediv__(self, other: Any) -> "_Value":  # of integers rounded towards zero
