@@ -246,10 +246,12 @@ def _resampled(levels: _Value, axis: _Axis, inner: tuple[int, ...], filtered: st
     weights, pixels = _cv2_weights(axis, averages) if filtered == "area" else _pillow_weights(axis, filtered)
     weights = weights / weights.do("ReduceSum", weights.of.constant([2], "int64"))
     near = levels.at(pixels.to("int64").at_most(axis.length - 1).shaped(0, -1) + axis.begin)
-    found = weights.to("float32").do("MatMul", near.shaped(0, 0, -1).to("float32"))
+    if filtered != "area":  # Pillow's weights are whole numbers of 2**-22, and sums of them are exact in float64
+        weights = (weights * 2.0**22).do("Round") / 2.0**22
+    found = weights.do("MatMul", near.shaped(0, 0, -1).to("float64"))
     found = found.shaped(axis.padded, *inner)
     found = found if axis.padded == axis.size else found.at(np.arange(axis.size))
-    return found if filtered == "area" else _rounded(found)
+    return (found if filtered == "area" else _rounded(found)).to("float32")
 
 
 def _blocks(low: _Value, high: _Value) -> _Value:
