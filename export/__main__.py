@@ -162,7 +162,7 @@ def _export(options: Namespace) -> None:
     from handler.graphs.description import KINDS
 
     path = options.store / KINDS[options.kind].file.replace("model", options.name)
-    said = {name: vars(options).get(name) for name in ("quantize", "half", "agreement", "calibrate")}
+    said: dict[str, Any] = {name: vars(options).get(name) for name in ("quantize", "half", "agreement", "calibrate")}
     if any(value not in (None, False) for value in said.values()):
         from deploy.devices.precision import Precision
 
@@ -193,7 +193,10 @@ def _verify(options: Namespace) -> int:
     except VerificationError as error:  # its message is the verdict and the table
         print(f"{options.file}: {error}")
         return 1
-    print(f"{options.file}: {checks}" if isinstance(checks, str) else f"{table(checks)}\n{options.file}: the graph equals PyTorch")
+    if not isinstance(checks, str):
+        print(table(checks))
+        checks = "the graph equals PyTorch"
+    print(f"{options.file}: {checks}")
     return 0
 
 

@@ -64,7 +64,7 @@ def rank_correlation(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
     """
     ranks = [_ranks(values.ravel()) for values in (one, other)]
     flat = [bool(np.ptp(each) == 0) for each in ranks]
-    return float(all(flat)) if any(flat) else float(np.corrcoef(*ranks)[0, 1])
+    return float(all(flat)) if any(flat) else float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def _ranks(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -88,4 +88,4 @@ def _picture(rng: np.random.Generator, how: Preprocessing) -> npt.NDArray[np.uin
         mask = np.zeros(how.size, np.uint8)
         cv2.fillPoly(mask, [(places * width_and_height).astype(np.int32)], 1)
         picture[mask > 0] = rng.integers(0, 256, how.channels)
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(picture, 0, 255), np.uint8)

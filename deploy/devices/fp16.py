@@ -20,15 +20,15 @@ _IN_FLOAT32 = [*DEFAULT_OP_BLOCK_LIST, "ScatterElements"]  # which ONNX Runtime'
 
 def halve(model: onnx.ModelProto) -> onnx.ModelProto:
     """The graph with weights and computations in float16."""
-    half, given = onnx.ModelProto(), {value.name for value in model.graph.input}
-    half.CopyFrom(model)
+    source, given = onnx.ModelProto(), {value.name for value in model.graph.input}
+    source.CopyFrom(model)
     # the converter would make float16 of the default of an input, which stays float32
     defaults = [tensor for tensor in model.graph.initializer if tensor.name in given]
     for tensor in defaults:
-        half.graph.initializer.remove(tensor)
+        source.graph.initializer.remove(tensor)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # weights nearer to 0 than float16's least become that
-        half = convert_float_to_float16(half, keep_io_types=True, op_block_list=_IN_FLOAT32)
+        half: onnx.ModelProto = convert_float_to_float16(source, keep_io_types=True, op_block_list=_IN_FLOAT32)
     OnnxModel.graph_topological_sort(half.graph)  # the casts of inputs are at the end
     half.graph.initializer.extend(defaults)
     return half

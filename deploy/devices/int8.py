@@ -1,8 +1,9 @@
 """int8 graphs of float32 graphs: QDQ with a scale per channel of the weights, by ``onnxruntime.quantization``.
 
-Grad-CAM stays exact, because where the head is linear in the layer's activation (global average pooling and one linear
-layer) the gradient at the layer is the class's weights by the number of cells, whatever the picture is. So the float32
-graph computes it from the target alone. That part is kept as it is, and works on the int8 part's activations and scores.
+Grad-CAM needs no gradient of int8 where the head is linear in the layer's activation, as global average pooling and one
+linear layer are: the gradient at the layer is the class's weights by the number of cells, whatever the picture is. The
+float32 graph computes it from the target alone. That part of it is kept, and gets activations and scores of the int8
+part.
 """
 
 import logging

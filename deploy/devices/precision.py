@@ -13,14 +13,14 @@ from deploy.devices.fp16 import check_range, halve
 from deploy.devices.int8 import check_head, quantise
 from handler.errors import ModelError
 from handler.explanation.evidence import TOP, Floats
-from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KINDS
+from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION
 from handler.graphs.session import GraphSession, weights_file
 from handler.picture.preprocess import Preprocessing
 
 FP16 = "fp16"
 NEEDED = {"int8": 0.9, "int7": 0.9, FP16: 0.95}  # of each kind of numbers: the default of the agreement
 _LEFT = (0, 3, 8)  # convolutions that stay float32, tried in turn until the agreement suffices
-_ROUNDS, _THREADS = 20, 2  # of the measurement of time
+_ROUNDS, _THREADS = 40, 2  # of the measurement of time
 _DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "asimddp"}  # flags of x86 and Arm
 
 
@@ -50,7 +50,9 @@ class Precision:
         valid = (KIND_PREDICTION, KIND_GRADCAM, *([KIND_EXPLANATION] if self.numbers == FP16 else []))
         if kind not in valid:
             why = "gradients through the whole network do not pass int8: " * (self.numbers != FP16)
-            raise ModelError(f"{why}{self.numbers} graphs of the kind {kind} are not made, valid are {', '.join(valid)}")
+            raise ModelError(
+                f"{why}{self.numbers} graphs of the kind {kind} are not made, valid are {', '.join(valid)}"
+            )
 
     def pictures(self, how: Preprocessing) -> Pictures:
         """The folder's pictures, or drawn ones; errors are those of ``Pictures.of_folder``."""

@@ -146,15 +146,14 @@ def export_reduced(classifier: Classifier, path: Path, kind: str, precision: Pre
         raise
 
 
-def reverify(
-    path: Path, classifier: Classifier, seed: int = 2, pictures: Floats | None = None
-) -> list[Verdict] | str:
+def reverify(path: Path, classifier: Classifier, seed: int = 2, pictures: Floats | None = None) -> list[Verdict] | str:
     """Compares a written graph of any kind with PyTorch once more, on fresh pictures (see ``batch_sizes``).
 
     A difference means that the file was changed since, or that another ONNX Runtime or machine computes something else.
     The export's seed, 1, would find nothing new. Graphs in int8 and float16 are held to the agreement that their export
-    needed, on ``pictures`` (N, C, H, W) or drawn ones, and the result is that agreement in words. Raises VerificationError if the graph differs, and ModelError if the
-    file is no graph, or the graph was made from another classifier or for another layer.
+    needed, on ``pictures`` (N, C, H, W) or drawn ones, and the result is that agreement in words. Raises
+    VerificationError if the graph differs, and ModelError if the file is no graph, or the graph was made from another
+    classifier or for another layer.
     """
     description = GraphSession.open(path).description
     check_origin(path, description, origin_of(classifier))
