@@ -36,7 +36,7 @@ QUIETLY = ["-o", ".venv/.ready", "-o", ".venv-kserve/.ready", "--no-print-direct
 # without running them is checked: targets, options, paths. Where another test runs them, it is named.
 NOT_RUN = {
     "tests/deploy/test_devices_numbers.py makes such graphs of smaller networks": [
-        *("make gradcam QUANTIZE=int8…", "make export QUANTIZE=int8…", "make explanation HALF=1"),
+        *("make gradcam QUANTIZE=int8", "make explanation HALF=1"),
         ".venv/bin/python -m export verify model_store/shufflenet_cam.gradcam.int8.onnx…",
     ],
     "they start and stop the tests' own server, see the fixture": ["make serve…", "make stop"],
