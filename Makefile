@@ -28,6 +28,10 @@ INPUT ?=
 CHANNELS ?=
 HEAD ?=
 OUTPUT ?=
+QUANTIZE ?=
+HALF ?=
+CALIBRATE ?=
+AGREEMENT ?=
 CHECKPOINT ?= $(if $(MODEL)$(ARCH)$(WEIGHTS)$(ONNX),,examples/shapes/shapes.safetensors)
 SOURCE := $(if $(MODEL),--model '$(MODEL)') $(if $(ARCH),--arch '$(ARCH)') $(if $(WEIGHTS),--weights '$(WEIGHTS)') \
           $(if $(ONNX),--onnx '$(ONNX)') $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') $(if $(LABELS),--labels '$(LABELS)') $(if $(STATE),--state '$(STATE)') \
@@ -38,6 +42,8 @@ SOURCE := $(if $(MODEL),--model '$(MODEL)') $(if $(ARCH),--arch '$(ARCH)') $(if 
 # 1 lets a graph take uint8 pictures of any size, NAME.pictures.onnx
 PICTURES ?=
 DEVICES = $(if $(filter 1,$(PICTURES)),--pictures)
+NUMBERS := $(if $(QUANTIZE),--quantize '$(QUANTIZE)') $(if $(filter-out 0,$(HALF)),--half) \
+           $(if $(CALIBRATE),--calibrate '$(CALIBRATE)') $(if $(AGREEMENT),--agreement '$(AGREEMENT)')
 # 0 packs no ONNX graphs into the archive
 SIDECAR ?= 1
 # a private Ed25519 key in PEM, which signs the archive: writes model_store/NAME.mar.sig
@@ -88,6 +94,7 @@ help: ## list the targets
 	@echo "INPUT=384x192 (height x width) and CHANNELS=4 are for networks whose pictures are no squares, or not RGB;"
 	@echo "HEAD=sigmoid is for classes that do not exclude each other, HEAD=binary for one score, OUTPUT=name for one of several outputs;"
 	@echo "PICTURES=1 puts resizing, cropping and normalising into a graph: it takes uint8 pictures (height, width, 3) of any size;"
+	@echo "export and gradcam take QUANTIZE=int8, they and explanation HALF=1, all CALIBRATE=folder AGREEMENT=0.9, see docs/DEVICES.md;"
 	@echo "by default they take the embedded model. NAME is MODEL or the factory if given, else shufflenet_cam; serve takes"
 	@echo "NAME, MODEL and ARCH, too. finetune takes DATA=folder, MODEL, WEIGHTS or CHECKPOINT to start from, EPOCHS, BATCH,"
 	@echo "SEED, OUT, and FINETUNE='--freeze …'. load, soak, faults and fuzz take FRONT=light, bench takes BENCH='--fronts'."
@@ -158,13 +165,13 @@ archive: $(READY) ## write model_store/NAME.mar for TorchServe, ONNX graphs incl
 	$(if $(SIGN),openssl pkeyutl -sign -rawin -inkey '$(SIGN)' -in 'model_store/$(NAME).mar' -out 'model_store/$(NAME).mar.sig')
 
 export: $(READY) ## write model_store/NAME.onnx for ONNX Runtime, verified against PyTorch
-	$(PY) -m export prediction --name '$(NAME)' $(SOURCE) $(DEVICES)
+	$(PY) -m export prediction --name '$(NAME)' $(SOURCE) $(DEVICES) $(NUMBERS)
 
 explanation: $(READY) ## write model_store/NAME.explain.onnx: scores, Grad-CAM and guided backprop in one ONNX graph
-	$(PY) -m export explanation --name '$(NAME)' $(SOURCE) $(DEVICES)
+	$(PY) -m export explanation --name '$(NAME)' $(SOURCE) $(DEVICES) $(NUMBERS)
 
 gradcam: $(READY) ## write model_store/NAME.gradcam.onnx: scores and Grad-CAM, hardly slower than scores alone
-	$(PY) -m export gradcam --name '$(NAME)' $(SOURCE) $(DEVICES)
+	$(PY) -m export gradcam --name '$(NAME)' $(SOURCE) $(DEVICES) $(NUMBERS)
 
 attention: $(READY) ## write model_store/NAME.attention.onnx: scores and the maps of a vision transformer's attention
 	$(PY) -m export attention --name '$(NAME)' $(SOURCE) $(DEVICES)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _NAME = "shufflenet-cam"  # of the distribution and of its command
 _ARGUMENT = re.compile(
-    r"\b(architecture|weights|checkpoint|onnx|labels|preprocess|transform_input|pack|head|output)(?:ing)?=('[^']*'|[\w.:]*)"
+    r"\b(architecture|weights|checkpoint|onnx|labels|preprocess|transform_input|pack|head|output|quantize|calibrate|agreement)(?:ing)?=('[^']*'|[\w.:]*)"
 )
 _COMMANDS = Path(__file__).with_name("commands.toml")
 _TYPES: dict[str, Callable[[str], Any]] = {"path": Path, "int": int, "float": float}
@@ -157,14 +157,25 @@ def _archive(options: Namespace) -> None:
 
 
 def _export(options: Namespace) -> None:
-    from export.graphs.exporters import export_graph
+    from export.graphs.exporters import export_graph, export_reduced
     from export.verify.compare import table
     from handler.graphs.description import KINDS
 
-    classifier = _classifier(options)
-    name = f"{options.name}.pictures" if options.pictures else options.name
+    name = f"{options.name}.pictures" if vars(options).get("pictures") else options.name
     path = options.store / KINDS[options.kind].file.replace("model", name)
-    print(table(export_graph(classifier, path, options.kind, pictures=options.pictures)))
+    said: dict[str, Any] = {name: vars(options).get(name) for name in ("quantize", "half", "agreement", "calibrate")}
+    if any(value not in (None, False) for value in said.values()):
+        from deploy.devices.precision import Precision
+
+        if options.pictures:
+            raise ModelError("a graph of int8 or float16 takes no pictures: leave pictures= out")
+        precision = Precision.said(**said)
+        precision.check_kind(options.kind)
+        classifier, path = _classifier(options), path.with_suffix(f".{precision.numbers}.onnx")
+        print(_spelt(export_reduced(classifier, path, options.kind, precision)))
+    else:
+        classifier = _classifier(options)
+        print(table(export_graph(classifier, path, options.kind, pictures=options.pictures)))
     _print_written(path, classifier)
 
 
@@ -173,17 +184,22 @@ def _print_written(path: Path, model: "Checkpoint | Classifier") -> None:
 
 
 def _verify(options: Namespace) -> int:
+    from deploy.devices.calibration import Pictures
     from export.graphs.exporters import reverify
     from export.verify.compare import VerificationError, table
 
     classifier = _classifier(options)
     try:
-        checks = reverify(options.file, classifier, options.seed)
+        folder = options.calibrate
+        pictures = Pictures.of_folder(folder, classifier.preprocessing).comparing if folder else None
+        checks = reverify(options.file, classifier, options.seed, pictures)
     except VerificationError as error:  # its message is the verdict and the table
         print(f"{options.file}: {error}")
         return 1
-    print(table(checks))
-    print(f"{options.file}: the graph equals PyTorch")
+    if not isinstance(checks, str):
+        print(table(checks))
+        checks = "the graph equals PyTorch"
+    print(f"{options.file}: {checks}")
     return 0
 
 

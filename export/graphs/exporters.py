@@ -4,6 +4,7 @@ import platform
 import tempfile
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from typing import Any
 import numpy as np
 import onnx
 
+from deploy.devices.calibration import draw
 from deploy.devices.pictures import PICTURE, compare_pictures, take_pictures
+from deploy.devices.precision import Precision, compare
 from export.errors import NotExportableError, network_code
 from export.tracing.explanation import PredictionGraph, example_of, needs_of_kind, trace_graph
 from export.tracing.onnx_export import to_onnx
 from export.verify.compare import Verdict, VerificationError, table
-from export.verify.reference import graph_run, verify_graph
+from export.verify.reference import eager, graph_run, verify_graph
 from handler.autograd.torch_engine import TorchEngine
 from handler.errors import ModelError, Unprocessable
 from handler.explanation.evidence import TOP, Floats
@@ -136,17 +139,42 @@ def write_verified(model: onnx.ModelProto, path: Path, classifier: Classifier, k
     return checks
 
 
-def reverify(path: Path, classifier: Classifier, seed: int = 2) -> list[Verdict]:
+def export_reduced(classifier: Classifier, path: Path, kind: str, precision: Precision) -> str:
+    """Writes a kind of graph in int8 or float16 if it agrees with the float32 graph; see ``Precision.write``.
+
+    After a failure no file is left, nor an older one, but for pictures that cannot be used.
+    """
+    pictures = precision.pictures(classifier.preprocessing)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="graph-", dir=path.parent) as folder:
+            export_graph(classifier, source := Path(folder, path.name), kind)
+            return precision.write(source, path, pictures)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def reverify(path: Path, classifier: Classifier, seed: int = 2, pictures: Floats | None = None) -> list[Verdict] | str:
     """Compares a written graph of any kind with PyTorch once more, on fresh pictures (see ``batch_sizes``).
 
     A difference means that the file was changed since, or that another ONNX Runtime or machine computes something else.
-    The export's seed, 1, would find nothing new. Raises VerificationError if the graph differs, and ModelError if the
-    file is no graph, or the graph was made from another classifier or for another layer.
+    The export's seed, 1, would find nothing new. Graphs in int8 and float16 are held to the agreement that their export
+    needed, on ``pictures`` (N, C, H, W) or drawn ones, and the result is that agreement in words. Raises
+    VerificationError if the graph differs, and ModelError if the file is no graph, or the graph was made from another
+    classifier or for another layer.
     """
     description = GraphSession.open(path).description
     check_origin(path, description, origin_of(classifier))
     if description.kind != kinds.KIND_PREDICTION and description.layer != classifier.default_layer:
         raise ModelError(f"graph {path} was made for layer {description.layer}, not for {classifier.default_layer}")
+    if known := description.precision:
+        pictures = draw(classifier.preprocessing, 64, seed) if pictures is None else pictures
+        found = compare(partial(eager, classifier, description.kind), GraphSession.open(path), pictures)
+        held = f"on {len(pictures)} pictures, by its own threshold, {known['needed']:g}: {found}"
+        if not found.suffices(known["needed"]):
+            raise VerificationError(f"the {known['numbers']} graph does not agree with PyTorch {held}")
+        return f"the {known['numbers']} graph agrees with PyTorch {held}"
     classifier = replace(classifier, further_layers=description.further_layers)
     if not description.takes:
         return verify_graph(graph_run(path), classifier, description.kind, seed)

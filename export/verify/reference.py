@@ -50,7 +50,7 @@ def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -
             doubled["target"] = np.where(inputs["target"] < 0, found["logits"].argmax(axis=1), inputs["target"])
         doubling = replace(classifier, module=copy_of(classifier.module).double())
         with InDoublePrecision():  # type: ignore[no-untyped-call]
-            return _eager(doubling, kind, doubled)
+            return eager(doubling, kind, doubled)
 
     def fresh(rng: np.random.Generator, count: int) -> Inputs:
         pictures = {"input": fresh_pictures(rng, count, classifier.preprocessing)}
@@ -71,11 +71,11 @@ def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -
         _OF_PREDICTIONS if predicts else of_explanations,
         [name + end for name in _GATED for end in endings],
     )
-    eager, batches = partial(_eager, classifier, kind), batch_sizes(classifier.preprocessing.size)
-    return verify(eager, graph, fresh, tolerances, exact=exact, seed=seed, gated=gated, batches=batches)
+    of_torch, batches = partial(eager, classifier, kind), batch_sizes(classifier.preprocessing.size)
+    return verify(of_torch, graph, fresh, tolerances, exact=exact, seed=seed, gated=gated, batches=batches)
 
 
-def _eager(classifier: Classifier, kind: str, inputs: Inputs) -> Outputs:
+def eager(classifier: Classifier, kind: str, inputs: Inputs) -> Outputs:
     """PyTorch's outputs; it explains picture by picture, so that no picture can have a part in another's answer."""
     if kind == KIND_PREDICTION:
         pictures = torch.from_numpy(inputs["input"]).to(classifier.device)

@@ -111,6 +111,7 @@ class GraphModel(Model):
             default_method=known.method if known.method in METHODS else "gradcam",
             layers={path: shape for path, shape in layers.items() if shape},
             guided_coverage=known.coverage or None,
+            precision=known.precision.get("summary", ""),
             graphs={known.kind: graph.sha256},
             refusals={name: f"this graph holds {', '.join(held) or 'no maps'}" for name in MAPS if name not in held},
             refused_attention="" if known.kind == KIND_ATTENTION else "this graph holds no maps of attention",

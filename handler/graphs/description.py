@@ -41,7 +41,7 @@ KINDS = {
     KIND_BEHIND: GraphKind("model.behind.onnx", ("logits",), inputs=("input", "activations"), optional=()),
 }
 _READ: dict[str, Callable[[str], Any]] = {  # fields that are no text
-    **dict.fromkeys(("labels", "versions"), json.loads),
+    **dict.fromkeys(("labels", "versions", "precision"), json.loads),
     "further_layers": lambda text: tuple(json.loads(text)),
     "preprocessing": Preprocessing.from_json,
 }
@@ -69,6 +69,7 @@ class GraphDescription(Origin):
     layer: str = ""  # module path of the layer of activations and gradients, the classifier's default layer
     takes: str = ""  # "picture", where the graph prepares pictures itself and takes uint8 (height, width, C)
     further_layers: tuple[str, ...] = ()  # those that ``KIND_LAYERS`` holds beside ``layer``
+    precision: dict[str, Any] = field(default_factory=dict)  # of int8 and float16: how far it agrees with float32
     coverage: str = ""  # how many activations are guided, "37 of 37 activations"; empty for other kinds
 
     @property
@@ -88,8 +89,9 @@ class GraphDescription(Origin):
         values = asdict(self) | {"preprocessing": self.preprocessing.to_dict()}
         if self.head == "softmax":  # descriptions of usual networks stay what older versions wrote
             del values["head"]
-        if not self.takes:
-            del values["takes"]
+        for name in ("takes", "precision"):
+            if not values[name]:
+                del values[name]
         return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
     @classmethod

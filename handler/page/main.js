@@ -48,6 +48,7 @@ function headOf(model) {
     { class: "head" },
     el("h1", {}, model.name, " ", el("span", { class: "muted" }, model.version ?? "")),
     el("p", { class: "muted" }, said.filter(Boolean).join(" · ")),
+    model.precision && el("p", { class: "muted" }, model.precision),
   );
 }
 

@@ -36,6 +36,7 @@ class ModelCard:
     head: str = "softmax"  # what makes probabilities of the scores: "softmax" or "sigmoid"
     scores: str = ""  # how scores are read from what the network returns, in words; empty if it returns them
     refused_layers: dict[str, str] = field(default_factory=dict)  # module paths without a map, and why
+    precision: str = ""  # of a graph in int8 or float16: how far it agrees with float32
     alone: str = ""  # why pictures are run one by one; empty if they are run together
     weights_sha256: str = ""  # see ``checkpoint.hash_state``; empty for a network in memory, whose weights may change
     graphs: Mapping[str, str] = field(default_factory=dict)  # kinds of graphs that may answer, to the file's SHA-256
@@ -84,6 +85,7 @@ class ModelCard:
             "guided_coverage": self.guided_coverage,
             "activation": self.head,
             **({"scores": self.scores} if self.scores else {}),
+            **({"precision": self.precision} if self.precision else {}),
             "one_by_one": self.alone or None,
             "sizes": list(SIZES),
             "encodings": list(ENCODINGS),

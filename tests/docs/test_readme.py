@@ -37,6 +37,10 @@ QUIETLY = ["-o", ".venv/.ready", "-o", ".venv-kserve/.ready", "--no-print-direct
 # Commands that are not run here as they stand, and why; "…" stands for what else is in them. What can be checked
 # without running them is checked: targets, options, paths. Where another test runs them, it is named.
 NOT_RUN = {
+    "tests/deploy/test_devices_numbers.py makes such graphs of smaller networks": [
+        *("make gradcam QUANTIZE=int8", "make explanation HALF=1"),
+        ".venv/bin/python -m export verify model_store/shufflenet_cam.gradcam.int8.onnx…",
+    ],
     "they start and stop the tests' own server, see the fixture": ["make serve…", "make stop"],
     "tests/examples/test_demo.py runs and checks it": ["make demo", "make archive"],
     "tests/examples/test_efficientnet_lite0.py runs and checks it": [

@@ -271,6 +271,7 @@ FULL = ModelCard(
     scores="the first output",
     refused_layers={"head": "it has no cells"},
     alone="it adds up its batch",
+    precision="int8; against float32: the same",
     weights_sha256="ab" * 32,
     graphs={"prediction": "cd" * 32, "gradcam": "ef" * 32},
 )
