@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import onnx
@@ -24,10 +25,24 @@ from torch.overrides import TorchFunctionMode
 from export.errors import NotExportableError, network_code
 
 OPSET = 18  # the exporter's own; `make old-runtimes` runs it with ONNX Runtime 1.15, 1.17 and 1.20
+OPSETS = range(13, 26)  # to which graphs can be converted
+_KEPT = ("Pad", "Split")  # which the converter leaves: from opset 13 on, what the exporter writes means the same
+# what a portable graph is without: these select, or scatter, by int64 indices
+_SELECTING = """ArgMax ArgMin Compress GatherElements GatherND GridSample MaxUnpool NonZero OneHot Scatter ScatterElements
+ScatterND TopK Unique"""
 FIXED_BATCH = (
     "it works on a batch of {} only: a loop over the pictures or int(x.shape[0]) fixes their number, "
     "which a graph leaves open; compute with the whole batch at once"
 )
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a graph is written."""
+
+    portable: bool = False  # for devices: class weights instead of a target, no operator that selects by indices
+    batch: int = 0  # number of pictures in a run, 0 for any
+    opset: int = OPSET
 
 
 def trace_batch(
@@ -80,7 +95,13 @@ def _affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None 
 
 
 def to_onnx(
-    module: nn.Module, example: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str], *, rewrites: bool
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    *,
+    rewrites: bool,
+    form: Form = Form(),
 ) -> onnx.ModelProto:
     """Exports a module in eval mode; the first dimension of every input is the same dynamic batch.
 
@@ -90,16 +111,18 @@ def to_onnx(
     version that the opset allows, and no metadata.
     """
     batch = torch.export.Dim("batch")
+    if form.batch:
+        example = tuple(values[:1].repeat(form.batch, *[1] * (values.dim() - 1)) for values in example)
     with warnings.catch_warnings(), network_code("the network cannot be exported"):
         warnings.simplefilter("ignore")  # the exporter's notes to its own developers
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         ends: dict[str, Any] = {"input_names": [*inputs], "output_names": [*outputs]}
         how: dict[str, Any] = {"dynamo": True, "verbose": False, "optimize": rewrites}
-        shapes = tuple({0: batch} for _ in example)
+        shapes = None if form.batch else tuple({0: batch} for _ in example)
         program = torch.onnx.export(module, example, dynamic_shapes=shapes, opset_version=OPSET, **ends, **how)
     assert program is not None
     sizes = [value.shape[0] for value in program.model.graph.inputs if value.shape is not None]
-    if any(isinstance(size, int) for size in sizes):
+    if not form.batch and any(isinstance(size, int) for size in sizes):
         raise NotExportableError(FIXED_BATCH.format(sizes[0]))
     if not rewrites:
         _tidy(program.model)
@@ -109,9 +132,42 @@ def to_onnx(
     found = ir.to_proto(program.model)
     for value in (*found.graph.value_info, *found.graph.input, *found.graph.output, *found.graph.initializer):
         value.ClearField("metadata_props")
-    found.ir_version = onnx.helper.find_min_ir_version_for(found.opset_import)
     _floor_pools(found.graph)
+    if form.opset != OPSET:
+        found = _converted(found, form.opset)
+    found.ir_version = onnx.helper.find_min_ir_version_for(found.opset_import)
+    if form.portable:
+        _check_portable(found.graph)
     return found
+
+
+def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    if opset not in OPSETS:
+        raise NotExportableError(f"opset {opset} cannot be written, valid are {OPSETS[0]} to {OPSETS[-1]}")
+    for node in model.graph.node:
+        node.domain = "kept" if node.op_type in _KEPT and opset < OPSET else node.domain
+    model.opset_import.append(onnx.helper.make_opsetid("kept", 1))
+    try:
+        found = onnx.version_converter.convert_version(model, opset)
+        for node in found.graph.node:
+            node.domain = ""
+            known = onnx.defs.get_schema(node.op_type, opset).attributes
+            for attribute in [one for one in node.attribute if one.name not in known]:
+                node.attribute.remove(attribute)
+        del found.opset_import[:]
+        found.opset_import.append(onnx.helper.make_opsetid("", opset))
+        onnx.checker.check_model(found, full_check=True)
+        return found
+    except Exception as error:  # the converter's exceptions have no common base but this
+        why = " ".join(str(error).split())[-200:]
+        raise NotExportableError(f"the graph cannot be written in opset {opset}, its own is {OPSET}: {why}") from error
+
+
+def _check_portable(graph: onnx.GraphProto) -> None:
+    left = {node.op_type for node in graph.node if node.op_type in _SELECTING.split()}
+    left |= {"MaxPool with Indices" for node in graph.node if node.op_type == "MaxPool" and len(node.output) > 1}
+    if left:
+        raise NotExportableError(f"a portable graph of this network would need {', '.join(sorted(left))}")
 
 
 def _tidy(model: ir.Model) -> None:
