@@ -159,12 +159,18 @@ def _archive(options: Namespace) -> None:
 def _export(options: Namespace) -> None:
     from export.graphs.exporters import export_graph
     from export.verify.compare import table
+    from export.tracing.onnx_export import Form
     from handler.graphs.description import KINDS
 
+    form = Form(**{name: getattr(options, name) for name in ("portable", "batch", "opset") if hasattr(options, name)})
     classifier = _classifier(options)
     path = options.store / KINDS[options.kind].file.replace("model", options.name)
-    print(table(export_graph(classifier, path, options.kind)))
+    print(table(export_graph(classifier, path, options.kind, form)))
     _print_written(path, classifier)
+    if form.portable:
+        from deploy.devices.check import print_report
+
+        print_report(path)
 
 
 def _print_written(path: Path, model: "Checkpoint | Classifier") -> None:
@@ -204,6 +210,12 @@ def _serve(options: Namespace) -> None:
         address, tls = f"{options.host}:{options.grpc_port}", {name: said[name] for name in ("certificate", "key")}
         said["beside"] = partial(listen, address=address, **tls)
     serve(options.paths, **said)
+
+
+def _devices(options: Namespace) -> int:
+    from deploy.devices.check import devices
+
+    return devices(options)
 
 
 def _bulk(options: Namespace) -> int:

@@ -107,6 +107,13 @@ def threshold_backward(gradient: Tensor, inputs: Tensor, threshold: float, *, po
     return _gated(gradient, _is_open(inputs - threshold if threshold else inputs), poles)
 
 
+@rule(aten.clamp.default)
+@rule(aten.clip.default)
+def clamp(inputs: Tensor, low: float | None = None, high: float | None = None) -> Any:
+    """What is cut off at 0 alone, as a ReLU, which more devices take than the operator ``Max``."""
+    return F.relu(inputs) if (low, high) == (0, None) else NotImplemented
+
+
 @rule(aten.hardtanh_backward.default)
 def hardtanh_backward(gradient: Tensor, inputs: Tensor, low: float, high: float, *, poles: bool) -> Tensor:
     """dL/dx of ReLU6 and Hardtanh, which is zero at both bounds, as in torch."""
