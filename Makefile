@@ -28,6 +28,10 @@ INPUT ?=
 CHANNELS ?=
 HEAD ?=
 OUTPUT ?=
+# of graphs: PORTABLE=1 is for devices, FIXED_BATCH=1 fixes the number of pictures, OPSET=17 is for other runtimes
+PORTABLE ?=
+FIXED_BATCH ?=
+OPSET ?=
 CHECKPOINT ?= $(if $(MODEL)$(ARCH)$(WEIGHTS)$(ONNX),,examples/shapes/shapes.safetensors)
 SOURCE := $(if $(MODEL),--model '$(MODEL)') $(if $(ARCH),--arch '$(ARCH)') $(if $(WEIGHTS),--weights '$(WEIGHTS)') \
           $(if $(ONNX),--onnx '$(ONNX)') $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') $(if $(LABELS),--labels '$(LABELS)') $(if $(STATE),--state '$(STATE)') \
@@ -35,6 +39,7 @@ SOURCE := $(if $(MODEL),--model '$(MODEL)') $(if $(ARCH),--arch '$(ARCH)') $(if 
           $(if $(strip $(TRANSFORM_INPUT)),--transform-input '$(TRANSFORM_INPUT)') \
           $(if $(strip $(INPUT)),--input '$(INPUT)') $(if $(strip $(CHANNELS)),--channels '$(CHANNELS)') \
           $(if $(strip $(HEAD)),--head '$(HEAD)') $(if $(strip $(OUTPUT)),--output '$(OUTPUT)')
+FORM := $(if $(filter-out 0,$(PORTABLE)),--portable) $(if $(FIXED_BATCH),--batch '$(FIXED_BATCH)') $(if $(OPSET),--opset '$(OPSET)')
 # 0 packs no ONNX graphs into the archive
 SIDECAR ?= 1
 # a private Ed25519 key in PEM, which signs the archive: writes model_store/NAME.mar.sig
@@ -84,6 +89,7 @@ help: ## list the targets
 	@echo "over what the weights say of their pictures; TRANSFORM_INPUT=0 is for a GoogLeNet or Inception that was trained without its own;"
 	@echo "INPUT=384x192 (height x width) and CHANNELS=4 are for networks whose pictures are no squares, or not RGB;"
 	@echo "HEAD=sigmoid is for classes that do not exclude each other, HEAD=binary for one score, OUTPUT=name for one of several outputs;"
+	@echo "export, explanation and gradcam take PORTABLE=1 for devices, FIXED_BATCH=1 and OPSET=17, see docs/DEVICES.md;"
 	@echo "by default they take the embedded model. NAME is MODEL or the factory if given, else shufflenet_cam; serve takes"
 	@echo "NAME, MODEL and ARCH, too. finetune takes DATA=folder, MODEL, WEIGHTS or CHECKPOINT to start from, EPOCHS, BATCH,"
 	@echo "SEED, OUT, and FINETUNE='--freeze …'. load, soak, faults and fuzz take FRONT=light, bench takes BENCH='--fronts'."
@@ -154,13 +160,13 @@ archive: $(READY) ## write model_store/NAME.mar for TorchServe, ONNX graphs incl
 	$(if $(SIGN),openssl pkeyutl -sign -rawin -inkey '$(SIGN)' -in 'model_store/$(NAME).mar' -out 'model_store/$(NAME).mar.sig')
 
 export: $(READY) ## write model_store/NAME.onnx for ONNX Runtime, verified against PyTorch
-	$(PY) -m export prediction --name '$(NAME)' $(SOURCE)
+	$(PY) -m export prediction --name '$(NAME)' $(SOURCE) $(FORM)
 
 explanation: $(READY) ## write model_store/NAME.explain.onnx: scores, Grad-CAM and guided backprop in one ONNX graph
-	$(PY) -m export explanation --name '$(NAME)' $(SOURCE)
+	$(PY) -m export explanation --name '$(NAME)' $(SOURCE) $(FORM)
 
 gradcam: $(READY) ## write model_store/NAME.gradcam.onnx: scores and Grad-CAM, hardly slower than scores alone
-	$(PY) -m export gradcam --name '$(NAME)' $(SOURCE)
+	$(PY) -m export gradcam --name '$(NAME)' $(SOURCE) $(FORM)
 
 attention: $(READY) ## write model_store/NAME.attention.onnx: scores and the maps of a vision transformer's attention
 	$(PY) -m export attention --name '$(NAME)' $(SOURCE)

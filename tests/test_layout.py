@@ -27,6 +27,7 @@ ORDER = [
     "handler.model",
     "handler.client",
     "handler",
+    "deploy.devices",
     "deploy.light",
     "deploy.grpc",
     "deploy.bulk",
@@ -62,7 +63,7 @@ def name_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-PACKAGES = ("handler", "export", "deploy/light", "deploy/grpc", "deploy/bulk")  # what a wheel holds
+PACKAGES = ("handler", "export", "deploy/light", "deploy/grpc", "deploy/bulk", "deploy/devices")  # what a wheel holds
 PATHS = {name_of(path): path for path in files(*PACKAGES) if path.name != "__init__.py"}
 
 

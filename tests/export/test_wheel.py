@@ -89,7 +89,7 @@ def run(*command, cwd, status=0):
 
 
 def test_the_wheel_holds_its_packages_whole_and_nothing_else(wheel):
-    packages = ("handler", "export", "deploy/bulk", "deploy/grpc", "deploy/light")
+    packages = ("handler", "export", "deploy/bulk", "deploy/devices", "deploy/grpc", "deploy/light")
     files = {path for package in packages for path in (ROOT / package).rglob("*") if path.is_file()}
     for_people = ("Dockerfile", "Dockerfile.dockerignore")
     wanted = {str(path.relative_to(ROOT)) for path in files if path.parent.name != "__pycache__"}
