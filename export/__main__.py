@@ -158,8 +158,8 @@ def _archive(options: Namespace) -> None:
 
 def _export(options: Namespace) -> None:
     from export.graphs.exporters import export_graph
-    from export.verify.compare import table
     from export.tracing.onnx_export import Form
+    from export.verify.compare import table
     from handler.graphs.description import KINDS
 
     form = Form(**{name: getattr(options, name) for name in ("portable", "batch", "opset") if hasattr(options, name)})

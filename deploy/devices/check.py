@@ -15,7 +15,7 @@ _TABLES = Path(__file__).with_name("targets.toml")
 
 
 def targets() -> dict[str, dict[str, Any]]:
-    """The tables of the targets, by their short names: ``webgpu``, ``tensorrt``, …"""
+    """The tables of the targets, by their short names: such as ``webgpu``."""
     return tomllib.loads(_TABLES.read_text("utf-8"))
 
 
@@ -59,7 +59,9 @@ def _lacks(
         yield f"{node.op_type} of opset {since}"
     elif node.op_type in target.get("one_output", "").split() and len([*filter(None, node.output)]) > 1:
         yield f"{node.op_type} with a second output"
-    elif node.op_type in target.get("unreduced", "").split() and any(one.s not in (b"", b"none") for one in node.attribute):
+    elif node.op_type in target.get("unreduced", "").split() and any(
+        one.s not in (b"", b"none") for one in node.attribute
+    ):
         yield f"{node.op_type} with a reduction"
     else:
         known = target.get("constant", {}).get(node.op_type, ())

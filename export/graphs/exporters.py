@@ -13,7 +13,7 @@ import onnx
 
 from export.errors import NotExportableError, network_code
 from export.tracing.explanation import PredictionGraph, example_of, needs_of_kind, trace_graph
-from export.tracing.onnx_export import Form, to_onnx
+from export.tracing.onnx_export import USUAL, Form, to_onnx
 from export.verify.compare import Verdict, VerificationError, table
 from export.verify.reference import graph_run, verify_graph
 from handler.autograd.torch_engine import TorchEngine
@@ -42,7 +42,7 @@ def _coverage(classifier: Classifier) -> str:
     return ""
 
 
-def export_graph(classifier: Classifier, path: Path, kind: str, form: Form = Form()) -> list[Verdict]:
+def export_graph(classifier: Classifier, path: Path, kind: str, form: Form = USUAL) -> list[Verdict]:
     """Writes a kind of graph if it equals PyTorch on fresh pictures; after a failure no file is left, nor an older one.
 
     The inputs are ``input`` (N, C, H, W), normalised pictures, and, but for predictions, ``target`` (N), int64 class
@@ -50,9 +50,9 @@ def export_graph(classifier: Classifier, path: Path, kind: str, form: Form = For
     value other than 0 takes the place of its target, and the evidence is that for the weighted sum of the scores. The
     outputs are ``logits`` (N, K), and by kind ``probabilities`` (N, K), ``activations`` and ``gradients`` (N, C, h, w)
     of the default layer, ``gradcam`` (N, h, w), unscaled, and ``guided_backprop`` (N, C, H, W), or for a network
-    without a ReLU the plain gradient ``saliency`` (N, C, H, W). A portable graph has ``weights`` alone. The result is the comparison, an entry per output and
-    batch size. Raises NotExportableError if the network cannot be traced or has an operator that ONNX lacks, and
-    VerificationError if the graph differs from PyTorch.
+    without a ReLU the plain gradient ``saliency`` (N, C, H, W). A portable graph has ``weights`` alone. The result is
+    the comparison, an entry per output and batch size. Raises NotExportableError if the network cannot be traced or has
+    an operator that ONNX lacks, and VerificationError if the graph differs from PyTorch.
     """
     try:
         if classifier.alone:
@@ -106,7 +106,7 @@ def _give_default(graph: onnx.GraphProto, name: str, default: Floats) -> None:
 
 
 def write_verified(
-    model: onnx.ModelProto, path: Path, classifier: Classifier, kind: str, form: Form = Form(), **said: Any
+    model: onnx.ModelProto, path: Path, classifier: Classifier, kind: str, form: Form = USUAL, **said: Any
 ) -> list[Verdict]:
     """Compares a graph with PyTorch, describes the graph in its metadata, ``said`` included, and writes it whole.
 
@@ -143,5 +143,5 @@ def reverify(path: Path, classifier: Classifier, seed: int = 2) -> list[Verdict]
     if description.kind != kinds.KIND_PREDICTION and description.layer != classifier.default_layer:
         raise ModelError(f"graph {path} was made for layer {description.layer}, not for {classifier.default_layer}")
     classifier = replace(classifier, further_layers=description.further_layers)
-    written = {"portable": description.portable, "batch": description.batch}
+    written: Any = {"portable": description.portable, "batch": description.batch}
     return verify_graph(graph_run(path), classifier, description.kind, seed, **written)

@@ -9,7 +9,7 @@ import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -154,8 +154,9 @@ def max_pool_backward(gradient: Tensor, inputs: Tensor, *options: Any) -> Tensor
 def adaptive_max_pool2d_backward(gradient: Tensor, inputs: Tensor, indices: Tensor, *, poles: bool) -> Tensor:
     """dL/dx of adaptive max pooling, whose windows are those of max pooling where the sizes divide."""
     if kernel := _divided(inputs, gradient.shape[2:]):
-        return max_pool2d_backward(gradient, inputs, kernel, kernel, [0, 0], [1, 1], False, indices, poles=poles)
-    return max_pool_backward(gradient, inputs, indices)
+        given = gradient, inputs, kernel, kernel, [0, 0], [1, 1], False, indices
+        return cast(Tensor, max_pool2d_backward(*given, poles=poles))
+    return cast(Tensor, max_pool_backward(gradient, inputs, indices))
 
 
 @rule(aten.max_pool2d_with_indices_backward.default)
@@ -173,7 +174,7 @@ def max_pool2d_backward(gradient: Tensor, inputs: Tensor, kernel: list[int], *op
     cells = [-(-max(reach[i], size[i] + padding[i]) // stride[i]) for i in range(2)]
     right, below = (cells[i] * stride[i] - size[i] - padding[i] for i in (1, 0))
     padded = F.pad(inputs, (padding[1], right, padding[0], below), value=torch.finfo(inputs.dtype).min)
-    left, found = torch.ones_like(best), {}
+    left, found = torch.ones_like(best), dict[tuple[int, int], Tensor]()
     for place in itertools.product(*(range(0, kernel[i] * dilation[i], dilation[i]) for i in range(2))):
         (y, top), (x, start) = (divmod(at, step) for at, step in zip(place, stride, strict=True))
         cell = padded[:, :, top :: stride[0], start :: stride[1]][:, :, y : y + height, x : x + width]
@@ -198,7 +199,7 @@ def _divided(inputs: Tensor, output_size: Sequence[int]) -> list[int]:
 def adaptive_max_pool2d(inputs: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Adaptive max pooling itself, which ONNX lacks: the maxima over the cells of each window, and their indices."""
     if kernel := _divided(inputs, output_size):
-        return aten.max_pool2d_with_indices(inputs, kernel)
+        return cast(tuple[Tensor, Tensor], aten.max_pool2d_with_indices(inputs, kernel))
     width = inputs.shape[3]
     rows, columns = (_filled(inputs.shape[2 + i], output_size[i]) for i in range(2))
     cells = torch.tensor([[[y * width + x for y in row for x in column] for column in columns] for row in rows])

@@ -25,11 +25,11 @@ from torch.overrides import TorchFunctionMode
 from export.errors import NotExportableError, network_code
 
 OPSET = 18  # the exporter's own; `make old-runtimes` runs it with ONNX Runtime 1.15, 1.17 and 1.20
-OPSETS = range(13, 26)  # to which graphs can be converted
+OPSETS = range(15, 26)  # found by trying; below, ``Shape`` and ``Relu`` cannot be converted
 _KEPT = ("Pad", "Split")  # which the converter leaves: from opset 13 on, what the exporter writes means the same
 # what a portable graph is without: these select, or scatter, by int64 indices
-_SELECTING = """ArgMax ArgMin Compress GatherElements GatherND GridSample MaxUnpool NonZero OneHot Scatter ScatterElements
-ScatterND TopK Unique"""
+_SELECTING = """ArgMax ArgMin Compress GatherElements GatherND GridSample MaxUnpool NonZero OneHot Scatter
+ScatterElements ScatterND TopK Unique"""
 FIXED_BATCH = (
     "it works on a batch of {} only: a loop over the pictures or int(x.shape[0]) fixes their number, "
     "which a graph leaves open; compute with the whole batch at once"
@@ -43,6 +43,9 @@ class Form:
     portable: bool = False  # for devices: class weights instead of a target, no operator that selects by indices
     batch: int = 0  # number of pictures in a run, 0 for any
     opset: int = OPSET
+
+
+USUAL = Form()
 
 
 def trace_batch(
@@ -101,7 +104,7 @@ def to_onnx(
     outputs: Sequence[str],
     *,
     rewrites: bool,
-    form: Form = Form(),
+    form: Form = USUAL,
 ) -> onnx.ModelProto:
     """Exports a module in eval mode; the first dimension of every input is the same dynamic batch.
 

@@ -43,7 +43,10 @@ SHAPE = [("s", [1, -1])]
             model_of(("Identity", ["s"], ["t"], {}), ("Reshape", ["x", "t"], ["y"], {}), constants=SHAPE, batch=1),
             {},  # what depends on constants alone is constant, and no device computes it
         ),
-        (model_of(("Frobnicate", ["x"], ["y"], {"domain": "mine"}), batch=1), dict.fromkeys(targets(), ["mine:Frobnicate"])),
+        (
+            model_of(("Frobnicate", ["x"], ["y"], {"domain": "mine"}), batch=1),
+            dict.fromkeys(targets(), ["mine:Frobnicate"]),
+        ),
     ],
 )
 def test_what_no_table_has_is_not_known_to_be_taken(model, lacking):
