@@ -157,8 +157,8 @@ def _archive(options: Namespace) -> None:
 
 
 def _export(options: Namespace) -> None:
+    from deploy.devices.forms import Form
     from export.graphs.exporters import export_graph
-    from export.tracing.onnx_export import Form
     from export.verify.compare import table
     from handler.graphs.description import KINDS
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import onnx
 
+from deploy.devices.forms import USUAL, Form
 from export.errors import NotExportableError, network_code
 from export.tracing.explanation import PredictionGraph, example_of, needs_of_kind, trace_graph
-from export.tracing.onnx_export import USUAL, Form, to_onnx
+from export.tracing.onnx_export import to_onnx
 from export.verify.compare import Verdict, VerificationError, table
 from export.verify.reference import graph_run, verify_graph
 from handler.autograd.torch_engine import TorchEngine

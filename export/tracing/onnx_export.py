@@ -4,7 +4,6 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import onnx
@@ -22,30 +21,13 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from deploy.devices.forms import OPSET, USUAL, Form, at_opset, check_portable
 from export.errors import NotExportableError, network_code
 
-OPSET = 18  # the exporter's own; `make old-runtimes` runs it with ONNX Runtime 1.15, 1.17 and 1.20
-OPSETS = range(15, 26)  # found by trying; below, ``Shape`` and ``Relu`` cannot be converted
-_KEPT = ("Pad", "Split")  # which the converter leaves: from opset 13 on, what the exporter writes means the same
-# what a portable graph is without: these select, or scatter, by int64 indices
-_SELECTING = """ArgMax ArgMin Compress GatherElements GatherND GridSample MaxUnpool NonZero OneHot Scatter
-ScatterElements ScatterND TopK Unique"""
 FIXED_BATCH = (
     "it works on a batch of {} only: a loop over the pictures or int(x.shape[0]) fixes their number, "
     "which a graph leaves open; compute with the whole batch at once"
 )
-
-
-@dataclass(frozen=True)
-class Form:
-    """How a graph is written."""
-
-    portable: bool = False  # for devices: class weights instead of a target, no operator that selects by indices
-    batch: int = 0  # number of pictures in a run, 0 for any
-    opset: int = OPSET
-
-
-USUAL = Form()
 
 
 def trace_batch(
@@ -137,40 +119,11 @@ def to_onnx(
         value.ClearField("metadata_props")
     _floor_pools(found.graph)
     if form.opset != OPSET:
-        found = _converted(found, form.opset)
+        found = at_opset(found, form.opset)
     found.ir_version = onnx.helper.find_min_ir_version_for(found.opset_import)
     if form.portable:
-        _check_portable(found.graph)
+        check_portable(found.graph)
     return found
-
-
-def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    if opset not in OPSETS:
-        raise NotExportableError(f"opset {opset} cannot be written, valid are {OPSETS[0]} to {OPSETS[-1]}")
-    for node in model.graph.node:
-        node.domain = "kept" if node.op_type in _KEPT and opset < OPSET else node.domain
-    model.opset_import.append(onnx.helper.make_opsetid("kept", 1))
-    try:
-        found = onnx.version_converter.convert_version(model, opset)
-        for node in found.graph.node:
-            node.domain = ""
-            known = onnx.defs.get_schema(node.op_type, opset).attributes
-            for attribute in [one for one in node.attribute if one.name not in known]:
-                node.attribute.remove(attribute)
-        del found.opset_import[:]
-        found.opset_import.append(onnx.helper.make_opsetid("", opset))
-        onnx.checker.check_model(found, full_check=True)
-        return found
-    except Exception as error:  # the converter's exceptions have no common base but this
-        why = " ".join(str(error).split())[-200:]
-        raise NotExportableError(f"the graph cannot be written in opset {opset}, its own is {OPSET}: {why}") from error
-
-
-def _check_portable(graph: onnx.GraphProto) -> None:
-    left = {node.op_type for node in graph.node if node.op_type in _SELECTING.split()}
-    left |= {"MaxPool with Indices" for node in graph.node if node.op_type == "MaxPool" and len(node.output) > 1}
-    if left:
-        raise NotExportableError(f"a portable graph of this network would need {', '.join(sorted(left))}")
 
 
 def _tidy(model: ir.Model) -> None:

@@ -12,9 +12,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from deploy.devices.forms import OPSET
 from export.errors import NotExportableError, network_code
 from export.tracing.explanation import PredictionGraph, copy_of, needs_of_kind
-from export.tracing.onnx_export import OPSET
 from export.verify.compare import (
     Floats,
     Inputs,

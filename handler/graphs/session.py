@@ -70,10 +70,9 @@ class GraphSession:
         return [np.concatenate(found)[:count] for found in zip(*parts, strict=True)]
 
     def scores(self, pictures: Floats) -> Floats:
-        """The logits (N, K) of pictures (N, C, H, W), from a run of no more than the forward pass if it has weights."""
-        classes = len(self.description.labels)
-        none = {"weights": np.zeros((len(pictures), classes), np.float32)}
-        return self.infer({"input": pictures, **none}, ["logits"])[0]
+        """The logits (N, K) of pictures (N, C, H, W), for a graph that takes class weights."""
+        none = np.zeros((len(pictures), len(self.description.labels)), np.float32)
+        return self.infer({"input": pictures, "weights": none}, ["logits"])[0]
 
     def infer_targets(self, picture: Floats, of_targets: Arrays, outputs: Sequence[str]) -> list[Floats]:
         """The outputs (M, …) of a picture (1, C, H, W) and M targets' inputs (M, …), which share one half."""

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import handler
+from deploy.devices.forms import Form
 from export.graphs.exporters import export_graph
-from export.tracing.onnx_export import Form
 from handler.graphs.description import KIND_EXPLANATION
 from handler.model.sources import load_classifier
 from handler.picture.decode import decode

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from deploy.devices.forms import OPSETS, Form
 from export.__main__ import main
-from export.errors import NotExportableError
 from export.graphs.exporters import export_graph, reverify
-from export.tracing.onnx_export import OPSETS, Form, to_onnx
+from export.tracing.onnx_export import to_onnx
 from handler.autograd.torch_engine import TorchEngine
 from handler.client.model import GraphModel
+from handler.errors import ModelError
 from handler.explanation.evidence import TOP, Needs
 from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, GraphDescription
 from handler.graphs.onnx_engine import OnnxEngine
@@ -83,7 +84,7 @@ class Gathers(nn.Module):
 
 def test_an_operator_that_selects_is_named_where_there_is_no_portable_graph():
     example = (torch.randn(2, 3, 8, 8),)
-    with pytest.raises(NotExportableError, match="a portable graph of this network would need ArgMax, GatherElements"):
+    with pytest.raises(ModelError, match="a portable graph of this network would need ArgMax, GatherElements"):
         to_onnx(Gathers().eval(), example, ["x"], ["y"], rewrites=True, form=Form(portable=True))
 
 
