@@ -75,13 +75,8 @@ def example_of(
     return (pictures, weights) if portable else (pictures, torch.tensor([TOP, 0]), weights)
 
 
-def trace_graph(
-    classifier: Classifier, kind: str = kinds.KIND_EXPLANATION, *, portable: bool = False
-) -> fx.GraphModule:
-    """Traces a kind of graph with a symbolic batch; raises NotExportableError if it fails.
-
-    A ``portable`` one takes class weights and no target.
-    """
+def trace_graph(classifier: Classifier, kind: str = kinds.KIND_EXPLANATION, portable: bool = False) -> fx.GraphModule:
+    """Traces a kind of graph, a portable one without target, for any batch; raises NotExportableError if it fails."""
     module, name, inputs = classifier.module, classifier.architecture, example_of(classifier, kind, portable=portable)
     poles = True
     with network_code(f"{name} cannot be explained"):

@@ -112,7 +112,8 @@ def _find(graph: GraphSession, inputs: Floats, pairs: Pairs, asked: Pairs, needs
     if "weights" in known.inputs:
         classes = pairs.wanted
         if (~pairs.weights.any(axis=1) & (classes == TOP)).any():  # the scores say which class is at the top
-            classes = pairs.classes(graph.scores(inputs)[pairs.rows])
+            none = np.zeros((len(inputs), len(known.labels)), np.float32)
+            classes = pairs.classes(graph.infer({"input": inputs, "weights": none}, ["logits"])[0][pairs.rows])
         of_pairs = {"weights": pairs.seeds(classes)}
     elif pairs.weights.any():
         of_pairs = {**of_pairs, "weights": pairs.weights}

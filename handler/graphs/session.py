@@ -69,11 +69,6 @@ class GraphSession:
             parts.append(self.session.run(list(outputs), {name: values[rows] for name, values in inputs.items()}))
         return [np.concatenate(found)[:count] for found in zip(*parts, strict=True)]
 
-    def scores(self, pictures: Floats) -> Floats:
-        """The logits (N, K) of pictures (N, C, H, W), for a graph that takes class weights."""
-        none = np.zeros((len(pictures), len(self.description.labels)), np.float32)
-        return self.infer({"input": pictures, "weights": none}, ["logits"])[0]
-
     def infer_targets(self, picture: Floats, of_targets: Arrays, outputs: Sequence[str]) -> list[Floats]:
         """The outputs (M, …) of a picture (1, C, H, W) and M targets' inputs (M, …), which share one half."""
         count = len(next(iter(of_targets.values())))
