@@ -32,6 +32,10 @@ QUANTIZE ?=
 HALF ?=
 CALIBRATE ?=
 AGREEMENT ?=
+# of graphs: PORTABLE=1 is for devices, FIXED_BATCH=1 fixes the number of pictures, OPSET=17 is for other runtimes
+PORTABLE ?=
+FIXED_BATCH ?=
+OPSET ?=
 CHECKPOINT ?= $(if $(MODEL)$(ARCH)$(WEIGHTS)$(ONNX),,examples/shapes/shapes.safetensors)
 SOURCE := $(if $(MODEL),--model '$(MODEL)') $(if $(ARCH),--arch '$(ARCH)') $(if $(WEIGHTS),--weights '$(WEIGHTS)') \
           $(if $(ONNX),--onnx '$(ONNX)') $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') $(if $(LABELS),--labels '$(LABELS)') $(if $(STATE),--state '$(STATE)') \
@@ -41,9 +45,9 @@ SOURCE := $(if $(MODEL),--model '$(MODEL)') $(if $(ARCH),--arch '$(ARCH)') $(if 
           $(if $(strip $(HEAD)),--head '$(HEAD)') $(if $(strip $(OUTPUT)),--output '$(OUTPUT)')
 # 1 lets a graph take uint8 pictures of any size, NAME.pictures.onnx
 PICTURES ?=
-DEVICES = $(if $(filter 1,$(PICTURES)),--pictures)
 NUMBERS := $(if $(QUANTIZE),--quantize '$(QUANTIZE)') $(if $(filter-out 0,$(HALF)),--half) \
            $(if $(CALIBRATE),--calibrate '$(CALIBRATE)') $(if $(AGREEMENT),--agreement '$(AGREEMENT)')
+FORM := $(if $(filter-out 0,$(PICTURES)),--pictures) $(if $(filter-out 0,$(PORTABLE)),--portable) $(if $(FIXED_BATCH),--batch '$(FIXED_BATCH)') $(if $(OPSET),--opset '$(OPSET)')
 # 0 packs no ONNX graphs into the archive
 SIDECAR ?= 1
 # a private Ed25519 key in PEM, which signs the archive: writes model_store/NAME.mar.sig
@@ -95,6 +99,7 @@ help: ## list the targets
 	@echo "HEAD=sigmoid is for classes that do not exclude each other, HEAD=binary for one score, OUTPUT=name for one of several outputs;"
 	@echo "PICTURES=1 puts resizing, cropping and normalising into a graph: it takes uint8 pictures (height, width, 3) of any size;"
 	@echo "export and gradcam take QUANTIZE=int8, they and explanation HALF=1, all CALIBRATE=folder AGREEMENT=0.9, see docs/DEVICES.md;"
+	@echo "export, explanation and gradcam take PORTABLE=1 for devices, FIXED_BATCH=1 and OPSET=17, see docs/DEVICES.md;"
 	@echo "by default they take the embedded model. NAME is MODEL or the factory if given, else shufflenet_cam; serve takes"
 	@echo "NAME, MODEL and ARCH, too. finetune takes DATA=folder, MODEL, WEIGHTS or CHECKPOINT to start from, EPOCHS, BATCH,"
 	@echo "SEED, OUT, and FINETUNE='--freeze …'. load, soak, faults and fuzz take FRONT=light, bench takes BENCH='--fronts'."
@@ -165,16 +170,16 @@ archive: $(READY) ## write model_store/NAME.mar for TorchServe, ONNX graphs incl
 	$(if $(SIGN),openssl pkeyutl -sign -rawin -inkey '$(SIGN)' -in 'model_store/$(NAME).mar' -out 'model_store/$(NAME).mar.sig')
 
 export: $(READY) ## write model_store/NAME.onnx for ONNX Runtime, verified against PyTorch
-	$(PY) -m export prediction --name '$(NAME)' $(SOURCE) $(DEVICES) $(NUMBERS)
+	$(PY) -m export prediction --name '$(NAME)' $(SOURCE) $(FORM) $(NUMBERS)
 
 explanation: $(READY) ## write model_store/NAME.explain.onnx: scores, Grad-CAM and guided backprop in one ONNX graph
-	$(PY) -m export explanation --name '$(NAME)' $(SOURCE) $(DEVICES) $(NUMBERS)
+	$(PY) -m export explanation --name '$(NAME)' $(SOURCE) $(FORM) $(NUMBERS)
 
 gradcam: $(READY) ## write model_store/NAME.gradcam.onnx: scores and Grad-CAM, hardly slower than scores alone
-	$(PY) -m export gradcam --name '$(NAME)' $(SOURCE) $(DEVICES) $(NUMBERS)
+	$(PY) -m export gradcam --name '$(NAME)' $(SOURCE) $(FORM) $(NUMBERS)
 
 attention: $(READY) ## write model_store/NAME.attention.onnx: scores and the maps of a vision transformer's attention
-	$(PY) -m export attention --name '$(NAME)' $(SOURCE) $(DEVICES)
+	$(PY) -m export attention --name '$(NAME)' $(SOURCE) $(if $(filter-out 0,$(PICTURES)),--pictures)
 
 serve: $(READY) ## start TorchServe with model_store/NAME.mar and wait until it answers
 	$(PY) -m deploy.local_server start --config '$(CONFIG)' --model '$(NAME)'

@@ -157,26 +157,35 @@ def _archive(options: Namespace) -> None:
 
 
 def _export(options: Namespace) -> None:
+    from deploy.devices.forms import Form
     from export.graphs.exporters import export_graph, export_reduced
     from export.verify.compare import table
     from handler.graphs.description import KINDS
 
-    name = f"{options.name}.pictures" if vars(options).get("pictures") else options.name
+    given = vars(options)
+    form = Form(**{name: given[name] for name in ("portable", "batch", "opset", "pictures") if name in given})
+    name = f"{options.name}.pictures" if form.pictures else options.name
     path = options.store / KINDS[options.kind].file.replace("model", name)
-    said: dict[str, Any] = {name: vars(options).get(name) for name in ("quantize", "half", "agreement", "calibrate")}
+    said: dict[str, Any] = {name: given.get(name) for name in ("quantize", "half", "agreement", "calibrate")}
     if any(value not in (None, False) for value in said.values()):
         from deploy.devices.precision import Precision
 
-        if options.pictures:
-            raise ModelError("a graph of int8 or float16 takes no pictures: leave pictures= out")
+        if form != Form():
+            raise ModelError(
+                "a graph of int8 or float16 has the usual form: leave portable, batch, opset and pictures out"
+            )
         precision = Precision.said(**said)
         precision.check_kind(options.kind)
         classifier, path = _classifier(options), path.with_suffix(f".{precision.numbers}.onnx")
         print(_spelt(export_reduced(classifier, path, options.kind, precision)))
     else:
         classifier = _classifier(options)
-        print(table(export_graph(classifier, path, options.kind, pictures=options.pictures)))
+        print(table(export_graph(classifier, path, options.kind, form)))
     _print_written(path, classifier)
+    if form.portable:
+        from deploy.devices.check import print_report
+
+        print_report(path)
 
 
 def _print_written(path: Path, model: "Checkpoint | Classifier") -> None:
@@ -221,6 +230,12 @@ def _serve(options: Namespace) -> None:
         address, tls = f"{options.host}:{options.grpc_port}", {name: said[name] for name in ("certificate", "key")}
         said["beside"] = partial(listen, address=address, **tls)
     serve(options.paths, **said)
+
+
+def _devices(options: Namespace) -> int:
+    from deploy.devices.check import devices
+
+    return devices(options)
 
 
 def _bulk(options: Namespace) -> int:

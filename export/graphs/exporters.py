@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from deploy.devices.calibration import draw
+from deploy.devices.forms import USUAL, Form
 from deploy.devices.pictures import PICTURE, compare_pictures, take_pictures
 from deploy.devices.precision import Precision, compare
 from export.errors import NotExportableError, network_code
@@ -46,7 +47,7 @@ def _coverage(classifier: Classifier) -> str:
     return ""
 
 
-def export_graph(classifier: Classifier, path: Path, kind: str, *, pictures: bool = False) -> list[Verdict]:
+def export_graph(classifier: Classifier, path: Path, kind: str, form: Form = USUAL) -> list[Verdict]:
     """Writes a kind of graph if it equals PyTorch on fresh pictures; after a failure no file is left, nor an older one.
 
     The inputs are ``input`` (N, C, H, W), normalised pictures, and, but for predictions, ``target`` (N), int64 class
@@ -54,24 +55,23 @@ def export_graph(classifier: Classifier, path: Path, kind: str, *, pictures: boo
     value other than 0 takes the place of its target, and the evidence is that for the weighted sum of the scores. The
     outputs are ``logits`` (N, K), and by kind ``probabilities`` (N, K), ``activations`` and ``gradients`` (N, C, h, w)
     of the default layer, ``gradcam`` (N, h, w), unscaled, and ``guided_backprop`` (N, C, H, W), or for a network
-    without a ReLU the plain gradient ``saliency`` (N, C, H, W). The result is the comparison, an entry per output and
-    batch size. With ``pictures`` the graph takes pictures instead of ``input``, see ``take_pictures``. Raises
-    NotExportableError if the network cannot be traced or has an operator that ONNX lacks, and
-    VerificationError if the graph differs from PyTorch.
+    without a ReLU the plain gradient ``saliency`` (N, C, H, W). A portable graph has ``weights`` alone, and one that
+    takes pictures ``picture`` instead of ``input``, see ``take_pictures``. The result is the comparison, an entry per
+    output and batch size. Raises NotExportableError if the network cannot be traced or has an operator that ONNX lacks,
+    and VerificationError if the graph differs from PyTorch.
     """
-    said = {"takes": PICTURE} if pictures else {}
     try:
         if classifier.alone:
             raise NotExportableError(f"graphs take batches, and pictures must be run one by one: {classifier.alone}")
         if kind != kinds.KIND_PREDICTION:
-            return _write_traced(classifier, path, kind, **said)
+            return _write_traced(classifier, path, kind, form)
         module, names = PredictionGraph(classifier), (kinds.KINDS[kind].inputs, kinds.KINDS[kind].outputs)
         try:
-            model = to_onnx(module, example_of(classifier, kind), *names, rewrites=True)
-            return write_verified(model, path, classifier, kind, **said)
+            model = to_onnx(module, example_of(classifier, kind), *names, rewrites=True, form=form)
+            return write_verified(model, path, classifier, kind, form)
         except (NotExportableError, VerificationError):  # the exporter lacks operators that the rules have
             with suppress(NotExportableError, VerificationError):
-                return _write_traced(classifier, path, kind, **said)
+                return _write_traced(classifier, path, kind, form)
             raise
     except BaseException:  # an older graph must not be taken for the one that could not be made
         for file in (path, weights_file(path)):
@@ -79,22 +79,23 @@ def export_graph(classifier: Classifier, path: Path, kind: str, *, pictures: boo
         raise
 
 
-def _write_traced(classifier: Classifier, path: Path, kind: str, **said: Any) -> list[Verdict]:
+def _write_traced(classifier: Classifier, path: Path, kind: str, form: Form) -> list[Verdict]:
     """Writes a graph that is traced operator by operator: of predictions slower, of explanations the only one."""
     coverage = _coverage(classifier) if kind == kinds.KIND_EXPLANATION else ""
     if kind == kinds.KIND_EXPLANATION and not coverage:
         kind = kinds.KIND_SALIENCY
-    graph = trace_graph(classifier, kind)
-    names, outputs = kinds.KINDS[kind].inputs + kinds.KINDS[kind].optional, _description(classifier, kind).outputs
-    model = to_onnx(graph, example_of(classifier, kind), names, outputs, rewrites=False)
-    if "weights" in names:
+    known, graph = _description(classifier, kind, form), trace_graph(classifier, kind, portable=form.portable)
+    names, example = known.inputs + known.optional, example_of(classifier, kind, portable=form.portable)
+    model = to_onnx(graph, example, names, known.outputs, rewrites=False, form=form)
+    if "weights" in known.optional:
         _give_default(model.graph, "weights", np.zeros((1, len(classifier.labels)), np.float32))
-    return write_verified(model, path, classifier, kind, coverage=coverage, **said)
+    return write_verified(model, path, classifier, kind, form, coverage=coverage)
 
 
-def _description(classifier: Classifier, kind: str) -> kinds.GraphDescription:
+def _description(classifier: Classifier, kind: str, form: Form) -> kinds.GraphDescription:
     further = classifier.further_layers if kind == kinds.KIND_LAYERS else ()
     known = {**vars(origin_of(classifier)), "method": classifier.default_method, "layer": classifier.default_layer}
+    known |= {"portable": form.portable, "batch": form.batch, "takes": PICTURE if form.pictures else ""}
     return kinds.GraphDescription(**known, kind=kind, further_layers=further)
 
 
@@ -110,7 +111,9 @@ def _give_default(graph: onnx.GraphProto, name: str, default: Floats) -> None:
     graph.initializer.append(onnx.numpy_helper.from_array(default, name))
 
 
-def write_verified(model: onnx.ModelProto, path: Path, classifier: Classifier, kind: str, **said: Any) -> list[Verdict]:
+def write_verified(
+    model: onnx.ModelProto, path: Path, classifier: Classifier, kind: str, form: Form = USUAL, **said: Any
+) -> list[Verdict]:
     """Compares a graph with PyTorch, describes the graph in its metadata, ``said`` included, and writes it whole.
 
     Raises NotExportableError if ONNX Runtime does not load the graph, and VerificationError if it differs from PyTorch.
@@ -120,16 +123,17 @@ def write_verified(model: onnx.ModelProto, path: Path, classifier: Classifier, k
         unfinished = Path(folder, path.name)
         external = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LARGEST
         onnx.save(model, unfinished, save_as_external_data=external, location=weights_file(path).name)
-        checks = verify_graph(graph_run(unfinished), classifier, kind)
+        known = _description(classifier, kind, form)
+        checks = verify_graph(graph_run(unfinished), classifier, kind, portable=form.portable, batch=form.batch)
         described = onnx.load(unfinished, load_external_data=False)
         noted = table(checks)
-        if said.get("takes"):
+        if form.pictures:
             if external:
                 raise NotExportableError("a graph that takes pictures is one file, and its weights exceed 2 GB")
             described = take_pictures(described, classifier.preprocessing)
             noted += f"\n{compare_pictures(described, classifier.preprocessing, graph_run)}"
         versions = {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}}
-        description = replace(_description(classifier, kind), versions=versions, verification=noted, **said)
+        description = replace(known, versions=versions, verification=noted, **said)
         onnx.helper.set_model_props(described, description.to_properties())
         onnx.save(described, unfinished)
         onnx.checker.check_model(unfinished, full_check=True)
@@ -176,7 +180,10 @@ def reverify(path: Path, classifier: Classifier, seed: int = 2, pictures: Floats
             raise VerificationError(f"the {known['numbers']} graph does not agree with PyTorch {held}")
         return f"the {known['numbers']} graph agrees with PyTorch {held}"
     classifier = replace(classifier, further_layers=description.further_layers)
-    if not description.takes:
-        return verify_graph(graph_run(path), classifier, description.kind, seed)
-    compare_pictures(onnx.load(path), description.preprocessing, graph_run)
-    return verify_graph(graph_run(taking_input(path.read_bytes())), classifier, description.kind, seed)
+    if description.takes:
+        compare_pictures(onnx.load(path), description.preprocessing, graph_run)
+        run = graph_run(taking_input(path.read_bytes()))
+    else:
+        run = graph_run(path)
+    written: Any = {"portable": description.portable, "batch": description.batch}
+    return verify_graph(run, classifier, description.kind, seed, **written)

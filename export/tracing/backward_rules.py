@@ -9,7 +9,7 @@ import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -104,14 +104,21 @@ def _transposed_kernel(weight: Tensor, groups: int) -> Tensor:
 @rule(aten.threshold_backward.default)
 def threshold_backward(gradient: Tensor, inputs: Tensor, threshold: float, *, poles: bool) -> Tensor:
     """dL/dx of ReLU."""
-    return _gated(gradient, inputs > threshold, poles)
+    return _gated(gradient, _is_open(inputs - threshold if threshold else inputs), poles)
+
+
+@rule(aten.clamp.default)
+@rule(aten.clip.default)
+def clamp(inputs: Tensor, low: float | None = None, high: float | None = None) -> Any:
+    """What is cut off at 0 alone, as a ReLU, which more devices take than the operator ``Max``."""
+    return F.relu(inputs) if (low, high) == (0, None) else NotImplemented
 
 
 @rule(aten.hardtanh_backward.default)
 def hardtanh_backward(gradient: Tensor, inputs: Tensor, low: float, high: float, *, poles: bool) -> Tensor:
     """dL/dx of ReLU6 and Hardtanh, which is zero at both bounds, as in torch."""
     output = F.hardtanh(inputs, low, high)  # which the forward pass has: the input stays inside a fused convolution
-    return _gated(gradient, (output > low) & (output < high), poles)
+    return _gated(gradient, _is_open(output - low if low else output) * _is_open(high - output), poles)
 
 
 @rule(aten.rrelu_with_noise.default)
@@ -123,16 +130,19 @@ def rrelu(inputs: Tensor, _noise: Tensor, lower: float = 1 / 8, upper: float = 1
 @rule(aten.hardsigmoid_backward.default)
 def hardsigmoid_backward(gradient: Tensor, inputs: Tensor, *, poles: bool) -> Tensor:
     """dL/dx of ``clip(x / 6 + 1/2, 0, 1)``."""
-    return _gated(gradient, (inputs > -3) & (inputs < 3), poles) / 6
+    return _gated(gradient, _is_open(inputs + 3) * _is_open(3 - inputs), poles) / 6
+
+
+def _is_open(values: Tensor) -> Tensor:
+    """1 where a value is above 0, else 0; devices that compare no numbers can multiply and clip them."""
+    return F.hardtanh(values * torch.finfo(values.dtype).max, 0.0, 1.0)
 
 
 def _gated(gradient: Tensor, gate: Tensor, poles: bool) -> Tensor:
-    """The gradient where the gate is open, else zero; ONNX Runtime takes a third of ``Where``'s time for a product."""
-    return torch.where(gate, gradient, torch.zeros_like(gradient)) if poles else gradient * gate.to(gradient.dtype)
+    """The gradient where the gate is 1, else zero; ONNX Runtime takes a third of ``Where``'s time for a product."""
+    return torch.where(gate > 0, gradient, torch.zeros_like(gradient)) if poles else gradient * gate
 
 
-@rule(aten.adaptive_max_pool2d_backward.default)
-@rule(aten.max_pool2d_with_indices_backward.default)
 @rule(aten.max_pool3d_with_indices_backward.default)
 def max_pool_backward(gradient: Tensor, inputs: Tensor, *options: Any) -> Tensor:
     """dL/dx of max pooling: gradients are added up at the indices, the last option, of which equal maxima have one."""
@@ -140,9 +150,56 @@ def max_pool_backward(gradient: Tensor, inputs: Tensor, *options: Any) -> Tensor
     return flat.scatter_add(2, options[-1].flatten(2), gradient.flatten(2)).reshape(inputs.shape)
 
 
+@rule(aten.adaptive_max_pool2d_backward.default)
+def adaptive_max_pool2d_backward(gradient: Tensor, inputs: Tensor, indices: Tensor, *, poles: bool) -> Tensor:
+    """dL/dx of adaptive max pooling, whose windows are those of max pooling where the sizes divide."""
+    if kernel := _divided(inputs, gradient.shape[2:]):
+        given = gradient, inputs, kernel, kernel, [0, 0], [1, 1], False, indices
+        return cast(Tensor, max_pool2d_backward(*given, poles=poles))
+    return cast(Tensor, max_pool_backward(gradient, inputs, indices))
+
+
+@rule(aten.max_pool2d_with_indices_backward.default)
+def max_pool2d_backward(gradient: Tensor, inputs: Tensor, kernel: list[int], *options: Any, poles: bool) -> Tensor:
+    """dL/dx of max pooling without indices: of a window's equal maxima the first, row by row, has the gradient.
+
+    The windows' cells are slices of the input, taken apart by their places between two strides; so are the gradients,
+    which are put together in the end.
+    """
+    stride, padding, dilation, ceil, _indices = options
+    stride = stride or kernel
+    best = aten.max_pool2d_with_indices(inputs, kernel, stride, padding, dilation, ceil)[0]
+    (height, width), size = best.shape[2:], inputs.shape[2:]
+    reach = [(best.shape[2 + i] - 1) * stride[i] + (kernel[i] - 1) * dilation[i] + 1 for i in range(2)]
+    cells = [-(-max(reach[i], size[i] + padding[i]) // stride[i]) for i in range(2)]
+    right, below = (cells[i] * stride[i] - size[i] - padding[i] for i in (1, 0))
+    padded = F.pad(inputs, (padding[1], right, padding[0], below), value=torch.finfo(inputs.dtype).min)
+    left, found = torch.ones_like(best), dict[tuple[int, int], Tensor]()
+    for place in itertools.product(*(range(0, kernel[i] * dilation[i], dilation[i]) for i in range(2))):
+        (y, top), (x, start) = (divmod(at, step) for at, step in zip(place, stride, strict=True))
+        cell = padded[:, :, top :: stride[0], start :: stride[1]][:, :, y : y + height, x : x + width]
+        lower = _is_open(best - cell)
+        part = _gated(gradient, left - left * lower, poles)
+        left = left * lower
+        part = F.pad(part, (x, cells[1] - x - width, y, cells[0] - y - height))
+        found[top, start] = found[top, start] + part if (top, start) in found else part
+    zeros = torch.zeros_like(padded[:, :, :: stride[0], :: stride[1]])
+    rows = [torch.stack([found.get((top, start), zeros) for start in range(stride[1])], -1) for top in range(stride[0])]
+    whole = torch.stack([row.flatten(3) for row in rows], 3).flatten(2, 3)
+    return whole[:, :, padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]]
+
+
+def _divided(inputs: Tensor, output_size: Sequence[int]) -> list[int]:
+    """The kernel of the max pooling that adaptive max pooling is, or nothing."""
+    size = inputs.shape[2:]
+    return [] if size[0] % output_size[0] or size[1] % output_size[1] else [size[i] // output_size[i] for i in range(2)]
+
+
 @rule(aten.adaptive_max_pool2d.default)
 def adaptive_max_pool2d(inputs: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Adaptive max pooling itself, which ONNX lacks: the maxima over the cells of each window, and their indices."""
+    if kernel := _divided(inputs, output_size):
+        return cast(tuple[Tensor, Tensor], aten.max_pool2d_with_indices(inputs, kernel))
     width = inputs.shape[3]
     rows, columns = (_filled(inputs.shape[2 + i], output_size[i]) for i in range(2))
     cells = torch.tensor([[[y * width + x for y in row for x in column] for column in columns] for row in rows])

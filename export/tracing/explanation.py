@@ -61,7 +61,9 @@ def needs_of_kind(classifier: Classifier, kind: str) -> Needs:
     return Needs(layers=layers, guided=kind == kinds.KIND_EXPLANATION, saliency=kind == kinds.KIND_SALIENCY)
 
 
-def example_of(classifier: Classifier, kind: str = kinds.KIND_EXPLANATION) -> tuple[torch.Tensor, ...]:
+def example_of(
+    classifier: Classifier, kind: str = kinds.KIND_EXPLANATION, *, portable: bool = False
+) -> tuple[torch.Tensor, ...]:
     """Two pictures, and the other inputs of a kind of graph, to trace with."""
     rng = torch.Generator().manual_seed(0)
     pictures = torch.randn(2, *classifier.preprocessing.shape, generator=rng)
@@ -69,12 +71,13 @@ def example_of(classifier: Classifier, kind: str = kinds.KIND_EXPLANATION) -> tu
         return (pictures.to(classifier.device),)
     if kind == kinds.KIND_BEHIND:
         return pictures, torch.randn(2, *classifier.layers[classifier.default_layer], generator=rng)
-    return pictures, torch.tensor([TOP, 0]), torch.zeros(2, len(classifier.labels))
+    weights = torch.zeros(2, len(classifier.labels))
+    return (pictures, weights) if portable else (pictures, torch.tensor([TOP, 0]), weights)
 
 
-def trace_graph(classifier: Classifier, kind: str = kinds.KIND_EXPLANATION) -> fx.GraphModule:
-    """Traces a kind of graph with a symbolic batch; raises NotExportableError if it fails."""
-    module, name, inputs = classifier.module, classifier.architecture, example_of(classifier, kind)
+def trace_graph(classifier: Classifier, kind: str = kinds.KIND_EXPLANATION, portable: bool = False) -> fx.GraphModule:
+    """Traces a kind of graph, a portable one without target, for any batch; raises NotExportableError if it fails."""
+    module, name, inputs = classifier.module, classifier.architecture, example_of(classifier, kind, portable=portable)
     poles = True
     with network_code(f"{name} cannot be explained"):
         if kind == kinds.KIND_PREDICTION:
@@ -114,9 +117,9 @@ def _is_bounded(node: Any) -> bool:
 
 
 def _explain(module: nn.Module, needs: Needs, views: Mapping[str, ChannelLayout]) -> Explain:
-    def explain(pictures: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def explain(pictures: torch.Tensor, *asked: torch.Tensor) -> tuple[torch.Tensor, ...]:
         tape = record(module, pictures, needs, views)
-        found = differentiate(tape, (tape.scores * _seeds(tape.scores, target, weights)).sum())
+        found = differentiate(tape, (tape.scores * _seeds(tape.scores, *asked)).sum())
         pairs = [(tape.layers[layer], found.layers[layer]) for layer in needs.layers]
         maps = [(activation.clone(), at_layer, gradcam(activation, at_layer)) for activation, at_layer in pairs]
         return tape.scores, *(values for of_layer in maps for values in of_layer), *found.at_input.values()
@@ -140,18 +143,21 @@ def _attention(classifier: Classifier) -> Explain:
     if isinstance(layout, str):
         raise Unprocessable(layout)
 
-    def explain(pictures: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def explain(pictures: torch.Tensor, *asked: torch.Tensor) -> tuple[torch.Tensor, ...]:
         # two forward passes, which become one where they compute the same
         passes = {by_block: attend(module, pictures, layout, by_block=by_block) for by_block in (False, True)}
-        seeds, methods = _seeds(passes[False].scores, target, weights), [METHODS[name] for name in ATTENTION_METHODS]
+        seeds, methods = _seeds(passes[False].scores, *asked), [METHODS[name] for name in ATTENTION_METHODS]
         maps = [relevance(passes[method.attention == OF_BLOCKS], layout, method, seeds) for method in methods]
         return passes[False].scores, *maps
 
     return explain
 
 
-def _seeds(scores: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """The weights (N, K) of the scores: class weights, or 1 for the target where they are all 0."""
+def _seeds(scores: torch.Tensor, *asked: torch.Tensor) -> torch.Tensor:
+    """The weights (N, K) of the scores: class weights, or 1 for the target, if there is one, where they are all 0."""
+    if len(asked) == 1:
+        return asked[0]
+    target, weights = asked
     # a negative index would count from the end; it becomes K, which runtimes refuse like every index above
     classes = torch.where(target < TOP, scores.shape[1], target)
     chosen = torch.where(target == TOP, scores.argmax(dim=1), classes)

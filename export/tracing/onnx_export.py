@@ -21,9 +21,9 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from deploy.devices.forms import OPSET, USUAL, Form, at_opset, check_portable
 from export.errors import NotExportableError, network_code
 
-OPSET = 18  # the exporter's own; `make old-runtimes` runs it with ONNX Runtime 1.15, 1.17 and 1.20
 FIXED_BATCH = (
     "it works on a batch of {} only: a loop over the pictures or int(x.shape[0]) fixes their number, "
     "which a graph leaves open; compute with the whole batch at once"
@@ -80,7 +80,13 @@ def _affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None 
 
 
 def to_onnx(
-    module: nn.Module, example: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str], *, rewrites: bool
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    *,
+    rewrites: bool,
+    form: Form = USUAL,
 ) -> onnx.ModelProto:
     """Exports a module in eval mode; the first dimension of every input is the same dynamic batch.
 
@@ -90,16 +96,18 @@ def to_onnx(
     version that the opset allows, and no metadata.
     """
     batch = torch.export.Dim("batch")
+    if form.batch:
+        example = tuple(values[:1].repeat(form.batch, *[1] * (values.dim() - 1)) for values in example)
     with warnings.catch_warnings(), network_code("the network cannot be exported"):
         warnings.simplefilter("ignore")  # the exporter's notes to its own developers
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         ends: dict[str, Any] = {"input_names": [*inputs], "output_names": [*outputs]}
         how: dict[str, Any] = {"dynamo": True, "verbose": False, "optimize": rewrites}
-        shapes = tuple({0: batch} for _ in example)
+        shapes = None if form.batch else tuple({0: batch} for _ in example)
         program = torch.onnx.export(module, example, dynamic_shapes=shapes, opset_version=OPSET, **ends, **how)
     assert program is not None
     sizes = [value.shape[0] for value in program.model.graph.inputs if value.shape is not None]
-    if any(isinstance(size, int) for size in sizes):
+    if not form.batch and any(isinstance(size, int) for size in sizes):
         raise NotExportableError(FIXED_BATCH.format(sizes[0]))
     if not rewrites:
         _tidy(program.model)
@@ -109,8 +117,12 @@ def to_onnx(
     found = ir.to_proto(program.model)
     for value in (*found.graph.value_info, *found.graph.input, *found.graph.output, *found.graph.initializer):
         value.ClearField("metadata_props")
-    found.ir_version = onnx.helper.find_min_ir_version_for(found.opset_import)
     _floor_pools(found.graph)
+    if form.opset != OPSET:
+        found = at_opset(found, form.opset)
+    found.ir_version = onnx.helper.find_min_ir_version_for(found.opset_import)
+    if form.portable:
+        check_portable(found.graph)
     return found
 
 

@@ -12,9 +12,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from deploy.devices.forms import OPSET
 from export.errors import NotExportableError, network_code
 from export.tracing.explanation import PredictionGraph, copy_of, needs_of_kind
-from export.tracing.onnx_export import OPSET
 from export.verify.compare import (
     Floats,
     Inputs,
@@ -40,7 +40,9 @@ _OF_EXPLANATIONS = dict.fromkeys(("logits", *AT_LAYER, "saliency", *ATTENTION_ME
 _GATED = ("gradients", "gradcam", "saliency")  # a ReLU on the way is a gate that rounding can flip
 
 
-def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -> list[Verdict]:
+def verify_graph(
+    graph: Run, classifier: Classifier, kind: str, seed: int = 1, *, portable: bool = False, batch: int = 0
+) -> list[Verdict]:
     """Compares a graph of a kind with PyTorch on fresh pictures and targets, see ``verify``."""
     predicts = kind == KIND_PREDICTION
 
@@ -62,6 +64,9 @@ def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -
             return {**pictures, "activations": found.layers[layer].activation}
         classes = len(classifier.labels)
         weights = np.random.default_rng(count).standard_normal((count, classes), np.float32) / np.float32(classes**0.5)
+        if portable:
+            weights[::2] = np.eye(classes, dtype=np.float32)[rng.integers(0, classes, len(weights[::2]))]
+            return {**pictures, "weights": weights}
         weights[::2] = 0  # the picture's target instead
         return {**pictures, "target": rng.integers(TOP, classes, count), "weights": weights}
 
@@ -72,6 +77,8 @@ def verify_graph(graph: Run, classifier: Classifier, kind: str, seed: int = 1) -
         [name + end for name in _GATED for end in endings],
     )
     of_torch, batches = partial(eager, classifier, kind), batch_sizes(classifier.preprocessing.size)
+    if batch:
+        batches = (batch,) * -(-sum(batches) // batch)
     return verify(of_torch, graph, fresh, tolerances, exact=exact, seed=seed, gated=gated, batches=batches)
 
 
@@ -86,7 +93,8 @@ def eager(classifier: Classifier, kind: str, inputs: Inputs) -> Outputs:
         engine, picture = TorchEngine(classifier), inputs["input"][:1]
         scores = [engine.behind(picture, classifier.default_layer, one[None]) for one in inputs["activations"]]
         return {"logits": np.concatenate(scores)}
-    asked = zip(inputs["input"], inputs["target"].tolist(), inputs["weights"], strict=True)
+    targets = inputs.get("target", np.zeros(len(inputs["input"]), np.int64))  # a portable graph has weights alone
+    asked = zip(inputs["input"], targets.tolist(), inputs["weights"], strict=True)
     rows = [_explained(classifier, kind, *row) for row in asked]
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 

@@ -41,7 +41,7 @@ KINDS = {
     KIND_BEHIND: GraphKind("model.behind.onnx", ("logits",), inputs=("input", "activations"), optional=()),
 }
 _READ: dict[str, Callable[[str], Any]] = {  # fields that are no text
-    **dict.fromkeys(("labels", "versions", "precision"), json.loads),
+    **dict.fromkeys(("labels", "versions", "precision", "portable", "batch"), json.loads),
     "further_layers": lambda text: tuple(json.loads(text)),
     "preprocessing": Preprocessing.from_json,
 }
@@ -71,6 +71,19 @@ class GraphDescription(Origin):
     further_layers: tuple[str, ...] = ()  # those that ``KIND_LAYERS`` holds beside ``layer``
     precision: dict[str, Any] = field(default_factory=dict)  # of int8 and float16: how far it agrees with float32
     coverage: str = ""  # how many activations are guided, "37 of 37 activations"; empty for other kinds
+    portable: bool = False  # takes class weights, and no target
+    batch: int = 0  # pictures in a run, 0 for any number
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the inputs that have no default."""
+        inputs = KINDS[self.kind].inputs
+        return ("input", "weights") if self.portable and "target" in inputs else inputs
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """The names of the other inputs."""
+        return () if self.portable else KINDS[self.kind].optional
 
     @property
     def layers(self) -> dict[str, str]:
@@ -87,11 +100,9 @@ class GraphDescription(Origin):
     def to_properties(self) -> dict[str, str]:
         """The metadata as ONNX stores them: name to text."""
         values = asdict(self) | {"preprocessing": self.preprocessing.to_dict()}
-        if self.head == "softmax":  # descriptions of usual networks stay what older versions wrote
-            del values["head"]
-        for name in ("takes", "precision"):
-            if not values[name]:
-                del values[name]
+        # descriptions stay what older versions wrote
+        usual: dict[str, Any] = {"head": "softmax", "portable": False, "batch": 0, "takes": "", "precision": {}}
+        values = {name: value for name, value in values.items() if name not in usual or value != usual[name]}
         return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
     @classmethod

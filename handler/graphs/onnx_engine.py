@@ -108,8 +108,15 @@ def _find(graph: GraphSession, inputs: Floats, pairs: Pairs, asked: Pairs, needs
     """The evidence of the pairs that are asked for, out of ``pairs``, which has each row at least once."""
     started = time.perf_counter()
     known = graph.description
-    of_pairs: Arrays = {"target": pairs.wanted} if "target" in KINDS[known.kind].inputs else {}
-    of_pairs = {**of_pairs, "weights": pairs.weights} if pairs.weights.any() else of_pairs
+    of_pairs: Arrays = {"target": pairs.wanted} if "target" in known.inputs else {}
+    if "weights" in known.inputs:
+        classes = pairs.wanted
+        if (~pairs.weights.any(axis=1) & (classes == TOP)).any():  # the scores say which class is at the top
+            none = np.zeros((len(inputs), len(known.labels)), np.float32)
+            classes = pairs.classes(graph.infer({"input": inputs, "weights": none}, ["logits"])[0][pairs.rows])
+        of_pairs = {"weights": pairs.seeds(classes)}
+    elif pairs.weights.any():
+        of_pairs = {**of_pairs, "weights": pairs.weights}
     found = _run(graph, inputs, pairs.rows, of_pairs, _outputs_of(needs, known))
     first_pairs = np.unique(pairs.rows, return_index=True)[1]  # all pairs of a row have the same logits
     logits = found["logits"][first_pairs]

@@ -62,11 +62,20 @@ class GraphSession:
 
     def infer(self, inputs: Arrays, outputs: Sequence[str]) -> list[Floats]:
         """The wanted outputs for an array for each of the graph's inputs, by name; the first axis is the batch."""
-        return list(self.session.run(list(outputs), dict(inputs)))
+        count, size = len(inputs["input"]), self.description.batch
+        if not size:
+            return list(self.session.run(list(outputs), dict(inputs)))
+        parts = []
+        for start in range(0, count, size):  # of a fixed number of pictures the last run has some twice
+            rows = np.minimum(np.arange(start, start + size), count - 1)
+            parts.append(self.session.run(list(outputs), {name: values[rows] for name, values in inputs.items()}))
+        return [np.concatenate(found)[:count] for found in zip(*parts, strict=True)]
 
     def infer_targets(self, picture: Floats, of_targets: Arrays, outputs: Sequence[str]) -> list[Floats]:
         """The outputs (M, …) of a picture (1, C, H, W) and M targets' inputs (M, …), which share one half."""
-        count = len(of_targets["target"])
+        count = len(next(iter(of_targets.values())))
+        if self.description.batch:
+            return self.infer({"input": picture.repeat(count, 0), **of_targets}, outputs)
         rows = [{name: values[row : row + 1] for name, values in of_targets.items()} for row in range(count)]
         first, second = self._halves or (None, self.session)
         found = {"input": picture}
@@ -154,16 +163,16 @@ def _explained(message: str) -> str:
 
 def _check_signature(path: Path, session: Any, description: GraphDescription) -> None:
     """Checks names, types and shapes of the inputs and outputs."""
-    kind, shapes = KINDS[description.kind], _shapes(description)
+    shapes = _shapes(description)
     inputs = {tensor.name: tensor for tensor in (*session.get_inputs(), *session.get_overridable_initializers())}
     outputs = {tensor.name: tensor for tensor in session.get_outputs()}
-    wanted = {"inputs": (*kind.inputs, *kind.optional), "outputs": description.outputs}
+    wanted = {"inputs": (*description.inputs, *description.optional), "outputs": description.outputs}
     for (what, names), found in zip(wanted.items(), (inputs, outputs), strict=True):
         if {*found} != {*names}:
             raise ModelError(f"graph {path} has the {what} {', '.join(found)}, needed are {', '.join(names)}")
     for name, tensor in {**inputs, **outputs}.items():
         needed, shape = "tensor(int64)" if name == "target" else "tensor(float)", shapes[name]
-        if tensor.type != needed or not _fits(tensor.shape, shape):
+        if tensor.type != needed or not _fits(tensor.shape, shape, description.batch):
             raise ModelError(f"graph {path}: {name} is {tensor.type} {tensor.shape}, needed is {needed} {shape}")
 
 
@@ -183,8 +192,8 @@ def _shapes(description: GraphDescription) -> dict[str, list[int | str]]:
     return shapes
 
 
-def _fits(found: list[int | str | None], needed: list[int | str]) -> bool:
-    alike = len(found) == len(needed) and not isinstance(found[0], int)
+def _fits(found: list[int | str | None], needed: list[int | str], batch: int) -> bool:
+    alike = len(found) == len(needed) and (found[0] == batch if batch else not isinstance(found[0], int))
     return alike and all(isinstance(size, str) or size == given for size, given in zip(needed, found, strict=True))
 
 

@@ -16,6 +16,7 @@ from torch import nn
 from torchvision.transforms import functional
 
 import handler
+from deploy.devices.forms import Form
 from deploy.devices.pictures import take_pictures
 from export.__main__ import main
 from export.graphs import exporters
@@ -182,8 +183,8 @@ def test_without_onnx_the_client_says_what_is_missing(both, monkeypatch):
 def test_nothing_is_written_if_the_preprocessing_differs(tmp_path, monkeypatch):
     net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     classifier = replace(tiny_classifier(net), preprocessing=HOWS["bicubic"])
-    assert export_graph(classifier, tmp_path / "a.onnx", "prediction", pictures=True)
+    assert export_graph(classifier, tmp_path / "a.onnx", "prediction", Form(pictures=True))
     monkeypatch.setattr(exporters, "take_pictures", lambda model, _how: take_pictures(model, HOWS["bilinear"]))
     with pytest.raises(ModelError, match="375x500 pixels the graph differs in the input in grey levels by"):
-        export_graph(classifier, tmp_path / "a.onnx", "prediction", pictures=True)
+        export_graph(classifier, tmp_path / "a.onnx", "prediction", Form(pictures=True))
     assert not [*tmp_path.iterdir()]

@@ -77,6 +77,7 @@ NOT_RUN = {
     ],
     "tests/export/graphs/test_explanation.py exports it": ["make explanation"],
     "tests/deploy/test_pictures.py exports such graphs": ["make gradcam PICTURES=1"],
+    "tests/export/graphs/test_portable.py exports such graphs": ["make explanation PORTABLE=1 FIXED_BATCH=1"],
     "tests/deploy/test_kserve_manifests.py compares that graph with its description": [
         "mkdir -p deploy/kserve/models/…",
         "cp model_store/…",
@@ -102,6 +103,7 @@ SAID = {  # by these
     "export replay": "the answer is equal",
     "export report": "index.html",
     "export verify": "the graph equals PyTorch",
+    "export devices": "webgpu ",
 }
 FILES = {"mynet.py", "front.py"}  # blocks of Python that are files
 NEW = ("gradcam_magnitude", "softshrink_backward")  # and those that add something to the project

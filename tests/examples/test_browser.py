@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 
 import handler
+from deploy.devices.forms import Form
+from export.graphs.exporters import export_graph
+from handler.graphs.description import KIND_EXPLANATION
+from handler.model.sources import load_classifier
 from handler.picture.decode import decode
-from tests.support.javascript import Browser, chromium, served, text_of, tree
+from tests.support.javascript import Browser, array_of, chromium, served, text_of, tree
 from tests.support.pictures import tricky_files
-from tests.support.serving import ONE
+from tests.support.serving import CHECKPOINT, ONE
 
 FILES = {name: data for name, data in tricky_files().items()}
 
@@ -127,3 +131,37 @@ def test_the_page_shows_what_a_graph_of_another_kind_holds(address, window, shap
     assert page.locator("#trust, #receipt").count() == 0
     assert complaints == []
     page.close()
+
+
+_SOFTWARE = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan")
+
+
+@pytest.fixture(scope="module")
+def portable(tmp_path_factory):
+    path = tmp_path_factory.mktemp("portable") / "shapes.explain.onnx"
+    export_graph(load_classifier(checkpoint=CHECKPOINT), path, KIND_EXPLANATION, Form(portable=True, batch=1))
+    return path
+
+
+@pytest.mark.parametrize(("device", "flags"), [("wasm", ()), ("webgpu", _SOFTWARE)])
+def test_a_portable_graph_is_told_the_class_and_runs_on_the_processors_webgpu(files, address, portable, device, flags):
+    """Chromium's software adapter computes WebGPU's kernels here, where there is one."""
+    body = """
+        const model = await pack.load(given.graph, {device: given.device, ort: ask.runtime});
+        const picture = await (await fetch("/examples/shapes/one.jpg")).blob();
+        return [model.device, model.notice, pack.toAnswer(await model.explain(picture, {target: "top,heart"}))];
+    """
+    with chromium(*flags) as browser:
+        page = browser.new_page()
+        page.goto(f"{address}/examples/shapes/one.jpg")
+        runtime = Browser(files, page)
+        used, notice, answer = runtime.ask(body, graph=runtime.address(portable), device=device)
+    print(used, notice)
+    assert used == device or "adapter" in notice
+    wanted = handler.load(portable).explain(ONE, target="top,heart")
+    assert [one["target"]["label"] for one in answer["explanations"]] == ["star", "heart"]
+    for one, explained in zip(answer["explanations"], wanted.explanations, strict=True):
+        for name in ("gradcam", "guided_backprop"):
+            found, map_ = array_of(one["maps"][name]["data"]), explained.maps[name].values
+            close = np.abs(found - map_) <= 1e-3 * np.abs(map_).max()
+            assert close.mean() >= (1 if name == "gradcam" else 0.98)  # gates flip

@@ -95,6 +95,8 @@ export function describeGraph(bytes) {
     throw modelError(`the graph's metadata are no JSON (${error.message}); ${advice}`, error);
   }
   if (!Array.isArray(read.labels) || !read.labels.length) throw modelError(`the graph's labels are no list; ${advice}`);
+  if (Number(said.batch ?? 0) > 1)
+    throw modelError(`the graph takes ${said.batch} pictures at a time, valid are graphs for 1 or for any number`);
   const layers = said.layer ? { [said.layer]: "" } : {};
   if (said.kind === "layers") for (const path of [said.layer, ...read.further_layers]) layers[path] = `.${path}`;
   return {
@@ -104,6 +106,7 @@ export function describeGraph(bytes) {
     coverage: "",
     ...said,
     ...read,
+    portable: said.portable === "true", // takes class weights, and no target
     layers, // module paths to the ends of their outputs' names
     preprocessing: readPreprocessing(read.preprocessing),
   };

@@ -95,7 +95,7 @@ export class Model {
     const data = Uint8Array.from({ length: height * width * preprocessing.channels }, (_, place) => (place * 7919) % 251);
     const { tensor } = preprocess({ data, width, height, channels: preprocessing.channels }, preprocessing);
     const names = this.#outputs(KINDS[kind].maps, defaultMethod(this.description), [this.description.layer]);
-    const top = { target: TOP, contrast: null, against: false };
+    const top = { target: this.description.portable ? 0 : TOP, contrast: null, against: false };
     const [mine, theirs] = [await this.#run(tensor, top, names), await other.#run(tensor, top, names)];
     for (const name of names.filter((one) => !Object.values(AT_INPUT).includes(one))) { // whose gates may flip
       const most = theirs[name].data.reduce((largest, value) => Math.max(largest, Math.abs(value)), 1e-12);
@@ -129,7 +129,8 @@ export class Model {
     const logits = first.logits.data;
     const chances = probabilities(logits, head);
     const order = best(head === "softmax" ? chances : logits, labels.length);
-    const known = start === TOP ? best(logits, 1)[0] : start;
+    const seen = this.description.portable ? TOP : best(logits, 1)[0]; // a portable graph has to be told the class
+    const known = start === TOP ? seen : start;
     const described = (index) => ({ index, label: labels[index], logit: logits[index], probability: chances[index] });
     const explanations = [];
     for (const one of maps.length ? wanted : []) {
@@ -160,8 +161,10 @@ export class Model {
     const { Tensor } = this.#ort;
     const feeds = { input: new Tensor("float32", tensor, [1, preprocessing.channels, ...preprocessing.size]) };
     if (kind !== "prediction") {
-      feeds.target = new Tensor("int64", BigInt64Array.of(BigInt(mixture.target)), [1]);
-      feeds.weights = new Tensor("float32", weightsOf(mixture, labels.length), [1, labels.length]);
+      const weights = weightsOf(mixture, labels.length);
+      if (!this.description.portable) feeds.target = new Tensor("int64", BigInt64Array.of(BigInt(mixture.target)), [1]);
+      else if (mixture.target !== TOP && !weights.some((value) => value)) weights[mixture.target] = 1;
+      feeds.weights = new Tensor("float32", weights, [1, labels.length]);
     }
     let outputs;
     try {

@@ -94,11 +94,17 @@ def test_the_corners_of_relu_pass_what_autograd_passes(activation):
 
 @pytest.mark.parametrize("size", [(7, 9), (8, 8)])
 @pytest.mark.parametrize(
-    ("kernel", "stride", "padding", "ceil_mode"),
-    [(3, 2, 1, False), (3, 2, 0, True), (2, 2, 0, False), (3, 1, 1, False), ((2, 3), (1, 2), (1, 1), True)],
+    ("kernel", "stride", "padding", "dilation", "ceil_mode"),
+    [
+        *((3, 2, 1, 1, False), (3, 2, 0, 1, False), (3, 2, 0, 1, True), (2, 2, 0, 1, False), (3, 1, 1, 1, False)),
+        *(((2, 3), (1, 2), (1, 1), 1, True), (3, 2, 1, 2, False), (2, 3, 1, (1, 2), True), (1, 2, 0, 1, False)),
+        (2, None, 0, 1, True),
+    ],
 )
-def test_max_pooling(size, kernel, stride, padding, ceil_mode):
-    assert_equal(lambda x: F.max_pool2d(x, kernel, stride, padding, ceil_mode=ceil_mode), pictures(2, 3, *size))
+def test_max_pooling(size, kernel, stride, padding, dilation, ceil_mode):
+    inputs = pictures(2, 3, *size)
+    for values in (inputs, inputs.round()):  # of equal maxima, which rounding makes, the first
+        assert_equal(lambda x: F.max_pool2d(x, kernel, stride, padding, dilation, ceil_mode), values)
 
 
 def test_max_pooling_gives_ties_to_the_first():

@@ -5,8 +5,8 @@ import onnx
 import onnxruntime
 import pytest
 
+from deploy.devices.forms import OPSET
 from export.errors import NotExportableError
-from export.tracing.onnx_export import OPSET
 from export.verify.compare import VerificationError
 from export.verify.reference import graph_run
 from tests.support.graphs import describe, make_graph
