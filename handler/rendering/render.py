@@ -100,10 +100,15 @@ def overlay(picture: Picture, values: Floats, image_weight: float, colormap: str
     ``(1 - w) · heat + w · picture`` on [0, 1], divided by its maximum. The picture is uint8 RGB (H, W, 3), the map
     (H, W) on [0, 1], ``image_weight`` w, 0 to 1, and the colour map a name out of ``COLORMAPS``.
     """
-    heat, below = np.float32(coloured(values, colormap)) / 255, np.float32(picture) / 255
-    blended = (1 - image_weight) * heat + image_weight * below
+    blended, below = np.float32(coloured(values, colormap)), np.float32(picture)
+    for part, weight in ((blended, 1 - image_weight), (below, image_weight)):  # in place: new memory takes as long
+        part /= 255
+        part *= weight
+    blended += below
     brightest = blended.max()
-    return np.asarray(255 * (blended / brightest if brightest > 0 else blended), np.uint8)
+    blended /= brightest if brightest > 0 else 1
+    blended *= 255
+    return np.asarray(blended, np.uint8)
 
 
 def deprocess(values: Floats) -> Picture:
