@@ -33,7 +33,7 @@ from handler.serving.threads import Share
 
 logger = logging.getLogger(__name__)
 
-Busy = Callable[[], bool]
+_Busy = Callable[[], bool] | None  # of ``OnnxEngine``
 
 _ATTENTION = "attention"  # beside the names of maps
 CHECKPOINT_NAME = "model.safetensors"  # the checkpoint's name in an archive
@@ -81,7 +81,7 @@ def load_checkpoint(path: Path, **said: Any) -> Model:
 
 
 def _load(
-    archive: Unpacked, settings: Settings, threads: int, device: str | torch.device, is_busy: Busy | None = None
+    archive: Unpacked, settings: Settings, threads: int, device: str | torch.device, is_busy: _Busy = None
 ) -> tuple[Choice, ModelCard]:
     if settings.engine == "onnx":
         device = "cpu"  # the graphs run on the CPU, and are compared with PyTorch there
@@ -95,12 +95,9 @@ def _load(
     return choice, card
 
 
-def choose_engine(
-    wanted: str, folder: Path, classifier: Classifier, threads: int, is_busy: Busy | None = None
-) -> Choice:
+def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: int, is_busy: _Busy = None) -> Choice:
     """Opens the engine that is wanted for an archive unpacked to the folder; ``threads`` are those of a graph's run.
 
-    ``is_busy`` is that of ``OnnxEngine``.
     "torch" are hooks alone, "onnx" graphs alone, "auto" graphs where they suffice and hooks elsewhere. ModelError
     says why a graph cannot be used; with "onnx" also that there is none, or that the graphs differ from PyTorch.
     """

@@ -40,10 +40,7 @@ class Service:
         return [answer or next(explained) for answer in answers]
 
     def answer_beside(self, rows: Sequence[Row]) -> list[Answer]:
-        """Answers a batch, of which no other overlaps, as ``answer_batch`` does, with graphs faster if it is large.
-
-        As many rows as there are threads, or more, are answered side by side, with a thread each.
-        """
+        """Answers a batch that no other overlaps; graphs answer rows as many as threads side by side, a thread each."""
         threads = self._share.threads
         if not self._choice.graphs or len(rows) < max(2, threads) or threads == 1:
             return self.answer_batch(rows)

@@ -46,9 +46,9 @@ class Budget:
         height, width = (canvas.seen.picture if canvas.upload is None else canvas.upload).shape[:2]
         drawn = [name for name in maps if MAP_KINDS[name].channels > 1 or canvas.options.size != "layer"]
         if canvas.options.encoding in PICTURES:
-            side = max(height, width) if drawn else 0
-            told = f"the {canvas.options.encoding} pictures would have sides of {{}} pixels"
-            check_size(side, _LONGEST_SIDE.get(canvas.options.encoding, side), told, "; ask for png or for size=input")
+            side, form = max(height, width) if drawn else 0, canvas.options.encoding
+            told = f"the {form} pictures would have sides of {{}} pixels"
+            check_size(side, _LONGEST_SIDE.get(form, side), told, "; ask for png or for size=input")
             self._drawn += height * width * len(drawn) * targets
         else:
             channels = canvas.seen.picture.shape[2]
