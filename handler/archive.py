@@ -14,7 +14,7 @@ import yaml
 
 from handler.errors import ModelError, RequestError, in_one_line
 from handler.explanation.evidence import TOP, Engine
-from handler.graphs.auto_engine import Choice, EitherEngine
+from handler.graphs.auto_engine import Choice
 from handler.graphs.description import KINDS
 from handler.graphs.onnx_engine import OnnxEngine
 from handler.graphs.session import GraphSession, hashed
@@ -74,10 +74,7 @@ def open_service(archive: Unpacked, is_busy: Callable[[], bool] = lambda: False)
         card = replace(ModelCard.from_json(path.read_text("utf-8")), name=archive.name, version=archive.version)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"the card of {archive.name} cannot be read: {in_one_line(error)}") from error
-    graphs = _open_graphs(archive.folder, card, share.threads)
-    alone, beside = OnnxEngine(graphs), OnnxEngine({kind: graph.with_threads(1) for kind, graph in graphs.items()})
-    # runs that overlap are faster together, with a thread each, than one after the other with all threads
-    engine = EitherEngine(OnnxEngine.name, beside, alone, lambda _needs: is_busy())
+    engine = OnnxEngine(_open_graphs(archive.folder, card, share.threads), is_busy)
     check_defaults(settings.defaults, card, engine)
     choice = Choice(engine=engine, configured=settings.engine, graphs=card.graphs)
     return Service(choice, card, settings, share), card

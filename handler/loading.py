@@ -33,6 +33,8 @@ from handler.serving.threads import Share
 
 logger = logging.getLogger(__name__)
 
+_Busy = Callable[[], bool] | None  # of ``OnnxEngine``
+
 _ATTENTION = "attention"  # beside the names of maps
 CHECKPOINT_NAME = "model.safetensors"  # the checkpoint's name in an archive
 
@@ -47,7 +49,7 @@ def load_service(archive: Unpacked, device: str = "cpu", running: Callable[[], i
     settings = read_settings(archive.config.get("explain"))
     share = Share(settings.threads, archive.config, running)
     torch.set_num_threads(share.threads)
-    choice, card = _load(archive, settings, share.threads, device)
+    choice, card = _load(archive, settings, share.threads, device, share.is_busy)
     check_defaults(settings.defaults, card, choice.engine)
 
     def use_threads(threads: int) -> None:
@@ -78,20 +80,22 @@ def load_checkpoint(path: Path, **said: Any) -> Model:
     return Model(Explainer(engine, describe_model(classifier, engine, path.name.partition(".")[0], "checkpoint")))
 
 
-def _load(archive: Unpacked, settings: Settings, threads: int, device: str | torch.device) -> tuple[Choice, ModelCard]:
+def _load(
+    archive: Unpacked, settings: Settings, threads: int, device: str | torch.device, is_busy: _Busy = None
+) -> tuple[Choice, ModelCard]:
     if settings.engine == "onnx":
         device = "cpu"  # the graphs run on the CPU, and are compared with PyTorch there
     classifier = build_classifier(read_checkpoint(archive.folder / CHECKPOINT_NAME), device)
     if classifier.alone:
         logger.warning("%s runs pictures one by one: %s", archive.name, classifier.alone)
-    choice = choose_engine(settings.engine, archive.folder, classifier, threads)
+    choice = choose_engine(settings.engine, archive.folder, classifier, threads, is_busy)
     card = replace(describe_model(classifier, choice.engine, archive.name, archive.version), graphs=choice.graphs)
     engine = f"engine {choice.engine.name} with {threads} threads, graphs: {', '.join(choice.graphs) or 'none'}"
     logger.info("%s is ready: %s on %s, layer %s, %s", card.name, card.architecture, device, card.default_layer, engine)
     return choice, card
 
 
-def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: int) -> Choice:
+def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: int, is_busy: _Busy = None) -> Choice:
     """Opens the engine that is wanted for an archive unpacked to the folder; ``threads`` are those of a graph's run.
 
     "torch" are hooks alone, "onnx" graphs alone, "auto" graphs where they suffice and hooks elsewhere. ModelError
@@ -108,7 +112,7 @@ def choose_engine(wanted: str, folder: Path, classifier: Classifier, threads: in
     if reason and wanted == "auto":
         logger.info("engine torch answers: %s", reason)
         return Choice(engine=hooks, configured=wanted, reason=reason)
-    graphs = OnnxEngine(open_graphs(folder, origin_of(classifier), threads=threads))
+    graphs = OnnxEngine(open_graphs(folder, origin_of(classifier), threads=threads), is_busy)
     differing = disagreements(graphs, hooks, classifier.preprocessing)
     if not differing:
         engine = graphs if wanted == "onnx" else EitherEngine("auto", graphs, hooks, graphs.covers)

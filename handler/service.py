@@ -1,6 +1,7 @@
 """The served model: answers pictures, probes and questions about the model."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from handler.errors import NotFound
 from handler.graphs.auto_engine import Choice
@@ -37,6 +38,21 @@ class Service:
         pictures = [row for row, answer in zip(rows, answers, strict=True) if answer is None]
         explained = iter(self._answering.answer_batch(pictures))
         return [answer or next(explained) for answer in answers]
+
+    def answer_beside(self, rows: Sequence[Row]) -> list[Answer]:
+        """Answers a batch that no other overlaps; graphs answer rows as many as threads side by side, a thread each."""
+        threads = self._share.threads
+        if not self._choice.graphs or len(rows) < max(2, threads) or threads == 1:
+            return self.answer_batch(rows)
+        self._share.due = [*rows]
+        with ThreadPoolExecutor(threads, "row") as pool:
+            return list(pool.map(self._answer_row, rows))
+
+    def _answer_row(self, row: Row) -> Answer:
+        try:
+            return self.answer_batch([row])[0]
+        finally:
+            self._share.due.pop()
 
     def _answer_without_picture(self, row: Row) -> Answer | None:
         """The answer to a row without a picture; None for a row with fields, whatever its headers say."""

@@ -107,7 +107,7 @@ class ExplainedClassifier:
         try:
             if self._service is None:
                 raise RuntimeError("handle was called before initialize")
-            return self._service.answer_batch(rows)
+            return self._service.answer_beside(rows)
         except Exception as error:
             logger.exception("a batch of %d failed", len(rows))
             return [error_answer(error) for _ in rows]

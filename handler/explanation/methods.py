@@ -5,6 +5,7 @@ are None; over attention it takes other arrays, see ``attention_maps``. Its furt
 """
 
 from collections.abc import Callable
+from functools import cache
 from inspect import signature
 from typing import Any, NamedTuple
 
@@ -14,6 +15,9 @@ from handler.explanation.evidence import BEHIND, CURVATURE, FULL_GRADIENT
 
 # the scores whose gradients at a transformer's attention a formula takes
 ATTENTION_ALONE, OF_SCORES, OF_BLOCKS = "none", "the network's", "of each block's mean token"
+
+
+_signature = cache(signature)  # which every request asks for, of all methods: it takes longer than JSON
 
 
 class Method(NamedTuple):
@@ -34,7 +38,7 @@ class Method(NamedTuple):
 
     def takes(self, parameter: str) -> bool:
         """Whether the formula takes ``activation``, of a layer, ``seed``, or ``combine``, as sums over channels do."""
-        return parameter in signature(self.formula).parameters
+        return parameter in _signature(self.formula).parameters
 
 
 METHODS = {

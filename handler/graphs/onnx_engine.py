@@ -1,6 +1,7 @@
 """The fast engine, without PyTorch: ONNX graphs that were traced from the eager explanation and compared with it."""
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,11 +23,16 @@ class OnnxEngine:
 
     name = "onnx"
 
-    def __init__(self, graphs: dict[str, GraphSession]) -> None:
-        """Takes graphs by kind, all made from the same model for the same layer; raises ModelError if none predicts."""
+    def __init__(self, graphs: dict[str, GraphSession], is_busy: Callable[[], bool] | None = None) -> None:
+        """Takes graphs by kind, all made from the same model for the same layer; raises ModelError if none predicts.
+
+        While ``is_busy`` tells that other runs are due, a run takes one thread: runs that overlap are faster together
+        so than one after the other with all threads.
+        """
         if not {*graphs} - {KIND_BEHIND}:
             raise ModelError(f"a graph of the kind {KIND_BEHIND} works beside another graph, which finds activations")
-        self._graphs = graphs
+        self._graphs, self._is_busy = graphs, is_busy or (lambda: False)
+        self._of_one_thread = {kind: graph.with_threads(1) for kind, graph in graphs.items()} if is_busy else graphs
         self._beside = ("", *([BEHIND] if KIND_BEHIND in graphs else []))  # needs beside activations and gradients
         with_layers = [graph.description for kind, graph in graphs.items() if kind != KIND_PREDICTION]
         # module paths of the layers whose evidence the graphs hold, the default layer first
@@ -76,7 +82,7 @@ class OnnxEngine:
     def behind(self, inputs: Floats, layer: str, activations: Floats) -> Floats:
         """See ``Engine.behind``."""
         self._held(Needs(layers=(layer,), beside=BEHIND))
-        return self._graphs[KIND_BEHIND].infer({"input": inputs, "activations": activations}, ["logits"])[0]
+        return self._due[KIND_BEHIND].infer({"input": inputs, "activations": activations}, ["logits"])[0]
 
     def _held(self, needs: Needs) -> GraphSession:
         graph = self._graph_for(needs)
@@ -100,8 +106,12 @@ class OnnxEngine:
         for kind in (kind for kind in KINDS if kind in self._graphs and kind != KIND_BEHIND):
             known = self._graphs[kind].description
             if {*needs.layers} <= {*known.layers} and {*_outputs_of(needs, known)} <= {*known.outputs}:
-                return self._graphs[kind]
+                return self._due[kind]
         return None
+
+    @property
+    def _due(self) -> dict[str, GraphSession]:
+        return self._of_one_thread if self._is_busy() else self._graphs
 
 
 def _find(graph: GraphSession, inputs: Floats, pairs: Pairs, asked: Pairs, needs: Needs) -> Evidence:

@@ -17,7 +17,7 @@ from handler.errors import BadRequest, TooLarge, locating
 from handler.protocol.answer import FORMS, HTML, JSON
 from handler.protocol.envelope import Envelope, single
 from handler.protocol.kserve import JSON_SIZE, open_kserve
-from handler.protocol.options import TENSOR, Options, parse_options, shown
+from handler.protocol.options import ENCODINGS, TENSOR, Options, parse_options, shown
 from handler.protocol.receipt import ImageHash, hash_image
 from handler.protocol.row import Row
 
@@ -63,7 +63,8 @@ def parse_row(row: Row, defaults: Options) -> Request:
             others = {name: value for name, value in headers.items() if name not in names}
             options = parse_options(others | given, defaults)
             if options.encoding == TENSOR and not (envelope.has_tensors and accept == JSON):
-                raise BadRequest("encoding tensor is that of V2's answers, valid elsewhere are png, npy and list")
+                valid = ", ".join(ENCODINGS[:-1])
+                raise BadRequest(f"encoding tensor is that of V2's answers, valid elsewhere are {valid}")
             asked.append(Asked(image=image, image_hash=hash_image(image), options=options, place=place))
     return Request(asked, accept, envelope)
 

@@ -20,13 +20,14 @@ from handler.explanation.evidence import Floats
 from handler.explanation.maps import MAP_KINDS, Map
 from handler.picture.preprocess import Input
 from handler.picture.projection import onto_region, onto_upload, seen_region, show_seen, three_bands
-from handler.protocol.options import TENSOR, Options
+from handler.protocol.options import PICTURES, TENSOR, Options
 from handler.rendering.sheet import Picture, coloured
 
 # pictures of maps are photographs and noise: to search them for repeated strings, or to try all filters on each line,
 # would double the time and save no bytes
 _PNG = [cv2.IMWRITE_PNG_COMPRESSION, 2, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_FILTER]
 _PNG_HEADER = 33  # bytes of a PNG file's signature and first chunk
+_QUALITY = 90  # of JPEG and WebP files, up to 100
 _DIGITS = 8  # significant digits of listed numbers, about those of a float32
 
 
@@ -43,12 +44,12 @@ def encode_map(name: str, drawn: Map, canvas: Canvas) -> dict[str, Any]:
     """Encodes a map for the JSON answer, with the fields of docs/API.md: gradcam alone has ``min``."""
     encoding, smooth = canvas.options.encoding, MAP_KINDS[name].channels == 1
     encode: dict[str, Callable[[Any], str | list[Any]]] = {
-        "png": lambda picture: base64.b64encode(encode_png(picture, smooth=smooth)).decode(),
+        **dict.fromkeys(PICTURES, lambda picture: base64.b64encode(encode_picture(picture, encoding, smooth)).decode()),
         "npy": encode_npy,
         "list": encode_list,
         TENSOR: lambda _: name,
     }
-    shown = draw_map(name, drawn, canvas) if encoding == "png" else values_on(canvas, drawn)
+    shown = draw_map(name, drawn, canvas) if encoding in PICTURES else values_on(canvas, drawn)
     content = {"encoding": encoding, "shape": [*shown.shape], "data": encode[encoding](shown)}
     least = {"min": drawn.minimum} if smooth else {}  # of signed values the largest alone is told
     told = {} if drawn.coverage is None else {"coverage": drawn.coverage}
@@ -99,10 +100,15 @@ def overlay(picture: Picture, values: Floats, image_weight: float, colormap: str
     ``(1 - w) · heat + w · picture`` on [0, 1], divided by its maximum. The picture is uint8 RGB (H, W, 3), the map
     (H, W) on [0, 1], ``image_weight`` w, 0 to 1, and the colour map a name out of ``COLORMAPS``.
     """
-    heat, below = np.float32(coloured(values, colormap)) / 255, np.float32(picture) / 255
-    blended = (1 - image_weight) * heat + image_weight * below
+    blended, below = np.float32(coloured(values, colormap)), np.float32(picture)
+    for part, weight in ((blended, 1 - image_weight), (below, image_weight)):  # in place: new memory takes as long
+        part /= 255
+        part *= weight
+    blended += below
     brightest = blended.max()
-    return np.asarray(255 * (blended / brightest if brightest > 0 else blended), np.uint8)
+    blended /= brightest if brightest > 0 else 1
+    blended *= 255
+    return np.asarray(blended, np.uint8)
 
 
 def deprocess(values: Floats) -> Picture:
@@ -112,6 +118,15 @@ def deprocess(values: Floats) -> Picture:
     """
     made = (values - np.mean(values)) / (np.std(values) + 1e-5) * 0.1 + 0.5
     return np.asarray(np.clip(made, 0, 1) * 255, np.uint8)
+
+
+def encode_picture(picture: npt.NDArray[np.uint8], encoding: str, smooth: bool = True) -> bytes:
+    """An RGB picture, uint8 (H, W, 3), as a file of an encoding out of ``PICTURES``; ``smooth`` see ``encode_png``."""
+    if encoding == "png":
+        return encode_png(picture, smooth=smooth)
+    # WebP's fastest method: the others take ten times as long for files as large
+    Image.fromarray(picture).save(file := io.BytesIO(), encoding, quality=_QUALITY, method=0)
+    return file.getvalue()
 
 
 def encode_png(picture: npt.NDArray[np.uint8], *, smooth: bool = True) -> bytes:

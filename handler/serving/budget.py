@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 from handler.errors import TooLarge
 from handler.explanation.maps import AUGMENTATIONS, MAP_KINDS
+from handler.protocol.options import PICTURES
 from handler.rendering.render import Canvas
 
 _BYTES_PER_NUMBER = {"npy": 16 / 3, "list": 8.0, "tensor": 16 / 3}  # of encoded text; most lists take more
+_LONGEST_SIDE = {"jpeg": 65_500, "webp": 16_383}  # pixels that the formats' encoders take
 _MOST_PIXELS = 16_000_000  # of all pictures of an answer
 MOST_EXPLANATIONS = 40  # per request: more, by a large network, would outlast responseTimeout, which kills the worker
 _LESS = "ask for fewer targets or maps, fewer pictures at once, a smaller size (layer, input) or another encoding (png)"
@@ -43,7 +45,10 @@ class Budget:
         check_size(self._explained, MOST_EXPLANATIONS, "the request asks for {} explanations or more", less)
         height, width = (canvas.seen.picture if canvas.upload is None else canvas.upload).shape[:2]
         drawn = [name for name in maps if MAP_KINDS[name].channels > 1 or canvas.options.size != "layer"]
-        if canvas.options.encoding == "png":
+        if canvas.options.encoding in PICTURES:
+            side, form = max(height, width) if drawn else 0, canvas.options.encoding
+            told = f"the {form} pictures would have sides of {{}} pixels"
+            check_size(side, _LONGEST_SIDE.get(form, side), told, "; ask for png or for size=input")
             self._drawn += height * width * len(drawn) * targets
         else:
             channels = canvas.seen.picture.shape[2]

@@ -27,6 +27,11 @@ class Share:
         most, least = (count if type(count) is int and count > 0 else 0 for count in named)
         found = 0 if wanted else running()
         self.threads = wanted or _share(max(found, least) if found else most or least)
+        self.due: list[Any] = []  # rows that are answered side by side, and not yet
+
+    def is_busy(self) -> bool:
+        """Whether several rows are answered side by side."""
+        return len(self.due) > 1
 
     def follow(self, resize: Callable[[int], None]) -> None:
         """Calls ``resize`` with the number of threads if it is another one now; looks every ten seconds at most."""

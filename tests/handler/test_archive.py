@@ -13,7 +13,7 @@ import yaml
 
 from handler.archive import CARD_NAME, Unpacked, check_defaults, open_service, unpacked
 from handler.errors import ModelError, Unprocessable
-from handler.graphs.auto_engine import EitherEngine
+from handler.graphs.session import GraphSession
 from handler.graphs.shared_weights import Prepared
 from handler.protocol.options import Options
 from handler.protocol.row import Row
@@ -77,13 +77,13 @@ def test_runs_that_overlap_go_to_a_session_of_one_thread(archive, monkeypatch, b
     assert sorted(threads for threads, _ in sessions.values()) == [1, 1, 1, 3, 3, 3]
 
 
-def test_the_engine_asks_whether_others_are_due(archive, monkeypatch):
-    asked = []
-    service, _ = open_service(archive, lambda: asked.append(1) or False)
-    assert isinstance(service._choice.engine, EitherEngine)
-    before = len(asked)
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_run_takes_one_thread_while_others_are_due(archive, monkeypatch, busy):
+    used, infer = [], GraphSession.infer
+    monkeypatch.setattr(GraphSession, "infer", lambda graph, *args: used.append(graph.threads) or infer(graph, *args))
+    service, _ = open_service(replace(archive, config={"explain": {"threads": 3}}), lambda: busy)
     service.answer_batch([Row(fields={"data": ONE.read_bytes(), "maps": "none"})])
-    assert len(asked) > before
+    assert set(used) == {1 if busy else 3}
 
 
 @pytest.mark.parametrize(

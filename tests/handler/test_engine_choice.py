@@ -1,22 +1,26 @@
 """What answers, for each setting and each state of the archive; and what the service says of it."""
 
+import base64
+import io
 import json
 import logging
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import onnx
 import pytest
 import torch
 
 from handler.archive import Unpacked
 from handler.errors import ModelError
+from handler.graphs.session import GraphSession
 from handler.loading import choose_engine, load_service
 from handler.service import Service
 from handler.serving.settings import Settings
 from handler.telemetry.metrics import Metrics
 from tests.support.engines import CARD, rows_of
-from tests.support.serving import ONE
+from tests.support.serving import ONE, TWO
 
 GRAPHS = ["prediction", "gradcam", "explanation"]
 
@@ -131,6 +135,24 @@ def test_graphs_alone_refuse_the_rest_and_say_what_is_valid(shapes_graphs):
         "guided_backprop",
         "guided_gradcam",
     ]
+
+
+def test_a_row_beside_another_is_answered_as_it_is_alone_by_one_thread(shapes_graphs, monkeypatch):
+    service, used, infer = load(shapes_graphs, threads=2), [], GraphSession.infer
+    monkeypatch.setattr(GraphSession, "infer", lambda graph, *args: used.append(graph.threads) or infer(graph, *args))
+    asked = [{"data": path.read_bytes(), "maps": "gradcam", "encoding": "npy"} for path in (ONE, TWO)]
+    alone = [json.loads(one.body) for row in rows_of(asked) for one in service.answer_batch([row])]
+    assert used == [2, 2]
+    beside = [json.loads(one.body) for one in service.answer_beside(rows_of(asked))]
+    assert 1 in used[2:]
+    for first, second in zip(alone, beside, strict=True):
+        maps = [values_of(one["explanations"][0]["maps"]["gradcam"]) for one in (first, second)]
+        np.testing.assert_allclose(*maps, rtol=0, atol=1e-4)
+        assert [one["label"] for one in first["predictions"]] == [one["label"] for one in second["predictions"]]
+
+
+def values_of(content):
+    return np.load(io.BytesIO(base64.b64decode(content["data"])))
 
 
 def test_graphs_alone_are_for_the_cpu_wherever_the_server_has_its_models(shapes_graphs):

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import threading
 from dataclasses import replace
 
 import pytest
@@ -44,6 +45,38 @@ def test_each_row_of_a_mixed_batch_gets_its_own_kind_of_answer(service):
     assert [one.outcome for one in answers] == [OK, PROBE, PROBE, "NotFound", OK, "BadRequest"]
     assert [len(one.observed) for one in answers] == [1, 0, 0, 0, 1, 0]
     assert service.answer_batch([]) == []
+
+
+class Meeting(BrightnessEngine):
+    """Each pass waits until another one has begun."""
+
+    def __init__(self, share):
+        super().__init__()
+        self.share, self.busy, self.both = share, [], threading.Barrier(2)
+
+    def run(self, *args):
+        self.busy.append(self.share.is_busy())
+        self.both.wait(30)
+        return super().run(*args)
+
+
+def test_rows_that_fill_the_threads_are_answered_side_by_side_and_in_their_order():
+    settings, share = Settings(defaults=Options(maps=())), Share(2, {})
+    rows = rows_of([{"data": picture(50)}, {"data": b""}, {"data": picture(200)}])
+    engine = Meeting(share)
+    answers = Service(replace(CHOICE, engine=engine), CARD, settings, share).answer_beside(rows)
+    assert [one.status for one in answers] == [200, 400, 200]
+    assert [told(one)[2]["predictions"][0]["label"] for one in (answers[0], answers[2])] == ["dark", "light"]
+    assert (engine.batches, engine.busy[0], share.is_busy()) == ([1, 1], True, False)
+
+
+@pytest.mark.parametrize(("threads", "graphs"), [(3, GRAPHS), (1, GRAPHS), (2, {})])
+def test_other_batches_share_a_pass(threads, graphs):
+    choice = replace(CHOICE, engine=BrightnessEngine(), graphs=graphs)
+    served = Service(choice, CARD, Settings(defaults=Options(maps=())), Share(threads, {}))
+    answers = served.answer_beside(rows_of([{"data": picture(50)}, {"data": picture(200)}]))
+    assert [told(one)[2]["predictions"][0]["label"] for one in answers] == ["dark", "light"]
+    assert choice.engine.batches == [2]
 
 
 def test_the_probe_says_what_answers_and_how_much_was_computed(service):

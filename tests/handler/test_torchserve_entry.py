@@ -283,7 +283,7 @@ class Failing:
         self.place = place
         self.metrics = Metrics()
 
-    def answer_batch(self, rows):
+    def answer_beside(self, rows):
         if self.place == "answering":
             raise ArithmeticError("secret detail")
         return [json_answer({"row": place}) for place, _ in enumerate(rows)]
@@ -337,7 +337,7 @@ def test_headers_are_sent_and_probes_neither_counted_nor_logged(caplog):
     handler, context = ExplainedClassifier(), Context()
     handler._service = service = Failing()
     answer = replace(json_answer({}), headers={"X-Image-Sha256": "ab"})
-    service.answer_batch = lambda rows: [answer, replace(answer, headers={}, outcome=PROBE), answer]
+    service.answer_beside = lambda rows: [answer, replace(answer, headers={}, outcome=PROBE), answer]
     with caplog.at_level(logging.INFO):
         handler.handle([{"data": PICTURE}, {}, {"data": b"12"}], context)
     ours = (200, "OK", "application/json", {"X-Image-Sha256": "ab"})

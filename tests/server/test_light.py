@@ -384,7 +384,7 @@ def test_sigterm_lets_what_has_arrived_be_answered(tmp_path, shapes_archive):
 
 
 def test_rows_of_a_batch_get_what_they_get_alone(tmp_path, shapes_archive):
-    config = DEFAULT_CONFIG.read_text(encoding="utf-8").replace("batchSize: 1", "batchSize: 8")
+    config = DEFAULT_CONFIG.read_text(encoding="utf-8").replace("batchSize: 2", "batchSize: 8")
     repacked(shapes_archive, tmp_path / "shapes.mar", config)
     gate = Gate(tmp_path)
     forms = [("heart,arrow", OTHER), ("star", PICTURE), ("heart,arrow", PICTURE), ("zebra", PICTURE)]

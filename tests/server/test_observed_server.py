@@ -71,7 +71,7 @@ class Observed:
 @pytest.fixture(scope="module")
 def observed(tmp_path_factory, shapes_archive) -> Iterator[Observed]:
     store, logs = tmp_path_factory.mktemp("store"), tmp_path_factory.mktemp("logs")
-    config = DEFAULT_CONFIG.read_text(encoding="utf-8").replace("batchSize: 1", f"batchSize: {BATCH}")
+    config = DEFAULT_CONFIG.read_text(encoding="utf-8").replace("batchSize: 2", f"batchSize: {BATCH}")
     repacked(shapes_archive, store / "shapes.mar", config)
     with serving(store, "shapes", logs) as client:
         yield Observed(client, logs)

@@ -49,7 +49,7 @@ BATCH = 8
 def client(request, tmp_path_factory, shapes_archive):
     """A server that answers in batches."""
     store = tmp_path_factory.mktemp("store")
-    config = DEFAULT_CONFIG.read_text().replace("batchSize: 1", f"batchSize: {BATCH}")
+    config = DEFAULT_CONFIG.read_text().replace("batchSize: 2", f"batchSize: {BATCH}")
     repacked(shapes_archive, store / "batched.mar", config)
     with serving(store, "batched", store / "logs", request.param) as client:
         yield client

@@ -331,7 +331,7 @@ def test_maps_of_several_sizes_and_maps_that_were_not_made_are_no_outputs():
 @pytest.mark.parametrize("body", [{"image": TEXT}, {"instances": [TEXT]}])
 def test_the_encoding_tensor_is_v2s(body):
     with pytest.raises(
-        BadRequest, match="encoding tensor is that of V2's answers, valid elsewhere are png, npy and list"
+        BadRequest, match="tensor is that of V2's answers, valid elsewhere are png, jpeg, webp, npy, list"
     ):
         parse(body, options={"encoding": "tensor"})
 

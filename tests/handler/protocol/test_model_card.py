@@ -47,7 +47,7 @@ def test_the_description_tells_all_that_can_be_asked_for():
         "activation": "softmax",
         "one_by_one": None,
         "sizes": ["layer", "input", "image"],
-        "encodings": ["png", "npy", "list", "tensor"],
+        "encodings": ["png", "jpeg", "webp", "npy", "list", "tensor"],
     }
     assert replace(CARD, alone="it adds up its batch").description("onnx")["one_by_one"] == "it adds up its batch"
 

@@ -120,7 +120,7 @@ OVERLAYS = f"valid are an image weight of 0 to 1, a colour map out of {', '.join
             for given in ("yes", "", 1, None, [True])
         ),
         ({"size": "huge"}, "size 'huge' does not exist, valid are layer, input, image"),
-        ({"encoding": "gif"}, "encoding 'gif' does not exist, valid are png, npy, list, tensor"),
+        ({"encoding": "gif"}, "encoding 'gif' does not exist, valid are png, jpeg, webp, npy, list, tensor"),
         ({"overlay": ""}, f"overlay is empty, {OVERLAYS}"),
         ({"overlay": 1.5}, f"overlay 1.5 is not valid, {OVERLAYS}"),
         ({"overlay": -0.5}, f"overlay -0.5 is not valid, {OVERLAYS}"),

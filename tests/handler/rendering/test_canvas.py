@@ -83,3 +83,11 @@ def test_a_png_holds_the_picture_and_npy_and_list_the_values(name, one, size):
         assert content.get("coverage") == one.coverage
         assert content.get("min") == (one.minimum if name == "gradcam" else None)
     assert npy["shape"] == listed["shape"] == list(expected.shape)
+
+
+@pytest.mark.parametrize(("encoding", "kind"), [("jpeg", "JPEG"), ("webp", "WEBP")])
+def test_a_lossy_picture_is_described_as_a_png_is(encoding, kind):
+    png, lossy = (encode_map("gradcam", heat(0, 2), canvas(encoding=form)) for form in ("png", encoding))
+    assert {**lossy, "data": ""} == {**png, "encoding": encoding, "data": ""}
+    with Image.open(io.BytesIO(base64.b64decode(lossy["data"]))) as read:
+        assert (read.format, [read.height, read.width, 3]) == (kind, lossy["shape"])

@@ -1,12 +1,14 @@
 import io
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from handler.rendering.render import deprocess, encode_png, overlay
+from handler.rendering.render import deprocess, encode_picture, encode_png, overlay
 
+PHOTO = Path(__file__).parents[3] / "examples/shapes/two.jpg"
 BLACK_AND_WHITE = np.uint8([[[0, 0, 0], [255, 255, 255]]])
 COLD_AND_HOT = np.float32([[0, 1]])  # jet shows 0 as (0, 0, 128) and 1 as (128, 0, 0)
 
@@ -63,3 +65,13 @@ def test_png_holds_the_very_pixels():
     with Image.open(io.BytesIO(encode_png(picture))) as read:
         assert (read.format, read.mode) == ("PNG", "RGB")
         np.testing.assert_array_equal(np.asarray(read), picture)
+
+
+@pytest.mark.parametrize(("encoding", "kind"), [("jpeg", b"\xff\xd8\xff"), ("webp", b"RIFF")])
+def test_a_lossy_picture_is_smaller_and_close(encoding, kind):
+    picture = cv2.cvtColor(cv2.imread(str(PHOTO)), cv2.COLOR_BGR2RGB)
+    file = encode_picture(picture, encoding)
+    assert file.startswith(kind)
+    assert len(file) < len(encode_png(picture)) / 2
+    read = cv2.cvtColor(cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    assert cv2.PSNR(read, picture) > 30  # dB; the channels in another order have less than 20

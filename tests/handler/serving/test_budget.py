@@ -36,6 +36,20 @@ def test_drawn_pixels_are_counted_together_and_no_listed_ones():
         budget.draw(large, ["gradcam"], 1)
 
 
+@pytest.mark.parametrize(("encoding", "most"), [("jpeg", 65_500), ("webp", 16_383)])
+def test_a_side_that_the_encoder_does_not_take_is_refused_before_it_is_drawn(encoding, most):
+    def draw(side, encoding, maps=("gradcam",)):
+        seen, options = preprocess(np.zeros((8, 8, 3), np.uint8), CARD.preprocessing), Options(encoding=encoding)
+        Budget(10**9, 10**9).draw(Canvas(seen, np.zeros((1, side, 3), np.uint8), options), maps, 1)
+
+    draw(most, encoding)
+    draw(most + 1, "png")
+    draw(most + 1, encoding, [])
+    said = f"the {encoding} pictures would have sides of {most + 1} pixels, valid are at most {most}; ask for png"
+    with pytest.raises(TooLarge, match=said):
+        draw(most + 1, encoding)
+
+
 def test_listed_bytes_are_counted_together():
     budget = Budget(10**9, 8 * 8 * 8 * 5)
     budget.draw(canvas(8, encoding="list"), ["gradcam"], 2)  # 8 x 8 numbers of 8 bytes, twice
