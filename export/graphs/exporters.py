@@ -42,7 +42,7 @@ def _coverage(classifier: Classifier) -> str:
     return ""
 
 
-def export_graph(classifier: Classifier, path: Path, kind: str) -> list[Verdict]:
+def export_graph(classifier: Classifier, path: Path, kind: str, *, folded: bool = True) -> list[Verdict]:
     """Writes a kind of graph if it equals PyTorch on fresh pictures; after a failure no file is left, nor an older one.
 
     The inputs are ``input`` (N, C, H, W), normalised pictures, and, but for predictions, ``target`` (N), int64 class
@@ -50,9 +50,10 @@ def export_graph(classifier: Classifier, path: Path, kind: str) -> list[Verdict]
     value other than 0 takes the place of its target, and the evidence is that for the weighted sum of the scores. The
     outputs are ``logits`` (N, K), and by kind ``probabilities`` (N, K), ``activations`` and ``gradients`` (N, C, h, w)
     of the default layer, ``gradcam`` (N, h, w), unscaled, and ``guided_backprop`` (N, C, H, W), or for a network
-    without a ReLU the plain gradient ``saliency`` (N, C, H, W). The result is the comparison, an entry per output and
-    batch size. Raises NotExportableError if the network cannot be traced or has an operator that ONNX lacks, and
-    VerificationError if the graph differs from PyTorch.
+    without a ReLU the plain gradient ``saliency`` (N, C, H, W). The result is the comparison, an entry per output
+    and batch size. Without ``folded`` predictions keep the checkpoint's weights; otherwise those of convolutions hold
+    batch norms, as after loading in ONNX Runtime. Raises NotExportableError if the network cannot be traced or has an
+    operator that ONNX lacks, and VerificationError if the graph differs from PyTorch.
     """
     try:
         if classifier.alone:
@@ -61,7 +62,8 @@ def export_graph(classifier: Classifier, path: Path, kind: str) -> list[Verdict]
             return _write_traced(classifier, path, kind)
         module, names = PredictionGraph(classifier), (kinds.KINDS[kind].inputs, kinds.KINDS[kind].outputs)
         try:
-            model = to_onnx(module, example_of(classifier, kind), *names, rewrites=True)
+            has_norms = any(name.endswith("running_mean") for name in classifier.module.state_dict())
+            model = to_onnx(module, example_of(classifier, kind), *names, rewrites=folded or not has_norms)
             return write_verified(model, path, classifier, kind)
         except (NotExportableError, VerificationError):  # the exporter lacks operators that the rules have
             with suppress(NotExportableError, VerificationError):

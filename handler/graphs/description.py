@@ -42,6 +42,7 @@ KINDS = {
 }
 _READ: dict[str, Callable[[str], Any]] = {  # fields that are no text
     **dict.fromkeys(("labels", "versions"), json.loads),
+    "files": lambda text: dict(json.loads(text)),
     "further_layers": lambda text: tuple(json.loads(text)),
     "preprocessing": Preprocessing.from_json,
 }
@@ -68,6 +69,7 @@ class GraphDescription(Origin):
     method: str = "gradcam"  # the model's default method
     layer: str = ""  # module path of the layer of activations and gradients, the classifier's default layer
     further_layers: tuple[str, ...] = ()  # those that ``KIND_LAYERS`` holds beside ``layer``
+    files: dict[str, str] = field(default_factory=dict)  # those of weights beside its own, to their SHA-256
     coverage: str = ""  # how many activations are guided, "37 of 37 activations"; empty for other kinds
 
     @property
@@ -85,8 +87,9 @@ class GraphDescription(Origin):
     def to_properties(self) -> dict[str, str]:
         """The metadata as ONNX stores them: name to text."""
         values = asdict(self) | {"preprocessing": self.preprocessing.to_dict()}
-        if self.head == "softmax":  # descriptions of usual networks stay what older versions wrote
-            del values["head"]
+        for name, usual in {"head": "softmax", "files": {}}.items():  # descriptions stay what older versions wrote
+            if values[name] == usual:
+                del values[name]
         return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
     @classmethod

@@ -51,6 +51,7 @@ class GraphSession:
         if description.kind not in needed:
             raise ModelError(f"graph {path} is of the kind {description.kind!r}, needed is {' or '.join(needed)}")
         _check_signature(path, session, description)
+        check_files(path.parent, description.files)
         known: Any = {"path": path, "sha256": hashed(path), "threads": threads, "prepared": prepared}
         return cls(description=description, session=session, **known)
 
@@ -80,11 +81,12 @@ class GraphSession:
 
     @cached_property
     def _halves(self) -> tuple[Any, Any] | None:
-        """The halves of ``_split``; None without onnx, with a file of weights, or for a file that has changed."""
+        """The halves of ``_split``; None without onnx, or for files that have changed."""
         with suppress(ImportError, OSError, ValueError, ModelError):
-            content = self.path.read_bytes()
-            if not weights_file(self.path).exists() and hashlib.sha256(content).hexdigest() == self.sha256:
-                first, second = (_load(self.path, half, self.threads)[1] if half else None for half in _split(content))
+            check_files(self.path.parent, self.description.files)
+            if hashed(self.path) == self.sha256:
+                halves = _split(self.path.read_bytes())
+                first, second = (_load(self.path, half, self.threads)[1] if half else None for half in halves)
                 return first, second
         return None
 
@@ -130,10 +132,17 @@ def hashed(path: Path) -> str:
     return digest.hexdigest()
 
 
+def check_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Raises ModelError unless the folder holds files of these names with these values of ``hashed``."""
+    for name, expected in files.items():
+        if Path(name).name != name or not (folder / name).is_file() or hashed(folder / name) != expected:
+            raise ModelError(f"{folder / name} is missing or was changed since it was packed; pack the archive anew")
+
+
 def _load(path: Path, model: str | bytes, threads: int, shared: bool = True) -> tuple[Prepared, Any]:
     """Opens a file, or the content of a graph that was made of it."""
     try:
-        prepared = Prepared.of(model) if shared else Prepared(graph=model)
+        prepared = Prepared.of(model, path.parent) if shared else Prepared(graph=model)
         return prepared, prepared.session(threads)
     except Exception as error:  # ONNX Runtime's exceptions have no other common base
         raise ModelError(f"graph {path} cannot be loaded by ONNX Runtime: {_explained(str(error))}") from error
