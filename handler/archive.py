@@ -85,7 +85,7 @@ def open_service(archive: Unpacked, is_busy: Callable[[], bool] = lambda: False)
 
 def _open_graphs(folder: Path, card: ModelCard, threads: int) -> dict[str, GraphSession]:
     paths = {kind: folder / KINDS[kind].file for kind in card.graphs}
-    check_files(folder, {path.name: card.graphs[kind] for kind, path in paths.items()})
+    check_files(folder, {path.name: card.graphs[kind] for kind, path in paths.items()}, card.name)
     return {kind: GraphSession.open(path, kind, threads=threads, shared=True) for kind, path in paths.items()}
 
 

@@ -51,7 +51,7 @@ class GraphSession:
         if description.kind not in needed:
             raise ModelError(f"graph {path} is of the kind {description.kind!r}, needed is {' or '.join(needed)}")
         _check_signature(path, session, description)
-        check_files(path.parent, description.files)
+        check_files(path.parent, description.files, str(path))
         known: Any = {"path": path, "sha256": hashed(path), "threads": threads, "prepared": prepared}
         return cls(description=description, session=session, **known)
 
@@ -83,7 +83,7 @@ class GraphSession:
     def _halves(self) -> tuple[Any, Any] | None:
         """The halves of ``_split``; None without onnx, or for files that have changed."""
         with suppress(ImportError, OSError, ValueError, ModelError):
-            check_files(self.path.parent, self.description.files)
+            check_files(self.path.parent, self.description.files, str(self.path))
             if hashed(self.path) == self.sha256:
                 halves = _split(self.path.read_bytes())
                 first, second = (_load(self.path, half, self.threads)[1] if half else None for half in halves)
@@ -132,11 +132,11 @@ def hashed(path: Path) -> str:
     return digest.hexdigest()
 
 
-def check_files(folder: Path, files: Mapping[str, str]) -> None:
-    """Raises ModelError unless the folder holds files of these names with these values of ``hashed``."""
+def check_files(folder: Path, files: Mapping[str, str], of: str) -> None:
+    """Raises ModelError unless the folder holds files of these names with these values of ``hashed``; ``of`` is named."""
     for name, expected in files.items():
         if Path(name).name != name or not (folder / name).is_file() or hashed(folder / name) != expected:
-            raise ModelError(f"{folder / name} is missing or was changed since it was packed; pack the archive anew")
+            raise ModelError(f"{name} of {of} is missing or was changed since it was packed; pack the archive anew")
 
 
 def _load(path: Path, model: str | bytes, threads: int, shared: bool = True) -> tuple[Prepared, Any]:
@@ -155,7 +155,7 @@ def _explained(message: str) -> str:
         return f"the file has ONNX IR version {found[1]}, {about} at most {found[2]}"
     if found := re.search(r"Opset (\d+) is under development.*till opset (\d+)", message, re.DOTALL):
         return f"the file has opset {found[1]}, {about} at most {found[2]}"
-    return " ".join(message.split())[:300]
+    return " ".join(message.rpartition(" FAIL : ")[2].split())[:300]  # the innermost of several
 
 
 def _check_signature(path: Path, session: Any, description: GraphDescription) -> None:
