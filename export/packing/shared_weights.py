@@ -47,4 +47,4 @@ def _tensors(checkpoint: Path) -> Iterator[tuple[bytes, tuple[str, int]]]:
     for name, entry in json.loads(content[8:start].tobytes()).items():
         if name != "__metadata__":
             first, end = (start + offset for offset in entry["data_offsets"])
-            yield hashlib.sha256(content[first:end]).digest(), (checkpoint.name, first)
+            yield hashlib.sha256(content[first:end].data).digest(), (checkpoint.name, first)

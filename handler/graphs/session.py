@@ -133,7 +133,7 @@ def hashed(path: Path) -> str:
 
 
 def check_files(folder: Path, files: Mapping[str, str], of: str) -> None:
-    """Raises ModelError unless the folder holds files of these names with these values of ``hashed``; ``of`` is named."""
+    """Raises ModelError unless the folder holds files of these names with these values of ``hashed``."""
     for name, expected in files.items():
         if Path(name).name != name or not (folder / name).is_file() or hashed(folder / name) != expected:
             raise ModelError(f"{name} of {of} is missing or was changed since it was packed; pack the archive anew")
