@@ -17,7 +17,7 @@ from handler.explanation.evidence import TOP, Engine
 from handler.graphs.auto_engine import Choice
 from handler.graphs.description import KINDS
 from handler.graphs.onnx_engine import OnnxEngine
-from handler.graphs.session import GraphSession, hashed
+from handler.graphs.session import GraphSession, check_files
 from handler.picture.decode import quieten
 from handler.protocol.model_card import ModelCard
 from handler.protocol.options import Options
@@ -82,10 +82,7 @@ def open_service(archive: Unpacked, is_busy: Callable[[], bool] = lambda: False)
 
 def _open_graphs(folder: Path, card: ModelCard, threads: int) -> dict[str, GraphSession]:
     paths = {kind: folder / KINDS[kind].file for kind in card.graphs}
-    for kind, path in paths.items():
-        if not path.is_file() or hashed(path) != card.graphs[kind]:
-            changed = "is missing or was changed since it was packed; pack the archive anew"
-            raise ModelError(f"{path.name} of {card.name} {changed}")
+    check_files(folder, {path.name: card.graphs[kind] for kind, path in paths.items()}, card.name)
     return {kind: GraphSession.open(path, kind, threads=threads, shared=True) for kind, path in paths.items()}
 
 

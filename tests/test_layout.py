@@ -142,10 +142,10 @@ def test_the_command_line_loads_no_web_framework():
 
 
 @pytest.mark.parametrize("path", files(*PACKAGES), ids=lambda path: str(path.relative_to(ROOT)))
-def test_package_files_are_there_and_empty_but_for_the_front_door(path):
+def test_package_files_are_there_and_empty_but_for_the_front_door_and_the_import_of_torchvision(path):
     package = path.parent / "__init__.py"
     assert package.is_file()
-    assert package.read_text() == "" or package == ROOT / "handler" / "__init__.py"
+    assert package.read_text() == "" or package.parent in (ROOT / "handler", ROOT / "handler" / "model")
 
 
 def test_the_front_door_is_lazy():

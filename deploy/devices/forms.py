@@ -21,6 +21,7 @@ class Form:
     portable: bool = False  # for devices: class weights instead of a target, no operator that selects by indices
     batch: int = 0  # number of pictures in a run, 0 for any
     opset: int = OPSET
+    folded: bool = True  # batch norms of predictions are in the convolutions' weights, not as the checkpoint has them
     pictures: bool = False  # takes a uint8 picture of any size, see ``deploy.devices.pictures``
 
     def __post_init__(self) -> None:

@@ -67,7 +67,9 @@ def export_graph(classifier: Classifier, path: Path, kind: str, form: Form = USU
             return _write_traced(classifier, path, kind, form)
         module, names = PredictionGraph(classifier), (kinds.KINDS[kind].inputs, kinds.KINDS[kind].outputs)
         try:
-            model = to_onnx(module, example_of(classifier, kind), *names, rewrites=True, form=form)
+            has_norms = any(name.endswith("running_mean") for name in classifier.module.state_dict())
+            rewrites = form.folded or not has_norms
+            model = to_onnx(module, example_of(classifier, kind), *names, rewrites=rewrites, form=form)
             return write_verified(model, path, classifier, kind, form)
         except (NotExportableError, VerificationError):  # the exporter lacks operators that the rules have
             with suppress(NotExportableError, VerificationError):

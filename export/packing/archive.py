@@ -14,8 +14,10 @@ from model_archiver.model_archiver_config import ModelArchiverConfig
 from model_archiver.model_packaging_utils import ModelExportUtils
 
 import handler
+from deploy.devices.forms import Form
 from export.errors import NotExportableError
 from export.graphs.exporters import explanation_kind, export_graph
+from export.packing.shared_weights import share_weights
 from export.packing.sources import check_alone, pack_sources
 from export.verify.compare import VerificationError
 from handler.archive import CARD_NAME, check_defaults
@@ -80,6 +82,7 @@ def write_archive(
         _pack_source(classifier.architecture, pack, stage, report)
         if sidecar and settings.engine != "torch":
             write_sidecar(classifier, stage, report, [*graphs, *([KIND_LAYERS] if classifier.further_layers else [])])
+            share_weights(stage)
         choice = choose_engine(settings.engine, stage, classifier, usable_cores())  # as the server will
         check_defaults(settings.defaults, describe_model(classifier, choice.engine, name, version), choice.engine)
         if choice.graphs:
@@ -146,7 +149,7 @@ def write_sidecar(
     for number, kind in enumerate(kinds, start=1):
         report(f"graph {number} of {len(kinds)}: exporting and verifying {KINDS[kind].file} …")
         try:
-            export_graph(classifier, folder / KINDS[kind].file, kind)
+            export_graph(classifier, folder / KINDS[kind].file, kind, Form(folded=False))
         except NotExportableError as error:
             report(f"the archive goes without {KINDS[kind].file}: {error}")
         except VerificationError as error:

@@ -41,7 +41,7 @@ KINDS = {
     KIND_BEHIND: GraphKind("model.behind.onnx", ("logits",), inputs=("input", "activations"), optional=()),
 }
 _READ: dict[str, Callable[[str], Any]] = {  # fields that are no text
-    **dict.fromkeys(("labels", "versions", "precision", "portable", "batch"), json.loads),
+    **dict.fromkeys(("labels", "versions", "precision", "portable", "batch", "files"), json.loads),
     "further_layers": lambda text: tuple(json.loads(text)),
     "preprocessing": Preprocessing.from_json,
 }
@@ -70,6 +70,7 @@ class GraphDescription(Origin):
     takes: str = ""  # "picture", where the graph prepares pictures itself and takes uint8 (height, width, C)
     further_layers: tuple[str, ...] = ()  # those that ``KIND_LAYERS`` holds beside ``layer``
     precision: dict[str, Any] = field(default_factory=dict)  # of int8 and float16: how far it agrees with float32
+    files: dict[str, str] = field(default_factory=dict)  # those of weights beside its own, to their SHA-256
     coverage: str = ""  # how many activations are guided, "37 of 37 activations"; empty for other kinds
     portable: bool = False  # takes class weights, and no target
     batch: int = 0  # pictures in a run, 0 for any number
@@ -101,7 +102,14 @@ class GraphDescription(Origin):
         """The metadata as ONNX stores them: name to text."""
         values = asdict(self) | {"preprocessing": self.preprocessing.to_dict()}
         # descriptions stay what older versions wrote
-        usual: dict[str, Any] = {"head": "softmax", "portable": False, "batch": 0, "takes": "", "precision": {}}
+        usual: dict[str, Any] = {
+            "head": "softmax",
+            "portable": False,
+            "batch": 0,
+            "takes": "",
+            "precision": {},
+            "files": {},
+        }
         values = {name: value for name, value in values.items() if name not in usual or value != usual[name]}
         return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 

@@ -53,6 +53,7 @@ class GraphSession:
         if description.takes:  # this program prepares pictures itself, and notes where the crop lies
             prepared, session = _load(path, taking_input(path.read_bytes()), threads, shared)
         _check_signature(path, session, description)
+        check_files(path.parent, description.files, str(path))
         known: Any = {"path": path, "sha256": hashed(path), "threads": threads, "prepared": prepared}
         return cls(description=description, session=session, **known)
 
@@ -91,12 +92,13 @@ class GraphSession:
 
     @cached_property
     def _halves(self) -> tuple[Any, Any] | None:
-        """The halves of ``_split``; None without onnx, with a file of weights, or for a file that has changed."""
+        """The halves of ``_split``; None without onnx, or for files that have changed."""
         with suppress(ImportError, OSError, ValueError, ModelError):
+            check_files(self.path.parent, self.description.files, str(self.path))
             content = self.path.read_bytes()
-            if not weights_file(self.path).exists() and hashlib.sha256(content).hexdigest() == self.sha256:
-                content = taking_input(content) if self.description.takes else content
-                first, second = (_load(self.path, half, self.threads)[1] if half else None for half in _split(content))
+            if hashed(self.path) == self.sha256:
+                halves = _split(taking_input(content) if self.description.takes else content)
+                first, second = (_load(self.path, half, self.threads)[1] if half else None for half in halves)
                 return first, second
         return None
 
@@ -142,10 +144,17 @@ def hashed(path: Path) -> str:
     return digest.hexdigest()
 
 
+def check_files(folder: Path, files: Mapping[str, str], of: str) -> None:
+    """Raises ModelError unless the folder holds files of these names with these values of ``hashed``."""
+    for name, expected in files.items():
+        if Path(name).name != name or not (folder / name).is_file() or hashed(folder / name) != expected:
+            raise ModelError(f"{name} of {of} is missing or was changed since it was packed; pack the archive anew")
+
+
 def _load(path: Path, model: str | bytes, threads: int, shared: bool = True) -> tuple[Prepared, Any]:
     """Opens a file, or the content of a graph that was made of it."""
     try:
-        prepared = Prepared.of(model) if shared else Prepared(graph=model)
+        prepared = Prepared.of(model, path.parent) if shared else Prepared(graph=model)
         return prepared, prepared.session(threads)
     except Exception as error:  # ONNX Runtime's exceptions have no other common base
         raise ModelError(f"graph {path} cannot be loaded by ONNX Runtime: {_explained(str(error))}") from error
@@ -158,7 +167,7 @@ def _explained(message: str) -> str:
         return f"the file has ONNX IR version {found[1]}, {about} at most {found[2]}"
     if found := re.search(r"Opset (\d+) is under development.*till opset (\d+)", message, re.DOTALL):
         return f"the file has opset {found[1]}, {about} at most {found[2]}"
-    return " ".join(message.split())[:300]
+    return " ".join(message.rpartition(" FAIL : ")[2].split())[:300]  # the innermost of several
 
 
 def _check_signature(path: Path, session: Any, description: GraphDescription) -> None:

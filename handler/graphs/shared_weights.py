@@ -38,10 +38,11 @@ class Prepared:
     size: int = 0  # bytes of all weights
 
     @classmethod
-    def of(cls, model: str | bytes) -> "Prepared":
+    def of(cls, model: str | bytes, beside: Path = Path()) -> "Prepared":
         """Prepares a file or the content of one; without the package onnx, sessions have weights of their own.
 
-        Raises ONNX Runtime's exceptions, which have no common base, if the graph cannot be used.
+        A content's weights may be in files of the folder ``beside``. Raises ONNX Runtime's exceptions, which have no
+        common base, if the graph cannot be used.
         """
         try:
             import onnx
@@ -54,6 +55,7 @@ class Prepared:
             for name, value in {"file_name": data.name, "min_size_in_bytes": str(_FEWEST_BYTES)}.items():
                 options.add_session_config_entry(f"session.optimized_model_external_initializers_{name}", value)
             options.add_session_config_entry("session.disable_prepacking", "1")
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(beside))
             _Session(model, options, {})
             if not (data.exists() and data.stat().st_size):
                 return cls(graph=path.read_bytes())

@@ -21,8 +21,8 @@ def out(tmp_path, monkeypatch, shapes_graphs):
     monkeypatch.setattr(command, "python_with", lambda runtime: sys.executable)
 
     def copy_graphs(folder: Path) -> None:
-        for graph in shapes_graphs.glob("*.onnx"):
-            shutil.copy(graph, folder)
+        for file in shapes_graphs.glob("model.*"):  # weights, too
+            shutil.copy(file, folder)
 
     monkeypatch.setattr(command, "write_graphs", copy_graphs)
     return tmp_path

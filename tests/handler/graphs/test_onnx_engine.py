@@ -42,7 +42,7 @@ def opened(shapes, shapes_graphs, tmp_path):
     """Opens an engine on some of the graphs."""
 
     def open_some(*files):
-        for file in files:
+        for file in (*files, "model.safetensors", "model.weights"):
             shutil.copy(shapes_graphs / file, tmp_path)
         return OnnxEngine(open_graphs(tmp_path, origin_of(shapes), threads=1))
 
