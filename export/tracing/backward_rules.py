@@ -132,12 +132,72 @@ def _gated(gradient: Tensor, gate: Tensor, poles: bool) -> Tensor:
 
 
 @rule(aten.adaptive_max_pool2d_backward.default)
+def adaptive_max_pool_backward(gradient: Tensor, inputs: Tensor, indices: Tensor) -> Tensor:
+    """dL/dx of adaptive max pooling: gradients are added up at the indices, of which equal maxima have one."""
+    flat = torch.zeros_like(inputs).flatten(2)
+    return flat.scatter_add(2, indices.flatten(2), gradient.flatten(2)).reshape(inputs.shape)
+
+
 @rule(aten.max_pool2d_with_indices_backward.default)
 @rule(aten.max_pool3d_with_indices_backward.default)
-def max_pool_backward(gradient: Tensor, inputs: Tensor, *options: Any) -> Tensor:
-    """dL/dx of max pooling: gradients are added up at the indices, the last option, of which equal maxima have one."""
-    flat = torch.zeros_like(inputs).flatten(2)
-    return flat.scatter_add(2, options[-1].flatten(2), gradient.flatten(2)).reshape(inputs.shape)
+def max_pool_backward(gradient: Tensor, inputs: Tensor, *options: Any, poles: bool) -> Tensor:
+    """dL/dx of max pooling, one axis after the other, without indices, which runtimes are slow to find or lack.
+
+    Of equal maxima the first in the order of rows has the gradient, as in torch: the first row, and its first column.
+    """
+    sizes, (ceil, _indices) = options[:-2], options[-2:]
+    count = inputs.dim() - 2
+    kernel, stride, padding, dilation = (
+        [*of, *of[-1:] * (count - len(of))] for of in (*sizes[:1], sizes[1] or sizes[0], *sizes[2:])
+    )
+    pool = aten.max_pool2d_with_indices if count == 2 else aten.max_pool3d_with_indices
+    pooled = [inputs]
+    for axis in reversed(range(1, count)):
+        along = [
+            [of[i] if i == axis else unit for i in range(count)]
+            for of, unit in zip((kernel, stride, padding, dilation), (1, 1, 0, 1), strict=True)
+        ]
+        pooled.append(pool(pooled[-1], *along, ceil)[0])
+    pooled.append(pool(inputs, kernel, stride, padding, dilation, ceil)[0])  # as in the forward pass
+    for axis in range(count):
+        steps = kernel[axis], stride[axis], padding[axis], dilation[axis]
+        gradient = _at_first_maxima(gradient, pooled[count - axis - 1], pooled[count - axis], axis + 2, *steps, poles)
+    return gradient
+
+
+def _at_first_maxima(
+    gradient: Tensor,
+    values: Tensor,
+    maxima: Tensor,
+    axis: int,
+    kernel: int,
+    stride: int,
+    padding: int,
+    dilation: int,
+    poles: bool,
+) -> Tensor:
+    """dL/d values of the maxima of windows along one axis."""
+    count, size = maxima.shape[axis], values.shape[axis]
+    behind = (count - 1) * stride + (kernel - 1) * dilation + 1 - padding - size
+    around = [0, 0] * (values.dim() - 1 - axis) + [padding, max(behind, 0)]
+    padded = F.pad(values, around, value=-torch.inf)
+    rows = -(-size // stride)
+    lanes: list[list[Tensor]] = [[] for _ in range(stride)]  # cells at the same remainder of the stride
+    for cell in range(kernel):
+        part = gradient
+        if cell + 1 < kernel:
+            first = cell * dilation
+            chosen = aten.slice(padded, axis, first, first + (count - 1) * stride + 1, stride) == maxima
+            part = _gated(gradient, chosen, poles)
+            gradient = torch.where(chosen, 0.0, gradient) if poles else gradient - part
+        row, lane = divmod(cell * dilation - padding, stride)
+        above, before = min(max(-row, 0), count), min(max(row, 0), rows)
+        kept = part.narrow(axis, above, max(min(count - above, rows - before), 0))
+        around = [0, 0] * (values.dim() - 1 - axis) + [before, rows - before - kept.shape[axis]]
+        lanes[lane].append(F.pad(kept, around) if any(around) else kept)
+    none = torch.zeros_like(lanes[-padding % stride][0])  # the lane of the first cell
+    sums = [sum(parts[1:], parts[0]) if parts else none for parts in lanes]
+    return torch.stack(sums, axis + 1).flatten(axis, axis + 1).narrow(axis, 0, size)
 
 
 @rule(aten.adaptive_max_pool2d.default)

@@ -22,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from export.errors import NotExportableError, network_code
+from export.tracing.blocked_layout import use_blocked_layout
 
 OPSET = 18  # the exporter's own; `make old-runtimes` runs it with ONNX Runtime 1.15, 1.17 and 1.20
 FIXED_BATCH = (
@@ -128,6 +129,8 @@ def _tidy(model: ir.Model) -> None:
         common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common_passes.DeduplicateInitializersPass(size_limit=1 << 20),
         common_passes.CommonSubexpressionEliminationPass(),
+        use_blocked_layout,
+        common_passes.RemoveUnusedNodesPass(),
         common_passes.OutputFixPass(),
         common_passes.NameFixPass(),
     ):
