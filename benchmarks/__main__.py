@@ -1,4 +1,7 @@
-"""Measures this project side by side with its peers: ``python -m benchmarks``; ``make bench`` runs all of it."""
+"""Measures this project side by side with its peers: ``python -m benchmarks``; ``make bench`` runs all of it.
+
+``python -m benchmarks profile`` says where the time of graphs goes.
+"""
 
 import argparse
 import subprocess
@@ -24,6 +27,10 @@ _MORE_ROUNDS = 3  # the setting whose ratios have targets has so many times the 
 
 def main() -> int:
     """The command line."""
+    if sys.argv[1:2] == ["profile"]:
+        from benchmarks.profile import main as profile  # not above: it loads torch
+
+        return profile(sys.argv[2:])
     options = _parser().parse_args()
     if options.quick:
         options.networks, options.batches, options.threads = [KEY_NETWORK], [1], [2]

@@ -14,6 +14,7 @@ from benchmarks.work import EXPLAIN, EXPLAIN_OF_FIVE, GRADCAM, GRADCAM_OF_FIVE, 
 from handler.explanation.evidence import TOP, Engine, Floats, Needs
 from handler.explanation.gradient_cams import gradcam
 from handler.explanation.maps import combine, scale
+from handler.graphs.description import KIND_EXPLANATION, KIND_GRADCAM, KIND_PREDICTION, KINDS
 
 TOLERANCE = 1e-3  # of the largest value: Grad-CAM and scores differ by float32 rounding only
 # of guided pixels: where rounding decides the sign of an activation a gate flips, and the pixels behind it differ
@@ -63,6 +64,7 @@ Builder = Callable[[Work, str, int], Call]  # work, task, threads
 
 EAGER, OURS_TORCH, OURS_ONNX = "PyTorch eager", "ours torch", "ours onnx"
 PYTORCH_GRAD_CAM, CAPTUM, TORCHCAM = "pytorch-grad-cam", "captum", "torchcam"
+COMPILED, INDUCTOR, OPENVINO = "torch.compile", "our trace in Inductor", "our graph in OpenVINO"
 
 
 def eager(work: Work, task: str, threads: int) -> Call:
@@ -131,6 +133,61 @@ def torchcam(work: Work, task: str, threads: int) -> Call:
     return call
 
 
+def compiled(work: Work, task: str, threads: int) -> Call:
+    """Torchvision's module by ``torch.compile``, with its weights frozen."""
+    torch, module = _peers_module(work, threads)
+    return _compiled_call(torch, module)
+
+
+def inductor(work: Work, task: str, threads: int) -> Call:
+    """The trace of which our graph is made, by ``torch.compile``: what the runtime alone makes of it."""
+    from export.tracing.explanation import trace_graph
+    from handler.model.sources import load_classifier
+
+    torch, _ = _peers_module(work, threads)
+    kind = {GRADCAM: KIND_GRADCAM, EXPLAIN: KIND_EXPLANATION}[task]
+    rest = torch.tensor([TOP]), torch.zeros(1, len(work.labels))
+    graph = trace_graph(load_classifier(checkpoint=work.checkpoint), kind)
+    graph._lineno_map = None  # of lines to nodes, which are fewer after the first compilation
+    return _compiled_call(torch, graph, *rest)
+
+
+def _compiled_call(torch: Any, module: Any, *rest: Any) -> Call:
+    torch._inductor.config.freezing = True
+    run = torch.compile(module, dynamic=False)
+
+    def call(inputs: Floats) -> Outputs:
+        with torch.no_grad():
+            found = run(torch.from_numpy(inputs), *(one.expand(len(inputs), *one.shape[1:]) for one in rest))
+        if not rest:
+            return Outputs(found.numpy())
+        logits, _, _, maps, *guided = (one.numpy() for one in found)
+        return Outputs(logits, maps, *guided)
+
+    return call
+
+
+def openvino(work: Work, task: str, threads: int) -> Call:
+    """The ONNX graphs that travel in the archive, in OpenVINO."""
+    from openvino import Core
+
+    kind = {PREDICT: KIND_PREDICTION, GRADCAM: KIND_GRADCAM, EXPLAIN: KIND_EXPLANATION}[task]
+    how = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    run = Core().compile_model(str(work.folder / KINDS[kind].file), "CPU", how)
+    target, weights = np.full(1, TOP), np.zeros((1, len(work.labels)), np.float32)
+
+    def call(inputs: Floats) -> Outputs:
+        given = {"input": inputs}
+        if task != PREDICT:
+            given |= {"target": target.repeat(len(inputs)), "weights": weights}
+        found = run({name: values for name, values in given.items() if name in names})
+        parts = [found[name].copy() for name in KINDS[kind].outputs if name in ("logits", "gradcam", "guided_backprop")]
+        return Outputs(*parts)
+
+    names = {name for one in run.inputs for name in one.get_names()}
+    return call
+
+
 def ours_torch(work: Work, task: str, threads: int) -> Call:
     """``TorchEngine``, as served, and ``cam.gradcam``."""
     import torch
@@ -185,6 +242,9 @@ _TABLE: dict[str, tuple[Builder, tuple[str, ...]]] = {
     PYTORCH_GRAD_CAM: (pytorch_grad_cam, (GRADCAM, EXPLAIN)),
     CAPTUM: (captum, (GRADCAM, EXPLAIN)),
     TORCHCAM: (torchcam, (GRADCAM,)),
+    COMPILED: (compiled, (PREDICT,)),
+    INDUCTOR: (inductor, (GRADCAM, EXPLAIN)),
+    OPENVINO: (openvino, (PREDICT, GRADCAM, EXPLAIN)),
     OURS_TORCH: (ours_torch, TASKS),
     OURS_ONNX: (ours_onnx, TASKS),
 }

@@ -12,7 +12,7 @@ import psutil
 
 _PACKAGES = (
     *("torch", "torchvision", "onnxruntime", "onnx", "onnxscript", "numpy", "opencv-python-headless"),
-    *("grad-cam", "captum", "torchcam", "torchserve"),
+    *("grad-cam", "captum", "torchcam", "openvino", "torchserve"),
 )
 
 

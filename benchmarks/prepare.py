@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.random_weights import random_classifier
 from benchmarks.work import NAIVE, OURS, PICTURES, STOCK, Work
+from examples.random_weights import random_classifier
 from examples.shapes.draw import draw_random
 from export.graphs.exporters import export_graph
 from export.packing.archive import DEFAULT_CONFIG, write_archive
@@ -67,7 +67,7 @@ def prepare(network: str, folder: Path, *, side: int = 224, classes: int = 1000,
 def _stamp(*arguments: object) -> str:
     sources = [path for part in ("handler", "export") for path in sorted((_HERE.parent / part).rglob("*.py"))]
     digest = hashlib.sha256(json.dumps([*arguments, *map(version, _PACKAGES)]).encode())
-    for path in (*sources, Path(__file__), _HERE / "random_weights.py"):
+    for path in (*sources, Path(__file__), _HERE.parent / "examples/random_weights.py"):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

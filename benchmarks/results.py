@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.contenders import CAPTUM, EAGER, OURS_ONNX, OURS_TORCH, PYTORCH_GRAD_CAM, Who
+from benchmarks.contenders import CAPTUM, EAGER, INDUCTOR, OURS_ONNX, OURS_TORCH, PYTORCH_GRAD_CAM, Who
 from benchmarks.work import (
     EXPLAIN,
     EXPLAIN_OF_FIVE,
@@ -70,9 +70,10 @@ class Target(NamedTuple):
 
 
 TARGETS = (
-    Target("explain_speedup_vs_pytorch_grad_cam", (EXPLAIN, PYTORCH_GRAD_CAM), (EXPLAIN, OURS_ONNX), 8.0, True),
+    Target("explain_speedup_vs_pytorch_grad_cam", (EXPLAIN, PYTORCH_GRAD_CAM), (EXPLAIN, OURS_ONNX), 9.0, True),
     Target("explain_speedup_vs_captum", (EXPLAIN, CAPTUM), (EXPLAIN, OURS_ONNX), 4.0, True),
-    Target("explain_over_onnx_predict", (EXPLAIN, OURS_ONNX), (PREDICT, OURS_ONNX), 2.4, False),
+    Target("explain_speedup_vs_inductor", (EXPLAIN, INDUCTOR), (EXPLAIN, OURS_ONNX), 1.5, True),
+    Target("explain_over_gradcam", (EXPLAIN, OURS_ONNX), (GRADCAM, OURS_ONNX), 2.1, False),
     Target("explain_over_torch_forward", (EXPLAIN, OURS_ONNX), (PREDICT, EAGER), 1.0, False),
     Target("gradcam_over_onnx_predict", (GRADCAM, OURS_ONNX), (PREDICT, OURS_ONNX), 1.08, False),
     Target("gradcam_of_five_classes_over_one", (GRADCAM_OF_FIVE, OURS_ONNX), (GRADCAM, OURS_ONNX), 1.3, False),

@@ -11,12 +11,12 @@ import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 from google.protobuf.message import DecodeError, Message
 
+from deploy.light.models import SERVER, Models
 from handler.errors import BadRequest, RequestError
 from handler.protocol.answer import Answer, error_answer
 from handler.protocol.kserve import JSON_SIZE
 from handler.protocol.request import MOST_UNPACKED
 from handler.protocol.row import Row
-from handler.served_models import SERVER, Models
 
 _PROTOCOL = Path(__file__).with_name("open_inference.binpb")  # of the file .proto beside it
 _SERVICE = "inference.GRPCInferenceService"

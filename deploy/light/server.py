@@ -33,6 +33,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from deploy.light.models import SERVER, ClientGone, Models, Served
 from handler.errors import BadRequest, ModelError, RequestError, TooLarge, TooSlow, Unauthorized, Unavailable
 from handler.page.compose import page_answer
 from handler.protocol.answer import HTML, PROBE, Answer, error_answer, json_answer, refusal
@@ -40,7 +41,6 @@ from handler.protocol.kserve import JSON_SIZE
 from handler.protocol.options import shown
 from handler.protocol.request import MOST_UNPACKED, accepted, gunzipped, named_once
 from handler.protocol.row import Row, header_options
-from handler.served_models import SERVER, ClientGone, Models, Served
 from handler.telemetry.request_log import keep_on_one_line, request_line
 
 logger = logging.getLogger(__name__)

@@ -143,50 +143,67 @@ def _gated(gradient: Tensor, gate: Tensor, poles: bool) -> Tensor:
     return torch.where(gate > 0, gradient, torch.zeros_like(gradient)) if poles else gradient * gate
 
 
-@rule(aten.max_pool3d_with_indices_backward.default)
-def max_pool_backward(gradient: Tensor, inputs: Tensor, *options: Any) -> Tensor:
-    """dL/dx of max pooling: gradients are added up at the indices, the last option, of which equal maxima have one."""
-    flat = torch.zeros_like(inputs).flatten(2)
-    return flat.scatter_add(2, options[-1].flatten(2), gradient.flatten(2)).reshape(inputs.shape)
-
-
 @rule(aten.adaptive_max_pool2d_backward.default)
 def adaptive_max_pool2d_backward(gradient: Tensor, inputs: Tensor, indices: Tensor, *, poles: bool) -> Tensor:
     """dL/dx of adaptive max pooling, whose windows are those of max pooling where the sizes divide."""
     if kernel := _divided(inputs, gradient.shape[2:]):
         given = gradient, inputs, kernel, kernel, [0, 0], [1, 1], False, indices
-        return cast(Tensor, max_pool2d_backward(*given, poles=poles))
-    return cast(Tensor, max_pool_backward(gradient, inputs, indices))
+        return cast(Tensor, max_pool_backward(*given, poles=poles))
+    flat = torch.zeros_like(inputs).flatten(2)
+    return flat.scatter_add(2, indices.flatten(2), gradient.flatten(2)).reshape(inputs.shape)
 
 
 @rule(aten.max_pool2d_with_indices_backward.default)
-def max_pool2d_backward(gradient: Tensor, inputs: Tensor, kernel: list[int], *options: Any, poles: bool) -> Tensor:
-    """dL/dx of max pooling without indices: of a window's equal maxima the first, row by row, has the gradient.
+@rule(aten.max_pool3d_with_indices_backward.default)
+def max_pool_backward(gradient: Tensor, inputs: Tensor, kernel: list[int], *options: Any, poles: bool) -> Tensor:
+    """dL/dx of max pooling, one axis after the other, without indices, which runtimes are slow to find or lack.
 
-    The windows' cells are slices of the input, taken apart by their places between two strides; so are the gradients,
-    which are put together in the end.
+    Of equal maxima the first has the gradient, row by row, as in torch: that of the first row, and there of the first
+    column. Rows are looked at after the maxima of the columns are known.
     """
-    stride, padding, dilation, ceil, _indices = options
-    stride = stride or kernel
-    best = aten.max_pool2d_with_indices(inputs, kernel, stride, padding, dilation, ceil)[0]
-    (height, width), size = best.shape[2:], inputs.shape[2:]
-    reach = [(best.shape[2 + i] - 1) * stride[i] + (kernel[i] - 1) * dilation[i] + 1 for i in range(2)]
-    cells = [-(-max(reach[i], size[i] + padding[i]) // stride[i]) for i in range(2)]
-    right, below = (cells[i] * stride[i] - size[i] - padding[i] for i in (1, 0))
-    padded = F.pad(inputs, (padding[1], right, padding[0], below), value=torch.finfo(inputs.dtype).min)
-    left, found = torch.ones_like(best), dict[tuple[int, int], Tensor]()
-    for place in itertools.product(*(range(0, kernel[i] * dilation[i], dilation[i]) for i in range(2))):
-        (y, top), (x, start) = (divmod(at, step) for at, step in zip(place, stride, strict=True))
-        cell = padded[:, :, top :: stride[0], start :: stride[1]][:, :, y : y + height, x : x + width]
-        lower = _is_open(best - cell)
-        part = _gated(gradient, left - left * lower, poles)
-        left = left * lower
-        part = F.pad(part, (x, cells[1] - x - width, y, cells[0] - y - height))
-        found[top, start] = found[top, start] + part if (top, start) in found else part
-    zeros = torch.zeros_like(padded[:, :, :: stride[0], :: stride[1]])
-    rows = [torch.stack([found.get((top, start), zeros) for start in range(stride[1])], -1) for top in range(stride[0])]
-    whole = torch.stack([row.flatten(3) for row in rows], 3).flatten(2, 3)
-    return whole[:, :, padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]]
+    (stride, *steps, ceil, _indices), count = options, inputs.dim() - 2
+    windows = [(*of, *of[-1:] * (count - len(of))) for of in (kernel, stride or kernel, *steps)]
+    pool = aten.max_pool2d_with_indices if count == 2 else aten.max_pool3d_with_indices
+    pooled = [inputs]
+    for axis in reversed(range(1, count)):
+        alone = [
+            [of[axis] if one == axis else unit for one in range(count)]
+            for of, unit in zip(windows, _ALONE, strict=True)
+        ]
+        pooled.append(pool(pooled[-1], *alone, ceil)[0])
+    pooled.append(pool(inputs, *windows, ceil)[0])  # as in the forward pass
+    for axis, window in enumerate(zip(*windows, strict=True)):
+        gradient = _at_first_maxima(gradient, pooled[-axis - 2], pooled[-axis - 1], axis + 2, window, poles)
+    return gradient
+
+
+_ALONE = 1, 1, 0, 1  # kernel, stride, padding and dilation of an axis that is not pooled
+
+
+def _at_first_maxima(
+    gradient: Tensor, values: Tensor, maxima: Tensor, axis: int, window: tuple[int, ...], poles: bool
+) -> Tensor:
+    """dL/d values of the maxima of windows along one axis; a window is kernel, stride, padding and dilation."""
+    kernel, stride, padding, dilation = window
+    count, size, inner = maxima.shape[axis], values.shape[axis], [0, 0] * (values.dim() - 1 - axis)
+    behind = (count - 1) * stride + (kernel - 1) * dilation + 1 - padding - size
+    padded = F.pad(values, [*inner, padding, max(behind, 0)], value=torch.finfo(values.dtype).min)
+    rows = -(-size // stride)
+    lanes: list[list[Tensor]] = [[] for _ in range(stride)]  # cells of the same remainder by the stride
+    for cell in range(kernel):
+        part, first = gradient, cell * dilation
+        if cell + 1 < kernel:  # the last cell has what is left
+            lower = _is_open(maxima - aten.slice(padded, axis, first, first + (count - 1) * stride + 1, stride))
+            gradient = _gated(part, lower, poles)
+            part = _gated(part, 1 - lower, poles) if poles else part - gradient
+        row, lane = divmod(first - padding, stride)
+        above, before = min(max(-row, 0), count), min(max(row, 0), rows)
+        kept = part.narrow(axis, above, max(min(count - above, rows - before), 0))
+        around = [*inner, before, rows - before - kept.shape[axis]]
+        lanes[lane].append(F.pad(kept, around) if any(around) else kept)
+    none = torch.zeros_like(lanes[-padding % stride][0])  # the lane of the first cell
+    sums = [sum(parts[1:], parts[0]) if parts else none for parts in lanes]
+    return torch.stack(sums, axis + 1).flatten(axis, axis + 1).narrow(axis, 0, size)
 
 
 def _divided(inputs: Tensor, output_size: Sequence[int]) -> list[int]:

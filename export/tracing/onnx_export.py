@@ -21,6 +21,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from deploy.devices.blocked_layout import use_blocked_layout
 from deploy.devices.forms import OPSET, USUAL, Form, at_opset, check_portable
 from export.errors import NotExportableError, network_code
 
@@ -140,6 +141,8 @@ def _tidy(model: ir.Model) -> None:
         common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common_passes.DeduplicateInitializersPass(size_limit=1 << 20),
         common_passes.CommonSubexpressionEliminationPass(),
+        use_blocked_layout,
+        common_passes.RemoveUnusedNodesPass(),
         common_passes.OutputFixPass(),
         common_passes.NameFixPass(),
     ):

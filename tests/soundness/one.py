@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.random_weights import enliven
+from examples.random_weights import enliven
 from handler.atomic_write import write_whole
 from handler.model.classifier import Classifier
 from handler.picture.preprocess import Preprocessing

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from benchmarks.random_weights import build
+from examples.random_weights import build
 from handler.model.registry import ARCHITECTURES
 
 SIDE = 64

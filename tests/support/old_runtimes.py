@@ -32,7 +32,7 @@ _PACKAGES = ("opencv-python-headless", "pillow")  # they run with either numpy
 
 def write_graphs(folder: Path) -> None:
     """The embedded model's three graphs, and those of a transformer, which has a saliency graph."""
-    from benchmarks.random_weights import random_classifier
+    from examples.random_weights import random_classifier
     from handler.model.sources import load_classifier
     from tests.support.exports import export_explanation, export_gradcam, export_prediction
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.random_weights import build, enliven, preprocessing_of, random_classifier
+from examples.random_weights import build, enliven, preprocessing_of, random_classifier
 from export.verify.compare import fresh_pictures
 from handler.model.checkpoint import Checkpoint
 from handler.model.classifier import Classifier, build_classifier, build_network

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks.random_weights import random_classifier
+from examples.random_weights import random_classifier
 from export.verify.compare import batch_sizes
 from tests.support.serving import ROOT
 from tests.zoo import all as zoo

@@ -11,7 +11,7 @@ from torch import nn
 
 import export.graphs.exporters as exporters
 import export.tracing.explanation as tracing
-from benchmarks.random_weights import random_classifier as well_conditioned
+from examples.random_weights import random_classifier as well_conditioned
 from export.errors import NotExportableError
 from export.graphs.exporters import explanation_kind
 from export.verify.compare import Check, RoundingCheck, VerificationError, fresh_pictures

@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 
-from benchmarks.random_weights import enliven
+from examples.random_weights import enliven
 from export.packing.archive import write_archive
 from handler.errors import ModelError
 from handler.loading import load_archive

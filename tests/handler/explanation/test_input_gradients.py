@@ -6,7 +6,7 @@ import torch
 from captum.attr import IntegratedGradients
 
 import handler
-from benchmarks.random_weights import random_classifier as well_conditioned
+from examples.random_weights import random_classifier as well_conditioned
 from handler.errors import Unprocessable
 from handler.explanation.input_gradients import expected_gradients, integrated_gradients, smoothgrad
 from handler.explanation.maps import scale

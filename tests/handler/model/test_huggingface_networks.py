@@ -8,7 +8,7 @@ import transformers
 from PIL import Image
 from safetensors.torch import save_file
 
-from benchmarks.random_weights import enliven
+from examples.random_weights import enliven
 from handler.errors import ModelError
 from handler.model import makers
 from handler.model.checkpoint import write_checkpoint

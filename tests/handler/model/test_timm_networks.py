@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 
-from benchmarks.random_weights import enliven
+from examples.random_weights import enliven
 from handler.errors import ModelError
 from handler.model.checkpoint import write_checkpoint
 from handler.model.classifier import build_classifier, build_network
