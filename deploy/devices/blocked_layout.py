@@ -112,8 +112,9 @@ def _constant(value: Any) -> Any:
 
 
 def _initializer(graph: ir.Graph, values: Any) -> ir.Value:
-    tensor = ir.tensor(np.asarray(values, np.float32))
-    kind: Any = {"shape": ir.Shape(tensor.shape), "type": ir.TensorType(tensor.dtype)}
+    values = np.asarray(values, np.float32)
+    tensor = ir.tensor(values)
+    kind: Any = {"shape": ir.Shape(values.shape), "type": ir.TensorType(tensor.dtype)}
     added = ir.Value(name=f"blocked_{len(graph.initializers)}", const_value=tensor, **kind)
     graph.register_initializer(added)
     return added

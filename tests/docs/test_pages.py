@@ -65,13 +65,15 @@ def test_the_table_of_options_is_the_codes():
 def test_every_module_stands_in_the_code_map_in_the_row_of_its_folder():
     architecture = page("docs/ARCHITECTURE.md").text
     rooms = dict(re.findall(r"^\| `(\w+/[\w/]*)`[^|]*\|(.*)\|$", architecture, re.MULTILINE))
-    for path in [*ROOT.glob("handler/**/*.py"), *ROOT.glob("export/**/*.py")]:
+    folders = ("handler", "export", "deploy/devices", "deploy/light", "deploy/grpc", "deploy/bulk")
+    paths = [path for folder in folders for path in ROOT.glob(f"{folder}/**/*.py")]
+    for path in paths:
         room = f"{path.parent.relative_to(ROOT)}/"
         assert room in rooms
         where = architecture if room in ("handler/", "export/") else rooms[room]
         assert path.name.startswith("__") or f"`{path.name}`" in where, path
     named = set(re.findall(r"`(\w+\.py)`", " ".join(rooms.values())))
-    assert named <= {path.name for folder in ("handler", "export") for path in ROOT.glob(f"{folder}/**/*.py")}
+    assert named <= {path.name for path in paths}
 
 
 def literals() -> set[str]:
