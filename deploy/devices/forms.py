@@ -22,6 +22,7 @@ class Form:
     batch: int = 0  # number of pictures in a run, 0 for any
     opset: int = OPSET
     folded: bool = True  # batch norms of predictions are in the convolutions' weights, not as the checkpoint has them
+    half: bool = False  # becomes float16, in which the large constants of ``use_blocked_layout`` are infinite
     pictures: bool = False  # takes a uint8 picture of any size, see ``deploy.devices.pictures``
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ import onnx
 from deploy.devices.calibration import draw
 from deploy.devices.forms import USUAL, Form
 from deploy.devices.pictures import PICTURE, compare_pictures, take_pictures
-from deploy.devices.precision import Precision, compare
+from deploy.devices.precision import FP16, Precision, compare
 from export.errors import NotExportableError, network_code
 from export.tracing.explanation import PredictionGraph, example_of, needs_of_kind, trace_graph
 from export.tracing.onnx_export import to_onnx
@@ -154,7 +154,8 @@ def export_reduced(classifier: Classifier, path: Path, kind: str, precision: Pre
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix="graph-", dir=path.parent) as folder:
-            export_graph(classifier, source := Path(folder, path.name), kind)
+            form = Form(half=precision.numbers == FP16)
+            export_graph(classifier, source := Path(folder, path.name), kind, form)
             return precision.write(source, path, pictures)
     except BaseException:
         path.unlink(missing_ok=True)

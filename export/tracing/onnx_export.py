@@ -111,7 +111,7 @@ def to_onnx(
     if not form.batch and any(isinstance(size, int) for size in sizes):
         raise NotExportableError(FIXED_BATCH.format(sizes[0]))
     if not rewrites:
-        _tidy(program.model)
+        _tidy(program.model, blocked=not (form.portable or form.half))  # for ONNX Runtime's CPU alone
     for value, name in zip(program.model.graph.outputs, outputs, strict=True):
         value.name = name  # of equal outputs the later have names of the exporter's
     common_passes.ClearMetadataAndDocStringPass()(program.model)  # of nodes; that of values goes below
@@ -127,8 +127,8 @@ def to_onnx(
     return found
 
 
-def _tidy(model: ir.Model) -> None:
-    """Folds constants, and removes equal and unused nodes, in place.
+def _tidy(model: ir.Model, *, blocked: bool) -> None:
+    """Folds constants, and removes equal and unused nodes, in place; ``blocked`` is for ``use_blocked_layout``.
 
     The exporter's own optimiser also runs the rewrite rule ``SlicesSplit``, which takes time quadratic in the graph's
     size, minutes for DenseNet, and changes nothing that ONNX Runtime would not change itself.
@@ -141,8 +141,7 @@ def _tidy(model: ir.Model) -> None:
         common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common_passes.DeduplicateInitializersPass(size_limit=1 << 20),
         common_passes.CommonSubexpressionEliminationPass(),
-        use_blocked_layout,
-        common_passes.RemoveUnusedNodesPass(),
+        *((use_blocked_layout, common_passes.RemoveUnusedNodesPass()) if blocked else ()),
         common_passes.OutputFixPass(),
         common_passes.NameFixPass(),
     ):
