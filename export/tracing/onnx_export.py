@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
@@ -135,17 +136,41 @@ def _tidy(model: ir.Model, *, blocked: bool) -> None:
     """
     common_passes.InlinePass()(model)
     fold_constants_ir(model)
-    for apply in (
+    steps: list[Callable[[ir.Model], Any]] = [
         common_passes.RemoveUnusedNodesPass(),
         common_passes.RemoveUnusedOpsetsPass(),
         common_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common_passes.DeduplicateInitializersPass(size_limit=1 << 20),
         common_passes.CommonSubexpressionEliminationPass(),
-        *((use_blocked_layout, common_passes.RemoveUnusedNodesPass()) if blocked else ()),
+        _keep_matrices,
+        *([use_blocked_layout] if blocked else []),
+        common_passes.RemoveUnusedNodesPass(),
         common_passes.OutputFixPass(),
         common_passes.NameFixPass(),
-    ):
+    ]
+    for apply in steps:
         apply(model)
+
+
+def _keep_matrices(model: ir.Model) -> None:
+    """Gives linear layers their matrices as PyTorch has them, (outputs, inputs), which the backward pass takes, too."""
+    nodes: list[Any] = [*model.graph]
+    turned = [node for node in nodes if node.op_type == "Gemm" and not node.attributes.get_int("transB", 0)]
+    for node in turned:
+        matrix: Any = node.inputs[1]
+        if matrix.const_value is None:
+            continue
+        values, name = np.ascontiguousarray(matrix.const_value.numpy().T), f"{matrix.name}_kept"
+        tensor = ir.tensor(values, name=name)
+        kind: Any = {"shape": ir.Shape(values.shape), "type": ir.TensorType(tensor.dtype)}
+        kept = ir.Value(name=name, const_value=tensor, **kind)
+        model.graph.register_initializer(kept)
+        for use in list(matrix.uses()):
+            if use.node in turned and use.idx == 1:
+                use.node.replace_input_with(1, kept)
+                use.node.attributes["transB"] = ir.AttrInt64("transB", 1)
+            elif use.node.op_type == "Transpose":
+                ir.convenience.replace_all_uses_with(use.node.outputs[0], kept)
 
 
 def _floor_pools(graph: onnx.GraphProto) -> None:
