@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import onnx
 import pytest
 
 from tests.support import skips
@@ -23,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 _SLOW_FOLDERS = {"benchmarks", "deploy", "docs", "examples", "server", "soundness", "export/graphs", "export/packing"}
-_SLOW_FIXTURES = {"shapes_archive", "shapes_graphs", "wheel", "installed"}
+_SLOW_FIXTURES = {"shapes_archive", "shapes_graphs", "whole_graphs", "wheel", "installed"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -77,6 +78,19 @@ def shapes_graphs(shapes_archive: Path, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("graphs")
     with zipfile.ZipFile(shapes_archive) as archive:
         archive.extractall(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole_graphs(shapes_graphs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the archive's graphs as other commands write them: each holds its weights."""
+    folder = tmp_path_factory.mktemp("whole")
+    for path in shapes_graphs.glob("*.onnx"):
+        model = onnx.load(path)
+        kept = {entry.key: entry.value for entry in model.metadata_props if entry.key != "files"}
+        del model.metadata_props[:]
+        onnx.helper.set_model_props(model, kept)
+        onnx.save(model, folder / path.name)
     return folder
 
 

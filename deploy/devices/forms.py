@@ -14,7 +14,7 @@ _SELECTING = """ArgMax ArgMin Compress GatherElements GatherND GridSample MaxUnp
 ScatterElements ScatterND TopK Unique"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Form:
     """How a graph is written."""
 

@@ -143,9 +143,9 @@ def test_scores_are_those_of_torchvisions_transforms_and_pytorch(architecture, t
 
 
 @pytest.fixture(scope="module")
-def both(shapes_graphs, tmp_path_factory):
+def both(whole_graphs, tmp_path_factory):
     """The embedded model's graph of explanations, and the same behind preprocessing."""
-    plain, path = shapes_graphs / "model.explain.onnx", tmp_path_factory.mktemp("graph") / "a.pictures.explain.onnx"
+    plain, path = whole_graphs / "model.explain.onnx", tmp_path_factory.mktemp("graph") / "a.pictures.explain.onnx"
     model = take_pictures(onnx.load(plain), GraphSession.open(plain).description.preprocessing)
     model.metadata_props.add(key="takes", value="picture")
     onnx.save(model, path)

@@ -71,6 +71,7 @@ NOT_RUN = {
     "they would build the environment that runs this test, or run it": [
         *("make setup", "make check", "make test", ".venv/bin/pytest tests/handler/explanation/test_gradient_cams.py"),
     ],
+    "tests/export/packing/test_shared_weights.py opens such graphs": [".venv/bin/python -m zipfile -e…"],
     "they take from minutes to hours": [
         *("make zoo…", "make soundness…", "make train", "make bench…"),
         *("make load…", "make faults", "make soak-10", "make soak", "make fuzz", "make images…"),
@@ -398,12 +399,12 @@ def test_the_front_of_the_standard_library_answers(tmp_path, shapes_archive, set
 
 
 @pytest.fixture(scope="module")
-def checkout(shapes_archive, shapes_graphs, tmp_path_factory):
+def checkout(shapes_archive, whole_graphs, tmp_path_factory):
     """With the files where the pages have them: what `make archive export explanation` writes, and an answer."""
     folder = linked_checkout(tmp_path_factory.mktemp("checkout"))
-    shutil.copy(shapes_graphs / "model.onnx", folder / "model_store/shufflenet_cam.onnx")
-    shutil.copy(shapes_graphs / "model.explain.onnx", folder / "model_store/shufflenet_cam.explain.onnx")
-    gradcam, how = shapes_graphs / "model.gradcam.onnx", handler.load(shapes_graphs / "model.onnx").card.preprocessing
+    shutil.copy(whole_graphs / "model.onnx", folder / "model_store/shufflenet_cam.onnx")
+    shutil.copy(whole_graphs / "model.explain.onnx", folder / "model_store/shufflenet_cam.explain.onnx")
+    gradcam, how = whole_graphs / "model.gradcam.onnx", handler.load(whole_graphs / "model.onnx").card.preprocessing
     onnx.save(take_pictures(onnx.load(gradcam), how), folder / "model_store/shufflenet_cam.pictures.gradcam.onnx")
     shutil.copy(shapes_archive, folder / "model_store/shufflenet_cam.mar")
     answer = handler.load(shapes_archive).explain(ROOT / "examples/shapes/two.jpg", target=["heart", "arrow"]).to_dict()

@@ -1,6 +1,8 @@
 """What only browsers do: decoding, WebGPU, and the page of examples/browser."""
 
 import base64
+from contextlib import closing
+from shutil import which
 
 import numpy as np
 import pytest
@@ -52,7 +54,7 @@ def test_files_are_decoded_as_python_does(runtime, name):
     assert np.abs(pixels.astype(int) - wanted).max() <= (2 if name.startswith("JPEG") else 0)
 
 
-def test_elements_of_a_page_are_pictures_too(runtime, shapes_graphs):
+def test_elements_of_a_page_are_pictures_too(runtime, whole_graphs):
     body = """
         const model = await pack.load(given.graph, {device: "wasm", ort: ask.runtime});
         const image = new Image();
@@ -72,27 +74,27 @@ def test_elements_of_a_page_are_pictures_too(runtime, shapes_graphs):
         found.wrong = await model.predict("one.jpg").catch(({ code, message }) => ({ code, message }));
         return found;
     """
-    found = runtime.ask(body, graph=runtime.address(shapes_graphs / "model.explain.onnx"))
+    found = runtime.ask(body, graph=runtime.address(whole_graphs / "model.explain.onnx"))
     wrong = found.pop("wrong")
     assert (wrong["code"], "valid are" in wrong["message"]) == (400, True)
-    (wanted,) = handler.load(shapes_graphs / "model.explain.onnx").predict(ONE, top_k=1)
+    (wanted,) = handler.load(whole_graphs / "model.explain.onnx").predict(ONE, top_k=1)
     assert len(found) == 6
     for predicted in found.values():
         assert predicted[0]["label"] == wanted.label
         assert predicted[0]["probability"] == pytest.approx(wanted.probability, abs=1e-4)
 
 
-def test_without_an_adapter_webassembly_computes_and_says_why(runtime, shapes_graphs):
+def test_without_an_adapter_webassembly_computes_and_says_why(runtime, whole_graphs):
     body = """
         const model = await pack.load(given.graph, {device: "webgpu", ort: ask.runtime});
         return [model.device, model.notice];
     """
-    device, notice = runtime.ask(body, graph=runtime.address(shapes_graphs / "model.explain.onnx"))
+    device, notice = runtime.ask(body, graph=runtime.address(whole_graphs / "model.explain.onnx"))
     assert device == "wasm"
     assert notice.startswith("WebAssembly computes, because ")
 
 
-def test_the_page_explains_without_a_server_once_the_graph_is_open(address, window, shapes_graphs, tmp_path):
+def test_the_page_explains_without_a_server_once_the_graph_is_open(address, window, whole_graphs, tmp_path):
     context = window.new_context()
     page = context.new_page()
     asked = []
@@ -101,7 +103,7 @@ def test_the_page_explains_without_a_server_once_the_graph_is_open(address, wind
     (tmp_path / "wrong.onnx").write_text("no graph")
     page.set_input_files("#graph", str(tmp_path / "wrong.onnx"))
     page.get_by_text("is no ONNX graph").wait_for()
-    page.set_input_files("#graph", str(shapes_graphs / "model.explain.onnx"))
+    page.set_input_files("#graph", str(whole_graphs / "model.explain.onnx"))
     page.wait_for_selector("#choose", state="attached", timeout=60_000)
     context.set_offline(True)
     page.set_input_files("#choose", str(ONE))
@@ -117,13 +119,13 @@ def test_the_page_explains_without_a_server_once_the_graph_is_open(address, wind
 
 
 @pytest.mark.parametrize(("file", "figures"), [("model.onnx", 0), ("model.gradcam.onnx", 1)])
-def test_the_page_shows_what_a_graph_of_another_kind_holds(address, window, shapes_graphs, file, figures):
+def test_the_page_shows_what_a_graph_of_another_kind_holds(address, window, whole_graphs, file, figures):
     page = window.new_page()
     complaints = []
     page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(f"{address}/examples/browser/index.html#receipt=true")
-    page.set_input_files("#graph", str(shapes_graphs / file))
+    page.set_input_files("#graph", str(whole_graphs / file))
     page.wait_for_selector("#choose", state="attached", timeout=60_000)
     page.set_input_files("#choose", str(ONE))
     page.locator("#status", has_text="star ").wait_for(timeout=60_000)
@@ -144,15 +146,18 @@ def portable(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("device", "flags"), [("wasm", ()), ("webgpu", _SOFTWARE)])
-def test_a_portable_graph_is_told_the_class_and_runs_on_the_processors_webgpu(files, address, portable, device, flags):
+def test_a_portable_graph_is_told_the_class_and_runs_on_the_processors_webgpu(
+    files, address, window, portable, device, flags
+):
     """Chromium's software adapter computes WebGPU's kernels here, where there is one."""
     body = """
         const model = await pack.load(given.graph, {device: given.device, ort: ask.runtime});
         const picture = await (await fetch("/examples/shapes/one.jpg")).blob();
         return [model.device, model.notice, pack.toAnswer(await model.explain(picture, {target: "top,heart"}))];
     """
-    with chromium(*flags) as browser:
-        page = browser.new_page()
+    # of the browser that is open: a process can have one Playwright
+    with closing(window.browser_type.launch(executable_path=which("chromium"), args=["--no-sandbox", *flags])) as other:
+        page = other.new_page()
         page.goto(f"{address}/examples/shapes/one.jpg")
         runtime = Browser(files, page)
         used, notice, answer = runtime.ask(body, graph=runtime.address(portable), device=device)

@@ -130,10 +130,10 @@ def test_labels_are_alike_where_they_are_for_python(runtime):
 
 
 @pytest.fixture(scope="module")
-def graphs(shapes_graphs, tmp_path_factory):
+def graphs(whole_graphs, tmp_path_factory):
     """Graphs by name: the embedded model's, and ResNet-18's and MobileNetV2's with random weights."""
-    found = {"shapes": shapes_graphs / "model.explain.onnx", "prediction": shapes_graphs / "model.onnx"}
-    found["shapes, gradcam"] = shapes_graphs / "model.gradcam.onnx"
+    found = {"shapes": whole_graphs / "model.explain.onnx", "prediction": whole_graphs / "model.onnx"}
+    found["shapes, gradcam"] = whole_graphs / "model.gradcam.onnx"
     for name in ("resnet18", "mobilenet_v2"):
         found[name] = tmp_path_factory.mktemp(name) / "model.explain.onnx"
         EXPORTERS[kinds.KIND_EXPLANATION](random_classifier(name), found[name])

@@ -25,10 +25,10 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture
-def command(files, shapes_graphs):
+def command(files, whole_graphs):
     """Runs the command on the embedded model's graph."""
 
-    def run(*arguments, graph=shapes_graphs / "model.explain.onnx"):
+    def run(*arguments, graph=whole_graphs / "model.explain.onnx"):
         said = ["node", "examples/node/explain.js", str(graph), *map(str, arguments)]
         return subprocess.run(said, cwd=files, capture_output=True, text=True, timeout=120, check=False)
 
@@ -44,13 +44,13 @@ def test_files_are_decoded_as_python_does(files, name):
     assert np.abs(pixels.astype(int) - wanted).max() <= (2 if name.startswith("JPEG") else 0)
 
 
-def test_predictions_are_printed_and_maps_written_as_pictures_and_json(command, tmp_path, shapes_graphs):
+def test_predictions_are_printed_and_maps_written_as_pictures_and_json(command, tmp_path, whole_graphs):
     done = command(TWO, "--target", "heart,arrow", "--top-k", "2", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert [line.split()[1] for line in done.stdout.splitlines()] == ["heart", "crescent"]
     names = {f"two.{index}.{name}.png" for index in (6, 8) for name in ("gradcam", "guided_backprop", "guided_gradcam")}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"two.json", *names}
-    result = handler.load(shapes_graphs / "model.explain.onnx").explain(TWO, target="heart,arrow")
+    result = handler.load(whole_graphs / "model.explain.onnx").explain(TWO, target="heart,arrow")
     answer = json.loads((tmp_path / "out/two.json").read_text())
     for one, wanted in zip(answer["explanations"], result.explanations, strict=True):
         assert np.abs(array_of(one["maps"]["gradcam"]["data"]) - wanted.maps["gradcam"].values).max() <= 1e-3
@@ -160,8 +160,8 @@ def consumer(files):
     return folder
 
 
-def test_the_packed_package_explains(consumer, shapes_graphs):
-    graph, picture = shapes_graphs / "model.explain.onnx", TWO
+def test_the_packed_package_explains(consumer, whole_graphs):
+    graph, picture = whole_graphs / "model.explain.onnx", TWO
     program = (
         'import { load } from "shufflenet-cam"; import { openAsBlob } from "node:fs";'
         "const [graph, picture] = process.argv.slice(1); const found = [];"

@@ -168,7 +168,7 @@ def test_defaults_that_the_graphs_alone_would_refuse_are_told_at_start_up(shapes
 
 
 def test_prediction_graph_alone_predicts(shapes_graphs, tmp_path):
-    for file in ("model.onnx", "model.safetensors"):
+    for file in ("model.onnx", "model.safetensors", "model.weights"):
         shutil.copy(shapes_graphs / file, tmp_path)
     status, content = ask(load(tmp_path, engine="onnx"))
     assert status == 200

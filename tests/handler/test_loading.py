@@ -43,7 +43,11 @@ def test_the_threads_of_the_settings_are_those_of_torch_of_the_graphs_and_of_dra
     wanted = threads() + 2
     config = {"explain": {"threads": wanted}, "maxWorkers": 1}
     load_service(Unpacked(folder=shapes_graphs, name="m", version="1.0", config=config))
-    assert (threads(), sessions, painters) == (wanted, [wanted] * 3, [wanted])
+    assert (threads(), sessions, painters) == (
+        wanted,
+        [*[wanted] * 3, *[1] * 3],
+        [wanted],
+    )  # a batch's rows have a thread each
 
 
 class Refusing(BrightnessEngine):

@@ -42,7 +42,7 @@ def path(tmp_path):
 def write(path, monkeypatch):
     def written(model, verified=lambda: CHECKS):
         monkeypatch.setattr(exporters, "graph_run", lambda _path: None)
-        monkeypatch.setattr(exporters, "verify_graph", lambda _run, _classifier, _kind: verified())
+        monkeypatch.setattr(exporters, "verify_graph", lambda _run, _classifier, _kind, **_form: verified())
         traced = SimpleNamespace()
         for name, made in {"trace_graph": traced, "example_of": (), "to_onnx": model}.items():
             monkeypatch.setattr(exporters, name, lambda *_args, made=made, **_options: made)

@@ -72,8 +72,8 @@ def test_a_graph_that_differs_is_not_written_and_an_older_one_not_left(tmp_path,
     (tmp_path / "a.onnx").write_bytes(b"older")
     classifier = random_classifier("shufflenet_v2_x0_5")
 
-    def broken(*given, rewrites):
-        model = to_onnx(*given, rewrites=rewrites)
+    def broken(*given, **how):
+        model = to_onnx(*given, **how)
         bias = next(one for one in model.graph.initializer if list(one.dims) == [len(classifier.labels)])
         values = onnx.numpy_helper.to_array(bias) + np.float32(0.01)
         bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
