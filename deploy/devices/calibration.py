@@ -20,7 +20,7 @@ _DRAWN = 32, 64  # drawn pictures to calibrate by, and to compare by
 _MOST = 128, 256  # the same of a folder, of whose pictures a third is kept for the comparison
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pictures:
     """Normalised pictures (N, C, H, W), no picture in both halves, and what they are, in words."""
 
@@ -33,7 +33,8 @@ class Pictures:
     def drawn(cls, how: Preprocessing, seed: int = 1) -> "Pictures":
         """Drawn pictures, equal for a seed."""
         both = draw(how, sum(_DRAWN), seed)
-        return cls(both[: _DRAWN[0]], both[_DRAWN[0] :], f"{_DRAWN[0]} drawn pictures", f"{_DRAWN[1]} drawn pictures")
+        origin, compared = (f"{count} drawn pictures" for count in _DRAWN)
+        return cls(calibrating=both[: _DRAWN[0]], comparing=both[_DRAWN[0] :], origin=origin, compared=compared)
 
     @classmethod
     def of_folder(cls, folder: Path, how: Preprocessing) -> "Pictures":
@@ -53,9 +54,9 @@ class Pictures:
         kept = min(len(found) // 3, _MOST[1]) if len(found) >= 3 * FEWEST else 0
         comparing, calibrating = found[:kept], found[kept:][: _MOST[0]]
         origin, compared = f"{len(calibrating)} pictures of {folder.name}", f"{kept} other pictures of {folder.name}"
-        if kept:
-            return cls(_read(calibrating, how), _read(comparing, how), origin, compared)
-        return cls(_read(calibrating, how), draw(how, _DRAWN[1], 1), origin, f"{_DRAWN[1]} drawn pictures")
+        held = _read(comparing, how) if kept else draw(how, _DRAWN[1], 1)
+        compared = compared if kept else f"{_DRAWN[1]} drawn pictures"
+        return cls(calibrating=_read(calibrating, how), comparing=held, origin=origin, compared=compared)
 
 
 def _read(paths: Sequence[Path], how: Preprocessing) -> Floats:

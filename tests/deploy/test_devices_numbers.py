@@ -27,7 +27,9 @@ HEADS = {"shufflenet_v2_x0_5": "fc", "mobilenet_v2": "classifier.1"}
 
 
 def some(classifier):
-    return Pictures(draw(classifier.preprocessing, 8, 1), draw(classifier.preprocessing, 6, 2), "8", "6 others")
+    halves = (draw(classifier.preprocessing, count, seed) for seed, count in enumerate((8, 6), start=1))
+    calibrating, comparing = halves
+    return Pictures(calibrating=calibrating, comparing=comparing, origin="8", compared="6 others")
 
 
 @pytest.fixture(scope="module", params=HEADS)
