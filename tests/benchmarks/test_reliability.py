@@ -261,7 +261,7 @@ def test_an_answer_of_another_request_is_recognised(server, pool, kind):
 
 @pytest.mark.server
 def test_a_burst_is_answered_or_refused_and_nothing_else(server, pool, monkeypatch):
-    size, room = 40, 16 + 1  # in the queue, and at work
+    size, room = 40, 16 + 2  # in the queue, and at work
     with held(server, monkeypatch, mixed_load, "ask", size - room):
         found = bursts(server, pool, rounds=1, size=size)
     assert found["neither"] == 0, found
@@ -280,10 +280,9 @@ def test_a_killed_worker_is_replaced_and_only_its_own_batch_fails(place):
 
 
 @pytest.mark.server
-def test_an_archive_with_damaged_graphs_is_served_by_torch(place):
+def test_an_archive_with_damaged_graphs_does_not_load(place):
     found = damaged_graph(place)
     assert found.as_expected, found
-    assert found.detail["engines"] == ["torch"]
 
 
 def test_calls_together_are_under_way_at_the_same_moment():

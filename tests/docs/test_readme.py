@@ -271,7 +271,8 @@ ANSWERED = {
     "docs/API.md-8": ["BadRequest"],
     "docs/API.md-10": ["ready", "shufflenet_cam"],
     "docs/OPERATING.md-2": ["ready"],
-    "docs/OPERATING.md-3": ["metrics"],
+    "docs/OPERATING.md-3": [("heart", {"heart": ["gradcam", "guided_backprop", "guided_gradcam"]})],
+    "docs/OPERATING.md-4": ["metrics"],
 }
 
 

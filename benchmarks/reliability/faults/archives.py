@@ -46,10 +46,10 @@ _BY_TORCH = "the torch engine answers everything, and the readiness probe says w
 @scenario(_BY_TORCH, light=_REFUSED)
 def missing_sidecar(place: Place) -> Finding:
     """The archive holds no ONNX graphs; `make archive SIDECAR=0` packs such an archive."""
-    return _served_by_torch(place, lambda _: None)
+    return _served_by_torch(place)
 
 
-@scenario(_BY_TORCH, light=_REFUSED)
+@scenario("the model does not load, and the worker's log names the graph", light=_REFUSED)
 def damaged_graph(place: Place) -> Finding:
     """2000 inverted bytes in the middle of each ONNX graph."""
 
@@ -58,16 +58,22 @@ def damaged_graph(place: Place) -> Finding:
         inverted = bytes(255 - byte for byte in content[middle : middle + 2000])
         return content[:middle] + inverted + content[middle + 2000 :]
 
-    return _served_by_torch(place, damaged)
-
-
-def _served_by_torch(place: Place, change: Callable[[bytes], bytes | None]) -> Finding:
     with TemporaryDirectory(prefix="store-") as store:
-        with ZipFile(place.archive) as old, ZipFile(Path(store, place.archive.name), "w") as new:
-            for member in old.namelist():
-                content = old.read(member)
-                if (kept := change(content) if member in _GRAPHS else content) is not None:
-                    new.writestr(member, kept)
+        _change_graphs(place, store, damaged)
+        return _refused(place, Path(store))
+
+
+def _change_graphs(place: Place, store: str, change: Callable[[bytes], bytes | None]) -> None:
+    with ZipFile(place.archive) as old, ZipFile(Path(store, place.archive.name), "w") as new:
+        for member in old.namelist():
+            content = old.read(member)
+            if (kept := change(content) if member in _GRAPHS else content) is not None:
+                new.writestr(member, kept)
+
+
+def _served_by_torch(place: Place) -> Finding:
+    with TemporaryDirectory(prefix="store-") as store:
+        _change_graphs(place, store, lambda _: None)
         if place.front == LIGHT:
             return _refused(place, Path(store))
         started = time.monotonic()
@@ -83,9 +89,11 @@ def _served_by_torch(place: Place, change: Callable[[bytes], bytes | None]) -> F
 
 
 def _refused(place: Place, store: Path) -> Finding:
-    """A light front that should end at once, in one line."""
+    """A server whose model should not load: the light front ends at once, in one line."""
     with place.server(store=store, started=False) as server:
         said = refusal(server, _WAIT_S)
         seen = ask(server, request(1, "prediction", "raw", place.pool[0]))
     good = "ended at once" in said and "error:" in said and "Traceback" not in said
+    if place.front != LIGHT:
+        good = "cannot be loaded by ONNX Runtime" in said
     return Finding(as_expected=good, sees=describe_seen([seen]), detail={"said": said.splitlines()[-1:]})

@@ -18,7 +18,9 @@ _ENTRYPOINT = Path(__file__).parents[3] / "deploy" / "entrypoint.sh"
 DRAIN = 4  # seconds that the entrypoint serves on; a cluster needs about one to stop sending requests
 
 
-@scenario("the batch under way (here one request) fails with a 5xx, what is queued waits, a new worker answers")
+@scenario(
+    "the batch under way (here at most two requests) fails with a 5xx, what is queued waits, a new worker answers"
+)
 def worker_killed(place: Place) -> Finding:
     """Kill -9 of the only worker, as the kernel does it when memory is short; four clients ask."""
     with place.torchserve() as server, place.clients(server) as clients:
@@ -30,7 +32,7 @@ def worker_killed(place: Place) -> Finding:
         time.sleep(2)
         new_worker = worker_processes(server) != [worker]
     failed = [one for one in clients.seen if not one.right]
-    good = back is not None and len(failed) <= 1 and new_worker and all(one.saw[0] == "5" for one in failed)
+    good = back is not None and len(failed) <= 2 and new_worker and all(one.saw[0] == "5" for one in failed)
     return Finding(as_expected=good, sees=describe_seen(clients.seen), back_s=back, detail={"new_worker": new_worker})
 
 
