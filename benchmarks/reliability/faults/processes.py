@@ -19,7 +19,7 @@ DRAIN = 4  # seconds that the entrypoint serves on; a cluster needs about one to
 
 
 @scenario(
-    "the batch under way (here at most two requests) fails with a 5xx, what is queued waits, a new worker answers"
+    "the batch under way (here up to two requests) fails with a 5xx, what is queued waits, a new worker answers"
 )
 def worker_killed(place: Place) -> Finding:
     """Kill -9 of the only worker, as the kernel does it when memory is short; four clients ask."""
