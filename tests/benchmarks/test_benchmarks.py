@@ -34,6 +34,7 @@ from benchmarks.work import EXPLAIN, EXPLAIN_OF_FIVE, GRADCAM, GRADCAM_OF_FIVE, 
 pytestmark = pytest.mark.filterwarnings("ignore:Setting backward hooks:UserWarning")  # captum's, on every call
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 WHO = sorted(CONTENDERS)
+APART = {contenders.COMPILED, contenders.INDUCTOR, contenders.OPENVINO}  # whose libraries change a process for good
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +45,23 @@ def work(tmp_path_factory):
 @pytest.fixture(scope="module")
 def calls(work):
     threads = torch.get_num_threads()
-    yield {(task, name): builder(work, task, 1) for (task, name), builder in CONTENDERS.items()}
+    yield {who: builder(work, who[0], 1) for who, builder in CONTENDERS.items() if who[1] not in APART}
     torch.set_num_threads(threads)
+
+
+def outputs_of(work, calls, who):
+    if who[1] not in APART:
+        return calls[who](work.pictures()[:3])
+    child = Child(work, who, 1)
+    try:
+        return child.ask("outputs", batch=3)
+    finally:
+        child.close()
 
 
 @pytest.mark.parametrize(("task", "name"), WHO)
 def test_every_contender_finds_what_ours_finds(work, calls, task, name):
-    inputs = work.pictures()[:3]
-    found, expected = calls[task, name](inputs), calls[task, OURS_TORCH](inputs)
+    found, expected = (outputs_of(work, calls, who) for who in ((task, name), (task, OURS_TORCH)))
     of_gradcam, of_explanation = {"gradcam"}, {"gradcam", "guided", "guided_most"}
     maps = {PREDICT: set(), GRADCAM: of_gradcam, GRADCAM_OF_FIVE: of_gradcam}
     shares = differences(found, expected)
@@ -64,10 +74,10 @@ def test_every_contender_finds_what_ours_finds(work, calls, task, name):
     assert found.guided is None or found.guided.shape == (pairs, 3, 64, 64)
 
 
-@pytest.mark.parametrize(("task", "name"), WHO)
+@pytest.mark.parametrize(("task", "name"), [who for who in WHO if who[1] not in APART])
 def test_other_pictures_get_other_answers_and_the_same_ones_the_same(work, calls, task, name):
     pictures, call = work.pictures(), calls[task, name]
-    one, two, again = call(pictures[:3]), call(pictures[3:6]), call(pictures[:3])  # a size is compiled for once
+    one, two, again = call(pictures[:1]), call(pictures[1:2]), call(pictures[:1])
     for output in ("logits", "gradcam", "guided"):
         first = getattr(one, output)
         if first is not None:
@@ -227,7 +237,8 @@ def test_the_committed_page_is_what_the_committed_results_give():
     assert (FOLDER / "results.png").read_bytes().startswith(b"\x89PNG")
     details = target_details(results)
     for target in TARGETS:
-        assert results[target.key] == pytest.approx(details[target.key]["value"], rel=1e-3)
+        value = details[target.key]["value"]  # None where it was not measured
+        assert results[target.key] == (value and pytest.approx(value, rel=1e-3))
         assert results["targets"][target.key]["threshold"] == target.threshold
         assert target.key in page
 

@@ -18,9 +18,7 @@ _ENTRYPOINT = Path(__file__).parents[3] / "deploy" / "entrypoint.sh"
 DRAIN = 4  # seconds that the entrypoint serves on; a cluster needs about one to stop sending requests
 
 
-@scenario(
-    "the batch under way (here up to two requests) fails with a 5xx, what is queued waits, a new worker answers"
-)
+@scenario("the batch under way (here up to two requests) fails with a 5xx, what is queued waits, a new worker answers")
 def worker_killed(place: Place) -> Finding:
     """Kill -9 of the only worker, as the kernel does it when memory is short; four clients ask."""
     with place.torchserve() as server, place.clients(server) as clients:
