@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.contenders import CAPTUM, EAGER, OURS_ONNX, OURS_TORCH, PYTORCH_GRAD_CAM, TORCHCAM
+from benchmarks.contenders import CAPTUM, EAGER, INDUCTOR, OPENVINO, OURS_ONNX, OURS_TORCH, PYTORCH_GRAD_CAM, TORCHCAM
 from benchmarks.results import Results, read_results, setting_key
 from benchmarks.work import EXPLAIN, NAIVE, NETWORKS, OURS, PREDICT, STOCK
 
@@ -17,6 +17,8 @@ _COLOURS = {
     CAPTUM: "#dd8452",
     TORCHCAM: "#937860",
     EAGER: "#8c8c8c",
+    INDUCTOR: "#55a868",
+    OPENVINO: "#b8cf8f",
     OURS_TORCH: "#8fb0dc",
     OURS_ONNX: "#2f5c9e",
     OURS: "#2f5c9e",
