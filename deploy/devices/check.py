@@ -76,7 +76,7 @@ def _holds(said: str, version: int) -> bool:
 
 
 def report(path: Path) -> Iterator[tuple[str, str]]:
-    """For each target its name, and what it is not known to take of a graph, as text; empty if it takes all."""
+    """For each target its name, and as text the nodes that the target is not known to take; empty if there are none."""
     model = read_graph(path)
     for name, target in targets().items():
         yield name, ", ".join(f"{what} ({count})" for what, count in sorted(missing(model, target).items()))

@@ -95,7 +95,7 @@ class Precision:
 
 
 def run_of(graph: GraphSession) -> Run:
-    """Runs a graph on those of the inputs that it takes."""
+    """A function that runs the graph, and passes only those inputs on that the graph takes."""
     names = [value.name for value in graph.session.get_inputs()]
     outputs = graph.description.outputs
 

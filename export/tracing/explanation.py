@@ -76,7 +76,7 @@ def example_of(
 
 
 def trace_graph(classifier: Classifier, kind: str = kinds.KIND_EXPLANATION, portable: bool = False) -> fx.GraphModule:
-    """Traces a kind of graph, a portable one without target, for any batch; raises NotExportableError if it fails."""
+    """Traces a kind of graph for any batch; a portable graph has no target. NotExportableError says why it fails."""
     module, name, inputs = classifier.module, classifier.architecture, example_of(classifier, kind, portable=portable)
     poles = True
     with network_code(f"{name} cannot be explained"):

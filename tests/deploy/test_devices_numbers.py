@@ -34,7 +34,7 @@ def some(classifier):
 
 @pytest.fixture(scope="module", params=HEADS)
 def made(request, tmp_path_factory):
-    """The classifier, its float32 and its int8 graph of Grad-CAM."""
+    """The classifier, its Grad-CAM graph in float32, and its Grad-CAM graph in int8."""
     classifier, folder = random_classifier(request.param), tmp_path_factory.mktemp("store")
     export_graph(classifier, folder / "a.gradcam.onnx", "gradcam")
     precision, path = Precision(numbers="int8", needed=0), folder / "a.gradcam.int8.onnx"

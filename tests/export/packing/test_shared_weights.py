@@ -33,7 +33,7 @@ def places(path: Path) -> dict[str, tuple[str, int, int]]:
 
 
 def alone(path: Path) -> bytes:
-    """The graph with its weights in it, as older archives have it."""
+    """The graph's content with the weights inside, as graphs of older archives have them."""
     model = onnx.load(path)
     for entry in [entry for entry in model.metadata_props if entry.key == "files"]:
         model.metadata_props.remove(entry)
