@@ -53,7 +53,7 @@ class _Nodes:
 
 
 class _Value(NamedTuple):
-    """An array in the graph. Operations on it add nodes to the graph, and numbers in them become constants of its type."""
+    """An array in the graph. Operations on it add nodes to the graph; numbers in them become constants of its type."""
 
     of: _Nodes
     name: str
