@@ -156,10 +156,8 @@ def _keep_matrices(model: ir.Model) -> None:
     """Gives linear layers their matrices as PyTorch has them, (outputs, inputs), which the backward pass takes, too."""
     nodes: list[Any] = [*model.graph]
     turned = [node for node in nodes if node.op_type == "Gemm" and not node.attributes.get_int("transB", 0)]
-    for node in turned:
-        matrix: Any = node.inputs[1]
-        if matrix.const_value is None:
-            continue
+    matrices: Any = {node.inputs[1].name: node.inputs[1] for node in turned if node.inputs[1].const_value is not None}
+    for matrix in matrices.values():  # each once, even if several layers share it
         values, name = np.ascontiguousarray(matrix.const_value.numpy().T), f"{matrix.name}_kept"
         tensor = ir.tensor(values, name=name)
         kind: Any = {"shape": ir.Shape(values.shape), "type": ir.TensorType(tensor.dtype)}
@@ -169,7 +167,7 @@ def _keep_matrices(model: ir.Model) -> None:
             if use.node in turned and use.idx == 1:
                 use.node.replace_input_with(1, kept)
                 use.node.attributes["transB"] = ir.AttrInt64("transB", 1)
-            elif use.node.op_type == "Transpose":
+            elif use.node.op_type == "Transpose":  # of two axes: the only one that is not folded away
                 ir.convenience.replace_all_uses_with(use.node.outputs[0], kept)
 
 
