@@ -27,11 +27,11 @@ class GraphSession:
     """An open graph. Runs may overlap."""
 
     description: GraphDescription
+    prepared: Prepared  # for further sessions
     session: Any  # onnxruntime.InferenceSession, which has no types
     path: Path = Path()
     sha256: str = ""  # of the file, and of its weights' file, if there is one
     threads: int = 0  # of a run; 0: one per core
-    prepared: Any = None  # shared_weights.Prepared, for further sessions
 
     @classmethod
     def open(cls, path: Path, kind: str | None = None, *, threads: int = 0, shared: bool = False) -> "GraphSession":
@@ -62,8 +62,11 @@ class GraphSession:
         return replace(self, session=self.prepared.session(threads), threads=threads)
 
     def infer(self, inputs: Arrays, outputs: Sequence[str]) -> list[Floats]:
-        """The wanted outputs for an array for each of the graph's inputs, by name; the first axis is the batch."""
-        count, size = len(inputs["input"]), self.description.batch
+        """The wanted outputs for an array for each of the graph's inputs, by name; the first axis is the batch.
+
+        A picture's outputs do not depend on the batch: without packed matrices, pictures run one by one.
+        """
+        count, size = len(inputs["input"]), self.description.batch or int(not self.prepared.packs)
         if not size:
             return list(self.session.run(list(outputs), dict(inputs)))
         parts = []

@@ -5,6 +5,7 @@ and writes the graph that it would run; of that the weights are read, and those 
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import numpy as np
 import onnxruntime
 
 _FEWEST_BYTES = 1024  # of a weight that is shared
+_PACKED_BYTES = 64 << 20  # of matrices that each session copies
 _KNOWN: WeakValueDictionary[tuple[str, bytes], Any] = WeakValueDictionary()  # by the weight's type and shape, and hash
 
 
@@ -36,6 +38,7 @@ class Prepared:
     graph: str | bytes  # a file, or the content of one; without the weights
     weights: Mapping[str, Any] = field(default_factory=dict)  # onnxruntime.OrtValue by name
     size: int = 0  # bytes of all weights
+    packs: bool = True  # whether sessions copy their matrices; else rows of a batch differ by rounding from single ones
 
     @classmethod
     def of(cls, model: str | bytes, beside: Path = Path()) -> "Prepared":
@@ -63,13 +66,15 @@ class Prepared:
             outside = {one.name: one for one in graph.initializer if one.external_data}
             content = np.memmap(data, np.uint8, "r")
             weights = {name: _weight(tensor, content) for name, tensor in outside.items()}
-            return cls(graph=path.read_bytes(), weights=weights, size=content.size)
+            known: Any = {"size": content.size, "packs": _packs(graph, outside)}
+            return cls(graph=path.read_bytes(), weights=weights, **known)
 
     def session(self, threads: int) -> Any:
         """Opens an ``InferenceSession`` with so many threads for a run, 0 for one per core."""
         options = _options(threads)
         if not self.weights:
             return _Session(self.graph, options, {})
+        options.add_session_config_entry("session.disable_prepacking", str(int(not self.packs)))
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it was optimised
         for name, weight in self.weights.items():
             options.add_initializer(name, weight)
@@ -91,6 +96,18 @@ def _weight(tensor: Any, content: Any) -> Any:
     if (known := _KNOWN.get(key)) is None:
         known = _KNOWN[key] = onnxruntime.OrtValue.ortvalue_from_numpy(np.array(values))
     return known
+
+
+def _packs(graph: Any, weights: Mapping[str, Any]) -> bool:
+    """Whether a session may copy its matrices: they are small, or most weights are matrices, as in a transformer.
+
+    Packing pays where a matrix multiplies many rows of a picture. In a network of convolutions it multiplies one.
+    """
+    users = [(node.op_type, weights.keys() & {*node.input}) for node in graph.node]
+    held = [names for kind, names in users if kind.endswith(("MatMul", "Gemm")) and names]
+    kernels = sum("Conv" in kind and bool(names) for kind, names in users)
+    size = sum(4 * math.prod(weights[name].dims) for name in set().union(*held))
+    return size <= _PACKED_BYTES or len(held) > kernels
 
 
 def _options(threads: int) -> Any:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,15 @@ def test_the_number_of_threads_is_what_was_asked_for(tmp_path):
     options = GraphSession.open(write_graph(tmp_path, describe()), threads=3).session.get_session_options()
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
     assert options.get_session_config_entry("session.force_spinning_stop") == "1"  # or torch would be half as fast
+
+
+def test_pictures_run_one_by_one_where_matrices_are_not_packed(tmp_path, monkeypatch):
+    graph = GraphSession.open(write_graph(tmp_path, describe()), threads=1)
+    expected, sizes, run = graph.infer({"input": PICTURES}, ["logits"]), [], graph.session.run
+    single = replace(graph, prepared=replace(graph.prepared, packs=False))
+    monkeypatch.setattr(graph.session, "run", lambda names, given: sizes.append(len(given["input"])) or run(names, given))
+    np.testing.assert_array_equal(single.infer({"input": PICTURES}, ["logits"]), expected)
+    assert sizes == [1, 1]
 
 
 def _cut(content):

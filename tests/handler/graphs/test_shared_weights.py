@@ -86,6 +86,15 @@ def test_a_picture_gets_the_same_scores_alone_and_in_a_batch():
     np.testing.assert_array_equal(np.concatenate(alone), together)
 
 
+@pytest.mark.parametrize(("product", "size", "packs"), [(False, 0, True), (True, 0, False), (True, 1 << 20, True)])
+def test_large_matrices_beside_kernels_are_not_copied_by_each_session(product, size, packs, monkeypatch):
+    monkeypatch.setattr(shared_weights, "_PACKED_BYTES", size)
+    prepared = Prepared.of(network(1, product=product))
+    assert prepared.packs is packs
+    options = prepared.session(1).get_session_options()
+    assert options.get_session_config_entry("session.disable_prepacking") == str(int(not packs))
+
+
 def test_without_the_package_onnx_sessions_have_weights_of_their_own(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     prepared = Prepared.of(network(1))
