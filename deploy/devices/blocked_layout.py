@@ -26,26 +26,35 @@ def use_blocked_layout(model: ir.Model) -> None:
 
 
 def _scale_kernels(graph: ir.Graph, product: Any) -> None:
-    """``convolution(scale · values, kernel)`` becomes ``convolution(values, scale · kernel)``, a scale per channel."""
+    """``convolution(scale · values, kernel)`` becomes ``convolution(values, scale · kernel)``, a scale per channel.
+
+    ONNX Runtime computes the kernel when it loads the graph.
+    """
     for values, scale in (product.inputs, product.inputs[::-1]):
-        factors = _constant(scale)
-        readers = list(product.outputs[0].uses())
+        factors, readers = _constant(scale), list(product.outputs[0].uses())
         if factors is None or factors.ndim not in (3, 4) or factors.size != factors.shape[-3] or not readers:
             continue
-        kernels = [_constant(use.node.inputs[1]) for use in readers if use.node.op_type == "Conv" and use.idx == 0]
-        if (
-            len(kernels) < len(readers)
-            or any(kernel is None for kernel in kernels)
-            or product.outputs[0].is_graph_output()
+        if product.outputs[0].is_graph_output() or any(
+            use.node.op_type != "Conv" or use.idx or not _depends_on_no_input(use.node.inputs[1]) for use in readers
         ):
             continue
-        for use, kernel in zip(readers, kernels, strict=True):
+        for use in readers:
+            kernel = use.node.inputs[1]
             outputs, per_group = kernel.shape[:2]
             of_groups = factors.reshape(-1, per_group)
-            of_outputs = np.repeat(of_groups, outputs // len(of_groups), axis=0)
-            use.node.replace_input_with(1, _initializer(graph, kernel * of_outputs[:, :, None, None]))
+            of_outputs = of_groups.repeat(outputs // len(of_groups) if len(of_groups) > 1 else 1, axis=0)
+            scaled = ir.node("Mul", [kernel, _initializer(graph, of_outputs[:, :, None, None])])
+            graph.insert_before(use.node, scaled)
+            scaled.outputs[0].shape, scaled.outputs[0].type = kernel.shape, kernel.type
+            use.node.replace_input_with(1, scaled.outputs[0])
             use.node.replace_input_with(0, values)
         return
+
+
+def _depends_on_no_input(value: Any) -> bool:
+    made = value.producer()
+    known = value.is_initializer() if made is None else all(map(_depends_on_no_input, made.inputs))
+    return known and value.shape is not None
 
 
 def _close_by_bias(graph: ir.Graph, product: Any) -> None:
