@@ -65,7 +65,7 @@ def prepare(network: str, folder: Path, *, side: int = 224, classes: int = 1000,
 
 
 def _stamp(*arguments: object) -> str:
-    sources = [path for part in ("handler", "export") for path in sorted((_HERE.parent / part).rglob("*.py"))]
+    sources = [path for part in ("handler", "export", "deploy") for path in sorted((_HERE.parent / part).rglob("*.py"))]
     digest = hashlib.sha256(json.dumps([*arguments, *map(version, _PACKAGES)]).encode())
     for path in (*sources, Path(__file__), _HERE.parent / "examples/random_weights.py"):
         digest.update(path.read_bytes())

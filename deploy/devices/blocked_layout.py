@@ -69,12 +69,16 @@ def _close_by_bias(graph: ir.Graph, product: Any) -> None:
         if relu is None or relu.op_type != "Relu" or len(rectified.uses()) != 1 or decided is None:
             continue
         outputs, lines = decided
-        before = relu.inputs[0].producer()
+        before, total = relu.inputs[0].producer(), relu.inputs[0]
         if outputs.shape is None or len(outputs.shape) != 4 or not isinstance(outputs.shape[1], int):
             continue
-        if before is None or before.op_type not in ("Conv", "Add") or len(relu.inputs[0].uses()) != 1:
+        if before is None or len(total.uses()) != 1:
             continue
-        total = relu.inputs[0]
+        if before.op_type not in ("Conv", "Add"):  # a convolution that changes nothing takes bias and ReLU
+            ones = _initializer(graph, np.ones((outputs.shape[1], 1, 1, 1)))
+            same = ir.node("Conv", [total, ones], {"group": outputs.shape[1]})
+            graph.insert_before(product, [same])
+            total = same.outputs[0]
         for line in lines:
             added = [*_bias(graph, outputs, *line)]
             added.append(ir.node("Add", [total, added[-1].outputs[0]]))

@@ -143,7 +143,7 @@ def _tidy(model: ir.Model, *, blocked: bool) -> None:
         common_passes.DeduplicateInitializersPass(size_limit=1 << 20),
         common_passes.CommonSubexpressionEliminationPass(),
         _keep_matrices,
-        *([use_blocked_layout] if blocked else []),
+        *([use_blocked_layout, common_passes.DeduplicateInitializersPass()] if blocked else []),
         common_passes.RemoveUnusedNodesPass(),
         common_passes.OutputFixPass(),
         common_passes.NameFixPass(),

@@ -21,6 +21,8 @@ CONSTANTS = {
     "depthwise": RNG.standard_normal((6, 1, 3, 3)).astype(np.float32),
     "scale": RNG.uniform(0.5, 2, (1, 6, 1, 1)).astype(np.float32),
     "line": RNG.uniform(0.5, 2, (1, 1, 1, 5)).astype(np.float32),
+    "start": np.int64([0, 0, 0, 0]),
+    "end": np.int64([9, 6, 5, 5]),
     "zero": np.float32(0),
     "one": np.float32(1),
     "six": np.float32(6),
@@ -73,7 +75,10 @@ def operators(model: onnx.ModelProto) -> Counter:
 def test_the_scale_of_channels_goes_into_the_kernel(product, convolution):
     model = model_of(product, convolution, "unused = Relu(y)")
     made = rewritten(model)
-    assert operators(made) == {"Conv": 1}
+    assert operators(made) == {"Conv": 1, "Mul": 1}
+    values, kernel = next(node.input[:2] for node in made.graph.node if node.op_type == "Conv")
+    assert values == "x"
+    assert kernel in next(node.output for node in made.graph.node if node.op_type == "Mul")  # of two constants
     np.testing.assert_allclose(run(made), run(model), rtol=0, atol=1e-6 * np.abs(run(model)).max())
 
 
@@ -82,6 +87,7 @@ def test_the_scale_of_channels_goes_into_the_kernel(product, convolution):
     [
         ("scaled = Mul(x, line)", "z = Conv(scaled, kernel)"),  # not of channels
         ("scaled = Mul(x, y)", "z = Conv(scaled, kernel)"),  # not constant
+        ("k = ReduceMean<keepdims: int = 1>(y)", "p = Mul(k, square)", "scaled = Mul(x, scale)", "z = Conv(scaled, p)"),
         ("z = Mul(x, scale)",),  # no convolution
         ("scaled = Mul(x, scale)", "c = Conv(scaled, square)", "z = Add(c, scaled)"),  # read elsewhere, too
     ],
@@ -95,8 +101,9 @@ def test_other_products_stay(lines):
 
 @pytest.mark.parametrize("gate", [GATE, GATE_OF_SIX], ids=["ReLU", "ReLU6"])
 @pytest.mark.parametrize("product", ["z = Mul(r, gate)", "z = Mul(gate, r)"])
-def test_gates_behind_a_convolution_become_its_bias(gate, product):
-    model = model_of("c = Conv(x, square)", "r = Relu(c)", gate, product)
+@pytest.mark.parametrize("before", ["c = Conv(x, square)", "c = Slice(x, start, end)"])
+def test_gates_become_biases_of_convolutions(gate, product, before):
+    model = model_of(before, "r = Relu(c)", gate, product)
     made = rewritten(model)
     assert not {"Mul", "Sub"} & {*operators(made)}
     np.testing.assert_array_equal(run(made), run(model))
@@ -106,7 +113,7 @@ def test_gates_behind_a_convolution_become_its_bias(gate, product):
 @pytest.mark.parametrize(
     "lines",
     [
-        ("r = Relu(x)", GATE, "z = Mul(r, gate)"),  # no convolution
+        ("r = Relu(x)", GATE, "z = Mul(r, gate)"),  # nothing before it
         ("c = Conv(x, square)", "r = Relu(c)", GATE, "p = Mul(r, gate)", "z = Add(p, r)"),  # the plain value is read
         ("r = Conv(x, square)", GATE, "z = Mul(r, gate)"),  # negative values pass
         ("c = Conv(x, square)", "r = Relu(c)", GATE.replace("zero, one", "zero, six"), "z = Mul(r, gate)"),
