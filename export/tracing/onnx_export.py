@@ -136,6 +136,7 @@ def _tidy(model: ir.Model, *, blocked: bool) -> None:
     """
     common_passes.InlinePass()(model)
     fold_constants_ir(model)
+    for_blocks: list[Callable[[ir.Model], Any]] = [use_blocked_layout, common_passes.DeduplicateInitializersPass()]
     steps: list[Callable[[ir.Model], Any]] = [
         common_passes.RemoveUnusedNodesPass(),
         common_passes.RemoveUnusedOpsetsPass(),
@@ -143,7 +144,7 @@ def _tidy(model: ir.Model, *, blocked: bool) -> None:
         common_passes.DeduplicateInitializersPass(size_limit=1 << 20),
         common_passes.CommonSubexpressionEliminationPass(),
         _keep_matrices,
-        *([use_blocked_layout, common_passes.DeduplicateInitializersPass()] if blocked else []),
+        *(for_blocks if blocked else []),
         common_passes.RemoveUnusedNodesPass(),
         common_passes.OutputFixPass(),
         common_passes.NameFixPass(),
