@@ -7,15 +7,18 @@ so rules with a parameter ``poles`` use other operators where gradients can be i
 
 import inspect
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._decomp import global_decomposition_table
-from torch.utils._python_dispatch import _disable_current_modes
+
+from export.tracing.gates import gated, is_open
+from export.tracing.max_pooling import adaptive_max_pool2d, adaptive_max_pool2d_backward, max_pool_backward
+from export.tracing.resampling import avg_pool, gathered, multiplied, resampled_backward
 
 aten = torch.ops.aten
 Rule = Callable[..., Any]
@@ -104,7 +107,7 @@ def _transposed_kernel(weight: Tensor, groups: int) -> Tensor:
 @rule(aten.threshold_backward.default)
 def threshold_backward(gradient: Tensor, inputs: Tensor, threshold: float, *, poles: bool) -> Tensor:
     """dL/dx of ReLU."""
-    return _gated(gradient, _is_open(inputs - threshold if threshold else inputs), poles)
+    return gated(gradient, is_open(inputs - threshold if threshold else inputs), poles)
 
 
 @rule(aten.clamp.default)
@@ -118,7 +121,7 @@ def clamp(inputs: Tensor, low: float | None = None, high: float | None = None) -
 def hardtanh_backward(gradient: Tensor, inputs: Tensor, low: float, high: float, *, poles: bool) -> Tensor:
     """dL/dx of ReLU6 and Hardtanh, which is zero at both bounds, as in torch."""
     output = F.hardtanh(inputs, low, high)  # which the forward pass has: the input stays inside a fused convolution
-    return _gated(gradient, _is_open(output - low if low else output) * _is_open(high - output), poles)
+    return gated(gradient, is_open(output - low if low else output) * is_open(high - output), poles)
 
 
 @rule(aten.rrelu_with_noise.default)
@@ -130,150 +133,7 @@ def rrelu(inputs: Tensor, _noise: Tensor, lower: float = 1 / 8, upper: float = 1
 @rule(aten.hardsigmoid_backward.default)
 def hardsigmoid_backward(gradient: Tensor, inputs: Tensor, *, poles: bool) -> Tensor:
     """dL/dx of ``clip(x / 6 + 1/2, 0, 1)``."""
-    return _gated(gradient, _is_open(inputs + 3) * _is_open(3 - inputs), poles) / 6
-
-
-def _is_open(values: Tensor) -> Tensor:
-    """1 where a value is above 0, else 0; devices that compare no numbers can multiply and clip them."""
-    return F.hardtanh(values * torch.finfo(values.dtype).max, 0.0, 1.0)
-
-
-def _gated(gradient: Tensor, gate: Tensor, poles: bool) -> Tensor:
-    """The gradient where the gate is 1, else zero; ONNX Runtime takes a third of ``Where``'s time for a product."""
-    return torch.where(gate > 0, gradient, torch.zeros_like(gradient)) if poles else gradient * gate
-
-
-@rule(aten.adaptive_max_pool2d_backward.default)
-def adaptive_max_pool2d_backward(gradient: Tensor, inputs: Tensor, indices: Tensor, *, poles: bool) -> Tensor:
-    """dL/dx of adaptive max pooling, whose windows are those of max pooling where the sizes divide."""
-    if kernel := _divided(inputs, gradient.shape[2:]):
-        given = gradient, inputs, kernel, kernel, [0, 0], [1, 1], False, indices
-        return cast(Tensor, max_pool_backward(*given, poles=poles))
-    flat = torch.zeros_like(inputs).flatten(2)
-    return flat.scatter_add(2, indices.flatten(2), gradient.flatten(2)).reshape(inputs.shape)
-
-
-@rule(aten.max_pool2d_with_indices_backward.default)
-@rule(aten.max_pool3d_with_indices_backward.default)
-def max_pool_backward(gradient: Tensor, inputs: Tensor, kernel: list[int], *options: Any, poles: bool) -> Tensor:
-    """dL/dx of max pooling, one axis after the other, without indices, which runtimes are slow to find or lack.
-
-    Of equal maxima the first has the gradient, row by row, as in torch: that of the first row, and there of the first
-    column. Rows are looked at after the maxima of the columns are known.
-    """
-    (stride, *steps, ceil, _indices), count = options, inputs.dim() - 2
-    windows = [(*of, *of[-1:] * (count - len(of))) for of in (kernel, stride or kernel, *steps)]
-    pool = aten.max_pool2d_with_indices if count == 2 else aten.max_pool3d_with_indices
-    pooled = [inputs]
-    for axis in reversed(range(1, count)):
-        alone = [
-            [of[axis] if one == axis else unit for one in range(count)]
-            for of, unit in zip(windows, _ALONE, strict=True)
-        ]
-        pooled.append(pool(pooled[-1], *alone, ceil)[0])
-    pooled.append(pool(inputs, *windows, ceil)[0])  # as in the forward pass
-    for axis, window in enumerate(zip(*windows, strict=True)):
-        gradient = _at_first_maxima(gradient, pooled[-axis - 2], pooled[-axis - 1], axis + 2, window, poles)
-    return gradient
-
-
-_ALONE = 1, 1, 0, 1  # kernel, stride, padding and dilation of an axis that is not pooled
-
-
-def _at_first_maxima(
-    gradient: Tensor, values: Tensor, maxima: Tensor, axis: int, window: tuple[int, ...], poles: bool
-) -> Tensor:
-    """dL/d values of the maxima of windows along one axis; a window is kernel, stride, padding and dilation."""
-    kernel, stride, padding, dilation = window
-    count, size, inner = maxima.shape[axis], values.shape[axis], [0, 0] * (values.dim() - 1 - axis)
-    behind = (count - 1) * stride + (kernel - 1) * dilation + 1 - padding - size
-    padded = F.pad(values, [*inner, padding, max(behind, 0)], value=torch.finfo(values.dtype).min)
-    rows = -(-size // stride)
-    lanes: list[list[Tensor]] = [[] for _ in range(stride)]  # cells of the same remainder by the stride
-    for cell in range(kernel):
-        part, first = gradient, cell * dilation
-        if cell + 1 < kernel:  # the last cell has what is left
-            lower = _is_open(maxima - aten.slice(padded, axis, first, first + (count - 1) * stride + 1, stride))
-            gradient = _gated(part, lower, poles)
-            part = _gated(part, 1 - lower, poles) if poles else part - gradient
-        row, lane = divmod(first - padding, stride)
-        above, before = min(max(-row, 0), count), min(max(row, 0), rows)
-        kept = part.narrow(axis, above, max(min(count - above, rows - before), 0))
-        around = [*inner, before, rows - before - kept.shape[axis]]
-        lanes[lane].append(F.pad(kept, around) if any(around) else kept)
-    none = torch.zeros_like(lanes[-padding % stride][0])  # the lane of the first cell
-    sums = [sum(parts[1:], parts[0]) if parts else none for parts in lanes]
-    return torch.stack(sums, axis + 1).flatten(axis, axis + 1).narrow(axis, 0, size)
-
-
-def _divided(inputs: Tensor, output_size: Sequence[int]) -> list[int]:
-    """The kernel of the max pooling that adaptive max pooling is, or nothing."""
-    size = inputs.shape[2:]
-    return [] if size[0] % output_size[0] or size[1] % output_size[1] else [size[i] // output_size[i] for i in range(2)]
-
-
-@rule(aten.adaptive_max_pool2d.default)
-def adaptive_max_pool2d(inputs: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Adaptive max pooling itself, which ONNX lacks: the maxima over the cells of each window, and their indices."""
-    if kernel := _divided(inputs, output_size):
-        return cast(tuple[Tensor, Tensor], aten.max_pool2d_with_indices(inputs, kernel))
-    width = inputs.shape[3]
-    rows, columns = (_filled(inputs.shape[2 + i], output_size[i]) for i in range(2))
-    cells = torch.tensor([[[y * width + x for y in row for x in column] for column in columns] for row in rows])
-    chosen = inputs.flatten(2).index_select(2, cells.flatten())
-    best, place = chosen.reshape(*inputs.shape[:2], *cells.shape).max(dim=-1)
-    windows = torch.arange(cells.shape[0] * cells.shape[1]).reshape(cells.shape[:2])
-    return best, cells.flatten()[windows * cells.shape[2] + place]
-
-
-def _filled(size: int, count: int) -> list[list[int]]:
-    """The cells of adaptive pooling's windows, floor(k·n/m) to ceil((k+1)·n/m) of n, filled up by their first cells."""
-    windows = [list(range(k * size // count, -(-(k + 1) * size // count))) for k in range(count)]
-    most = max(map(len, windows))
-    return [window[:1] * (most - len(window)) + window for window in windows]
-
-
-def _resampled(forward: Rule, gradient: Tensor, *given: Any, poles: bool) -> Tensor:
-    """dL/dx of an operator that is linear, and separable by the axes of maps (N, C, *size): pooling, padding, resizing.
-
-    ``given`` are the inputs and options, or, of resizing, the output's size, the input's shape and options. An operator
-    that is not separable raises NotImplementedError.
-    """
-    if isinstance(given[0], Tensor):
-        size, options = list(given[0].shape[2:]), given[1:] or (gradient.shape[2:],)  # adaptive pooling has no options
-    else:
-        size, options = list(given[1][2:]), (given[0], *given[2:])
-    for axis, matrix in enumerate(_matrices(forward, size, *options), start=2):
-        gradient = (_gathered if poles else _multiplied)(gradient, matrix, axis)
-    return gradient
-
-
-for _forward in (
-    *(aten.avg_pool2d, aten.avg_pool3d, aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d),
-    *(aten.replication_pad2d, aten.replication_pad3d, aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa),
-    *(aten.upsample_nearest2d, aten._upsample_nearest_exact2d, aten.upsample_bilinear2d, aten.upsample_bicubic2d),
-):
-    _backward = getattr(aten, f"{_forward.__name__}_backward")
-    rule(_backward.default)(partial(_resampled, _forward.default))
-
-
-@rule(aten.avg_pool2d.default)
-@rule(aten.avg_pool3d.default)
-def avg_pool(inputs: Tensor, *options: Any) -> Any:
-    """Average pooling with another divisor, or with windows beyond the last cells; all else is the operator itself.
-
-    The exporter ignores the divisor, and runtimes average such windows in ways of their own.
-    """
-    forward = aten.avg_pool2d if inputs.dim() == 4 else aten.avg_pool3d
-    usual: tuple[Any, ...] = ([], [0] * 3, False, True, None)
-    kernel, stride, padding, ceil, _, divisor = (*options, *usual[len(options) - 1 :])
-    steps = zip(inputs.shape[2:], kernel, stride or kernel, padding, strict=False)
-    beyond = ceil and any((size + 2 * pad - window) % step for size, window, step, pad in steps)
-    if divisor is None and not beyond:
-        return NotImplemented
-    for axis, matrix in enumerate(_matrices(forward, list(inputs.shape[2:]), *options), start=2):
-        inputs = _multiplied(inputs, [list(column) for column in zip(*matrix, strict=True)], axis)
-    return inputs
+    return gated(gradient, is_open(inputs + 3) * is_open(3 - inputs), poles) / 6
 
 
 @rule(aten.cumprod.default)
@@ -311,43 +171,23 @@ def unfold_backward(gradient: Tensor, sizes: list[int], dim: int, size: int, ste
     """dL/dx of windows along one axis, whose cells are the last axis."""
     starts = [window * step for window in range(gradient.shape[dim])]
     matrix = [[float(cell == start + k) for cell in range(sizes[dim])] for start in starts for k in range(size)]
-    return (_gathered if poles else _multiplied)(gradient.movedim(-1, dim + 1).flatten(dim, dim + 1), matrix, dim)
+    return (gathered if poles else multiplied)(gradient.movedim(-1, dim + 1).flatten(dim, dim + 1), matrix, dim)
 
 
-@_disable_current_modes()
-def _matrices(forward: Rule, size: list[int], *options: Any) -> list[list[list[float]]]:
-    """For each axis the matrix (outputs, inputs) of a separable operator, which single lines of ones show."""
-    whole = forward(torch.ones(1, 1, *size, dtype=torch.float64), *options)[0, 0]
-    centre, found = tuple(count // 2 for count in whole.shape), []
-    for axis, count in enumerate(size):
-        shape = [count, 1, *(count if other == axis else 1 for other in range(len(size)))]
-        lines = torch.eye(count, dtype=torch.float64).reshape(shape).expand(count, 1, *size).contiguous()
-        found.append(forward(lines, *options)[(slice(None), 0, *centre[:axis], slice(None), *centre[axis + 1 :])].T)
-    found[0] = found[0] / whole[centre] ** (len(size) - 1)
-    probe = made = torch.randn(1, 1, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for axis, matrix in enumerate(found, start=2):
-        made = _multiplied(made, matrix.T.tolist(), axis)
-    if not torch.allclose(made, forward(probe, *options)):
-        raise NotImplementedError("an operator that mixes the axes of maps")
-    return [matrix.tolist() for matrix in found]
-
-
-def _multiplied(values: Tensor, matrix: list[list[float]], axis: int) -> Tensor:
-    """Turns the places of an axis, rows of a matrix, into its columns by a matrix product."""
-    factor, last = torch.tensor(matrix, dtype=values.dtype), values.dim() - 1
-    if axis == last - 1:
-        return factor.transpose(0, 1) @ values
-    return values @ factor if axis == last else (values.movedim(axis, last) @ factor).movedim(last, axis)
-
-
-def _gathered(values: Tensor, matrix: list[list[float]], axis: int) -> Tensor:
-    """The same by choosing places, so that no value is multiplied by zero."""
-    padded = torch.cat([values, torch.zeros_like(values.narrow(axis, 0, 1))], axis)
-    of_columns = [[(row, value) for row, value in enumerate(column) if value] for column in zip(*matrix, strict=True)]
-    parts = []
-    for turn in itertools.zip_longest(*of_columns, fillvalue=(len(matrix), 1.0)):
-        rows, factors = zip(*turn, strict=True)
-        shape = [len(factors) if other == axis else 1 for other in range(values.dim())]
-        factor = torch.tensor(factors, dtype=values.dtype).reshape(shape)
-        parts.append(padded.index_select(axis, torch.tensor(rows)) * factor)
-    return sum(parts[1:], parts[0])
+_POOLING: dict[Any, Rule] = {
+    aten.adaptive_max_pool2d.default: adaptive_max_pool2d,
+    aten.adaptive_max_pool2d_backward.default: adaptive_max_pool2d_backward,
+    aten.max_pool2d_with_indices_backward.default: max_pool_backward,
+    aten.max_pool3d_with_indices_backward.default: max_pool_backward,
+    aten.avg_pool2d.default: avg_pool,
+    aten.avg_pool3d.default: avg_pool,
+}
+for _operator, _function in _POOLING.items():
+    rule(_operator)(_function)
+for _forward in (
+    *(aten.avg_pool2d, aten.avg_pool3d, aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d),
+    *(aten.replication_pad2d, aten.replication_pad3d, aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa),
+    *(aten.upsample_nearest2d, aten._upsample_nearest_exact2d, aten.upsample_bilinear2d, aten.upsample_bicubic2d),
+):
+    _backward = getattr(aten, f"{_forward.__name__}_backward")
+    rule(_backward.default)(partial(resampled_backward, _forward.default))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-import export.tracing.backward_rules as rules
+from export.tracing import resampling
 from export.tracing.backward_rules import backward_rules, rule
 from export.tracing.onnx_export import trace_batch
 
@@ -311,17 +311,17 @@ def test_further_operators(function):
 @pytest.mark.parametrize("axis", [2, 3, 4])
 def test_a_matrix_for_each_axis_is_applied_without_multiplying_zeros(axis):
     values, matrix = pictures(2, 3, 4, 4, 4), [[0.0, 2.0, 0.5], [1.0, 0.0, 0.5], [0.0, 0.0, 0.5], [3.0, 0.0, 0.0]]
-    gathered = rules._gathered(values, matrix, axis)
-    torch.testing.assert_close(gathered, rules._multiplied(values, matrix, axis))
+    gathered = resampling.gathered(values, matrix, axis)
+    torch.testing.assert_close(gathered, resampling.multiplied(values, matrix, axis))
     values.select(axis, 1)[:] = math.inf
-    gathered = rules._gathered(values, matrix, axis)
+    gathered = resampling.gathered(values, matrix, axis)
     assert gathered.select(axis, 0).isinf().all()
     assert gathered.select(axis, 1).isfinite().all()
 
 
 def test_an_operator_that_mixes_the_axes_is_refused():
     with pytest.raises(NotImplementedError, match="mixes the axes"):
-        rules._matrices(lambda values: values + values.transpose(2, 3), [3, 3])
+        resampling.matrices(lambda values: values + values.transpose(2, 3), [3, 3])
 
 
 def test_attention():
