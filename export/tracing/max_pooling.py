@@ -69,7 +69,8 @@ def _at_first_maxima(
         lanes[lane].append(F.pad(kept, around) if any(around) else kept)
     none = torch.zeros_like(lanes[-padding % stride][0])  # the lane of the first cell
     sums = [sum(parts[1:], parts[0]) if parts else none for parts in lanes]
-    return torch.stack(sums, axis + 1).flatten(axis, axis + 1).narrow(axis, 0, size)
+    found = torch.stack(sums, axis + 1).flatten(axis, axis + 1)
+    return found if found.shape[axis] == size else found.narrow(axis, 0, size)  # runtimes copy what is whole
 
 
 def _divided(inputs: Tensor, output_size: Sequence[int]) -> list[int]:
