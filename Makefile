@@ -97,7 +97,7 @@ help: ## list the targets
 	@echo "over what the weights say of their pictures; TRANSFORM_INPUT=0 is for a GoogLeNet or Inception that was trained without its own;"
 	@echo "INPUT=384x192 (height x width) and CHANNELS=4 are for networks whose pictures are no squares, or not RGB;"
 	@echo "HEAD=sigmoid is for classes that do not exclude each other, HEAD=binary for one score, OUTPUT=name for one of several outputs;"
-	@echo "PICTURES=1 puts resizing, cropping and normalising into a graph: it takes uint8 pictures (height, width, 3) of any size;"
+	@echo "PICTURES=1 puts resizing, cropping and normalising into a graph: it takes uint8 pictures (height, width, channels) of any size;"
 	@echo "export and gradcam take QUANTIZE=int8, they and explanation HALF=1, all CALIBRATE=folder AGREEMENT=0.9, see docs/DEVICES.md;"
 	@echo "export, explanation and gradcam take PORTABLE=1 for devices, FIXED_BATCH=1 and OPSET=17, see docs/DEVICES.md;"
 	@echo "by default they take the embedded model. NAME is MODEL or the factory if given, else shufflenet_cam; serve takes"
@@ -162,10 +162,12 @@ demo: $(READY) ## pack and serve the embedded model, post two pictures, show wha
 	$(PY) -m examples.demo
 
 demo-photo: $(READY) ## serve real ImageNet weights, explain two photographs, draw them side by side, stop (STRIP=docs/photo.png: the picture in README)
+	@test -z '$(strip $(NUMBERS)$(FORM))' || { echo "error: archive takes neither QUANTIZE and HALF nor PORTABLE, FIXED_BATCH, OPSET and PICTURES: these are of graphs outside of archives"; exit 2; }
 	$(PY) -m export archive --name efficientnet_lite0 --arch examples.efficientnet_lite0.network:efficientnet_lite0 --store out/demo-photo/store
 	$(PY) -m examples.efficientnet_lite0.demo --strip '$(STRIP)'
 
 archive: $(READY) ## write model_store/NAME.mar for TorchServe, ONNX graphs included (SIDECAR=0 leaves them out, GRAPHS="behind attention saliency" adds these, LAYERS="stage3 stage4" lets the graphs answer for these layers)
+	@test -z '$(strip $(NUMBERS)$(FORM))' || { echo "error: archive takes neither QUANTIZE and HALF nor PORTABLE, FIXED_BATCH, OPSET and PICTURES: these are of graphs outside of archives"; exit 2; }
 	$(PY) -m export archive --name '$(NAME)' $(SOURCE) $(if $(filter 0,$(SIDECAR)),--no-sidecar)$(foreach kind,$(GRAPHS), --graphs '$(kind)')$(foreach layer,$(LAYERS), --layers '$(layer)')$(foreach package,$(PACK), --pack '$(package)')
 	$(if $(SIGN),openssl pkeyutl -sign -rawin -inkey '$(SIGN)' -in 'model_store/$(NAME).mar' -out 'model_store/$(NAME).mar.sig')
 
@@ -179,6 +181,7 @@ gradcam: $(READY) ## write model_store/NAME.gradcam.onnx: scores and Grad-CAM, h
 	$(PY) -m export gradcam --name '$(NAME)' $(SOURCE) $(FORM) $(NUMBERS)
 
 attention: $(READY) ## write model_store/NAME.attention.onnx: scores and the maps of a vision transformer's attention
+	@test -z '$(strip $(NUMBERS)$(filter-out --pictures,$(FORM)))' || { echo "error: attention takes neither QUANTIZE and HALF nor PORTABLE, FIXED_BATCH and OPSET"; exit 2; }
 	$(PY) -m export attention --name '$(NAME)' $(SOURCE) $(if $(filter-out 0,$(PICTURES)),--pictures)
 
 serve: $(READY) ## start TorchServe with model_store/NAME.mar and wait until it answers
@@ -241,5 +244,5 @@ images: $(READY) ## build both images with buildah, as root, run them, print siz
 lock: $(READY) ## write the exact versions of the present environment to constraints.txt
 	$(PY) -m pip freeze --exclude-editable --exclude grad-cam --exclude quantus | grep -v '^-e' > constraints.txt
 
-clean: ## remove what the targets above wrote, but not .venv
-	rm -rf build dist out logs *.egg-info .mypy_cache .ruff_cache .pytest_cache model_store/*.mar model_store/*.onnx
+clean: ## remove what the targets above wrote, but not the environments
+	rm -rf build dist out logs *.egg-info .mypy_cache .ruff_cache .pytest_cache model_store/*.mar* model_store/*.onnx*

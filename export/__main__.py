@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _NAME = "shufflenet-cam"  # of the distribution and of its command
 _ARGUMENT = re.compile(
-    r"\b(architecture|weights|checkpoint|onnx|labels|preprocess|transform_input|pack|head|output|quantize|calibrate|agreement)(?:ing)?=('[^']*'|[\w.:]*)"
+    r"\b(architecture|weights|checkpoint|onnx|labels|preprocess|transform_input|pack|head|output|quantize|calibrate|agreement)(?:ing)?=('[^']*'|[\w.:-]*)"
 )
 _COMMANDS = Path(__file__).with_name("commands.toml")
 _TYPES: dict[str, Callable[[str], Any]] = {"path": Path, "int": int, "float": float}
@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
+        if (store := getattr(options, "store", None)) and store.exists() and not store.is_dir():
+            raise ModelError(f"--store {store} is no folder")
         return int(options.command(options) or 0)
     except KeyboardInterrupt:
         print("interrupted: no file was left half written", file=sys.stderr)
@@ -172,7 +174,8 @@ def _export(options: Namespace) -> None:
 
         if form != Form():
             raise ModelError(
-                "a graph of int8 or float16 has the usual form: leave portable, batch, opset and pictures out"
+                "a graph of int8 or float16 has the usual form: leave --portable, --batch, --opset and --pictures out "
+                "(PORTABLE, FIXED_BATCH, OPSET and PICTURES)"
             )
         precision = Precision.said(**said)
         precision.check_kind(options.kind)
@@ -197,6 +200,8 @@ def _verify(options: Namespace) -> int:
     from export.graphs.exporters import reverify
     from export.verify.compare import VerificationError, table
 
+    if not options.file.is_file():
+        raise ModelError(f"graph {options.file} does not exist, or is no file")
     classifier = _classifier(options)
     try:
         folder = options.calibrate

@@ -112,7 +112,10 @@ def _doubtful(said: str, most: int) -> list[str]:
         return [said]
     from deploy.bulk.results import most_doubtful
 
-    return most_doubtful(said, most)
+    found = most_doubtful(said, most)
+    if found and not any(Path(one).is_file() for one in found):
+        raise FileNotFoundError(f"{found[0]} is no file here; report takes results of pictures that are files")
+    return found
 
 
 def _explainer(options: Namespace) -> tuple[GraphModel, dict[str, Any]]:

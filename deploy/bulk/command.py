@@ -7,7 +7,7 @@ OPTIONS = ("target", "maps", "method", "size")  # of a request, that the command
 
 
 def bulk(options: Namespace) -> int:
-    """Explains the pictures, and returns the exit status: 2 if a picture has an error instead of a row."""
+    """Explains the pictures, and returns the exit status: 2 if a picture's row is an error, of an earlier run, too."""
     from deploy.bulk.run import explain_all
 
     said = {name: getattr(options, name) for name in OPTIONS if getattr(options, name) is not None}
@@ -16,5 +16,6 @@ def bulk(options: Namespace) -> int:
     told = explain_all(options.sources, options.out, options.model, said, cluster=cluster, **how)
     rate = told["rows"] / max(told["seconds"], 1e-9)
     counts = f"{told['rows']} rows, {told['errors']} of them errors, beside {told['known']} that were there"
+    counts += f", {told['known_errors']} of them with an error" if told["known_errors"] else ""
     print(f"{options.out}: {counts}; {told['seconds']:.1f} s, {rate:.1f} pictures/s")
-    return 2 if told["errors"] else 0
+    return 2 if told["errors"] or told["known_errors"] else 0

@@ -33,6 +33,7 @@ class Source:
 
     address: str  # "photos", "photos/**/*.jpg", "s3://bucket/photos"
     column: str = ""  # of the pictures in Parquet files; "": the only one that can be
+    left_out: str = ""  # the address of a folder whose files are none of the source
 
     @cached_property
     def _place(self) -> tuple[FileSystem, str]:
@@ -75,14 +76,17 @@ class Source:
 
     def _paths(self) -> list[str]:
         files, path = self._place
-        wrapped, known = ArrowFSWrapper(files), {*endings(), _TABLE}
-        if any(sign in path for sign in "*?["):
-            return [one for one in wrapped.glob(path) if wrapped.isfile(one)]
-        if files.get_file_info(path).type == FileType.NotFound:
+        wrapped, known, kind = ArrowFSWrapper(files), {*endings(), _TABLE}, files.get_file_info(path).type
+        others, without = place_of(self.left_out) if self.left_out else (None, "")
+        left_out = f"{without}/" if others == files else None
+        if kind == FileType.NotFound and any(sign in path for sign in "*?["):
+            found = [one for one in wrapped.glob(path) if wrapped.isfile(one)]
+            return [one for one in found if not (left_out and one.startswith(left_out))]
+        if kind == FileType.NotFound:
             raise FileNotFoundError(f"{self.address} does not exist")
-        if files.get_file_info(path).type != FileType.Directory:
+        if kind != FileType.Directory:
             return [path]
-        inside = [PurePosixPath(one) for one in wrapped.find(path)]
+        inside = [PurePosixPath(one) for one in wrapped.find(path) if not (left_out and one.startswith(left_out))]
         hidden = len(PurePosixPath(path).parts)
         kept = [one for one in inside if not any(part.startswith(".") for part in one.parts[hidden:])]
         return [str(one) for one in kept if one.suffix.lower() in known]

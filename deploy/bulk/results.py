@@ -74,14 +74,16 @@ class Results:
     def _place(self) -> tuple[FileSystem, str]:
         return place_of(self.address)
 
-    def prepare(self) -> set[str]:
-        """Makes the folder, removes what an interrupted run left unfinished, and returns the pictures with a row.
+    def prepare(self) -> dict[str, bool]:
+        """Makes the folder, removes what an interrupted run left unfinished, and says which pictures have a row.
+
+        The values are whether the row is an error.
 
         A ModelError says that the rows are of another graph or other options, or that the folder holds something else.
         """
         files, folder = self._place
         files.create_dir(folder)
-        names: set[str] = set()
+        known: dict[str, bool] = {}
         for found in files.get_file_info(FileSelector(folder)):
             if found.base_name.startswith(_UNFINISHED):
                 files.delete_file(found.path)
@@ -91,10 +93,12 @@ class Results:
                     if about != self.about:
                         what = f"rows of {about}, and these are {self.about}"
                         raise ModelError(f"{self.address} holds {what}; give another folder")
-                    names.update(pq.read_table(file, columns=["image"]).column("image").to_pylist())
+                    table = pq.read_table(file, columns=["image", "error"])
+                    images, errors = (table.column(name).to_pylist() for name in table.column_names)
+                    known |= {image: error is not None for image, error in zip(images, errors, strict=True)}
             elif found.base_name != _OVERLAYS:
                 raise ModelError(f"{self.address} holds {found.base_name}, which is no result; give an empty folder")
-        return names
+        return known
 
     def draw(self, image: str, result: Result) -> str:
         """Writes the first map of a picture, laid on the picture, and returns the file's path in the folder."""

@@ -8,7 +8,7 @@ interrupted goes on with the pictures that have no row.
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,8 +80,8 @@ def explain_all(
     """
     opened = GraphModel(model, threads=1)
     opened.check(**options)
-    results = Results(out, {"graphs": dict(opened.card.graphs), "options": dict(options)})
-    sources = [Source(address, column) for address in dict.fromkeys(addresses)]
+    results = Results(out, {"graphs": dict(opened.card.graphs), "options": {**options, "overlays": overlays}})
+    sources = [Source(address, column, out) for address in dict.fromkeys(addresses)]
     found = [source.find() for source in sources]
     done = results.prepare()
     parts, known = [*_parts(sources, found, done, together)], len(done)
@@ -95,11 +95,11 @@ def explain_all(
             for counts in lists.map(Worker, fn_constructor_args=given, **of_actors).iter_rows():
                 told = {name: told[name] + number for name, number in counts.items()}
                 bar.update(counts["rows"])
-    return {**told, "known": known, "seconds": time.monotonic() - started}
+    return {**told, "known": known, "known_errors": sum(done.values()), "seconds": time.monotonic() - started}
 
 
 def _parts(
-    sources: Sequence[Source], found: Sequence[Sequence[Picture]], done: set[str], together: int
+    sources: Sequence[Source], found: Sequence[Sequence[Picture]], done: Iterable[str], together: int
 ) -> Iterator[dict[str, Any]]:
     """Lists of pictures of a source that have no row; a picture that two sources hold is in one list."""
     seen = {*done}

@@ -32,7 +32,9 @@ def _scale_kernels(graph: ir.Graph, product: Any) -> None:
     """
     for values, scale in (product.inputs, product.inputs[::-1]):
         factors, readers = _constant(scale), list(product.outputs[0].uses())
-        if factors is None or factors.ndim not in (3, 4) or factors.size != factors.shape[-3] or not readers:
+        if factors is None or factors.ndim not in (3, 4) or values.shape is None or len(values.shape) != 4:
+            continue
+        if not factors.size == factors.shape[-3] == values.shape[1] or not readers:
             continue
         if product.outputs[0].is_graph_output() or any(
             use.node.op_type != "Conv" or use.idx or not _depends_on_no_input(use.node.inputs[1]) for use in readers
@@ -109,15 +111,20 @@ def _decided(gate: Any) -> tuple[Any, list[tuple[float, float]]] | None:
         one, other = (_decided(value) for value in made.inputs)
         return (one[0], one[1] + other[1]) if one and other and one[0] is other[0] else None
     product = made.inputs[0].producer()
-    if [_constant(bound) for bound in made.inputs[1:]] != [0, 1] or product is None or product.op_type != "Mul":
+    if not all(map(_is, made.inputs[1:], (0, 1))) or product is None or product.op_type != "Mul":
         return None
-    if _constant(product.inputs[1]) != np.finfo(np.float32).max:
+    if not _is(product.inputs[1], np.finfo(np.float32).max):
         return None
     values = product.inputs[0]
     offset = values.producer()
     if offset is None or offset.op_type != "Sub":
         return values, [_ABOVE_ZERO]
-    return (offset.inputs[1], [_BELOW_SIX]) if _constant(offset.inputs[0]) == 6 else None
+    return (offset.inputs[1], [_BELOW_SIX]) if _is(offset.inputs[0], 6) else None
+
+
+def _is(value: Any, number: float) -> bool:
+    constant = _constant(value)
+    return constant is not None and constant.size == 1 and constant.item() == number
 
 
 def _constant(value: Any) -> Any:

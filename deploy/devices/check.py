@@ -12,6 +12,7 @@ import onnx
 from handler.errors import ModelError
 
 _TABLES = Path(__file__).with_name("targets.toml")
+_STANDARD = "", "ai.onnx"  # ONNX's own domain
 
 
 def targets() -> dict[str, dict[str, Any]]:
@@ -20,11 +21,16 @@ def targets() -> dict[str, dict[str, Any]]:
 
 
 def read_graph(path: Path) -> onnx.ModelProto:
-    """Reads a graph without its weights' file; a ModelError says that the file is none."""
+    """Reads a graph without its weights' file; a ModelError says that the file is none, or cannot be read."""
     try:
-        return onnx.load(path, load_external_data=False)
+        model = onnx.load(path, load_external_data=False)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:  # protobuf's, which have no common base with the system's
         raise ModelError(f"{path} is no ONNX file: {' '.join(str(error).split())[:200]}") from error
+    if not any(one.domain in _STANDARD for one in model.opset_import):
+        raise ModelError(f"{path} is no ONNX file: it names no opset")
+    return model
 
 
 def missing(model: onnx.ModelProto, target: Mapping[str, Any]) -> dict[str, int]:
@@ -32,26 +38,37 @@ def missing(model: onnx.ModelProto, target: Mapping[str, Any]) -> dict[str, int]
 
     Nodes of constants alone do not count, because runtimes compute them once, before they look at devices.
     """
-    graph, opset = model.graph, next(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
-    constants, found = {tensor.name for tensor in graph.initializer} - {one.name for one in graph.input}, Counter[str]()
+    graph, opset = model.graph, next(one.version for one in model.opset_import if one.domain in _STANDARD)
+    given = {one.name for one in graph.input if model.ir_version >= 4}  # before, each initializer is an input, too
+    constants, found = {tensor.name for tensor in graph.initializer} - given, Counter[str]()
     versions = {name: said for said, names in target["operators"].items() for name in names.split()}
     if not _holds(target.get("opsets", "any"), opset):
         found[f"opset {opset}, known are {target['opsets']}"] = len(graph.node)
     sizes = [one.type.tensor_type.shape.dim for one in graph.input]
     if target.get("fixed_shapes") and any(size.dim_param for dims in sizes for size in dims):
         found["inputs with a free batch"] = 1
-    for node in graph.node:
-        if {*node.input} - {""} <= constants:
-            constants |= {*node.output}
-            continue
+    for node in _nodes(graph, constants):
         found.update(_lacks(node, opset, constants, target, versions.get(node.op_type, "")))
     return dict(found)
+
+
+def _nodes(graph: onnx.GraphProto, constants: set[str]) -> Iterator[onnx.NodeProto]:
+    """The nodes that are not of constants alone, those of inner graphs, too; the constants' names are added."""
+    for node in graph.node:
+        inner = [one.g for one in node.attribute if one.type == onnx.AttributeProto.GRAPH]
+        if not inner and {*node.input} - {""} <= constants:
+            constants |= {*node.output}
+            continue
+        yield node
+        for one in inner:
+            constants |= {tensor.name for tensor in one.initializer}
+            yield from _nodes(one, constants)
 
 
 def _lacks(
     node: onnx.NodeProto, opset: int, constants: set[str], target: Mapping[str, Any], versions: str
 ) -> Iterator[str]:
-    if node.domain not in ("", "ai.onnx"):
+    if node.domain not in _STANDARD:
         yield f"{node.domain}:{node.op_type}"
     elif not versions:
         yield node.op_type

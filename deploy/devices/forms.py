@@ -28,7 +28,8 @@ class Form:
     def __post_init__(self) -> None:
         if self.pictures and (self.portable or self.batch):
             raise ModelError(
-                "a graph that takes pictures takes one of any size: leave portable and batch out, or pictures"
+                "a graph that takes pictures takes one of any size: leave out either --pictures (PICTURES), or "
+                "--portable and --batch (PORTABLE and FIXED_BATCH)"
             )
 
 

@@ -36,9 +36,11 @@ class Precision:
     def said(cls, quantize: str | None, half: bool, agreement: float | None, calibrate: Path | None) -> "Precision":
         """Reads the options; a ModelError says which are not valid."""
         if not (quantize or half):
-            raise ModelError("calibrate= and agreement= are of graphs in other numbers: give quantize=int8 or half")
+            raise ModelError(
+                "calibrate= and agreement= are of graphs in other numbers: give quantize=int8 or --half (HALF=1)"
+            )
         if quantize and half:
-            raise ModelError(f"a graph has one kind of numbers: give either quantize={quantize} or half")
+            raise ModelError(f"a graph has one kind of numbers: give either quantize={quantize} or --half (HALF=1)")
         numbers = quantize or FP16
         needed = NEEDED[numbers] if agreement is None else agreement
         if not 0 <= needed <= 1:

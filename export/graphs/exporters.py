@@ -182,6 +182,8 @@ def reverify(path: Path, classifier: Classifier, seed: int = 2, pictures: Floats
         if not found.suffices(known["needed"]):
             raise VerificationError(f"the {known['numbers']} graph does not agree with PyTorch {held}")
         return f"the {known['numbers']} graph agrees with PyTorch {held}"
+    if pictures is not None:
+        raise ModelError(f"{path} is in float32, and compared on drawn pictures: leave --calibrate (CALIBRATE) out")
     classifier = replace(classifier, further_layers=description.further_layers)
     if description.takes:
         compare_pictures(onnx.load(path), description.preprocessing, graph_run)

@@ -169,6 +169,7 @@ def grid_sampler_backward(
 @rule(aten.unfold_backward.default)
 def unfold_backward(gradient: Tensor, sizes: list[int], dim: int, size: int, step: int, *, poles: bool) -> Tensor:
     """dL/dx of windows along one axis, whose cells are the last axis."""
+    dim %= len(sizes)
     starts = [window * step for window in range(gradient.shape[dim])]
     matrix = [[float(cell == start + k) for cell in range(sizes[dim])] for start in starts for k in range(size)]
     return (gathered if poles else multiplied)(gradient.movedim(-1, dim + 1).flatten(dim, dim + 1), matrix, dim)
@@ -178,7 +179,7 @@ _POOLING: dict[Any, Rule] = {
     aten.adaptive_max_pool2d.default: adaptive_max_pool2d,
     aten.adaptive_max_pool2d_backward.default: adaptive_max_pool2d_backward,
     aten.max_pool2d_with_indices_backward.default: max_pool_backward,
-    aten.max_pool3d_with_indices_backward.default: max_pool_backward,
+    aten.max_pool3d_with_indices_backward.default: partial(max_pool_backward, count=3),
     aten.avg_pool2d.default: avg_pool,
     aten.avg_pool3d.default: avg_pool,
 }

@@ -21,13 +21,18 @@ def adaptive_max_pool2d_backward(gradient: Tensor, inputs: Tensor, indices: Tens
     return flat.scatter_add(2, indices.flatten(2), gradient.flatten(2)).reshape(inputs.shape)
 
 
-def max_pool_backward(gradient: Tensor, inputs: Tensor, kernel: list[int], *options: Any, poles: bool) -> Tensor:
-    """dL/dx of max pooling, one axis after the other, without indices, which runtimes are slow to find or lack.
+def max_pool_backward(
+    gradient: Tensor, inputs: Tensor, kernel: list[int], *options: Any, poles: bool, count: int = 2
+) -> Tensor:
+    """dL/dx of max pooling over the last ``count`` axes, one after the other, without indices of maxima.
 
+    Runtimes are slow to find indices, or lack them.
     Of equal maxima the first has the gradient, row by row, as in torch: that of the first row, and there of the first
     column. Rows are looked at after the maxima of the columns are known.
     """
-    (stride, *steps, ceil, _indices), count = options, inputs.dim() - 2
+    stride, *steps, ceil, _indices = options
+    if inputs.dim() == count + 1:  # without an axis of channels or pictures
+        return max_pool_backward(gradient[None], inputs[None], kernel, *options, poles=poles, count=count)[0]
     windows = [(*of, *of[-1:] * (count - len(of))) for of in (kernel, stride or kernel, *steps)]
     pool = aten.max_pool2d_with_indices if count == 2 else aten.max_pool3d_with_indices
     pooled = [inputs]

@@ -41,7 +41,8 @@ class GraphSession:
         """
         if not path.is_file():
             commands = "`shufflenet-cam prediction`, `explanation` and `gradcam`"
-            raise ModelError(f"graph {path} does not exist; {commands} write graphs")
+            what = "is a folder" if path.is_dir() else "does not exist"
+            raise ModelError(f"graph {path} {what}; {commands} write graphs")
         prepared, session = _load(path, str(path), threads, shared)
         try:
             description = GraphDescription.from_properties(session.get_modelmeta().custom_metadata_map)
@@ -64,15 +65,17 @@ class GraphSession:
     def infer(self, inputs: Arrays, outputs: Sequence[str]) -> list[Floats]:
         """The wanted outputs for an array for each of the graph's inputs, by name; the first axis is the batch.
 
-        A picture's outputs do not depend on the batch: without packed matrices, pictures run one by one.
+        An array with one row counts for all rows of the others. A picture's outputs do not depend on the batch: without
+        packed matrices, pictures run one by one.
         """
-        count, size = len(inputs["input"]), self.description.batch or int(not self.prepared.packs)
+        count, size = max(map(len, inputs.values())), self.description.batch or int(not self.prepared.packs)
         if not size:
             return list(self.session.run(list(outputs), dict(inputs)))
         parts = []
         for start in range(0, count, size):  # of a fixed number of pictures the last run has some twice
             rows = np.minimum(np.arange(start, start + size), count - 1)
-            parts.append(self.session.run(list(outputs), {name: values[rows] for name, values in inputs.items()}))
+            given = {name: values[np.minimum(rows, len(values) - 1)] for name, values in inputs.items()}
+            parts.append(self.session.run(list(outputs), given))
         return [np.concatenate(found)[:count] for found in zip(*parts, strict=True)]
 
     def infer_targets(self, picture: Floats, of_targets: Arrays, outputs: Sequence[str]) -> list[Floats]:
@@ -205,7 +208,8 @@ def _shapes(description: GraphDescription) -> dict[str, list[int | str]]:
 
 
 def _fits(found: list[int | str | None], needed: list[int | str], batch: int) -> bool:
-    alike = len(found) == len(needed) and (found[0] == batch if batch else not isinstance(found[0], int))
+    first = batch if batch and needed[0] == "batch" else None
+    alike = len(found) == len(needed) and (found[0] == first if first else not isinstance(found[0], int))
     return alike and all(isinstance(size, str) or size == given for size, given in zip(needed, found, strict=True))
 
 

@@ -20,6 +20,9 @@ CONSTANTS = {
     "grouped": RNG.standard_normal((4, 3, 3, 3)).astype(np.float32),
     "depthwise": RNG.standard_normal((6, 1, 3, 3)).astype(np.float32),
     "scale": RNG.uniform(0.5, 2, (1, 6, 1, 1)).astype(np.float32),
+    "gain": RNG.uniform(0.5, 2, (1, 1, 1, 1)).astype(np.float32),
+    "volume": RNG.standard_normal((2, 1, 3, 3, 3)).astype(np.float32),
+    "channels": np.int64([1]),
     "line": RNG.uniform(0.5, 2, (1, 1, 1, 5)).astype(np.float32),
     "start": np.int64([0, 0, 0, 0]),
     "end": np.int64([9, 6, 5, 5]),
@@ -86,6 +89,16 @@ def test_the_scale_of_channels_goes_into_the_kernel(product, convolution):
     "lines",
     [
         ("scaled = Mul(x, line)", "z = Conv(scaled, kernel)"),  # not of channels
+        ("scaled = Mul(x, gain)", "z = Conv(scaled, kernel)"),  # one for all channels
+        ("m = ReduceMean<keepdims: int = 1>(x, channels)", "scaled = Mul(m, scale)", "z = Conv(scaled, kernel)"),
+        (
+            "v = Unsqueeze(x, channels)",
+            "scaled = Mul(v, scale)",
+            "w = Conv(scaled, volume)",
+            "z = ReduceMean<keepdims: int = 0>(w, channels)",
+        ),
+        ("p = Mul(x, scale)", "g = Clip(p, zero, one)", "r = Relu(y)", "z = Mul(r, g)"),  # no gate
+        ("q = Sub(scale, x)", "p = Mul(q, most)", "g = Clip(p, zero, one)", "r = Relu(y)", "z = Mul(r, g)"),
         ("scaled = Mul(x, y)", "z = Conv(scaled, kernel)"),  # not constant
         ("k = ReduceMean<keepdims: int = 1>(y)", "p = Mul(k, square)", "scaled = Mul(x, scale)", "z = Conv(scaled, p)"),
         ("z = Mul(x, scale)",),  # no convolution

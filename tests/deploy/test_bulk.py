@@ -1,6 +1,7 @@
 """``shufflenet-cam bulk``: pictures from everywhere, over Ray Data, into Parquet files."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -117,8 +118,8 @@ def test_the_report_is_about_what_is_doubtful(written, graph, tmp_path):
 def test_a_further_run_adds_what_is_missing_and_no_more(written, pictures, graph, tmp_path):
     out, _ = written
     before = {path: path.read_bytes() for path in out.glob("*.parquet")}
-    done = bulk(pictures, out, graph=graph)
-    assert ": 0 rows, 0 of them errors, beside 25 that were there; " in done.stdout
+    done = bulk(pictures, out, "--overlays", graph=graph, status=2)  # for the picture that has an error
+    assert ": 0 rows, 0 of them errors, beside 25 that were there, 1 of them with an error; " in done.stdout
     assert {path: path.read_bytes() for path in out.glob("*.parquet")} == before
 
 
@@ -191,6 +192,30 @@ def test_addresses_of_pictures(pictures, address):
     assert not any(name.endswith(".txt") for name in names)
 
 
+@pytest.mark.parametrize("address", ["{}", "{}/**", "file://{}"])
+def test_results_inside_a_source_are_none_of_its_pictures(tmp_path, address):
+    inside = tmp_path / "results"
+    (inside / "_overlays").mkdir(parents=True)
+    for path in (tmp_path / "one[1].jpg", inside / "_overlays/one.jpg"):
+        path.write_bytes(ONE.read_bytes())
+    pq.write_table(pa.table({"id": [1]}), inside / "explanations-1.parquet")
+    source = Source(address.format(tmp_path), "", address.format(inside).replace("/**", ""))
+    assert [path for path, _ in source.find()] == [str(tmp_path / "one[1].jpg")]
+    assert Source(f"{tmp_path}/one[1].jpg").find() == [(str(tmp_path / "one[1].jpg"), -1)]
+
+
+def test_results_of_pictures_that_are_no_files_here_have_no_report(tmp_path, graph, written):
+    table = pq.read_table(next(written[0].glob("*.parquet")))
+    names = pa.array([f"s3://bucket/{number}.jpg" for number in range(table.num_rows)])
+    pq.write_table(table.set_column(0, "image", names), tmp_path / "explanations-1.parquet")
+    command = [sys.executable, "-m", "export", "report", str(tmp_path), "--model", str(graph)]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 2
+    assert "is no file here; report takes results of pictures that are files" in done.stderr
+
+
 def test_what_cannot_be_done_is_one_line_and_writes_nothing(tmp_path, pictures, graph, written):
     foreign = tmp_path / "foreign"
     foreign.mkdir()
@@ -204,7 +229,8 @@ def test_what_cannot_be_done_is_one_line_and_writes_nothing(tmp_path, pictures, 
             tmp_path / "t.parquet",
             tmp_path / "out",
         ): "which column holds the pictures or their paths, --column; valid: a, b",
-        (pictures, written[0], "--target", "star"): "give another folder",
+        (pictures, written[0], "--overlays", "--target", "star"): "give another folder",
+        (pictures, written[0]): "give another folder",
         (pictures, tmp_path / "out", "--target", "unicorn"): "unicorn",
     }
     for arguments, said in cases.items():

@@ -73,5 +73,25 @@ def test_the_command_prints_a_line_for_each_target_and_fails_for_the_one_that_is
     (tmp_path / "no.onnx").write_text("no graph")
     assert main(["devices", str(tmp_path / "no.onnx")]) == 2
     assert "no.onnx is no ONNX file" in capsys.readouterr().err
-    assert main(["devices", str(tmp_path / "none.onnx")]) == 2
-    assert "none.onnx" in capsys.readouterr().err
+    (tmp_path / "empty.onnx").touch()
+    for name, answer in {"empty.onnx": "names no opset", "none.onnx": "cannot be read: No such file"}.items():
+        assert main(["devices", str(tmp_path / name)]) == 2
+        assert answer in capsys.readouterr().err
+
+
+def test_nodes_of_inner_graphs_count_and_their_constants_do_not():
+    made = helper.make_tensor_value_info("z", TensorProto.FLOAT, None)
+    sizes = helper.make_tensor("t", TensorProto.INT64, [2], [1, -1])
+    inner = [helper.make_node("Reshape", ["x", "t"], ["r"]), helper.make_node("NonZero", ["r"], ["z"])]
+    branch = helper.make_graph(inner, "branch", [], [made], [sizes])
+    model = model_of(("If", ["c"], ["y"], {"then_branch": branch, "else_branch": branch}), batch=1)
+    assert missing(model, targets()["webnn"]) == {"If": 1, "NonZero": 2}
+
+
+def test_initializers_of_old_files_are_constants_although_they_are_inputs():
+    model = model_of(("Reshape", ["x", "s"], ["y"], {}), constants=SHAPE, batch=1)
+    model.graph.input.append(helper.make_tensor_value_info("s", TensorProto.INT64, [2]))
+    model.ir_version = 3
+    assert not missing(model, targets()["webnn"])
+    model.ir_version = 4
+    assert [*missing(model, targets()["webnn"])] == ["Reshape by values that are not constant"]

@@ -181,8 +181,11 @@ def test_a_third_of_a_folder_is_kept_for_the_comparison(tmp_path):
     ("said", "answer"),
     [
         ("explanation --quantize int8", "gradients through the whole network do not pass int8"),
-        ("prediction --agreement 0.5", "give --quantize int8 or half"),
+        ("prediction --agreement 0.5", "give --quantize int8 or --half"),
         ("prediction --half --agreement 2", "--agreement 2.0 is not valid, valid are 0 to 1"),
+        ("prediction --half --agreement=-1", "--agreement -1.0 is not valid, valid are 0 to 1"),
+        ("gradcam --half --opset 17", "leave --portable, --batch, --opset and --pictures out"),
+        ("gradcam --pictures --portable", "leave out either --pictures (PICTURES), or --portable and --batch"),
         ("gradcam --half --quantize int8", "give either --quantize int8 or half"),
     ],
 )

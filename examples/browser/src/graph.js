@@ -97,6 +97,7 @@ export function describeGraph(bytes) {
   if (!Array.isArray(read.labels) || !read.labels.length) throw modelError(`the graph's labels are no list; ${advice}`);
   if (Number(said.batch ?? 0) > 1)
     throw modelError(`the graph takes ${said.batch} pictures at a time, valid are graphs for 1 or for any number`);
+  if (said.takes) throw modelError("the graph prepares pictures itself, valid are graphs without PICTURES=1");
   const layers = said.layer ? { [said.layer]: "" } : {};
   if (said.kind === "layers") for (const path of [said.layer, ...read.further_layers]) layers[path] = `.${path}`;
   return {

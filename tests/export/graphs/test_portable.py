@@ -57,6 +57,17 @@ def test_a_portable_graph_finds_the_evidence_of_targets_and_weights(tmp_path, ar
     np.testing.assert_allclose(found.logits, expected.logits, atol=1e-4 * np.abs(expected.logits).max())
 
 
+def test_a_usual_graph_of_a_fixed_batch_is_opened_and_takes_other_numbers_of_pictures(tmp_path):
+    classifier, path = random_classifier("shufflenet_v2_x0_5", side=SIDE), tmp_path / "a.onnx"
+    export_graph(classifier, path, KIND_GRADCAM, Form(batch=2))
+    inputs, needs = random_inputs(3, SIDE), Needs(layers=(classifier.default_layer,))
+    found = OnnxEngine({KIND_GRADCAM: GraphSession.open(path)}).run(inputs, [[TOP], [1], [2]], needs)
+    expected = TorchEngine(classifier).run(inputs, [[TOP], [1], [2]], needs)
+    np.testing.assert_allclose(found.logits, expected.logits, atol=1e-4 * np.abs(expected.logits).max())
+    wanted = expected.layers[classifier.default_layer].gradient
+    assert np.abs(found.layers[classifier.default_layer].gradient - wanted).max() <= 1e-4 * np.abs(wanted).max()
+
+
 def test_the_client_explains_with_a_portable_graph_and_a_changed_one_is_found(tmp_path, capsys):
     classifier, path = random_classifier("shufflenet_v2_x0_5", side=32), tmp_path / "a.onnx"
     export_graph(classifier, path, KIND_GRADCAM, Form(portable=True))

@@ -107,6 +107,10 @@ def test_max_pooling(size, kernel, stride, padding, dilation, ceil_mode):
         assert_equal(lambda x: F.max_pool2d(x, kernel, stride, padding, dilation, ceil_mode), values)
 
 
+def test_max_pooling_without_an_axis_of_channels():
+    assert_equal(lambda x: F.max_pool2d(x[:, 0], 3, 2, 1), pictures(2, 3, 7, 9))
+
+
 def test_max_pooling_gives_ties_to_the_first():
     ties = torch.zeros(1, 2, 6, 6, dtype=torch.float64)
     ties[0, 1, ::2] = 1
@@ -300,6 +304,7 @@ def test_padding(padding):
         lambda x: F.pad(x[:, None], (1, 2, 2, 1, 1, 1), mode="replicate"),
         lambda x: x.unfold(2, 4, 3).unfold(3, 3, 1),
         lambda x: x.unfold(3, 2, 3),
+        lambda x: x.unfold(-1, 3, 1),
         lambda x: F.unfold(x, 3, padding=1, stride=2),
         lambda x: F.fold(F.unfold(x, 2), (6, 8), 2),
     ],

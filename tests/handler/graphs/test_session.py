@@ -43,9 +43,23 @@ def test_pictures_run_one_by_one_where_matrices_are_not_packed(tmp_path, monkeyp
     graph = GraphSession.open(write_graph(tmp_path, describe()), threads=1)
     expected, sizes, run = graph.infer({"input": PICTURES}, ["logits"]), [], graph.session.run
     single = replace(graph, prepared=replace(graph.prepared, packs=False))
-    monkeypatch.setattr(graph.session, "run", lambda names, given: sizes.append(len(given["input"])) or run(names, given))
+    monkeypatch.setattr(
+        graph.session, "run", lambda names, given: sizes.append(len(given["input"])) or run(names, given)
+    )
     np.testing.assert_array_equal(single.infer({"input": PICTURES}, ["logits"]), expected)
     assert sizes == [1, 1]
+
+
+@pytest.mark.parametrize("batch", [0, 2])
+def test_one_picture_counts_for_all_activations(batch, monkeypatch, tmp_path):
+    graph = GraphSession.open(write_graph(tmp_path, describe()), threads=1)
+    graph = replace(graph, prepared=replace(graph.prepared, packs=False), description=describe(batch=batch))
+    seen = []
+    monkeypatch.setattr(graph.session, "run", lambda _, given: seen.append(given) or [given["activations"]])
+    activations = np.arange(3.0)
+    (found,) = graph.infer({"input": PICTURES[:1], "activations": activations}, ["logits"])
+    np.testing.assert_array_equal(found, activations)
+    assert all(len(given["input"]) == len(given["activations"]) == (batch or 1) for given in seen)
 
 
 def _cut(content):
