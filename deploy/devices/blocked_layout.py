@@ -113,7 +113,7 @@ def _decided(gate: Any) -> tuple[Any, list[tuple[float, float]]] | None:
     product = made.inputs[0].producer()
     if not all(map(_is, made.inputs[1:], (0, 1))) or product is None or product.op_type != "Mul":
         return None
-    if not _is(product.inputs[1], np.finfo(np.float32).max):
+    if not _is(product.inputs[1], float(np.finfo(np.float32).max)):
         return None
     values = product.inputs[0]
     offset = values.producer()
