@@ -72,9 +72,10 @@ def _close_by_bias(graph: ir.Graph, product: Any) -> None:
             continue
         outputs, lines = decided
         before, total = relu.inputs[0].producer(), relu.inputs[0]
-        if outputs.shape is None or len(outputs.shape) != 4 or not isinstance(outputs.shape[1], int):
-            continue
         if before is None or len(total.uses()) != 1:
+            continue
+        shapes = [tuple(value.shape or ()) for value in (total, outputs)]
+        if any(len(shape) != 4 or not isinstance(shape[1], int) or shape[1] != shapes[0][1] for shape in shapes):
             continue
         if before.op_type not in ("Conv", "Add"):  # a convolution that changes nothing takes bias and ReLU
             ones = _initializer(graph, np.ones((outputs.shape[1], 1, 1, 1)))
@@ -111,7 +112,7 @@ def _decided(gate: Any) -> tuple[Any, list[tuple[float, float]]] | None:
         one, other = (_decided(value) for value in made.inputs)
         return (one[0], one[1] + other[1]) if one and other and one[0] is other[0] else None
     product = made.inputs[0].producer()
-    if not all(map(_is, made.inputs[1:], (0, 1))) or product is None or product.op_type != "Mul":
+    if len(made.inputs) != 3 or not all(map(_is, made.inputs[1:], (0, 1))) or product is None or product.op_type != "Mul":
         return None
     if not _is(product.inputs[1], float(np.finfo(np.float32).max)):
         return None

@@ -26,9 +26,9 @@ def max_pool_backward(
 ) -> Tensor:
     """dL/dx of max pooling over the last ``count`` axes, one after the other, without indices of maxima.
 
-    Runtimes are slow to find indices, or lack them.
-    Of equal maxima the first has the gradient, row by row, as in torch: that of the first row, and there of the first
-    column. Rows are looked at after the maxima of the columns are known.
+    Runtimes are slow to find indices, or lack them. Of equal maxima the first has the gradient, row by row, as in
+    torch: that of the first row, and there of the first column. Rows are looked at after the maxima of the columns are
+    known.
     """
     stride, *steps, ceil, _indices = options
     if inputs.dim() == count + 1:  # without an axis of channels or pictures

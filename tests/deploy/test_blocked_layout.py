@@ -130,6 +130,8 @@ def test_gates_become_biases_of_convolutions(gate, product, before):
         ("c = Conv(x, square)", "r = Relu(c)", GATE, "p = Mul(r, gate)", "z = Add(p, r)"),  # the plain value is read
         ("r = Conv(x, square)", GATE, "z = Mul(r, gate)"),  # negative values pass
         ("c = Conv(x, square)", "r = Relu(c)", GATE.replace("zero, one", "zero, six"), "z = Mul(r, gate)"),
+        ("c = Conv(x, square)", "r = Relu(c)", GATE.replace("zero, one", "zero"), "z = Mul(r, gate)"),
+        ("c = ReduceMean<keepdims: int = 1>(x, channels)", "r = Relu(c)", GATE, "z = Mul(r, gate)"),  # for all channels
     ],
 )
 def test_other_gates_stay(lines):
