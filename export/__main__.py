@@ -200,8 +200,6 @@ def _verify(options: Namespace) -> int:
     from export.graphs.exporters import reverify
     from export.verify.compare import VerificationError, table
 
-    if not options.file.is_file():
-        raise ModelError(f"graph {options.file} does not exist, or is no file")
     classifier = _classifier(options)
     try:
         folder = options.calibrate

@@ -208,9 +208,11 @@ def _shapes(description: GraphDescription) -> dict[str, list[int | str]]:
 
 
 def _fits(found: list[int | str | None], needed: list[int | str], batch: int) -> bool:
-    first = batch if batch and needed[0] == "batch" else None
-    alike = len(found) == len(needed) and (found[0] == first if first else not isinstance(found[0], int))
-    return alike and all(isinstance(size, str) or size == given for size, given in zip(needed, found, strict=True))
+    if len(found) != len(needed):
+        return False
+    free = not isinstance(found[0], int)
+    first = found[0] == batch or (free and needed[0] == "rows") if batch else free
+    return first and all(isinstance(size, str) or size == given for size, given in zip(needed, found, strict=True))
 
 
 def _split(content: bytes) -> list[bytes]:

@@ -186,7 +186,7 @@ def test_a_third_of_a_folder_is_kept_for_the_comparison(tmp_path):
         ("prediction --half --agreement=-1", "--agreement -1.0 is not valid, valid are 0 to 1"),
         ("gradcam --half --opset 17", "leave --portable, --batch, --opset and --pictures out"),
         ("gradcam --pictures --portable", "leave out either --pictures (PICTURES), or --portable and --batch"),
-        ("gradcam --half --quantize int8", "give either --quantize int8 or half"),
+        ("gradcam --half --quantize int8", "give either --quantize int8 or --half"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_the_network_is_built(said, answer, capsys):

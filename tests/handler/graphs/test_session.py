@@ -88,8 +88,8 @@ def test_a_file_that_is_no_whole_onnx_is_refused(tmp_path, spoil):
 
 
 def test_a_file_that_does_not_exist_is_refused(tmp_path):
-    for path in (tmp_path / "gone.onnx", tmp_path):
-        with pytest.raises(ModelError, match="does not exist"):
+    for path, said in {tmp_path / "gone.onnx": "does not exist", tmp_path: "is a folder"}.items():
+        with pytest.raises(ModelError, match=said):
             GraphSession.open(path, KIND_PREDICTION)
 
 
