@@ -48,7 +48,7 @@ MOST_BYTES = MOST_UNPACKED  # of a body
 _MOST_ARRIVED = 16 * MOST_BYTES  # of bodies that arrive at the same time
 _MOST_FIELDS = 100  # of a form
 _TOO_MANY = f"the form has too many fields, valid are at most {_MOST_FIELDS}"
-_BACKLOG = 128  # connections that wait to be accepted
+_BACKLOG = 128  # connections that wait to be accepted, and are accepted at once; an eighth of the descriptors at most
 _MMAP_THRESHOLD, _LARGE = -3, 2**21  # of mallopt: so many bytes and more are given back to the system at once
 SLOWEST = 60.0  # seconds that a client may take for its request, and for a part of the answer
 _ON_ITS_WAY = 1.0  # seconds after SIGTERM in which requests of open connections are answered
@@ -320,7 +320,7 @@ def serve(
     off: Any = {"ws": "none", "lifespan": "off", "log_config": None, "access_log": False, "server_header": False}
     # a password that no key has: without one, a key with a passphrase is asked for at the terminal
     used: Any = {"http": Connection, "ssl_certfile": certificate, "ssl_keyfile": key, "ssl_keyfile_password": "none"}
-    used |= {"backlog": _BACKLOG, "timeout_graceful_shutdown": int(SLOWEST)}
+    used |= {"backlog": max(1, min(_BACKLOG, getrlimit(RLIMIT_NOFILE)[0] // 8)), "timeout_graceful_shutdown": int(SLOWEST)}
     config = uvicorn.Config(Front(models).application(cors), **used, **off)
     with _about(f"the certificate {certificate} and its key cannot be used, valid are PEM files without a passphrase"):
         config.load()
