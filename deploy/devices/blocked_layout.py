@@ -112,9 +112,9 @@ def _decided(gate: Any) -> tuple[Any, list[tuple[float, float]]] | None:
         one, other = (_decided(value) for value in made.inputs)
         return (one[0], one[1] + other[1]) if one and other and one[0] is other[0] else None
     product = made.inputs[0].producer()
-    if len(made.inputs) != 3 or not all(map(_is, made.inputs[1:], (0, 1))) or product is None or product.op_type != "Mul":
+    if product is None or product.op_type != "Mul" or not _is(product.inputs[1], float(np.finfo(np.float32).max)):
         return None
-    if not _is(product.inputs[1], float(np.finfo(np.float32).max)):
+    if len(made.inputs) != 3 or not all(map(_is, made.inputs[1:], (0, 1))):
         return None
     values = product.inputs[0]
     offset = values.producer()

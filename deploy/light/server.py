@@ -320,7 +320,8 @@ def serve(
     off: Any = {"ws": "none", "lifespan": "off", "log_config": None, "access_log": False, "server_header": False}
     # a password that no key has: without one, a key with a passphrase is asked for at the terminal
     used: Any = {"http": Connection, "ssl_certfile": certificate, "ssl_keyfile": key, "ssl_keyfile_password": "none"}
-    used |= {"backlog": max(1, min(_BACKLOG, getrlimit(RLIMIT_NOFILE)[0] // 8)), "timeout_graceful_shutdown": int(SLOWEST)}
+    at_once = max(1, min(_BACKLOG, getrlimit(RLIMIT_NOFILE)[0] // 8))
+    used |= {"backlog": at_once, "timeout_graceful_shutdown": int(SLOWEST)}
     config = uvicorn.Config(Front(models).application(cors), **used, **off)
     with _about(f"the certificate {certificate} and its key cannot be used, valid are PEM files without a passphrase"):
         config.load()
