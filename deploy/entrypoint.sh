@@ -75,7 +75,7 @@ drain() {
     waiting=$!
     wait -n "$java" "$waiting" || true # Java may end by itself
     if [[ -n ${HEALTHZ:-} ]] && kill -0 "$java" 2>/dev/null; then
-        await_queue &
+        { await_queue; sleep 1; } & # other requests of its batch are still being written
         waiting=$!
         wait -n "$java" "$waiting" || true
     fi
