@@ -1,4 +1,4 @@
-"""Max pooling, also adaptive, and its gradients, without indices of maxima where windows have one size."""
+"""Max pooling, adaptive max pooling and the gradients of both; windows of one size need no indices of maxima."""
 
 from collections.abc import Sequence
 from typing import Any, cast

@@ -38,7 +38,7 @@ class Prepared:
     graph: str | bytes  # a file, or the content of one; without the weights
     weights: Mapping[str, Any] = field(default_factory=dict)  # onnxruntime.OrtValue by name
     size: int = 0  # bytes of all weights
-    packs: bool = True  # whether sessions copy their matrices; else rows of a batch differ by rounding from single ones
+    packs: bool = True  # whether sessions copy matrices; without a copy, scores depend on the batch by rounding
 
     @classmethod
     def of(cls, model: str | bytes, beside: Path = Path()) -> "Prepared":

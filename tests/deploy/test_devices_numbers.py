@@ -34,7 +34,7 @@ def some(classifier):
 
 @pytest.fixture(scope="module", params=HEADS)
 def made(request, tmp_path_factory):
-    """The classifier, its Grad-CAM graph in float32, and its Grad-CAM graph in int8."""
+    """The classifier, the open float32 graph of its Grad-CAM, and the file of the int8 graph."""
     classifier, folder = random_classifier(request.param), tmp_path_factory.mktemp("store")
     export_graph(classifier, folder / "a.gradcam.onnx", "gradcam")
     precision, path = Precision(numbers="int8", needed=0), folder / "a.gradcam.int8.onnx"
