@@ -4,7 +4,8 @@
 # TorchServe alone does neither: the launcher ignores SIGTERM when it is the first process and hides Java's exit status,
 # and Java resets every connection at SIGTERM. So Java is a child of this script. At SIGTERM (or SIGINT) the script serves
 # on for DRAIN seconds, while the cluster stops sending requests here, waits until all queued requests are answered, and
-# a second for their last bytes, and then stops Java. A second signal stops Java at once. The exit status is Java's: 143 after a signal.
+# a second for their last bytes, and then stops Java. Another signal stops Java at once. The exit status is Java's: 143
+# after a signal.
 #
 #   TS_CONFIG         config.properties                                         /app/config.properties
 #   DRAIN             seconds to serve on after SIGTERM                         10

@@ -13,7 +13,7 @@ from export.__main__ import main
 from handler.loading import load_archive
 from handler.model.checkpoint import Checkpoint, write_checkpoint
 from tests.support.models import random_classifier
-from tests.support.serving import CHECKPOINT
+from tests.support.serving import CHECKPOINT, ROOT
 
 
 def fails_with(error, monkeypatch):
@@ -144,6 +144,23 @@ def test_make_packs_networks_with_other_heads_and_pictures(name, said, activatio
         expected = returned[0] if name == "sigmoid_end" else torch.cat([-returned, returned], 1).sigmoid()[0]
     np.testing.assert_allclose(found.probabilities, expected.numpy(), atol=1e-5)
     assert found.to_dict()["model"].get("activation", "softmax") == activation
+
+
+def test_a_store_that_is_a_file_is_named_before_anything_is_built(capsys, tmp_path):
+    store = tmp_path / "notes.txt"
+    store.write_text("mine")
+    assert main(["gradcam", "--checkpoint", "missing", "--store", str(store)]) == 2
+    assert capsys.readouterr().err == f"error: --store {store} is no folder\n"
+    assert store.read_text() == "mine"
+
+
+@pytest.mark.parametrize("target", ["archive QUANTIZE=int8", "archive PICTURES=1", "attention HALF=1"])
+def test_make_refuses_forms_that_a_target_does_not_write(target, tmp_path):
+    command = ["make", "-s", "-o", ".venv/.ready", *target.split(), f"NAME={tmp_path.name}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert " takes neither QUANTIZE and HALF nor PORTABLE, FIXED_BATCH" in done.stdout
+    assert not [*(ROOT / "model_store").glob(f"{tmp_path.name}*")]
 
 
 @pytest.mark.parametrize(
