@@ -162,7 +162,6 @@ demo: $(READY) ## pack and serve the embedded model, post two pictures, show wha
 	$(PY) -m examples.demo
 
 demo-photo: $(READY) ## serve real ImageNet weights, explain two photographs, draw them side by side, stop (STRIP=docs/photo.png: the picture in README)
-	@test -z '$(strip $(NUMBERS)$(FORM))' || { echo "error: archive takes neither QUANTIZE and HALF nor PORTABLE, FIXED_BATCH, OPSET and PICTURES: these are of graphs outside of archives"; exit 2; }
 	$(PY) -m export archive --name efficientnet_lite0 --arch examples.efficientnet_lite0.network:efficientnet_lite0 --store out/demo-photo/store
 	$(PY) -m examples.efficientnet_lite0.demo --strip '$(STRIP)'
 
