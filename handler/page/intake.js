@@ -50,7 +50,10 @@ export function intake({ take, takeSample, tell, signal }) {
       "div",
       { class: "row", role: "group", "aria-label": "Samples" },
       el("span", { class: "muted" }, "or take a sample:"),
-      Object.entries(SAMPLES).map(([name, { title }]) => button(title, () => takeSample(name), { class: "quiet" })),
+      Object.entries(SAMPLES).map(([name, { title }]) =>
+        // the second click of a double click is none: the page may have moved under it
+        button(title, ({ detail }) => detail < 2 && takeSample(name), { class: "quiet" }),
+      ),
     ),
     chosen,
     photographed,

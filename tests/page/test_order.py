@@ -116,6 +116,21 @@ def test_what_is_pressed_twice_is_done_once(tab):
     assert tab.page.locator("#problem").inner_text() == ""
 
 
+def test_the_page_does_not_move_while_it_asks(held):
+    sample = held.page.get_by_role("button", name="one shape")
+    places = [sample.bounding_box()]
+    explain_and_hold(held)
+    places.append(sample.bounding_box())
+    held.page.locator("#classes .bar", has_text="arrow").click()
+    waits(held, 1)
+    assert held.page.locator(".progress").is_visible()
+    places.append(sample.bounding_box())
+    held.page.evaluate("window.letGo()")
+    held.page.locator("#figures .badge", has_text="evidence for arrow").wait_for()
+    held.page.locator(".progress").wait_for(state="hidden")
+    assert [*places, sample.bounding_box()] == [places[0]] * 4
+
+
 def test_an_undo_ends_the_question_about_what_is_undone(held):
     explain_and_hold(held)
     held.page.get_by_role("button", name="Erase").click()

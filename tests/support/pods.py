@@ -48,6 +48,15 @@ class Pod:
     def queued(self) -> int:
         return waiting(self.management, "shufflenet_cam")
 
+    def queued_at_rest(self) -> int:
+        """Requests in the queue, once there have been as many for a second."""
+        for _ in range(60):
+            before = self.queued()
+            time.sleep(1)
+            if before and self.queued() == before:
+                return before
+        raise AssertionError("the queue stays empty, or changes for a minute")
+
     def url(self, path: str) -> str:
         return f"{self.address}{path}"
 
