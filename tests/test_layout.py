@@ -126,12 +126,15 @@ def test_nothing_imports_the_entry_files_but_the_command_that_runs_one(path):
     assert imports(path) & ENTRIES == allowed
 
 
-def test_one_file_knows_the_web_framework_and_one_knows_prometheus():
+def test_few_files_know_the_web_framework_and_prometheus():
     """The extra ``light`` brings these packages, and no other command needs them."""
     foreign = {"starlette", "uvicorn", "python_multipart", "prometheus_client"}
     found = {name: {one.partition(".")[0] for one in imports(path)} & foreign for name, path in PATHS.items()}
     assert {name: packages for name, packages in found.items() if packages} == {
-        "deploy.light.server": foreign,
+        "deploy.light.forms": {"python_multipart"},
+        "deploy.light.routes": {"starlette"},
+        "deploy.light.connection": {"uvicorn"},
+        "deploy.light.server": {"uvicorn", "prometheus_client"},
         "handler.telemetry.exposition": {"prometheus_client"},
     }
 

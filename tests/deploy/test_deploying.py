@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from deploy.light.server import SLOWEST
+from deploy.light.limits import SLOWEST
 from tests.support.manifests import KUBERNETES, only
 from tests.support.serving import ROOT
 

@@ -8,7 +8,7 @@ from unittest.mock import MagicMock
 import uvicorn
 from uvicorn.server import ServerState
 
-from deploy.light.server import Connection
+from deploy.light.connection import Connection
 
 
 async def _ignore(_scope, _receive, _send) -> None:

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deploy import images
-from deploy.light import server as light
+from deploy.light.routes import PROBES
 from tests.support.dockerfile import LIGHT, of
 from tests.support.manifests import KUBERNETES, only
 from tests.support.pods import USER
@@ -125,7 +125,7 @@ def test_it_runs_as_the_pod_expects():
     assert json.loads(of("CMD", LIGHT)[0]) == container["args"]
     (asked,) = re.findall(r"http://127\.0\.0\.1:8080(/[\w/]+)", of("HEALTHCHECK", LIGHT)[0])
     assert asked == container["readinessProbe"]["httpGet"]["path"]
-    assert asked in light._PROBES
+    assert asked in PROBES
     assert of("COPY", LIGHT)[-1].endswith(f" {container['args'][0]}/")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from deploy.light.server import Front
+from deploy.light.routes import Front
 from handler.protocol.options import ENCODINGS, MAX_PASSES, MAX_SEED, SIZES, Options
 from tests.support.serving import ROOT
 

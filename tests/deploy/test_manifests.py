@@ -12,7 +12,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from deploy.light import server as light
+from deploy.light.limits import SLOWEST
+from deploy.light.routes import PROBES
 from deploy.local_server import read_properties
 from tests.support.manifests import FOLDERS, KUBERNETES, VERSIONS, Manifest, only, rendered, validate
 from tests.support.pods import HEALTHZ, USER
@@ -226,7 +227,7 @@ def test_the_light_fronts_probes_need_no_token():
     one = container(LIGHT)
     for name, path in (("startupProbe", "ready"), ("readinessProbe", "ready"), ("livenessProbe", "live")):
         assert one[name]["httpGet"] == {"path": f"/v2/health/{path}", "port": "http"}
-        assert one[name]["httpGet"]["path"] in light._PROBES
+        assert one[name]["httpGet"]["path"] in PROBES
         assert one[name]["timeoutSeconds"] < one[name]["periodSeconds"]
     assert one["startupProbe"]["periodSeconds"] * one["startupProbe"]["failureThreshold"] >= MODEL["startupTimeout"]
 
@@ -234,8 +235,8 @@ def test_the_light_fronts_probes_need_no_token():
 def test_the_light_front_is_told_to_stop_when_requests_have_ceased_to_come():
     sleep, seconds = container(LIGHT)["lifecycle"]["preStop"]["exec"]["command"]
     assert sleep == "sleep"
-    assert MODEL["responseTimeout"] <= light.SLOWEST
-    assert template(LIGHT)["spec"]["terminationGracePeriodSeconds"] >= int(seconds) + light.SLOWEST + 10
+    assert MODEL["responseTimeout"] <= SLOWEST
+    assert template(LIGHT)["spec"]["terminationGracePeriodSeconds"] >= int(seconds) + SLOWEST + 10
 
 
 def test_the_light_fronts_memory_holds_its_peak():

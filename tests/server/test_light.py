@@ -424,7 +424,7 @@ def test_rows_of_a_batch_get_what_they_get_alone(tmp_path, shapes_archive):
 @pytest.fixture(scope="module")
 def hasty(tmp_path_factory, shapes_archive) -> Iterator[LightServer]:
     """A server that waits a second for its clients."""
-    prelude = "import deploy.light.server\ndeploy.light.server.SLOWEST = 1.0\n"
+    prelude = "import deploy.light.limits\ndeploy.light.limits.SLOWEST = 1.0\n"
     with light_server([shapes_archive], "shapes", tmp_path_factory.mktemp("hasty"), prelude=prelude) as server:
         yield server
 
