@@ -1,9 +1,13 @@
 """What a run writes: Parquet files with a row per picture, which appear whole, and pictures of the maps."""
 
+import fcntl
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
-from pyarrow.fs import FileSelector, FileSystem
+from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 
 from deploy.bulk.pictures import place_of
 from handler.errors import ModelError
@@ -21,6 +25,7 @@ from handler.explanation.maps import resize, scale
 from handler.rendering.render import draw_map
 from handler.rendering.result import Result
 
+logger = logging.getLogger(__name__)
 _CLASS = [("index", pa.int32()), ("label", pa.string()), ("probability", pa.float32())]
 _MAP = [
     *(*_CLASS, ("logit", pa.float32())),  # of the class that the map explains
@@ -74,15 +79,33 @@ class Results:
     def _place(self) -> tuple[FileSystem, str]:
         return place_of(self.address)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Makes the folder, and keeps other runs of this machine from it, where its file system has locks.
+
+        A ModelError says that another run writes to the folder.
+        """
+        files, folder = self._place
+        files.create_dir(folder)
+        with ExitStack() as held:
+            if isinstance(files, LocalFileSystem):
+                held.callback(os.close, opened := os.open(folder, os.O_RDONLY))
+                try:
+                    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which ends with this process
+                except BlockingIOError as error:
+                    raise ModelError(f"another run writes to {self.address}; wait, or give another folder") from error
+                except OSError:
+                    logger.debug("%s has no locks", self.address)
+            yield
+
     def prepare(self) -> dict[str, bool]:
-        """Makes the folder, removes what an interrupted run left unfinished, and says which pictures have a row.
+        """Removes what an interrupted run left unfinished, and says which pictures have a row.
 
         The values are whether the row is an error.
 
         A ModelError says that the rows are of another graph or other options, or that the folder holds something else.
         """
         files, folder = self._place
-        files.create_dir(folder)
         known: dict[str, bool] = {}
         for found in files.get_file_info(FileSelector(folder)):
             if found.base_name.startswith(_UNFINISHED):

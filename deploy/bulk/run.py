@@ -75,7 +75,7 @@ def explain_all(
 
     ``addresses`` and ``out`` are pyarrow's, ``column`` is that of Parquet files, ``overlays`` asks for pictures of
     the maps, ``cluster`` is Ray's address of one, ``workers`` are processes, 0 for one per core, and ``together`` the
-    pictures of a file. Raises ``Source.find``'s and ``Results.prepare``'s errors, those of ``GraphModel`` and its
+    pictures of a file. Raises ``Source.find``'s errors, those of ``Results``, those of ``GraphModel`` and its
     ``check``, and an OSError where results cannot be written.
     """
     opened = GraphModel(model, threads=1)
@@ -83,19 +83,19 @@ def explain_all(
     results = Results(out, {"graphs": dict(opened.card.graphs), "options": {**options, "overlays": overlays}})
     sources = [Source(address, column, out) for address in dict.fromkeys(addresses)]
     found = [source.find() for source in sources]
-    done = results.prepare()
-    parts, known = [*_parts(sources, found, done, together)], len(done)
-    count, started = sum(len(part["paths"]) for part in parts), time.monotonic()
     told = {"rows": 0, "errors": 0}
-    if parts:
-        with tqdm(total=known + count, initial=known, unit=" pictures") as bar, _cluster(cluster, workers) as processes:
-            of_actors = {"compute": ActorPoolStrategy(size=min(processes, len(parts))), "num_cpus": 1}
+    with results.held():
+        done, started = results.prepare(), time.monotonic()
+        if parts := [*_parts(sources, found, done, together)]:
             given = (model.absolute(), sources, results, options, overlays)
-            lists = ray.data.from_items(parts, override_num_blocks=len(parts))
-            for counts in lists.map(Worker, fn_constructor_args=given, **of_actors).iter_rows():
-                told = {name: told[name] + number for name, number in counts.items()}
-                bar.update(counts["rows"])
-    return {**told, "known": known, "known_errors": sum(done.values()), "seconds": time.monotonic() - started}
+            total = len(done) + sum(len(part["paths"]) for part in parts)
+            with tqdm(total=total, initial=len(done), unit=" pictures") as bar, _cluster(cluster, workers) as processes:
+                of_actors = {"compute": ActorPoolStrategy(size=min(processes, len(parts))), "num_cpus": 1}
+                lists = ray.data.from_items(parts, override_num_blocks=len(parts))
+                for counts in lists.map(Worker, fn_constructor_args=given, **of_actors).iter_rows():
+                    told = {name: told[name] + number for name, number in counts.items()}
+                    bar.update(counts["rows"])
+    return {**told, "known": len(done), "known_errors": sum(done.values()), "seconds": time.monotonic() - started}
 
 
 def _parts(

@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks.reliability.asking import until
 from deploy.bulk.pictures import Source
-from deploy.bulk.results import SCHEMA, most_doubtful
+from deploy.bulk.results import SCHEMA, Results, most_doubtful
 from handler.client.model import GraphModel
 from tests.support.manifests import validate
 from tests.support.serving import ONE, ROOT, TWO
@@ -144,6 +144,14 @@ def test_what_a_killed_run_left_is_completed(pictures, graph, tmp_path):
     assert {path: path.read_bytes() for path in early} == early
     assert {*rows_of(tmp_path)} == {*map(str, pictures.glob("*.png"))}
     assert not [*tmp_path.glob("_unfinished*")]
+
+
+def test_a_second_run_is_refused_while_one_writes(written, pictures, graph):
+    out, _ = written
+    with Results(str(out), {}).held():
+        done = bulk(pictures, out, "--overlays", graph=graph, status=2)
+    assert done.stderr == f"error: another run writes to {out}; wait, or give another folder\n"
+    bulk(pictures, out, "--overlays", graph=graph, status=2)  # for the picture that has an error
 
 
 def table_of(kind, path):
