@@ -60,6 +60,8 @@ def trace_batch(
     batches: list[Any] = [tensor.shape[0] for tensor in inputs]
     if any(batch.node.expr.is_number for batch in batches):
         raise ValueError(FIXED_BATCH.format(batches[0]))
+    graph.graph.eliminate_dead_code()  # half of the operators: gradients that nobody asked for
+    graph.recompile()
     return graph
 
 
