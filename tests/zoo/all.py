@@ -23,8 +23,8 @@ from tests.zoo.report import render
 _ROOT = Path(__file__).parents[2]
 _SHARE = 0.95  # of the machine's memory that networks may take together
 SMALL = (  # of different families, for CI: seconds each
-    *("alexnet", "squeezenet1_1", "resnet18", "mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5"),
-    *("shufflenet_v2_x0_5", "regnet_y_400mf", "efficientnet_b0", "googlenet", "densenet121", "convnext_tiny"),
+    *("squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5", "regnet_y_400mf", "efficientnet_b0"),
+    *("googlenet", "convnext_tiny"),
 )
 
 

@@ -1,4 +1,4 @@
-"""A dozen networks of different families through all of ``make zoo``, at small pictures; what happens to the rest."""
+"""Networks of seven families through all of ``make zoo``, at small pictures; what happens to the rest."""
 
 import json
 import math
@@ -52,12 +52,12 @@ def rows(content):
     return {row["network"]: row for row in content["networks"]}
 
 
-def test_the_small_ones_are_a_dozen_and_all_of_them_are_measured(rows):
-    assert set(zoo.SMALL) == set(rows) == set(COVERAGE)
-    assert len(rows) == 12
+def test_the_small_ones_are_of_seven_families_and_all_of_them_are_measured(rows):
+    assert set(zoo.SMALL) == set(rows) < set(COVERAGE)
+    assert len(rows) == 7
 
 
-@pytest.mark.parametrize("name", COVERAGE)
+@pytest.mark.parametrize("name", zoo.SMALL)
 def test_engines_agree_with_plain_autograd(rows, name):
     engines = rows[name]["engines"]
     for engine in ("torch", "onnx"):
@@ -72,7 +72,7 @@ def test_engines_agree_with_plain_autograd(rows, name):
         assert engines["onnx"]["guided"] <= WITH_FLIPS
 
 
-@pytest.mark.parametrize("name", COVERAGE)
+@pytest.mark.parametrize("name", zoo.SMALL)
 def test_guided_backprop_says_what_it_reaches_or_what_is_there_instead(rows, name):
     guided = rows[name]["guided"]
     if COVERAGE[name] is None:
@@ -81,7 +81,7 @@ def test_guided_backprop_says_what_it_reaches_or_what_is_there_instead(rows, nam
         assert guided == {"coverage": f"{COVERAGE[name]} activations"}
 
 
-@pytest.mark.parametrize("name", COVERAGE)
+@pytest.mark.parametrize("name", zoo.SMALL)
 def test_every_graph_is_written_and_close(rows, name):
     row = rows[name]
     kind = "saliency" if COVERAGE[name] is None else "explanation"
@@ -94,7 +94,7 @@ def test_every_graph_is_written_and_close(rows, name):
 def test_the_page_has_a_line_for_each(content, rows):
     page = render(content)
     assert all(f"\n| {name} | " in page for name in rows)
-    assert "12 networks: 12 measured, 12 with an explanation graph (10 with guided backprop, 2 with saliency)" in page
+    assert "7 networks: 7 measured, 7 with an explanation graph (5 with guided backprop, 2 with saliency)" in page
 
 
 def test_rows_that_are_there_are_not_made_anew(tmp_path, monkeypatch):
@@ -217,6 +217,8 @@ def test_the_zoo_in_the_repository_holds_every_classifier_and_none_that_is_wrong
     names = [row["network"] for row in rows]
     assert names == list(every())
     assert not [row["network"] for row in rows if "died" in row]
+    guided = {row["network"]: row["guided"].get("coverage") for row in rows if row["network"] in COVERAGE}
+    assert guided == {name: said and f"{said} activations" for name, said in COVERAGE.items()}
     for row in rows:
         if "skipped" in row or "refused" in row:
             assert "memory" in row.get("skipped", "memory")
