@@ -76,8 +76,7 @@ def open_service(archive: Unpacked, is_busy: Callable[[], bool] = lambda: False)
         raise ModelError(f"the card of {archive.name} cannot be read: {in_one_line(error)}") from error
     engine = OnnxEngine(_open_graphs(archive.folder, card, share.threads), is_busy)
     check_defaults(settings.defaults, card, engine)
-    choice = Choice(engine=engine, configured=settings.engine, graphs=card.graphs)
-    return Service(choice, card, settings, share), card
+    return Service(Choice(engine=engine, configured=settings.engine, graphs=card.graphs), card, settings, share), card
 
 
 def _open_graphs(folder: Path, card: ModelCard, threads: int) -> dict[str, GraphSession]:

@@ -154,8 +154,7 @@ def export_reduced(classifier: Classifier, path: Path, kind: str, precision: Pre
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix="graph-", dir=path.parent) as folder:
-            form = Form(half=precision.numbers == FP16)
-            export_graph(classifier, source := Path(folder, path.name), kind, form)
+            export_graph(classifier, source := Path(folder, path.name), kind, Form(half=precision.numbers == FP16))
             return precision.write(source, path, pictures)
     except BaseException:
         path.unlink(missing_ok=True)

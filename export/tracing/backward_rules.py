@@ -175,14 +175,26 @@ def unfold_backward(gradient: Tensor, sizes: list[int], dim: int, size: int, ste
     return (gathered if poles else multiplied)(gradient.movedim(-1, dim + 1).flatten(dim, dim + 1), matrix, dim)
 
 
-def copied_back(forward: Rule, inputs: Tensor, *options: Any) -> Tensor:
-    """An activation in place, for each of which the exporter takes a tenth of a second otherwise."""
-    return inputs.copy_(forward(inputs, *options))
+@rule(aten.index_put.default)
+@rule(aten._unsafe_index_put.default)
+def index_put(values: Tensor, indices: list[Tensor | None], terms: Tensor, accumulate: bool = False) -> Any:
+    """Sums at indices by ScatterElements: the exporter's ScatterND loses terms on several threads of ONNX Runtime."""
+    if not accumulate:
+        return NotImplemented
+    places = aten.index(torch.arange(values.numel()).reshape(values.shape), indices)
+    return values.flatten().scatter_add(0, places.flatten(), terms.expand_as(places).flatten()).reshape(values.shape)
 
 
-_FORWARD: dict[Any, Rule] = {
-    aten.hardtanh_.default: partial(copied_back, F.hardtanh),
-    aten.hardswish_.default: partial(copied_back, F.hardswish),
+@rule(aten.index_add.default)
+def index_add(values: Tensor, axis: int, index: Tensor, terms: Tensor, alpha: float = 1) -> Any:
+    """Sums at the indices of one axis."""
+    return aten.index_put(values, [None] * (axis % values.dim()) + [index], terms * alpha, True)
+
+
+for _forward in (F.hardtanh, F.hardswish):  # in place, for each of which the exporter takes a tenth of a second
+    _copied_back = partial(lambda forward, values, *given: values.copy_(forward(values, *given)), _forward)
+    rule(getattr(aten, f"{_forward.__name__}_").default)(_copied_back)
+_POOLING: dict[Any, Rule] = {
     aten.adaptive_max_pool2d.default: adaptive_max_pool2d,
     aten.adaptive_max_pool2d_backward.default: adaptive_max_pool2d_backward,
     aten.max_pool2d_with_indices_backward.default: max_pool_backward,
@@ -190,12 +202,11 @@ _FORWARD: dict[Any, Rule] = {
     aten.avg_pool2d.default: avg_pool,
     aten.avg_pool3d.default: avg_pool,
 }
-for _operator, _function in _FORWARD.items():
+for _operator, _function in _POOLING.items():
     rule(_operator)(_function)
 for _forward in (
     *(aten.avg_pool2d, aten.avg_pool3d, aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d),
     *(aten.replication_pad2d, aten.replication_pad3d, aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa),
     *(aten.upsample_nearest2d, aten._upsample_nearest_exact2d, aten.upsample_bilinear2d, aten.upsample_bicubic2d),
 ):
-    _backward = getattr(aten, f"{_forward.__name__}_backward")
-    rule(_backward.default)(partial(resampled_backward, _forward.default))
+    rule(getattr(aten, f"{_forward.__name__}_backward").default)(partial(resampled_backward, _forward.default))

@@ -15,8 +15,7 @@ aten = torch.ops.aten
 def adaptive_max_pool2d_backward(gradient: Tensor, inputs: Tensor, indices: Tensor, *, poles: bool) -> Tensor:
     """dL/dx of adaptive max pooling, whose windows are those of max pooling where the sizes divide."""
     if kernel := _divided(inputs, gradient.shape[2:]):
-        given = gradient, inputs, kernel, kernel, [0, 0], [1, 1], False, indices
-        return max_pool_backward(*given, poles=poles)
+        return max_pool_backward(gradient, inputs, kernel, kernel, [0, 0], [1, 1], False, indices, poles=poles)
     flat = torch.zeros_like(inputs).flatten(2)
     return flat.scatter_add(2, indices.flatten(2), gradient.flatten(2)).reshape(inputs.shape)
 

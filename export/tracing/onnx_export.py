@@ -110,6 +110,9 @@ def to_onnx(
         shapes = None if form.batch else tuple({0: batch} for _ in example)
         program = torch.onnx.export(module, example, dynamic_shapes=shapes, opset_version=OPSET, **ends, **how)
     assert program is not None
+    scattering = [node for node in program.model.graph if node.op_type == "ScatterND"]
+    if any(node.attributes.get_string("reduction", "none") != "none" for node in scattering):
+        raise NotExportableError("ONNX Runtime loses terms of ScatterND's sums where it has several threads")
     sizes = [value.shape[0] for value in program.model.graph.inputs if value.shape is not None]
     if not form.batch and any(isinstance(size, int) for size in sizes):
         raise NotExportableError(FIXED_BATCH.format(sizes[0]))

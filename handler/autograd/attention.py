@@ -53,8 +53,7 @@ def attend(module: nn.Module, pictures: Tensor, layout: AttentionLayout, *, by_b
         if len(made) < len(layout.blocks):
             return tokens.detach().requires_grad_()
         axis = 3 - view.batch_axis - view.channel_axis
-        means = [each.mean(axis, keepdim=True).expand_as(each) for each in made]
-        return torch.cat([tokens, *means], view.batch_axis)
+        return torch.cat([tokens, *[each.mean(axis, keepdim=True).expand_as(each) for each in made]], view.batch_axis)
 
     # fused attention has no softmax
     with ExitStack() as stack, sdpa_kernel(SDPBackend.MATH), differentiable(module):

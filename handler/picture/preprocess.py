@@ -132,8 +132,7 @@ class Preprocessing:
         known = {field.name for field in fields(cls)}
         if not isinstance(values, dict) or not {"resize_size", "crop_size", "mean", "std"} <= set(values) <= known:
             raise ValueError(f"preprocessing must be an object with the fields {sorted(known)}, not {text[:200]}")
-        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-        return cls(**{**values, **lists})
+        return cls(**values | {name: tuple(value) for name, value in values.items() if isinstance(value, list)})
 
 
 def _pair(size: Size) -> tuple[int, int]:

@@ -244,8 +244,7 @@ def _said(value: float | list[float]) -> str:
 
 def _each(describe: Callable[[str, Map], Any], maps: Mapping[str, Map], painters: Executor | None) -> dict[str, Any]:
     """Describes maps by name; threads help, because compression and hashes release the interpreter's lock."""
-    run = painters.map if painters else map
-    return dict(zip(maps, run(describe, maps, maps.values()), strict=True))
+    return dict(zip(maps, (painters.map if painters else map)(describe, maps, maps.values()), strict=True))
 
 
 def observe_result(result: Result, stages_ms: Mapping[str, float]) -> Observation:

@@ -17,8 +17,7 @@ class OneLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """See ``logging.Formatter.format``."""
         text = super().format(record)
-        plain = text.isascii() and text.isprintable()
-        return text if plain else text.encode("unicode_escape").decode("ascii")
+        return text if text.isascii() and text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 def keep_on_one_line() -> None:

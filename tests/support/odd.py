@@ -145,6 +145,14 @@ class ManyOperators(Plain):
         return F.max_pool3d(F.relu(x - 0.01)[:, None], (2, 1, 1), (1, 1, 1), (1, 0, 0))[:, 0, :6]
 
 
+class SumsAtIndices(Plain):
+    """Adds terms up at equal indices, forward and backward."""
+
+    def between(self, x):
+        x = F.interpolate(x, scale_factor=1.5, mode="bilinear")[:, :, torch.arange(24) % 11, 1:]
+        return torch.zeros_like(x).index_add(1, torch.tensor([0, 0, 1, 2, 2, 5]), x)
+
+
 class ChangesABuffer(Plain):
     def __init__(self):
         super().__init__()

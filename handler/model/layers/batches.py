@@ -107,9 +107,8 @@ def _batch_axis(output: Tensor, alone: Tensor, count: int) -> int | None:
 def _same_row(output: Tensor, alone: Tensor, axis: int, row: int) -> bool:
     """Whether a picture's row in a batch is its row alone, up to a small part of its difference from another row."""
     rows, expected = output.detach().movedim(axis, 0), alone.detach().movedim(axis, 0)[0]
-    other = rows[(row + 1) % len(rows)]
-    allowed = _ALIKE * (other - expected).norm() + _ROUNDING * expected.norm()
-    return bool((rows[row] - expected).norm() <= allowed)
+    apart = (rows[(row + 1) % len(rows)] - expected).norm()
+    return bool((rows[row] - expected).norm() <= _ALIKE * apart + _ROUNDING * expected.norm())
 
 
 def same_gradients(look: Look, path: str, views: Mapping[str, ChannelLayout]) -> bool:

@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from export.errors import NotExportableError
 from export.graphs.exporters import reverify
 from handler.errors import ModelError
+from handler.graphs.description import KINDS
 from handler.graphs.session import GraphSession
 from handler.model.classifier import Classifier
 from handler.model.sources import load_classifier as load
@@ -63,6 +65,7 @@ def plain_autograd(module, pictures, targets):
         "KeepsUntilAMode",
         "SpatialTransformer",
         "OddPoolingOfVolumes",
+        "SumsAtIndices",
     ],
 )
 def test_it_is_exported_with_plain_autograds_values(kind, load_classifier, tmp_path):
@@ -82,6 +85,21 @@ def assert_plain_autograds_values(classifier, exports, tmp_path):
         for values, expected in zip(found, wanted.values(), strict=True):
             assert np.abs(expected).max() > 0
             np.testing.assert_allclose(values, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_sums_at_indices_lose_no_term_on_several_threads(name, load_classifier, tmp_path):
+    """As those of ONNX Runtime's ScatterND do, of which a prediction is not made either."""
+    EXPORTS[name](load_classifier("SumsAtIndices"), tmp_path / name)
+    nodes = onnx.load(tmp_path / name).graph.node
+    summing = {node.op_type for node in nodes if any(attribute.s == b"add" for attribute in node.attribute)}
+    assert summing == {"ScatterElements"}
+    feeds = {"input": np.random.default_rng(0).standard_normal((8, 3, 16, 16)).astype(np.float32)}
+    feeds |= {} if name == "prediction" else {"target": np.zeros(8, np.int64)}
+    graph = GraphSession.open(tmp_path / name, threads=4)
+    outputs = KINDS[graph.description.kind].outputs
+    first, *others = ([values.tobytes() for values in graph.infer(feeds, outputs)] for _ in range(20))
+    assert others == [first] * 19
 
 
 @pytest.mark.parametrize(
