@@ -409,3 +409,17 @@ def test_global_pooling_of_tokens_is_traced_without_strides(pool):
     graph = trace_batch(gradient, (tokens,), backward_rules())
     assert not [node for node in graph.graph.nodes if "strided" in str(node.target)]
     torch.testing.assert_close(graph(tokens), gradient(tokens))
+
+
+def test_a_trace_has_no_operator_whose_result_nobody_takes():
+    """Torch's own rule of batch norms computes the gradients at its weights, too, by sums over the pictures."""
+    norm = nn.BatchNorm2d(3).eval().requires_grad_(False)
+
+    def gradient(x):
+        x = x.detach().requires_grad_(True)
+        return torch.autograd.grad(norm(x), x, torch.ones_like(x))[0]
+
+    graph = trace_batch(gradient, [torch.randn(2, 3, 4, 4)], backward_rules())
+    assert all(node.users for node in graph.graph.nodes if node.op == "call_function")
+    assert "rsqrt" in graph.code  # of the rule
+    assert "sum" not in graph.code
